@@ -1,0 +1,137 @@
+"""A run's folder: weights (safetensors), everything needed to use them (JSON), and where they came from."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Union
+
+import safetensors
+import safetensors.torch
+import torch
+
+from cpvt.config import ModelConfig
+from cpvt.data import Transform
+from cpvt.models import VisionTransformer
+from cpvt.results import read_json, replacing, write_json
+
+WEIGHTS, RECORD = "model.safetensors", "checkpoint.json"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A trained model, ready to use: `model(transform(picture)[None])` gives logits, one per class name."""
+
+    model: VisionTransformer
+    transform: Transform
+    class_names: tuple[str, ...]
+    record: dict[str, Any]
+    """What checkpoint.json holds: the configurations of model and training, and the provenance."""
+
+    @property
+    def train_size(self) -> int:
+        """The longer side of the training size, pixels."""
+        size = self.model.config.img_size
+        return size if isinstance(size, int) else max(size)
+
+
+def save_checkpoint(folder: Path, model: VisionTransformer, record: dict[str, Any]) -> None:
+    """Write weights, then the record; each file is replaced whole or not at all."""
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    with replacing(folder / WEIGHTS) as file:
+        file.write(safetensors.torch.save(state))
+    write_json(folder / RECORD, record)
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """The record of a run; ValueError where the folder holds none."""
+    if not (folder / RECORD).is_file():
+        raise ValueError(f"'{folder}' holds no checkpoint: expected {RECORD} and {WEIGHTS}, as `cpvt train` writes them")
+    record: dict[str, Any] = read_json(folder / RECORD)
+    return record
+
+
+def load(run: Union[str, Path], device: str = "auto") -> Checkpoint:
+    """Load a run that `cpvt train` wrote: the model in eval mode, its transform and its class names.
+
+    Raises ValueError where the folder holds no checkpoint, or weights that do not fit it (which keys, which shapes).
+    """
+    folder = Path(run)
+    record = read_record(folder)
+    model = VisionTransformer(config_from_json(record["model"]))
+    load_weights(model, folder / WEIGHTS)
+    transform = Transform(**{name: _tuple(value) for name, value in record["transform"].items()})
+    return Checkpoint(model.eval().to(pick_device(device)), transform, tuple(record["class_names"]), record)
+
+
+def load_weights(model: VisionTransformer, path: Path) -> None:
+    """Put the weights of a safetensors file into a model; ValueError names every key and shape that does not fit."""
+    try:
+        state = safetensors.torch.load_file(path)
+    except FileNotFoundError as error:
+        raise ValueError(f"the weights '{path}' are missing") from error
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"'{path}' is not a whole safetensors file ({error})") from error
+    wanted = model.state_dict()
+    complaints = [f"missing: {name}" for name in wanted if name not in state]
+    complaints += [f"not expected: {name}" for name in state if name not in wanted]
+    complaints += [
+        f"{name}: expected shape {tuple(wanted[name].shape)}, got {tuple(state[name].shape)}"
+        for name in wanted
+        if name in state and wanted[name].shape != state[name].shape
+    ]
+    if complaints:
+        raise ValueError(f"the weights in '{path}' do not fit the model:\n  " + "\n  ".join(complaints))
+    model.load_state_dict(state)
+
+
+def config_from_json(values: dict[str, Any]) -> ModelConfig:
+    """ModelConfig from what JSON made of it."""
+    return ModelConfig(**{name: _tuple(value) for name, value in values.items()})
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def pick_device(name: str) -> torch.device:
+    """'auto' is the GPU where there is one, else the CPU."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device '{name}' cannot be used here ({str(error).splitlines()[0]}); try --device cpu") from error
+    return device
+
+
+def provenance() -> dict[str, Any]:
+    """Where a result came from: versions, commit, command, machine."""
+    return {
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in ("cpvt", "torch", "timm")}},
+        "commit": _commit(),
+        "command": " ".join(["cpvt" if "cpvt" in Path(sys.argv[0]).parts[-2:] else sys.argv[0], *sys.argv[1:]]),
+        "machine": f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads",
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+
+
+def _commit() -> str | None:
+    """The commit this package runs from, where it runs from a checkout; '+' where files differ from it."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        top = subprocess.run([*git, "rev-parse", "--show-toplevel"], capture_output=True, text=True, check=True)
+        if not (Path(top.stdout.strip()) / "src" / "cpvt" / "checkpoint.py").is_file():
+            return None
+        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+        changed = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return head.stdout.strip() + ("+" if changed.stdout.strip() else "")
+
+

@@ -1,0 +1,214 @@
+"""All that can be chosen, as frozen dataclasses: the one list from which command line, files and models are made.
+
+Standard library only, so that `cpvt --help` is quick; names are checked where they are used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any, Optional, Union
+
+PROTOCOLS = ("canvas", "resize")
+POOLS = {"cls": "token", "gap": "avg"}  # as rows and the command line say it -> as timm and ModelConfig say it
+Size = Union[int, tuple[int, int]]  # side, or height and width, in pixels
+Watch = Callable[[str, int, int, str], None]  # told (what, steps done, steps in all, words on how it goes)
+
+
+def ignore_progress(name: str, done: int, total: int, words: str) -> None:
+    """The Watch that shows nothing."""
+
+
+def sides(size: Size) -> tuple[int, int]:
+    """Height and width of a size."""
+    return (size, size) if isinstance(size, int) else size
+
+
+def parse_size(text: Union[int, str]) -> Size:
+    """Read '48' or '48x64' (height x width)."""
+    parts = str(text).split("x")
+    if len(parts) > 2 or not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise ValueError(f"a size is a side such as 48, or height x width such as 48x64; got '{text}'")
+    return int(parts[0]) if len(parts) == 1 else (int(parts[0]), int(parts[1]))
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A vision transformer; field names are timm's."""
+
+    img_size: Size = 224
+    """Training size: side, or height and width, in pixels. Other sizes are welcome at any time."""
+    patch_size: int = 16
+    in_chans: int = 3
+    num_classes: int = 1000
+    embed_dim: int = 192
+    depth: int = 12
+    num_heads: int = 3
+    mlp_ratio: float = 4.0
+    qkv_bias: bool = True
+    encoding: str = "peg"
+    """Positional encoding: a name of `cpvt list`, with options as in "peg(at=(1, 2))", or a sum as in "learned+peg"."""
+    global_pool: str = "token"
+    """What the head reads: 'token' (class token), 'avg' (mean of the tokens), '' (every token)."""
+    class_token: Optional[bool] = None
+    """Whether there is a class token; by default only where the head reads it."""
+    drop_path_rate: float = 0.0
+    weight_init: str = "deit"
+    """How linear layers start: 'deit' (truncated normal, 0.02) or 'xavier' (by their width; learns sooner when narrow)."""
+
+    @property
+    def has_class_token(self) -> bool:
+        return self.global_pool == "token" if self.class_token is None else self.class_token
+
+
+
+@dataclass(frozen=True)
+class Source:
+    """Which pictures, and how they are read."""
+
+    data: str = "digits"
+    """'digits', a folder with train/ and test/ (or val/), or a name of timm's dataset factory such as torch/cifar10."""
+    data_root: Optional[str] = None
+    """Where the files of a named data set are."""
+    crop_ratio: Optional[float] = None
+    """Share of the resized picture that a test under `resize` shows; by default the data set's (1 for digits, else 0.875)."""
+    interpolation: str = "bicubic"
+    on_bad_picture: str = "error"
+    """What to do with a picture that does not decode: 'error', or 'skip' (counted and reported)."""
+    loader_workers: int = 0
+    """Processes that read pictures beside the one that trains."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a model is trained; the same for every encoding."""
+
+    epochs: int = 20
+    batch_size: int = 32
+    lr: float = 2e-3
+    min_lr: float = 1e-5
+    warmup_share: float = 0.1
+    """Share of all steps over which the learning rate rises from zero."""
+    weight_decay: float = 0.05
+    label_smoothing: float = 0.1
+    drop_path_rate: float = 0.0
+    augment: Optional[str] = None
+    """How training pictures are varied: 'resized-crop', 'crop' (own scale) or 'none'; by default as fits the data set."""
+    crop_scale: tuple[float, float] = (0.35, 1.0)
+    """Share of the area that a 'resized-crop' shows, from and to."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Train one model."""
+
+    out: str
+    """Folder of the run: model.safetensors, checkpoint.json, history.jsonl."""
+    encoding: Optional[str] = None
+    """Positional encoding, such as peg or "learned+peg"; by default the model's own."""
+    pool: Optional[str] = None
+    """What the head reads: cls (class token) or gap (global average pooling); by default the model's own."""
+    model: str = "cpvt_micro"
+    train_size: Optional[int] = None
+    """Side of the training pictures, pixels; by default the model's."""
+    seed: int = 0
+    device: str = "auto"
+    """auto, cpu, cuda, ..."""
+    source: Source = field(default_factory=Source)
+    recipe: Recipe = field(default_factory=Recipe)
+
+
+@dataclass(frozen=True)
+class SweepConfig:
+    """Test one checkpoint at sizes it was not trained at."""
+
+    run: str
+    """Folder that `cpvt train` wrote."""
+    protocol: str = "resize"
+    """resize (same picture, more pixels: objects grow) or canvas (objects keep their pixels, the field of view grows)."""
+    sizes: tuple[Union[int, str], ...] = ()
+    """Sides in pixels, or HEIGHTxWIDTH; by default half to three times the training size."""
+    data: Optional[str] = None
+    """Another data set than the run's own, with the same classes."""
+    data_root: Optional[str] = None
+    crop_ratio: Optional[float] = None
+    on_bad_picture: str = "error"
+    longest_side: Optional[int] = None
+    """Pictures with a longer side are shrunk to it first, and it is said; by default four times the training size."""
+    batch_size: int = 64
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
+class PredictConfig:
+    """Name what pictures show, each at its own size."""
+
+    run: str
+    """Folder that `cpvt train` wrote."""
+    pictures: tuple[str, ...]
+    """Picture files."""
+    top: int = 5
+    longest_side: Optional[int] = None
+    """Pictures with a longer side are shrunk to it first, and it is said; by default four times the training size."""
+    on_bad_picture: str = "error"
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
+class CompareConfig:
+    """Train every encoding alike, test each at sizes never seen, and draw the result."""
+
+    out: str = "runs/compare"
+    encodings: tuple[str, ...] = ("none", "learned", "sincos", "relative", "rope", "peg", "peg5")
+    pool: tuple[str, ...] = ()
+    """cls, gap or both, for every encoding; by default cls for all and gap for peg too."""
+    protocols: tuple[str, ...] = PROTOCOLS
+    seeds: tuple[int, ...] = (0,)
+    canvas_sizes: tuple[Union[int, str], ...] = (32, 48, 64, 96)
+    resize_sizes: tuple[Union[int, str], ...] = (16, 24, 32, 48, 64)
+    quick: bool = False
+    """Learned, rope and peg only, with half the epochs: a first look in a minute and a half."""
+    model: str = "cpvt_micro"
+    train_size: Optional[int] = None
+    parallel: Optional[int] = None
+    """Trainings at once, a process each; by default one per core on the CPU (two at most), else one."""
+    device: str = "auto"
+    source: Source = field(default_factory=Source)
+    recipe: Recipe = field(default_factory=Recipe)
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    """Rebuild the page of a comparison from its rows."""
+
+    folder: str = "runs/compare"
+
+
+@dataclass(frozen=True)
+class ListConfig:
+    """Name the encodings, models and data sets there are."""
+
+    markdown: bool = False
+    """Print the table of encodings as the README holds it."""
+
+
+def differences(before: Any, after: Any, ignore: tuple[str, ...] = ()) -> list[str]:
+    """What differs between two configurations (dataclasses or what JSON made of them), as 'name: before -> after'."""
+    flat_before, flat_after = _flat(before), _flat(after)
+    names = [name for name in {**flat_before, **flat_after} if name not in ignore]
+    return [
+        f"{name}: {flat_before.get(name)} -> {flat_after.get(name)}"
+        for name in names
+        if flat_before.get(name) != flat_after.get(name)
+    ]
+
+
+def _flat(config: Any) -> dict[str, Any]:
+    fields = config if isinstance(config, dict) else asdict(config)
+    flat: dict[str, Any] = {}
+    for name, value in fields.items():
+        if isinstance(value, dict):
+            flat.update(_flat(value))
+        else:
+            flat[name] = list(value) if isinstance(value, tuple) else value
+    return flat

@@ -1,0 +1,42 @@
+"""Data sets by name or folder, readable at any height and width."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Optional
+
+from cpvt.data.base import DataSet, Split
+from cpvt.data.loading import Batch, load_batches
+from cpvt.data.pictures import BadPictureError, decode
+from cpvt.data.views import Transform, View
+
+__all__ = ["BadPictureError", "Batch", "DataSet", "Split", "Transform", "View", "decode", "load_batches", "open_data"]
+
+KNOWN = {
+    "digits": "scikit-learn's handwritten digits on a 32x32 canvas, 1,200 to train and 597 to test; embedded, no download",
+    "PATH": "a folder with train/CLASS/picture.jpg and test/CLASS/picture.jpg (or val/)",
+    "torch/NAME": "a torchvision set, such as torch/cifar10; --data-root says where its files are",
+    "hfds/NAME": "a Hugging Face set (needs the package datasets); hfids/NAME streams it",
+    "tfds/NAME": "a TensorFlow set (needs tensorflow-datasets)",
+    "wds/PATH": "WebDataset shards (needs the package webdataset)",
+}
+
+
+def open_data(data: str, root: Optional[str] = None, mode: Optional[str] = None) -> DataSet:
+    """Open a data set: 'digits', a folder, or a name that timm's dataset factory takes.
+
+    root: where the files of a named set are. mode: 'RGB' or 'L'; by default grey for digits, RGB for the rest.
+    Raises ValueError for a name that means nothing, listing what is known.
+    """
+    if data == "digits":
+        from cpvt.data.digits import open_digits
+
+        return open_digits(mode or "L")
+    from cpvt.data.timm_sets import PREFIXES, open_folder, open_named
+
+    if Path(data).is_dir():
+        return open_folder(Path(data), mode or "RGB")
+    if data.partition("/")[0] in PREFIXES:
+        return open_named(data, root, mode or "RGB")
+    known = "\n".join(f"  {name}: {words}" for name, words in KNOWN.items())
+    raise ValueError(f"unknown data set '{data}': no such folder and no such name. Known:\n{known}")

@@ -1,0 +1,42 @@
+"""What a data set is: two splits of labelled pictures and how they are normalised."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Optional, Protocol
+
+import numpy as np
+from PIL import Image
+
+
+class Split(Protocol):
+    """Labelled pictures by number."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, index: int, draw: np.random.Generator) -> tuple[Image.Image, int]:
+        """The picture, decoded and upright, and its class; `draw` decides where a set draws its own pictures.
+
+        Raises BadPictureError, naming the file, where it does not decode.
+        """
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A set of labelled pictures with a part to train on and a part to test on."""
+
+    name: str
+    class_names: tuple[str, ...]
+    train: Optional[Split]
+    test: Optional[Split]
+    mean: tuple[float, ...]
+    """Per channel, of values from 0 to 1; its length is the number of channels, 1 or 3."""
+    std: tuple[float, ...]
+    crop_ratio: float = 0.875
+    """Share of the resized picture that is shown at test under `resize`, unless asked otherwise."""
+    augment: str = "resized-crop"
+    """How training pictures are varied, unless asked otherwise: 'resized-crop', 'crop' or 'none'."""
+
+    @property
+    def mode(self) -> str:
+        return "L" if len(self.mean) == 1 else "RGB"

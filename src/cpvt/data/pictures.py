@@ -1,0 +1,44 @@
+"""Decoding: any picture file becomes an upright RGB or grey picture, or an error that names the file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import IO, Union
+
+import numpy as np
+from PIL import Image, ImageOps
+
+
+class BadPictureError(ValueError):
+    """A picture that does not decode; the message names it."""
+
+
+def decode(file: Union[str, Path, IO[bytes]], name: str, mode: str = "RGB") -> Image.Image:
+    """Read a picture file wholly, turn it upright as its EXIF says, and convert it to `mode` ('RGB' or 'L').
+
+    Palette, CMYK, transparent and 16-bit pictures are converted; transparency is laid on white.
+    Raises BadPictureError with `name` where the file is not a whole picture.
+    """
+    try:
+        with Image.open(file) as opened:
+            return convert(ImageOps.exif_transpose(opened), mode)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # decoders raise many kinds: OSError, SyntaxError, struct.error, ...
+        raise BadPictureError(
+            f"picture '{name}' does not decode ({type(error).__name__}: {error}); "
+            "mend or remove the file, or pass --on-bad-picture skip"
+        ) from error
+
+
+def convert(picture: Image.Image, mode: str) -> Image.Image:
+    """The picture in 'RGB' or 'L', whatever mode it came in."""
+    if picture.mode.startswith("I") or picture.mode == "F":  # 16 bits and more: PIL would clip, not scale
+        values = np.asarray(picture, dtype=np.float64)
+        largest = 65535.0 if values.max(initial=0) > 255 else 255.0
+        picture = Image.fromarray((values.clip(0, largest) * (255.0 / largest)).round().astype(np.uint8))
+    elif picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+        background = Image.new("RGBA", picture.size, "white")
+        picture = Image.alpha_composite(background, picture)
+    return picture.convert(mode)

@@ -1,0 +1,162 @@
+"""Views: how a picture becomes the tensor a model sees, at any height and width, under both protocols.
+
+resize: the same picture in more pixels; objects grow.
+canvas: objects keep their pixels and the field of view grows; a size below the picture's is a crop from its middle,
+a size above it a canvas filled with zeros (after normalisation) with the picture at a seeded place.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+Sides = tuple[int, int]  # height, width in pixels
+
+
+@dataclass(frozen=True)
+class Transform:
+    """Turns pictures into normalised tensors (C, H, W); saved with every checkpoint."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    crop_ratio: float = 0.875
+    interpolation: str = "bicubic"
+
+    @property
+    def mode(self) -> str:
+        return "L" if len(self.mean) == 1 else "RGB"
+
+    def __call__(self, picture: Image.Image) -> Tensor:
+        """The whole picture at its own size."""
+        values = np.array(picture if picture.mode == self.mode else picture.convert(self.mode), dtype=np.float32)
+        values = values.reshape(*values.shape[:2], len(self.mean)).transpose(2, 0, 1)  # (C, H, W)
+        mean, std = (np.array(of, dtype=np.float32)[:, None, None] for of in (self.mean, self.std))
+        return torch.from_numpy((values / 255 - mean) / std)
+
+    def resize(self, picture: Image.Image, sides: Sides) -> Tensor:
+        """The same picture in another number of pixels: scaled to cover sides / crop ratio, middle cut out."""
+        if picture.size == (sides[1], sides[0]) and self.crop_ratio == 1.0:
+            return self(picture)
+        transform = _resizing(sides, self.crop_ratio, self.interpolation, self.mean, self.std)
+        tensor: Tensor = transform(picture.convert(self.mode))
+        return tensor
+
+    def canvas(self, picture: Image.Image, sides: Sides, draw: np.random.Generator, anywhere: bool = False) -> Tensor:
+        """The picture at its own scale on a canvas; larger ones are cut to it, from the middle unless `anywhere`."""
+        whole = self(picture)
+        canvas = whole.new_zeros(len(self.mean), *sides)
+        (top, y, rows), (left, x, columns) = (
+            _place(length, side, draw, anywhere) for length, side in zip(whole.shape[1:], sides)
+        )
+        canvas[:, y : y + rows, x : x + columns] = whole[:, top : top + rows, left : left + columns]
+        return canvas
+
+
+def limit(picture: Image.Image, longest_side: int | None) -> Image.Image:
+    """The picture, shrunk in proportion where a side is longer than `longest_side` pixels."""
+    if longest_side is None or max(picture.size) <= longest_side:
+        return picture
+    scale = longest_side / max(picture.size)
+    width, height = (max(1, round(side * scale)) for side in picture.size)
+    return picture.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3.0)
+
+
+def _place(length: int, side: int, draw: np.random.Generator, anywhere: bool) -> tuple[int, int, int]:
+    """Along one axis: where to start in the picture, where on the canvas, and how many pixels."""
+    if length >= side:
+        return (int(draw.integers(0, length - side + 1)) if anywhere else (length - side) // 2), 0, side
+    return 0, int(draw.integers(0, side - length + 1)), length
+
+
+@lru_cache(maxsize=64)
+def _resizing(sides: Sides, crop_ratio: float, interpolation: str, mean: Any, std: Any) -> Callable[..., Any]:
+    from timm.data import create_transform
+
+    return create_transform(
+        (len(mean), *sides), is_training=False, crop_pct=crop_ratio, interpolation=interpolation, mean=mean, std=std
+    )
+
+
+@lru_cache(maxsize=64)
+def _resized_crop(sides: Sides, scale: tuple[float, float], interpolation: str, mean: Any, std: Any) -> Callable[..., Any]:
+    from timm.data import create_transform
+
+    return create_transform(
+        (len(mean), *sides), is_training=True, scale=scale, color_jitter=None, interpolation=interpolation,
+        mean=mean, std=std,
+    )  # fmt: skip
+
+
+VIEWS = ("resize", "canvas", "resized-crop", "crop")
+
+
+@dataclass(frozen=True)
+class View:
+    """One way to look at pictures: a protocol ('resize', 'canvas') or a training crop ('resized-crop', 'crop').
+
+    'resized-crop': a random part, `crop_scale` of the area, scaled to the sides, and half of them mirrored.
+    'crop': a random place at the picture's own scale, half of them mirrored.
+    """
+
+    transform: Transform
+    kind: str
+    sides: Sides
+    crop_scale: tuple[float, float] = (0.35, 1.0)
+    longest_side: int | None = None  # larger pictures are shrunk to it before a canvas is filled with them
+
+    def __post_init__(self) -> None:
+        if self.kind not in VIEWS:
+            raise ValueError(f"unknown view '{self.kind}'; known: {', '.join(VIEWS)}")
+
+    def __call__(self, picture: Image.Image, draw: np.random.Generator) -> Tensor:
+        """The tensor (C, H, W) that the model sees; `draw` decides what is random."""
+        if self.kind == "resize":
+            return self.transform.resize(picture, self.sides)
+        if self.kind == "canvas":
+            return self.transform.canvas(limit(picture, self.longest_side), self.sides, draw)
+        if self.kind == "crop":
+            tensor = self.transform.canvas(picture, self.sides, draw, anywhere=True)
+            return tensor.flip(2) if draw.random() < 0.5 else tensor
+        varied = _resized_crop(
+            self.sides, self.crop_scale, self.transform.interpolation, self.transform.mean, self.transform.std
+        )
+        with _seeded(int(draw.integers(2**31))):
+            tensor = varied(picture.convert(self.transform.mode))
+        return tensor
+
+    def shrinks(self, picture: Image.Image) -> bool:
+        """Whether the picture is larger than `longest_side` allows and is shrunk for it."""
+        return self.kind == "canvas" and self.longest_side is not None and max(picture.size) > self.longest_side
+
+    def filled(self, picture: Image.Image) -> float:
+        """Share of what the model sees that is fill, 0 to 1."""
+        height, width = self.sides
+        if self.kind not in ("canvas", "crop"):
+            return 0.0
+        if self.shrinks(picture):
+            picture = limit(picture, self.longest_side)
+        return 1 - min(picture.height, height) * min(picture.width, width) / (height * width)
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Seed the global generators that timm's and torchvision's transforms draw from, and put them back after."""
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        random.seed(seed)
+        np.random.seed(seed)
+        torch.manual_seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(python_state)
+            np.random.set_state(numpy_state)

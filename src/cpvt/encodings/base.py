@@ -1,0 +1,87 @@
+"""The one interface of every positional encoding: three hooks, each of which does nothing unless overridden."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from cpvt.shapes import Grid, Layout
+
+
+class ModelShape(NamedTuple):
+    """What an encoding may know of the model it is built for."""
+
+    dim: int  # width of a token
+    depth: int  # number of blocks
+    num_heads: int
+    grid: Grid  # the grid of the training size
+
+    @property
+    def head_dim(self) -> int:
+        return self.dim // self.num_heads
+
+
+class PositionalEncoding(nn.Module):
+    """Tells a transformer where its tokens stand; subclasses override the hooks they need.
+
+    at: the depths at which `tokens` is called: 0 = on the patch embeddings, d = after block d.
+    Hooks never see prefix tokens. The paper's position "0" of a PEG is `at=(1,)` here, its "-1" is `at=(0,)`.
+    """
+
+    at: tuple[int, ...] = ()
+
+    def tokens(self, x: Tensor, grid: Grid, depth: int) -> Tensor:
+        """Return the tokens (B, N, D) with positions in them; may look at the content."""
+        return x
+
+    def rotation(self, grid: Grid, device: torch.device) -> tuple[Tensor, Tensor] | None:
+        """Cosine and sine, (N, d) each in float32, by which queries and keys are turned; once per forward."""
+        return None
+
+    def bias(self, grid: Grid) -> Tensor | None:
+        """What is added to the attention logits, (heads, N, N); once per forward."""
+        return None
+
+    def forward(self, x: Tensor, layout: Layout, depth: int) -> Tensor:
+        """Apply `tokens` at this depth to the patches of (B, P + N, D); the prefix passes by untouched."""
+        if depth not in self.at:
+            return x
+        if layout.prefix_tokens == 0:
+            return self.tokens(x, layout.grid, depth)
+        h, w = layout.grid
+        prefix, patches = x.split([layout.prefix_tokens, h * w], dim=1)
+        return torch.cat([prefix, self.tokens(patches, layout.grid, depth)], dim=1)
+
+
+def scaled_coordinates(length: int, training_length: int, device: torch.device) -> Tensor:
+    """Places of `length` tokens on an axis that had `training_length` in training, (length,) float32.
+
+    Token centres are spread over the training axis as interpolating a table spreads them:
+    (i + 0.5) * training_length / length - 0.5. At the training length these are 0, 1, 2, ...
+    """
+    places = torch.arange(length, device=device, dtype=torch.float32)
+    return (places + 0.5) * (training_length / length) - 0.5
+
+
+def raw_coordinates(length: int, training_length: int, device: torch.device) -> Tensor:
+    """Places 0, 1, 2, ... whatever the training length was; longer axes reach places never trained."""
+    return torch.arange(length, device=device, dtype=torch.float32)
+
+
+COORDINATES = {"scaled": scaled_coordinates, "raw": raw_coordinates}
+
+
+def check_coordinates(name: str) -> None:
+    """Raise ValueError unless `name` is a known rule for coordinates."""
+    if name not in COORDINATES:
+        raise ValueError(f"coordinates must be one of {', '.join(COORDINATES)}; got '{name}'")
+
+
+def grid_coordinates(grid: Grid, training_grid: Grid, rule: str, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Row and column of every token of the grid, (N,) each, by one of the rules in COORDINATES."""
+    h, w = grid
+    rows = COORDINATES[rule](h, training_grid[0], device)
+    columns = COORDINATES[rule](w, training_grid[1], device)
+    return rows[:, None].expand(h, w).reshape(-1), columns[None, :].expand(h, w).reshape(-1)

@@ -1,0 +1,42 @@
+"""Several encodings in one model, such as a learned table and a PEG."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from cpvt.encodings.base import PositionalEncoding
+from cpvt.shapes import Grid, Layout
+
+
+class SumEncoding(PositionalEncoding):
+    """Several encodings at once, applied from left to right; biases add, and at most one may rotate."""
+
+    def __init__(self, parts: Sequence[PositionalEncoding]) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(parts)
+        self.at = tuple(sorted({depth for part in parts for depth in part.at}))
+        rotating = [type(part) for part in parts if type(part).rotation is not PositionalEncoding.rotation]
+        if len(rotating) > 1:
+            raise ValueError(f"at most one encoding of a sum may rotate queries and keys; got {len(rotating)}")
+
+    def forward(self, x: Tensor, layout: Layout, depth: int) -> Tensor:
+        for part in self.parts:
+            x = part(x, layout, depth)
+        return x
+
+    def tokens(self, x: Tensor, grid: Grid, depth: int) -> Tensor:
+        return self(x, Layout(grid), depth)
+
+    def rotation(self, grid: Grid, device: torch.device) -> tuple[Tensor, Tensor] | None:
+        for part in self.parts:
+            rotation = part.rotation(grid, device)
+            if rotation is not None:
+                return rotation
+        return None
+
+    def bias(self, grid: Grid) -> Tensor | None:
+        biases = [bias for bias in (part.bias(grid) for part in self.parts) if bias is not None]
+        return sum(biases[1:], start=biases[0]) if biases else None

@@ -1,0 +1,117 @@
+"""The vision transformer of every comparison: one pipeline, any positional encoding, pictures of any size."""
+
+from __future__ import annotations
+
+import torch
+from timm.layers import PatchEmbed, calculate_drop_path_rates
+from torch import Tensor, nn
+
+from cpvt.config import ModelConfig, sides
+from cpvt.encodings import ModelShape, PositionalEncoding, create_encoding
+from cpvt.models.parts import Block, Positions
+from cpvt.shapes import Layout
+
+
+class VisionTransformer(nn.Module):
+    """A vision transformer (pre-norm, as DeiT) that takes pictures of any size and any positional encoding.
+
+    Pictures (B, C, H, W) go in, logits (B, classes) come out. Sides that the patch does not divide are padded with
+    zeros on the right and at the bottom; nothing is cropped. The head reads the class token, or for
+    `global_pool='avg'` the mean of the tokens after the final norm, with no class token at all.
+    Names of parameters are timm's, except under `encoding.`.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        _check(config)
+        self.config = config
+        self.patch_embed = PatchEmbed(
+            config.img_size, config.patch_size, config.in_chans, config.embed_dim,
+            flatten=False, output_fmt="NHWC", strict_img_size=False, dynamic_img_pad=True,
+        )  # fmt: skip
+        self.num_prefix_tokens = int(config.has_class_token)
+        if config.has_class_token:
+            self.cls_token = nn.Parameter(torch.empty(1, 1, config.embed_dim))
+        height, width = self.patch_embed.dynamic_feat_size(sides(config.img_size))
+        shape = ModelShape(config.embed_dim, config.depth, config.num_heads, (height, width))
+        rates = calculate_drop_path_rates(config.drop_path_rate, config.depth)
+        self.blocks = nn.ModuleList(
+            Block(config.embed_dim, config.num_heads, config.mlp_ratio, config.qkv_bias, rate) for rate in rates
+        )
+        self.norm = nn.LayerNorm(config.embed_dim, eps=1e-6)
+        self.head = nn.Linear(config.embed_dim, config.num_classes) if config.num_classes else nn.Identity()
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                _init_linear(module, config.weight_init)
+        if config.has_class_token:
+            nn.init.trunc_normal_(self.cls_token, std=0.02)
+        self.encoding: PositionalEncoding = create_encoding(config.encoding, shape)  # draws its own weights, last
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """Logits (B, classes) of pictures (B, C, H, W)."""
+        return self.forward_head(self.forward_features(pictures))
+
+    def forward_features(self, pictures: Tensor) -> Tensor:
+        """Tokens after the final norm, (B, P + N, D)."""
+        x, layout, positions = self.embed(pictures)
+        for depth, block in enumerate(self.blocks, start=1):
+            x = self.encoding(block(x, positions), layout, depth)
+        return self.norm(x)
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Logits of the tokens that `forward_features` returns, or with `pre_logits` what the head reads."""
+        if self.config.global_pool == "token":
+            x = x[:, 0]
+        elif self.config.global_pool == "avg":
+            x = x[:, self.num_prefix_tokens :].mean(dim=1)
+        return x if pre_logits else self.head(x)
+
+    def embed(self, pictures: Tensor) -> tuple[Tensor, Layout, Positions]:
+        """Tokens as block 1 receives them, (B, P + N, D), where they stand, and what attention knows of it."""
+        if pictures.ndim != 4 or pictures.shape[1] != self.config.in_chans:
+            raise ValueError(
+                f"the model needs pictures of shape (B, {self.config.in_chans}, H, W); got {tuple(pictures.shape)}"
+            )
+        patches = self.patch_embed(pictures)  # (B, h, w, D)
+        grid = (patches.shape[1], patches.shape[2])
+        x = self.encoding(patches.flatten(1, 2), Layout(grid), 0)  # (B, N, D)
+        if self.num_prefix_tokens:
+            x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1).to(x.dtype), x], dim=1)
+        rotation, bias = self.encoding.rotation(grid, x.device), self.encoding.bias(grid)
+        positions = Positions.build(rotation, bias, self.num_prefix_tokens, x.dtype)
+        return x, Layout(grid, self.num_prefix_tokens), positions
+
+    def attention_map(self, pictures: Tensor, block: int) -> Tensor:
+        """How much each patch attends to each other in one block (counted from 1), (B, heads, N, N)."""
+        if not 1 <= block <= len(self.blocks):
+            raise ValueError(f"block must be from 1 to {len(self.blocks)}; got {block}")
+        x, layout, positions = self.embed(pictures)
+        for depth in range(1, block):
+            x = self.encoding(self.blocks[depth - 1](x, positions), layout, depth)
+        looked_at = self.blocks[block - 1]
+        weights: Tensor = looked_at.attn.weights(looked_at.norm1(x), positions)
+        return weights[:, :, self.num_prefix_tokens :, self.num_prefix_tokens :]
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of parameters that weight decay must leave alone: the class token and the encoding, PEG included."""
+        return {name for name, _ in self.named_parameters() if name == "cls_token" or name.startswith("encoding.")}
+
+
+def _check(config: ModelConfig) -> None:
+    if config.embed_dim % config.num_heads:
+        raise ValueError(f"embed_dim must be a multiple of num_heads; got {config.embed_dim} and {config.num_heads}")
+    if config.weight_init not in ("deit", "xavier"):
+        raise ValueError(f"weight_init must be 'deit' or 'xavier'; got '{config.weight_init}'")
+    if config.global_pool not in ("token", "avg", ""):
+        raise ValueError(f"global_pool must be 'token', 'avg' or ''; got '{config.global_pool}'")
+    if config.global_pool == "token" and not config.has_class_token:
+        raise ValueError("global_pool 'token' reads the class token, so class_token=False does not go with it")
+
+
+def _init_linear(layer: nn.Linear, weight_init: str) -> None:
+    """The patch embedding and norms keep torch's start."""
+    if weight_init == "xavier":
+        nn.init.xavier_uniform_(layer.weight)
+    else:
+        nn.init.trunc_normal_(layer.weight, std=0.02)
+    nn.init.zeros_(layer.bias)

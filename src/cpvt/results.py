@@ -1,0 +1,116 @@
+"""Measurements as rows of JSON lines: the seam between measuring and reporting. Standard library only."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import IO, Any, Union
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measurement: one model, tested on one data set at one size under one protocol."""
+
+    model: str
+    encoding: str
+    pool: str  # cls or gap
+    seed: int
+    protocol: str  # canvas or resize
+    size: Union[int, tuple[int, int]]  # side, or (height, width), in pixels
+    correct: int  # pictures whose first class was right
+    total: int  # pictures tested
+    seconds: float  # for the test, reading included
+    parameters: int
+    at: tuple[int, ...]  # depths at which the encoding touches tokens
+    data: str
+    train_size: int
+    crop_ratio: float
+    interpolation: str
+    fill: float  # mean share of what the model saw that was fill, zero after normalisation
+    shrunk: int  # pictures shrunk to the longest side allowed before they were looked at
+    skipped: int  # pictures that did not decode
+
+    @property
+    def accuracy(self) -> float:
+        """Share of pictures whose first class was right, 0 to 1."""
+        return self.correct / self.total if self.total else float("nan")
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """What was measured; two rows with one key measure the same thing."""
+        return (self.data, self.model, self.encoding, self.pool, self.seed, self.protocol, self.size)
+
+
+def append_rows(path: Path, rows: Iterable[Row]) -> None:
+    """Add rows to a file of JSON lines; a line that an interruption left half-written is closed off first."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab+") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                file.write(b"\n")
+        file.write("".join(json.dumps(asdict(row)) + "\n" for row in rows).encode())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Read rows back, the last one of each key; half-written lines are passed over. No file means no rows."""
+    if not path.exists():
+        return []
+    rows: dict[tuple[Any, ...], Row] = {}
+    for number, line in enumerate(path.read_text().splitlines(), start=1):
+        try:
+            values = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        row = _row(values, f"{path}, line {number}")
+        rows[row.key] = row
+    return list(rows.values())
+
+
+def _row(values: Any, where: str) -> Row:
+    names = [field.name for field in fields(Row)]
+    if not isinstance(values, dict) or not set(names) <= set(values):
+        raise ValueError(f"{where}: expected an object with the keys {', '.join(names)}; got {values}")
+    known = {name: values[name] for name in names}
+    size = known["size"] if isinstance(known["size"], int) else tuple(known["size"])
+    return Row(**{**known, "size": size, "at": tuple(known["at"])})
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file; a broken one is a ValueError that names it."""
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"'{path}' is not whole JSON ({error}); restore it, or delete it and run again") from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file, whole or not at all."""
+    with replacing(path) as file:
+        file.write((json.dumps(value, indent=2) + "\n").encode())
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write that takes the place of `path` when the block ends well, and vanishes when it does not."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+

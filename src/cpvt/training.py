@@ -1,0 +1,185 @@
+"""Training one model on one machine, from which it can be interrupted and gone on with at any epoch."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from timm.optim import create_optimizer_v2
+from timm.scheduler import CosineLRScheduler
+
+from cpvt.checkpoint import RECORD, pick_device, provenance, read_record, save_checkpoint
+from cpvt.config import POOLS, ModelConfig, TrainConfig, Watch, differences, ignore_progress
+from cpvt.data import DataSet, Transform, View, load_batches, open_data
+from cpvt.models import VisionTransformer
+from cpvt.models.zoo import model_config
+from cpvt.results import replacing
+
+STATE, HISTORY = "training.pt", "history.jsonl"
+FREE = ("out", "device", "loader_workers")  # may differ between a run and the command that goes on with it
+
+
+class DivergedError(RuntimeError):
+    """The loss is no longer a number; the message says when, and what is left."""
+
+
+def train(config: TrainConfig, watch: Watch = ignore_progress) -> Path:
+    """Train what `config` says and return the folder of the run, which `cpvt.load` reads.
+
+    The same configuration goes on where an interrupted run stopped (after its last whole epoch) and does nothing
+    where it had finished. Same seed, machine and thread count give the same weights to the bit on the CPU.
+    Raises ValueError where the folder holds another configuration, DivergedError where the loss is not a number.
+    """
+    folder = Path(config.out)
+    if is_finished(config):
+        return folder
+    data = open_data(config.source.data, config.source.data_root)
+    if data.train is None:
+        raise ValueError(f"'{data.name}' has no train/ to train on")
+    device = pick_device(config.device)
+    torch.manual_seed(config.seed)
+    settings = _model_config(config, data)
+    run = _Run(config, VisionTransformer(settings).to(device), data, device)
+    run.resume()
+    for epoch in range(run.epoch, config.recipe.epochs):
+        run.train_epoch(epoch, watch)
+        run.save()
+    (folder / STATE).unlink(missing_ok=True)
+    return folder
+
+
+def is_finished(config: TrainConfig) -> bool:
+    """Whether the folder holds this very run, trained to its end; ValueError where it holds another one."""
+    folder = Path(config.out)
+    if not (folder / RECORD).exists():
+        return False
+    record = read_record(folder)
+    changed = differences(record["training"], asdict(config), ignore=FREE)
+    if changed:
+        raise ValueError(
+            f"'{folder}' holds a run with another configuration ({'; '.join(changed)}); "
+            "choose another --out, or delete the folder"
+        )
+    return bool(record["epoch"] == config.recipe.epochs)
+
+
+def _model_config(config: TrainConfig, data: DataSet) -> ModelConfig:
+    options: dict[str, Any] = {
+        "num_classes": len(data.class_names),
+        "in_chans": len(data.mean),
+        "drop_path_rate": config.recipe.drop_path_rate,
+    }
+    if config.encoding is not None:
+        options["encoding"] = config.encoding
+    if config.pool is not None:
+        if config.pool not in POOLS:
+            raise ValueError(f"pool must be one of {', '.join(POOLS)}; got '{config.pool}'")
+        options["global_pool"] = POOLS[config.pool]
+    if config.train_size is not None:
+        options["img_size"] = config.train_size
+    return model_config(config.model, **options)
+
+
+class _Run:
+    """The moving parts of one training."""
+
+    def __init__(self, config: TrainConfig, model: VisionTransformer, data: DataSet, device: torch.device) -> None:
+        assert data.train is not None
+        self.config, self.model, self.split, self.device = config, model, data.train, device
+        self.folder, self.epoch, self.history = Path(config.out), 0, list[dict[str, Any]]()
+        recipe = config.recipe
+        self.steps_per_epoch = math.ceil(len(self.split) / recipe.batch_size)
+        self.optimizer = create_optimizer_v2(
+            model, "adamw", lr=recipe.lr, weight_decay=recipe.weight_decay, fused=device.type in ("cpu", "cuda")
+        )
+        steps = self.steps_per_epoch * recipe.epochs
+        self.schedule = CosineLRScheduler(
+            self.optimizer, t_initial=steps, lr_min=recipe.min_lr, warmup_t=int(recipe.warmup_share * steps),
+            warmup_lr_init=recipe.min_lr, t_in_epochs=False,
+        )  # fmt: skip
+        crop_ratio = data.crop_ratio if config.source.crop_ratio is None else config.source.crop_ratio
+        transform = Transform(data.mean, data.std, crop_ratio, config.source.interpolation)
+        height, width = model.patch_embed.img_size
+        augment = recipe.augment or data.augment
+        self.view = View(transform, "canvas" if augment == "none" else augment, (height, width), recipe.crop_scale)
+        self.record = {
+            "model": asdict(model.config),
+            "transform": asdict(transform),
+            "class_names": list(data.class_names),
+            "at": list(model.encoding.at),
+            "training": asdict(config),
+            "provenance": provenance(),
+        }
+
+    def train_epoch(self, epoch: int, watch: Watch) -> None:
+        """One pass over the pictures. All that is random in it follows from (seed, epoch)."""
+        recipe, seed = self.config.recipe, self.config.seed
+        torch.manual_seed(int(np.random.default_rng((seed, epoch)).integers(2**31)))  # for drop path
+        order = np.random.default_rng((seed, epoch)).permutation(len(self.split))
+        batches = load_batches(
+            self.split, self.view, recipe.batch_size, order=order.tolist(), seed=seed, epoch=epoch,
+            on_bad_picture=self.config.source.on_bad_picture, workers=self.config.source.loader_workers,
+        )  # fmt: skip
+        self.model.train()
+        total_loss, correct, seen, skipped, start = 0.0, 0, 0, 0, time.perf_counter()
+        for step, batch in enumerate(batches, start=epoch * self.steps_per_epoch):
+            skipped += len(batch.skipped)
+            if len(batch.labels) == 0:
+                continue
+            self.schedule.step_update(step)
+            labels = batch.labels.to(self.device)
+            logits = self.model(batch.pictures.to(self.device))
+            loss = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
+            self.optimizer.zero_grad()
+            loss.backward()
+            value = loss.item()
+            if not math.isfinite(value):
+                kept = f"the checkpoint of epoch {epoch} is kept in '{self.folder}'" if epoch else "no epoch was finished"
+                raise DivergedError(
+                    f"the loss is {value} at step {step + 1} (epoch {epoch + 1}); {kept}. "
+                    f"Lower the learning rate (now {recipe.lr}) and train again into another folder"
+                )
+            self.optimizer.step()
+            total_loss += value * len(labels)
+            correct += int((logits.argmax(1) == labels).sum())
+            seen += len(labels)
+            rate = seen / (time.perf_counter() - start)
+            words = f"loss {total_loss / seen:.3f}  accuracy {correct / seen:.1%}  {rate:.0f} pictures/s"
+            watch("train", step + 1, self.steps_per_epoch * recipe.epochs, words)
+        if not seen:
+            raise ValueError(f"none of the {len(self.split)} training pictures decodes")
+        seconds = time.perf_counter() - start
+        self.history.append(
+            {"epoch": epoch + 1, "loss": total_loss / seen, "accuracy": correct / seen, "pictures": seen,
+             "skipped": skipped, "seconds": round(seconds, 3)}
+        )  # fmt: skip
+        self.epoch = epoch + 1
+
+    def save(self) -> None:
+        """Write what goes on (training.pt), then what is used (weights, record, history), each file whole."""
+        state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "history": self.history}
+        with replacing(self.folder / STATE) as file:
+            torch.save(state, file)
+        save_checkpoint(self.folder, self.model, {**self.record, "epoch": self.epoch})
+        with replacing(self.folder / HISTORY) as file:
+            file.write("".join(json.dumps(line) + "\n" for line in self.history).encode())
+
+    def resume(self) -> None:
+        """Take up the state of an interrupted run, where there is one."""
+        path = self.folder / STATE
+        if not path.exists():
+            return
+        state = torch.load(path, map_location=self.device, weights_only=True)
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.history = state["history"]
+        self.epoch = len(self.history)
+
+

@@ -5,9 +5,16 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-_HOMES = {
+_HOMES = {  # public name -> where it lives; nothing is imported before it is used
     "PEG": "cpvt.encodings",
     "create_model": "cpvt.models",
+    "open_data": "cpvt.data",
+    "load": "cpvt.checkpoint",
+    "train": "cpvt.training",
+    "sweep": "cpvt.sweeping",
+    "predict": "cpvt.predicting",
+    "compare": "cpvt.comparing",
+    "report": "cpvt.reporting",
 }
 
 __all__ = ["__version__", *_HOMES]
@@ -24,5 +31,12 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:
+    from cpvt.checkpoint import load as load
+    from cpvt.comparing import compare as compare
+    from cpvt.data import open_data as open_data
     from cpvt.encodings import PEG as PEG
     from cpvt.models import create_model as create_model
+    from cpvt.predicting import predict as predict
+    from cpvt.reporting import report as report
+    from cpvt.sweeping import sweep as sweep
+    from cpvt.training import train as train

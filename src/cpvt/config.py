@@ -181,7 +181,8 @@ class CompareConfig:
 class ReportConfig:
     """Rebuild the page of a comparison from its rows."""
 
-    folder: str = "runs/compare"
+    folder: str
+    """Folder that `cpvt compare` wrote, or a run that `cpvt sweep` measured."""
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ TABLE: dict[str, Callable[..., PositionalEncoding]] = {
     "peg5": five_pegs,
 }
 
-__all__ = ["PEG", "TABLE", "ModelShape", "PositionalEncoding", "create_encoding", "describe_encodings", "parse_encoding"]
+__all__ = ["PEG", "TABLE", "ModelShape", "PositionalEncoding", "create_encoding", "describe_encodings", "markdown_table", "parse_encoding"]
 
 
 def create_encoding(text: str, shape: ModelShape) -> PositionalEncoding:
@@ -73,6 +73,12 @@ def _parse_term(term: ast.expr) -> tuple[str, dict[str, Any]]:
 def describe_encodings() -> dict[str, str]:
     """Name -> one line for a newcomer, from the first line of each docstring."""
     return {name: (inspect.getdoc(build) or "").splitlines()[0] for name, build in TABLE.items()}
+
+
+def markdown_table() -> str:
+    """The encodings as the README's table."""
+    lines = [f"| `{name}` | {words} |" for name, words in describe_encodings().items()]
+    return "\n".join(["| name | what it does |", "|---|---|", *lines])
 
 
 def _unknown(text: str) -> str:

@@ -1,0 +1,181 @@
+"""The command line: one short function per verb. Options come from cpvt.config; heavy imports are inside."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import tyro
+
+from cpvt.config import (
+    CompareConfig,
+    ListConfig,
+    PredictConfig,
+    ReportConfig,
+    SweepConfig,
+    TrainConfig,
+)
+
+if TYPE_CHECKING:
+    from cpvt.results import Row
+
+
+def train(config: TrainConfig) -> dict[str, Any]:
+    from cpvt.checkpoint import load
+    from cpvt.progress import Bars
+    from cpvt.results import append_rows
+    from cpvt.sweeping import sweep
+    from cpvt.training import train as run_training
+
+    with Bars() as bars:
+        folder = run_training(config, bars)
+        checkpoint = load(folder, config.device)
+        history = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+        rows: list[Row] = []
+        if _has_test(config):
+            source = config.source
+            rows += sweep(
+                checkpoint, [checkpoint.model.config.img_size], protocol="resize",
+                crop_ratio=source.crop_ratio, on_bad_picture=source.on_bad_picture, watch=bars,
+            )  # fmt: skip
+            append_rows(folder / "rows.jsonl", rows)
+    skipped = history[-1]["skipped"] + sum(row.skipped for row in rows)
+    tested = f", test accuracy {rows[0].accuracy:.1%} at {rows[0].size} pixels" if rows else ""
+    bad = f"; {skipped} pictures did not decode" if skipped else ""
+    print(f"{folder}: training accuracy {history[-1]['accuracy']:.1%}{tested}{bad}")
+    return {"run": str(folder), "train_accuracy": history[-1]["accuracy"], "skipped": skipped,
+            "test_accuracy": rows[0].accuracy if rows else None}  # fmt: skip
+
+
+def _has_test(config: TrainConfig) -> bool:
+    from cpvt.data import open_data
+
+    return open_data(config.source.data, config.source.data_root).test is not None
+
+
+def sweep(config: SweepConfig) -> dict[str, Any]:
+    from dataclasses import asdict
+    from pathlib import Path
+
+    from cpvt.progress import Bars
+    from cpvt.results import append_rows
+    from cpvt.sweeping import sweep as run_sweep
+
+    options = asdict(config)
+    run, sizes = options.pop("run"), [str(size) for size in options.pop("sizes")]
+    rows: list[Row] = []
+    with Bars() as bars:
+        for row in run_sweep(run, sizes, watch=bars, **options):
+            rows.append(row)
+            append_rows(Path(run) / "rows.jsonl", [row])
+            if row.shrunk:
+                bars.say(f"{row.shrunk} pictures were shrunk to the longest side allowed (--longest-side)")
+            if row.skipped:
+                bars.say(f"{row.skipped} pictures did not decode and were left out")
+    _print_table(rows)
+    return {"run": run, "rows": str(Path(run) / "rows.jsonl"),
+            "accuracy": {_size(row): round(row.accuracy, 4) for row in rows}}  # fmt: skip
+
+
+def predict(config: PredictConfig) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from cpvt.predicting import predict as run_prediction
+
+    options = asdict(config)
+    found = []
+    for prediction in run_prediction(options.pop("run"), options.pop("pictures"), **options):
+        found.append(prediction._asdict())
+        if prediction.error:
+            print(f"{prediction.picture}: skipped, {prediction.error}")
+            continue
+        if prediction.shrunk_from:
+            before, after = ("x".join(map(str, sides)) for sides in (prediction.shrunk_from, prediction.size))
+            print(f"{prediction.picture}: shrunk from {before} to {after} pixels (--longest-side)", file=sys.stderr)
+        print(f"{prediction.picture}  " + "  ".join(f"{name} {share:.1%}" for name, share in prediction.classes))
+    return {"predictions": found}
+
+
+def compare(config: CompareConfig) -> dict[str, Any]:
+    from cpvt.comparing import compare as run_comparison
+    from cpvt.progress import Bars
+
+    def say(row: Row) -> None:
+        name = f"{row.encoding} {row.pool} seed {row.seed}"
+        bars.say(f"{name:28} {row.protocol} {_size(row):>7}  accuracy {row.accuracy:6.1%}")
+
+    with Bars() as bars:
+        folder = run_comparison(config, bars, say)
+    return report(ReportConfig(str(folder)))
+
+
+def report(config: ReportConfig) -> dict[str, Any]:
+    from pathlib import Path
+
+    from cpvt.reporting import report as draw_report
+    from cpvt.results import read_rows
+
+    page = draw_report(config.folder)
+    rows = read_rows(Path(config.folder) / "rows.jsonl")
+    _print_table(rows)
+    print(f"the page: {page}")
+    return {"report": str(page), "rows": len(rows), "summary": str(page.parent / "summary.csv")}
+
+
+def list_names(config: ListConfig) -> dict[str, Any]:
+    from cpvt.data import KNOWN
+    from cpvt.encodings import describe_encodings, markdown_table
+    from cpvt.models import describe_models
+
+    if config.markdown:
+        print(markdown_table())
+        return {}
+    parts = {"encodings": describe_encodings(), "models": describe_models(), "data sets": KNOWN}
+    for title, names in parts.items():
+        width = max(map(len, names))
+        print(f"{title}:\n" + "\n".join(f"  {name:{width}}  {words}" for name, words in names.items()) + "\n")
+    return {title: list(names) for title, names in parts.items()}
+
+
+def _size(row: Row) -> str:
+    from cpvt.reporting.summary import size_label
+
+    return size_label(row.size)
+
+
+def _print_table(rows: list[Row]) -> None:
+    from cpvt.reporting.terminal import print_tables
+
+    print_tables(rows)
+
+
+VERBS: dict[str, tuple[type, Any, str]] = {
+    "compare": (CompareConfig, compare, "train every encoding alike, test at sizes never seen, draw the page"),
+    "train": (TrainConfig, train, "train one model"),
+    "sweep": (SweepConfig, sweep, "test one checkpoint at many sizes"),
+    "predict": (PredictConfig, predict, "name what pictures show, each at its own size"),
+    "report": (ReportConfig, report, "rebuild the page from the rows"),
+    "list": (ListConfig, list_names, "encodings, models, data sets"),
+}
+
+POSITIONAL = ("sweep", "predict", "report")  # verbs whose required options are given by place, without a flag
+
+
+def main(arguments: Optional[list[str]] = None) -> None:
+    """Run `cpvt VERB ...`; the last line of standard output is one JSON object."""
+    union: Any = None
+    for name, (kind, _, words) in VERBS.items():
+        markers = (tyro.conf.PositionalRequiredArgs,) if name in POSITIONAL else ()
+        option = Annotated[(kind, tyro.conf.subcommand(name, description=words), *markers)]  # type: ignore[misc]
+        union = option if union is None else union | option
+    words = "Which positional encoding holds at any size? The last line of every command's output is one JSON object."
+    config = tyro.cli(union, prog="cpvt", args=arguments, description=words, config=(tyro.conf.OmitArgPrefixes,))
+    act = next(act for kind, act, _ in VERBS.values() if isinstance(config, kind))
+    try:
+        result = act(config)
+    except (ValueError, FileNotFoundError) as error:
+        print(f"cpvt: {error}", file=sys.stderr)
+        raise SystemExit(2) from error
+    if result:
+        print(json.dumps(result))

@@ -1,0 +1,60 @@
+"""Naming what pictures show, each at its own size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple, Optional, Union
+
+import torch
+
+from cpvt.checkpoint import Checkpoint, load
+from cpvt.data import BadPictureError, decode
+from cpvt.data.views import limit
+
+
+class Prediction(NamedTuple):
+    """The top classes of one picture."""
+
+    picture: str
+    size: tuple[int, int]  # height and width the model saw, pixels
+    shrunk_from: Optional[tuple[int, int]]  # height and width of the file, where it was shrunk
+    classes: tuple[tuple[str, float], ...]  # name and probability, best first
+    error: Optional[str] = None  # why the picture was skipped, where it was
+
+
+def predict(
+    run: Union[str, Path, Checkpoint],
+    pictures: Sequence[Union[str, Path]],
+    *,
+    top: int = 5,
+    longest_side: Optional[int] = None,
+    on_bad_picture: str = "error",
+    device: str = "auto",
+) -> Iterator[Prediction]:
+    """Yield the top classes of each picture, seen whole and at its own size.
+
+    A picture with a side longer than `longest_side` (by default four times the training size) is shrunk to it, and
+    the prediction says so. Raises ValueError for a picture that does not decode, or with `on_bad_picture='skip'`
+    says why in the prediction.
+    """
+    checkpoint = run if isinstance(run, Checkpoint) else load(run, device)
+    largest = longest_side or 4 * checkpoint.train_size
+    weights_device = next(checkpoint.model.parameters()).device
+    for path in pictures:
+        if not Path(path).is_file():
+            raise ValueError(f"no such picture: '{path}'")
+        try:
+            whole = decode(path, str(path), checkpoint.transform.mode)
+        except BadPictureError as error:
+            if on_bad_picture != "skip":
+                raise
+            yield Prediction(str(path), (0, 0), None, (), str(error))
+            continue
+        picture = limit(whole, largest)
+        with torch.inference_mode():
+            logits = checkpoint.model(checkpoint.transform(picture)[None].to(weights_device))[0]
+        best = logits.float().softmax(0).topk(min(top, len(checkpoint.class_names)))
+        classes = tuple((checkpoint.class_names[i], p) for i, p in zip(best.indices.tolist(), best.values.tolist()))
+        shrunk = None if picture is whole else (whole.height, whole.width)
+        yield Prediction(str(path), (picture.height, picture.width), shrunk, classes)

@@ -1,0 +1,53 @@
+"""Progress on standard error: bars in a terminal, a line now and then in a log."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import Any
+
+
+
+class Bars:
+    """Draws one bar per thing under way. Use as a context; call it as a Watch: (name, done, total, words)."""
+
+    def __init__(self, log_every: float = 15.0) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+        self.log_every, self.logged = log_every, time.monotonic()
+        self.tasks: dict[str, Any] = {}
+        self.console = Console(stderr=True)
+        self.drawn = self.console.is_terminal
+        left = TimeRemainingColumn()
+        columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[words]}"), left)
+        self.progress = Progress(*columns, TimeElapsedColumn(), console=self.console, disable=not self.drawn)
+
+    def __enter__(self) -> Bars:
+        self.progress.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.progress.stop()
+
+    def __call__(self, name: str, done: int, total: int, words: str) -> None:
+        if not self.drawn:
+            self._log(name, done, total, words)
+            return
+        if name not in self.tasks:
+            self.tasks[name] = self.progress.add_task(name, total=total, words="")
+        self.progress.update(self.tasks[name], completed=done, total=total, words=words)
+        if done >= total:
+            self.progress.update(self.tasks[name], visible=False)
+
+    def _log(self, name: str, done: int, total: int, words: str) -> None:
+        if done >= total or time.monotonic() - self.logged > self.log_every:
+            self.logged = time.monotonic()
+            print(f"{name}  {done}/{total}  {words}", file=sys.stderr, flush=True)
+
+    def say(self, words: str) -> None:
+        """Print a line above the bars."""
+        self.console.print(words, highlight=False, markup=False, soft_wrap=True)
+
+

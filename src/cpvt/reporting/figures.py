@@ -1,0 +1,110 @@
+"""The figures: accuracy against size, and what each encoding makes of one sample."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cpvt.reporting.summary import Cell, head_label, pixels, size_label
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+COLOURS = {  # colour-blind safe (Okabe and Ito); ours in the two reds
+    "none": "#8c8c8c", "learned": "#0072b2", "sincos": "#56b4e9", "relative": "#009e73", "rope": "#cc79a7",
+    "peg": "#d55e00", "peg5": "#7f2a00",
+}  # fmt: skip
+SPARE = ("#e69f00", "#000000", "#f0e442", "#6a3d9a", "#b15928")
+PROTOCOL_WORDS = {
+    "canvas": "canvas: objects keep their pixels, the field of view grows",
+    "resize": "resize: the same picture in more pixels, objects grow",
+}
+
+
+def colours(encodings: Sequence[str]) -> dict[str, str]:
+    """One colour per encoding, the same on every page for those of the table."""
+    spare = iter(SPARE * len(encodings))
+    return {name: COLOURS.get(name) or next(spare) for name in dict.fromkeys(encodings)}
+
+
+def accuracy_figure(cells: Sequence[Cell], train_size: int) -> Figure:
+    """Accuracy against test size, a panel per protocol, a line per encoding, a band of one standard deviation."""
+    from matplotlib.figure import Figure
+
+    protocols = list(dict.fromkeys(cell.protocol for cell in cells))
+    palette = colours([cell.encoding for cell in cells])
+    figure = Figure(figsize=(6.2 * len(protocols), 4.6), layout="constrained")
+    panels = figure.subplots(1, len(protocols), sharey=True, squeeze=False)[0]
+    for panel, protocol in zip(panels, protocols):
+        lines: dict[tuple[str, str], list[Cell]] = {}
+        for cell in cells:
+            if cell.protocol == protocol:
+                lines.setdefault((cell.encoding, cell.pool), []).append(cell)
+        for (encoding, pool), line in lines.items():
+            line.sort(key=lambda cell: pixels(cell.size))
+            x, y = [pixels(cell.size) for cell in line], np.array([cell.mean for cell in line])
+            spread = np.array([cell.deviation or 0.0 for cell in line])
+            style = "-" if pool == "cls" else "--"
+            panel.plot(x, y, style, color=palette[encoding], label=head_label(encoding, pool), marker="o", ms=4, lw=1.8)
+            panel.fill_between(x, y - spread, y + spread, color=palette[encoding], alpha=0.13, lw=0)
+        sizes = sorted({cell.size for line in lines.values() for cell in line}, key=pixels)
+        panel.axvline(train_size, color="#bbbbbb", lw=1, ls=":", zorder=0)
+        panel.set_xscale("log")
+        panel.set_xticks([pixels(size) for size in sizes], [size_label(size) for size in sizes])
+        panel.minorticks_off()
+        panel.set_title(PROTOCOL_WORDS.get(protocol, protocol), fontsize=10, loc="left")
+        panel.set_xlabel(f"test size, pixels (dotted: training size, {train_size})")
+        panel.grid(axis="y", color="#eeeeee")
+        panel.spines[["top", "right"]].set_visible(False)
+    panels[0].set_ylabel("accuracy, %")
+    panels[0].set_ylim(0, 102)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=9)
+    return figure
+
+
+def attention_figure(looks: Sequence[dict[str, Any]], maps: Sequence[np.ndarray], sample: np.ndarray) -> Figure:
+    """The paper's picture of attention: each row of the N x N matrix as a small map, tiled where its token stands."""
+    from matplotlib.figure import Figure
+
+    columns = min(3, len(looks) + 1)
+    rows = -(-(len(looks) + 1) // columns)
+    figure = Figure(figsize=(3.6 * columns, 3.8 * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    shown = sample.transpose(1, 2, 0)
+    low, high = shown.min(), shown.max()
+    panels[0].imshow(np.squeeze((shown - low) / max(high - low, 1e-6)), cmap="gray")
+    panels[0].set_title(f"the sample: {looks[0]['sample_class']}", fontsize=10)
+    for panel, look, attention in zip(panels[1:], looks, maps):
+        panel.imshow(tile(attention, tuple(look["grid"])), cmap="magma", interpolation="nearest")
+        panel.set_title(head_label(look["encoding"], look["pool"]), fontsize=10)
+    for panel in panels:
+        panel.set_axis_off()
+    return figure
+
+
+def tile(attention: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+    """(N, N) -> a picture of h x w tiles, each h x w pixels: tile (i, j) shows where token (i, j) looks.
+
+    Each tile is scaled to its own largest value, and tiles are parted by one pixel.
+    """
+    h, w = grid
+    picture = np.full((h * (h + 1) - 1, w * (w + 1) - 1), np.nan)
+    for token, row in enumerate(attention):
+        top, left = (token // w) * (h + 1), (token % w) * (w + 1)
+        picture[top : top + h, left : left + w] = row.reshape(h, w) / max(float(row.max()), 1e-12)
+    return picture
+
+
+def as_bytes(figure: Figure, kind: str) -> bytes:
+    """A figure as 'svg' or 'png'; the same figure gives the same bytes."""
+    import matplotlib
+
+    file = io.BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": "cpvt", "svg.fonttype": "path"}):
+        metadata = {"Date": None} if kind == "svg" else None
+        figure.savefig(file, format=kind, dpi=150, metadata=metadata)
+    return file.getvalue()

@@ -1,0 +1,185 @@
+"""The page of a comparison: one self-contained HTML file, with its figures and tables beside it as files."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from statistics import median
+from string import Template
+from typing import Any, Optional, Union
+
+import numpy as np
+
+from cpvt.reporting.figures import PROTOCOL_WORDS, accuracy_figure, as_bytes, attention_figure
+from cpvt.reporting.summary import BASELINE, Cell, as_csv, head_label, pixels, size_label, summarise
+from cpvt.results import Row, read_json, read_rows, replacing
+
+PAGE, SUMMARY = "report.html", "summary.csv"
+
+
+@dataclass(frozen=True)
+class Material:
+    """All that a page is made of."""
+
+    rows: list[Row]
+    cells: list[Cell]
+    record: Optional[dict[str, Any]]  # compare.json: configuration and provenance
+    looks: list[dict[str, Any]]  # looks.json: parameters, speed, attention of each model
+
+
+def report(folder: Union[str, Path]) -> Path:
+    """Draw the page of a comparison (or of one swept run) from its rows; returns the path of the HTML file.
+
+    Writes report.html, summary.csv, accuracy.svg and .png, and attention.png where attention was saved.
+    Raises ValueError where the folder holds no rows.
+    """
+    folder = Path(folder)
+    rows = read_rows(folder / "rows.jsonl")
+    if not rows:
+        raise ValueError(f"'{folder}' holds no rows: expected rows.jsonl, as `cpvt compare` or `cpvt sweep` writes it")
+    record = read_json(folder / "compare.json") if (folder / "compare.json").exists() else None
+    looks = read_json(folder / "looks.json") if (folder / "looks.json").exists() else []
+    material = Material(rows, summarise(rows), record, looks)
+    accuracy = accuracy_figure(material.cells, rows[0].train_size)
+    svg = as_bytes(accuracy, "svg")
+    _write(folder / "accuracy.svg", svg)
+    _write(folder / "accuracy.png", as_bytes(accuracy, "png"))
+    attention = _attention(folder, looks)
+    _write(folder / SUMMARY, as_csv(material.cells).encode())
+    _write(folder / PAGE, _page(material, svg, attention).encode())
+    return folder / PAGE
+
+
+def _attention(folder: Path, looks: Sequence[dict[str, Any]]) -> Optional[bytes]:
+    if not looks:
+        return None
+    maps = [np.load(folder / "arrays" / f"attention-{look['name']}.npy") for look in looks]
+    sample = np.load(folder / "arrays" / "sample.npy")
+    png = as_bytes(attention_figure(looks, maps, sample), "png")
+    _write(folder / "attention.png", png)
+    return png
+
+
+def _write(path: Path, content: bytes) -> None:
+    with replacing(path) as file:
+        file.write(content)
+
+
+def _page(material: Material, accuracy_svg: bytes, attention_png: Optional[bytes]) -> str:
+    template = Template(files("cpvt.reporting").joinpath("page.html").read_text())
+    protocols = list(dict.fromkeys(cell.protocol for cell in material.cells))
+    return template.substitute(
+        subtitle=escape(_subtitle(material.rows)),
+        accuracy=accuracy_svg[accuracy_svg.index(b"<svg") :].decode(),
+        tables="\n".join(_accuracy_table(material.cells, protocol) for protocol in protocols),
+        cost=_cost_table(material),
+        attention=_attention_section(material.looks, attention_png),
+        how=_how(material),
+    )
+
+
+def _subtitle(rows: Sequence[Row]) -> str:
+    seeds = sorted({row.seed for row in rows})
+    models = ", ".join(dict.fromkeys(row.model for row in rows))
+    return (
+        f"{models} trained on {rows[0].data} at {rows[0].train_size} pixels, every encoding alike, and tested on "
+        f"{rows[0].total} pictures at sizes never seen in training; "
+        f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''} ({', '.join(map(str, seeds))})."
+    )
+
+
+def _accuracy_table(cells: Sequence[Cell], protocol: str) -> str:
+    mine = [cell for cell in cells if cell.protocol == protocol]
+    sizes = sorted({cell.size for cell in mine}, key=pixels)
+    best = {size: max(cell.mean for cell in mine if cell.size == size) for size in sizes}
+    lines = []
+    for encoding, pool in dict.fromkeys((cell.encoding, cell.pool) for cell in mine):
+        by_size = {cell.size: cell for cell in mine if (cell.encoding, cell.pool) == (encoding, pool)}
+        boxes = "".join(_box(by_size.get(size), best[size]) for size in sizes)
+        depths = f"<th scope=row>{escape(head_label(encoding, pool))}</th>"
+        lines.append(f"<tr>{depths}{boxes}</tr>")
+    head = "".join(f"<th scope=col>{size_label(size)}</th>" for size in sizes)
+    fills = ", ".join(
+        f"{size_label(size)}: {next(cell.fill for cell in mine if cell.size == size):.0%}" for size in sizes
+    )
+    note = f"<p class=note>Share of the canvas that is fill — {fills}.</p>" if any(cell.fill for cell in mine) else ""
+    return (
+        f"<h3>{escape(PROTOCOL_WORDS.get(protocol, protocol))}</h3>"
+        f"<div class=scroll><table><thead><tr><th></th>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>{note}"
+    )
+
+
+def _box(cell: Optional[Cell], best: float) -> str:
+    if cell is None:
+        return "<td>–</td>"
+    spread = f"<span class=sd> ± {cell.deviation:.1f}</span>" if cell.deviation is not None else ""
+    small = [f"keeps {cell.kept:.0f} %"] if cell.kept is not None else []
+    if cell.difference is not None:
+        interval = f" [{cell.interval[0]:+.1f}, {cell.interval[1]:+.1f}]" if cell.interval else ""
+        small.append(f"{cell.difference:+.1f}{interval}")
+    mark = " class=best" if cell.mean == best else ""
+    return f"<td{mark}><b>{cell.mean:.1f}</b>{spread}<br><small>{'<br>'.join(small)}</small></td>"
+
+
+def _cost_table(material: Material) -> str:
+    looks = {(look["encoding"], look["pool"]): look for look in material.looks}
+    baseline = looks.get((BASELINE, "cls"))
+    lines = []
+    for encoding, pool in dict.fromkeys((row.encoding, row.pool) for row in material.rows):
+        row = next(row for row in material.rows if (row.encoding, row.pool) == (encoding, pool))
+        depths = ", ".join(map(str, row.at)) or "in attention" if encoding != "none" else "–"
+        speed = ratio = "–"
+        look = looks.get((encoding, pool))
+        if look:
+            rates = look["pictures_per_second"]
+            speed = f"{median(rates):.0f} <small>({min(rates):.0f} to {max(rates):.0f})</small>"
+            if baseline:
+                ratios = [mine / theirs for mine, theirs in zip(rates, baseline["pictures_per_second"])]
+                ratio = f"{median(ratios):.2f} <small>({min(ratios):.2f} to {max(ratios):.2f})</small>"
+        cells = f"<td>{depths}</td><td>{row.parameters:,}</td><td>{speed}</td><td>{ratio}</td>"
+        lines.append(f"<tr><th scope=row>{escape(head_label(encoding, pool))}</th>{cells}</tr>")
+    return (
+        "<div class=scroll><table><thead><tr><th></th><th>depths that touch tokens</th><th>parameters</th>"
+        f"<th>pictures a second, forward</th><th>relative to {BASELINE}</th></tr></thead>"
+        f"<tbody>{''.join(lines)}</tbody></table></div>"
+    )
+
+
+def _attention_section(looks: Sequence[dict[str, Any]], png: Optional[bytes]) -> str:
+    if png is None:
+        return ""
+    data = base64.b64encode(png).decode()
+    return (
+        f"<h2>What each encoding makes of one sample</h2><p>Attention of block {looks[0]['block']}, averaged over heads: "
+        "every small map shows where the token standing there looks (a row of the N × N matrix, bright is much). "
+        "A bright spot that moves with the tile is locality; identical tiles mean that the token does not know where "
+        f'it stands.</p><img alt="attention maps" src="data:image/png;base64,{data}">'
+    )
+
+
+def _how(material: Material) -> str:
+    row = material.rows[0]
+    facts = {
+        "Resize": f"crop ratio {row.crop_ratio:g}, {row.interpolation}; zero-shot, nothing is fine-tuned at a test size",
+        "Canvas": "own scale; cut from the middle when larger, else at a seeded place on zeros (after normalisation)",
+        "Skipped": f"{max(row.skipped for row in material.rows)} pictures did not decode; "
+        f"{max(row.shrunk for row in material.rows)} were shrunk to the longest side allowed",
+    }
+    if material.record:
+        config, origin = material.record["config"], material.record["provenance"]
+        facts["Recipe"] = ", ".join(f"{name} {_plain(value)}" for name, value in config["recipe"].items())
+        facts["Command"] = origin["command"]
+        facts["Versions"] = ", ".join(f"{name} {number}" for name, number in origin["versions"].items())
+        facts["Commit"] = origin["commit"] or "not run from a checkout"
+        facts["Machine"] = origin["machine"] + (f", {origin['gpu']}" if origin["gpu"] else "")
+    return "".join(f"<dt>{escape(name)}</dt><dd>{escape(str(words))}</dd>" for name, words in facts.items())
+
+
+def _plain(value: Any) -> str:
+    if value is None:
+        return "as fits the data"
+    return " to ".join(map(str, value)) if isinstance(value, list) else str(value)

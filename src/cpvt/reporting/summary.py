@@ -1,0 +1,108 @@
+"""Rows -> one cell per encoding and size: mean and spread over seeds, share kept, difference to `learned`."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import mean, stdev
+from typing import Optional
+
+from cpvt.config import Size
+from cpvt.results import Row
+
+BASELINE = "learned"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One encoding and pool at one size under one protocol, over all seeds measured. Accuracies are in percent."""
+
+    protocol: str
+    size: Size
+    encoding: str
+    pool: str
+    seeds: tuple[int, ...]
+    mean: float
+    deviation: Optional[float]  # standard deviation over seeds; None for a single seed
+    kept: Optional[float]  # share of the accuracy at the training size, percent; None where that was not measured
+    difference: Optional[float]  # to the baseline, mean over the seeds both have, in points
+    interval: Optional[tuple[float, float]]  # of that difference, 95 %, by Student's t over seeds; None below two
+    fill: float
+
+    @property
+    def label(self) -> str:
+        return head_label(self.encoding, self.pool)
+
+
+def head_label(encoding: str, pool: str) -> str:
+    """How tables and figures call an encoding under a head."""
+    return encoding if pool == "cls" else f"{encoding} · {pool}"
+
+
+def summarise(rows: Sequence[Row]) -> list[Cell]:
+    """One cell per (protocol, size, encoding, pool), in the order in which the rows first name them."""
+    groups: dict[tuple[str, Size, str, str], dict[int, Row]] = {}
+    for row in rows:
+        groups.setdefault((row.protocol, row.size, row.encoding, row.pool), {})[row.seed] = row
+    return [_cell(key, by_seed, groups) for key, by_seed in groups.items()]
+
+
+Groups = dict[tuple[str, Size, str, str], dict[int, Row]]
+
+
+def _cell(key: tuple[str, Size, str, str], by_seed: dict[int, Row], groups: Groups) -> Cell:
+    protocol, size, encoding, pool = key
+    accuracies = [100 * row.accuracy for row in by_seed.values()]
+    at_training = groups.get((protocol, next(iter(by_seed.values())).train_size, encoding, pool), {})
+    kept = [100 * row.accuracy / at_training[seed].accuracy for seed, row in by_seed.items()
+            if seed in at_training and at_training[seed].correct]  # fmt: skip
+    baseline = groups.get((protocol, size, BASELINE, pool)) or groups.get((protocol, size, BASELINE, "cls"), {})
+    paired = [100 * (row.accuracy - baseline[seed].accuracy) for seed, row in by_seed.items() if seed in baseline]
+    is_baseline = encoding == BASELINE and pool == next((r.pool for r in baseline.values()), None)
+    return Cell(
+        protocol, size, encoding, pool, tuple(sorted(by_seed)), mean(accuracies),
+        stdev(accuracies) if len(accuracies) > 1 else None,
+        mean(kept) if kept else None,
+        mean(paired) if paired and not is_baseline else None,
+        confidence_interval(paired) if not is_baseline else None,
+        mean(row.fill for row in by_seed.values()),
+    )  # fmt: skip
+
+
+def confidence_interval(values: Sequence[float]) -> Optional[tuple[float, float]]:
+    """95 % interval of the mean by Student's t; None for fewer than two values."""
+    if len(values) < 2:
+        return None
+    from scipy.stats import t
+
+    half = float(t.ppf(0.975, len(values) - 1)) * stdev(values) / math.sqrt(len(values))
+    return mean(values) - half, mean(values) + half
+
+
+def as_csv(cells: Sequence[Cell]) -> str:
+    """The cells as comma-separated values, a line each."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(
+        ["protocol", "size", "encoding", "pool", "seeds", "accuracy_mean", "accuracy_sd", "kept_percent",
+         f"difference_to_{BASELINE}", "difference_low", "difference_high", "fill"]
+    )  # fmt: skip
+    for cell in cells:
+        low, high = cell.interval or (None, None)
+        numbers = [cell.mean, cell.deviation, cell.kept, cell.difference, low, high, cell.fill]
+        texts = ["" if number is None else f"{number:.2f}" for number in numbers]
+        writer.writerow([cell.protocol, size_label(cell.size), cell.encoding, cell.pool, len(cell.seeds), *texts])
+    return file.getvalue()
+
+
+def size_label(size: Size) -> str:
+    """48, or 48x64 for height x width."""
+    return str(size) if isinstance(size, int) else f"{size[0]}x{size[1]}"
+
+
+def pixels(size: Size) -> float:
+    """A side that stands for the size on an axis: for height x width, that of the square of equal area."""
+    return float(size) if isinstance(size, int) else math.sqrt(size[0] * size[1])

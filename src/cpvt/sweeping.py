@@ -1,0 +1,144 @@
+"""One checkpoint, tested at many sizes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple, Optional, Union
+
+import torch
+from torch import nn
+
+from cpvt.checkpoint import Checkpoint, load
+from cpvt.config import POOLS, PROTOCOLS, Size, Watch, ignore_progress, parse_size, sides
+from cpvt.data import DataSet, Split, Transform, View, load_batches, open_data
+from cpvt.results import Row
+
+POOL_NAMES = {timm_name: name for name, timm_name in POOLS.items()}
+
+
+class Score(NamedTuple):
+    """What testing a model on one split at one size gives."""
+
+    correct: int
+    total: int
+    seconds: float
+    fill: float
+    shrunk: int
+    skipped: int
+
+
+def sweep(
+    run: Union[str, Path, Checkpoint],
+    sizes: Sequence[Union[Size, str]] = (),
+    *,
+    protocol: str = "resize",
+    data: Union[str, DataSet, None] = None,
+    data_root: Optional[str] = None,
+    crop_ratio: Optional[float] = None,
+    longest_side: Optional[int] = None,
+    on_bad_picture: str = "error",
+    batch_size: int = 64,
+    device: str = "auto",
+    watch: Watch = ignore_progress,
+) -> Iterator[Row]:
+    """Test a trained model at sizes it was not trained at; yields a row per size as it is measured.
+
+    run: a folder that `train` wrote, or what `load` returned. sizes: sides or (height, width) in pixels, by default
+    from half to three times the training size. protocol: 'resize' or 'canvas' (see `cpvt.data.views`). data: by
+    default the run's own. longest_side: pictures larger than this are shrunk to it before they fill a canvas, by
+    default four times the training size; how many were is in the row. Raises ValueError for a size below a patch, or
+    classes that are not the model's.
+    """
+    checkpoint = run if isinstance(run, Checkpoint) else load(run, device)
+    if protocol not in PROTOCOLS:
+        raise ValueError(f"protocol must be one of {', '.join(PROTOCOLS)}; got '{protocol}'")
+    source = checkpoint.record["training"]["source"]
+    transform = checkpoint.transform
+    if not isinstance(data, DataSet):
+        own = data is None or data == source["data"]
+        data = open_data(data or source["data"], data_root or (source["data_root"] if own else None), transform.mode)
+    split = _test_split(data, checkpoint.class_names)
+    if crop_ratio is not None:
+        transform = Transform(transform.mean, transform.std, crop_ratio, transform.interpolation)
+    wanted = [parse_size(size) if isinstance(size, str) else size for size in sizes] or default_sizes(checkpoint)
+    patch = checkpoint.model.config.patch_size
+    for size in wanted:
+        if min(sides(size)) < patch:
+            raise ValueError(f"size {size} is smaller than a patch; the smallest side of this model is {patch}")
+    limit = longest_side or 4 * checkpoint.train_size
+    for size in wanted:
+        view = View(transform, protocol, sides(size), longest_side=limit)
+        score = measure(checkpoint.model, split, view, batch_size, on_bad_picture, f"{protocol} {size}", watch)
+        yield _row(checkpoint, data.name, protocol, size, transform, score)
+
+
+def measure(
+    model: nn.Module,
+    split: Split,
+    view: View,
+    batch_size: int = 64,
+    on_bad_picture: str = "error",
+    name: str = "test",
+    watch: Watch = ignore_progress,
+) -> Score:
+    """Count how many pictures of a split a model names right, seen in one way. The model must be in eval mode."""
+    correct = total = shrunk = skipped = 0
+    filled, start = 0.0, time.perf_counter()
+    device = next(model.parameters()).device
+    for batch in load_batches(split, view, batch_size, on_bad_picture=on_bad_picture):
+        count = len(batch.labels)
+        skipped += len(batch.skipped)
+        if count:
+            with torch.inference_mode():
+                correct += int((model(batch.pictures.to(device)).argmax(1).cpu() == batch.labels).sum())
+        total, shrunk, filled = total + count, shrunk + batch.shrunk, filled + batch.filled * count
+        watch(name, total + skipped, len(split), f"accuracy {correct / max(1, total):.1%}")
+    if not total:
+        raise ValueError(f"none of the {len(split)} test pictures decodes")
+    return Score(correct, total, round(time.perf_counter() - start, 3), round(filled / total, 4), shrunk, skipped)
+
+
+def default_sizes(checkpoint: Checkpoint) -> list[Size]:
+    """Half, once, one and a half, twice and three times the training size."""
+    return [max(checkpoint.model.config.patch_size, checkpoint.train_size * half // 2) for half in (1, 2, 3, 4, 6)]
+
+
+def _test_split(data: DataSet, class_names: tuple[str, ...]) -> Split:
+    if data.test is None:
+        raise ValueError(f"'{data.name}' has no test/ (or val/) to test on")
+    if data.class_names != class_names:
+        raise ValueError(
+            f"the classes of '{data.name}' are not the model's: the model has {len(class_names)} "
+            f"({_some(class_names)}), the data {len(data.class_names)} ({_some(data.class_names)})"
+        )
+    return data.test
+
+
+def _some(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+
+
+def _row(checkpoint: Checkpoint, data: str, protocol: str, size: Size, transform: Transform, score: Score) -> Row:
+    config, training = checkpoint.model.config, checkpoint.record["training"]
+    return Row(
+        model=training["model"],
+        encoding=config.encoding,
+        pool=POOL_NAMES[config.global_pool],
+        seed=training["seed"],
+        protocol=protocol,
+        size=size,
+        correct=score.correct,
+        total=score.total,
+        seconds=score.seconds,
+        parameters=sum(parameter.numel() for parameter in checkpoint.model.parameters()),
+        at=checkpoint.model.encoding.at,
+        data=data,
+        train_size=checkpoint.train_size,
+        crop_ratio=transform.crop_ratio,
+        interpolation=transform.interpolation,
+        fill=score.fill,
+        shrunk=score.shrunk,
+        skipped=score.skipped,
+    )

@@ -8,7 +8,7 @@ import sys
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Union
+from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -50,12 +50,14 @@ def save_checkpoint(folder: Path, model: VisionTransformer, record: dict[str, An
 def read_record(folder: Path) -> dict[str, Any]:
     """The record of a run; ValueError where the folder holds none."""
     if not (folder / RECORD).is_file():
-        raise ValueError(f"'{folder}' holds no checkpoint: expected {RECORD} and {WEIGHTS}, as `cpvt train` writes them")
+        raise ValueError(
+            f"'{folder}' holds no checkpoint: expected {RECORD} and {WEIGHTS}, as `cpvt train` writes them"
+        )
     record: dict[str, Any] = read_json(folder / RECORD)
     return record
 
 
-def load(run: Union[str, Path], device: str = "auto") -> Checkpoint:
+def load(run: str | Path, device: str = "auto") -> Checkpoint:
     """Load a run that `cpvt train` wrote: the model in eval mode, its transform and its class names.
 
     Raises ValueError where the folder holds no checkpoint, or weights that do not fit it (which keys, which shapes).
@@ -106,14 +108,19 @@ def pick_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device '{name}' cannot be used here ({str(error).splitlines()[0]}); try --device cpu") from error
+        raise ValueError(
+            f"device '{name}' cannot be used here ({str(error).splitlines()[0]}); try --device cpu"
+        ) from error
     return device
 
 
 def provenance() -> dict[str, Any]:
     """Where a result came from: versions, commit, command, machine."""
     return {
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in ("cpvt", "torch", "timm")}},
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("cpvt", "torch", "timm")},
+        },
         "commit": _commit(),
         "command": " ".join(["cpvt" if "cpvt" in Path(sys.argv[0]).parts[-2:] else sys.argv[0], *sys.argv[1:]]),
         "machine": f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads",
@@ -133,5 +140,3 @@ def _commit() -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return head.stdout.strip() + ("+" if changed.stdout.strip() else "")
-
-

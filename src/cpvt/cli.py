@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -162,12 +162,13 @@ VERBS: dict[str, tuple[type, Any, str]] = {
 POSITIONAL = ("sweep", "predict", "report")  # verbs whose required options are given by place, without a flag
 
 
-def main(arguments: Optional[list[str]] = None) -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Run `cpvt VERB ...`; the last line of standard output is one JSON object."""
     union: Any = None
     for name, (kind, _, words) in VERBS.items():
-        markers = (tyro.conf.PositionalRequiredArgs,) if name in POSITIONAL else ()
-        option = Annotated[(kind, tyro.conf.subcommand(name, description=words), *markers)]  # type: ignore[misc]
+        by_place = (tyro.conf.PositionalRequiredArgs,) if name in POSITIONAL else ()
+        marked: Any = (kind, tyro.conf.subcommand(name, description=words), *by_place)
+        option = Annotated[marked]
         union = option if union is None else union | option
     words = "Which positional encoding holds at any size? The last line of every command's output is one JSON object."
     config = tyro.cli(union, prog="cpvt", args=arguments, description=words, config=(tyro.conf.OmitArgPrefixes,))

@@ -12,7 +12,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
-from typing import Any, Optional
+from typing import Any
 
 import numpy as np
 import torch
@@ -133,7 +133,7 @@ def _refuse_other(folder: Path, config: CompareConfig) -> None:
         )
 
 
-def _remaining(task: _Task, done: set[tuple[Any, ...]]) -> Optional[_Task]:
+def _remaining(task: _Task, done: set[tuple[Any, ...]]) -> _Task | None:
     """The task less the tests whose rows are there; None where nothing is left to do."""
     training = task.training
     measured = (training.source.data, training.model, training.encoding, training.pool, training.seed)

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from typing import Any, Optional, Union
+from typing import Any
 
 PROTOCOLS = ("canvas", "resize")
 POOLS = {"cls": "token", "gap": "avg"}  # as rows and the command line say it -> as timm and ModelConfig say it
-Size = Union[int, tuple[int, int]]  # side, or height and width, in pixels
+Size = int | tuple[int, int]  # side, or height and width, in pixels
 Watch = Callable[[str, int, int, str], None]  # told (what, steps done, steps in all, words on how it goes)
 
 
@@ -24,7 +24,7 @@ def sides(size: Size) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else size
 
 
-def parse_size(text: Union[int, str]) -> Size:
+def parse_size(text: int | str) -> Size:
     """Read '48' or '48x64' (height x width)."""
     parts = str(text).split("x")
     if len(parts) > 2 or not all(part.isdecimal() and int(part) > 0 for part in parts):
@@ -50,7 +50,7 @@ class ModelConfig:
     """Positional encoding: a name of `cpvt list`, with options as in "peg(at=(1, 2))", or a sum as in "learned+peg"."""
     global_pool: str = "token"
     """What the head reads: 'token' (class token), 'avg' (mean of the tokens), '' (every token)."""
-    class_token: Optional[bool] = None
+    class_token: bool | None = None
     """Whether there is a class token; by default only where the head reads it."""
     drop_path_rate: float = 0.0
     weight_init: str = "deit"
@@ -61,16 +61,15 @@ class ModelConfig:
         return self.global_pool == "token" if self.class_token is None else self.class_token
 
 
-
 @dataclass(frozen=True)
 class Source:
     """Which pictures, and how they are read."""
 
     data: str = "digits"
     """'digits', a folder with train/ and test/ (or val/), or a name of timm's dataset factory such as torch/cifar10."""
-    data_root: Optional[str] = None
+    data_root: str | None = None
     """Where the files of a named data set are."""
-    crop_ratio: Optional[float] = None
+    crop_ratio: float | None = None
     """Share of the resized picture that a test under `resize` shows; by default the data set's (1 for digits, else 0.875)."""
     interpolation: str = "bicubic"
     on_bad_picture: str = "error"
@@ -92,7 +91,7 @@ class Recipe:
     weight_decay: float = 0.05
     label_smoothing: float = 0.1
     drop_path_rate: float = 0.0
-    augment: Optional[str] = None
+    augment: str | None = None
     """How training pictures are varied: 'resized-crop', 'crop' (own scale) or 'none'; by default as fits the data set."""
     crop_scale: tuple[float, float] = (0.35, 1.0)
     """Share of the area that a 'resized-crop' shows, from and to."""
@@ -104,12 +103,12 @@ class TrainConfig:
 
     out: str
     """Folder of the run: model.safetensors, checkpoint.json, history.jsonl."""
-    encoding: Optional[str] = None
+    encoding: str | None = None
     """Positional encoding, such as peg or "learned+peg"; by default the model's own."""
-    pool: Optional[str] = None
+    pool: str | None = None
     """What the head reads: cls (class token) or gap (global average pooling); by default the model's own."""
     model: str = "cpvt_micro"
-    train_size: Optional[int] = None
+    train_size: int | None = None
     """Side of the training pictures, pixels; by default the model's."""
     seed: int = 0
     device: str = "auto"
@@ -126,14 +125,14 @@ class SweepConfig:
     """Folder that `cpvt train` wrote."""
     protocol: str = "resize"
     """resize (same picture, more pixels: objects grow) or canvas (objects keep their pixels, the field of view grows)."""
-    sizes: tuple[Union[int, str], ...] = ()
+    sizes: tuple[int | str, ...] = ()
     """Sides in pixels, or HEIGHTxWIDTH; by default half to three times the training size."""
-    data: Optional[str] = None
+    data: str | None = None
     """Another data set than the run's own, with the same classes."""
-    data_root: Optional[str] = None
-    crop_ratio: Optional[float] = None
+    data_root: str | None = None
+    crop_ratio: float | None = None
     on_bad_picture: str = "error"
-    longest_side: Optional[int] = None
+    longest_side: int | None = None
     """Pictures with a longer side are shrunk to it first, and it is said; by default four times the training size."""
     batch_size: int = 64
     device: str = "auto"
@@ -148,7 +147,7 @@ class PredictConfig:
     pictures: tuple[str, ...]
     """Picture files."""
     top: int = 5
-    longest_side: Optional[int] = None
+    longest_side: int | None = None
     """Pictures with a longer side are shrunk to it first, and it is said; by default four times the training size."""
     on_bad_picture: str = "error"
     device: str = "auto"
@@ -164,13 +163,13 @@ class CompareConfig:
     """cls, gap or both, for every encoding; by default cls for all and gap for peg too."""
     protocols: tuple[str, ...] = PROTOCOLS
     seeds: tuple[int, ...] = (0,)
-    canvas_sizes: tuple[Union[int, str], ...] = (32, 48, 64, 96)
-    resize_sizes: tuple[Union[int, str], ...] = (16, 24, 32, 48, 64)
+    canvas_sizes: tuple[int | str, ...] = (32, 48, 64, 96)
+    resize_sizes: tuple[int | str, ...] = (16, 24, 32, 48, 64)
     quick: bool = False
     """Learned, rope and peg only, with half the epochs: a first look in a minute and a half."""
     model: str = "cpvt_micro"
-    train_size: Optional[int] = None
-    parallel: Optional[int] = None
+    train_size: int | None = None
+    parallel: int | None = None
     """Trainings at once, a process each; by default one per core on the CPU (two at most), else one."""
     device: str = "auto"
     source: Source = field(default_factory=Source)

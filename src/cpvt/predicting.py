@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple, Optional, Union
+from typing import NamedTuple
 
 import torch
 
@@ -18,17 +18,17 @@ class Prediction(NamedTuple):
 
     picture: str
     size: tuple[int, int]  # height and width the model saw, pixels
-    shrunk_from: Optional[tuple[int, int]]  # height and width of the file, where it was shrunk
+    shrunk_from: tuple[int, int] | None  # height and width of the file, where it was shrunk
     classes: tuple[tuple[str, float], ...]  # name and probability, best first
-    error: Optional[str] = None  # why the picture was skipped, where it was
+    error: str | None = None  # why the picture was skipped, where it was
 
 
 def predict(
-    run: Union[str, Path, Checkpoint],
-    pictures: Sequence[Union[str, Path]],
+    run: str | Path | Checkpoint,
+    pictures: Sequence[str | Path],
     *,
     top: int = 5,
-    longest_side: Optional[int] = None,
+    longest_side: int | None = None,
     on_bad_picture: str = "error",
     device: str = "auto",
 ) -> Iterator[Prediction]:

@@ -8,7 +8,6 @@ from types import TracebackType
 from typing import Any
 
 
-
 class Bars:
     """Draws one bar per thing under way. Use as a context; call it as a Watch: (name, done, total, words)."""
 
@@ -28,7 +27,9 @@ class Bars:
         self.progress.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.progress.stop()
 
     def __call__(self, name: str, done: int, total: int, words: str) -> None:
@@ -49,5 +50,3 @@ class Bars:
     def say(self, words: str) -> None:
         """Print a line above the bars."""
         self.console.print(words, highlight=False, markup=False, soft_wrap=True)
-
-

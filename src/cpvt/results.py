@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import IO, Any, Union
+from typing import IO, Any
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Row:
     pool: str  # cls or gap
     seed: int
     protocol: str  # canvas or resize
-    size: Union[int, tuple[int, int]]  # side, or (height, width), in pixels
+    size: int | tuple[int, int]  # side, or (height, width), in pixels
     correct: int  # pictures whose first class was right
     total: int  # pictures tested
     seconds: float  # for the test, reading included
@@ -112,5 +112,3 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
-
-

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple, Optional, Union
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -30,14 +30,14 @@ class Score(NamedTuple):
 
 
 def sweep(
-    run: Union[str, Path, Checkpoint],
-    sizes: Sequence[Union[Size, str]] = (),
+    run: str | Path | Checkpoint,
+    sizes: Sequence[Size | str] = (),
     *,
     protocol: str = "resize",
-    data: Union[str, DataSet, None] = None,
-    data_root: Optional[str] = None,
-    crop_ratio: Optional[float] = None,
-    longest_side: Optional[int] = None,
+    data: str | DataSet | None = None,
+    data_root: str | None = None,
+    crop_ratio: float | None = None,
+    longest_side: int | None = None,
     on_bad_picture: str = "error",
     batch_size: int = 64,
     device: str = "auto",

@@ -141,7 +141,7 @@ class _Run:
             loss.backward()
             value = loss.item()
             if not math.isfinite(value):
-                kept = f"the checkpoint of epoch {epoch} is kept in '{self.folder}'" if epoch else "no epoch was finished"
+                kept = f"epoch {epoch} is kept in '{self.folder}'" if epoch else "no epoch was finished"
                 raise DivergedError(
                     f"the loss is {value} at step {step + 1} (epoch {epoch + 1}); {kept}. "
                     f"Lower the learning rate (now {recipe.lr}) and train again into another folder"
@@ -181,5 +181,3 @@ class _Run:
         self.optimizer.load_state_dict(state["optimizer"])
         self.history = state["history"]
         self.epoch = len(self.history)
-
-

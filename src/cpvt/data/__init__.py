@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Optional
 
 from cpvt.data.base import DataSet, Split
 from cpvt.data.loading import Batch, load_batches
@@ -22,7 +21,7 @@ KNOWN = {
 }
 
 
-def open_data(data: str, root: Optional[str] = None, mode: Optional[str] = None) -> DataSet:
+def open_data(data: str, root: str | None = None, mode: str | None = None) -> DataSet:
     """Open a data set: 'digits', a folder, or a name that timm's dataset factory takes.
 
     root: where the files of a named set are. mode: 'RGB' or 'L'; by default grey for digits, RGB for the rest.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Optional, Protocol
+from typing import Protocol
 
 import numpy as np
 from PIL import Image
@@ -27,8 +27,8 @@ class DataSet:
 
     name: str
     class_names: tuple[str, ...]
-    train: Optional[Split]
-    test: Optional[Split]
+    train: Split | None
+    test: Split | None
     mean: tuple[float, ...]
     """Per channel, of values from 0 to 1; its length is the number of channels, 1 or 3."""
     std: tuple[float, ...]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Union
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -32,14 +32,14 @@ class _Seen(NamedTuple):
     shrunk: bool
 
 
-class _Looking(Dataset[Union[_Seen, str]]):
+class _Looking(Dataset["_Seen | str"]):
     def __init__(self, split: Split, view: View, seed: int, epoch: int, skip_bad: bool) -> None:
         self.split, self.view, self.seed, self.epoch, self.skip_bad = split, view, seed, epoch, skip_bad
 
     def __len__(self) -> int:
         return len(self.split)
 
-    def __getitem__(self, index: int) -> Union[_Seen, str]:
+    def __getitem__(self, index: int) -> _Seen | str:
         draw = np.random.default_rng((self.seed, self.epoch, index))
         try:
             picture, label = self.split.read(index, draw)
@@ -50,7 +50,7 @@ class _Looking(Dataset[Union[_Seen, str]]):
         return _Seen(self.view(picture, draw), label, self.view.filled(picture), self.view.shrinks(picture))
 
 
-def _stack(items: list[Union[_Seen, str]]) -> Batch:
+def _stack(items: list[_Seen | str]) -> Batch:
     seen = [item for item in items if isinstance(item, _Seen)]
     skipped = [item for item in items if isinstance(item, str)]
     pictures = torch.stack([item.tensor for item in seen]) if seen else torch.empty(0)

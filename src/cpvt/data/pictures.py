@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import IO, Union
+from typing import IO
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -13,7 +13,7 @@ class BadPictureError(ValueError):
     """A picture that does not decode; the message names it."""
 
 
-def decode(file: Union[str, Path, IO[bytes]], name: str, mode: str = "RGB") -> Image.Image:
+def decode(file: str | Path | IO[bytes], name: str, mode: str = "RGB") -> Image.Image:
     """Read a picture file wholly, turn it upright as its EXIF says, and convert it to `mode` ('RGB' or 'L').
 
     Palette, CMYK, transparent and 16-bit pictures are converted; transparency is laid on white.

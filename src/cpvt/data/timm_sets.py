@@ -7,7 +7,7 @@ readers are used here.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -24,7 +24,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 class ReaderSplit:
     """Pictures behind one of timm's readers."""
 
-    def __init__(self, reader: Any, mode: str, labels: Optional[dict[int, int]] = None) -> None:
+    def __init__(self, reader: Any, mode: str, labels: dict[int, int] | None = None) -> None:
         self.reader, self.mode, self.labels = reader, mode, labels
 
     def __len__(self) -> int:
@@ -63,10 +63,10 @@ def open_folder(root: Path, mode: str) -> DataSet:
             f"'{root}' holds neither train/ nor test/ (or val/); expected {root}/train/CLASS/picture.jpg and "
             f"{root}/test/CLASS/picture.jpg"
         )
-    train = _folder_reader(train_root) if train_root.is_dir() else None
-    test = _folder_reader(test_root) if test_root is not None else None
+    train: Any = _folder_reader(train_root) if train_root.is_dir() else None
+    test: Any = _folder_reader(test_root) if test_root is not None else None
     classes: dict[str, int] = (train or test).class_to_idx
-    labels: Optional[dict[int, int]] = None
+    labels: dict[int, int] | None = None
     if test is not None:
         extra = [name for name in test.class_to_idx if name not in classes]
         if extra:
@@ -88,10 +88,12 @@ def _folder_reader(root: Path) -> Any:
     try:
         return create_reader("", root=str(root))
     except RuntimeError as error:  # timm's words for an empty folder
-        raise ValueError(f"no pictures in '{root}': expected class folders with pictures, {root}/CLASS/name.jpg") from error
+        raise ValueError(
+            f"no pictures in '{root}': expected class folders with pictures, {root}/CLASS/name.jpg"
+        ) from error
 
 
-def open_named(name: str, root: Optional[str], mode: str) -> DataSet:
+def open_named(name: str, root: str | None, mode: str) -> DataSet:
     """A data set by timm's own name: torch/cifar10, hfds/user/set, wds//path/of/shards, ...; root: where its files are."""
     prefix, _, rest = name.partition("/")
     if prefix == "wds":
@@ -109,7 +111,8 @@ def open_named(name: str, root: Optional[str], mode: str) -> DataSet:
             parts[split] = IndexedSplit(indexed, f"{name} ({split})", mode)
         class_names = class_names or _class_names(dataset)
     if not class_names:
-        count = 1 + max(parts["train"].read(index, np.random.default_rng(0))[1] for index in range(len(parts["train"])))
+        draw = np.random.default_rng(0)
+        count = 1 + max(parts["train"].read(index, draw)[1] for index in range(len(parts["train"])))
         class_names = tuple(str(index) for index in range(count))
     return _data_set(name, class_names, parts["train"], parts["validation"], mode)
 
@@ -119,6 +122,6 @@ def _class_names(dataset: Any) -> tuple[str, ...]:
     return tuple(str(name) for name in classes) if classes else ()
 
 
-def _data_set(name: str, class_names: tuple[str, ...], train: Optional[Split], test: Optional[Split], mode: str) -> DataSet:
+def _data_set(name: str, class_names: tuple[str, ...], train: Split | None, test: Split | None, mode: str) -> DataSet:
     mean, std = (IMAGENET_MEAN, IMAGENET_STD) if mode == "RGB" else ((0.45,), (0.225,))
     return DataSet(name, class_names, train, test, mean, std)

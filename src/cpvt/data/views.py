@@ -87,7 +87,9 @@ def _resizing(sides: Sides, crop_ratio: float, interpolation: str, mean: Any, st
 
 
 @lru_cache(maxsize=64)
-def _resized_crop(sides: Sides, scale: tuple[float, float], interpolation: str, mean: Any, std: Any) -> Callable[..., Any]:
+def _resized_crop(
+    sides: Sides, scale: tuple[float, float], interpolation: str, mean: Any, std: Any
+) -> Callable[..., Any]:
     from timm.data import create_transform
 
     return create_transform(
@@ -150,13 +152,13 @@ class View:
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
     """Seed the global generators that timm's and torchvision's transforms draw from, and put them back after."""
-    python_state, numpy_state = random.getstate(), np.random.get_state()
+    python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
     with torch.random.fork_rng(devices=[]):
         random.seed(seed)
-        np.random.seed(seed)
+        np.random.seed(seed)  # noqa: NPY002
         torch.manual_seed(seed)
         try:
             yield
         finally:
             random.setstate(python_state)
-            np.random.set_state(numpy_state)
+            np.random.set_state(numpy_state)  # noqa: NPY002

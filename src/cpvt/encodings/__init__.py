@@ -26,7 +26,16 @@ TABLE: dict[str, Callable[..., PositionalEncoding]] = {
     "peg5": five_pegs,
 }
 
-__all__ = ["PEG", "TABLE", "ModelShape", "PositionalEncoding", "create_encoding", "describe_encodings", "markdown_table", "parse_encoding"]
+__all__ = [
+    "PEG",
+    "TABLE",
+    "ModelShape",
+    "PositionalEncoding",
+    "create_encoding",
+    "describe_encodings",
+    "markdown_table",
+    "parse_encoding",
+]
 
 
 def create_encoding(text: str, shape: ModelShape) -> PositionalEncoding:
@@ -67,7 +76,9 @@ def _parse_term(term: ast.expr) -> tuple[str, dict[str, Any]]:
     try:
         return name, {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in term.keywords}
     except ValueError as error:
-        raise ValueError(f"options of '{ast.unparse(term)}' must be plain numbers, texts in quotes or tuples") from error
+        raise ValueError(
+            f"options of '{ast.unparse(term)}' must be plain numbers, texts in quotes or tuples"
+        ) from error
 
 
 def describe_encodings() -> dict[str, str]:
@@ -82,4 +93,6 @@ def markdown_table() -> str:
 
 
 def _unknown(text: str) -> str:
-    return f"unknown encoding '{text}'; known: {', '.join(TABLE)}, sums such as learned+peg, options as in peg(at=(1, 2))"
+    return (
+        f"unknown encoding '{text}'; known: {', '.join(TABLE)}, sums such as learned+peg, options as in peg(at=(1, 2))"
+    )

@@ -31,12 +31,15 @@ class SumEncoding(PositionalEncoding):
         return self(x, Layout(grid), depth)
 
     def rotation(self, grid: Grid, device: torch.device) -> tuple[Tensor, Tensor] | None:
-        for part in self.parts:
+        for part in self._encodings():
             rotation = part.rotation(grid, device)
             if rotation is not None:
                 return rotation
         return None
 
     def bias(self, grid: Grid) -> Tensor | None:
-        biases = [bias for bias in (part.bias(grid) for part in self.parts) if bias is not None]
+        biases = [bias for bias in (part.bias(grid) for part in self._encodings()) if bias is not None]
         return sum(biases[1:], start=biases[0]) if biases else None
+
+    def _encodings(self) -> list[PositionalEncoding]:
+        return list(self.parts)  # type: ignore[arg-type]

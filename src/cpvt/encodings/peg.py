@@ -38,7 +38,9 @@ class PEG(nn.Module):
     ) -> None:
         super().__init__()
         if kernel_size < 3 or kernel_size % 2 == 0:
-            raise ValueError(f"kernel_size must be odd and 3 or more, so that a token is its own centre; got {kernel_size}")
+            raise ValueError(
+                f"kernel_size must be odd and 3 or more, so that a token is its own centre; got {kernel_size}"
+            )
         if padding_mode not in ops.PADDING_MODES:
             raise ValueError(f"padding_mode must be one of {', '.join(ops.PADDING_MODES)}; got '{padding_mode}'")
         if layout not in LAYOUTS:

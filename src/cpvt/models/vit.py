@@ -88,8 +88,8 @@ class VisionTransformer(nn.Module):
         x, layout, positions = self.embed(pictures)
         for depth in range(1, block):
             x = self.encoding(self.blocks[depth - 1](x, positions), layout, depth)
-        looked_at = self.blocks[block - 1]
-        weights: Tensor = looked_at.attn.weights(looked_at.norm1(x), positions)
+        looked_at: Block = self.blocks[block - 1]  # type: ignore[assignment]
+        weights = looked_at.attn.weights(looked_at.norm1(x), positions)
         return weights[:, :, self.num_prefix_tokens :, self.num_prefix_tokens :]
 
     def no_weight_decay(self) -> set[str]:

@@ -10,7 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 from statistics import median
 from string import Template
-from typing import Any, Optional, Union
+from typing import Any
 
 import numpy as np
 
@@ -27,11 +27,11 @@ class Material:
 
     rows: list[Row]
     cells: list[Cell]
-    record: Optional[dict[str, Any]]  # compare.json: configuration and provenance
+    record: dict[str, Any] | None  # compare.json: configuration and provenance
     looks: list[dict[str, Any]]  # looks.json: parameters, speed, attention of each model
 
 
-def report(folder: Union[str, Path]) -> Path:
+def report(folder: str | Path) -> Path:
     """Draw the page of a comparison (or of one swept run) from its rows; returns the path of the HTML file.
 
     Writes report.html, summary.csv, accuracy.svg and .png, and attention.png where attention was saved.
@@ -54,7 +54,7 @@ def report(folder: Union[str, Path]) -> Path:
     return folder / PAGE
 
 
-def _attention(folder: Path, looks: Sequence[dict[str, Any]]) -> Optional[bytes]:
+def _attention(folder: Path, looks: Sequence[dict[str, Any]]) -> bytes | None:
     if not looks:
         return None
     maps = [np.load(folder / "arrays" / f"attention-{look['name']}.npy") for look in looks]
@@ -69,7 +69,7 @@ def _write(path: Path, content: bytes) -> None:
         file.write(content)
 
 
-def _page(material: Material, accuracy_svg: bytes, attention_png: Optional[bytes]) -> str:
+def _page(material: Material, accuracy_svg: bytes, attention_png: bytes | None) -> str:
     template = Template(files("cpvt.reporting").joinpath("page.html").read_text())
     protocols = list(dict.fromkeys(cell.protocol for cell in material.cells))
     return template.substitute(
@@ -113,7 +113,7 @@ def _accuracy_table(cells: Sequence[Cell], protocol: str) -> str:
     )
 
 
-def _box(cell: Optional[Cell], best: float) -> str:
+def _box(cell: Cell | None, best: float) -> str:
     if cell is None:
         return "<td>–</td>"
     spread = f"<span class=sd> ± {cell.deviation:.1f}</span>" if cell.deviation is not None else ""
@@ -149,7 +149,7 @@ def _cost_table(material: Material) -> str:
     )
 
 
-def _attention_section(looks: Sequence[dict[str, Any]], png: Optional[bytes]) -> str:
+def _attention_section(looks: Sequence[dict[str, Any]], png: bytes | None) -> str:
     if png is None:
         return ""
     data = base64.b64encode(png).decode()

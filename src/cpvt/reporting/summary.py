@@ -8,7 +8,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
-from typing import Optional
 
 from cpvt.config import Size
 from cpvt.results import Row
@@ -26,10 +25,10 @@ class Cell:
     pool: str
     seeds: tuple[int, ...]
     mean: float
-    deviation: Optional[float]  # standard deviation over seeds; None for a single seed
-    kept: Optional[float]  # share of the accuracy at the training size, percent; None where that was not measured
-    difference: Optional[float]  # to the baseline, mean over the seeds both have, in points
-    interval: Optional[tuple[float, float]]  # of that difference, 95 %, by Student's t over seeds; None below two
+    deviation: float | None  # standard deviation over seeds; None for a single seed
+    kept: float | None  # share of the accuracy at the training size, percent; None where that was not measured
+    difference: float | None  # to the baseline, mean over the seeds both have, in points
+    interval: tuple[float, float] | None  # of that difference, 95 %, by Student's t over seeds; None below two
     fill: float
 
     @property
@@ -72,7 +71,7 @@ def _cell(key: tuple[str, Size, str, str], by_seed: dict[int, Row], groups: Grou
     )  # fmt: skip
 
 
-def confidence_interval(values: Sequence[float]) -> Optional[tuple[float, float]]:
+def confidence_interval(values: Sequence[float]) -> tuple[float, float] | None:
     """95 % interval of the mean by Student's t; None for fewer than two values."""
     if len(values) < 2:
         return None

@@ -86,7 +86,7 @@ def resolve_quick(config: CompareConfig) -> CompareConfig:
         pool=config.pool or ("cls",),
         canvas_sizes=(32, 48, 64),
         resize_sizes=(24, 32, 48),
-        recipe=replace(config.recipe, epochs=max(1, config.recipe.epochs // 2)),
+        recipe=replace(config.recipe, epochs=max(1, config.recipe.epochs * 6 // 10)),
     )
 
 

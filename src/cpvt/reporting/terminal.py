@@ -20,7 +20,8 @@ def print_tables(rows: Sequence[Row]) -> None:
         mine = [cell for cell in cells if cell.protocol == protocol]
         sizes = sorted({cell.size for cell in mine}, key=pixels)
         best = {size: max(cell.mean for cell in mine if cell.size == size) for size in sizes}
-        table = Table(title=f"accuracy, %   {PROTOCOL_WORDS[protocol]}", title_justify="left", show_edge=False)
+        console.print(f"accuracy, %, {PROTOCOL_WORDS[protocol]}", highlight=False)
+        table = Table(show_edge=False)
         table.add_column("encoding")
         for size in sizes:
             table.add_column(size_label(size), justify="right")

@@ -83,7 +83,9 @@ def test_rope_turns_pairs_of_channels_by_row_and_column(grid, rule):
     turned = rotate(x, cos, sin)
     for row in range(grid[0]):
         for column in range(grid[1]):
-            y_place, x_place = (place(row, grid[0], 4), place(column, grid[1], 6)) if rule == "scaled" else (row, column)
+            y_place, x_place = (
+                (place(row, grid[0], 4), place(column, grid[1], 6)) if rule == "scaled" else (row, column)
+            )
             token = row * grid[1] + column
             for pair in range(4):  # two pairs turn with the row, two with the column
                 angle = (y_place if pair < 2 else x_place) * 100 ** (-(pair % 2) / 2)

@@ -103,8 +103,7 @@ def copies(function, *inputs):
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], record_shapes=True) as profile:
         function(*inputs)
     return sum(
-        event.name == "aten::copy_" and torch.Size(event.input_shapes[0]).numel() >= least
-        for event in profile.events()
+        event.name == "aten::copy_" and torch.Size(event.input_shapes[0]).numel() >= least for event in profile.events()
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from cpvt.data.base import DataSet, Split
@@ -34,8 +35,8 @@ def open_data(data: str, root: str | None = None, mode: str | None = None) -> Da
     from cpvt.data.timm_sets import PREFIXES, open_folder, open_named
 
     if Path(data).is_dir():
-        return open_folder(Path(data), mode or "RGB")
+        return replace(open_folder(Path(data), mode or "RGB"), name=data)
     if data.partition("/")[0] in PREFIXES:
-        return open_named(data, root, mode or "RGB")
+        return replace(open_named(data, root, mode or "RGB"), name=data)
     known = "\n".join(f"  {name}: {words}" for name, words in KNOWN.items())
     raise ValueError(f"unknown data set '{data}': no such folder and no such name. Known:\n{known}")

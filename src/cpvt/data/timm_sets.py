@@ -16,7 +16,9 @@ from timm.data import create_dataset, create_reader
 from cpvt.data.base import DataSet, Split
 from cpvt.data.pictures import BadPictureError, convert, decode
 
-PREFIXES = ("torch", "hfds", "hfids", "tfds", "wds")
+PREFIXES = {  # prefix of a name -> the package that it needs
+    "torch": "torchvision", "hfds": "datasets", "hfids": "datasets", "tfds": "tensorflow-datasets", "wds": "webdataset",
+}  # fmt: skip
 TEST_FOLDERS = ("test", "val", "validation")
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -96,12 +98,16 @@ def _folder_reader(root: Path) -> Any:
 def open_named(name: str, root: str | None, mode: str) -> DataSet:
     """A data set by timm's own name: torch/cifar10, hfds/user/set, wds//path/of/shards, ...; root: where its files are."""
     prefix, _, rest = name.partition("/")
+    if prefix == "torch" and root is None:
+        raise ValueError(f"'{name}' needs the folder that its files are in: pass --data-root")
+    if root is not None and name in ("torch/image_folder", "torch/folder"):
+        return open_folder(Path(root), mode)  # torchvision's would number the classes of each part by itself
     if prefix == "wds":
         name, root = "wds/", rest
     parts: dict[str, Split] = {}
     class_names: tuple[str, ...] = ()
     for split in ("train", "validation"):
-        dataset = create_dataset(name, root=root, split=split, is_training=False)
+        dataset = _create(name, root, split)
         if prefix in ("hfds",):
             parts[split] = ReaderSplit(dataset.reader, mode)
         else:
@@ -115,6 +121,16 @@ def open_named(name: str, root: str | None, mode: str) -> DataSet:
         count = 1 + max(parts["train"].read(index, draw)[1] for index in range(len(parts["train"])))
         class_names = tuple(str(index) for index in range(count))
     return _data_set(name, class_names, parts["train"], parts["validation"], mode)
+
+
+def _create(name: str, root: str | None, split: str) -> Any:
+    try:
+        return create_dataset(name, root=root, split=split, is_training=False)
+    except ImportError as error:
+        package = PREFIXES[name.partition("/")[0]]
+        raise ValueError(f"'{name}' needs a package that is not installed ({error}): pip install {package}") from error
+    except (AssertionError, RuntimeError) as error:  # timm's for an unknown name, torchvision's for absent files
+        raise ValueError(f"data set '{name}' does not open in '{root}' ({error})") from error
 
 
 def _class_names(dataset: Any) -> tuple[str, ...]:

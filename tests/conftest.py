@@ -1,0 +1,55 @@
+"""What several test files need: rows to report on, folders of small pictures."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cpvt.results import Row
+
+ROW = Row(
+    model="cpvt_micro", encoding="peg", pool="cls", seed=0, protocol="canvas", size=32, correct=50, total=100,
+    seconds=1.5, parameters=1234, at=(1,), data="digits", train_size=32, crop_ratio=1.0, interpolation="bicubic",
+    fill=0.0, shrunk=0, skipped=0,
+)  # fmt: skip
+
+
+@pytest.fixture
+def make_row():
+    """A row that says what is asked, and something plausible about the rest."""
+
+    def make(**values):
+        return Row(**{**vars(ROW), **values})
+
+    return make
+
+
+@pytest.fixture
+def picture_folder(tmp_path):
+    """Makes class folders with small pictures, all different, such as {"train/cat": 2, "test/cat": 1}."""
+
+    def make(counts, root=tmp_path / "pictures"):
+        draw = np.random.default_rng(0)
+        for folder, count in counts.items():
+            (root / folder).mkdir(parents=True)
+            for number in range(count):
+                values = draw.integers(0, 256, size=(6, 8, 3), dtype=np.uint8)
+                Image.fromarray(values).save(root / folder / f"{number}.png")
+        return root
+
+    return make
+
+
+@pytest.fixture
+def tiny_folder(picture_folder):
+    """A folder of two classes, eleven pictures to train on and six to test."""
+    return picture_folder({"train/cat": 6, "train/dog": 5, "test/cat": 3, "test/dog": 3})
+
+
+@pytest.fixture
+def tiny_run(tmp_path, tiny_folder):
+    """A run trained for one epoch at 8 pixels on the tiny folder."""
+    from cpvt.config import Recipe, Source, TrainConfig
+    from cpvt.training import train
+
+    recipe = Recipe(epochs=1, batch_size=4)
+    return train(TrainConfig(out=str(tmp_path / "run"), train_size=8, source=Source(str(tiny_folder)), recipe=recipe))

@@ -1,0 +1,230 @@
+"""Data sets by folder and by name, and the batches read from them."""
+
+import struct
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cpvt.data import BadPictureError, DataSet, Transform, View, load_batches, open_data
+
+
+def draw():
+    return np.random.default_rng(0)
+
+
+def labels(split):
+    return [split.read(index, draw())[1] for index in range(len(split))]
+
+
+def view_of(data: DataSet, kind="canvas", sides=(6, 8)):
+    return View(Transform(data.mean, data.std), kind, sides)
+
+
+@pytest.mark.parametrize("test_folder", ["test", "val", "validation"])
+def test_a_folder_holds_class_folders_to_train_on_and_to_test(picture_folder, test_folder):
+    root = picture_folder({"train/cat": 2, "train/dog": 1, f"{test_folder}/cat": 1, f"{test_folder}/dog": 2})
+    data = open_data(str(root))
+    assert data.class_names == ("cat", "dog")
+    assert labels(data.train) == [0, 0, 1]
+    assert labels(data.test) == [0, 1, 1]
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_pictures_of_a_folder_are_those_of_its_files(picture_folder, mode):
+    root = picture_folder({"train/cat": 2})
+    data = open_data(str(root), mode=mode)
+    expected = Image.open(root / "train" / "cat" / "1.png").convert(mode)
+    assert np.array_equal(data.train.read(1, draw())[0], expected)
+    assert (data.mode, len(data.mean), len(data.std)) == (mode, len(mode), len(mode))
+
+
+@pytest.mark.parametrize(("there", "absent"), [("train", "test"), ("test", "train")])
+def test_either_part_of_a_folder_may_be_absent(picture_folder, there, absent):
+    data = open_data(str(picture_folder({f"{there}/cat": 1, f"{there}/dog": 1})))
+    assert labels(getattr(data, there)) == [0, 1]
+    assert getattr(data, absent) is None
+
+
+@pytest.mark.parametrize("slash", ["", "/"])
+def test_a_folder_is_called_as_it_was_asked_for(picture_folder, slash):
+    # rows carry this name, and a comparison finds by it what it has measured already
+    asked = str(picture_folder({"train/cat": 1})) + slash
+    assert open_data(asked).name == asked
+
+
+def test_numbered_classes_stand_in_the_order_of_their_numbers(picture_folder):
+    data = open_data(str(picture_folder({"train/2": 1, "train/10": 1, "train/1": 1})))
+    assert data.class_names == ("1", "2", "10")
+
+
+def split_folders(make, kind, counts):
+    """A folder of pictures, opened either way; torchvision's calls the test part val."""
+    root = make(counts)
+    return lambda: open_data(str(root)) if kind == "folder" else open_data("torch/image_folder", str(root))
+
+
+@pytest.mark.parametrize("kind", ["folder", "torch/image_folder"])
+def test_classes_keep_their_number_where_the_test_part_lacks_some(picture_folder, kind):
+    opened = split_folders(
+        picture_folder, kind, {"train/ant": 1, "train/cat": 1, "train/dog": 1, "val/cat": 1, "val/dog": 1}
+    )()
+    assert opened.class_names == ("ant", "cat", "dog")
+    assert labels(opened.train) == [0, 1, 2]
+    assert labels(opened.test) == [1, 2]
+
+
+@pytest.mark.parametrize("kind", ["folder", "torch/image_folder"])
+def test_a_class_that_was_not_trained_is_an_error_that_names_it(picture_folder, kind):
+    opened = split_folders(picture_folder, kind, {"train/cat": 1, "val/cat": 1, "val/emu": 1, "val/yak": 1})
+    with pytest.raises(ValueError, match=r"val' has classes that '.*train' lacks: emu, yak"):
+        opened()
+
+
+def test_a_folder_without_pictures_is_an_error_that_says_what_is_expected(picture_folder):
+    root = picture_folder({"train/cat": 0})
+    (root / "train" / "cat" / "notes.txt").write_text("none yet")
+    with pytest.raises(ValueError, match=r"no pictures in '.*train': expected class folders .*CLASS/name\.jpg"):
+        open_data(str(root))
+
+
+def test_a_folder_without_parts_is_an_error_that_says_what_is_expected(picture_folder):
+    with pytest.raises(ValueError, match=r"holds neither train/ nor test/ \(or val/\); expected .*/train/CLASS/"):
+        open_data(str(picture_folder({"cat": 1})))
+
+
+def test_an_unknown_name_is_an_error_that_lists_the_known(tmp_path):
+    with pytest.raises(ValueError, match="unknown data set '.*nowhere'") as error:
+        open_data(str(tmp_path / "nowhere"))
+    for known in ("digits:", "PATH:", "torch/NAME:", "hfds/NAME:", "tfds/NAME:", "wds/PATH:"):
+        assert known in str(error.value)
+
+
+def write_idx(path, values):
+    """The format of MNIST's files: a magic number with the count of axes, the axes, the bytes."""
+    header = struct.pack(f">{1 + values.ndim}i", 0x0800 + values.ndim, *values.shape)
+    path.write_bytes(header + values.astype(np.uint8).tobytes())
+
+
+@pytest.fixture
+def mnist(tmp_path):
+    """Three pictures to train on and two to test, where torchvision looks for MNIST."""
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for part, count in (("train", 3), ("t10k", 2)):
+        pictures = np.arange(count * 28 * 28).reshape(count, 28, 28) % 251
+        write_idx(raw / f"{part}-images-idx3-ubyte", pictures)
+        write_idx(raw / f"{part}-labels-idx1-ubyte", np.arange(count) + 4)
+    return tmp_path
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_a_torchvision_set_is_opened_by_name(mnist, mode):
+    data = open_data("torch/mnist", root=str(mnist), mode=mode)
+    assert (data.name, len(data.class_names)) == ("torch/mnist", 10)
+    assert (labels(data.train), labels(data.test)) == ([4, 5, 6], [4, 5])
+    picture = data.train.read(2, draw())[0]
+    assert (picture.mode, picture.size) == (mode, (28, 28))
+    expected = (np.arange(28 * 28) + 2 * 28 * 28).reshape(28, 28) % 251
+    assert np.array_equal(picture.getchannel(0), expected)
+
+
+@pytest.mark.parametrize("name", ["torch/cifr10", "torch/mnist"])
+@pytest.mark.parametrize("with_root", [True, False])
+def test_a_named_set_that_is_not_there_is_an_error_that_names_it(tmp_path, name, with_root):
+    with pytest.raises(ValueError, match=name):
+        open_data(name, root=str(tmp_path) if with_root else None)
+
+
+def test_torchvision_folders_are_decoded_like_all_others(picture_folder):
+    root = picture_folder({"train/cat": 1, "train/dog": 1, "val/cat": 1, "val/dog": 1})
+    Image.new("LA", (4, 4), (0, 0)).save(root / "val" / "dog" / "0.png")  # all transparent
+    (root / "val" / "cat" / "0.png").write_text("not a picture")
+    data = open_data("torch/image_folder", root=str(root))
+    assert data.class_names == ("cat", "dog")
+    assert labels(data.train) == [0, 1]
+    assert np.asarray(data.test.read(1, draw())[0]).min() == 255
+    with pytest.raises(BadPictureError, match=r"cat.0\.png' does not decode"):
+        data.test.read(0, draw())
+
+
+@pytest.fixture
+def one_bad(picture_folder):
+    """Five pictures to test; the fourth, dog/0.png, does not decode."""
+    root = picture_folder({"train/cat": 1, "train/dog": 1, "test/cat": 3, "test/dog": 2})
+    (root / "test" / "dog" / "0.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
+    return open_data(str(root))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_picture_that_does_not_decode_is_an_error_that_names_it(one_bad, workers):
+    with pytest.raises(BadPictureError, match=r"picture '.*test.dog.0\.png' does not decode"):
+        list(load_batches(one_bad.test, view_of(one_bad), 2, workers=workers))
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 5])
+def test_a_picture_that_does_not_decode_is_skipped_and_named_on_demand(one_bad, batch_size):
+    batches = list(load_batches(one_bad.test, view_of(one_bad), batch_size, on_bad_picture="skip"))
+    assert torch.cat([batch.labels for batch in batches]).tolist() == [0, 0, 0, 1]
+    assert sum(len(batch.pictures) for batch in batches) == 4
+    (words,) = [words for batch in batches for words in batch.skipped]
+    assert "dog/0.png" in words.replace("\\", "/")
+
+
+def test_what_to_do_with_a_bad_picture_is_one_of_two(one_bad):
+    with pytest.raises(ValueError, match="must be 'error' or 'skip'; got 'ignore'"):
+        list(load_batches(one_bad.test, view_of(one_bad), 2, on_bad_picture="ignore"))
+
+
+@pytest.fixture
+def ten(picture_folder):
+    return open_data(str(picture_folder({"train/cat": 6, "train/dog": 4})))
+
+
+def read(data, **options):
+    """All pictures and labels, and the sizes of the batches."""
+    batches = list(load_batches(data.train, view_of(data, "crop", (4, 4)), options.pop("batch_size", 4), **options))
+    pictures, labels = (torch.cat([batch[part] for batch in batches]) for part in (0, 1))
+    return pictures, labels.tolist(), [len(batch.labels) for batch in batches]
+
+
+def test_batches_hold_every_picture_in_order(ten):
+    pictures, labels, sizes = read(ten)
+    assert pictures.shape == (10, 3, 4, 4)
+    assert labels == [0] * 6 + [1] * 4
+    assert sizes == [4, 4, 2]
+
+
+def test_pictures_come_in_the_order_asked_for_and_are_the_same_in_any(ten):
+    pictures, labels, _ = read(ten)
+    order = [7, 0, 3]
+    some, their_labels, _ = read(ten, order=order, batch_size=2)
+    assert torch.equal(some, pictures[order])
+    assert their_labels == [labels[index] for index in order]
+
+
+@pytest.mark.parametrize("change", [{"seed": 1}, {"epoch": 1}])
+def test_seed_and_epoch_decide_what_is_drawn(ten, change):
+    pictures, _, _ = read(ten)
+    assert torch.equal(read(ten, seed=0, epoch=0)[0], pictures)
+    changed, _, _ = read(ten, **change)
+    assert not torch.equal(changed, pictures)
+    assert torch.equal(read(ten, **change)[0], changed)
+
+
+def test_workers_change_nothing(ten):
+    alone, with_workers = read(ten), read(ten, workers=2)
+    assert torch.equal(alone[0], with_workers[0])
+    assert alone[1:] == with_workers[1:]
+
+
+def test_a_batch_says_how_much_was_filled_and_how_many_were_shrunk(tmp_path):
+    for number, size in enumerate([(8, 8), (4, 8), (32, 8)]):
+        (tmp_path / "test" / "cat").mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", size).save(tmp_path / "test" / "cat" / f"{number}.png")
+    data = open_data(str(tmp_path))
+    view = View(Transform(data.mean, data.std), "canvas", (8, 8), longest_side=16)
+    (batch,) = load_batches(data.test, view, 3)
+    assert batch.filled == pytest.approx((0 + 1 / 2 + 1 / 2) / 3)  # the third is shrunk to 16 x 4
+    assert batch.shrunk == 1

@@ -1,0 +1,137 @@
+"""The comparison: every row once, however often it is interrupted."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+import cpvt
+from cpvt import comparing
+from cpvt.config import CompareConfig, Recipe, Source
+from cpvt.results import read_rows
+
+
+@pytest.fixture
+def config(tmp_path, tiny_folder):
+    return CompareConfig(
+        out=str(tmp_path / "compare"), encodings=("learned", "peg"), canvas_sizes=(8, 12), resize_sizes=(8, "8x12"),
+        train_size=8, parallel=1, source=Source(str(tiny_folder)), recipe=Recipe(epochs=1, batch_size=4),
+    )  # fmt: skip
+
+
+def keys(config):
+    rows = read_rows(comparing.Path(config.out) / "rows.jsonl")
+    return [(row.encoding, row.pool, row.seed, row.protocol, row.size) for row in rows]
+
+
+def test_class_token_for_all_and_gap_for_peg_too(config):
+    cpvt.compare(config)
+    tests = [("canvas", 8), ("canvas", 12), ("resize", 8), ("resize", (8, 12))]
+    heads = [("learned", "cls"), ("peg", "cls"), ("peg", "gap")]
+    assert keys(config) == [(*head, 0, *test) for head in heads for test in tests]
+    page = cpvt.report(config.out).read_text()
+    assert "peg · gap" in page
+    assert "data:image/png;base64" in page
+
+
+def test_pools_and_seeds_multiply_with_seeds_outermost(config):
+    cpvt.compare(replace(config, pool=("gap",), seeds=(0, 1), protocols=("canvas",), canvas_sizes=(8,)))
+    assert [key[:3] for key in keys(config)] == [
+        ("learned", "gap", 0), ("peg", "gap", 0), ("learned", "gap", 1), ("peg", "gap", 1),
+    ]  # fmt: skip
+
+
+def test_processes_give_the_rows_of_one_process(config, tmp_path):
+    cpvt.compare(config)
+    beside = replace(config, out=str(tmp_path / "beside"), parallel=2)
+    told, rows = [], []
+    cpvt.compare(beside, lambda *words: told.append(words), rows.append)
+    assert sorted(map(str, keys(beside))) == sorted(map(str, keys(config)))
+    assert len(rows) == 12
+    assert any("peg gap seed 0" in words[0] for words in told)
+
+
+@pytest.mark.parametrize("stop_at", [1, 5, 9])
+def test_an_interrupted_comparison_goes_on_and_recomputes_nothing(config, stop_at, monkeypatch):
+    seen = []
+
+    def interrupt(row):
+        seen.append(row.key)
+        if len(seen) == stop_at:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cpvt.compare(config, on_row=interrupt)
+    trained = []
+    monkeypatch.setattr(
+        comparing, "train", lambda training, watch: (trained.append(training.out), real(training, watch))[1]
+    )
+    cpvt.compare(config, on_row=lambda row: seen.append(row.key))
+    assert len(seen) == len(set(seen)) == 12
+    assert len(keys(config)) == 12
+
+
+real = comparing.train
+
+
+def test_a_finished_comparison_computes_nothing(config, monkeypatch):
+    cpvt.compare(config)
+    monkeypatch.setattr(comparing, "train", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(comparing, "_speeds", lambda *_: pytest.fail("measured again"))
+    cpvt.compare(config, on_row=lambda row: pytest.fail("tested again"))
+
+
+def test_a_comparison_grows(config):
+    cpvt.compare(config)
+    added = []
+    cpvt.compare(
+        replace(config, encodings=("learned", "peg", "none"), resize_sizes=(8, "8x12", 16)), on_row=added.append
+    )
+    assert {(row.encoding, row.pool, row.size) for row in added if row.encoding != "none"} == {
+        ("learned", "cls", 16), ("peg", "cls", 16), ("peg", "gap", 16),
+    }  # fmt: skip
+    assert sum(row.encoding == "none" for row in added) == 5
+
+
+def test_another_recipe_in_the_same_folder_is_refused(config):
+    cpvt.compare(config)
+    before = (comparing.Path(config.out) / "rows.jsonl").read_text()
+    with pytest.raises(ValueError, match=r"another configuration \(lr: 0.003 -> 0.1\)"):
+        cpvt.compare(replace(config, recipe=replace(config.recipe, lr=0.1)))
+    assert (comparing.Path(config.out) / "rows.jsonl").read_text() == before
+
+
+def test_a_failing_worker_says_why(config):
+    (comparing.Path(config.source.data) / "train" / "cat" / "bad.jpg").write_text("no picture")
+    with pytest.raises(ValueError, match="bad.jpg"):
+        cpvt.compare(replace(config, parallel=2))
+
+
+def test_choices_that_do_not_exist(config):
+    for change, words in [
+        ({"encodings": ("pge",)}, "unknown encoding 'pge'"),
+        ({"protocols": ("zoom",)}, "among canvas, resize; got 'zoom'"),
+        ({"pool": ("max",)}, "cls, gap; got 'max'"),
+        ({"parallel": 0}, "parallel must be 1 or more"),
+        ({"canvas_sizes": ("x",)}, "got 'x'"),
+    ]:
+        with pytest.raises(ValueError, match=words):
+            cpvt.compare(replace(config, **change))
+
+
+def test_quick_is_three_encodings_fewer_sizes_and_six_tenths_of_the_epochs():
+    quick = comparing.resolve_quick(CompareConfig(quick=True))
+    assert quick.encodings == ("learned", "rope", "peg")
+    assert quick.recipe.epochs == 12
+    assert quick.recipe.lr == CompareConfig().recipe.lr
+    assert comparing.resolve_quick(CompareConfig()) == CompareConfig()
+
+
+def test_what_the_page_shows_beside_accuracy(config):
+    folder = cpvt.compare(config)
+    looks = json.loads((folder / "looks.json").read_text())
+    assert [look["name"] for look in looks] == ["learned-cls", "peg-cls", "peg-gap"]
+    for look in looks:
+        assert all(rate > 0 for rate in look["pictures_per_second"])
+        attention = comparing.np.load(folder / "arrays" / f"attention-{look['name']}.npy")
+        assert attention.shape == (4, 4)

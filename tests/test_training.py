@@ -1,0 +1,167 @@
+"""Training: learns, reproduces to the bit, goes on where it stopped, refuses what would lose something."""
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import cpvt
+from cpvt import training
+from cpvt.config import Recipe, Source, TrainConfig
+from cpvt.training import DivergedError, train
+
+
+@pytest.fixture
+def config(tmp_path, picture_folder):
+    folder = picture_folder({"train/cat": 6, "train/dog": 5, "test/cat": 3, "test/dog": 3})
+    recipe = Recipe(epochs=3, batch_size=4, drop_path_rate=0.2, lr=1e-3)
+    return TrainConfig(out=str(tmp_path / "run"), train_size=8, source=Source(data=str(folder)), recipe=recipe)
+
+
+def weights(run):
+    return load_file(f"{run}/model.safetensors")
+
+
+def assert_same(first, second):
+    assert first.keys() == second.keys()
+    for name in first:
+        assert torch.equal(first[name], second[name]), name
+
+
+def test_a_run_is_weights_record_and_history(config):
+    steps = []
+    run = train(config, lambda *told: steps.append(told))
+    assert sorted(path.name for path in run.iterdir()) == ["checkpoint.json", "history.jsonl", "model.safetensors"]
+    record = json.loads((run / "checkpoint.json").read_text())
+    assert record["class_names"] == ["cat", "dog"]
+    assert record["at"] == [1]
+    assert record["training"]["seed"] == 0
+    assert set(record["provenance"]) == {"versions", "commit", "command", "machine", "gpu"}
+    assert record["provenance"]["versions"]["torch"] == torch.__version__.split("+")[0] or torch.__version__
+    history = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in history] == [1, 2, 3]
+    assert all(math.isfinite(line["loss"]) and line["pictures"] == 11 for line in history)
+    assert steps[-1][1:3] == (9, 9)
+    assert "loss" in steps[0][3]
+    assert "pictures/s" in steps[0][3]
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_seed_others(config, tmp_path):
+    runs = [
+        train(replace(config, out=str(tmp_path / name), seed=seed)) for name, seed in (("a", 0), ("b", 0), ("c", 1))
+    ]
+    assert_same(weights(runs[0]), weights(runs[1]))
+    assert not torch.equal(weights(runs[0])["head.weight"], weights(runs[2])["head.weight"])
+
+
+def test_workers_that_read_do_not_change_a_bit(config, tmp_path):
+    plain = train(config)
+    helped = train(replace(config, out=str(tmp_path / "w"), source=replace(config.source, loader_workers=2)))
+    assert_same(weights(plain), weights(helped))
+
+
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_an_interrupted_run_goes_on_to_the_same_bits(config, tmp_path, epoch):
+    whole = train(config)
+
+    def interrupt(name, done, total, words):
+        if done == 3 * epoch + 2:  # in the middle of an epoch
+            raise KeyboardInterrupt
+
+    cut = replace(config, out=str(tmp_path / "cut"))
+    with pytest.raises(KeyboardInterrupt):
+        train(cut, interrupt)
+    assert cpvt.load(cut.out).record["epoch"] == epoch  # what is there can be used
+    steps = []
+    assert_same(weights(train(cut, lambda *told: steps.append(told[1]))), weights(whole))
+    assert steps[0] == 3 * epoch + 1
+    assert (tmp_path / "cut" / "history.jsonl").read_text().count("\n") == 3
+
+
+def test_a_finished_run_is_not_trained_again(config):
+    run = train(config)
+    before = (run / "model.safetensors").stat().st_mtime_ns
+    train(config, lambda *told: pytest.fail("trained again"))
+    assert (run / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_another_configuration_in_the_same_folder_is_refused(config):
+    run = train(config)
+    before = weights(run)
+    other = replace(config, seed=7, recipe=replace(config.recipe, lr=1.0))
+    with pytest.raises(ValueError, match="another configuration") as error:
+        train(other)
+    assert "seed: 0 -> 7" in str(error.value)
+    assert "lr: 0.001 -> 1.0" in str(error.value)
+    assert_same(weights(run), before)
+
+
+def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(config, monkeypatch):
+    real, calls = training.F.cross_entropy, []
+
+    def poisoned(*arguments, **options):
+        calls.append(1)
+        return real(*arguments, **options) * (float("nan") if len(calls) == 5 else 1.0)
+
+    monkeypatch.setattr(training.F, "cross_entropy", poisoned)
+    with pytest.raises(DivergedError, match=r"loss is nan at step 5 \(epoch 2\); epoch 1 is kept"):
+        train(config)
+    checkpoint = cpvt.load(config.out)
+    assert checkpoint.record["epoch"] == 1
+    assert all(parameter.isfinite().all() for parameter in checkpoint.model.parameters())
+
+
+def test_pictures_that_do_not_decode(config, tmp_path):
+    bad = tmp_path / "pictures" / "train" / "cat" / "bad.jpg"
+    bad.write_text("no picture")
+    with pytest.raises(ValueError, match="bad.jpg"):
+        train(config)
+    run = train(replace(config, source=replace(config.source, on_bad_picture="skip")))
+    history = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
+    assert [(line["pictures"], line["skipped"]) for line in history] == [(11, 1)] * 3
+
+
+def test_digits_are_learned_without_augmentation_and_in_grey(tmp_path):
+    recipe = Recipe(epochs=1, batch_size=300, lr=1e-3)
+    run = train(TrainConfig(out=str(tmp_path / "run"), model="cpvt_micro", recipe=recipe))
+    record = json.loads((run / "checkpoint.json").read_text())
+    assert record["model"]["in_chans"] == 1
+    assert record["model"]["num_classes"] == 10
+
+
+@pytest.mark.parametrize("augment", ["none", "crop", "resized-crop"])
+def test_every_augmentation_trains(config, augment):
+    train(replace(config, recipe=replace(config.recipe, augment=augment, epochs=1)))
+
+
+def test_training_lowers_the_loss(tmp_path, picture_folder):
+    folder = picture_folder({"train/cat": 4, "train/dog": 4})
+    recipe = Recipe(epochs=30, batch_size=8, augment="none", lr=3e-3, warmup_share=0.0, label_smoothing=0.0)
+    run = train(TrainConfig(out=str(tmp_path / "run"), train_size=8, source=Source(str(folder)), recipe=recipe))
+    history = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
+    assert history[-1]["loss"] < history[0]["loss"] / 3
+    assert history[-1]["accuracy"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"pool": "max"}, "cls, gap; got 'max'"),
+        ({"encoding": "pge"}, "unknown encoding 'pge'"),
+        ({"model": "vit"}, "unknown model 'vit'"),
+        ({"device": "tpu9"}, "device 'tpu9' cannot be used here"),
+        ({"source": Source("no/such/folder")}, "unknown data set 'no/such/folder'"),
+    ],
+)
+def test_choices_that_do_not_exist(config, change, words):
+    with pytest.raises(ValueError, match=words):
+        train(replace(config, **change))
+
+
+def test_a_data_set_without_training_pictures(tmp_path, picture_folder):
+    folder = picture_folder({"test/cat": 1})
+    with pytest.raises(ValueError, match="has no train/"):
+        train(TrainConfig(out=str(tmp_path / "run"), source=Source(str(folder))))

@@ -1,6 +1,8 @@
 """Data sets by folder and by name, and the batches read from them."""
 
 import struct
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -137,6 +139,13 @@ def test_a_named_set_that_is_not_there_is_an_error_that_names_it(tmp_path, name,
         open_data(name, root=str(tmp_path) if with_root else None)
 
 
+def test_a_missing_package_is_an_error_that_says_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    monkeypatch.delitem(sys.modules, "timm.data.readers.reader_hfds", raising=False)
+    with pytest.raises(ValueError, match="'hfds/someone/pictures' needs a package .*: pip install datasets"):
+        open_data("hfds/someone/pictures")
+
+
 def test_torchvision_folders_are_decoded_like_all_others(picture_folder):
     root = picture_folder({"train/cat": 1, "train/dog": 1, "val/cat": 1, "val/dog": 1})
     Image.new("LA", (4, 4), (0, 0)).save(root / "val" / "dog" / "0.png")  # all transparent
@@ -169,7 +178,7 @@ def test_a_picture_that_does_not_decode_is_skipped_and_named_on_demand(one_bad, 
     assert torch.cat([batch.labels for batch in batches]).tolist() == [0, 0, 0, 1]
     assert sum(len(batch.pictures) for batch in batches) == 4
     (words,) = [words for batch in batches for words in batch.skipped]
-    assert "dog/0.png" in words.replace("\\", "/")
+    assert str(Path("test", "dog", "0.png")) in words
 
 
 def test_what_to_do_with_a_bad_picture_is_one_of_two(one_bad):

@@ -1,0 +1,111 @@
+"""The figures: where tiles, lines and colours are, and that the same rows give the same file."""
+
+import numpy as np
+import pytest
+from matplotlib.colors import to_hex
+
+from cpvt.reporting.figures import COLOURS, accuracy_figure, as_bytes, attention_figure, colours, tile
+from cpvt.reporting.summary import summarise
+
+
+def drawn(picture):
+    """1 where a token looks most, a dot where it does not look, a bar between tiles."""
+    signs = {True: "|", False: "."}
+    return ["".join("1" if value == 1 else signs[bool(np.isnan(value))] for value in row) for row in picture]
+
+
+def test_tiles_stand_where_their_tokens_stand():
+    # every token looks at itself alone: the bright spot moves with the tile, on a grid of 2 rows and 3 columns
+    assert drawn(tile(np.eye(6), (2, 3))) == [
+        "1..|.1.|..1",
+        "...|...|...",
+        "|||||||||||",
+        "...|...|...",
+        "1..|.1.|..1",
+    ]
+
+
+def test_a_tile_shows_where_its_token_looks_row_by_row():
+    looks_at_the_last = np.zeros((6, 6))
+    looks_at_the_last[:, 5] = 0.2
+    looks_at_the_last[1] = [0, 0, 0.3, 0, 0, 0]  # but the second token at the third, top right
+    assert drawn(tile(looks_at_the_last, (2, 3))) == [
+        "...|..1|...",
+        "..1|...|..1",
+        "|||||||||||",
+        "...|...|...",
+        "..1|..1|..1",
+    ]
+
+
+def test_each_tile_is_scaled_to_its_own_largest_value():
+    picture = tile(np.array([[0.1, 0.3], [0.8, 0.2]]), (1, 2))
+    np.testing.assert_allclose(picture, [[1 / 3, 1, np.nan, 1, 1 / 4]])
+
+
+@pytest.fixture
+def cells(make_row):
+    return summarise(
+        [
+            make_row(encoding=encoding, pool=pool, size=size, protocol=protocol, seed=seed, correct=correct + seed)
+            for encoding, pool, correct in (("learned", "cls", 40), ("peg", "cls", 60), ("peg", "gap", 70))
+            for protocol in ("canvas", "resize")
+            for size in ((48, 64), 96, 32)
+            for seed in (0, 2)
+        ]
+    )
+
+
+def test_accuracy_is_a_panel_per_protocol_and_a_line_per_encoding_and_pool(cells):
+    figure = accuracy_figure(cells, 32)
+    assert [panel.get_title(loc="left").split(":")[0] for panel in figure.axes] == ["canvas", "resize"]
+    for panel in figure.axes:
+        lines = {line.get_label(): line for line in panel.get_lines() if not line.get_label().startswith("_")}
+        assert list(lines) == ["learned", "peg", "peg · gap"]
+        np.testing.assert_allclose(lines["peg"].get_xdata(), [32, (48 * 64) ** 0.5, 96])
+        np.testing.assert_allclose(lines["peg · gap"].get_ydata(), [71, 71, 71])
+        assert [line.get_linestyle() for line in lines.values()] == ["-", "-", "--"]
+        assert to_hex(lines["peg"].get_color()) == to_hex(lines["peg · gap"].get_color()) == COLOURS["peg"]
+        assert [label.get_text() for label in panel.get_xticklabels()] == ["32", "48x64", "96"]
+
+
+@pytest.mark.parametrize("kind", ["svg", "png"])
+def test_the_same_cells_give_the_same_bytes(cells, kind):
+    first, second = (as_bytes(accuracy_figure(cells, 32), kind) for _ in range(2))
+    assert first == second
+    assert first.startswith(b"<?xml" if kind == "svg" else b"\x89PNG")
+    assert as_bytes(accuracy_figure(cells[:-1], 32), kind) != first
+
+
+def test_colours_do_not_depend_on_what_else_is_shown():
+    assert colours(["rope", "peg"]) == {"rope": COLOURS["rope"], "peg": COLOURS["peg"]}
+    assert colours(list(reversed(COLOURS))) == COLOURS
+
+
+def test_encodings_that_are_not_in_the_table_get_colours_of_their_own():
+    names = ["peg", "learned+peg", "rope", "peg(at=2)", "learned+peg", "rope+peg"]
+    found = colours(names)
+    assert list(found) == ["peg", "learned+peg", "rope", "peg(at=2)", "rope+peg"]
+    assert len(set(found.values())) == 5
+
+
+def test_there_are_colours_for_any_number_of_encodings():
+    names = [f"peg(at={depth})" for depth in range(12)]
+    assert list(colours(names)) == names
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("count", [1, 3])
+def test_attention_is_the_sample_and_a_panel_per_model(channels, count):
+    looks = [
+        {"encoding": f"peg(at={depth})", "pool": "gap", "grid": [2, 3], "sample_class": "seven"}
+        for depth in range(count)
+    ]
+    sample = np.linspace(-2, 3, channels * 8 * 12).reshape(channels, 8, 12)
+    panels = attention_figure(looks, [np.eye(6)] * count, sample).axes
+    titles = [panel.get_title() for panel in panels if panel.images]
+    assert titles == ["the sample: seven", *(f"peg(at={depth}) · gap" for depth in range(count))]
+    shown = panels[0].images[0].get_array()
+    assert shown.shape[:2] == (8, 12)
+    assert (shown.min(), shown.max()) == (0, 1)
+    np.testing.assert_array_equal(panels[1].images[0].get_array().filled(np.nan), tile(np.eye(6), (2, 3)))

@@ -1,0 +1,129 @@
+"""Means, spreads, shares kept and paired differences, against numbers worked out by hand."""
+
+import pytest
+
+from cpvt.reporting.summary import as_csv, confidence_interval, head_label, pixels, size_label, summarise
+
+
+@pytest.fixture
+def three_seeds(make_row):
+    """learned and peg at the training size, 32, and at 48; of 100 pictures, so that counts are percent."""
+    correct = {
+        ("learned", 32): (80, 80, 80), ("learned", 48): (40, 50, 60),
+        ("peg", 32): (80, 80, 100), ("peg", 48): (60, 70, 74),
+    }  # fmt: skip
+    return [
+        make_row(encoding=encoding, size=size, seed=seed, correct=count, fill=0.25)
+        for (encoding, size), counts in correct.items()
+        for seed, count in enumerate(counts)
+    ]
+
+
+def cell_of(rows, encoding, size=48, pool="cls"):
+    (cell,) = [c for c in summarise(rows) if (c.encoding, c.size, c.pool) == (encoding, size, pool)]
+    return cell
+
+
+def test_mean_and_standard_deviation_over_seeds(three_seeds):
+    cell = cell_of(three_seeds, "peg")
+    assert cell.seeds == (0, 1, 2)
+    assert cell.mean == pytest.approx(68)
+    assert cell.deviation == pytest.approx(52**0.5)  # (8² + 2² + 6²) / (3 - 1) = 52
+    assert cell.fill == pytest.approx(0.25)
+
+
+def test_kept_is_the_share_of_each_seeds_accuracy_at_the_training_size(three_seeds):
+    assert cell_of(three_seeds, "peg").kept == pytest.approx((75 + 87.5 + 74) / 3)
+    assert cell_of(three_seeds, "peg", size=32).kept == pytest.approx(100)
+
+
+def test_the_difference_to_learned_is_paired_by_seed(three_seeds):
+    cell = cell_of(three_seeds, "peg")
+    assert cell.difference == pytest.approx(18)  # 20, 20 and 14
+    # standard deviation sqrt((2² + 2² + 4²) / 2) = sqrt(12), standard error sqrt(12 / 3) = 2, t at 2 degrees 4.303
+    assert cell.interval == pytest.approx((18 - 2 * 4.303, 18 + 2 * 4.303), abs=1e-3)
+
+
+def test_learned_is_not_compared_with_itself(three_seeds):
+    cell = cell_of(three_seeds, "learned")
+    assert (cell.difference, cell.interval) == (None, None)
+
+
+def test_only_seeds_that_both_have_are_paired(three_seeds):
+    rows = [row for row in three_seeds if (row.encoding, row.seed) != ("learned", 2)]
+    cell = cell_of(rows, "peg")
+    assert cell.difference == pytest.approx(20)
+    assert cell.interval == pytest.approx((20, 20))
+
+
+def test_a_single_seed_has_no_spread(three_seeds):
+    cell = cell_of([row for row in three_seeds if row.seed == 0], "peg")
+    assert (cell.mean, cell.difference) == (pytest.approx(60), pytest.approx(20))
+    assert (cell.deviation, cell.interval) == (None, None)
+
+
+def test_what_was_not_measured_is_none(make_row):
+    cell = cell_of([make_row(size=48)], "peg")
+    assert (cell.kept, cell.difference, cell.interval) == (None, None, None)
+
+
+def test_a_seed_that_learned_nothing_keeps_no_share(make_row):
+    rows = [make_row(size=size, seed=seed, correct=50 * seed) for size in (32, 48) for seed in (0, 1)]
+    assert cell_of(rows, "peg").kept == pytest.approx(100)
+
+
+def test_gap_is_compared_with_learned_of_its_pool_where_there_is_one(make_row):
+    rows = [make_row(pool="gap", correct=70), make_row(encoding="learned", correct=60)]
+    assert cell_of(rows, "peg", 32, "gap").difference == pytest.approx(10)
+    rows.append(make_row(encoding="learned", pool="gap", correct=65))
+    assert cell_of(rows, "peg", 32, "gap").difference == pytest.approx(5)
+    assert cell_of(rows, "learned", 32, "gap").difference is None
+    assert cell_of(rows, "learned", 32, "cls").difference is None
+
+
+def test_protocols_are_not_mixed(make_row):
+    rows = [make_row(correct=90), make_row(correct=30, protocol="resize")]
+    assert [(cell.protocol, cell.mean) for cell in summarise(rows)] == [("canvas", 90), ("resize", 30)]
+
+
+def test_cells_stand_in_the_order_of_the_rows(three_seeds):
+    cells = [(cell.encoding, cell.size) for cell in summarise(reversed(three_seeds))]
+    assert cells == [("peg", 48), ("peg", 32), ("learned", 48), ("learned", 32)]
+
+
+@pytest.mark.parametrize(
+    ("values", "half"),
+    [
+        ([1.0, 3.0], 12.706),  # standard error sqrt(2 / 2) = 1; t at 1 degree of freedom
+        ([1.0, 3.0, 2.0, 2.0, 2.0], 2.776 * 0.1**0.5),  # sqrt((1 + 1) / 4 / 5); t at 4 degrees
+    ],
+)
+def test_the_interval_is_students(values, half):
+    assert confidence_interval(values) == pytest.approx((2 - half, 2 + half), abs=1e-3)
+
+
+@pytest.mark.parametrize("values", [[], [3.0]])
+def test_below_two_values_there_is_no_interval(values):
+    assert confidence_interval(values) is None
+
+
+def test_csv_holds_a_line_per_cell(make_row):
+    rows = [make_row(encoding="learned", seed=seed, correct=50) for seed in (0, 1)]
+    rows += [make_row(encoding="peg(at=(1, 2))", pool="gap", correct=75, fill=0.5)]
+    rows += [make_row(size=(48, 64), protocol="resize", correct=1, total=3)]
+    assert as_csv(summarise(rows)).splitlines() == [
+        "protocol,size,encoding,pool,seeds,accuracy_mean,accuracy_sd,kept_percent,"
+        "difference_to_learned,difference_low,difference_high,fill",
+        "canvas,32,learned,cls,2,50.00,0.00,100.00,,,,0.00",
+        'canvas,32,"peg(at=(1, 2))",gap,1,75.00,,100.00,25.00,,,0.50',
+        "resize,48x64,peg,cls,1,33.33,,,,,,0.00",
+    ]
+
+
+def test_labels():
+    assert (size_label(48), size_label((48, 64))) == ("48", "48x64")
+    assert (head_label("peg", "cls"), head_label("peg", "gap")) == ("peg", "peg · gap")
+
+
+def test_a_size_stands_on_the_axis_where_the_square_of_its_area_would():
+    assert (pixels(48), pixels((16, 64))) == (48, 32)

@@ -1,0 +1,92 @@
+"""The command line: the last line of standard output is JSON, a mistake is one message, and help is quick."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+from cpvt.cli import VERBS, main
+from cpvt.data import KNOWN
+from cpvt.encodings import TABLE, markdown_table
+from cpvt.models import describe_models
+from cpvt.results import append_rows
+
+
+def test_list_names_all_there_is_and_ends_with_json(capsys):
+    main(["list"])
+    lines = capsys.readouterr().out.splitlines()
+    assert json.loads(lines[-1]) == {
+        "encodings": list(TABLE), "models": list(describe_models()), "data sets": list(KNOWN),
+    }  # fmt: skip
+    for name in (*TABLE, *describe_models(), *KNOWN):
+        assert any(line.startswith(f"  {name} ") for line in lines)
+
+
+def test_list_prints_the_table_of_the_readme(capsys):
+    main(["list", "--markdown"])
+    assert capsys.readouterr().out.strip() == markdown_table()
+
+
+def test_report_prints_a_table_and_ends_with_json(capsys, tmp_path, make_row):
+    append_rows(tmp_path / "rows.jsonl", [make_row(correct=61), make_row(encoding="learned", pool="gap", correct=5)])
+    main(["report", str(tmp_path)])
+    lines = capsys.readouterr().out.splitlines()
+    assert json.loads(lines[-1]) == {
+        "report": str(tmp_path / "report.html"), "rows": 2, "summary": str(tmp_path / "summary.csv"),
+    }  # fmt: skip
+    assert any(re.match(r" ?peg\b.*\b61\.0", line) for line in lines)
+    assert any(re.match(r" ?learned · gap\b.*\b5\.0", line) for line in lines)
+
+
+MISTAKES = [  # command, what the message says; OUT is a folder that does not exist, EMPTY one without a file
+    ("train --out OUT --encoding pge", r"unknown encoding 'pge'; known: none, learned"),
+    ("train --out OUT --model cpvt_mikro", r"unknown model 'cpvt_mikro'\. Did you mean cpvt_micro.*Known: cpvt_micro"),
+    ("train --out OUT --data nowhere", r"unknown data set 'nowhere'.*Known:.*digits.*torch/NAME"),
+    ("train --out OUT --pool max", r"pool must be one of cls, gap; got 'max'"),
+    ("train --out OUT --augment mixup", r"unknown view 'mixup'; known: resize, canvas, resized-crop, crop"),
+    ("train --out OUT --device gpu", r"device 'gpu' cannot be used here.*try --device cpu"),
+    ("compare --out OUT --parallel 1 --encodings learned pge", r"unknown encoding 'pge'; known: none, learned"),
+    ("compare --out OUT --parallel 1 --model cpvt_mikro", r"unknown model 'cpvt_mikro'\. Did you mean cpvt_micro"),
+    ("compare --out OUT --parallel 1 --data nowhere", r"unknown data set 'nowhere'.*Known:.*digits"),
+    ("compare --out OUT --parallel 1 --pool cls max", r"pool must be one of cls, gap; got 'max'"),
+    ("compare --out OUT --parallel 1 --canvas-sizes 32 12y", r"a side such as 48, or .* such as 48x64; got '12y'"),
+    ("compare --out OUT --parallel 1 --protocols zoom", r"protocols must be among canvas, resize; got 'zoom'"),
+    ("sweep EMPTY", r"'.*' holds no checkpoint: expected checkpoint\.json and model\.safetensors"),
+    ("predict EMPTY cat.jpg", r"'.*' holds no checkpoint"),
+    ("report EMPTY", r"'.*' holds no rows: expected rows\.jsonl"),
+]
+
+
+@pytest.mark.parametrize(("command", "words"), MISTAKES, ids=[command for command, _ in MISTAKES])
+def test_a_mistake_is_one_message_and_leaves_nothing_behind(capsys, tmp_path, command, words):
+    out, empty = tmp_path / "out", tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(SystemExit) as exit:
+        main(command.replace("OUT", str(out)).replace("EMPTY", str(empty)).split())
+    assert exit.value.code == 2
+    said = capsys.readouterr()
+    assert re.match(f"cpvt: .*{words}", said.err, re.DOTALL)
+    assert said.out == ""
+    assert not out.exists()
+    assert not list(empty.iterdir())
+
+
+@pytest.mark.parametrize("command", [[], ["tran"], ["sweep"], ["train", "--out", "x", "--epoks", "3"]])
+def test_a_command_that_does_not_exist_is_refused(capsys, command):
+    with pytest.raises(SystemExit) as exit:
+        main(command)
+    assert exit.value.code == 2
+    said = capsys.readouterr()
+    assert said.err or said.out
+
+
+def test_help_names_every_verb_and_imports_nothing_heavy():
+    command = [sys.executable, "-X", "importtime", "-m", "cpvt", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    for verb in VERBS:
+        assert re.search(rf"\b{verb}\b", done.stdout)
+    imported = {line.split("|")[-1].strip().split(".")[0] for line in done.stderr.splitlines()}
+    assert "cpvt" in imported
+    assert not imported & {"torch", "timm", "torchvision", "matplotlib", "scipy", "sklearn", "PIL"}

@@ -1,0 +1,44 @@
+"""The README is true: its table, its Python, its tree."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from cpvt.encodings import markdown_table
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def test_the_table_of_encodings_is_fresh():
+    assert markdown_table() in README, "run `cpvt list --markdown` and paste its table into the README"
+
+
+def test_the_python_runs():
+    blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    assert blocks
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), {})
+
+
+def test_the_tree_names_what_there_is():
+    tree = re.search(r"```\nsrc/cpvt/\n(.*?)```", README, flags=re.DOTALL)[1]
+    named = {line.split()[0].rstrip("/") for line in tree.splitlines() if line.startswith("  ") and line[2] != " "}
+    there = {path.name for path in (ROOT / "src" / "cpvt").iterdir() if path.name[0] not in "_p" or path.suffix == ".py"}
+    assert named == {name for name in there if not name.startswith("__")}
+
+
+@pytest.mark.parametrize("document", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda path: path.name)
+def test_links_to_files_lead_somewhere(document):
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", document.read_text()):
+        assert (document.parent / target).exists(), target
+    for target in re.findall(r'<img[^>]+src="(?!http)([^"]+)"', document.read_text()):
+        assert (document.parent / target).exists(), target
+
+
+def test_every_command_of_the_readme_is_understood():
+    from cpvt.cli import VERBS
+
+    verbs = set(re.findall(r"^cpvt (\w+)", README, flags=re.MULTILINE))
+    assert verbs == set(VERBS)

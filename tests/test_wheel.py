@@ -1,0 +1,26 @@
+"""What a user gets: the built wheel holds the package, its page and its type marker, and nothing else."""
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_the_wheel_holds_the_package_and_nothing_else(tmp_path):
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    names = zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist()
+    held = {name for name in names if ".dist-info/" not in name}
+    source = ROOT / "src"
+    there = {
+        path.relative_to(source).as_posix()
+        for path in (source / "cpvt").rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    assert held == there
+    assert {"cpvt/py.typed", "cpvt/reporting/page.html"} <= held
+    assert any(name.endswith("licenses/LICENSE") for name in names)
+    assert any(name.endswith("entry_points.txt") for name in names)

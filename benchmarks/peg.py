@@ -45,7 +45,9 @@ def against_plain() -> list[dict[str, object]]:
             rounds=60,
             repeats=5,
         )
-        figures.append(_figure(f"PEG / plain form, forward + backward, {shape}", ratio(seconds["cpvt"], seconds["plain"])))
+        figures.append(
+            _figure(f"PEG / plain form, forward + backward, {shape}", ratio(seconds["cpvt"], seconds["plain"]))
+        )
     return figures
 
 

@@ -16,7 +16,9 @@ def main(out: str = "runs/example", data: str = "digits") -> None:
         recipe=Recipe(epochs=1, batch_size=64),
         source=Source(data=data),
     )
-    folder = cpvt.compare(config, on_row=lambda row: print(row.encoding, row.pool, row.protocol, row.size, row.accuracy))
+    folder = cpvt.compare(
+        config, on_row=lambda row: print(row.encoding, row.pool, row.protocol, row.size, row.accuracy)
+    )
     print("the page:", Path(cpvt.report(folder)))
 
 

@@ -40,17 +40,22 @@ def test_report_prints_a_table_and_ends_with_json(capsys, tmp_path, make_row):
     assert any(re.match(r" ?learned · gap\b.*\b5\.0", line) for line in lines)
 
 
-MISTAKES = [  # command, what the message says; OUT is a folder that does not exist, EMPTY one without a file
+MISTAKES = [  # command, what the message says; OUT does not exist, EMPTY is a folder without files, UNTESTED has only train/
     ("train --out OUT --encoding pge", r"unknown encoding 'pge'; known: none, learned"),
     ("train --out OUT --model cpvt_mikro", r"unknown model 'cpvt_mikro'\. Did you mean cpvt_micro.*Known: cpvt_micro"),
     ("train --out OUT --data nowhere", r"unknown data set 'nowhere'.*Known:.*digits.*torch/NAME"),
     ("train --out OUT --pool max", r"pool must be one of cls, gap; got 'max'"),
     ("train --out OUT --augment mixup", r"unknown view 'mixup'; known: resize, canvas, resized-crop, crop"),
+    ("train --out OUT --interpolation cubic", r"unknown interpolation 'cubic'; known: nearest, bilinear, bicubic"),
+    ("train --out OUT --crop-ratio 0", r"a crop ratio is above 0 and at most 1; got 0"),
     ("train --out OUT --device gpu", r"device 'gpu' cannot be used here.*try --device cpu"),
     ("compare --out OUT --parallel 1 --encodings learned pge", r"unknown encoding 'pge'; known: none, learned"),
     ("compare --out OUT --parallel 1 --model cpvt_mikro", r"unknown model 'cpvt_mikro'\. Did you mean cpvt_micro"),
     ("compare --out OUT --parallel 1 --data nowhere", r"unknown data set 'nowhere'.*Known:.*digits"),
     ("compare --out OUT --parallel 1 --pool cls max", r"pool must be one of cls, gap; got 'max'"),
+    ("compare --out OUT --parallel 1 --augment mixup", r"unknown view 'mixup'; known: resize, canvas"),
+    ("compare --out OUT --parallel 1 --interpolation cubic", r"unknown interpolation 'cubic'; known: nearest"),
+    ("compare --out OUT --parallel 1 --data UNTESTED", r"'.*' has no test/ \(or val/\) to test on"),
     ("compare --out OUT --parallel 1 --canvas-sizes 32 12y", r"a side such as 48, or .* such as 48x64; got '12y'"),
     ("compare --out OUT --parallel 1 --protocols zoom", r"protocols must be among canvas, resize; got 'zoom'"),
     ("sweep EMPTY", r"'.*' holds no checkpoint: expected checkpoint\.json and model\.safetensors"),
@@ -60,11 +65,12 @@ MISTAKES = [  # command, what the message says; OUT is a folder that does not ex
 
 
 @pytest.mark.parametrize(("command", "words"), MISTAKES, ids=[command for command, _ in MISTAKES])
-def test_a_mistake_is_one_message_and_leaves_nothing_behind(capsys, tmp_path, command, words):
+def test_a_mistake_is_one_message_and_leaves_nothing_behind(capsys, tmp_path, picture_folder, command, words):
     out, empty = tmp_path / "out", tmp_path / "empty"
     empty.mkdir()
+    folders = {"OUT": out, "EMPTY": empty, "UNTESTED": picture_folder({"train/cat": 1})}
     with pytest.raises(SystemExit) as exit:
-        main(command.replace("OUT", str(out)).replace("EMPTY", str(empty)).split())
+        main([str(folders.get(word, word)) for word in command.split()])
     assert exit.value.code == 2
     said = capsys.readouterr()
     assert re.match(f"cpvt: .*{words}", said.err, re.DOTALL)

@@ -25,11 +25,15 @@ def test_the_python_runs():
 def test_the_tree_names_what_there_is():
     tree = re.search(r"```\nsrc/cpvt/\n(.*?)```", README, flags=re.DOTALL)[1]
     named = {line.split()[0].rstrip("/") for line in tree.splitlines() if line.startswith("  ") and line[2] != " "}
-    there = {path.name for path in (ROOT / "src" / "cpvt").iterdir() if path.name[0] not in "_p" or path.suffix == ".py"}
+    there = {
+        path.name for path in (ROOT / "src" / "cpvt").iterdir() if path.name[0] not in "_p" or path.suffix == ".py"
+    }
     assert named == {name for name in there if not name.startswith("__")}
 
 
-@pytest.mark.parametrize("document", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "document", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda path: path.name
+)
 def test_links_to_files_lead_somewhere(document):
     for target in re.findall(r"\]\((?!http)([^)#]+)\)", document.read_text()):
         assert (document.parent / target).exists(), target

@@ -19,11 +19,10 @@ import torch
 
 from cpvt.checkpoint import Checkpoint, load, provenance
 from cpvt.config import CompareConfig, TrainConfig, Watch, differences, ignore_progress, parse_size, sides
-from cpvt.data import View, open_data
-from cpvt.encodings import parse_encoding
+from cpvt.data import DataSet, View, open_data
 from cpvt.results import Row, append_rows, read_json, read_rows, write_json
 from cpvt.sweeping import sweep
-from cpvt.training import is_finished, train
+from cpvt.training import check, is_finished, train
 
 RECORD, ROWS, ARRAYS = "compare.json", "rows.jsonl", "arrays"
 QUICK_ENCODINGS = ("learned", "rope", "peg")
@@ -57,21 +56,27 @@ def compare(
     folder = Path(config.out)
     tasks = _plan(config)
     _refuse_other(folder, config)
-    write_json(folder / RECORD, {"config": asdict(config), "provenance": provenance()})
+    data = open_data(config.source.data, config.source.data_root)
+    if data.test is None:
+        raise ValueError(f"'{data.name}' has no test/ (or val/) to test on")
+    for task in tasks:
+        check(task.training, data)
     done = {row.key for row in read_rows(folder / ROWS)}
     unfinished = [task for task in (_remaining(task, done) for task in tasks) if task is not None]
+    parallel = _parallel(config, len(unfinished))
+    if unfinished:
+        _record(folder, config, parallel)
 
     def keep(row: Row) -> None:
         append_rows(folder / ROWS, [row])
         on_row(row)
 
-    parallel = _parallel(config, len(unfinished))
     if parallel > 1:
         _run_in_processes(unfinished, parallel, watch, keep)
     else:
         for task in unfinished:
             _run(task, watch, keep)
-    _look_closer(folder, config, tasks, watch)
+    _look_closer(folder, config, tasks, data, watch)
     return folder
 
 
@@ -92,8 +97,6 @@ def resolve_quick(config: CompareConfig) -> CompareConfig:
 
 def _plan(config: CompareConfig) -> list[_Task]:
     """Every training of the comparison; seeds outermost, so that an interrupted one is a complete smaller one."""
-    for encoding in config.encodings:
-        parse_encoding(encoding)
     sizes = {
         "canvas": [parse_size(size) for size in config.canvas_sizes],
         "resize": [parse_size(size) for size in config.resize_sizes],
@@ -120,6 +123,14 @@ def _plan(config: CompareConfig) -> list[_Task]:
 def slug(encoding: str) -> str:
     """An encoding's name as a file name."""
     return re.sub(r"[^A-Za-z0-9.+=-]+", "_", encoding).strip("_")
+
+
+def _record(folder: Path, config: CompareConfig, parallel: int) -> None:
+    """Write down what is about to be measured, and by which commands the rows before it were."""
+    earlier = read_json(folder / RECORD)["commands"] if (folder / RECORD).exists() else []
+    origin = {**provenance(), "trainings_at_once": parallel, "threads_each": _threads(parallel)}
+    commands = list(dict.fromkeys([*earlier, origin["command"]]))
+    write_json(folder / RECORD, {"config": asdict(config), "provenance": origin, "commands": commands})
 
 
 def _refuse_other(folder: Path, config: CompareConfig) -> None:
@@ -167,6 +178,10 @@ def _parallel(config: CompareConfig, tasks: int) -> int:
     return 1 if on_gpu else min(_cores(), MAX_PARALLEL, tasks)
 
 
+def _threads(parallel: int) -> int:
+    return torch.get_num_threads() if parallel <= 1 else max(1, _cores() // parallel)
+
+
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -198,8 +213,8 @@ def _run_in_processes(tasks: list[_Task], parallel: int, watch: Watch, keep: Cal
     messages = context.Queue()
     listener = threading.Thread(target=_listen, args=(messages, watch, keep), daemon=True)
     listener.start()
-    threads = max(1, _cores() // parallel)
-    pool = ProcessPoolExecutor(parallel, context, initializer=_start_worker, initargs=(messages, threads))
+    start = (messages, _threads(parallel))
+    pool = ProcessPoolExecutor(parallel, context, initializer=_start_worker, initargs=start)
     try:
         for future in as_completed([pool.submit(_run_in_worker, task) for task in tasks]):
             future.result()
@@ -220,7 +235,7 @@ def _listen(messages: Any, watch: Watch, keep: Callable[[Row], None]) -> None:
             watch(*value)
 
 
-def _look_closer(folder: Path, config: CompareConfig, tasks: list[_Task], watch: Watch) -> None:
+def _look_closer(folder: Path, config: CompareConfig, tasks: list[_Task], data: DataSet, watch: Watch) -> None:
     """What the page shows beside accuracy: speed of each model, and what each makes of one sample."""
     first = [task for task in tasks if task.training.seed == config.seeds[0]]
     names = [f"{slug(str(task.training.encoding))}-{task.training.pool}" for task in first]
@@ -228,7 +243,6 @@ def _look_closer(folder: Path, config: CompareConfig, tasks: list[_Task], watch:
         return
     checkpoints = [load(task.training.out, config.device) for task in first]
     speeds = _speeds(checkpoints, watch)
-    data = open_data(config.source.data, config.source.data_root)
     assert data.test is not None
     sample, label = data.test.read(0, np.random.default_rng((0, 0, 0)))
     looks = []

@@ -16,7 +16,7 @@ from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
 
 from cpvt.checkpoint import RECORD, pick_device, provenance, read_record, save_checkpoint
-from cpvt.config import POOLS, ModelConfig, TrainConfig, Watch, differences, ignore_progress
+from cpvt.config import POOLS, ModelConfig, TrainConfig, Watch, differences, ignore_progress, sides
 from cpvt.data import DataSet, Transform, View, load_batches, open_data
 from cpvt.models import VisionTransformer
 from cpvt.models.zoo import model_config
@@ -41,11 +41,9 @@ def train(config: TrainConfig, watch: Watch = ignore_progress) -> Path:
     if is_finished(config):
         return folder
     data = open_data(config.source.data, config.source.data_root)
-    if data.train is None:
-        raise ValueError(f"'{data.name}' has no train/ to train on")
     device = pick_device(config.device)
+    settings = check(config, data)
     torch.manual_seed(config.seed)
-    settings = _model_config(config, data)
     run = _Run(config, VisionTransformer(settings).to(device), data, device)
     run.resume()
     for epoch in range(run.epoch, config.recipe.epochs):
@@ -53,6 +51,17 @@ def train(config: TrainConfig, watch: Watch = ignore_progress) -> Path:
         run.save()
     (folder / STATE).unlink(missing_ok=True)
     return folder
+
+
+def check(config: TrainConfig, data: DataSet) -> ModelConfig:
+    """The model that a configuration asks for; ValueError for anything in it that does not exist or fit, at no cost."""
+    if data.train is None:
+        raise ValueError(f"'{data.name}' has no train/ to train on")
+    settings = _model_config(config, data)
+    with torch.device("meta"):  # builds without memory or random numbers
+        VisionTransformer(settings)
+    _view(config, data, settings)
+    return settings
 
 
 def is_finished(config: TrainConfig) -> bool:
@@ -87,6 +96,15 @@ def _model_config(config: TrainConfig, data: DataSet) -> ModelConfig:
     return model_config(config.model, **options)
 
 
+def _view(config: TrainConfig, data: DataSet, settings: ModelConfig) -> View:
+    """How training pictures are seen."""
+    crop_ratio = data.crop_ratio if config.source.crop_ratio is None else config.source.crop_ratio
+    transform = Transform(data.mean, data.std, crop_ratio, config.source.interpolation)
+    augment = config.recipe.augment or data.augment
+    kind = "canvas" if augment == "none" else augment
+    return View(transform, kind, sides(settings.img_size), config.recipe.crop_scale)
+
+
 class _Run:
     """The moving parts of one training."""
 
@@ -104,14 +122,10 @@ class _Run:
             self.optimizer, t_initial=steps, lr_min=recipe.min_lr, warmup_t=int(recipe.warmup_share * steps),
             warmup_lr_init=recipe.min_lr, t_in_epochs=False,
         )  # fmt: skip
-        crop_ratio = data.crop_ratio if config.source.crop_ratio is None else config.source.crop_ratio
-        transform = Transform(data.mean, data.std, crop_ratio, config.source.interpolation)
-        height, width = model.patch_embed.img_size
-        augment = recipe.augment or data.augment
-        self.view = View(transform, "canvas" if augment == "none" else augment, (height, width), recipe.crop_scale)
+        self.view = _view(config, data, model.config)
         self.record = {
             "model": asdict(model.config),
-            "transform": asdict(transform),
+            "transform": asdict(self.view.transform),
             "class_names": list(data.class_names),
             "at": list(model.encoding.at),
             "training": asdict(config),

@@ -222,6 +222,15 @@ def test_seed_and_epoch_decide_what_is_drawn(ten, change):
     assert torch.equal(read(ten, **change)[0], changed)
 
 
+def test_each_picture_is_drawn_for_itself(tmp_path):
+    (tmp_path / "train" / "cat").mkdir(parents=True)
+    for number in range(20):
+        Image.new("L", (2, 2), 255).save(tmp_path / "train" / "cat" / f"{number}.png")
+    data = open_data(str(tmp_path))
+    (batch,) = load_batches(data.train, view_of(data, "canvas", (9, 9)), 20)
+    assert len({picture.numpy().tobytes() for picture in batch.pictures}) > 10  # 20 draws from 64 places
+
+
 def test_workers_change_nothing(ten):
     alone, with_workers = read(ten), read(ten, workers=2)
     assert torch.equal(alone[0], with_workers[0])

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from cpvt.data import Transform, View
-from cpvt.data.views import VIEWS, limit
+from cpvt.data.views import INTERPOLATIONS, VIEWS, limit
 
 # no whole value from 0 to 255 is normalised to zero by these, so fill can be told from picture
 TRANSFORMS = {
@@ -173,6 +173,24 @@ def test_every_view_gives_the_sides_asked_for(kind, mode):
 def test_an_unknown_view_is_an_error_that_lists_the_known():
     with pytest.raises(ValueError, match="unknown view 'zoom'; known: resize, canvas, resized-crop, crop"):
         View(TRANSFORMS["RGB"], "zoom", (8, 8))
+
+
+@pytest.mark.parametrize("ratio", [0, -0.5, 1.01, float("nan")])
+def test_a_crop_ratio_is_a_share(ratio):
+    with pytest.raises(ValueError, match="above 0 and at most 1; got"):
+        Transform((0.5,), (0.5,), ratio)
+
+
+def test_an_unknown_interpolation_is_an_error_that_lists_the_known():
+    with pytest.raises(ValueError, match="unknown interpolation 'cubic'; known: nearest, bilinear, bicubic, box"):
+        Transform((0.5,), (0.5,), interpolation="cubic")
+
+
+@pytest.mark.parametrize("interpolation", INTERPOLATIONS)
+def test_every_interpolation_listed_is_taken(interpolation):
+    transform = Transform((0.5,) * 3, (0.5,) * 3, interpolation=interpolation)
+    for kind in VIEWS:
+        assert View(transform, kind, (8, 10))(noise(9, 7), draw()).isfinite().all()
 
 
 def test_a_crop_is_any_part_at_its_own_scale_and_half_are_mirrored():

@@ -35,8 +35,10 @@ def measured(tmp_path, make_row):
 def compared(measured):
     """The same with what a comparison leaves beside its rows."""
     origin = {"command": "cpvt compare --data <folder>", "versions": {"cpvt": "0.1.0", "torch": "2.11.0"},
-              "commit": "abc123+", "machine": "Linux, 4 threads", "gpu": None}  # fmt: skip
-    write_json(measured / "compare.json", {"config": asdict(CompareConfig()), "provenance": origin})
+              "commit": "abc123+", "machine": "Linux, 4 threads", "gpu": None, "trainings_at_once": 2,
+              "threads_each": 3}  # fmt: skip
+    record = {"config": asdict(CompareConfig()), "provenance": origin, "commands": ["cpvt first", origin["command"]]}
+    write_json(measured / "compare.json", record)
     looks = [
         {"name": f"model{n}", "encoding": encoding, "pool": pool, "block": 2, "grid": [2, 3],
          "sample_class": "seven", "parameters": 1, "pictures_per_second": [400.0 * (n + 1), 100.0 * (n + 1), 200.0 * (n + 1)]}

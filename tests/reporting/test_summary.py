@@ -1,8 +1,10 @@
 """Means, spreads, shares kept and paired differences, against numbers worked out by hand."""
 
+import random
+
 import pytest
 
-from cpvt.reporting.summary import as_csv, confidence_interval, head_label, pixels, size_label, summarise
+from cpvt.reporting.summary import as_csv, as_markdown, confidence_interval, head_label, pixels, size_label, summarise
 
 
 @pytest.fixture
@@ -86,9 +88,21 @@ def test_protocols_are_not_mixed(make_row):
     assert [(cell.protocol, cell.mean) for cell in summarise(rows)] == [("canvas", 90), ("resize", 30)]
 
 
-def test_cells_stand_in_the_order_of_the_rows(three_seeds):
-    cells = [(cell.encoding, cell.size) for cell in summarise(reversed(three_seeds))]
-    assert cells == [("peg", 48), ("peg", 32), ("learned", 48), ("learned", 32)]
+def test_cells_stand_in_one_order_whatever_the_order_of_the_rows(make_row):
+    heads = [
+        ("none", "cls"),
+        ("learned", "cls"),
+        ("learned", "gap"),
+        ("rope", "cls"),
+        ("peg", "cls"),
+        ("learned+peg", "cls"),
+    ]
+    keys = [
+        (protocol, *head, size) for protocol in ("canvas", "resize") for head in heads for size in (16, (8, 64), 96)
+    ]
+    rows = [make_row(protocol=protocol, encoding=name, pool=pool, size=size) for protocol, name, pool, size in keys]
+    random.Random(0).shuffle(rows)
+    assert [(cell.protocol, cell.encoding, cell.pool, cell.size) for cell in summarise(rows)] == keys
 
 
 @pytest.mark.parametrize(
@@ -117,6 +131,18 @@ def test_csv_holds_a_line_per_cell(make_row):
         "canvas,32,learned,cls,2,50.00,0.00,100.00,,,,0.00",
         'canvas,32,"peg(at=(1, 2))",gap,1,75.00,,100.00,25.00,,,0.50',
         "resize,48x64,peg,cls,1,33.33,,,,,,0.00",
+    ]
+
+
+def test_markdown_is_a_table_of_one_protocol_with_the_best_in_bold(make_row):
+    rows = [make_row(encoding="learned", seed=seed, correct=50 + 2 * seed) for seed in (0, 1)]
+    rows += [make_row(pool="gap", correct=50), make_row(pool="gap", correct=45, size=(48, 64))]
+    rows += [make_row(protocol="resize", encoding="rope")]
+    assert as_markdown(summarise(rows), "canvas").splitlines() == [
+        "| canvas | 32 | 48x64 |",
+        "|---|---:|---:|",
+        "| learned | **51.0** ± 1.4 | – |",  # sqrt((1 + 1) / 1)
+        "| peg · gap | 50.0 | **45.0** |",
     ]
 
 

@@ -20,6 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 Sides = tuple[int, int]  # height, width in pixels
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")  # PIL's, as timm names them
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,12 @@ class Transform:
     std: tuple[float, ...]
     crop_ratio: float = 0.875
     interpolation: str = "bicubic"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.crop_ratio <= 1:
+            raise ValueError(f"a crop ratio is above 0 and at most 1; got {self.crop_ratio}")
+        if self.interpolation not in INTERPOLATIONS:
+            raise ValueError(f"unknown interpolation '{self.interpolation}'; known: {', '.join(INTERPOLATIONS)}")
 
     @property
     def mode(self) -> str:

@@ -74,7 +74,8 @@ class VisionTransformer(nn.Module):
             )
         patches = self.patch_embed(pictures)  # (B, h, w, D)
         grid = (patches.shape[1], patches.shape[2])
-        x = self.encoding(patches.flatten(1, 2), Layout(grid), 0)  # (B, N, D)
+        # contiguous: the convolution leaves channels first in memory, and every norm of every block would copy
+        x = self.encoding(patches.flatten(1, 2).contiguous(), Layout(grid), 0)  # (B, N, D)
         if self.num_prefix_tokens:
             x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1).to(x.dtype), x], dim=1)
         rotation, bias = self.encoding.rotation(grid, x.device), self.encoding.bias(grid)

@@ -129,7 +129,7 @@ def _cost_table(material: Material) -> str:
     looks = {(look["encoding"], look["pool"]): look for look in material.looks}
     baseline = looks.get((BASELINE, "cls"))
     lines = []
-    for encoding, pool in dict.fromkeys((row.encoding, row.pool) for row in material.rows):
+    for encoding, pool in dict.fromkeys((cell.encoding, cell.pool) for cell in material.cells):
         row = next(row for row in material.rows if (row.encoding, row.pool) == (encoding, pool))
         depths = ", ".join(map(str, row.at)) or "in attention" if encoding != "none" else "–"
         speed = ratio = "–"
@@ -172,10 +172,14 @@ def _how(material: Material) -> str:
     if material.record:
         config, origin = material.record["config"], material.record["provenance"]
         facts["Recipe"] = ", ".join(f"{name} {_plain(value)}" for name, value in config["recipe"].items())
-        facts["Command"] = origin["command"]
+        facts["Commands"] = "\n".join(material.record["commands"])
         facts["Versions"] = ", ".join(f"{name} {number}" for name, number in origin["versions"].items())
         facts["Commit"] = origin["commit"] or "not run from a checkout"
         facts["Machine"] = origin["machine"] + (f", {origin['gpu']}" if origin["gpu"] else "")
+        if origin["trainings_at_once"] > 1:
+            facts["Machine"] += (
+                f"; {origin['trainings_at_once']} trainings at once, {origin['threads_each']} threads each"
+            )
     return "".join(f"<dt>{escape(name)}</dt><dd>{escape(str(words))}</dd>" for name, words in facts.items())
 
 

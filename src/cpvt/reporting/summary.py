@@ -13,6 +13,7 @@ from cpvt.config import Size
 from cpvt.results import Row
 
 BASELINE = "learned"
+ORDER = ("none", BASELINE, "sincos", "relative", "rope", "peg", "peg5")  # others follow as they come
 
 
 @dataclass(frozen=True)
@@ -41,15 +42,17 @@ def head_label(encoding: str, pool: str) -> str:
     return encoding if pool == "cls" else f"{encoding} · {pool}"
 
 
+Groups = dict[tuple[str, Size, str, str], dict[int, Row]]  # (protocol, size, encoding, pool) -> seed -> row
+
+
 def summarise(rows: Sequence[Row]) -> list[Cell]:
-    """One cell per (protocol, size, encoding, pool), in the order in which the rows first name them."""
-    groups: dict[tuple[str, Size, str, str], dict[int, Row]] = {}
+    """One cell per (protocol, size, encoding, pool): known encodings in the order of ORDER, gap after cls."""
+    groups: Groups = {}
     for row in rows:
         groups.setdefault((row.protocol, row.size, row.encoding, row.pool), {})[row.seed] = row
-    return [_cell(key, by_seed, groups) for key, by_seed in groups.items()]
-
-
-Groups = dict[tuple[str, Size, str, str], dict[int, Row]]
+    names = list(dict.fromkeys((*ORDER, *(row.encoding for row in rows))))
+    keys = sorted(groups, key=lambda key: (key[0], names.index(key[2]), key[3], pixels(key[1])))
+    return [_cell(key, groups[key], groups) for key in keys]
 
 
 def _cell(key: tuple[str, Size, str, str], by_seed: dict[int, Row], groups: Groups) -> Cell:
@@ -105,3 +108,21 @@ def size_label(size: Size) -> str:
 def pixels(size: Size) -> float:
     """A side that stands for the size on an axis: for height x width, that of the square of equal area."""
     return float(size) if isinstance(size, int) else math.sqrt(size[0] * size[1])
+
+
+def as_markdown(cells: Sequence[Cell], protocol: str) -> str:
+    """Accuracy of one protocol as a Markdown table, mean and standard deviation over seeds, the best in bold."""
+    mine = [cell for cell in cells if cell.protocol == protocol]
+    sizes = sorted({cell.size for cell in mine}, key=pixels)
+    best = {size: max(cell.mean for cell in mine if cell.size == size) for size in sizes}
+    lines = [f"| {protocol} | {' | '.join(map(size_label, sizes))} |", "|---|" + "---:|" * len(sizes)]
+    for label in dict.fromkeys(cell.label for cell in mine):
+        by_size = {cell.size: cell for cell in mine if cell.label == label}
+        texts = [_markdown_box(by_size[size], best[size]) if size in by_size else "–" for size in sizes]
+        lines.append(f"| {label} | {' | '.join(texts)} |")
+    return "\n".join(lines)
+
+
+def _markdown_box(cell: Cell, best: float) -> str:
+    mean_text = f"**{cell.mean:.1f}**" if cell.mean == best else f"{cell.mean:.1f}"
+    return mean_text if cell.deviation is None else f"{mean_text} ± {cell.deviation:.1f}"

@@ -26,7 +26,9 @@ def test_list_names_all_there_is_and_ends_with_json(capsys):
 
 def test_list_prints_the_table_of_the_readme(capsys):
     main(["list", "--markdown"])
-    assert capsys.readouterr().out.strip() == markdown_table()
+    table, _, last = capsys.readouterr().out.strip().rpartition("\n")
+    assert table == markdown_table()
+    assert json.loads(last) == {"encodings": list(TABLE)}
 
 
 def test_report_prints_a_table_and_ends_with_json(capsys, tmp_path, make_row):

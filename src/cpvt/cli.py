@@ -130,7 +130,7 @@ def list_names(config: ListConfig) -> dict[str, Any]:
 
     if config.markdown:
         print(markdown_table())
-        return {}
+        return {"encodings": list(describe_encodings())}
     parts = {"encodings": describe_encodings(), "models": describe_models(), "data sets": KNOWN}
     for title, names in parts.items():
         width = max(map(len, names))
@@ -175,8 +175,10 @@ def main(arguments: list[str] | None = None) -> None:
     act = next(act for kind, act, _ in VERBS.values() if isinstance(config, kind))
     try:
         result = act(config)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError, FloatingPointError) as error:
         print(f"cpvt: {error}", file=sys.stderr)
         raise SystemExit(2) from error
-    if result:
-        print(json.dumps(result))
+    except KeyboardInterrupt:
+        print("cpvt: interrupted; what was finished is kept, and the same command goes on from there", file=sys.stderr)
+        raise SystemExit(130) from None
+    print(json.dumps(result))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 PROTOCOLS = ("canvas", "resize")
 POOLS = {"cls": "token", "gap": "avg"}  # as rows and the command line say it -> as timm and ModelConfig say it
@@ -72,7 +72,7 @@ class Source:
     crop_ratio: float | None = None
     """Share of the resized picture that a test under `resize` shows; by default the data set's (1 for digits, else 0.875)."""
     interpolation: str = "bicubic"
-    on_bad_picture: str = "error"
+    on_bad_picture: Literal["error", "skip"] = "error"
     """What to do with a picture that does not decode: 'error', or 'skip' (counted and reported)."""
     loader_workers: int = 0
     """Processes that read pictures beside the one that trains."""
@@ -131,7 +131,7 @@ class SweepConfig:
     """Another data set than the run's own, with the same classes."""
     data_root: str | None = None
     crop_ratio: float | None = None
-    on_bad_picture: str = "error"
+    on_bad_picture: Literal["error", "skip"] = "error"
     longest_side: int | None = None
     """Pictures with a longer side are shrunk to it first, and it is said; by default four times the training size."""
     batch_size: int = 64
@@ -149,7 +149,7 @@ class PredictConfig:
     top: int = 5
     longest_side: int | None = None
     """Pictures with a longer side are shrunk to it first, and it is said; by default four times the training size."""
-    on_bad_picture: str = "error"
+    on_bad_picture: Literal["error", "skip"] = "error"
     device: str = "auto"
 
 

@@ -43,7 +43,8 @@ class Row:
     @property
     def key(self) -> tuple[Any, ...]:
         """What was measured; two rows with one key measure the same thing."""
-        return (self.data, self.model, self.encoding, self.pool, self.seed, self.protocol, self.size)
+        what = (self.data, self.model, self.encoding, self.pool, self.seed, self.protocol, self.size)
+        return (*what, self.crop_ratio, self.interpolation)
 
 
 def append_rows(path: Path, rows: Iterable[Row]) -> None:

@@ -26,7 +26,7 @@ STATE, HISTORY = "training.pt", "history.jsonl"
 FREE = ("out", "device", "loader_workers")  # may differ between a run and the command that goes on with it
 
 
-class DivergedError(RuntimeError):
+class DivergedError(FloatingPointError):
     """The loss is no longer a number; the message says when, and what is left."""
 
 

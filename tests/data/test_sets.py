@@ -168,7 +168,7 @@ def one_bad(picture_folder):
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_picture_that_does_not_decode_is_an_error_that_names_it(one_bad, workers):
-    with pytest.raises(BadPictureError, match=r"picture '.*test.dog.0\.png' does not decode"):
+    with pytest.raises(BadPictureError, match=r"^picture '.*test.dog.0\.png' does not decode"):
         list(load_batches(one_bad.test, view_of(one_bad), 2, workers=workers))
 
 

@@ -33,8 +33,8 @@ class _Seen(NamedTuple):
 
 
 class _Looking(Dataset["_Seen | str"]):
-    def __init__(self, split: Split, view: View, seed: int, epoch: int, skip_bad: bool) -> None:
-        self.split, self.view, self.seed, self.epoch, self.skip_bad = split, view, seed, epoch, skip_bad
+    def __init__(self, split: Split, view: View, seed: int, epoch: int) -> None:
+        self.split, self.view, self.seed, self.epoch = split, view, seed, epoch
 
     def __len__(self) -> int:
         return len(self.split)
@@ -44,9 +44,7 @@ class _Looking(Dataset["_Seen | str"]):
         try:
             picture, label = self.split.read(index, draw)
         except BadPictureError as error:
-            if self.skip_bad:
-                return str(error)
-            raise
+            return str(error)  # as words: torch would wrap an error from a worker in that worker's traceback
         return _Seen(self.view(picture, draw), label, self.view.filled(picture), self.view.shrinks(picture))
 
 
@@ -77,9 +75,10 @@ def load_batches(
     """
     if on_bad_picture not in ("error", "skip"):
         raise ValueError(f"on_bad_picture must be 'error' or 'skip'; got '{on_bad_picture}'")
-    looking = _Looking(split, view, seed, epoch, on_bad_picture == "skip")
+    looking = _Looking(split, view, seed, epoch)
     indices = range(len(split)) if order is None else [int(index) for index in order]
     loader = DataLoader(looking, batch_size, sampler=indices, num_workers=workers, collate_fn=_stack)
     for batch in loader:
-        if len(batch.labels) or batch.skipped:
-            yield batch
+        if batch.skipped and on_bad_picture == "error":
+            raise BadPictureError(batch.skipped[0])
+        yield batch

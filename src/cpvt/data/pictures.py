@@ -35,7 +35,7 @@ def convert(picture: Image.Image, mode: str) -> Image.Image:
     """The picture in 'RGB' or 'L', whatever mode it came in."""
     if picture.mode.startswith("I") or picture.mode == "F":  # 16 bits and more: PIL would clip, not scale
         values = np.asarray(picture, dtype=np.float64)
-        largest = 65535.0 if values.max(initial=0) > 255 else 255.0
+        largest = 65535.0 if picture.mode.startswith("I;16") or values.max(initial=0) > 255 else 255.0
         picture = Image.fromarray((values.clip(0, largest) * (255.0 / largest)).round().astype(np.uint8))
     elif picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
         picture = picture.convert("RGBA")

@@ -129,19 +129,18 @@ def _cost_table(material: Material) -> str:
     looks = {(look["encoding"], look["pool"]): look for look in material.looks}
     baseline = looks.get((BASELINE, "cls"))
     lines = []
-    for encoding, pool in dict.fromkeys((cell.encoding, cell.pool) for cell in material.cells):
-        row = next(row for row in material.rows if (row.encoding, row.pool) == (encoding, pool))
-        depths = ", ".join(map(str, row.at)) or "in attention" if encoding != "none" else "–"
+    for cell in {(cell.encoding, cell.pool): cell for cell in material.cells}.values():
+        depths = ", ".join(map(str, cell.at)) or ("–" if cell.encoding == "none" else "in attention")
         speed = ratio = "–"
-        look = looks.get((encoding, pool))
+        look = looks.get((cell.encoding, cell.pool))
         if look:
             rates = look["pictures_per_second"]
             speed = f"{median(rates):.0f} <small>({min(rates):.0f} to {max(rates):.0f})</small>"
             if baseline:
                 ratios = [mine / theirs for mine, theirs in zip(rates, baseline["pictures_per_second"])]
                 ratio = f"{median(ratios):.2f} <small>({min(ratios):.2f} to {max(ratios):.2f})</small>"
-        cells = f"<td>{depths}</td><td>{row.parameters:,}</td><td>{speed}</td><td>{ratio}</td>"
-        lines.append(f"<tr><th scope=row>{escape(head_label(encoding, pool))}</th>{cells}</tr>")
+        cells = f"<td>{depths}</td><td>{cell.parameters:,}</td><td>{speed}</td><td>{ratio}</td>"
+        lines.append(f"<tr><th scope=row>{escape(cell.label)}</th>{cells}</tr>")
     return (
         "<div class=scroll><table><thead><tr><th></th><th>depths that touch tokens</th><th>parameters</th>"
         f"<th>pictures a second, forward</th><th>relative to {BASELINE}</th></tr></thead>"

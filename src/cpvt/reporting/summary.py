@@ -31,6 +31,8 @@ class Cell:
     difference: float | None  # to the baseline, mean over the seeds both have, in points
     interval: tuple[float, float] | None  # of that difference, 95 %, by Student's t over seeds; None below two
     fill: float
+    parameters: int
+    at: tuple[int, ...]  # depths at which the encoding touches tokens
 
     @property
     def label(self) -> str:
@@ -49,16 +51,23 @@ def summarise(rows: Sequence[Row]) -> list[Cell]:
     """One cell per (protocol, size, encoding, pool): known encodings in the order of ORDER, gap after cls."""
     groups: Groups = {}
     for row in rows:
-        groups.setdefault((row.protocol, row.size, row.encoding, row.pool), {})[row.seed] = row
-    names = list(dict.fromkeys((*ORDER, *(row.encoding for row in rows))))
+        groups.setdefault((row.protocol, row.size, _name(row, rows), row.pool), {})[row.seed] = row
+    names = list(dict.fromkeys((*ORDER, *(_name(row, rows) for row in rows))))
     keys = sorted(groups, key=lambda key: (key[0], names.index(key[2]), key[3], pixels(key[1])))
     return [_cell(key, groups[key], groups) for key in keys]
 
 
+def _name(row: Row, rows: Sequence[Row]) -> str:
+    """The encoding, and what else differs from the first of the rows: model, data set."""
+    others = [value for value, first in ((row.model, rows[0].model), (row.data, rows[0].data)) if value != first]
+    return row.encoding + (f" ({', '.join(others)})" if others else "")
+
+
 def _cell(key: tuple[str, Size, str, str], by_seed: dict[int, Row], groups: Groups) -> Cell:
     protocol, size, encoding, pool = key
+    any_row = next(iter(by_seed.values()))
     accuracies = [100 * row.accuracy for row in by_seed.values()]
-    at_training = groups.get((protocol, next(iter(by_seed.values())).train_size, encoding, pool), {})
+    at_training = groups.get((protocol, any_row.train_size, encoding, pool), {})
     kept = [100 * row.accuracy / at_training[seed].accuracy for seed, row in by_seed.items()
             if seed in at_training and at_training[seed].correct]  # fmt: skip
     baseline = groups.get((protocol, size, BASELINE, pool)) or groups.get((protocol, size, BASELINE, "cls"), {})
@@ -70,7 +79,7 @@ def _cell(key: tuple[str, Size, str, str], by_seed: dict[int, Row], groups: Grou
         mean(kept) if kept else None,
         mean(paired) if paired and not is_baseline else None,
         confidence_interval(paired) if not is_baseline else None,
-        mean(row.fill for row in by_seed.values()),
+        mean(row.fill for row in by_seed.values()), any_row.parameters, any_row.at,
     )  # fmt: skip
 
 

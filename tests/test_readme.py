@@ -46,3 +46,12 @@ def test_every_command_of_the_readme_is_understood():
 
     verbs = set(re.findall(r"^cpvt (\w+)", README, flags=re.MULTILINE))
     assert verbs == set(VERBS)
+
+
+def test_the_tables_of_results_are_those_of_the_rows():
+    from cpvt.reporting.summary import as_markdown, summarise
+    from cpvt.results import read_rows
+
+    cells = summarise(read_rows(ROOT / "docs" / "results" / "digits" / "rows.jsonl"))
+    for protocol in ("canvas", "resize"):
+        assert as_markdown(cells, protocol) in README

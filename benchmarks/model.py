@@ -9,7 +9,7 @@ from alternating import alternate, ratio, save, show
 
 import cpvt
 
-BATCH, SIZE, ROUNDS = 8, 224, 15
+BATCH, SIZE, ROUNDS = 8, 224, 21
 
 
 def main() -> None:

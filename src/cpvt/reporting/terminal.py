@@ -22,7 +22,7 @@ def print_tables(rows: Sequence[Row]) -> None:
         best = {size: max(cell.mean for cell in mine if cell.size == size) for size in sizes}
         console.print(f"accuracy, %, {PROTOCOL_WORDS[protocol]}", highlight=False)
         table = Table(show_edge=False)
-        table.add_column("encoding")
+        table.add_column("encoding", overflow="fold")
         for size in sizes:
             table.add_column(size_label(size), justify="right")
         for encoding, pool in dict.fromkeys((cell.encoding, cell.pool) for cell in mine):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from cpvt.data.base import DataSet
@@ -15,7 +18,7 @@ TEST_SIZE = 597  # of 1,797 digits
 class Digits:
     """One part of the digits; each reading draws a size and a place for the digit on a black 32x32 canvas."""
 
-    def __init__(self, values: np.ndarray, labels: np.ndarray, mode: str) -> None:
+    def __init__(self, values: NDArray[Any], labels: NDArray[Any], mode: str) -> None:
         self.labels, self.mode = labels, mode
         digits = [Image.fromarray((value * (255 / 16)).round().astype(np.uint8)) for value in values]  # 8x8 each
         self.enlarged = {

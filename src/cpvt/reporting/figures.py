@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cpvt.reporting.summary import Cell, head_label, pixels, size_label
 
@@ -66,7 +67,7 @@ def accuracy_figure(cells: Sequence[Cell], train_size: int) -> Figure:
     return figure
 
 
-def attention_figure(looks: Sequence[dict[str, Any]], maps: Sequence[np.ndarray], sample: np.ndarray) -> Figure:
+def attention_figure(looks: Sequence[dict[str, Any]], maps: Sequence[NDArray[Any]], sample: NDArray[Any]) -> Figure:
     """The paper's picture of attention: each row of the N x N matrix as a small map, tiled where its token stands."""
     from matplotlib.figure import Figure
 
@@ -86,7 +87,7 @@ def attention_figure(looks: Sequence[dict[str, Any]], maps: Sequence[np.ndarray]
     return figure
 
 
-def tile(attention: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+def tile(attention: NDArray[Any], grid: tuple[int, int]) -> NDArray[Any]:
     """(N, N) -> a picture of h x w tiles, each h x w pixels: tile (i, j) shows where token (i, j) looks.
 
     Each tile is scaled to its own largest value, and tiles are parted by one pixel.

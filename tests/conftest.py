@@ -8,7 +8,7 @@ from cpvt.results import Row
 
 ROW = Row(
     model="cpvt_micro", encoding="peg", pool="cls", seed=0, protocol="canvas", size=32, correct=50, total=100,
-    seconds=1.5, parameters=1234, at=(1,), data="digits", train_size=32, crop_ratio=1.0, interpolation="bicubic",
+    seconds=1.5, parameters=1234, at=(1,), data="digits", train_size=32, crop_ratio=1.0, interpolation="bicubic", longest_side=128,
     fill=0.0, shrunk=0, skipped=0,
 )  # fmt: skip
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 import cpvt
-from cpvt import comparing
+from cpvt import comparing, looking
 from cpvt.config import CompareConfig, Recipe, Source
 from cpvt.results import read_rows
 
@@ -77,7 +77,7 @@ real = comparing.train
 def test_a_finished_comparison_computes_nothing(config, monkeypatch):
     cpvt.compare(config)
     monkeypatch.setattr(comparing, "train", lambda *_: pytest.fail("trained again"))
-    monkeypatch.setattr(comparing, "_speeds", lambda *_: pytest.fail("measured again"))
+    monkeypatch.setattr(looking, "_speeds", lambda *_: pytest.fail("measured again"))
     cpvt.compare(config, on_row=lambda row: pytest.fail("tested again"))
 
 
@@ -114,17 +114,64 @@ def test_choices_that_do_not_exist(config):
         ({"pool": ("max",)}, "cls, gap; got 'max'"),
         ({"parallel": 0}, "parallel must be 1 or more"),
         ({"canvas_sizes": ("x",)}, "got 'x'"),
+        ({"resize_sizes": (8, 2)}, "size 2 is smaller than a patch"),
+        ({"seeds": ()}, "seeds must name at least one"),
+        ({"encodings": ()}, "encodings must name at least one"),
     ]:
         with pytest.raises(ValueError, match=words):
             cpvt.compare(replace(config, **change))
+        assert not comparing.Path(config.out).exists()
 
 
-def test_quick_is_three_encodings_fewer_sizes_and_six_tenths_of_the_epochs():
-    quick = comparing.resolve_quick(CompareConfig(quick=True))
-    assert quick.encodings == ("learned", "rope", "peg")
-    assert quick.recipe.epochs == 12
-    assert quick.recipe.lr == CompareConfig().recipe.lr
-    assert comparing.resolve_quick(CompareConfig()) == CompareConfig()
+def test_quick_fills_in_only_what_was_not_asked_for():
+    quick = comparing.spell_out(CompareConfig(quick=True))
+    assert (quick.out, quick.encodings, quick.pool) == ("runs/quick", ("learned", "rope", "peg"), ("cls",))
+    assert (quick.canvas_sizes, quick.resize_sizes) == ((32, 48, 64), (24, 32, 48))
+    assert quick.recipe == replace(Recipe(), epochs=12)
+    asked = CompareConfig(quick=True, out="mine", encodings=("none",), canvas_sizes=(40,), recipe=Recipe(epochs=3))
+    spelled = comparing.spell_out(asked)
+    assert (spelled.out, spelled.encodings, spelled.canvas_sizes) == ("mine", ("none",), (40,))
+    assert spelled.recipe.epochs == 3
+
+
+def test_sizes_by_default_follow_the_training_size():
+    plain = comparing.spell_out(CompareConfig())
+    assert (plain.out, plain.canvas_sizes, plain.resize_sizes) == (
+        "runs/compare", (32, 48, 64, 96), (16, 24, 32, 48, 64),
+    )  # fmt: skip
+    larger = comparing.spell_out(CompareConfig(train_size=64))
+    assert (larger.canvas_sizes, larger.resize_sizes) == ((64, 96, 128, 192), (32, 48, 64, 96, 128))
+
+
+def test_an_encoding_added_later_does_not_drop_what_the_page_shows_of_the_others(config):
+    cpvt.compare(config)
+    cpvt.compare(replace(config, encodings=("none",), pool=("cls",)))
+    looks = json.loads((comparing.Path(config.out) / "looks.json").read_text())
+    assert [look["name"] for look in looks] == ["learned-cls", "peg-cls", "peg-gap", "none-cls"]
+
+
+def test_rows_without_checkpoints_are_enough(config, monkeypatch):
+    import shutil
+
+    cpvt.compare(config)
+    shutil.rmtree(comparing.Path(config.out) / "runs")
+    monkeypatch.setattr(comparing, "train", lambda *_: pytest.fail("trained again"))
+    cpvt.compare(config, on_row=lambda row: pytest.fail("tested again"))
+
+
+def test_a_listener_that_fails_stops_the_comparison(config):
+    def fail(row):
+        raise OSError("no space left on device")
+
+    with pytest.raises(OSError, match="no space left"):
+        cpvt.compare(replace(config, parallel=2), on_row=fail)
+
+
+def test_doubles_are_done_once(config):
+    cpvt.compare(
+        replace(config, encodings=("peg", "peg"), pool=("cls",), seeds=(0, 0), canvas_sizes=(8, "8"), resize_sizes=(8,))
+    )
+    assert len(keys(config)) == 2
 
 
 def test_what_the_page_shows_beside_accuracy(config):
@@ -133,5 +180,5 @@ def test_what_the_page_shows_beside_accuracy(config):
     assert [look["name"] for look in looks] == ["learned-cls", "peg-cls", "peg-gap"]
     for look in looks:
         assert all(rate > 0 for rate in look["pictures_per_second"])
-        attention = comparing.np.load(folder / "arrays" / f"attention-{look['name']}.npy")
+        attention = looking.np.load(folder / "arrays" / f"attention-{look['name']}.npy")
         assert attention.shape == (4, 4)

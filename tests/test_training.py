@@ -114,6 +114,76 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(confi
     assert all(parameter.isfinite().all() for parameter in checkpoint.model.parameters())
 
 
+def test_weights_that_are_no_numbers_are_never_saved(config, monkeypatch):
+    real = training._Run.train_epoch
+
+    def poison(run, epoch, watch):
+        real(run, epoch, watch)
+        if epoch == 1:
+            with torch.no_grad():
+                run.model.head.weight[0, 0] = float("inf")
+
+    monkeypatch.setattr(training._Run, "train_epoch", poison)
+    with pytest.raises(DivergedError, match=r"a weight is no longer a number \(epoch 2\); epoch 1 is kept"):
+        train(config)
+    assert cpvt.load(config.out).model.head.weight.isfinite().all()
+
+
+@pytest.mark.parametrize("epoch", [1, 3])
+def test_an_interruption_between_the_files_of_a_save_loses_nothing(config, tmp_path, monkeypatch, epoch):
+    whole = train(config)
+    real, cut = training.save_checkpoint, replace(config, out=str(tmp_path / "cut"))
+
+    def interrupt(folder, model, record):
+        if record["epoch"] == epoch:
+            raise KeyboardInterrupt
+        real(folder, model, record)
+
+    monkeypatch.setattr(training, "save_checkpoint", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        train(cut)
+    monkeypatch.setattr(training, "save_checkpoint", real)
+    with pytest.raises(ValueError, match="another configuration"):  # also where no record was written yet
+        train(replace(cut, seed=5))
+    assert_same(weights(train(cut)), weights(whole))
+    assert cpvt.load(cut.out).record["epoch"] == 3
+
+
+def test_large_pictures_are_shrunk_alike_in_training_and_test(config, picture_folder, tmp_path):
+    from PIL import Image
+
+    folder = picture_folder({"train/cat": 1, "test/cat": 1}, tmp_path / "large")
+    for part in ("train", "test"):
+        Image.new("RGB", (400, 200)).save(folder / part / "cat" / "large.png")
+    recipe = replace(config.recipe, augment="crop", epochs=1)
+    run = train(replace(config, source=Source(str(folder)), recipe=recipe))
+    assert json.loads((run / "history.jsonl").read_text())["shrunk"] == 1
+    checkpoint = cpvt.load(run)
+    assert checkpoint.transform.longest_side == 32  # four times the training size
+    assert next(cpvt.sweep(checkpoint, [8], protocol="canvas")).shrunk == 1
+
+
+@pytest.mark.parametrize(
+    "option",
+    ["epochs=0", "batch_size=0", "lr=0.0", "min_lr=1.0", "warmup_share=1.0", "weight_decay=-1.0", "label_smoothing=1.0",
+     "drop_path_rate=1.0", "crop_scale=(1.0, 0.1)"],
+)  # fmt: skip
+def test_recipes_that_make_no_sense(option):
+    name, value = option.split("=")
+    with pytest.raises(ValueError, match=f"{name} must .*; got "):
+        Recipe(**{name: eval(value)})
+
+
+def test_an_option_that_came_later_does_not_strand_an_older_run(config):
+    run = train(config)
+    record = json.loads((run / "checkpoint.json").read_text())
+    del record["training"]["recipe"]["crop_scale"], record["training"]["source"]["longest_side"]
+    (run / "checkpoint.json").write_text(json.dumps(record))
+    train(config, lambda *told: pytest.fail("trained again"))
+    with pytest.raises(ValueError, match=r"crop_scale: \[0.35, 1.0\] -> \[0.5, 1.0\]"):
+        train(replace(config, recipe=replace(config.recipe, crop_scale=(0.5, 1.0))))
+
+
 def test_pictures_that_do_not_decode(config, tmp_path):
     bad = tmp_path / "pictures" / "train" / "cat" / "bad.jpg"
     bad.write_text("no picture")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import shlex
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import safetensors
 import safetensors.torch
 import torch
 
+from cpvt import __version__
 from cpvt.config import ModelConfig
 from cpvt.data import Transform
 from cpvt.models import VisionTransformer
@@ -119,10 +121,11 @@ def provenance() -> dict[str, Any]:
     return {
         "versions": {
             "python": platform.python_version(),
-            **{name: version(name) for name in ("cpvt", "torch", "timm")},
+            "cpvt": __version__,
+            **{name: version(name) for name in ("torch", "timm")},
         },
         "commit": _commit(),
-        "command": " ".join(["cpvt" if "cpvt" in Path(sys.argv[0]).parts[-2:] else sys.argv[0], *sys.argv[1:]]),
+        "command": shlex.join(["cpvt" if "cpvt" in Path(sys.argv[0]).parts[-2:] else sys.argv[0], *sys.argv[1:]]),
         "machine": f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads",
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }

@@ -41,6 +41,8 @@ def train(config: TrainConfig) -> dict[str, Any]:
             )  # fmt: skip
             append_rows(folder / "rows.jsonl", rows)
     skipped = history[-1]["skipped"] + sum(row.skipped for row in rows)
+    if history[-1]["shrunk"]:
+        print(f"{history[-1]['shrunk']} training pictures were shrunk to the longest side allowed (--longest-side)")
     tested = f", test accuracy {rows[0].accuracy:.1%} at {rows[0].size} pixels" if rows else ""
     bad = f"; {skipped} pictures did not decode" if skipped else ""
     print(f"{folder}: training accuracy {history[-1]['accuracy']:.1%}{tested}{bad}")
@@ -171,9 +173,9 @@ def main(arguments: list[str] | None = None) -> None:
         option = Annotated[marked]
         union = option if union is None else union | option
     words = "Which positional encoding holds at any size? The last line of every command's output is one JSON object."
-    config = tyro.cli(union, prog="cpvt", args=arguments, description=words, config=(tyro.conf.OmitArgPrefixes,))
-    act = next(act for kind, act, _ in VERBS.values() if isinstance(config, kind))
     try:
+        config = tyro.cli(union, prog="cpvt", args=arguments, description=words, config=(tyro.conf.OmitArgPrefixes,))
+        act = next(act for kind, act, _ in VERBS.values() if isinstance(config, kind))
         result = act(config)
     except (ValueError, OSError, FloatingPointError) as error:
         print(f"cpvt: {error}", file=sys.stderr)

@@ -6,7 +6,7 @@ Standard library only, so that `cpvt --help` is quick; names are checked where t
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any, Literal
 
 PROTOCOLS = ("canvas", "resize")
@@ -72,6 +72,9 @@ class Source:
     crop_ratio: float | None = None
     """Share of the resized picture that a test under `resize` shows; by default the data set's (1 for digits, else 0.875)."""
     interpolation: str = "bicubic"
+    longest_side: int | None = None
+    """Pictures with a longer side are shrunk to it before they are cropped or laid on a canvas, in training and test
+    alike, and it is said; by default four times the training size."""
     on_bad_picture: Literal["error", "skip"] = "error"
     """What to do with a picture that does not decode: 'error', or 'skip' (counted and reported)."""
     loader_workers: int = 0
@@ -87,7 +90,7 @@ class Recipe:
     lr: float = 3e-3
     min_lr: float = 1e-5
     warmup_share: float = 0.1
-    """Share of all steps over which the learning rate rises from zero."""
+    """Share of all steps over which the learning rate rises from min_lr to lr."""
     weight_decay: float = 0.05
     label_smoothing: float = 0.1
     drop_path_rate: float = 0.0
@@ -95,6 +98,23 @@ class Recipe:
     """How training pictures are varied: 'resized-crop', 'crop' (own scale) or 'none'; by default as fits the data set."""
     crop_scale: tuple[float, float] = (0.35, 1.0)
     """Share of the area that a 'resized-crop' shows, from and to."""
+
+    def __post_init__(self) -> None:
+        low, high = self.crop_scale
+        rules = {
+            "epochs must be 1 or more": self.epochs >= 1,
+            "batch_size must be 1 or more": self.batch_size >= 1,
+            "lr must be above 0": self.lr > 0,
+            "min_lr must be from 0 to lr": 0 <= self.min_lr <= self.lr,
+            "warmup_share must be from 0 to below 1": 0 <= self.warmup_share < 1,
+            "weight_decay must be 0 or more": self.weight_decay >= 0,
+            "label_smoothing must be from 0 to below 1": 0 <= self.label_smoothing < 1,
+            "drop_path_rate must be from 0 to below 1": 0 <= self.drop_path_rate < 1,
+            "crop_scale must go up, above 0 and to 1 at most": 0 < low <= high <= 1,
+        }
+        for rule, holds in rules.items():
+            if not holds:
+                raise ValueError(f"{rule}; got {getattr(self, rule.split()[0])}")
 
 
 @dataclass(frozen=True)
@@ -133,7 +153,7 @@ class SweepConfig:
     crop_ratio: float | None = None
     on_bad_picture: Literal["error", "skip"] = "error"
     longest_side: int | None = None
-    """Pictures with a longer side are shrunk to it first, and it is said; by default four times the training size."""
+    """Larger pictures are shrunk to it before they are laid on a canvas, and it is said; by default as in training."""
     batch_size: int = 64
     device: str = "auto"
 
@@ -157,20 +177,24 @@ class PredictConfig:
 class CompareConfig:
     """Train every encoding alike, test each at sizes never seen, and draw the result."""
 
-    out: str = "runs/compare"
+    out: str = ""
+    """Folder of the comparison; by default runs/compare, or runs/quick."""
     encodings: tuple[str, ...] = ("none", "learned", "sincos", "relative", "rope", "peg", "peg5")
     pool: tuple[str, ...] = ()
     """cls, gap or both, for every encoding; by default cls for all and gap for peg too."""
     protocols: tuple[str, ...] = PROTOCOLS
     seeds: tuple[int, ...] = (0,)
-    canvas_sizes: tuple[int | str, ...] = (32, 48, 64, 96)
-    resize_sizes: tuple[int | str, ...] = (16, 24, 32, 48, 64)
+    canvas_sizes: tuple[int | str, ...] = ()
+    """By default once, one and a half, two and three times the training size."""
+    resize_sizes: tuple[int | str, ...] = ()
+    """By default a half, three quarters, once, one and a half and two times the training size."""
     quick: bool = False
-    """Learned, rope and peg only, fewer sizes, six tenths of the epochs: a first look in a minute and a half."""
+    """A first look in a minute and a half. Where not asked otherwise: learned, rope and peg, class token, fewer sizes,
+    12 epochs."""
     model: str = "cpvt_micro"
     train_size: int | None = None
     parallel: int | None = None
-    """Trainings at once, a process each; by default one per core on the CPU (two at most), else one."""
+    """Trainings at once, a process each; by default one per core on the CPU (eight at most), on a GPU one."""
     device: str = "auto"
     source: Source = field(default_factory=Source)
     recipe: Recipe = field(default_factory=Recipe)
@@ -192,23 +216,29 @@ class ListConfig:
     """Print the table of encodings as the README holds it."""
 
 
-def differences(before: Any, after: Any, ignore: tuple[str, ...] = ()) -> list[str]:
-    """What differs between two configurations (dataclasses or what JSON made of them), as 'name: before -> after'."""
-    flat_before, flat_after = _flat(before), _flat(after)
-    names = [name for name in {**flat_before, **flat_after} if name not in ignore]
-    return [
-        f"{name}: {flat_before.get(name)} -> {flat_after.get(name)}"
-        for name in names
-        if flat_before.get(name) != flat_after.get(name)
-    ]
+def differences(before: dict[str, Any], after: Any, ignore: tuple[str, ...] = ()) -> list[str]:
+    """What differs between a configuration read from JSON and a dataclass, as 'name: before -> after'.
+
+    An option that the file does not know counts as its default: it was added after the file was written.
+    """
+    flat_before, flat_after = _flat(before), _flat(asdict(after))
+    defaults = _defaults(type(after))
+    found = {name: (flat_before.get(name, defaults.get(name)), value) for name, value in flat_after.items()}
+    return [f"{name}: {old} -> {new}" for name, (old, new) in found.items() if old != new and name not in ignore]
 
 
-def _flat(config: Any) -> dict[str, Any]:
-    fields = config if isinstance(config, dict) else asdict(config)
+def _flat(values: dict[str, Any]) -> dict[str, Any]:
     flat: dict[str, Any] = {}
-    for name, value in fields.items():
+    for name, value in values.items():
         if isinstance(value, dict):
             flat.update(_flat(value))
         else:
             flat[name] = list(value) if isinstance(value, tuple) else value
     return flat
+
+
+def _defaults(kind: Any) -> dict[str, Any]:
+    """Defaults of a configuration and of those inside it."""
+    known = {each.name: each.default for each in fields(kind) if each.default is not MISSING}
+    inner = {each.name: asdict(each.default_factory()) for each in fields(kind) if each.default_factory is not MISSING}
+    return _flat({**known, **inner})

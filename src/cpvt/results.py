@@ -31,6 +31,7 @@ class Row:
     train_size: int
     crop_ratio: float
     interpolation: str
+    longest_side: int | None  # pixels; larger pictures were shrunk to it before they were laid on a canvas
     fill: float  # mean share of what the model saw that was fill, zero after normalisation
     shrunk: int  # pictures shrunk to the longest side allowed before they were looked at
     skipped: int  # pictures that did not decode
@@ -42,9 +43,13 @@ class Row:
 
     @property
     def key(self) -> tuple[Any, ...]:
-        """What was measured; two rows with one key measure the same thing."""
-        what = (self.data, self.model, self.encoding, self.pool, self.seed, self.protocol, self.size)
-        return (*what, self.crop_ratio, self.interpolation)
+        """What was measured."""
+        return (self.data, self.model, self.encoding, self.pool, self.seed, self.protocol, self.size)
+
+    @property
+    def way(self) -> tuple[Any, ...]:
+        """How the pictures were read; rows with one key and one way measure the same thing."""
+        return (self.crop_ratio, self.interpolation, self.longest_side)
 
 
 def append_rows(path: Path, rows: Iterable[Row]) -> None:
@@ -61,7 +66,7 @@ def append_rows(path: Path, rows: Iterable[Row]) -> None:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """Read rows back, the last one of each key; half-written lines are passed over. No file means no rows."""
+    """Read rows back, the last one of each key and way; half-written lines are passed over. No file means no rows."""
     if not path.exists():
         return []
     rows: dict[tuple[Any, ...], Row] = {}
@@ -71,7 +76,7 @@ def read_rows(path: Path) -> list[Row]:
         except json.JSONDecodeError:
             continue
         row = _row(values, f"{path}, line {number}")
-        rows[row.key] = row
+        rows[(row.key, row.way)] = row
     return list(rows.values())
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,8 +48,8 @@ def sweep(
 
     run: a folder that `train` wrote, or what `load` returned. sizes: sides or (height, width) in pixels, by default
     from half to three times the training size. protocol: 'resize' or 'canvas' (see `cpvt.data.views`). data: by
-    default the run's own. longest_side: pictures larger than this are shrunk to it before they fill a canvas, by
-    default four times the training size; how many were is in the row. Raises ValueError for a size below a patch, or
+    default the run's own. longest_side: larger pictures are shrunk to it before they are laid on a canvas, by default
+    to the run's, as in training (four times the training size); how many were is in the row. Raises ValueError for a size below a patch, or
     classes that are not the model's.
     """
     checkpoint = run if isinstance(run, Checkpoint) else load(run, device)
@@ -61,15 +62,13 @@ def sweep(
         data = open_data(data or source["data"], data_root or (source["data_root"] if own else None), transform.mode)
     split = _test_split(data, checkpoint.class_names)
     if crop_ratio is not None:
-        transform = Transform(transform.mean, transform.std, crop_ratio, transform.interpolation)
+        transform = replace(transform, crop_ratio=crop_ratio)
+    if longest_side is not None:
+        transform = replace(transform, longest_side=longest_side)
     wanted = [parse_size(size) if isinstance(size, str) else size for size in sizes] or default_sizes(checkpoint)
-    patch = checkpoint.model.config.patch_size
+    check_sizes(wanted, checkpoint.model.config.patch_size)
     for size in wanted:
-        if min(sides(size)) < patch:
-            raise ValueError(f"size {size} is smaller than a patch; the smallest side of this model is {patch}")
-    limit = longest_side or 4 * checkpoint.train_size
-    for size in wanted:
-        view = View(transform, protocol, sides(size), longest_side=limit)
+        view = View(transform, protocol, sides(size))
         score = measure(checkpoint.model, split, view, batch_size, on_bad_picture, f"{protocol} {size}", watch)
         yield _row(checkpoint, data.name, protocol, size, transform, score)
 
@@ -98,6 +97,13 @@ def measure(
     if not total:
         raise ValueError(f"none of the {len(split)} test pictures decodes")
     return Score(correct, total, round(time.perf_counter() - start, 3), round(filled / total, 4), shrunk, skipped)
+
+
+def check_sizes(wanted: Sequence[Size], patch_size: int) -> None:
+    """Raise ValueError for a size with a side below a patch."""
+    for size in wanted:
+        if min(sides(size)) < patch_size:
+            raise ValueError(f"size {size} is smaller than a patch; the smallest side of this model is {patch_size}")
 
 
 def default_sizes(checkpoint: Checkpoint) -> list[Size]:
@@ -138,6 +144,7 @@ def _row(checkpoint: Checkpoint, data: str, protocol: str, size: Size, transform
         train_size=checkpoint.train_size,
         crop_ratio=transform.crop_ratio,
         interpolation=transform.interpolation,
+        longest_side=transform.longest_side,
         fill=score.fill,
         shrunk=score.shrunk,
         skipped=score.skipped,

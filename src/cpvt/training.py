@@ -46,6 +46,8 @@ def train(config: TrainConfig, watch: Watch = ignore_progress) -> Path:
     torch.manual_seed(config.seed)
     run = _Run(config, VisionTransformer(settings).to(device), data, device)
     run.resume()
+    if run.epoch:
+        run.save()  # an interruption may have fallen between the files of the last save
     for epoch in range(run.epoch, config.recipe.epochs):
         run.train_epoch(epoch, watch)
         run.save()
@@ -70,13 +72,17 @@ def is_finished(config: TrainConfig) -> bool:
     if not (folder / RECORD).exists():
         return False
     record = read_record(folder)
-    changed = differences(record["training"], asdict(config), ignore=FREE)
+    _refuse_other(folder, record["training"], config)
+    return bool(record["epoch"] == config.recipe.epochs) and not (folder / STATE).exists()
+
+
+def _refuse_other(folder: Path, before: dict[str, Any], config: TrainConfig) -> None:
+    changed = differences(before, config, ignore=FREE)
     if changed:
         raise ValueError(
             f"'{folder}' holds a run with another configuration ({'; '.join(changed)}); "
             "choose another --out, or delete the folder"
         )
-    return bool(record["epoch"] == config.recipe.epochs)
 
 
 def _model_config(config: TrainConfig, data: DataSet) -> ModelConfig:
@@ -99,7 +105,8 @@ def _model_config(config: TrainConfig, data: DataSet) -> ModelConfig:
 def _view(config: TrainConfig, data: DataSet, settings: ModelConfig) -> View:
     """How training pictures are seen."""
     crop_ratio = data.crop_ratio if config.source.crop_ratio is None else config.source.crop_ratio
-    transform = Transform(data.mean, data.std, crop_ratio, config.source.interpolation)
+    longest_side = config.source.longest_side or 4 * max(sides(settings.img_size))
+    transform = Transform(data.mean, data.std, crop_ratio, config.source.interpolation, longest_side)
     augment = config.recipe.augment or data.augment
     kind = "canvas" if augment == "none" else augment
     return View(transform, kind, sides(settings.img_size), config.recipe.crop_scale)
@@ -142,9 +149,9 @@ class _Run:
             on_bad_picture=self.config.source.on_bad_picture, workers=self.config.source.loader_workers,
         )  # fmt: skip
         self.model.train()
-        total_loss, correct, seen, skipped, start = 0.0, 0, 0, 0, time.perf_counter()
+        total_loss, correct, seen, skipped, shrunk, start = 0.0, 0, 0, 0, 0, time.perf_counter()
         for step, batch in enumerate(batches, start=epoch * self.steps_per_epoch):
-            skipped += len(batch.skipped)
+            skipped, shrunk = skipped + len(batch.skipped), shrunk + batch.shrunk
             if len(batch.labels) == 0:
                 continue
             self.schedule.step_update(step)
@@ -155,11 +162,7 @@ class _Run:
             loss.backward()
             value = loss.item()
             if not math.isfinite(value):
-                kept = f"epoch {epoch} is kept in '{self.folder}'" if epoch else "no epoch was finished"
-                raise DivergedError(
-                    f"the loss is {value} at step {step + 1} (epoch {epoch + 1}); {kept}. "
-                    f"Lower the learning rate (now {recipe.lr}) and train again into another folder"
-                )
+                raise self._diverged(f"the loss is {value} at step {step + 1}", epoch + 1)
             self.optimizer.step()
             total_loss += value * len(labels)
             correct += int((logits.argmax(1) == labels).sum())
@@ -172,13 +175,27 @@ class _Run:
         seconds = time.perf_counter() - start
         self.history.append(
             {"epoch": epoch + 1, "loss": total_loss / seen, "accuracy": correct / seen, "pictures": seen,
-             "skipped": skipped, "seconds": round(seconds, 3)}
+             "skipped": skipped, "shrunk": shrunk, "seconds": round(seconds, 3)}
         )  # fmt: skip
         self.epoch = epoch + 1
 
+    def _diverged(self, what: str, epoch: int) -> DivergedError:
+        kept = f"epoch {epoch - 1} is kept in '{self.folder}'" if epoch > 1 else "no epoch was finished"
+        return DivergedError(
+            f"{what} (epoch {epoch}); {kept}. "
+            f"Lower the learning rate (now {self.config.recipe.lr}) and train again into another folder"
+        )
+
     def save(self) -> None:
         """Write what goes on (training.pt), then what is used (weights, record, history), each file whole."""
-        state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "history": self.history}
+        if not all(bool(parameter.isfinite().all()) for parameter in self.model.parameters()):
+            raise self._diverged("a weight is no longer a number", self.epoch)
+        state = {
+            "training": json.dumps(self.record["training"]),
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "history": self.history,
+        }
         with replacing(self.folder / STATE) as file:
             torch.save(state, file)
         save_checkpoint(self.folder, self.model, {**self.record, "epoch": self.epoch})
@@ -191,6 +208,7 @@ class _Run:
         if not path.exists():
             return
         state = torch.load(path, map_location=self.device, weights_only=True)
+        _refuse_other(self.folder, json.loads(state["training"]), self.config)
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.history = state["history"]

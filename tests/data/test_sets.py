@@ -85,10 +85,38 @@ def test_a_class_that_was_not_trained_is_an_error_that_names_it(picture_folder, 
 
 
 def test_a_folder_without_pictures_is_an_error_that_says_what_is_expected(picture_folder):
-    root = picture_folder({"train/cat": 0})
+    root = picture_folder({"train/cat": 0, "train/dog": 1})
     (root / "train" / "cat" / "notes.txt").write_text("none yet")
-    with pytest.raises(ValueError, match=r"no pictures in '.*train': expected class folders .*CLASS/name\.jpg"):
+    with pytest.raises(ValueError, match=r"no pictures in '.*train.cat': expected class folders .*CLASS/name\.jpg"):
         open_data(str(root))
+    empty = picture_folder({"test/cat": 1}, root.parent / "empty")
+    (empty / "train" / ".cache").mkdir(parents=True)  # hidden, so no class
+    with pytest.raises(ValueError, match=r"no pictures in '.*train': expected"):
+        open_data(str(empty))
+
+
+def test_every_kind_of_picture_is_found_also_in_deeper_folders(picture_folder):
+    root = picture_folder({"train/cat": 1, "train/dog/left": 2, "test/cat": 1})
+    for name in ("a.webp", "b.TIF", "c.gif", "d.jpeg"):
+        Image.new("RGB", (4, 4)).save(root / "train" / "cat" / name)
+    data = open_data(str(root))
+    assert data.class_names == ("cat", "dog")
+    assert labels(data.train) == [0] * 5 + [1] * 2
+
+
+def test_a_picture_outside_any_class_is_an_error(picture_folder):
+    root = picture_folder({"train/cat": 1})
+    Image.new("RGB", (4, 4)).save(root / "train" / "loose.png")
+    with pytest.raises(ValueError, match=r"outside any class \(loose.png, ...\): expected class folders"):
+        open_data(str(root))
+
+
+def test_a_picture_that_a_set_opened_itself_is_turned_upright_too():
+    from cpvt.data.timm_sets import IndexedSplit
+
+    picture = Image.new("RGB", (20, 10))
+    picture.getexif()[0x0112] = 6
+    assert IndexedSplit([(picture, 1)], "set", "RGB").read(0, np.random.default_rng(0))[0].size == (10, 20)
 
 
 def test_a_folder_without_parts_is_an_error_that_says_what_is_expected(picture_folder):
@@ -242,7 +270,7 @@ def test_a_batch_says_how_much_was_filled_and_how_many_were_shrunk(tmp_path):
         (tmp_path / "test" / "cat").mkdir(parents=True, exist_ok=True)
         Image.new("RGB", size).save(tmp_path / "test" / "cat" / f"{number}.png")
     data = open_data(str(tmp_path))
-    view = View(Transform(data.mean, data.std), "canvas", (8, 8), longest_side=16)
+    view = View(Transform(data.mean, data.std, longest_side=16), "canvas", (8, 8))
     (batch,) = load_batches(data.test, view, 3)
     assert batch.filled == pytest.approx((0 + 1 / 2 + 1 / 2) / 3)  # the third is shrunk to 16 x 4
     assert batch.shrunk == 1

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from cpvt.data import Transform, View
-from cpvt.data.views import INTERPOLATIONS, VIEWS, limit
+from cpvt.data.views import INTERPOLATIONS, VIEWS
 
 # no whole value from 0 to 255 is normalised to zero by these, so fill can be told from picture
 TRANSFORMS = {
@@ -119,32 +119,42 @@ def test_interpolation_is_the_one_asked_for():
     torch.testing.assert_close(transform.resize(picture, (18, 18)), normalised(by_hand, transform))
 
 
+def limited(longest_side):
+    return Transform((0.5,) * 3, (0.5,) * 3, longest_side=longest_side)
+
+
 @pytest.mark.parametrize(
     ("size", "longest", "expected"),
     [((40, 20), 10, (10, 5)), ((20, 40), 10, (5, 10)), ((100, 1), 10, (10, 1)), ((40, 20), 40, (40, 20))],
 )
 def test_limit_shrinks_in_proportion(size, longest, expected):
-    assert limit(Image.new("RGB", size), longest).size == expected
+    assert limited(longest).limit(Image.new("RGB", size)).size == expected
 
 
 @pytest.mark.parametrize("longest", [None, 8, 9])
 def test_limit_leaves_a_picture_that_fits_as_it_is(longest):
     picture = noise(6, 8)
-    assert limit(picture, longest) is picture
+    assert limited(longest).limit(picture) is picture
 
 
-def test_canvas_shrinks_what_is_larger_than_the_longest_side():
-    picture, transform = noise(10, 20), TRANSFORMS["RGB"]
-    view = View(transform, "canvas", (10, 10), longest_side=10)
+@pytest.mark.parametrize("kind", ["canvas", "crop"])
+def test_what_shows_the_own_scale_shrinks_what_is_larger_than_the_longest_side(kind):
+    picture, view = noise(10, 20), View(limited(10), kind, (10, 10))
     assert view.shrinks(picture)
     assert not view.shrinks(noise(10, 10))
-    place_of(transform(limit(picture, 10)), view(picture, draw()))
     assert view.filled(picture) == 0.5
+    if kind == "canvas":
+        place_of(view.transform(limited(10).limit(picture)), view(picture, draw()))
 
 
-@pytest.mark.parametrize("kind", ["resize", "resized-crop", "crop"])
-def test_only_canvas_shrinks(kind):
-    assert not View(TRANSFORMS["RGB"], kind, (10, 10), longest_side=5).shrinks(noise(10, 20))
+@pytest.mark.parametrize("kind", ["resize", "resized-crop"])
+def test_what_sets_the_scale_itself_does_not_shrink_first(kind):
+    assert not View(limited(5), kind, (10, 10)).shrinks(noise(10, 20))
+
+
+def test_a_longest_side_below_a_pixel():
+    with pytest.raises(ValueError, match="1 pixel or more; got 0"):
+        limited(0)
 
 
 @pytest.mark.parametrize("kind", ["canvas", "crop"])
@@ -171,7 +181,9 @@ def test_every_view_gives_the_sides_asked_for(kind, mode):
 
 
 def test_an_unknown_view_is_an_error_that_lists_the_known():
-    with pytest.raises(ValueError, match="unknown view 'zoom'; known: resize, canvas, resized-crop, crop"):
+    with pytest.raises(
+        ValueError, match="unknown view or augmentation 'zoom'; known: resize, canvas, resized-crop, crop, none"
+    ):
         View(TRANSFORMS["RGB"], "zoom", (8, 8))
 
 

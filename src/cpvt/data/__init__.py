@@ -32,7 +32,8 @@ def open_data(data: str, root: str | None = None, mode: str | None = None) -> Da
         from cpvt.data.digits import open_digits
 
         return open_digits(mode or "L")
-    from cpvt.data.timm_sets import PREFIXES, open_folder, open_named
+    from cpvt.data.folders import open_folder
+    from cpvt.data.timm_sets import PREFIXES, open_named
 
     if Path(data).is_dir():
         return replace(open_folder(Path(data), mode or "RGB"), name=data)

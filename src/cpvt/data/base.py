@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -40,3 +41,12 @@ class DataSet:
     @property
     def mode(self) -> str:
         return "L" if len(self.mean) == 1 else "RGB"
+
+
+IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+GREY = {"mean": (0.45,), "std": (0.225,)}
+
+
+def data_set(name: str, class_names: Sequence[str], train: Split | None, test: Split | None, mode: str) -> DataSet:
+    """A set of photographs, normalised as ImageNet is, or as its grey average."""
+    return DataSet(name, tuple(class_names), train, test, **(IMAGENET if mode == "RGB" else GREY))

@@ -31,8 +31,12 @@ class Transform:
     std: tuple[float, ...]
     crop_ratio: float = 0.875
     interpolation: str = "bicubic"
+    longest_side: int | None = None
+    """Pictures with a longer side are shrunk to it before they are cropped, laid on a canvas or seen whole."""
 
     def __post_init__(self) -> None:
+        if self.longest_side is not None and self.longest_side < 1:
+            raise ValueError(f"the longest side is 1 pixel or more; got {self.longest_side}")
         if not 0 < self.crop_ratio <= 1:
             raise ValueError(f"a crop ratio is above 0 and at most 1; got {self.crop_ratio}")
         if self.interpolation not in INTERPOLATIONS:
@@ -49,6 +53,14 @@ class Transform:
         mean, std = (np.array(of, dtype=np.float32)[:, None, None] for of in (self.mean, self.std))
         return torch.from_numpy((values / 255 - mean) / std)
 
+    def limit(self, picture: Image.Image) -> Image.Image:
+        """The picture, shrunk in proportion where a side is longer than `longest_side`; else the very same object."""
+        if self.longest_side is None or max(picture.size) <= self.longest_side:
+            return picture
+        scale = self.longest_side / max(picture.size)
+        width, height = (max(1, round(side * scale)) for side in picture.size)
+        return picture.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3.0)
+
     def resize(self, picture: Image.Image, sides: Sides) -> Tensor:
         """The same picture in another number of pixels: scaled to cover sides / crop ratio, middle cut out."""
         if picture.size == (sides[1], sides[0]) and self.crop_ratio == 1.0:
@@ -59,22 +71,13 @@ class Transform:
 
     def canvas(self, picture: Image.Image, sides: Sides, draw: np.random.Generator, anywhere: bool = False) -> Tensor:
         """The picture at its own scale on a canvas; larger ones are cut to it, from the middle unless `anywhere`."""
-        whole = self(picture)
+        whole = self(self.limit(picture))
         canvas = whole.new_zeros(len(self.mean), *sides)
         (top, y, rows), (left, x, columns) = (
             _place(length, side, draw, anywhere) for length, side in zip(whole.shape[1:], sides)
         )
         canvas[:, y : y + rows, x : x + columns] = whole[:, top : top + rows, left : left + columns]
         return canvas
-
-
-def limit(picture: Image.Image, longest_side: int | None) -> Image.Image:
-    """The picture, shrunk in proportion where a side is longer than `longest_side` pixels."""
-    if longest_side is None or max(picture.size) <= longest_side:
-        return picture
-    scale = longest_side / max(picture.size)
-    width, height = (max(1, round(side * scale)) for side in picture.size)
-    return picture.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3.0)
 
 
 def _place(length: int, side: int, draw: np.random.Generator, anywhere: bool) -> tuple[int, int, int]:
@@ -120,18 +123,17 @@ class View:
     kind: str
     sides: Sides
     crop_scale: tuple[float, float] = (0.35, 1.0)
-    longest_side: int | None = None  # larger pictures are shrunk to it before a canvas is filled with them
 
     def __post_init__(self) -> None:
         if self.kind not in VIEWS:
-            raise ValueError(f"unknown view '{self.kind}'; known: {', '.join(VIEWS)}")
+            raise ValueError(f"unknown view or augmentation '{self.kind}'; known: {', '.join(VIEWS)}, none")
 
     def __call__(self, picture: Image.Image, draw: np.random.Generator) -> Tensor:
         """The tensor (C, H, W) that the model sees; `draw` decides what is random."""
         if self.kind == "resize":
             return self.transform.resize(picture, self.sides)
         if self.kind == "canvas":
-            return self.transform.canvas(limit(picture, self.longest_side), self.sides, draw)
+            return self.transform.canvas(picture, self.sides, draw)
         if self.kind == "crop":
             tensor = self.transform.canvas(picture, self.sides, draw, anywhere=True)
             return tensor.flip(2) if draw.random() < 0.5 else tensor
@@ -143,16 +145,15 @@ class View:
         return tensor
 
     def shrinks(self, picture: Image.Image) -> bool:
-        """Whether the picture is larger than `longest_side` allows and is shrunk for it."""
-        return self.kind == "canvas" and self.longest_side is not None and max(picture.size) > self.longest_side
+        """Whether the picture is larger than the longest side allowed, and is shrunk for it."""
+        return self.kind in ("canvas", "crop") and self.transform.limit(picture) is not picture
 
     def filled(self, picture: Image.Image) -> float:
         """Share of what the model sees that is fill, 0 to 1."""
         height, width = self.sides
         if self.kind not in ("canvas", "crop"):
             return 0.0
-        if self.shrinks(picture):
-            picture = limit(picture, self.longest_side)
+        picture = self.transform.limit(picture)
         return 1 - min(picture.height, height) * min(picture.width, width) / (height * width)
 
 

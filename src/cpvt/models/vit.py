@@ -54,9 +54,13 @@ class VisionTransformer(nn.Module):
     def forward_features(self, pictures: Tensor) -> Tensor:
         """Tokens after the final norm, (B, P + N, D)."""
         x, layout, positions = self.embed(pictures)
-        for depth, block in enumerate(self.blocks, start=1):
+        return self.norm(self._through(len(self.blocks), x, layout, positions))
+
+    def _through(self, blocks: int, x: Tensor, layout: Layout, positions: Positions) -> Tensor:
+        """Tokens after the first `blocks` blocks, the encoding applied after each."""
+        for depth, block in zip(range(1, blocks + 1), self.blocks):
             x = self.encoding(block(x, positions), layout, depth)
-        return self.norm(x)
+        return x
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Logits of the tokens that `forward_features` returns, or with `pre_logits` what the head reads."""
@@ -87,8 +91,7 @@ class VisionTransformer(nn.Module):
         if not 1 <= block <= len(self.blocks):
             raise ValueError(f"block must be from 1 to {len(self.blocks)}; got {block}")
         x, layout, positions = self.embed(pictures)
-        for depth in range(1, block):
-            x = self.encoding(self.blocks[depth - 1](x, positions), layout, depth)
+        x = self._through(block - 1, x, layout, positions)
         looked_at: Block = self.blocks[block - 1]  # type: ignore[assignment]
         weights = looked_at.attn.weights(looked_at.norm1(x), positions)
         return weights[:, :, self.num_prefix_tokens :, self.num_prefix_tokens :]

@@ -58,8 +58,16 @@ def summarise(rows: Sequence[Row]) -> list[Cell]:
 
 
 def _name(row: Row, rows: Sequence[Row]) -> str:
-    """The encoding, and what else differs from the first of the rows: model, data set."""
-    others = [value for value, first in ((row.model, rows[0].model), (row.data, rows[0].data)) if value != first]
+    """The encoding, and what else differs from the first of the rows: model, data set, way of reading."""
+    first = rows[0]
+    words = {
+        row.model: row.model != first.model,
+        row.data: row.data != first.data,
+        f"crop ratio {row.crop_ratio:g}": row.crop_ratio != first.crop_ratio,
+        row.interpolation: row.interpolation != first.interpolation,
+        f"longest side {row.longest_side}": row.longest_side != first.longest_side,
+    }
+    others = [word for word, differs in words.items() if differs]
     return row.encoding + (f" ({', '.join(others)})" if others else "")
 
 

@@ -1,0 +1,84 @@
+"""Folders of class folders: train/CLASS/picture.jpg and test/CLASS/picture.jpg (or val/)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from timm.utils.misc import natural_key
+
+from cpvt.data.base import DataSet, Split, data_set
+from cpvt.data.pictures import decode
+
+TEST_FOLDERS = ("test", "val", "validation")
+
+
+class FolderSplit:
+    """Picture files and their classes."""
+
+    def __init__(self, paths: Sequence[Path], labels: Sequence[int], mode: str) -> None:
+        self.paths, self.labels, self.mode = paths, labels, mode
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def read(self, index: int, draw: np.random.Generator) -> tuple[Image.Image, int]:
+        path = self.paths[index]
+        return decode(path, str(path), self.mode), self.labels[index]
+
+
+def open_folder(root: Path, mode: str) -> DataSet:
+    """Pictures in class folders below train/ and test/ (or val/); either part may be absent.
+
+    A class is a folder directly below; its pictures may lie deeper. Raises ValueError for a picture outside any class
+    folder, a class folder without pictures, or a class to test that is not there to train.
+    """
+    train_root = root / "train"
+    test_root = next((root / name for name in TEST_FOLDERS if (root / name).is_dir()), None)
+    if not train_root.is_dir() and test_root is None:
+        raise ValueError(
+            f"'{root}' holds neither train/ nor test/ (or val/); expected {root}/train/CLASS/picture.jpg and "
+            f"{root}/test/CLASS/picture.jpg"
+        )
+    train = _pictures_by_class(train_root) if train_root.is_dir() else None
+    test = _pictures_by_class(test_root) if test_root is not None else None
+    classes = list(train or test or {})
+    extra = [name for name in test or {} if name not in classes]
+    if extra:
+        raise ValueError(
+            f"'{test_root}' has classes that '{train_root}' lacks: {', '.join(extra)}; "
+            "a class can be tested only if it was trained"
+        )
+    return data_set(str(root), classes, _split(train, classes, mode), _split(test, classes, mode), mode)
+
+
+def _split(pictures: dict[str, list[Path]] | None, classes: Sequence[str], mode: str) -> Split | None:
+    if pictures is None:
+        return None
+    pairs = [(path, classes.index(name)) for name, paths in pictures.items() for path in paths]
+    return FolderSplit([path for path, _ in pairs], [label for _, label in pairs], mode)
+
+
+def _pictures_by_class(root: Path) -> dict[str, list[Path]]:
+    """Class -> its picture files, both in natural order (class2 before class10)."""
+    endings = {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+    folders = sorted((each for each in root.iterdir() if _is_class(each)), key=lambda path: natural_key(path.name))
+    found = {
+        folder.name: sorted(
+            (path for path in folder.rglob("*") if path.suffix.lower() in endings),
+            key=lambda path: natural_key(str(path)),
+        )
+        for folder in folders
+    }
+    empty = [str(folder) for folder in folders if not found[folder.name]] or ([] if folders else [str(root)])
+    loose = [path.name for path in root.iterdir() if path.is_file() and path.suffix.lower() in endings]
+    if empty or loose:
+        what = f"no pictures in '{empty[0]}'" if empty else f"'{root}' has pictures outside any class ({loose[0]}, ...)"
+        raise ValueError(f"{what}: expected class folders with pictures, {root}/CLASS/name.jpg")
+    return found
+
+
+def _is_class(path: Path) -> bool:
+    return path.is_dir() and not path.name.startswith(".")

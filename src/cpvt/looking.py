@@ -1,0 +1,87 @@
+"""What a page shows of trained models beside accuracy: their speed, and what each makes of one sample."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+
+from cpvt.checkpoint import Checkpoint, load
+from cpvt.config import Watch, ignore_progress, sides
+from cpvt.data import DataSet, View
+from cpvt.results import read_json, write_json
+
+RECORD, ARRAYS = "looks.json", "arrays"
+ROUNDS, BATCH = 7, 64  # of the speeds
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A trained model to look at."""
+
+    name: str  # of its files
+    encoding: str
+    pool: str
+    run: str  # folder of its checkpoint
+
+
+def look_closer(
+    folder: Path, subjects: Sequence[Subject], data: DataSet, device: str, watch: Watch = ignore_progress
+) -> None:
+    """Measure speed and attention of every subject and write looks.json and arrays/ into the folder.
+
+    Nothing is done where all are there already. Speeds compare only if taken in turn, so one missing subject has all
+    measured again, those of earlier commands too as long as their checkpoints are there.
+    """
+    looks = {look["name"]: look for look in (read_json(folder / RECORD) if (folder / RECORD).exists() else [])}
+    known = [Subject(look["name"], look["encoding"], look["pool"], look["run"]) for look in looks.values()]
+    wanted = {subject.name: subject for subject in (*known, *subjects)}
+    there = [subject for subject in wanted.values() if (Path(subject.run) / "checkpoint.json").exists()]
+    if all(subject.name in looks for subject in there):
+        return
+    assert data.test is not None
+    sample, label = data.test.read(0, np.random.default_rng((0, 0, 0)))
+    checkpoints = [load(subject.run, device) for subject in there]
+    (folder / ARRAYS).mkdir(exist_ok=True)
+    for subject, checkpoint, rates in zip(there, checkpoints, _speeds(checkpoints, watch)):
+        view = View(checkpoint.transform, "resize", sides(checkpoint.model.config.img_size))
+        picture = view(sample, np.random.default_rng(0))
+        np.save(folder / ARRAYS / "sample.npy", picture.numpy())
+        look = _look(checkpoint, picture, folder / ARRAYS / f"attention-{subject.name}.npy")
+        origin = {"sample_class": data.class_names[label], "pictures_per_second": [round(rate, 1) for rate in rates]}
+        looks[subject.name] = {**vars(subject), **look, **origin}
+    write_json(folder / RECORD, list(looks.values()))
+
+
+def _look(checkpoint: Checkpoint, picture: torch.Tensor, path: Path) -> dict[str, Any]:
+    """Save the attention of block 2, mean over heads, (N, N); returns what is needed to draw it."""
+    block = min(2, len(checkpoint.model.blocks))
+    device = next(checkpoint.model.parameters()).device
+    with torch.inference_mode():
+        attention = checkpoint.model.attention_map(picture[None].to(device), block)[0].mean(0)
+    np.save(path, attention.cpu().numpy())
+    grid = checkpoint.model.patch_embed.dynamic_feat_size(picture.shape[1:])
+    return {"block": block, "grid": list(grid)}
+
+
+def _speeds(checkpoints: list[Checkpoint], watch: Watch) -> list[list[float]]:
+    """Pictures a second of each model's forward at its training size, taken in turn so that all meet the same machine."""
+    config = checkpoints[0].model.config
+    device = next(checkpoints[0].model.parameters()).device
+    pictures = torch.randn(BATCH, config.in_chans, *sides(config.img_size), device=device)
+    rates: list[list[float]] = [[] for _ in checkpoints]
+    with torch.inference_mode():
+        for turn in range(ROUNDS + 1):
+            for rate, checkpoint in zip(rates, checkpoints):
+                start = time.perf_counter()
+                checkpoint.model(pictures).sum().item()
+                if turn:  # the first is a warm-up
+                    rate.append(BATCH / (time.perf_counter() - start))
+            watch("speed", turn, ROUNDS, f"{median(rates[0] or [0]):.0f} pictures/s")
+    return rates

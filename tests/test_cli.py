@@ -101,3 +101,28 @@ def test_help_names_every_verb_and_imports_nothing_heavy():
     imported = {line.split("|")[-1].strip().split(".")[0] for line in done.stderr.splitlines()}
     assert "cpvt" in imported
     assert not imported & {"torch", "timm", "torchvision", "matplotlib", "scipy", "sklearn", "PIL"}
+
+
+def test_a_run_from_training_to_report(capsys, tmp_path, tiny_folder):
+    def run(command):
+        main([word.replace("DATA", str(tiny_folder)).replace("OUT", str(tmp_path / "out")) for word in command.split()])
+        return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+    recipe = "--train-size 8 --epochs 1 --batch-size 4"
+    trained = run(f"train --encoding peg --pool gap --data DATA {recipe} --out OUT/peg")
+    assert trained["run"] == str(tmp_path / "out" / "peg")
+    assert 0 <= trained["test_accuracy"] <= 1
+    swept = run("sweep OUT/peg --protocol resize --sizes 8 12 8x12")
+    assert list(swept["accuracy"]) == ["8", "12", "8x12"]
+    pictures = sorted((tiny_folder / "test").rglob("*.png"))
+    main(["predict", str(tmp_path / "out" / "peg"), *map(str, pictures[:2]), "--top", "1", "--longest-side", "4"])
+    said = capsys.readouterr()
+    assert "shrunk from 6x8 to 3x4 pixels" in said.err
+    found = json.loads(said.out.splitlines()[-1])["predictions"]
+    assert [each["picture"] for each in found] == list(map(str, pictures[:2]))
+    assert all(each["classes"][0][0] in ("cat", "dog") for each in found)
+    compared = run(f"compare --data DATA --encodings learned peg --pool cls gap --seeds 0 1 --parallel 1 {recipe} "
+                   "--protocols canvas --canvas-sizes 8 --out OUT/all")  # fmt: skip
+    assert compared["rows"] == 8
+    assert run("report OUT/all") == compared
+    assert run("report OUT/peg")["rows"] == 3

@@ -42,10 +42,12 @@ def test_links_to_files_lead_somewhere(document):
 
 
 def test_every_command_of_the_readme_is_understood():
-    from cpvt.cli import VERBS
+    from cpvt.cli import VERBS, parse
 
-    verbs = set(re.findall(r"^cpvt (\w+)", README, flags=re.MULTILINE))
-    assert verbs == set(VERBS)
+    commands = re.findall(r"^cpvt (.*?)(?:\s+#.*)?$", README, flags=re.MULTILINE)
+    assert {command.split()[0] for command in commands} == set(VERBS)
+    for command in commands:
+        parse(command.split())
 
 
 def test_the_tables_of_results_are_those_of_the_rows():

@@ -164,8 +164,8 @@ VERBS: dict[str, tuple[type, Any, str]] = {
 POSITIONAL = ("sweep", "predict", "report")  # verbs whose required options are given by place, without a flag
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Run `cpvt VERB ...`; the last line of standard output is one JSON object."""
+def parse(arguments: list[str] | None = None) -> Any:
+    """The configuration that a command line asks for."""
     union: Any = None
     for name, (kind, _, words) in VERBS.items():
         by_place = (tyro.conf.PositionalRequiredArgs,) if name in POSITIONAL else ()
@@ -173,14 +173,18 @@ def main(arguments: list[str] | None = None) -> None:
         option = Annotated[marked]
         union = option if union is None else union | option
     words = "Which positional encoding holds at any size? The last line of every command's output is one JSON object."
+    return tyro.cli(union, prog="cpvt", args=arguments, description=words, config=(tyro.conf.OmitArgPrefixes,))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run `cpvt VERB ...`; the last line of standard output is one JSON object."""
     try:
-        config = tyro.cli(union, prog="cpvt", args=arguments, description=words, config=(tyro.conf.OmitArgPrefixes,))
+        config = parse(arguments)
         act = next(act for kind, act, _ in VERBS.values() if isinstance(config, kind))
-        result = act(config)
+        print(json.dumps(act(config)))
     except (ValueError, OSError, FloatingPointError) as error:
         print(f"cpvt: {error}", file=sys.stderr)
         raise SystemExit(2) from error
     except KeyboardInterrupt:
         print("cpvt: interrupted; what was finished is kept, and the same command goes on from there", file=sys.stderr)
         raise SystemExit(130) from None
-    print(json.dumps(result))

@@ -274,3 +274,19 @@ def test_a_batch_says_how_much_was_filled_and_how_many_were_shrunk(tmp_path):
     (batch,) = load_batches(data.test, view, 3)
     assert batch.filled == pytest.approx((0 + 1 / 2 + 1 / 2) / 3)  # the third is shrunk to 16 x 4
     assert batch.shrunk == 1
+
+
+def test_the_part_to_test_on_may_have_several_names(monkeypatch, picture_folder):
+    from cpvt.data import timm_sets
+
+    def create(name, root, split, is_training):
+        if split not in ("train", "test"):
+            raise ValueError(f"Unknown split {split!r}")
+        return [(Image.new("RGB", (4, 4)), number) for number in range(3 if split == "train" else 2)]
+
+    monkeypatch.setattr(timm_sets, "create_dataset", create)
+    data = open_data("tfds/some")
+    assert (len(data.train), len(data.test), data.class_names) == (3, 2, ("0", "1", "2"))
+    monkeypatch.setattr(timm_sets, "SPLITS", {"train": ("learning",)})
+    with pytest.raises(ValueError, match=r"'tfds/some' does not open in 'None' \(Unknown split 'learning'\)"):
+        open_data("tfds/some")

@@ -18,6 +18,7 @@ from cpvt.data.base import DataSet, Split, data_set
 from cpvt.data.folders import open_folder
 from cpvt.data.pictures import BadPictureError, convert, decode
 
+SPLITS = {"train": ("train",), "test": ("validation", "test", "val")}  # sets name theirs in several ways
 PREFIXES = {  # prefix of a name -> the package that it needs
     "torch": "torchvision", "hfds": "datasets", "hfids": "datasets", "tfds": "tensorflow-datasets", "wds": "webdataset",
 }  # fmt: skip
@@ -68,8 +69,8 @@ def open_named(name: str, root: str | None, mode: str) -> DataSet:
         name, root = "wds/", rest
     parts: dict[str, Split] = {}
     class_names: tuple[str, ...] = ()
-    for split in ("train", "validation"):
-        dataset = _create(name, root, split)
+    for split, names in SPLITS.items():
+        dataset = _create(name, root, names)
         if prefix in ("hfds",):
             parts[split] = ReaderSplit(dataset.reader, mode)
         else:
@@ -82,16 +83,19 @@ def open_named(name: str, root: str | None, mode: str) -> DataSet:
         draw = np.random.default_rng(0)
         count = 1 + max(parts["train"].read(index, draw)[1] for index in range(len(parts["train"])))
         class_names = tuple(str(index) for index in range(count))
-    return data_set(name, class_names, parts["train"], parts["validation"], mode)
+    return data_set(name, class_names, parts["train"], parts["test"], mode)
 
 
-def _create(name: str, root: str | None, split: str) -> Any:
+def _create(name: str, root: str | None, splits: tuple[str, ...]) -> Any:
+    """timm's data set of the first split that there is."""
     try:
-        return create_dataset(name, root=root, split=split, is_training=False)
+        return create_dataset(name, root=root, split=splits[0], is_training=False)
     except ImportError as error:
         package = PREFIXES[name.partition("/")[0]]
         raise ValueError(f"'{name}' needs a package that is not installed ({error}): pip install {package}") from error
-    except (AssertionError, RuntimeError) as error:  # timm's for an unknown name, torchvision's for absent files
+    except (AssertionError, RuntimeError, ValueError) as error:  # an unknown name, absent files, an unknown split
+        if "split" in str(error) and len(splits) > 1:
+            return _create(name, root, splits[1:])
         raise ValueError(f"data set '{name}' does not open in '{root}' ({error})") from error
 
 

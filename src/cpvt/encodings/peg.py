@@ -6,11 +6,12 @@ import math
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cpvt import ops
 from cpvt.encodings.base import ModelShape, PositionalEncoding
-from cpvt.shapes import Grid, Layout
+from cpvt.shapes import AnyGrid, Grid, Layout
 
 LAYOUTS = ("NLC", "NHWC", "NCHW")
 
@@ -18,18 +19,24 @@ LAYOUTS = ("NLC", "NHWC", "NCHW")
 class PEG(nn.Module):
     """Positional encoding generator: a small convolution over the grid of tokens, added to the tokens.
 
-    dim: width D of a token. kernel_size: odd, 3 or more. padding_mode: what stands beyond the border, 'zeros' (the
-    paper's, and what tells a token how far the border is), 'reflect', 'replicate' or 'circular'. layout: 'NLC' for
-    (B, P + h * w, D) with a grid, 'NHWC' for (B, h, w, D), 'NCHW' for (B, D, h, w). bias: a constant per channel.
-    Weights start normal with standard deviation sqrt(2 / k^2), the bias at zero, as in the authors' own Twins code.
-    Source: Chu et al., arXiv 2102.10882, section 3.
+    dim: width D of a token. kernel_size: odd, 3 or more; several, as (7, 5, 3), are summed (PPEG) at the price of the
+    largest. dims: axes of the grid, 1 for (n,), 2 for (h, w), 3 for (t, h, w). causal: along the first axis a token sees
+    only what comes before it, and itself. dilation: places from tap to tap.
+    padding_mode: what stands beyond the border, 'zeros' (the paper's, and what tells a token how far the border is),
+    'reflect', 'replicate' or 'circular'. layout: 'NLC' for (B, P + h * w, D) with a grid, 'NHWC' for (B, h, w, D),
+    'NCHW' for (B, D, h, w). bias: a constant per channel.
+    Weights start normal with variance 2 / (taps of the kernel), the bias at zero, as in the authors' own Twins code.
+    Source: Chu et al., arXiv 2102.10882, section 3; PPEG: Shao et al. (TransMIL), arXiv 2106.00908.
     """
 
     def __init__(
         self,
         dim: int,
-        kernel_size: int = 3,
+        kernel_size: int | Sequence[int] = 3,
         *,
+        dims: int = 2,
+        causal: bool = False,
+        dilation: int = 1,
         padding_mode: str = "zeros",
         layout: str = "NLC",
         bias: bool = True,
@@ -37,63 +44,130 @@ class PEG(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        if kernel_size < 3 or kernel_size % 2 == 0:
-            raise ValueError(
-                f"kernel_size must be odd and 3 or more, so that a token is its own centre; got {kernel_size}"
-            )
-        if padding_mode not in ops.PADDING_MODES:
-            raise ValueError(f"padding_mode must be one of {', '.join(ops.PADDING_MODES)}; got '{padding_mode}'")
-        if layout not in LAYOUTS:
-            raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}; got '{layout}'")
-        self.dim, self.kernel_size, self.padding_mode, self.layout = dim, kernel_size, padding_mode, layout
-        self.weight = nn.Parameter(torch.empty(dim, 1, kernel_size, kernel_size, device=device, dtype=dtype))
+        sizes = sorted((kernel_size,) if isinstance(kernel_size, int) else kernel_size, reverse=True)
+        _check(sizes, dims, causal, dilation, padding_mode, layout)
+        self.dim, self.kernel_size, self.dims, self.causal, self.dilation = dim, tuple(sizes), dims, causal, dilation
+        self.padding_mode, self.layout, self.folded = padding_mode, layout, False
+        shapes = [(dim, 1, *[size] * dims) for size in sizes]
+        self.weight = nn.Parameter(torch.empty(shapes[0], device=device, dtype=dtype))
+        self.smaller = nn.ParameterList(torch.empty(shape, device=device, dtype=dtype) for shape in shapes[1:])
         self.bias = nn.Parameter(torch.empty(dim, device=device, dtype=dtype)) if bias else None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Draw fresh weights."""
-        nn.init.normal_(self.weight, std=math.sqrt(2 / self.kernel_size**2))
+        for weight in (self.weight, *self.smaller):
+            nn.init.normal_(weight, std=math.sqrt(2 / weight[0, 0].numel()))
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
-    def forward(self, tokens: Tensor, grid: Grid | None = None, prefix_tokens: int = 0) -> Tensor:
+    def forward(self, tokens: Tensor, grid: AnyGrid | None = None, prefix_tokens: int = 0) -> Tensor:
         """Return tokens plus their encoding, in the shape they came in; prefix tokens pass by untouched.
 
-        grid: (h, w), needed for layout 'NLC' only. Raises ValueError where tokens and grid disagree.
+        grid: one side per axis, needed for layout 'NLC' only. Raises ValueError where tokens and grid disagree.
         """
+        if self.folded:  # the residual is in the kernel, which prefix tokens do not meet
+            encoded = self._apply_peg(tokens, grid, prefix_tokens, residual=False)
+            return torch.cat([tokens[:, :prefix_tokens], encoded[:, prefix_tokens:]], 1) if prefix_tokens else encoded
         return self._apply_peg(tokens, grid, prefix_tokens, residual=True)
 
-    def encoding(self, tokens: Tensor, grid: Grid | None = None, prefix_tokens: int = 0) -> Tensor:
+    def encoding(self, tokens: Tensor, grid: AnyGrid | None = None, prefix_tokens: int = 0) -> Tensor:
         """Return the encoding alone, so that `tokens + layer.encoding(tokens, grid)` equals `layer(tokens, grid)`."""
+        if self.folded:
+            raise ValueError("a folded PEG no longer knows its encoding from the tokens; keep the layer before fold()")
         return self._apply_peg(tokens, grid, prefix_tokens, residual=False)
 
-    def _apply_peg(self, tokens: Tensor, grid: Grid | None, prefix_tokens: int, residual: bool) -> Tensor:
+    def kernel(self) -> Tensor:
+        """The one kernel that several sum up to, each in the middle of the largest (causal: at its end)."""
+        kernel: Tensor = self.weight
+        for weight in self.smaller:
+            less = (self.weight.shape[2] - weight.shape[2]) // 2
+            border = [less, less] * self.dims
+            if self.causal:
+                border[-2:] = [2 * less, 0]  # F.pad names the first axis last
+            kernel = kernel + F.pad(weight, border)
+        return kernel
+
+    def fold(self) -> PEG:
+        """A copy for inference, with all kernels and the residual in one kernel: one convolution and nothing else.
+
+        Exact but for rounding; in half precision the residual's 1 rounds small weights away, so fold in float32.
+        """
+        layer = PEG(
+            self.dim, self.kernel_size[0], dims=self.dims, causal=self.causal, dilation=self.dilation,
+            padding_mode=self.padding_mode, layout=self.layout, bias=self.bias is not None,
+            device=self.weight.device, dtype=self.weight.dtype,
+        )  # fmt: skip
+        with torch.no_grad():
+            kernel = self.kernel()
+            layer.weight.copy_(kernel if self.folded else kernel + ops.identity_kernel(kernel, self.causal))
+            if self.bias is not None and layer.bias is not None:
+                layer.bias.copy_(self.bias)
+        layer.folded = True
+        return layer.train(self.training).requires_grad_(False)
+
+    def _apply_peg(self, tokens: Tensor, grid: AnyGrid | None, prefix_tokens: int, residual: bool) -> Tensor:
+        how = (self.padding_mode, residual, self.dilation, self.causal)
         if self.layout == "NLC":
-            if grid is None:
-                raise ValueError("layout 'NLC' needs grid=(rows, columns): a token count alone does not say the shape")
-            return ops.peg(tokens, self.weight, self.bias, grid, prefix_tokens, self.padding_mode, residual)
+            if grid is None or len(grid) != self.dims:
+                raise ValueError(
+                    f"layout 'NLC' needs grid= with {self.dims} sides, as a token count alone does not say the shape; got {grid}"
+                )
+            return ops.peg(tokens, self.kernel(), self.bias, grid, prefix_tokens, *how)
         if grid is not None or prefix_tokens:
             raise ValueError(f"layout '{self.layout}' holds its own grid and no prefix tokens; pass the tensor alone")
         channel_axis = 1 if self.layout == "NCHW" else 3
         if tokens.ndim != 4 or tokens.shape[channel_axis] != self.dim:
             raise ValueError(f"layout '{self.layout}' needs 4 axes and {self.dim} channels; got {tuple(tokens.shape)}")
-        if self.layout == "NCHW":
-            return ops.convolve(tokens, self.weight, self.bias, self.padding_mode, residual)
-        picture = tokens.permute(0, 3, 1, 2)
-        return ops.convolve(picture, self.weight, self.bias, self.padding_mode, residual).permute(0, 2, 3, 1)
+        picture = tokens if self.layout == "NCHW" else tokens.permute(0, 3, 1, 2)
+        encoded = ops.convolve(picture, self.kernel(), self.bias, *how)
+        return encoded if self.layout == "NCHW" else encoded.permute(0, 2, 3, 1)
 
     def extra_repr(self) -> str:
-        return f"{self.dim}, kernel_size={self.kernel_size}, padding_mode={self.padding_mode!r}, layout={self.layout!r}"
+        sizes = self.kernel_size[0] if len(self.kernel_size) == 1 else self.kernel_size
+        options = [
+            f"{self.dim}",
+            f"kernel_size={sizes}",
+            f"padding_mode={self.padding_mode!r}",
+            f"layout={self.layout!r}",
+        ]
+        options += [f"dims={self.dims}"] * (self.dims != 2) + ["causal=True"] * self.causal + ["folded"] * self.folded
+        return ", ".join(options + [f"dilation={self.dilation}"] * (self.dilation > 1))
+
+
+def _check(sizes: Sequence[int], dims: int, causal: bool, dilation: int, padding_mode: str, layout: str) -> None:
+    for size in sizes or [0]:
+        if size < 3 or size % 2 == 0:
+            raise ValueError(f"kernel_size must be odd and 3 or more, so that a token is its own centre; got {size}")
+    if dims not in ops.CONVOLUTIONS:
+        raise ValueError(f"dims must be 1, 2 or 3, the axes of the grid; got {dims}")
+    if dilation < 1:
+        raise ValueError(f"dilation must be 1 or more; got {dilation}")
+    if padding_mode not in ops.PADDING_MODES:
+        raise ValueError(f"padding_mode must be one of {', '.join(ops.PADDING_MODES)}; got '{padding_mode}'")
+    if causal and padding_mode != "zeros":
+        raise ValueError(
+            f"a causal PEG sees nothing before the first place, so padding_mode must be 'zeros'; got '{padding_mode}'"
+        )
+    if layout not in LAYOUTS:
+        raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}; got '{layout}'")
+    if layout != "NLC" and dims != 2:
+        raise ValueError(f"layout '{layout}' is for pictures, dims=2; use 'NLC' for dims={dims}")
 
 
 class PEGEncoding(PositionalEncoding):
     """A convolution over the tokens generates positions from their neighbourhood and the border (PEG, after block 1).
 
-    at: the depths that hold a PEG each; (1,) is the paper's position "0". kernel_size and padding_mode are PEG's.
+    at: the depths that hold a PEG each; (1,) is the paper's position "0". The other options are PEG's.
     """
 
     def __init__(
-        self, shape: ModelShape, at: Sequence[int] | int = (1,), kernel_size: int = 3, padding_mode: str = "zeros"
+        self,
+        shape: ModelShape,
+        at: Sequence[int] | int = (1,),
+        kernel_size: int | Sequence[int] = 3,
+        padding_mode: str = "zeros",
+        dilation: int = 1,
     ) -> None:
         super().__init__()
         self.at = (at,) if isinstance(at, int) else tuple(at)
@@ -102,7 +176,7 @@ class PEGEncoding(PositionalEncoding):
                 f"at must list different depths from 0 (before block 1) to {shape.depth} (after the last block); got {at}"
             )
         self.peg = nn.ModuleDict(
-            {str(depth): PEG(shape.dim, kernel_size, padding_mode=padding_mode) for depth in self.at}
+            {str(depth): PEG(shape.dim, kernel_size, padding_mode=padding_mode, dilation=dilation) for depth in self.at}
         )
 
     def tokens(self, x: Tensor, grid: Grid, depth: int) -> Tensor:
@@ -114,6 +188,8 @@ class PEGEncoding(PositionalEncoding):
         return self.peg[str(depth)](x, layout.grid, layout.prefix_tokens)
 
 
-def five_pegs(shape: ModelShape, kernel_size: int = 3, padding_mode: str = "zeros") -> PEGEncoding:
+def five_pegs(
+    shape: ModelShape, kernel_size: int | Sequence[int] = 3, padding_mode: str = "zeros", dilation: int = 1
+) -> PEGEncoding:
     """A PEG after each of blocks 1 to 5, or to the last but one of a shallower model (the paper's "0-5")."""
-    return PEGEncoding(shape, tuple(range(1, max(2, min(6, shape.depth)))), kernel_size, padding_mode)
+    return PEGEncoding(shape, tuple(range(1, max(2, min(6, shape.depth)))), kernel_size, padding_mode, dilation)

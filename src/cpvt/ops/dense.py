@@ -6,54 +6,79 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cpvt.shapes import Grid, check_tokens
+from cpvt.shapes import AnyGrid, check_tokens
 
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
+CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
 
 def peg(
     tokens: Tensor,
     weight: Tensor,
     bias: Tensor | None,
-    grid: Grid,
+    grid: AnyGrid,
     prefix_tokens: int = 0,
     padding_mode: str = "zeros",
     residual: bool = True,
+    dilation: int = 1,
+    causal: bool = False,
 ) -> Tensor:
     """Add to every token what a small convolution sees around it, so that tokens learn where they stand.
 
-    tokens: (B, P + h * w, D), P prefix tokens first, then the grid row by row. weight: (D, 1, k, k), k odd.
-    bias: (D,) or None. Returns a tensor of the shape of `tokens`: tokens plus encoding, or with `residual=False`
-    the encoding alone (zero for prefix tokens). Raises ValueError where tokens and grid disagree.
+    tokens: (B, P + N, D), P prefix tokens first, then the grid row by row; grid: (n,), (h, w) or (t, h, w).
+    weight: (D, 1, k, ...), one odd k per axis of the grid. bias: (D,) or None. dilation: places from tap to tap.
+    causal: along the first axis only places before a token, and its own, are seen (zero padding only).
+    Returns a tensor of the shape of `tokens`: tokens plus encoding, or with `residual=False` the encoding alone (zero
+    for prefix tokens). Raises ValueError where tokens, grid and weight disagree.
 
     Without prefix tokens no layout is copied: (B, N, D) is a channels-last picture seen another way. With them
     the patches are made dense once, which a convolution cannot do without.
     Source: Chu et al., Conditional Positional Encodings for Vision Transformers, arXiv 2102.10882, section 3.
     """
     check_tokens(tokens.shape, grid, prefix_tokens)
-    h, w = grid
+    if len(grid) != weight.ndim - 2:
+        raise ValueError(f"a grid of {len(grid)} axes needs a weight of {len(grid) + 2}; got {tuple(weight.shape)}")
     if prefix_tokens:
-        prefix, patches = tokens.split([prefix_tokens, h * w], dim=1)
-        encoded = peg(patches, weight, bias, grid, 0, padding_mode, residual)
+        prefix, patches = tokens.split([prefix_tokens, tokens.shape[1] - prefix_tokens], dim=1)
+        encoded = peg(patches, weight, bias, grid, 0, padding_mode, residual, dilation, causal)
         return torch.cat([prefix.to(encoded.dtype) if residual else torch.zeros_like(prefix), encoded], dim=1)
-    picture = tokens.unflatten(1, (h, w)).permute(0, 3, 1, 2)  # (B, D, h, w), channels-last strides
-    encoded = convolve(picture, weight, bias, padding_mode, residual)
-    return encoded.permute(0, 2, 3, 1).flatten(1, 2)  # (B, N, D)
+    picture = tokens.unflatten(1, grid).movedim(-1, 1)  # (B, D, h, w), channels-last strides
+    encoded = convolve(picture, weight, bias, padding_mode, residual, dilation, causal)
+    return encoded.movedim(1, -1).flatten(1, -2)  # (B, N, D)
 
 
 def convolve(
-    picture: Tensor, weight: Tensor, bias: Tensor | None, padding_mode: str = "zeros", residual: bool = True
+    picture: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    padding_mode: str = "zeros",
+    residual: bool = True,
+    dilation: int = 1,
+    causal: bool = False,
 ) -> Tensor:
-    """Depth-wise convolution of (B, D, h, w) that keeps height and width; plus the picture itself if `residual`."""
-    kernel_size = weight.shape[-1]
+    """Depth-wise convolution of (B, D, h, w), or of 1 or 3 axes, that keeps the grid; plus the picture if `residual`."""
     folded = residual and _exact_in(picture)
-    kernel = weight + _identity_kernel(weight) if folded else weight
-    if padding_mode == "zeros":
-        padded, padding = picture, kernel_size // 2
+    kernel = weight + identity_kernel(weight, causal) if folded else weight
+    reach = [dilation * (side // 2) for side in weight.shape[2:]]
+    if padding_mode != "zeros":
+        picture_and_border, reach = _pad(picture, reach, padding_mode), [0] * len(reach)
+    elif causal:
+        ahead = [0, 0] * (len(reach) - 1) + [2 * reach[0], 0]  # F.pad names the last axis first
+        picture_and_border, reach = F.pad(picture, ahead), [0, *reach[1:]]
     else:
-        padded, padding = _pad(picture, kernel_size // 2, padding_mode), 0
-    encoded = F.conv2d(padded, kernel, bias, padding=padding, groups=picture.shape[1])
+        picture_and_border = picture
+    apply = CONVOLUTIONS[len(reach)]
+    encoded = apply(picture_and_border, kernel, bias, padding=reach, dilation=dilation, groups=picture.shape[1])
     return picture + encoded if residual and not folded else encoded
+
+
+def identity_kernel(weight: Tensor, causal: bool = False) -> Tensor:
+    """The kernel that returns its input: 1 at the token's own place, 0 elsewhere; same shape as `weight`."""
+    border: list[int] = []
+    for axis, side in enumerate(weight.shape[2:]):
+        own = side - 1 if causal and axis == 0 else side // 2
+        border = [own, side - 1 - own, *border]
+    return F.pad(weight.new_ones(weight.shape[0], *[1] * (weight.ndim - 1)), border)
 
 
 def _exact_in(picture: Tensor) -> bool:
@@ -65,18 +90,14 @@ def _exact_in(picture: Tensor) -> bool:
     return wide and not torch.is_autocast_enabled(picture.device.type)
 
 
-def _identity_kernel(weight: Tensor) -> Tensor:
-    """The kernel that returns its input: 1 in the middle, 0 elsewhere; same shape as `weight`."""
-    border = weight.shape[-1] // 2
-    return F.pad(weight.new_ones(weight.shape[0], 1, 1, 1), (border,) * 4)
-
-
-def _pad(picture: Tensor, border: int, padding_mode: str) -> Tensor:
-    h, w = picture.shape[2:]
-    smallest = {"reflect": border + 1, "circular": border}.get(padding_mode, 1)
-    if h < smallest or w < smallest:
+def _pad(picture: Tensor, reach: list[int], padding_mode: str) -> Tensor:
+    grid = picture.shape[2:]
+    extra = {"reflect": 1, "circular": 0}.get(padding_mode)
+    if extra is not None and any(side < border + extra for side, border in zip(grid, reach)):
         raise ValueError(
-            f"padding_mode '{padding_mode}' with a border of {border} needs a grid of at least {smallest} rows and "
-            f"columns; got {h}x{w}. Use 'zeros' or 'replicate', or a larger picture"
+            f"padding_mode '{padding_mode}' with a border of {max(reach)} needs a grid of at least {max(reach) + extra} "
+            f"rows and columns; got {'x'.join(str(side) for side in grid)}. "
+            "Use 'zeros' or 'replicate', or a larger picture"
         )
-    return F.pad(picture, (border,) * 4, mode=padding_mode)
+    both = [border for border in reversed(reach) for _ in range(2)]
+    return F.pad(picture, both, mode=padding_mode)

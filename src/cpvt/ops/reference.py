@@ -2,39 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import product
+
 import torch
 from torch import Tensor
 
-from cpvt.shapes import Grid, check_tokens
+from cpvt.shapes import AnyGrid, check_tokens
 
 
 def peg(
     tokens: Tensor,
     weight: Tensor,
     bias: Tensor | None,
-    grid: Grid,
+    grid: AnyGrid,
     prefix_tokens: int = 0,
     padding_mode: str = "zeros",
     residual: bool = True,
+    dilation: int = 1,
+    causal: bool = False,
 ) -> Tensor:
     """Same arguments and result as `cpvt.ops.peg`, slowly: one multiplication per neighbour of each token."""
     check_tokens(tokens.shape, grid, prefix_tokens)
-    h, w = grid
-    kernel_size = weight.shape[-1]
+    kernel = weight.shape[2:]
+    middle = [side - 1 if causal and axis == 0 else side // 2 for axis, side in enumerate(kernel)]
     prefix, patches = tokens[:, :prefix_tokens], tokens[:, prefix_tokens:]
     encoded = []
-    for row in range(h):
-        for column in range(w):
-            total = torch.zeros_like(patches[:, 0])  # (B, D)
-            for i in range(kernel_size):
-                for j in range(kernel_size):
-                    y = _source(row + i - kernel_size // 2, h, padding_mode)
-                    x = _source(column + j - kernel_size // 2, w, padding_mode)
-                    if y is not None and x is not None:
-                        total = total + weight[:, 0, i, j] * patches[:, y * w + x]
-            encoded.append(total if bias is None else total + bias)
+    for place in product(*map(range, grid)):
+        total = torch.zeros_like(patches[:, 0])  # (B, D)
+        for tap in product(*map(range, kernel)):
+            reached = [p + (t - m) * dilation for p, t, m in zip(place, tap, middle)]
+            neighbour = [_source(index, side, padding_mode) for index, side in zip(reached, grid)]
+            if None not in neighbour:
+                total = total + weight.flatten(2)[:, 0, _number(tap, kernel)] * patches[:, _number(neighbour, grid)]
+        encoded.append(total if bias is None else total + bias)
     encoding = torch.cat([torch.zeros_like(prefix), torch.stack(encoded, dim=1)], dim=1)
     return tokens + encoding if residual else encoding
+
+
+def _number(place: Sequence[int | None], grid: Sequence[int]) -> int:
+    """Number of a place of a grid, counted row by row."""
+    number = 0
+    for index, side in zip(place, grid):
+        number = number * side + int(index or 0)
+    return number
 
 
 def _source(index: int, length: int, padding_mode: str) -> int | None:

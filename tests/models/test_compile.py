@@ -1,0 +1,34 @@
+"""torch.compile makes one graph for all sizes: two at the most, the first size's own and the one for every other."""
+
+import pytest
+import torch
+
+import cpvt
+from cpvt.encodings import TABLE
+
+SIZES = [
+    (2, 32, 32), (3, 24, 40), (2, 33, 50), (4, 48, 24), (5, 16, 16), (2, 64, 96), (3, 17, 29), (7, 40, 40), (2, 45, 20),
+    (6, 28, 36), (3, 37, 35), (4, 29, 43), (3, 38, 53), (5, 53, 27), (6, 21, 19), (3, 69, 99), (4, 22, 32), (8, 45, 43),
+    (3, 50, 23), (7, 33, 39),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("dynamic", [None, True])
+@pytest.mark.parametrize("pool", ["token", "avg"])
+@pytest.mark.parametrize("encoding", [*TABLE, "learned+peg", "relative+rope"])
+def test_twenty_sizes_make_at_most_two_graphs(encoding, pool, dynamic):
+    torch.manual_seed(0)
+    model = cpvt.create_model("cpvt_micro", encoding=encoding, global_pool=pool, depth=2, num_classes=5).eval()
+    graphs = []
+
+    def count(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    torch._dynamo.reset()
+    compiled = torch.compile(model, backend=count, dynamic=dynamic)
+    with torch.no_grad():
+        for batch, height, width in SIZES:
+            pictures = torch.randn(batch, 3, height, width)
+            torch.testing.assert_close(compiled(pictures), model(pictures))
+    assert 1 <= len(graphs) <= 2

@@ -17,6 +17,7 @@ test: .venv/installed
 benchmarks: .venv/installed
 	$(BIN)/python benchmarks/peg.py
 	$(BIN)/python benchmarks/model.py
+	$(BIN)/python benchmarks/scattered.py
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv

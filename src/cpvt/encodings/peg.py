@@ -77,6 +77,18 @@ class PEG(nn.Module):
             raise ValueError("a folded PEG no longer knows its encoding from the tokens; keep the layer before fold()")
         return self._apply_peg(tokens, grid, prefix_tokens, residual=False)
 
+    def forward_at(self, tokens: Tensor, coordinates: Tensor, picture: Tensor | None = None) -> Tensor:
+        """Return tokens plus their encoding where tokens stand at places of their own: any subset, in any order.
+
+        tokens: (T, D). coordinates: (T, dims) int64, such as row and column. picture: (T,) int64 where several pictures
+        are mixed. Missing neighbours are zero, so a full grid gives what `forward` gives. Memory is linear in T.
+        Raises ValueError for places that are not integer, negative, held twice or not one per token.
+        """
+        if self.padding_mode != "zeros":
+            raise ValueError(f"forward_at knows no border, so padding_mode must be 'zeros'; got '{self.padding_mode}'")
+        how = (not self.folded, self.dilation, self.causal)
+        return ops.peg_at(tokens, self.kernel(), self.bias, coordinates, picture, *how)
+
     def kernel(self) -> Tensor:
         """The one kernel that several sum up to, each in the middle of the largest (causal: at its end)."""
         kernel: Tensor = self.weight

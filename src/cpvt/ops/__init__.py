@@ -1,5 +1,6 @@
 """Positional encoding generation as plain functions of tensors; needs torch alone."""
 
 from cpvt.ops.dense import CONVOLUTIONS, PADDING_MODES, convolve, identity_kernel, peg
+from cpvt.ops.scattered import peg_at
 
-__all__ = ["CONVOLUTIONS", "PADDING_MODES", "convolve", "identity_kernel", "peg"]
+__all__ = ["CONVOLUTIONS", "PADDING_MODES", "convolve", "identity_kernel", "peg", "peg_at"]

@@ -1,0 +1,159 @@
+"""PEG on tokens at places of their own: any subset of a plane, in any order, in memory linear in the tokens."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from itertools import product
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+CHUNKS = {"cpu": 512}  # tokens worked on at once: what fits a cache, and bounds the memory beside inputs and outputs
+LARGEST_CHUNK = 65536  # elsewhere
+
+
+def peg_at(
+    tokens: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    coordinates: Tensor,
+    picture: Tensor | None = None,
+    residual: bool = True,
+    dilation: int = 1,
+    causal: bool = False,
+) -> Tensor:
+    """PEG for tokens that stand at integer places: neighbours are those in space, and where none stands there is zero.
+
+    tokens: (T, D). coordinates: (T, a) int64, zero or more, one column per axis of the kernel (row, column).
+    picture: (T,) int64 tells several pictures apart; tokens of different pictures never meet. weight: (D, 1, k, ...).
+    Returns (T, D), in the order of the tokens. On a full grid it equals `cpvt.ops.peg` with zero padding.
+    Raises ValueError for places that are not integer, negative, held twice or not one per token. Finding neighbours
+    sorts the places once; that no place is held twice is then one comparison along the sorted list.
+    Memory is linear in T: kept for the backward are the tokens and one int64 per token and tap (72 bytes a token for
+    3x3). Gradients of gradients are not defined.
+    """
+    check_places(tokens, coordinates, picture, weight.ndim - 2)
+    neighbours = _neighbours(coordinates, picture, weight.shape[2:], dilation, causal)
+    taps = weight.flatten(2)[:, 0].t()  # (taps, D)
+    encoding: Tensor = _Gather.apply(tokens, taps, neighbours)
+    if bias is not None:
+        encoding = encoding + bias
+    return tokens + encoding if residual else encoding
+
+
+def check_places(tokens: Tensor, coordinates: Tensor, picture: Tensor | None, axes: int) -> None:
+    """Raise ValueError unless every token has a place of whole, non-negative numbers."""
+    if tokens.ndim != 2:
+        raise ValueError(f"tokens at places have shape (T, D); got {tuple(tokens.shape)}")
+    count = tokens.shape[0]
+    if coordinates.shape != (count, axes):
+        raise ValueError(f"{count} tokens need coordinates of shape ({count}, {axes}); got {tuple(coordinates.shape)}")
+    if picture is not None and picture.shape != (count,):
+        raise ValueError(f"{count} tokens need picture numbers of shape ({count},); got {tuple(picture.shape)}")
+    for name, places in (("coordinates", coordinates), ("picture", picture)):
+        if places is None:
+            continue
+        if places.dtype != torch.int64:
+            raise ValueError(f"{name} must be int64, places are whole numbers; got {places.dtype}")
+        if places.device != tokens.device:
+            raise ValueError(f"{name} must be on the device of the tokens, {tokens.device}; got {places.device}")
+        if count and int(places.min()) < 0:
+            raise ValueError(f"{name} must be zero or more; got {int(places.min())}")
+
+
+@torch.no_grad()
+def _neighbours(coordinates: Tensor, picture: Tensor | None, kernel: torch.Size, dilation: int, causal: bool) -> Tensor:
+    """For every tap and token the number of the token that stands there, or -1, (taps, T)."""
+    count = coordinates.shape[0]
+    middle = [side - 1 if causal and axis == 0 else side // 2 for axis, side in enumerate(kernel)]
+    reach = [
+        dilation * (side - 1) for side in kernel
+    ]  # room for every neighbour, so that rows do not run into each other
+    extent = (
+        [int(largest) + 1 + 2 * room for largest, room in zip(coordinates.amax(0), reach)]
+        if count
+        else [1] * len(kernel)
+    )
+    strides = [math.prod(extent[axis + 1 :]) for axis in range(len(extent))]
+    pictures = int(picture.max()) + 1 if picture is not None and count else 1
+    if pictures * math.prod(extent) >= 2**63:
+        raise ValueError(f"places reach too far to be numbered: {pictures} pictures of {extent}")
+    place = sum((coordinates[:, axis] + reach[axis]) * stride for axis, stride in enumerate(strides))
+    assert isinstance(place, Tensor)
+    if picture is not None:
+        place = place + picture * math.prod(extent)
+    ordered, order = place.sort()
+    twice = (ordered[1:] == ordered[:-1]).nonzero()
+    if len(twice):
+        first, second = sorted(order[int(twice[0]) : int(twice[0]) + 2].tolist())
+        raise ValueError(f"tokens {first} and {second} stand at the same place, {coordinates[first].tolist()}")
+    found = torch.empty(math.prod(kernel), count, dtype=torch.int64, device=coordinates.device)
+    for tap, offsets in enumerate(product(*map(range, kernel))):
+        shift = sum((at - own) * dilation * stride for at, own, stride in zip(offsets, middle, strides))
+        wanted = place + shift
+        where = torch.searchsorted(ordered, wanted).clamp_(max=max(0, count - 1))
+        found[tap] = torch.where(ordered[where] == wanted, order[where], -1)
+    return found
+
+
+class _Gather(torch.autograd.Function):
+    """Sum over taps of weight times neighbour, with a backward that keeps no copy per tap."""
+
+    @staticmethod
+    def forward(ctx: Any, tokens: Tensor, taps: Tensor, neighbours: Tensor) -> Tensor:
+        ctx.save_for_backward(tokens, taps, neighbours)
+        return _sum_of_neighbours(tokens, taps, neighbours)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        tokens, taps, neighbours = ctx.saved_tensors
+        to_taps = torch.zeros_like(taps, dtype=_wide(taps.dtype))
+        for part, chunk in _chunks(gradient, neighbours):
+            part = part.to(to_taps.dtype)
+            for tap, numbers in enumerate(chunk):
+                to_taps[tap] += torch.linalg.vecdot(part, _rows(tokens, numbers, to_taps.dtype), dim=0)
+        to_tokens = _sum_of_neighbours(gradient, taps, _inverse(neighbours))
+        return to_tokens, to_taps.to(taps.dtype), None
+
+
+def _sum_of_neighbours(values: Tensor, taps: Tensor, neighbours: Tensor) -> Tensor:
+    """(T, D): over all taps, the value of the neighbour times the weight of the tap."""
+    wide = _wide(values.dtype)
+    out, taps = torch.empty_like(values), taps.to(wide)
+    for part, chunk in _chunks(out, neighbours):
+        total = torch.zeros(part.shape, dtype=wide, device=values.device)
+        for numbers, tap in zip(chunk, taps):
+            total.addcmul_(_rows(values, numbers, wide), tap)
+        part.copy_(total)
+    return out
+
+
+def _chunks(values: Tensor, neighbours: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Views of a few tokens at a time: their rows, and their neighbours at every tap."""
+    size = CHUNKS.get(values.device.type, LARGEST_CHUNK)
+    return zip(values.split(size), neighbours.split(size, dim=1))
+
+
+def _rows(values: Tensor, numbers: Tensor, dtype: torch.dtype) -> Tensor:
+    """The rows of these numbers, zero for -1."""
+    rows = values.index_select(0, numbers.clamp(min=0)).to(dtype)
+    rows[numbers < 0] = 0
+    return rows
+
+
+def _inverse(neighbours: Tensor) -> Tensor:
+    """For every tap and token the number of the token that it is the neighbour of, or -1: one at the most."""
+    inverse = torch.full_like(neighbours, -1)
+    for back, numbers in zip(inverse, neighbours):
+        rows = (numbers >= 0).nonzero()[:, 0]
+        back[numbers[rows]] = rows
+    return inverse
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    """Sums are kept in float32 at least."""
+    return torch.promote_types(dtype, torch.float32)

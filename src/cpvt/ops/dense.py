@@ -73,12 +73,12 @@ def convolve(
 
 
 def identity_kernel(weight: Tensor, causal: bool = False) -> Tensor:
-    """The kernel that returns its input: 1 at the token's own place, 0 elsewhere; same shape as `weight`."""
+    """The kernel that returns its input: 1 at the token's own place, 0 elsewhere; (1, 1, k, ...), to be added to `weight`."""
     border: list[int] = []
     for axis, side in enumerate(weight.shape[2:]):
         own = side - 1 if causal and axis == 0 else side // 2
         border = [own, side - 1 - own, *border]
-    return F.pad(weight.new_ones(weight.shape[0], *[1] * (weight.ndim - 1)), border)
+    return F.pad(weight.new_ones([1] * weight.ndim), border)
 
 
 def _exact_in(picture: Tensor) -> bool:

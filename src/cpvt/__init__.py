@@ -14,6 +14,7 @@ _HOMES = {  # public name -> where it lives; nothing is imported before it is us
     "sweep": "cpvt.sweeping",
     "predict": "cpvt.predicting",
     "compare": "cpvt.comparing",
+    "export": "cpvt.exporting",
     "report": "cpvt.reporting",
 }
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from cpvt.comparing import compare as compare
     from cpvt.data import open_data as open_data
     from cpvt.encodings import PEG as PEG
+    from cpvt.exporting import export as export
     from cpvt.models import create_model as create_model
     from cpvt.predicting import predict as predict
     from cpvt.reporting import report as report

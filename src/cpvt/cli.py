@@ -10,6 +10,7 @@ import tyro
 
 from cpvt.config import (
     CompareConfig,
+    ExportConfig,
     ListConfig,
     PredictConfig,
     ReportConfig,
@@ -99,6 +100,20 @@ def predict(config: PredictConfig) -> dict[str, Any]:
     return {"predictions": found}
 
 
+def export(config: ExportConfig) -> dict[str, Any]:
+    from pathlib import Path
+
+    from cpvt.exporting import FORMATS
+    from cpvt.exporting import export as run_export
+
+    out = Path(config.out or Path(config.run) / f"model{'.pt2' if config.format == 'torch-export' else '.onnx'}")
+    if config.format is not None and FORMATS.get(out.suffix) != config.format:
+        raise ValueError(f"--format {config.format} does not go with '{out}'; suffixes: {FORMATS}")
+    exported = run_export(config.run, out)
+    print(f"{exported.path}: equal to eager within {exported.error:.1e} at {len(exported.checked)} other sizes")
+    return {"file": str(exported.path), "error": exported.error, "checked": exported.checked}
+
+
 def compare(config: CompareConfig) -> dict[str, Any]:
     from cpvt.comparing import compare as run_comparison
     from cpvt.progress import Bars
@@ -157,11 +172,12 @@ VERBS: dict[str, tuple[type, Any, str]] = {
     "train": (TrainConfig, train, "train one model"),
     "sweep": (SweepConfig, sweep, "test one checkpoint at many sizes"),
     "predict": (PredictConfig, predict, "name what pictures show, each at its own size"),
+    "export": (ExportConfig, export, "write a model as one file for all sizes: .onnx or .pt2"),
     "report": (ReportConfig, report, "rebuild the page from the rows"),
     "list": (ListConfig, list_names, "encodings, models, data sets"),
 }
 
-POSITIONAL = ("sweep", "predict", "report")  # verbs whose required options are given by place, without a flag
+POSITIONAL = ("sweep", "predict", "export", "report")  # verbs whose required options are given by place, without a flag
 
 
 def parse(arguments: list[str] | None = None) -> Any:

@@ -174,6 +174,19 @@ class PredictConfig:
 
 
 @dataclass(frozen=True)
+class ExportConfig:
+    """Write a trained model as one file that takes pictures of any size."""
+
+    run: str
+    """Folder that `cpvt train` wrote."""
+    out: str = ""
+    """File to write; its suffix decides the format: .onnx, or .pt2 (torch.export). By default model.onnx in the run's
+    folder, or model.pt2."""
+    format: Literal["onnx", "torch-export"] | None = None
+    """Which of the two, where --out does not say it."""
+
+
+@dataclass(frozen=True)
 class CompareConfig:
     """Train every encoding alike, test each at sizes never seen, and draw the result."""
 

@@ -52,7 +52,10 @@ class Attention(nn.Module):
         query, key, value = self._heads(x, positions)
         bias = None if positions.bias is None else positions.bias.to(query.dtype)
         x = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)  # (B, heads, P + N, d)
-        return self.proj(x.transpose(1, 2).flatten(2))
+        x = x.transpose(1, 2)  # (B, P + N, heads, d)
+        if bias is not None:  # a copy: with a bias, exporters would record a view that their own kernel does not allow
+            x = x.clone(memory_format=torch.contiguous_format)
+        return self.proj(x.flatten(2))
 
     def weights(self, x: Tensor, positions: Positions) -> Tensor:
         """The attention matrix itself, (B, heads, P + N, P + N), for looking at; `forward` never builds it."""

@@ -1,0 +1,28 @@
+"""One ONNX file, pictures of any size, run with onnxruntime alone."""
+
+import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import onnxruntime
+
+
+def classify(session: onnxruntime.InferenceSession, pictures: np.ndarray) -> np.ndarray:
+    """Probabilities (B, classes) of normalised pictures (B, C, H, W), any H and W."""
+    (logits,) = session.run(None, {"pictures": pictures.astype(np.float32)})
+    shares = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return shares / shares.sum(axis=1, keepdims=True)
+
+
+with TemporaryDirectory() as folder:
+    file = Path(folder) / "model.onnx"
+
+    import cpvt  # only to make the file; `cpvt export runs/peg` makes one of a trained run, class names included
+
+    cpvt.export(cpvt.create_model("cpvt_micro_gap", num_classes=10), file)
+
+    session, draw = onnxruntime.InferenceSession(file), np.random.default_rng(0)
+    print({key: json.loads(value) for key, value in session.get_modelmeta().custom_metadata_map.items()})
+    for height, width in ((32, 32), (48, 96), (33, 70)):
+        print(height, width, classify(session, draw.random((2, 3, height, width))).shape)

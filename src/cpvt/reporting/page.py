@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from cpvt.config import Size
 from cpvt.reporting.figures import PROTOCOL_WORDS, accuracy_figure, as_bytes, attention_figure
-from cpvt.reporting.summary import BASELINE, Cell, as_csv, head_label, pixels, size_label, summarise
+from cpvt.reporting.summary import BASELINE, Cell, as_csv, size_label, summarise, tabulate
 from cpvt.results import Row, read_json, read_rows, replacing
 
 PAGE, SUMMARY = "report.html", "summary.csv"
@@ -93,27 +94,22 @@ def _subtitle(rows: Sequence[Row]) -> str:
 
 
 def _accuracy_table(cells: Sequence[Cell], protocol: str) -> str:
-    mine = [cell for cell in cells if cell.protocol == protocol]
-    sizes = sorted({cell.size for cell in mine}, key=pixels)
-    best = {size: max(cell.mean for cell in mine if cell.size == size) for size in sizes}
-    lines = []
-    for encoding, pool in dict.fromkeys((cell.encoding, cell.pool) for cell in mine):
-        by_size = {cell.size: cell for cell in mine if (cell.encoding, cell.pool) == (encoding, pool)}
-        boxes = "".join(_box(by_size.get(size), best[size]) for size in sizes)
-        depths = f"<th scope=row>{escape(head_label(encoding, pool))}</th>"
-        lines.append(f"<tr>{depths}{boxes}</tr>")
+    sizes, best, table = tabulate(cells, protocol)
+    lines = [
+        f"<tr><th scope=row>{escape(label)}</th>{''.join(_box(cell, best) for cell in line)}</tr>"
+        for label, line in table.items()
+    ]
     head = "".join(f"<th scope=col>{size_label(size)}</th>" for size in sizes)
-    fills = ", ".join(
-        f"{size_label(size)}: {next(cell.fill for cell in mine if cell.size == size):.0%}" for size in sizes
-    )
-    note = f"<p class=note>Share of the canvas that is fill — {fills}.</p>" if any(cell.fill for cell in mine) else ""
+    fill = {cell.size: cell.fill for line in table.values() for cell in line if cell is not None}
+    fills = ", ".join(f"{size_label(size)}: {fill[size]:.0%}" for size in sizes)
+    note = f"<p class=note>Share of the canvas that is fill — {fills}.</p>" if any(fill.values()) else ""
     return (
         f"<h3>{escape(PROTOCOL_WORDS.get(protocol, protocol))}</h3>"
         f"<div class=scroll><table><thead><tr><th></th>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>{note}"
     )
 
 
-def _box(cell: Cell | None, best: float) -> str:
+def _box(cell: Cell | None, best: dict[Size, float]) -> str:
     if cell is None:
         return "<td>–</td>"
     spread = f"<span class=sd> ± {cell.deviation:.1f}</span>" if cell.deviation is not None else ""
@@ -121,7 +117,7 @@ def _box(cell: Cell | None, best: float) -> str:
     if cell.difference is not None:
         interval = f" [{cell.interval[0]:+.1f}, {cell.interval[1]:+.1f}]" if cell.interval else ""
         small.append(f"{cell.difference:+.1f}{interval}")
-    mark = " class=best" if cell.mean == best else ""
+    mark = " class=best" if cell.mean == best[cell.size] else ""
     return f"<td{mark}><b>{cell.mean:.1f}</b>{spread}<br><small>{'<br>'.join(small)}</small></td>"
 
 

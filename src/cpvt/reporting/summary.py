@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
+from typing import NamedTuple
 
 from cpvt.config import Size
 from cpvt.results import Row
@@ -127,15 +128,30 @@ def pixels(size: Size) -> float:
     return float(size) if isinstance(size, int) else math.sqrt(size[0] * size[1])
 
 
-def as_markdown(cells: Sequence[Cell], protocol: str) -> str:
-    """Accuracy of one protocol as a Markdown table, mean and standard deviation over seeds, the best in bold."""
+class Table(NamedTuple):
+    """Cells of one protocol laid out: a line per encoding and pool, a column per size."""
+
+    sizes: list[Size]  # from small to large
+    best: dict[Size, float]  # the highest mean of each size
+    lines: dict[str, list[Cell | None]]  # label -> a cell per size; None where nothing was measured
+
+
+def tabulate(cells: Sequence[Cell], protocol: str) -> Table:
+    """Lay out the cells of one protocol, in the order they come in."""
     mine = [cell for cell in cells if cell.protocol == protocol]
     sizes = sorted({cell.size for cell in mine}, key=pixels)
+    found = {(cell.label, cell.size): cell for cell in mine}
+    labels = dict.fromkeys(cell.label for cell in mine)
     best = {size: max(cell.mean for cell in mine if cell.size == size) for size in sizes}
+    return Table(sizes, best, {label: [found.get((label, size)) for size in sizes] for label in labels})
+
+
+def as_markdown(cells: Sequence[Cell], protocol: str) -> str:
+    """Accuracy of one protocol as a Markdown table, mean and standard deviation over seeds, the best in bold."""
+    sizes, best, boxes = tabulate(cells, protocol)
     lines = [f"| {protocol} | {' | '.join(map(size_label, sizes))} |", "|---|" + "---:|" * len(sizes)]
-    for label in dict.fromkeys(cell.label for cell in mine):
-        by_size = {cell.size: cell for cell in mine if cell.label == label}
-        texts = [_markdown_box(by_size[size], best[size]) if size in by_size else "–" for size in sizes]
+    for label, line in boxes.items():
+        texts = ["–" if cell is None else _markdown_box(cell, best[cell.size]) for cell in line]
         lines.append(f"| {label} | {' | '.join(texts)} |")
     return "\n".join(lines)
 

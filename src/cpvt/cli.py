@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 def train(config: TrainConfig) -> dict[str, Any]:
     from cpvt.checkpoint import load
+    from cpvt.data import open_data
     from cpvt.progress import Bars
     from cpvt.results import append_rows
     from cpvt.sweeping import sweep
@@ -34,10 +35,11 @@ def train(config: TrainConfig) -> dict[str, Any]:
         checkpoint = load(folder, config.device)
         history = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
         rows: list[Row] = []
-        if _has_test(config):
-            source = config.source
+        source = config.source
+        data = open_data(source.data, source.data_root)
+        if data.test is not None:
             rows += sweep(
-                checkpoint, [checkpoint.model.config.img_size], protocol="resize",
+                checkpoint, [checkpoint.model.config.img_size], protocol="resize", data=data,
                 crop_ratio=source.crop_ratio, on_bad_picture=source.on_bad_picture, watch=bars,
             )  # fmt: skip
             append_rows(folder / "rows.jsonl", rows)
@@ -49,12 +51,6 @@ def train(config: TrainConfig) -> dict[str, Any]:
     print(f"{folder}: training accuracy {history[-1]['accuracy']:.1%}{tested}{bad}")
     return {"run": str(folder), "train_accuracy": history[-1]["accuracy"], "skipped": skipped,
             "test_accuracy": rows[0].accuracy if rows else None}  # fmt: skip
-
-
-def _has_test(config: TrainConfig) -> bool:
-    from cpvt.data import open_data
-
-    return open_data(config.source.data, config.source.data_root).test is not None
 
 
 def sweep(config: SweepConfig) -> dict[str, Any]:

@@ -115,9 +115,9 @@ def test_a_run_from_training_to_report(capsys, tmp_path, tiny_folder):
     swept = run("sweep OUT/peg --protocol resize --sizes 8 12 8x12")
     assert list(swept["accuracy"]) == ["8", "12", "8x12"]
     pictures = sorted((tiny_folder / "test").rglob("*.png"))
-    main(["predict", str(tmp_path / "out" / "peg"), *map(str, pictures[:2]), "--top", "1", "--longest-side", "4"])
+    main(["predict", str(tmp_path / "out" / "peg"), *map(str, pictures[:2]), "--top", "1", "--longest-side", "6"])
     said = capsys.readouterr()
-    assert "shrunk from 6x8 to 3x4 pixels" in said.err
+    assert "shrunk from 6x8 to 4x6 pixels" in said.err
     found = json.loads(said.out.splitlines()[-1])["predictions"]
     assert [each["picture"] for each in found] == list(map(str, pictures[:2]))
     assert all(each["classes"][0][0] in ("cat", "dog") for each in found)

@@ -3,6 +3,7 @@
 Letters used in every shape comment of this package:
 
     B  pictures in a batch          C  channels of a picture
+    T  tokens of a pack: pictures of several sizes end to end, as (1, T, D)
     H  height of a picture, pixels  W  width of a picture, pixels
     h  rows of the grid of tokens   w  columns of the grid of tokens
     N  tokens of the grid, h * w    P  prefix tokens (class token, registers)
@@ -14,17 +15,55 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from itertools import groupby
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Grid = tuple[int, int]  # (h, w): rows, then columns; tokens are in row-major order
 AnyGrid = tuple[int, ...]  # (n,), (h, w) or (t, h, w)
 
 
 class Layout(NamedTuple):
-    """Says which tokens of a sequence form the picture: those after the prefix, row by row on a grid."""
+    """Says which tokens form which picture: the prefix first, then the patches, row by row on a grid.
 
-    grid: Grid
+    One grid: tokens are a batch (B, P + N, D), and every picture of it has that grid.
+    Several, one for each picture: tokens are a pack (1, T, D), the pictures end to end, each after its own prefix and
+    pictures of equal grids side by side.
+    """
+
+    grids: tuple[Grid, ...]
     prefix_tokens: int = 0
+
+    @property
+    def packed(self) -> bool:
+        """Whether tokens are a pack."""
+        return len(self.grids) > 1
+
+    @property
+    def grid(self) -> Grid:
+        """The one grid of a batch; ValueError for a pack."""
+        if self.packed:
+            raise ValueError(f"a pack of {len(self.grids)} pictures has no one grid; use `grids` or `groups`")
+        return self.grids[0]
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each picture, prefix included."""
+        return [self.prefix_tokens + h * w for h, w in self.grids]
+
+    @property
+    def groups(self) -> list[tuple[Grid, int]]:
+        """Each stretch of equal grids, and how many pictures it holds; for a batch its grid, once."""
+        if not self.packed:
+            return [(self.grids[0], 1)]
+        return [(grid, len(list(same))) for grid, same in groupby(self.grids)]
+
+    def split(self, x: Tensor) -> list[Tensor]:
+        """A pack (1, T, ...) as one batch (pictures, P + N, ...) for each of `groups`; views, nothing is copied."""
+        tokens = [count * (self.prefix_tokens + h * w) for (h, w), count in self.groups]
+        return [part.unflatten(0, (count, -1)) for part, (_, count) in zip(x[0].split(tokens), self.groups)]
 
 
 def check_tokens(shape: Sequence[int], grid: AnyGrid, prefix_tokens: int = 0) -> None:

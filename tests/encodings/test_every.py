@@ -28,9 +28,8 @@ class Tower(torch.nn.Module):
         self.blocks = torch.nn.ModuleList(Block(SHAPE.dim, SHAPE.num_heads, 2.0, True, 0.0) for _ in range(SHAPE.depth))
 
     def forward(self, x, grid, prefix=0):
-        layout = Layout(grid, prefix)
-        rotation, bias = self.encoding.rotation(grid, x.device), self.encoding.bias(grid)
-        positions = Positions.build(rotation, bias, prefix, x.dtype)
+        layout = Layout((grid,), prefix)
+        positions = Positions.build(self.encoding, layout, x)
         x = self.encoding(x, layout, 0)
         for depth, block in enumerate(self.blocks, start=1):
             x = self.encoding(block(x, positions), layout, depth)
@@ -177,11 +176,11 @@ def test_a_prefix_token_never_meets_the_hooks(name):
     tower = build(name)
     x = draw((3, 5), 2)
     for depth in range(SHAPE.depth + 1):
-        out = tower.encoding(x, Layout((3, 5), 2), depth)
+        out = tower.encoding(x, Layout(((3, 5),), 2), depth)
         assert torch.equal(out[:, :2], x[:, :2])
-        torch.testing.assert_close(out[:, 2:], tower.encoding(x[:, 2:], Layout((3, 5)), depth))
+        torch.testing.assert_close(out[:, 2:], tower.encoding(x[:, 2:], Layout(((3, 5),)), depth))
         # however an encoding speeds up its forward, it equals the base class's own
-        torch.testing.assert_close(out, PositionalEncoding.forward(tower.encoding, x, Layout((3, 5), 2), depth))
+        torch.testing.assert_close(out, PositionalEncoding.forward(tower.encoding, x, Layout(((3, 5),), 2), depth))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -296,7 +295,7 @@ def test_swapped_axes_are_caught_by_the_slow_version_only():
     layer = tower.encoding.peg["1"]
     x = draw((3, 5))
     truth = reference.peg(x, layer.weight, layer.bias, (3, 5))
-    assert (tower.encoding(x, Layout((3, 5)), 1) - truth).abs().max() > 0.1
+    assert (tower.encoding(x, Layout(((3, 5),)), 1) - truth).abs().max() > 0.1
     healthy = PEGEncoding(SHAPE).double()
     healthy.load_state_dict(tower.encoding.state_dict())
-    torch.testing.assert_close(healthy(x, Layout((3, 5)), 1), truth)
+    torch.testing.assert_close(healthy(x, Layout(((3, 5),)), 1), truth)

@@ -44,14 +44,14 @@ def test_learned_is_the_table_resized_bicubically(grid):
 def test_learned_at_the_training_grid_is_the_table_itself():
     encoding = create_encoding("learned", SHAPE)
     tokens = torch.zeros(2, 24, 16)
-    assert torch.equal(encoding(tokens, Layout((4, 6)), 0), encoding.table.expand(2, -1, -1))
+    assert torch.equal(encoding(tokens, Layout(((4, 6),)), 0), encoding.table.expand(2, -1, -1))
 
 
 @pytest.mark.parametrize("rule", ["scaled", "raw"])
 @pytest.mark.parametrize("grid", GRIDS)
 def test_sincos_is_sines_and_cosines_of_row_and_column(grid, rule):
     encoding = create_encoding(f"sincos(coordinates='{rule}')", SHAPE)
-    table = encoding(torch.zeros(1, grid[0] * grid[1], 16), Layout(grid), 0)[0]
+    table = encoding(torch.zeros(1, grid[0] * grid[1], 16), Layout((grid,)), 0)[0]
     for row in range(grid[0]):
         for column in range(grid[1]):
             y, x = (place(row, grid[0], 4), place(column, grid[1], 6)) if rule == "scaled" else (row, column)
@@ -106,15 +106,16 @@ def test_rope_makes_attention_depend_on_offsets_alone():
 
 
 def test_prefix_tokens_are_not_turned_and_get_no_bias():
-    cos, sin = create_encoding("rope", SHAPE).rotation((4, 6), torch.device("cpu"))
-    bias = create_encoding("relative", SHAPE).bias((4, 6))
-    positions = Positions.build((cos, sin), bias, prefix_tokens=2, dtype=torch.float32)
+    encoding = create_encoding("rope+relative", SHAPE)
+    (cos, _), bias = encoding.rotation((4, 6), torch.device("cpu")), encoding.bias((4, 6))
+    positions = Positions.build(encoding, Layout(((4, 6),), 2), torch.zeros(1, 26, 16))
     assert torch.equal(positions.cos[:2], torch.ones(2, 8))
     assert torch.equal(positions.sin[:2], torch.zeros(2, 8))
     assert torch.equal(positions.cos[2:], cos)
-    assert not positions.bias[..., :2, :].any()
-    assert not positions.bias[..., :2].any()
-    assert torch.equal(positions.bias[0, :, 2:, 2:], bias)
+    widened = positions.bias
+    assert not widened[..., :2, :].any()
+    assert not widened[..., :2].any()
+    assert torch.equal(widened[0, :, 2:, 2:], bias)
 
 
 def test_five_pegs_stand_after_blocks_one_to_five_or_the_last_but_one():
@@ -128,7 +129,7 @@ def test_a_sum_applies_its_parts_from_left_to_right():
     assert encoding.at == (0, 2)
     tokens = torch.randn(1, 24, 16)
     learned, peg = encoding.parts
-    layout = Layout((4, 6))
+    layout = Layout(((4, 6),))
     torch.testing.assert_close(encoding(tokens, layout, 0), peg(learned(tokens, layout, 0), layout, 0))
     torch.testing.assert_close(encoding(tokens, layout, 2), peg(tokens, layout, 2))
     both = create_encoding("relative+rope+relative", SHAPE)

@@ -20,7 +20,7 @@ def build(**options):
 
 @pytest.mark.parametrize(("pool", "prefix"), HEADS)
 @pytest.mark.parametrize("encoding", [*TABLE, "learned+peg"])
-@pytest.mark.parametrize("size", [(16, 16), (8, 24), (13, 30), (1, 1), (4, 40)])
+@pytest.mark.parametrize("size", [(16, 16), (8, 24), (13, 30), (4, 4), (4, 40)])
 def test_any_size_gives_logits(encoding, pool, prefix, size):
     model = build(encoding=encoding, global_pool=pool)
     pictures = torch.randn(2, 3, *size)

@@ -45,9 +45,16 @@ class PositionalEncoding(nn.Module):
         return None
 
     def forward(self, x: Tensor, layout: Layout, depth: int) -> Tensor:
-        """Apply `tokens` at this depth to the patches of (B, P + N, D); the prefix passes by untouched."""
+        """Apply `tokens` at this depth to the patches of a batch (B, P + N, D), or of each picture of a pack (1, T, D).
+
+        The prefix passes by untouched.
+        """
         if depth not in self.at:
             return x
+        if layout.packed:
+            batches = zip(layout.groups, layout.split(x))
+            parts = [self(part, Layout((grid,), layout.prefix_tokens), depth) for (grid, _), part in batches]
+            return torch.cat([part.flatten(0, 1) for part in parts])[None]
         if layout.prefix_tokens == 0:
             return self.tokens(x, layout.grid, depth)
         h, w = layout.grid

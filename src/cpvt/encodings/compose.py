@@ -28,7 +28,7 @@ class SumEncoding(PositionalEncoding):
         return x
 
     def tokens(self, x: Tensor, grid: Grid, depth: int) -> Tensor:
-        return self(x, Layout(grid), depth)
+        return self(x, Layout((grid,)), depth)
 
     def rotation(self, grid: Grid, device: torch.device) -> tuple[Tensor, Tensor] | None:
         for part in self._encodings():

@@ -77,6 +77,17 @@ class PEG(nn.Module):
             raise ValueError("a folded PEG no longer knows its encoding from the tokens; keep the layer before fold()")
         return self._apply_peg(tokens, grid, prefix_tokens, residual=False)
 
+    def forward_packed(self, tokens: Tensor, grids: Sequence[AnyGrid], prefix_tokens: int = 0) -> Tensor:
+        """Return tokens plus their encoding for pictures of several sizes, end to end in (1, T, D); each as if alone.
+
+        grids: one for each picture. Raises ValueError where tokens and grids disagree.
+        """
+        if self.folded and prefix_tokens:
+            parts = tokens.split([prefix_tokens + math.prod(grid) for grid in grids], dim=1)
+            return torch.cat([self(part, grid, prefix_tokens) for part, grid in zip(parts, grids)], dim=1)
+        how = (self.padding_mode, not self.folded, self.dilation, self.causal)
+        return ops.peg_packed(tokens, self.kernel(), self.bias, grids, prefix_tokens, *how)
+
     def forward_at(self, tokens: Tensor, coordinates: Tensor, picture: Tensor | None = None) -> Tensor:
         """Return tokens plus their encoding where tokens stand at places of their own: any subset, in any order.
 
@@ -197,7 +208,10 @@ class PEGEncoding(PositionalEncoding):
     def forward(self, x: Tensor, layout: Layout, depth: int) -> Tensor:
         if depth not in self.at:
             return x
-        return self.peg[str(depth)](x, layout.grid, layout.prefix_tokens)
+        layer: PEG = self.peg[str(depth)]  # type: ignore[assignment]
+        if layout.packed:
+            return layer.forward_packed(x, layout.grids, layout.prefix_tokens)
+        return layer(x, layout.grid, layout.prefix_tokens)
 
 
 def five_pegs(

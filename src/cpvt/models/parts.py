@@ -1,4 +1,4 @@
-"""The parts of a transformer block: attention that takes a rotation and a bias, and the block itself."""
+"""The parts of a transformer block: attention that takes a rotation and a bias and stays within pictures, and the block."""
 
 from __future__ import annotations
 
@@ -6,31 +6,92 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from timm.layers import DropPath, Mlp
+from timm.layers import Mlp
 from torch import Tensor, nn
+
+from cpvt.encodings import PositionalEncoding
+from cpvt.shapes import Layout
+
+
+class Pack:
+    """The pictures of a pack (1, T, D): where each begins and ends, and attention within each alone.
+
+    An object of its own kind, not a tuple: compiled blocks would look into a tuple and hold its contents for constant.
+    """
+
+    def __init__(self, layout: Layout, biases: list[Tensor], device: torch.device) -> None:
+        lengths = torch.tensor(layout.lengths)
+        self.layout, self.biases, self.longest = layout, biases, max(layout.lengths)
+        # (pictures + 1,): the first token of each picture, and T
+        self.offsets = F.pad(lengths.cumsum(0), (1, 0)).to(device, torch.int32)
+        # (T,): the picture that each token belongs to
+        self.owner = torch.arange(len(lengths)).repeat_interleave(lengths).to(device)
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # which grids are equal is no matter for a graph
+    def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Attention within each picture, (1, heads, T, d) -> (1, T, D)."""
+        if not self.biases and _takes_varying_lengths(query):
+            return self._attend_at_once(query, key, value)
+        queries, keys, values = (self.layout.split(x.transpose(1, 2)) for x in (query, key, value))
+        parts = []
+        for number, heads in enumerate(zip(queries, keys, values)):  # each (pictures, P + N, heads, d)
+            q, k, v = (x.transpose(1, 2) for x in heads)
+            bias = self.biases[number].to(q.dtype) if self.biases else None
+            parts.append(_attend(q, k, v, bias).flatten(0, 1))
+        return torch.cat(parts)[None]
+
+    def _attend_at_once(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """In one call of PyTorch's kernel for varying lengths, which takes no bias."""
+        from torch.nn.attention.varlen import varlen_attn
+
+        query, key, value = (x[0].transpose(0, 1) for x in (query, key, value))  # (T, heads, d) each
+        x = varlen_attn(query, key, value, self.offsets, self.offsets, self.longest, self.longest)
+        assert isinstance(x, Tensor)  # a pair only where more was asked for
+        return x.flatten(1)[None]
+
+
+def _takes_varying_lengths(query: Tensor) -> bool:
+    """Whether PyTorch's kernel for varying lengths runs here: half precision, a GPU from Ampere on."""
+    if not query.is_cuda or query.dtype not in (torch.float16, torch.bfloat16):
+        return False
+    return torch.cuda.get_device_capability(query.device) >= (8, 0) and query.shape[-1] <= 256
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Attention of (B, heads, P + N, d), heads put side by side again: (B, P + N, D)."""
+    x = F.scaled_dot_product_attention(query, key, value, attn_mask=bias).transpose(1, 2)  # (B, P + N, heads, d)
+    if bias is not None:  # a copy: with a bias, exporters would record a view that their own kernel does not allow
+        x = x.clone(memory_format=torch.contiguous_format)
+    return x.flatten(2)
 
 
 class Positions(NamedTuple):
     """What attention needs to know of positions, built once per forward and widened for P prefix tokens."""
 
-    cos: Tensor | None = None  # (P + N, d): turns queries and keys; prefix tokens by nothing
+    cos: Tensor | None = None  # (P + N, d), of a pack (T, d): turns queries and keys; prefix tokens by nothing
     sin: Tensor | None = None
     bias: Tensor | None = None  # (1, heads, P + N, P + N): added to the logits; zero for prefix tokens
+    pack: Pack | None = None  # which then holds the biases
 
     @classmethod
-    def build(
-        cls, rotation: tuple[Tensor, Tensor] | None, bias: Tensor | None, prefix_tokens: int, dtype: torch.dtype
-    ) -> Positions:
-        """Widen an encoding's tables by the prefix and cast them, last, to the dtype of the tokens."""
-        cos = sin = None
-        if rotation is not None:
-            widen = (0, 0, prefix_tokens, 0)
-            cos = F.pad(rotation[0], widen, value=1.0).to(dtype)
-            sin = F.pad(rotation[1], widen).to(dtype)
-        if bias is not None:
-            # four axes: with three, the CPU's fused kernel is not taken (measured 4 times slower at 577 tokens)
-            bias = F.pad(bias, (prefix_tokens, 0, prefix_tokens, 0)).to(dtype).unsqueeze(0)
-        return cls(cos, sin, bias)
+    def build(cls, encoding: PositionalEncoding, layout: Layout, x: Tensor) -> Positions:
+        """Ask the encoding for its tables, widen them by the prefix and cast them, last, to the dtype of the tokens x."""
+        cosines: list[Tensor] = []
+        sines: list[Tensor] = []
+        biases: list[Tensor] = []
+        prefix = layout.prefix_tokens
+        for grid, count in layout.groups:
+            rotation, bias = encoding.rotation(grid, x.device), encoding.bias(grid)
+            if rotation is not None:
+                cosines += [F.pad(rotation[0], (0, 0, prefix, 0), value=1.0).to(x.dtype)] * count
+                sines += [F.pad(rotation[1], (0, 0, prefix, 0)).to(x.dtype)] * count
+            if bias is not None:
+                # four axes: with three, the CPU's fused kernel is not taken (measured 4 times slower at 577 tokens)
+                biases.append(F.pad(bias, (prefix, 0, prefix, 0)).to(x.dtype).unsqueeze(0))
+        cos, sin = (torch.cat(tables) if tables else None for tables in (cosines, sines))
+        if layout.packed:
+            return cls(cos, sin, None, Pack(layout, biases, x.device))
+        return cls(cos, sin, biases[0] if biases else None)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -40,7 +101,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention."""
+    """Multi-head self-attention; in a pack, within each picture alone."""
 
     def __init__(self, dim: int, num_heads: int, qkv_bias: bool = True) -> None:
         super().__init__()
@@ -50,12 +111,10 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, positions: Positions) -> Tensor:
         query, key, value = self._heads(x, positions)
+        if positions.pack is not None:
+            return self.proj(positions.pack.attend(query, key, value))
         bias = None if positions.bias is None else positions.bias.to(query.dtype)
-        x = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)  # (B, heads, P + N, d)
-        x = x.transpose(1, 2)  # (B, P + N, heads, d)
-        if bias is not None:  # a copy: with a bias, exporters would record a view that their own kernel does not allow
-            x = x.clone(memory_format=torch.contiguous_format)
-        return self.proj(x.flatten(2))
+        return self.proj(_attend(query, key, value, bias))
 
     def weights(self, x: Tensor, positions: Positions) -> Tensor:
         """The attention matrix itself, (B, heads, P + N, P + N), for looking at; `forward` never builds it."""
@@ -71,6 +130,29 @@ class Attention(nn.Module):
         return query, key, value
 
 
+class DropPath(nn.Module):
+    """In training drops what a branch adds, with this probability for each picture, and scales up what stays.
+
+    As timm's, whose unit is a row of the batch: for it a pack would be one picture.
+    Source: Huang et al., Deep Networks with Stochastic Depth, arXiv 1603.09382.
+    """
+
+    def __init__(self, drop_prob: float) -> None:
+        super().__init__()
+        self.drop_prob = drop_prob
+
+    def forward(self, x: Tensor, pack: Pack | None = None) -> Tensor:
+        if not self.training or not self.drop_prob:
+            return x
+        pictures = x.shape[0] if pack is None else pack.offsets.shape[0] - 1
+        keep = 1.0 - self.drop_prob
+        scale = x.new_empty(pictures, 1, 1).bernoulli_(keep).div_(keep)
+        return x * (scale if pack is None else scale.squeeze(2)[pack.owner])
+
+    def extra_repr(self) -> str:
+        return f"{self.drop_prob}"
+
+
 class Block(nn.Module):
     """One encoder block: attention, then a two-layer perceptron, each after a norm and around a shortcut."""
 
@@ -80,8 +162,8 @@ class Block(nn.Module):
         self.attn = Attention(dim, num_heads, qkv_bias)
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
-        self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
+        self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor, positions: Positions) -> Tensor:
-        x = x + self.drop_path(self.attn(self.norm1(x), positions))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+        x = x + self.drop_path(self.attn(self.norm1(x), positions), positions.pack)
+        return x + self.drop_path(self.mlp(self.norm2(x)), positions.pack)

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import groupby
+
 import torch
 from timm.layers import PatchEmbed, calculate_drop_path_rates
 from torch import Tensor, nn
 
 from cpvt.config import ModelConfig, sides
 from cpvt.encodings import ModelShape, PositionalEncoding, create_encoding
+from cpvt.models.packing import check_sides, pad_to_patches, plan_packs
 from cpvt.models.parts import Block, Positions
-from cpvt.shapes import Layout
+from cpvt.shapes import Grid, Layout
 
 
 class VisionTransformer(nn.Module):
     """A vision transformer (pre-norm, as DeiT) that takes pictures of any size and any positional encoding.
 
-    Pictures (B, C, H, W) go in, logits (B, classes) come out. Sides that the patch does not divide are padded with
-    zeros on the right and at the bottom; nothing is cropped. The head reads the class token, or for
+    Pictures (B, C, H, W), or a list of (C, H_i, W_i) each of its own size, go in, logits (B, classes) come out. Sides
+    that the patch does not divide are padded with zeros on the right and at the bottom; nothing is cropped, and no
+    picture of a list meets another's tokens or padding: it gets the answer it would get alone. The head reads the class token, or for
     `global_pool='avg'` the mean of the tokens after the final norm, with no class token at all.
     Names of parameters are timm's, except under `encoding.`.
     """
@@ -47,13 +52,23 @@ class VisionTransformer(nn.Module):
             nn.init.trunc_normal_(self.cls_token, std=0.02)
         self.encoding: PositionalEncoding = create_encoding(config.encoding, shape)  # draws its own weights, last
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        """Logits (B, classes) of pictures (B, C, H, W)."""
+    def forward(self, pictures: Tensor | Sequence[Tensor]) -> Tensor:
+        """Logits (B, classes) of pictures (B, C, H, W), or of a list of (C, H_i, W_i)."""
         return self.forward_head(self.forward_features(pictures))
 
-    def forward_features(self, pictures: Tensor) -> Tensor:
-        """Tokens after the final norm, (B, P + N, D)."""
-        x, layout, positions = self.embed(pictures)
+    def forward_features(self, pictures: Tensor | Sequence[Tensor]) -> Tensor | list[Tensor]:
+        """Tokens after the final norm, (B, P + N, D); of a list a list of (P + N_i, D)."""
+        if isinstance(pictures, Tensor):
+            return self._features(*self.embed(pictures))
+        padded = pad_to_patches(pictures, self.config)
+        features: dict[int, Tensor] = {}
+        for numbers in plan_packs([picture.shape for picture in padded], self.config, padded[0].device):
+            x, layout, positions = self._embed_list([padded[number] for number in numbers])
+            x = self._features(x, layout, positions)
+            features.update(zip(numbers, x[0].split(layout.lengths) if layout.packed else x.unbind()))
+        return [features[number] for number in range(len(padded))]
+
+    def _features(self, x: Tensor, layout: Layout, positions: Positions) -> Tensor:
         return self.norm(self._through(len(self.blocks), x, layout, positions))
 
     def _through(self, blocks: int, x: Tensor, layout: Layout, positions: Positions) -> Tensor:
@@ -62,12 +77,18 @@ class VisionTransformer(nn.Module):
             x = self.encoding(block(x, positions), layout, depth)
         return x
 
-    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Logits of the tokens that `forward_features` returns, or with `pre_logits` what the head reads."""
+    def forward_head(self, x: Tensor | list[Tensor], pre_logits: bool = False) -> Tensor:
+        """Logits of the tokens that `forward_features` returns, or with `pre_logits` what the head reads.
+
+        Where every token is read (`global_pool=''`), the tokens of a list come back end to end, (T, classes).
+        """
+        prefix = self.num_prefix_tokens
         if self.config.global_pool == "token":
-            x = x[:, 0]
+            x = x[:, 0] if isinstance(x, Tensor) else torch.stack([tokens[0] for tokens in x])
         elif self.config.global_pool == "avg":
-            x = x[:, self.num_prefix_tokens :].mean(dim=1)
+            x = x[:, prefix:].mean(dim=1) if isinstance(x, Tensor) else torch.stack([t[prefix:].mean(dim=0) for t in x])
+        elif not isinstance(x, Tensor):
+            x = torch.cat(x)
         return x if pre_logits else self.head(x)
 
     def embed(self, pictures: Tensor) -> tuple[Tensor, Layout, Positions]:
@@ -76,15 +97,29 @@ class VisionTransformer(nn.Module):
             raise ValueError(
                 f"the model needs pictures of shape (B, {self.config.in_chans}, H, W); got {tuple(pictures.shape)}"
             )
+        check_sides(pictures.shape, self.config.patch_size)
+        x, grid = self._embed(pictures)
+        layout = Layout((grid,), self.num_prefix_tokens)
+        return x, layout, Positions.build(self.encoding, layout, x)
+
+    def _embed(self, pictures: Tensor) -> tuple[Tensor, Grid]:
         patches = self.patch_embed(pictures)  # (B, h, w, D)
         grid = (patches.shape[1], patches.shape[2])
         # contiguous: the convolution leaves channels first in memory, and every norm of every block would copy
-        x = self.encoding(patches.flatten(1, 2).contiguous(), Layout(grid), 0)  # (B, N, D)
+        x = self.encoding(patches.flatten(1, 2).contiguous(), Layout((grid,)), 0)  # (B, N, D)
         if self.num_prefix_tokens:
             x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1).to(x.dtype), x], dim=1)
-        rotation, bias = self.encoding.rotation(grid, x.device), self.encoding.bias(grid)
-        positions = Positions.build(rotation, bias, self.num_prefix_tokens, x.dtype)
-        return x, Layout(grid, self.num_prefix_tokens), positions
+        return x, grid
+
+    def _embed_list(self, pictures: list[Tensor]) -> tuple[Tensor, Layout, Positions]:
+        """As `embed`, for pictures (C, H_i, W_i), equal sizes side by side: a pack (1, T, D), or a batch if all are equal."""
+        batches = [torch.stack(list(equal)) for _, equal in groupby(pictures, key=lambda picture: picture.shape)]
+        if len(batches) == 1:
+            return self.embed(batches[0])
+        embedded = [self._embed(batch) for batch in batches]
+        x = torch.cat([tokens.flatten(0, 1) for tokens, _ in embedded])[None]
+        layout = Layout(tuple(grid for tokens, grid in embedded for _ in tokens), self.num_prefix_tokens)
+        return x, layout, Positions.build(self.encoding, layout, x)
 
     def attention_map(self, pictures: Tensor, block: int) -> Tensor:
         """How much each patch attends to each other in one block (counted from 1), (B, heads, N, N)."""

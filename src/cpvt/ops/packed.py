@@ -1,0 +1,83 @@
+"""PEG on a pack: pictures of several sizes end to end, each with its own zero border."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from cpvt.ops.dense import peg
+from cpvt.shapes import AnyGrid
+
+CANVAS_BELOW = 16_384  # numbers (tokens times width) a picture, on the CPU; see `peg_packed`
+
+
+def peg_packed(
+    tokens: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    grids: Sequence[AnyGrid],
+    prefix_tokens: int = 0,
+    padding_mode: str = "zeros",
+    residual: bool = True,
+    dilation: int = 1,
+    causal: bool = False,
+    form: str = "auto",
+) -> Tensor:
+    """`peg` on every picture of a pack: what each would get alone, borders included.
+
+    tokens: (1, T, D), the pictures end to end, each as P prefix tokens and its grid; the rest as for `peg`.
+    form: 'each' calls `peg` picture by picture (equal neighbours together), 'canvas' lays all grids on one canvas with
+    gutters of zeros, wide enough that no kernel reaches across, and convolves once; 'auto' takes the canvas on a GPU,
+    and on the CPU for small pictures, where calls cost more than arithmetic (see benchmarks/packed.py).
+    Raises ValueError where tokens and grids disagree, or for a canvas with another padding than zeros.
+    """
+    lengths = [prefix_tokens + math.prod(grid) for grid in grids]
+    if tokens.ndim != 3 or tokens.shape[0] != 1 or tokens.shape[1] != sum(lengths):
+        raise ValueError(
+            f"these {len(grids)} grids need tokens of shape (1, {sum(lengths)}, D); got {tuple(tokens.shape)}"
+        )
+    if form == "auto":
+        small = tokens.numel() < CANVAS_BELOW * len(grids)
+        form = "canvas" if padding_mode == "zeros" and (tokens.device.type != "cpu" or small) else "each"
+    if form == "each":
+        how = (prefix_tokens, padding_mode, residual, dilation, causal)
+        parts = tokens.split(lengths, dim=1)
+        return torch.cat([peg(part, weight, bias, grid, *how) for part, grid in zip(parts, grids)], dim=1)
+    if form != "canvas" or padding_mode != "zeros":
+        raise ValueError(f"form must be 'auto', 'each' or, for zeros, 'canvas'; got '{form}' for '{padding_mode}'")
+    gutter = dilation * (weight.shape[2] - 1) // (1 if causal else 2)
+    canvas, places = _lay_out(grids, gutter, tokens.device)
+    patches = _patches(lengths, prefix_tokens, tokens.device)
+    x = tokens[0].index_select(0, patches) if prefix_tokens else tokens[0]  # (sum of N, D)
+    laid = x.new_zeros(math.prod(canvas), x.shape[1]).index_copy(0, places, x)
+    encoded = peg(laid[None], weight, bias, canvas, 0, "zeros", residual, dilation, causal)[0].index_select(0, places)
+    if not prefix_tokens:
+        return encoded[None]
+    around = tokens[0].to(encoded.dtype) if residual else encoded.new_zeros(tokens.shape[1:])
+    return around.index_copy(0, patches, encoded)[None]
+
+
+def _lay_out(grids: Sequence[AnyGrid], gutter: int, device: torch.device) -> tuple[AnyGrid, Tensor]:
+    """Sides of a canvas that holds the grids one below the other, and the place of every token on it.
+
+    Only the first axis needs gutters: along the others each grid begins at the canvas's own border, and what is left of
+    a narrower one is zero.
+    """
+    sides = [max(lengths) for lengths in zip(*(grid[1:] for grid in grids))]
+    canvas = (sum(grid[0] for grid in grids) + gutter * (len(grids) - 1), *sides)
+    numbers = torch.arange(math.prod(canvas)).view(canvas)
+    places, top = [], 0
+    for grid in grids:
+        region = (slice(top, top + grid[0]), *(slice(side) for side in grid[1:]))
+        places.append(numbers[region].flatten())
+        top += grid[0] + gutter
+    return canvas, torch.cat(places).to(device)
+
+
+def _patches(lengths: Sequence[int], prefix_tokens: int, device: torch.device) -> Tensor:
+    """Which tokens of a pack are patches, not prefix."""
+    numbers = torch.arange(sum(lengths)).split(list(lengths))
+    return torch.cat([each[prefix_tokens:] for each in numbers]).to(device)

@@ -1,0 +1,202 @@
+"""A list of pictures of several sizes gets what each picture would get alone: outputs and every gradient."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+
+import cpvt
+from cpvt.encodings import TABLE
+from cpvt.models import packing, parts
+
+# equal sizes apart from each other, equal counts on other grids, sizes the patch does not divide, one patch, one row
+SIZES = [(24, 16), (33, 50), (8, 8), (16, 24), (24, 16), (9, 70), (13, 18), (40, 40), (16, 20), (24, 16)]
+ENCODINGS = [*TABLE, "learned+peg", "relative+rope", "peg5+relative", "peg(at=(0, 1, 2), padding_mode='replicate')"]
+POOLS = ["token", "avg", ""]
+
+
+def build(encoding="peg", pool="token", **options):
+    torch.manual_seed(0)
+    model = cpvt.create_model(
+        "cpvt_micro", encoding=encoding, global_pool=pool, depth=3, num_classes=5, patch_size=8, img_size=32, **options
+    )
+    with torch.no_grad():
+        for parameter in model.parameters():  # so that a token seen wrongly is seen in the logits
+            parameter.add_(0.2 * torch.randn(parameter.shape))
+    return model.eval()
+
+
+def draw(sizes=SIZES, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(1)
+    return [torch.randn(3, *size, generator=generator).to(dtype) for size in sizes]
+
+
+def gradients(model, pictures, outputs):
+    seed = torch.randn(outputs.shape, generator=torch.Generator().manual_seed(2)).to(outputs)
+    named = {**dict(model.named_parameters()), **{f"picture {i}": picture for i, picture in enumerate(pictures)}}
+    return dict(zip(named, torch.autograd.grad(outputs, list(named.values()), seed)))
+
+
+def check_equals_alone(model, sizes=SIZES, tolerance=1e-5):
+    pictures = [picture.requires_grad_() for picture in draw(sizes)]
+    join = torch.cat if model.config.global_pool else lambda each: torch.cat([logits[0] for logits in each])
+    alone = join([model(picture[None]) for picture in pictures])
+    together = model(pictures)
+    assert together.shape == alone.shape
+    assert alone.abs().max() > 0.5
+    assert (together - alone).abs().max() < tolerance * alone.abs().max()
+    expected = gradients(model, pictures, alone)
+    for name, gradient in gradients(model, pictures, together).items():
+        assert expected[name].abs().max() > 0, name
+        assert (gradient - expected[name]).abs().max() < tolerance * expected[name].abs().max(), name
+
+
+@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_a_list_gets_what_each_picture_gets_alone(encoding, pool):
+    check_equals_alone(build(encoding, pool))
+
+
+@pytest.mark.parametrize("encoding", ["peg", "relative", "learned+peg"])
+def test_a_list_cut_into_several_packs_gets_the_same(encoding, monkeypatch):
+    monkeypatch.setattr(packing, "PACK_ON_CPU", 64 * 20)
+    model = build(encoding)
+    shapes = [torch.Size((3, -(-h // 8) * 8, -(-w // 8) * 8)) for h, w in SIZES]
+    packs = packing.plan_packs(shapes, model.config, torch.device("cpu"))
+    assert len(packs) > 3
+    assert sorted(number for pack in packs for number in pack) == list(range(len(SIZES)))
+    check_equals_alone(model)
+
+
+def test_features_come_back_in_the_order_of_the_list():
+    model = build()
+    features = model.forward_features(draw())
+    for picture, tokens in zip(draw(), features):
+        torch.testing.assert_close(tokens, model.forward_features(picture[None])[0], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(model.forward_head(features), model(draw()))
+
+
+def test_pictures_of_one_size_take_the_plain_path(monkeypatch):
+    model = build()
+    pictures = draw([(24, 40)] * 3)
+    expected = model(torch.stack(pictures))
+    monkeypatch.setattr(parts, "Pack", None)  # not a pack, or this raises
+    assert torch.equal(model(pictures), expected)
+    assert torch.equal(model(pictures[:1]), model(pictures[0][None]))
+    assert torch.equal(model(tuple(pictures)), expected)
+    with pytest.raises(TypeError):
+        model(draw())
+
+
+def test_one_picture_does_not_see_another():
+    model = build("peg5+relative")
+    pictures = draw()
+    before = model(pictures)
+    pictures[3] = pictures[3] + 1
+    changed = (model(pictures) - before).abs().amax(1) > 1e-6
+    assert changed.tolist() == [number == 3 for number in range(len(SIZES))]
+
+
+@pytest.mark.parametrize("encoding", ["peg", "rope", "relative", "learned"])
+def test_autocast_and_bfloat16_stay_close_to_float32(encoding):
+    model = build(encoding)
+    expected = model(draw())
+    with torch.autocast("cpu", torch.bfloat16):
+        under_autocast = model(draw())
+        under_autocast.float().square().sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    low = build(encoding).to(torch.bfloat16)(draw(dtype=torch.bfloat16))
+    assert low.dtype == torch.bfloat16
+    for logits in (under_autocast, low):
+        assert (logits.float() - expected).norm() < 0.05 * expected.norm()
+
+
+def test_drop_path_is_drawn_once_per_picture():
+    drop = parts.DropPath(0.5)
+    model = build()
+    _, layout, positions = model._embed_list(sorted(draw(), key=lambda picture: picture.numel()))
+    torch.manual_seed(0)
+    drawn = drop(torch.ones(1, sum(layout.lengths), 4), positions.pack)[0].split(layout.lengths)
+    scales = [float(tokens[0, 0]) for tokens in drawn]
+    assert all(bool((tokens == scale).all()) for tokens, scale in zip(drawn, scales))
+    assert set(scales) == {0.0, 2.0}  # dropped, or scaled up to keep the mean
+
+
+def test_drop_path_of_a_batch_is_timms():
+    import timm.layers
+
+    x = torch.randn(6, 5, 4)
+    torch.manual_seed(3)
+    expected = timm.layers.drop_path(x, 0.3, training=True)
+    torch.manual_seed(3)
+    assert torch.equal(parts.DropPath(0.3)(x), expected)
+    assert torch.equal(parts.DropPath(0.3).eval()(x), x)
+
+
+def test_a_list_trains_with_drop_path():
+    model = build(drop_path_rate=0.5).train()
+    torch.manual_seed(0)
+    assert not torch.equal(model(draw()), model(draw()))
+    model(draw()).square().sum().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
+def test_blocks_compile_to_at_most_two_graphs_for_all_lists():
+    model = build("peg+relative", drop_path_rate=0.2)
+    lists = [SIZES[:3], SIZES[2:7], SIZES, SIZES[5:], [(24, 80), (80, 24), (16, 8)], SIZES[1:6] * 2]
+    expected = [model(draw(sizes)) for sizes in lists]
+    graphs = []
+
+    def count(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    torch._dynamo.reset()
+    for block in model.blocks:
+        block.compile(backend=count)
+    made = []
+    with torch.no_grad():
+        for sizes, logits in zip(lists, expected):
+            torch.testing.assert_close(model(draw(sizes)), logits, atol=1e-5, rtol=1e-4)
+            made.append(len(graphs))
+    assert made[0] > 0
+    assert made[-1] == made[1]  # what the first two lists made serves all others
+
+
+def test_the_kernel_for_varying_lengths_is_given_what_it_asks_for(monkeypatch):
+    """The kernel itself needs a GPU; here its place is taken by the loop that it stands for."""
+    from torch.nn.attention import varlen
+
+    def loop(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k):
+        assert query.shape == key.shape == value.shape == (int(cu_seq_q[-1]), 4, 16)
+        assert cu_seq_q.dtype == torch.int32
+        assert max_q == max_k == int(cu_seq_q.diff().max())
+        parts = []
+        for start, end in pairwise(cu_seq_q.tolist()):
+            heads = (x[start:end].transpose(0, 1) for x in (query, key, value))
+            parts.append(torch.nn.functional.scaled_dot_product_attention(*heads).transpose(0, 1))
+        return torch.cat(parts)
+
+    model = build("rope")
+    expected = model(draw())
+    monkeypatch.setattr(varlen, "varlen_attn", loop)
+    monkeypatch.setattr(parts, "_takes_varying_lengths", lambda query: True)
+    monkeypatch.setattr(parts, "_attend", None)
+    torch.testing.assert_close(model(draw()), expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("pictures", "words"),
+    [
+        ([], r"at least one picture \(3, H, W\); got an empty list"),
+        ([torch.zeros(3, 16, 16), torch.zeros(1, 16, 16)], r"shape \(3, H, W\); number 1 has \(1, 16, 16\)"),
+        ([torch.zeros(1, 3, 16, 16)], r"shape \(3, H, W\); number 0 has \(1, 3, 16, 16\)"),
+        ([torch.zeros(3, 16, 16), torch.zeros(3, 40, 7)], "40x7 pixels is smaller than a patch; the smallest .* 8x8"),
+        ([torch.zeros(3, 16, 16), torch.zeros(3, 16, 16).double()], "one dtype; got torch.float32 and torch.float64"),
+        ([torch.zeros(3, 16, 16), torch.zeros(3, 16, 16, device="meta")], "one device; got cpu and meta"),
+        (torch.zeros(2, 3, 7, 16), "7x16 pixels is smaller than a patch; the smallest size of this model is 8x8"),
+    ],
+)
+def test_pictures_that_cannot_be(pictures, words):
+    with pytest.raises(ValueError, match=words):
+        build()(pictures)

@@ -46,3 +46,25 @@ def test_pictures_that_cannot_be_read(tiny_run, picture, tmp_path):
     assert found[1].error is None
     with pytest.raises(ValueError, match="no such picture"):
         list(cpvt.predict(tiny_run, [tmp_path / "absent.png"]))
+
+
+@pytest.mark.parametrize("token_budget", [1, 20, 4096])
+def test_pictures_go_together_and_each_gets_what_it_gets_alone(tiny_run, picture, token_budget):
+    sizes = [(17, 11), (8, 8), (30, 5), (17, 11), (12, 29)]
+    paths = [picture(*size, f"{number}.png") for number, size in enumerate(sizes)]
+    found = list(cpvt.predict(tiny_run, paths, token_budget=token_budget))
+    assert [(prediction.picture, prediction.size[::-1]) for prediction in found] == list(zip(map(str, paths), sizes))
+    for path, prediction in zip(paths, found):
+        alone = next(cpvt.predict(tiny_run, [path]))
+        assert dict(prediction.classes) == pytest.approx(dict(alone.classes), abs=1e-5)
+
+
+def test_what_was_predicted_before_a_bad_picture_is_not_lost(tiny_run, picture):
+    paths = [picture(9, 9, "good.png"), picture(40, 3, "thin.png")]
+    predictions = cpvt.predict(tiny_run, paths, longest_side=40)
+    assert next(predictions).picture.endswith("good.png")
+    with pytest.raises(ValueError, match=r"thin.png' is 3x40 pixels, and the model takes 4x4 or more"):
+        next(predictions)
+    (good, thin) = cpvt.predict(tiny_run, paths, longest_side=40, on_bad_picture="skip")
+    assert good.error is None
+    assert "3x40" in thin.error

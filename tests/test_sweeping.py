@@ -1,5 +1,7 @@
 """Sweeps: the right counts, the right views, errors that say what to do."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -44,6 +46,26 @@ def test_larger_pictures_are_shrunk_for_a_canvas_and_counted(tiny_run, tiny_fold
     assert next(cpvt.sweep(tiny_run, [8], protocol="resize")).shrunk == 0
 
 
+def test_native_shows_whole_pictures_and_gives_the_count_of_a_loop(tiny_run, tiny_folder):
+    for number, (width, height) in enumerate([(30, 10), (5, 17), (40, 40)]):
+        Image.effect_noise((width, height), 80).save(tiny_folder / "test" / "dog" / f"noise{number}.png")
+    checkpoint, data = cpvt.load(tiny_run), open_data(str(tiny_folder))
+    rows = list(cpvt.sweep(checkpoint, [20, 100], protocol="native", token_budget=30))
+    for row, longest in zip(rows, (20, 100)):
+        limited = replace(checkpoint.transform, longest_side=longest)
+        correct = shrunk = 0
+        for index in range(len(data.test)):
+            whole, label = data.test.read(index, None)
+            picture = limited.limit(whole)
+            shrunk += picture is not whole
+            with torch.no_grad():
+                correct += int(checkpoint.model(limited(picture)[None]).argmax()) == label
+        assert (row.correct, row.total, row.shrunk, row.longest_side) == (correct, 9, shrunk, longest)
+    assert [row.shrunk for row in rows] == [2, 0]
+    with pytest.raises(ValueError, match="the longest side allowed, such as 224; got"):
+        next(cpvt.sweep(tiny_run, ["8x12"], protocol="native"))
+
+
 def test_bad_pictures_are_an_error_or_counted(tiny_run, tiny_folder):
     (tiny_folder / "test" / "cat" / "bad.jpg").write_text("no picture")
     with pytest.raises(ValueError, match="bad.jpg"):
@@ -53,7 +75,7 @@ def test_bad_pictures_are_an_error_or_counted(tiny_run, tiny_folder):
 
 
 def test_what_cannot_be_swept(tiny_run, picture_folder, tmp_path):
-    with pytest.raises(ValueError, match="canvas, resize; got 'zoom'"):
+    with pytest.raises(ValueError, match="canvas, resize, native; got 'zoom'"):
         next(cpvt.sweep(tiny_run, [8], protocol="zoom"))
     with pytest.raises(ValueError, match="size 3 is smaller than a patch; the smallest side of this model is 4"):
         next(cpvt.sweep(tiny_run, [8, 3]))

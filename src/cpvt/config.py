@@ -10,6 +10,7 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any, Literal
 
 PROTOCOLS = ("canvas", "resize")
+SWEEP_PROTOCOLS = (*PROTOCOLS, "native")
 POOLS = {"cls": "token", "gap": "avg"}  # as rows and the command line say it -> as timm and ModelConfig say it
 Size = int | tuple[int, int]  # side, or height and width, in pixels
 Watch = Callable[[str, int, int, str], None]  # told (what, steps done, steps in all, words on how it goes)
@@ -144,7 +145,8 @@ class SweepConfig:
     run: str
     """Folder that `cpvt train` wrote."""
     protocol: str = "resize"
-    """resize (same picture, more pixels: objects grow) or canvas (objects keep their pixels, the field of view grows)."""
+    """resize (same picture, more pixels: objects grow), canvas (objects keep their pixels, the field of view grows) or
+    native (whole pictures in their own proportions; a size is the longest side allowed)."""
     sizes: tuple[int | str, ...] = ()
     """Sides in pixels, or HEIGHTxWIDTH; by default half to three times the training size."""
     data: str | None = None
@@ -155,6 +157,8 @@ class SweepConfig:
     longest_side: int | None = None
     """Larger pictures are shrunk to it before they are laid on a canvas, and it is said; by default as in training."""
     batch_size: int = 64
+    token_budget: int = 4096
+    """Under native: patches that go through the model at a time."""
     device: str = "auto"
 
 
@@ -170,6 +174,8 @@ class PredictConfig:
     longest_side: int | None = None
     """Pictures with a longer side are shrunk to it first, and it is said; by default four times the training size."""
     on_bad_picture: Literal["error", "skip"] = "error"
+    token_budget: int = 4096
+    """Patches that go through the model at a time; every picture gets what it would get alone."""
     device: str = "auto"
 
 

@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from cpvt.checkpoint import Checkpoint, load
-from cpvt.data import BadPictureError, decode
+from cpvt.data import TOKEN_BUDGET, BadPictureError, Transform, check_on_bad_picture, check_sides, decode
+from cpvt.models import VisionTransformer
+from cpvt.shapes import patch_count, within_budget
 
 
 class Prediction(NamedTuple):
@@ -30,35 +33,66 @@ def predict(
     top: int = 5,
     longest_side: int | None = None,
     on_bad_picture: str = "error",
+    token_budget: int = TOKEN_BUDGET,
     device: str = "auto",
 ) -> Iterator[Prediction]:
-    """Yield the top classes of each picture, seen whole and at its own size.
+    """Yield the top classes of each picture, seen whole, undistorted and at its own size.
 
     A picture with a side longer than `longest_side` (by default the run's, four times the training size) is shrunk to
-    it, and the prediction says so. Raises ValueError for a picture that does not decode, or with `on_bad_picture='skip'`
+    it, and the prediction says so. Pictures go through the model together, `token_budget` patches at a time; each gets
+    what it would get alone. Raises ValueError for a picture that does not decode or is smaller than a patch, or with `on_bad_picture='skip'`
     says why in the prediction.
     """
     if not pictures or top < 1:
         raise ValueError(f"predict needs at least one picture and one class; got {len(pictures)} pictures, top {top}")
+    check_on_bad_picture(on_bad_picture)
     checkpoint = run if isinstance(run, Checkpoint) else load(run, device)
-    transform = checkpoint.transform
-    if longest_side is not None:
-        transform = replace(transform, longest_side=longest_side)
-    weights_device = next(checkpoint.model.parameters()).device
     for path in pictures:
         if not Path(path).is_file():
             raise ValueError(f"no such picture: '{path}'")
-        try:
-            whole = decode(path, str(path), transform.mode)
-        except BadPictureError as error:
-            if on_bad_picture != "skip":
-                raise
-            yield Prediction(str(path), (0, 0), None, (), str(error))
-            continue
+    transform = checkpoint.transform
+    if longest_side is not None:
+        transform = replace(transform, longest_side=longest_side)
+    patch_size = checkpoint.model.config.patch_size
+    found = (_read(path, transform, patch_size) for path in pictures)
+    for pack in within_budget(found, lambda each: patch_count(each.size, patch_size), token_budget):
+        logits = _logits(checkpoint.model, [each.tensor for each in pack if each.tensor is not None])
+        for each in pack:
+            if each.tensor is not None:
+                classes = _best(logits.pop(0), checkpoint.class_names, top)
+                yield Prediction(each.name, each.size, each.shrunk_from, classes)
+            elif on_bad_picture == "skip":
+                yield Prediction(each.name, each.size, None, (), each.error)
+            else:
+                raise BadPictureError(each.error)
+
+
+class _Read(NamedTuple):
+    name: str
+    size: tuple[int, int]
+    shrunk_from: tuple[int, int] | None
+    tensor: Tensor | None
+    error: str | None
+
+
+def _read(path: str | Path, transform: Transform, patch_size: int) -> _Read:
+    try:
+        whole = decode(path, str(path), transform.mode)
         picture = transform.limit(whole)
-        with torch.inference_mode():
-            logits = checkpoint.model(transform(picture)[None].to(weights_device))[0]
-        best = logits.float().softmax(0).topk(min(top, len(checkpoint.class_names)))
-        classes = tuple((checkpoint.class_names[i], p) for i, p in zip(best.indices.tolist(), best.values.tolist()))
-        shrunk = None if picture is whole else (whole.height, whole.width)
-        yield Prediction(str(path), (picture.height, picture.width), shrunk, classes)
+        tensor = transform(picture)
+        check_sides(tensor.shape, patch_size, f"picture '{path}'")
+    except BadPictureError as error:
+        return _Read(str(path), (0, 0), None, None, str(error))
+    shrunk = None if picture is whole else (whole.height, whole.width)
+    return _Read(str(path), (picture.height, picture.width), shrunk, tensor, None)
+
+
+def _logits(model: VisionTransformer, pictures: list[Tensor]) -> list[Tensor]:
+    device = next(model.parameters()).device
+    with torch.inference_mode():
+        return list(model([picture.to(device) for picture in pictures])) if pictures else []
+
+
+def _best(logits: Tensor, names: Sequence[str], top: int) -> tuple[tuple[str, float], ...]:
+    best = logits.float().softmax(0).topk(min(top, len(names)))
+    return tuple((names[i], p) for i, p in zip(best.indices.tolist(), best.values.tolist()))

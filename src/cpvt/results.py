@@ -20,8 +20,8 @@ class Row:
     encoding: str
     pool: str  # cls or gap
     seed: int
-    protocol: str  # canvas or resize
-    size: int | tuple[int, int]  # side, or (height, width), in pixels
+    protocol: str  # canvas, resize or native
+    size: int | tuple[int, int]  # side, or (height, width), or under native the longest side, in pixels
     correct: int  # pictures whose first class was right
     total: int  # pictures tested
     seconds: float  # for the test, reading included
@@ -31,7 +31,7 @@ class Row:
     train_size: int
     crop_ratio: float
     interpolation: str
-    longest_side: int | None  # pixels; larger pictures were shrunk to it before they were laid on a canvas
+    longest_side: int | None  # pixels; larger pictures were shrunk to it under canvas and native
     fill: float  # mean share of what the model saw that was fill, zero after normalisation
     shrunk: int  # pictures shrunk to the longest side allowed before they were looked at
     skipped: int  # pictures that did not decode

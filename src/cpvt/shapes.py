@@ -14,12 +14,14 @@ Letters used in every shape comment of this package:
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+T = TypeVar("T")
 
 Grid = tuple[int, int]  # (h, w): rows, then columns; tokens are in row-major order
 AnyGrid = tuple[int, ...]  # (n,), (h, w) or (t, h, w)
@@ -75,3 +77,23 @@ def check_tokens(shape: Sequence[int], grid: AnyGrid, prefix_tokens: int = 0) ->
         raise ValueError(
             f"{prefix}a {name} grid needs tokens of shape (B, {prefix_tokens + count}, D); got {tuple(shape)}"
         )
+
+
+def patch_count(sides: Sequence[int], patch_size: int) -> int:
+    """Patches that cover a picture (..., H, W), the last row and column filled up where the patch does not divide it."""
+    return -(-sides[-2] // patch_size) * -(-sides[-1] // patch_size)
+
+
+def within_budget(items: Iterable[T], tokens: Callable[[T], int], budget: int) -> Iterator[list[T]]:
+    """Cut a stream into lists of at most `budget` tokens together; an item above it makes a list of its own."""
+    pack: list[T] = []
+    filled = 0
+    for item in items:
+        count = tokens(item)
+        if pack and filled + count > budget:
+            yield pack
+            pack, filled = [], 0
+        pack.append(item)
+        filled += count
+    if pack:
+        yield pack

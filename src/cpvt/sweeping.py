@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from cpvt.checkpoint import Checkpoint, load
-from cpvt.config import POOLS, PROTOCOLS, Size, Watch, ignore_progress, parse_size, sides
-from cpvt.data import DataSet, Split, Transform, View, load_batches, open_data
+from cpvt.config import POOLS, SWEEP_PROTOCOLS, Size, Watch, ignore_progress, parse_size, sides
+from cpvt.data import TOKEN_BUDGET, Batch, DataSet, Split, Transform, View, load_batches, load_packs, open_data
 from cpvt.results import Row
 
 POOL_NAMES = {timm_name: name for name, timm_name in POOLS.items()}
@@ -41,20 +41,22 @@ def sweep(
     longest_side: int | None = None,
     on_bad_picture: str = "error",
     batch_size: int = 64,
+    token_budget: int = TOKEN_BUDGET,
     device: str = "auto",
     watch: Watch = ignore_progress,
 ) -> Iterator[Row]:
     """Test a trained model at sizes it was not trained at; yields a row per size as it is measured.
 
     run: a folder that `train` wrote, or what `load` returned. sizes: sides or (height, width) in pixels, by default
-    from half to three times the training size. protocol: 'resize' or 'canvas' (see `cpvt.data.views`). data: by
-    default the run's own. longest_side: larger pictures are shrunk to it before they are laid on a canvas, by default
+    from half to three times the training size. protocol: 'resize', 'canvas' or 'native' (see `cpvt.data.views`); under
+    'native' a size is the longest side allowed, a larger one than any picture's shows all at their own sizes, and
+    `token_budget` patches go through the model at a time. data: by default the run's own. longest_side: larger pictures are shrunk to it before they are laid on a canvas, by default
     to the run's, as in training (four times the training size); how many were is in the row. Raises ValueError for a
     size below a patch, or classes that are not the model's.
     """
     checkpoint = run if isinstance(run, Checkpoint) else load(run, device)
-    if protocol not in PROTOCOLS:
-        raise ValueError(f"protocol must be one of {', '.join(PROTOCOLS)}; got '{protocol}'")
+    if protocol not in SWEEP_PROTOCOLS:
+        raise ValueError(f"protocol must be one of {', '.join(SWEEP_PROTOCOLS)}; got '{protocol}'")
     source = checkpoint.record["training"]["source"]
     transform = checkpoint.transform
     if not isinstance(data, DataSet):
@@ -67,35 +69,38 @@ def sweep(
         transform = replace(transform, longest_side=longest_side)
     wanted = [parse_size(size) if isinstance(size, str) else size for size in sizes] or default_sizes(checkpoint)
     check_sizes(wanted, checkpoint.model.config.patch_size)
+    if protocol == "native" and not all(isinstance(size, int) for size in wanted):
+        raise ValueError(f"under native a size is the longest side allowed, such as 224; got {wanted}")
     for size in wanted:
+        if protocol == "native":
+            transform = replace(transform, longest_side=max(sides(size)))
         view = View(transform, protocol, sides(size))
-        score = measure(checkpoint.model, split, view, batch_size, on_bad_picture, f"{protocol} {size}", watch)
+        if protocol == "native":
+            patch_size = checkpoint.model.config.patch_size
+            batches = load_packs(split, view, patch_size, token_budget, on_bad_picture=on_bad_picture)
+        else:
+            batches = load_batches(split, view, batch_size, on_bad_picture=on_bad_picture)
+        score = measure(checkpoint.model, batches, len(split), f"{protocol} {size}", watch)
         yield _row(checkpoint, data.name, protocol, size, transform, score)
 
 
 def measure(
-    model: nn.Module,
-    split: Split,
-    view: View,
-    batch_size: int = 64,
-    on_bad_picture: str = "error",
-    name: str = "test",
-    watch: Watch = ignore_progress,
+    model: nn.Module, batches: Iterable[Batch], count: int, name: str = "test", watch: Watch = ignore_progress
 ) -> Score:
-    """Count how many pictures of a split a model names right, seen in one way. The model must be in eval mode."""
+    """Count how many of `count` pictures a model names right, batch by batch. The model must be in eval mode."""
     correct = total = shrunk = skipped = 0
     filled, start = 0.0, time.perf_counter()
     device = next(model.parameters()).device
-    for batch in load_batches(split, view, batch_size, on_bad_picture=on_bad_picture):
-        count = len(batch.labels)
+    for batch in batches:
+        read = len(batch.labels)
         skipped += len(batch.skipped)
-        if count:
+        if read:
             with torch.inference_mode():
-                correct += int((model(batch.pictures.to(device)).argmax(1).cpu() == batch.labels).sum())
-        total, shrunk, filled = total + count, shrunk + batch.shrunk, filled + batch.filled * count
-        watch(name, total + skipped, len(split), f"accuracy {correct / max(1, total):.1%}")
+                correct += int((model(batch.pictures_on(device)).argmax(1).cpu() == batch.labels).sum())
+        total, shrunk, filled = total + read, shrunk + batch.shrunk, filled + batch.filled * read
+        watch(name, total + skipped, count, f"accuracy {correct / max(1, total):.1%}")
     if not total:
-        raise ValueError(f"none of the {len(split)} test pictures decodes")
+        raise ValueError(f"none of the {count} test pictures can be used")
     return Score(correct, total, round(time.perf_counter() - start, 3), round(filled / total, 4), shrunk, skipped)
 
 

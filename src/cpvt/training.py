@@ -17,7 +17,7 @@ from timm.scheduler import CosineLRScheduler
 
 from cpvt.checkpoint import RECORD, pick_device, provenance, read_record, save_checkpoint
 from cpvt.config import POOLS, ModelConfig, TrainConfig, Watch, differences, ignore_progress, sides
-from cpvt.data import DataSet, Transform, View, load_batches, open_data
+from cpvt.data import VIEWS, DataSet, Transform, View, load_batches, open_data
 from cpvt.models import VisionTransformer
 from cpvt.models.zoo import model_config
 from cpvt.results import replacing
@@ -109,6 +109,10 @@ def _view(config: TrainConfig, data: DataSet, settings: ModelConfig) -> View:
     transform = Transform(data.mean, data.std, crop_ratio, config.source.interpolation, longest_side)
     augment = config.recipe.augment or data.augment
     kind = "canvas" if augment == "none" else augment
+    if kind == "native":
+        raise ValueError(
+            f"a batch to train on has one size, so augment must be one of {', '.join(VIEWS)}, none; got 'native'"
+        )
     return View(transform, kind, sides(settings.img_size), config.recipe.crop_scale)
 
 
@@ -156,7 +160,7 @@ class _Run:
                 continue
             self.schedule.step_update(step)
             labels = batch.labels.to(self.device)
-            logits = self.model(batch.pictures.to(self.device))
+            logits = self.model(batch.pictures_on(self.device))
             loss = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
             self.optimizer.zero_grad()
             loss.backward()

@@ -6,11 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from cpvt.data.base import DataSet, Split
-from cpvt.data.loading import Batch, load_batches
-from cpvt.data.pictures import BadPictureError, decode
-from cpvt.data.views import Transform, View
+from cpvt.data.loading import TOKEN_BUDGET, Batch, check_on_bad_picture, load_batches, load_packs
+from cpvt.data.pictures import BadPictureError, check_sides, decode
+from cpvt.data.views import VIEWS, Transform, View
 
-__all__ = ["BadPictureError", "Batch", "DataSet", "Split", "Transform", "View", "decode", "load_batches", "open_data"]
+__all__ = [
+    "TOKEN_BUDGET", "VIEWS", "BadPictureError", "Batch", "DataSet", "Split", "Transform", "View", "check_on_bad_picture",
+    "check_sides", "decode", "load_batches", "load_packs", "open_data",
+]  # fmt: skip
 
 KNOWN = {
     "digits": "scikit-learn's handwritten digits on a 32x32 canvas, 1,200 to train and 597 to test; embedded, no download",

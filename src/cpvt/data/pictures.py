@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
@@ -42,3 +43,13 @@ def convert(picture: Image.Image, mode: str) -> Image.Image:
         background = Image.new("RGBA", picture.size, "white")
         picture = Image.alpha_composite(background, picture)
     return picture.convert(mode)
+
+
+def check_sides(shape: Sequence[int], smallest: int, name: str) -> None:
+    """Raise BadPictureError with `name` for a picture (..., H, W) with a side below the smallest that a model takes."""
+    height, width = shape[-2:]
+    if min(height, width) < smallest:
+        raise BadPictureError(
+            f"{name} is {height}x{width} pixels, and the model takes {smallest}x{smallest} or more; "
+            "remove the file, or pass --on-bad-picture skip"
+        )

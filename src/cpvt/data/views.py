@@ -1,8 +1,10 @@
-"""Views: how a picture becomes the tensor a model sees, at any height and width, under both protocols.
+"""Views: how a picture becomes the tensor a model sees, at any height and width, under every protocol.
 
 resize: the same picture in more pixels; objects grow.
 canvas: objects keep their pixels and the field of view grows; a size below the picture's is a crop from its middle,
 a size above it a canvas filled with zeros (after normalisation) with the picture at a seeded place.
+native: whole pictures in their own proportions; those with a longer side than the size are shrunk to it. Sizes differ
+from picture to picture, so they make lists, not batches.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -108,12 +110,12 @@ def _resized_crop(
     )  # fmt: skip
 
 
-VIEWS = ("resize", "canvas", "resized-crop", "crop")
+VIEWS = ("resize", "canvas", "resized-crop", "crop")  # which give every picture the same sides; "native" does not
 
 
 @dataclass(frozen=True)
 class View:
-    """One way to look at pictures: a protocol ('resize', 'canvas') or a training crop ('resized-crop', 'crop').
+    """One way to look at pictures: a protocol ('resize', 'canvas', 'native') or a training crop ('resized-crop', 'crop').
 
     'resized-crop': a random part, `crop_scale` of the area, scaled to the sides, and half of them mirrored.
     'crop': a random place at the picture's own scale, half of them mirrored.
@@ -125,7 +127,7 @@ class View:
     crop_scale: tuple[float, float] = (0.35, 1.0)
 
     def __post_init__(self) -> None:
-        if self.kind not in VIEWS:
+        if self.kind not in (*VIEWS, "native"):
             raise ValueError(f"unknown view or augmentation '{self.kind}'; known: {', '.join(VIEWS)}, none")
 
     def __call__(self, picture: Image.Image, draw: np.random.Generator) -> Tensor:
@@ -134,6 +136,8 @@ class View:
             return self.transform.resize(picture, self.sides)
         if self.kind == "canvas":
             return self.transform.canvas(picture, self.sides, draw)
+        if self.kind == "native":
+            return self.transform(self._limit(picture))
         if self.kind == "crop":
             tensor = self.transform.canvas(picture, self.sides, draw, anywhere=True)
             return tensor.flip(2) if draw.random() < 0.5 else tensor
@@ -146,7 +150,12 @@ class View:
 
     def shrinks(self, picture: Image.Image) -> bool:
         """Whether the picture is larger than the longest side allowed, and is shrunk for it."""
-        return self.kind in ("canvas", "crop") and self.transform.limit(picture) is not picture
+        return self.kind in ("canvas", "crop", "native") and self._limit(picture) is not picture
+
+    def _limit(self, picture: Image.Image) -> Image.Image:
+        """The picture, shrunk to the longest side allowed: the transform's, or what `native` is asked for."""
+        native = self.kind == "native"
+        return (replace(self.transform, longest_side=max(self.sides)) if native else self.transform).limit(picture)
 
     def filled(self, picture: Image.Image) -> float:
         """Share of what the model sees that is fill, 0 to 1."""

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cpvt.config import ModelConfig
+from cpvt.shapes import patch_count, within_budget
 
 PACK_ON_CPU = 2**20  # numbers (tokens times width) that a CPU takes at a time: more fall out of its caches
 
@@ -48,14 +49,8 @@ def plan_packs(shapes: Sequence[torch.Size], config: ModelConfig, device: torch.
     order = sorted(range(len(shapes)), key=lambda number: (shapes[number].numel(), shapes[number]))
     if device.type != "cpu" or shapes[order[0]] == shapes[order[-1]]:
         return [order]
-    budget = PACK_ON_CPU // config.embed_dim
-    packs: list[list[int]] = [[]]
-    filled = 0
-    for number in order:
-        tokens = shapes[number].numel() // (config.in_chans * config.patch_size**2)
-        if packs[-1] and filled + tokens > budget:
-            packs.append([])
-            filled = 0
-        packs[-1].append(number)
-        filled += tokens
-    return packs
+
+    def tokens(number: int) -> int:
+        return patch_count(shapes[number], config.patch_size)
+
+    return list(within_budget(order, tokens, PACK_ON_CPU // config.embed_dim))

@@ -22,6 +22,7 @@ SPARE = ("#e69f00", "#000000", "#f0e442", "#6a3d9a", "#b15928")
 PROTOCOL_WORDS = {
     "canvas": "canvas: objects keep their pixels, the field of view grows",
     "resize": "resize: the same picture in more pixels, objects grow",
+    "native": "native: whole pictures in their own proportions, longest side at most",
 }
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from cpvt.config import (
+    BenchConfig,
     CompareConfig,
     ExportConfig,
     ListConfig,
@@ -136,6 +137,16 @@ def report(config: ReportConfig) -> dict[str, Any]:
     return {"report": str(page), "rows": len(rows), "summary": str(page.parent / "summary.csv")}
 
 
+def bench(config: BenchConfig) -> dict[str, Any]:
+    from cpvt.benchmarks import bench as run_benchmarks
+
+    figures: dict[str, list[dict[str, Any]]] = {}
+    for name, figure in run_benchmarks(config):
+        print(f"{name:10} {figure.what}: {figure}", flush=True)
+        figures.setdefault(name, []).append(vars(figure))
+    return {"out": config.out, "figures": figures}
+
+
 def list_names(config: ListConfig) -> dict[str, Any]:
     from cpvt.data import KNOWN
     from cpvt.encodings import describe_encodings, markdown_table
@@ -170,6 +181,7 @@ VERBS: dict[str, tuple[type, Any, str]] = {
     "predict": (PredictConfig, predict, "name what pictures show, each at its own size"),
     "export": (ExportConfig, export, "write a model as one file for all sizes: .onnx or .pt2"),
     "report": (ReportConfig, report, "rebuild the page from the rows"),
+    "bench": (BenchConfig, bench, "take the published speeds and memory figures again, on this machine"),
     "list": (ListConfig, list_names, "encodings, models, data sets"),
 }
 

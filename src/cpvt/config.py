@@ -228,6 +228,18 @@ class ReportConfig:
 
 
 @dataclass(frozen=True)
+class BenchConfig:
+    """Take the published figures again, on this machine."""
+
+    only: tuple[str, ...] = ()
+    """Which benchmarks, by default all: peg, scattered, model, packed, padding, memory, matmul."""
+    out: str = "benchmarks/results"
+    """Folder for NAME.json: command, machine and figures of each benchmark."""
+    rounds: int = 21
+    """How often contenders take turns; some take a part or a multiple of it."""
+
+
+@dataclass(frozen=True)
 class ListConfig:
     """Name the encodings, models and data sets there are."""
 

@@ -1,5 +1,7 @@
 """torch.compile makes one graph for all sizes: two at the most, the first size's own and the one for every other."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -32,3 +34,26 @@ def test_twenty_sizes_make_at_most_two_graphs(encoding, pool, dynamic):
             pictures = torch.randn(batch, 3, height, width)
             torch.testing.assert_close(compiled(pictures), model(pictures))
     assert 1 <= len(graphs) <= 2
+
+
+def test_ones_cost_graphs_of_their_own_once():
+    # torch takes a size of 1 for a constant: a single picture, a single row or column of patches
+    model = cpvt.create_model("cpvt_micro", depth=2, num_classes=5).eval()
+    graphs = []
+
+    def count(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    torch._dynamo.reset()
+    compiled = torch.compile(model, backend=count, dynamic=True)
+    single, row, column = [(1, 32, 32), (1, 24, 40)], [(2, 4, 20), (3, 4, 44)], [(2, 20, 4), (5, 36, 4)]
+    made = []
+    with torch.no_grad():
+        for sizes in (SIZES, single, row, column):
+            for batch, height, width in sizes:
+                pictures = torch.randn(batch, 3, height, width)
+                torch.testing.assert_close(compiled(pictures), model(pictures))
+            made.append(len(graphs))
+    assert made[0] <= 2
+    assert [after - before for before, after in pairwise(made)] == [1, 1, 1]

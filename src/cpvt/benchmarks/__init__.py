@@ -1,0 +1,43 @@
+"""Benchmarks by name: each published figure can be taken again by `cpvt bench --only NAME`."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from cpvt.benchmarks.measuring import Figure, machine
+from cpvt.config import BenchConfig
+from cpvt.results import write_json
+
+BENCHMARKS = {
+    "peg": "PEG against the plain transposed-view form, and its share of a model",
+    "scattered": "PEG at coordinates: memory per token, and time against the dense form",
+    "model": "cpvt_small_gap against timm's deit_small",
+    "packed": "a list of 64 sizes: packed against a loop, groups by size, and padding with a mask (timm's NaFlex ViT)",
+    "padding": "what a padded batch does to the answers of a convolution",
+    "memory": "peak memory of a forward as pictures grow to 1024 pixels",
+    "matmul": "share of the machine's matrix-multiply rate that cpvt_small_gap reaches, eager and compiled",
+}
+
+
+def bench(config: BenchConfig) -> Iterator[tuple[str, Figure]]:
+    """Run benchmarks by name, all by default, and yield (name, figure) as they come.
+
+    Each benchmark that is through leaves OUT/NAME.json: command, machine and figures. Raises ValueError for a name that
+    does not exist.
+    """
+    unknown = [name for name in config.only if name not in BENCHMARKS]
+    if unknown:
+        raise ValueError(f"unknown benchmark '{unknown[0]}'; known: {', '.join(BENCHMARKS)}")
+    for name in config.only or BENCHMARKS:
+        figures = []
+        for figure in importlib.import_module(f"cpvt.benchmarks.{name}").run(config.rounds):
+            figures.append(figure)
+            yield name, figure
+        command = f"cpvt bench --only {name}" + (
+            "" if config.rounds == BenchConfig.rounds else f" --rounds {config.rounds}"
+        )
+        content = {"command": command, "machine": machine(), "figures": [vars(figure) for figure in figures]}
+        Path(config.out).mkdir(parents=True, exist_ok=True)
+        write_json(Path(config.out) / f"{name}.json", content)

@@ -1,0 +1,123 @@
+"""Measuring that can be compared on a noisy machine: in one process, in turn, as ratios with their spread."""
+
+from __future__ import annotations
+
+import multiprocessing
+import platform
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measured number: the middle of several rounds, and where the middle eight tenths of them lie."""
+
+    what: str
+    value: float
+    unit: str = "ratio"
+    low: float | None = None
+    high: float | None = None
+    rounds: int = 1
+
+    def __str__(self) -> str:
+        spread = "" if self.low is None else f" ({self.low:.4g} to {self.high:.4g}, {self.rounds} rounds)"
+        return f"{self.value:.4g}{'' if self.unit == 'ratio' else ' ' + self.unit}{spread}"
+
+
+def alternate(
+    functions: Mapping[str, Callable[[], Any]], rounds: int, repeats: int = 1, warm_up: int = 2
+) -> dict[str, list[float]]:
+    """Seconds per call of each function, one figure a round; who goes first changes from round to round."""
+    names = list(functions)
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for turn in range(-warm_up, rounds):
+        shift = turn % len(names)
+        for name in names[shift:] + names[:shift]:
+            start = time.perf_counter()
+            for _ in range(repeats):
+                functions[name]()
+            if turn >= 0:
+                seconds[name].append((time.perf_counter() - start) / repeats)
+    return seconds
+
+
+def ratio(what: str, over: list[float], under: list[float], unit: str = "ratio") -> Figure:
+    """Round by round over / under: the median, and the range of the middle eight tenths."""
+    ratios = sorted(a / b for a, b in zip(over, under))
+    tenth = len(ratios) // 10
+    return Figure(what, median(ratios), unit, ratios[tenth], ratios[-1 - tenth], len(ratios))
+
+
+def peak_memory(work: Callable[..., None], *arguments: Any) -> int:
+    """Bytes by which `work` raises the memory of a fresh process above what it held when `work` called `mark_memory`.
+
+    work: a function of a module (it goes to the process by name).
+    """
+    context = multiprocessing.get_context("spawn")
+    receive, send = context.Pipe(duplex=False)
+    process = context.Process(target=_measure_peak, args=(send, work, arguments))
+    process.start()
+    send.close()
+    try:
+        found: int = receive.recv()
+    except EOFError as error:
+        raise ChildProcessError(
+            f"the process of {work.__name__}{arguments} died, most often for want of memory"
+        ) from error
+    finally:
+        process.join()
+    return found
+
+
+_marked = 0
+
+
+def mark_memory() -> None:
+    """Say that all that is held until now (model, inputs) does not count."""
+    global _marked
+    if Path("/proc/self/clear_refs").exists():
+        Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak starts anew from what is held now
+    _marked = _peak()
+
+
+def _measure_peak(send: Any, work: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    work(*arguments)
+    send.send(max(0, _peak() - _marked))
+
+
+def _peak() -> int:
+    status = Path("/proc/self/status")
+    if status.exists():
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if platform.system() == "Darwin" else 1024)
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were taken on."""
+    found = {
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": _processor(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+    if torch.cuda.is_available():
+        found["gpu"] = torch.cuda.get_device_name()
+    return found
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    return next(
+        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor()
+    )

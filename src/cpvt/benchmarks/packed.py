@@ -1,0 +1,112 @@
+"""A list of pictures of many sizes: packed, against a loop, groups of equal grids, and padding with a mask (timm's NaFlex ViT)."""
+
+from __future__ import annotations
+
+import functools
+import random
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from timm.data.naflex_transforms import patchify_image
+from timm.models.naflexvit import NaFlexVit, NaFlexVitCfg
+from torch import Tensor
+
+import cpvt
+from cpvt.benchmarks.measuring import Figure, alternate, mark_memory, peak_memory, ratio
+
+PICTURES, SIDES, PATCH = 64, (96, 320), 16
+MODES = {"forward": False, "forward + backward": True}
+Contender = Callable[[], Tensor]
+
+
+def run(rounds: int) -> Iterator[Figure]:
+    """Figures of `cpvt bench --only packed`."""
+    contenders = _contenders()
+    with torch.no_grad():
+        alone = contenders["loop"]()
+        for name in ("packed", "grouped"):
+            torch.testing.assert_close(contenders[name](), alone, atol=1e-4, rtol=1e-4)
+    words = f"{PICTURES} pictures with sides of {SIDES[0]}-{SIDES[1]}, width 384, 12 blocks"
+    for mode, backward in MODES.items():
+        forms = {name: lambda form=form: _work(form, backward) for name, form in contenders.items()}
+        seconds = alternate(forms, max(5, rounds // 3), warm_up=1)
+        best = [min(pair) for pair in zip(seconds["loop"], seconds["grouped"])]
+        yield ratio(f"{words}, {mode}: time of the better of loop and groups / packed", best, seconds["packed"])
+        for name in ("loop", "grouped", "padded", "padded, mask of keys"):
+            yield ratio(f"{words}, {mode}: time {name} / packed", seconds[name], seconds["packed"])
+    for mode, backward in MODES.items():
+        for name in contenders:
+            yield Figure(f"{words}, {mode}: peak {name}", round(peak_memory(_once, name, backward) / 2**20), "MiB")
+
+
+def draw() -> list[Tensor]:
+    """The pictures, always the same."""
+    choose, generator = random.Random(0), torch.Generator().manual_seed(0)
+    sizes = [(choose.randint(*SIDES), choose.randint(*SIDES)) for _ in range(PICTURES)]
+    return [torch.randn(3, *size, generator=generator) for size in sizes]
+
+
+def _contenders() -> dict[str, Contender]:
+    pictures = draw()
+    return {**_ours(pictures), **_padded(pictures)}
+
+
+def _ours(pictures: list[Tensor]) -> dict[str, Contender]:
+    model = cpvt.create_model("cpvt_small")
+    groups: dict[tuple[int, int], list[int]] = {}
+    for number, picture in enumerate(pictures):
+        groups.setdefault(model.patch_embed.dynamic_feat_size(picture.shape[1:]), []).append(number)
+    order = torch.tensor([number for group in groups.values() for number in group]).argsort()
+
+    def fill(number: int) -> Tensor:
+        height, width = pictures[number].shape[1:]
+        return torch.nn.functional.pad(pictures[number], (0, -width % PATCH, 0, -height % PATCH))
+
+    def grouped() -> Tensor:
+        batches = (torch.stack([fill(number) for number in group]) for group in groups.values())
+        return torch.cat([model(batch) for batch in batches])[order]
+
+    return {
+        "packed": lambda: model(pictures),
+        "loop": lambda: torch.cat([model(picture[None]) for picture in pictures]),
+        "grouped": grouped,
+    }
+
+
+def _padded(pictures: list[Tensor]) -> dict[str, Contender]:
+    """timm's own model for many sizes, given patches that are padded to the longest already (not timed)."""
+    parts: list[dict[str, Any]] = [
+        dict(zip(("patches", "patch_coord", "patch_valid"), patchify_image(picture, (PATCH, PATCH))))
+        for picture in pictures
+    ]
+    longest = max(part["patches"].shape[0] for part in parts)
+    batch = {key: torch.stack([_lengthen(part[key], longest) for part in parts]) for key in parts[0]}
+    settings: dict[str, Any] = dict(
+        patch_size=PATCH, embed_dim=384, depth=12, num_heads=6, class_token=True, global_pool="token",
+        pos_embed_grid_size=(14, 14),
+    )  # fmt: skip
+    either = {
+        "padded": NaFlexVit(NaFlexVitCfg(**settings), num_classes=1000),
+        "padded, mask of keys": NaFlexVit(NaFlexVitCfg(**settings, use_key_only_attn_mask=True), num_classes=1000),
+    }
+    return {name: functools.partial(model, batch) for name, model in either.items()}
+
+
+def _lengthen(tensor: Tensor, length: int) -> Tensor:
+    return torch.cat([tensor, tensor.new_zeros(length - tensor.shape[0], *tensor.shape[1:])])
+
+
+def _work(form: Contender, backward: bool) -> None:
+    if backward:
+        form().sum().backward()
+    else:
+        with torch.no_grad():
+            form()
+
+
+def _once(name: str, backward: bool) -> None:
+    pictures = draw()
+    form = (_padded if name.startswith("padded") else _ours)(pictures)[name]
+    mark_memory()
+    _work(form, backward)

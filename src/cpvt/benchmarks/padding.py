@@ -1,0 +1,87 @@
+"""What a padded batch does to the answers of a model with a convolution, and that a pack gives each picture its own."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cpvt.benchmarks.measuring import Figure
+from cpvt.checkpoint import Checkpoint, load
+from cpvt.config import Recipe, TrainConfig
+from cpvt.data import open_data
+from cpvt.models import VisionTransformer
+from cpvt.models.parts import Positions
+from cpvt.training import train
+
+SIDES, BATCH, EPOCHS = (16, 24), 32, 20  # sides of the canvases in patches of 4 pixels, pictures in a padded batch
+
+
+def run(rounds: int) -> Iterator[Figure]:
+    """Figures of `cpvt bench --only padding`: a model is trained on digits, then asked about canvases of many sizes."""
+    with tempfile.TemporaryDirectory() as folder:
+        config = TrainConfig(out=str(Path(folder) / "run"), encoding="peg", pool="gap", recipe=Recipe(epochs=EPOCHS))
+        checkpoint = load(train(config), "cpu")
+    pictures, labels = _draw(checkpoint)
+    model = checkpoint.model
+    batches = [pictures[start : start + BATCH] for start in range(0, len(pictures), BATCH)]
+    with torch.inference_mode():
+        alone = torch.cat([model(picture[None]) for picture in pictures])
+        answers = {
+            "padded, attention and head masked": torch.cat([_padded(model, batch, False) for batch in batches]),
+            "padded, and its padding set to zero before the convolution": torch.cat([_padded(model, batch, True) for batch in batches]),
+            "packed": torch.cat([model(batch) for batch in batches]),
+        }  # fmt: skip
+    words = f"{len(pictures)} digits on canvases of {SIDES[0] * 4}-{SIDES[1] * 4} pixels, GAP"
+    yield Figure(f"{words}: right, one picture at a time", _percent(alone.argmax(1) == labels), "%")
+    for name, logits in answers.items():
+        yield Figure(f"{words}: right, {name}", _percent(logits.argmax(1) == labels), "%")
+        yield Figure(f"{words}: answers changed, {name}", _percent(logits.argmax(1) != alone.argmax(1)), "%")
+        error = (logits - alone).abs().max() / alone.abs().max()
+        yield Figure(f"{words}: largest change of a logit over the largest logit, {name}", float(error))
+
+
+def _draw(checkpoint: Checkpoint) -> tuple[list[Tensor], Tensor]:
+    """Every test digit on a canvas with sides of its own."""
+    test = open_data("digits").test
+    assert test is not None
+    pictures, labels = [], []
+    for number in range(len(test)):
+        draw = np.random.default_rng((0, 0, number))
+        picture, label = test.read(number, draw)
+        height, width = (4 * int(side) for side in draw.integers(SIDES[0], SIDES[1] + 1, 2))
+        pictures.append(checkpoint.transform.canvas(picture, (height, width), draw))
+        labels.append(label)
+    return pictures, torch.tensor(labels)
+
+
+def _padded(model: VisionTransformer, pictures: list[Tensor], zero_before_peg: bool) -> Tensor:
+    """Logits of one batch filled up to the largest sides, padding masked in attention and in the mean of the head."""
+    height, width = (max(picture.shape[axis] for picture in pictures) for axis in (1, 2))
+    batch = torch.stack([F.pad(each, (0, width - each.shape[2], 0, height - each.shape[1])) for each in pictures])
+    real = torch.stack([_real(each, height, width, model.config.patch_size) for each in pictures])  # (B, N)
+    x, layout, _ = model.embed(batch)
+    hidden = torch.zeros(real.shape).masked_fill(~real, -torch.inf)[:, None, None, :]
+    for depth, block in enumerate(model.blocks, start=1):
+        x = block(x, Positions(bias=hidden))
+        if zero_before_peg:
+            x = x * real[..., None]
+        x = model.encoding(x, layout, depth)
+    x = model.norm(x) * real[..., None]
+    return model.head(x.sum(1) / real.sum(1, keepdim=True))
+
+
+def _real(picture: Tensor, height: int, width: int, patch_size: int) -> Tensor:
+    """Which patches of the filled-up picture are its own, (N,)."""
+    real = torch.zeros(height // patch_size, width // patch_size, dtype=torch.bool)
+    real[: picture.shape[1] // patch_size, : picture.shape[2] // patch_size] = True
+    return real.flatten()
+
+
+def _percent(held: Tensor) -> float:
+    return round(100 * held.float().mean().item(), 1)

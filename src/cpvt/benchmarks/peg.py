@@ -1,0 +1,74 @@
+"""PEG against the plain transposed-view form, and its share of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import cpvt
+from cpvt import ops
+from cpvt.benchmarks.measuring import Figure, alternate, ratio
+
+SHAPES = [((8, 14 * 14, 192), (14, 14)), ((8, 14 * 14, 384), (14, 14)), ((8, 32 * 32, 384), (32, 32))]
+MODEL_SIZE = 224
+
+
+def run(rounds: int) -> Iterator[Figure]:
+    """Figures of `cpvt bench --only peg`."""
+    yield from _against_plain(3 * rounds)
+    yield from _share_of_a_model(rounds)
+
+
+def plain(tokens: Tensor, weight: Tensor, bias: Tensor, grid: tuple[int, int]) -> Tensor:
+    """What most code does: see the tokens as a picture, convolve, add, and turn back."""
+    picture = tokens.transpose(1, 2).view(tokens.shape[0], tokens.shape[2], *grid)
+    picture = F.conv2d(picture, weight, bias, padding=1, groups=tokens.shape[2]) + picture
+    return picture.flatten(2).transpose(1, 2)
+
+
+def _against_plain(rounds: int) -> Iterator[Figure]:
+    for shape, grid in SHAPES:
+        sizes: list[tuple[int, ...]] = [shape, (shape[2], 1, 3, 3), (shape[2],)]
+        tokens, weight, bias = inputs = [torch.randn(size).requires_grad_() for size in sizes]
+        forms = {
+            "cpvt": lambda: ops.peg(tokens, weight, bias, grid),
+            "plain": lambda: plain(tokens, weight, bias, grid),
+        }
+        torch.testing.assert_close(forms["cpvt"](), forms["plain"]())
+        with torch.no_grad():
+            seconds = alternate(forms, rounds, repeats=10)
+        yield ratio(f"PEG / plain form, forward, {shape}", seconds["cpvt"], seconds["plain"])
+        seed = torch.randn(shape)
+        steps = {name: lambda form=form: torch.autograd.grad(form(), inputs, seed) for name, form in forms.items()}
+        seconds = alternate(steps, rounds, repeats=5)
+        yield ratio(f"PEG / plain form, forward + backward, {shape}", seconds["cpvt"], seconds["plain"])
+
+
+def _share_of_a_model(rounds: int) -> Iterator[Figure]:
+    for name, prefix in (("cpvt_small", 1), ("cpvt_small_gap", 0)):
+        model = cpvt.create_model(name).eval()
+        layer, pictures = cpvt.PEG(384), torch.randn(8, 3, MODEL_SIZE, MODEL_SIZE)
+        grid = (MODEL_SIZE // 16, MODEL_SIZE // 16)
+        tokens = torch.randn(8, prefix + grid[0] * grid[1], 384)
+        with torch.inference_mode():
+            forms = {"peg": lambda: layer(tokens, grid, prefix), "model": lambda: model(pictures)}
+            seconds = alternate(forms, rounds)
+        yield ratio(f"PEG alone / forward of {name}, {MODEL_SIZE}, batch 8", seconds["peg"], seconds["model"])
+        optimizer, labels = torch.optim.AdamW(model.parameters(), fused=True), torch.randint(0, 1000, (8,))
+        inputs, seed = [tokens.requires_grad_(), *layer.parameters()], torch.randn_like(tokens)
+
+        def step() -> None:
+            optimizer.zero_grad()
+            F.cross_entropy(model(pictures), labels).backward()
+            optimizer.step()
+
+        forms = {"peg": lambda: torch.autograd.grad(layer(tokens, grid, prefix), inputs, seed), "model": step}
+        seconds = alternate(forms, rounds)
+        yield ratio(
+            f"PEG alone, forward + backward / training step of {name}, {MODEL_SIZE}, batch 8",
+            seconds["peg"],
+            seconds["model"],
+        )

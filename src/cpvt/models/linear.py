@@ -1,0 +1,47 @@
+"""Linear layers that reach the speed of the processor they run on."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    return info.read_text() if info.exists() else platform.processor()
+
+
+ONEDNN_IS_FASTER = (
+    torch.backends.mkldnn.is_available() and torch.backends.mkl.is_available() and "AuthenticAMD" in _processor()
+)
+
+
+class Linear(nn.Linear):
+    """nn.Linear, computed by whichever of PyTorch's two libraries is fast here; the same weights, names and numbers.
+
+    PyTorch multiplies float32 matrices on the CPU with MKL, which on AMD's processors leaves their widest instructions
+    unused; oneDNN, with which PyTorch convolves, uses them. Tokens (B, N, D) seen as a channels-last picture need no
+    copy for it, so there the layer is a convolution with a kernel of 1. Everywhere else it is what nn.Linear is.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not _convolves(x):
+            return super().forward(x)
+        picture = x.unsqueeze(2).permute(0, 3, 1, 2)  # (B, D, N, 1), channels-last strides
+        return F.conv2d(picture, self.weight[:, :, None, None], self.bias).permute(0, 2, 3, 1).flatten(1, 2)
+
+
+def _convolves(x: Tensor) -> bool:
+    """Whether oneDNN's convolution is the faster product for tokens x; compiled graphs and exported files hold a plain one.
+
+    For a single picture PyTorch convolves less than 20,480 numbers without oneDNN.
+    """
+    if torch.compiler.is_compiling() or not ONEDNN_IS_FASTER:
+        return False
+    if x.ndim != 3 or x.device.type != "cpu" or x.dtype != torch.float32 or x.numel() <= 20_480:
+        return False
+    return not torch.is_autocast_enabled("cpu")

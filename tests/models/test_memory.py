@@ -1,0 +1,59 @@
+"""No tensor of tokens x tokens is ever made, at 1024 pixels or in a list, except by the relative bias."""
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+import cpvt
+from cpvt.encodings import TABLE
+
+GRID = 32  # a side of 1024 pixels in patches of 32
+
+
+class Largest(TorchDispatchMode):
+    """Remembers how many numbers the largest tensor holds that any operation returned."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        sizes = [leaf.numel() for leaf in tree_leaves(out) if isinstance(leaf, torch.Tensor)]
+        self.numbers = max([self.numbers, *sizes])
+        return out
+
+
+def largest(encoding, pictures):
+    """Of a model so narrow that a table of tokens x tokens would be larger than anything else, forward and backward."""
+    torch.manual_seed(0)
+    model = cpvt.create_model(
+        "cpvt_micro", encoding=encoding, patch_size=32, embed_dim=16, num_heads=2, in_chans=1, depth=2, num_classes=5
+    )
+    with Largest() as seen:
+        model(pictures).sum().backward()
+    return seen.numbers
+
+
+PICTURE = torch.zeros(1, 1, 32 * GRID, 32 * GRID)
+LIST = [torch.zeros(1, 32 * GRID, 32 * GRID), torch.zeros(1, 32 * GRID, 32 * (GRID - 1))]
+
+
+@pytest.mark.parametrize("encoding", [*TABLE, "learned+peg"])
+def test_the_largest_tensor_is_the_picture_itself(encoding):
+    table = (GRID**2) ** 2
+    assert PICTURE.numel() == table  # so that one more, for two heads, would be seen
+    if encoding == "relative":
+        assert largest(encoding, PICTURE) >= 2 * table
+    else:
+        assert largest(encoding, PICTURE) == PICTURE.numel()
+        assert largest(encoding, LIST) == PICTURE.numel()
+
+
+def test_a_table_of_attention_would_be_seen(monkeypatch):
+    from cpvt.models import parts
+
+    def plain(query, key, value, attn_mask=None):
+        return (query @ key.transpose(-2, -1)).softmax(-1) @ value
+
+    monkeypatch.setattr(parts.F, "scaled_dot_product_attention", plain)
+    assert largest("peg", PICTURE) > PICTURE.numel()

@@ -110,7 +110,7 @@ def _try_triton(index: int | None) -> bool:
     try:
         from cpvt.ops import fused
 
-        tokens = torch.zeros(1, 1, 16, device=torch.device("cuda", index))
+        tokens = torch.zeros(1, 1, 16, device="cuda" if index is None else f"cuda:{index}")
         fused.peg(tokens, tokens.new_zeros(16, 1, 3, 3), None, (1, 1))
     except Exception as error:  # whatever it is, there is the dense form
         warnings.warn(f"PEG is computed by a convolution, as Triton does not work here: {error!r}", stacklevel=2)

@@ -122,7 +122,7 @@ def _weigh(
     total = totals[KH * KW]
     for place in tl.static_range(ROWS * COLUMNS):
         total += seen[place // COLUMNS * ACROSS + place % COLUMNS + MIDDLE]
-    return grown + (total,)  # noqa: RUF005 - Triton knows no unpacking
+    return grown + (total,)
 
 
 @triton.jit

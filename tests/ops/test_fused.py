@@ -242,6 +242,18 @@ def test_an_export_sees_one_operator_where_asked_and_none_of_ours_else():
     assert not [name for name in exported("auto") if "cpvt" in name]
 
 
+def test_only_an_export_is_an_export():
+    class Layer(torch.nn.Module):
+        def forward(self, x):
+            return x + 1 if dense._exporting() else x
+
+    x = torch.zeros(2)
+    torch._dynamo.reset()
+    assert torch.equal(torch.compile(Layer(), backend="eager", fullgraph=True)(x), x)
+    for strict in (True, False):
+        assert torch.equal(torch.export.export(Layer(), (x,), strict=strict).module()(x), x + 1)
+
+
 @pytest.fixture
 def asked(monkeypatch):
     """Whether the fused form was asked for, instead of running it."""

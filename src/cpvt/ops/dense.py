@@ -91,9 +91,15 @@ def _interpreted(device_type: str) -> bool:
 
 def _suits_fused(tokens: Tensor, weight: Tensor, bias: Tensor | None, padding_mode: str, causal: bool) -> bool:
     """Whether 'auto' means 'fused' here."""
-    if tokens.device.type != "cuda" or torch.compiler.is_exporting() or max(weight.shape[2:]) > LARGEST_FUSED:
+    if tokens.device.type != "cuda" or _exporting() or max(weight.shape[2:]) > LARGEST_FUSED:
         return False
     return not _obstacle(tokens, weight, bias, padding_mode, causal) and _runs_triton(tokens.device.index)
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _exporting() -> bool:
+    """Whether this is torch.export; asked outside the graph, since within one PyTorch 2.11 says so to any compiler."""
+    return torch.compiler.is_exporting()
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]

@@ -174,8 +174,9 @@ def _walk(
         totals = ()
         for _ in tl.static_range((TAPS + 1) * WEIGH):
             totals = totals + (tl.zeros([LANES, WIDTH], tl.float32),)
-        for step in range(steps):
-            tile = (chunk * steps + step) * LANES + lane
+        step = chunk * steps
+        while step < (chunk + 1) * steps:
+            tile = step * LANES + lane
             alive = tile < tiles
             tile_row = tile // tl.cdiv(width, COLUMNS)
             x = tile % tl.cdiv(width, COLUMNS) * COLUMNS
@@ -197,6 +198,7 @@ def _walk(
                 start = (centre + picture * centre_batch + place * centre_step)[:, None] + channel[None, :]
                 own = _halo(start, held, centre_step, y, x, height, width, alive, 0, 0, ROWS, COLUMNS)
                 totals = _weigh(totals, seen, own, KH, KW, DILATION, ROWS, COLUMNS)
+            step += 1
         for tap in tl.static_range((TAPS + 1) * WEIGH):
             kept = TAPS - 1 - tap if TURNED and tap < TAPS else tap
             goal = sums + (chunk * (TAPS + 1) + kept) * channels + channel

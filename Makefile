@@ -18,6 +18,7 @@ benchmarks: .venv/installed
 	$(BIN)/python benchmarks/peg.py
 	$(BIN)/python benchmarks/model.py
 	$(BIN)/python benchmarks/scattered.py
+	$(BIN)/python benchmarks/fused.py
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv

@@ -16,18 +16,29 @@ import torch
 RESULTS = Path(__file__).parent / "results"
 
 
-def alternate(functions: dict[str, Callable[[], Any]], rounds: int, repeats: int = 1) -> dict[str, list[float]]:
+def wall(function: Callable[[], Any], repeats: int) -> float:
+    """Seconds a call takes by the clock on the wall."""
+    start = time.perf_counter()
+    for _ in range(repeats):
+        function()
+    return (time.perf_counter() - start) / repeats
+
+
+def alternate(
+    functions: dict[str, Callable[[], Any]],
+    rounds: int,
+    repeats: int = 1,
+    clock: Callable[[Callable[[], Any], int], float] = wall,
+) -> dict[str, list[float]]:
     """Seconds per call of each function, one figure a round; who goes first changes from round to round."""
     names = list(functions)
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for turn in range(-2, rounds):  # two rounds of warm-up
         shift = turn % len(names)
         for name in names[shift:] + names[:shift]:
-            start = time.perf_counter()
-            for _ in range(repeats):
-                functions[name]()
+            taken = clock(functions[name], repeats)
             if turn >= 0:
-                seconds[name].append((time.perf_counter() - start) / repeats)
+                seconds[name].append(taken)
     return seconds
 
 
@@ -58,6 +69,8 @@ def save(name: str, figures: list[dict[str, Any]]) -> None:
         "torch": torch.__version__,
         "python": platform.python_version(),
     }
+    if torch.cuda.is_available():
+        machine["gpu"] = torch.cuda.get_device_name()
     content = {"command": " ".join(["python", *sys.argv]), "machine": machine, "figures": figures}
     path = RESULTS / f"{name}.json"
     path.write_text(json.dumps(content, indent=2) + "\n")

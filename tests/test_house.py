@@ -90,6 +90,16 @@ def test_ops_and_encodings_need_torch_alone(module):
     assert "torch" in loaded_by(f"import {module}; import cpvt; cpvt.PEG(4)", OTHERS)
 
 
+def test_triton_waits_until_it_is_asked_for_and_may_be_missing():
+    use = "import torch; from cpvt import ops; ops.peg(torch.zeros(1, 4, 2), torch.zeros(2, 1, 3, 3), None, (2, 2){})"
+    assert "triton" not in loaded_by(use.format("")) - loaded_by("import torch")
+    assert "torch" in loaded_by(use.format(""), ("triton",))
+    with pytest.raises(
+        AssertionError, match="ValueError: form 'fused' needs the package triton, which is not installed"
+    ):
+        loaded_by(use.format(", form='fused'"), ("triton",))
+
+
 def test_a_blocked_package_is_missed_where_it_is_needed():
     with pytest.raises(AssertionError, match="timm"):
         loaded_by("import cpvt.models", OTHERS)

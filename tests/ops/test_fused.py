@@ -12,7 +12,7 @@ from cpvt import PEG, ops
 from cpvt.ops import dense, reference
 
 pytest.importorskip("triton")
-from cpvt.ops import fused
+from cpvt.ops import fused, kernels
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # one unit in the last place: the interpreter cuts bfloat16 off where a GPU rounds
@@ -82,8 +82,8 @@ def test_without_a_bias():
 
 
 def test_programs_of_several_steps(monkeypatch):
-    monkeypatch.setattr(fused, "PROGRAMS_FORWARD", 4)  # as large batches have them
-    monkeypatch.setattr(fused, "PROGRAMS_BACKWARD", 3)
+    monkeypatch.setattr(kernels, "PROGRAMS_FORWARD", 4)  # as large batches have them
+    monkeypatch.setattr(kernels, "PROGRAMS_BACKWARD", 3)
     check(draw((5, 6), 1, dim=40, batch=4), (5, 6), 1)
 
 
@@ -146,8 +146,8 @@ def test_sums_are_kept_in_float32(dtype):
 def test_only_gradients_that_are_asked_for_are_computed(asking, monkeypatch):
     inputs = [each.detach().requires_grad_(asks) for each, asks in zip(draw((3, 5), 1), asking)]
     check(inputs, (3, 5), 1)
-    runs, run = [], fused._run
-    monkeypatch.setattr(fused, "_run", lambda *args: runs.append((args[-2], args[-1] is not None)) or run(*args))
+    runs, run = [], fused.run
+    monkeypatch.setattr(fused, "run", lambda *args: runs.append((args[-2], args[-1] is not None)) or run(*args))
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda each: kept.append(each.shape) or each, lambda each: each):
         output = ops.peg(*inputs, (3, 5), 1, form="fused")
@@ -245,7 +245,7 @@ def test_an_export_sees_one_operator_where_asked_and_none_of_ours_else():
 def test_only_an_export_is_an_export():
     class Layer(torch.nn.Module):
         def forward(self, x):
-            return x + 1 if dense._exporting() else x
+            return x + 1 if fused.exporting() else x
 
     x = torch.zeros(2)
     torch._dynamo.reset()
@@ -280,7 +280,7 @@ def test_auto_is_dense_on_the_cpu(asked):
     ],
 )
 def test_auto_is_fused_on_a_gpu_where_it_can_be(fits, dtype, kernel, how, works, asked, monkeypatch):
-    monkeypatch.setattr(dense, "_runs_triton", lambda index: works)
+    monkeypatch.setattr(fused, "works", lambda index: works)
     with FakeTensorMode():
         tokens = torch.empty(1, 15, 8, dtype=dtype, device="cuda")
         ops.peg(tokens, torch.empty(8, 1, *kernel, dtype=dtype, device="cuda"), None, (3, 5), **how)
@@ -288,9 +288,9 @@ def test_auto_is_fused_on_a_gpu_where_it_can_be(fits, dtype, kernel, how, works,
 
 
 def test_a_gpu_that_triton_does_not_run_on_is_found_out_once(monkeypatch):
-    monkeypatch.setattr(dense, "_TRIED", {})
+    monkeypatch.setattr(fused, "_TRIED", {})
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (7, 5))
-    assert torch.version.hip or not dense._runs_triton(0)
+    assert torch.version.hip or not fused.works(0)
 
     def fail(*anything, **named):
         raise RuntimeError("Failed to find C compiler")
@@ -298,8 +298,8 @@ def test_a_gpu_that_triton_does_not_run_on_is_found_out_once(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (9, 0))
     monkeypatch.setattr(torch, "zeros", fail)
     with pytest.warns(UserWarning, match="by a convolution, as Triton does not work here: .*Failed to find C compiler"):
-        assert not dense._runs_triton(1)
-    assert not dense._runs_triton(1)  # without a second warning
+        assert not fused.works(1)
+    assert not fused.works(1)  # without a second warning
 
 
 @pytest.mark.parametrize(
@@ -326,7 +326,7 @@ def test_where_the_fused_form_cannot_run_is_an_error(monkeypatch):
     tokens, weight = torch.zeros(1, 15, 3), torch.zeros(3, 1, 3, 3)
     with pytest.raises(ValueError, match="needs float32, bfloat16 or float16; got torch.float64"):
         ops.peg(tokens.double(), weight, None, (3, 5), form="fused")
-    monkeypatch.setattr(fused, "interpreted", lambda: False)
+    monkeypatch.setattr(kernels, "interpreted", lambda: False)
     with pytest.raises(ValueError, match="needs tokens on a GPU, or on the CPU TRITON_INTERPRET=1 .*got cpu"):
         ops.peg(tokens, weight, None, (3, 5), form="fused")
     monkeypatch.setattr(dense, "HAS_TRITON", False)
@@ -338,20 +338,20 @@ COMPILE = """
 import torch, triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from cpvt.ops import fused
+from cpvt.ops import kernels
 
 def compile(dtype, side, weigh, encode, channels):
-    cut = fused._cut(torch.bfloat16 if dtype == "bf16" else torch.float32, side * side, (14, 14), channels, weigh)
+    cut = kernels._cut(torch.bfloat16 if dtype == "bf16" else torch.float32, side * side, (14, 14), channels, weigh)
     own = dict(KH=side, KW=side, DILATION=1, TURNED=weigh, RESIDUAL=True, ENCODE=encode, WEIGH=weigh, **cut._asdict())
     pointers = dict(source=dtype, taps="fp32", bias=not weigh and "fp32", encoded=encode and dtype)
     pointers |= dict(centre=weigh and dtype, sums=weigh and "fp32")
-    names, warps = fused._walk.arg_names, own.pop("num_warps")
+    names, warps = kernels._walk.arg_names, own.pop("num_warps")
     constants = {**own, **{name: None for name, kind in pointers.items() if not kind}, **({"channels": 1} if channels == 1 else {})}
     steps = [name for name in names if channels % 16 == 0 and name.endswith(("_batch", "_token", "channels"))]
     hints = {(names.index(name),): [["tt.divisibility", 16]] for name in (*pointers, *steps) if name not in constants}
     kinds = {name: "*" + pointers[name] if pointers.get(name) else "i32" for name in names}
     signature = {name: "constexpr" if name in constants else kind for name, kind in kinds.items()}
-    source = ASTSource(fn=fused._walk, signature=signature, constexprs=constants, attrs=hints)
+    source = ASTSource(fn=kernels._walk, signature=signature, constexprs=constants, attrs=hints)
     return triton.compile(source, target=GPUTarget("cuda", 80, 32), options={"num_warps": warps, "enable_fp_fusion": True}).asm["ptx"]
 
 assert compile("bf16", 3, False, True, 384).count("ld.global.v4.b32") >= 16  # tokens of a halo, 16 bytes a thread

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import warnings
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +16,6 @@ FORMS = ("auto", "dense", "fused")
 FUSED_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 LARGEST_FUSED = 7  # side of a kernel, where 'auto' chooses: the taps of a larger one do not fit registers
 HAS_TRITON = importlib.util.find_spec("triton") is not None
-_TRIED: dict[int | None, bool] = {}  # GPU -> whether Triton works there
 
 
 def peg(
@@ -84,44 +82,20 @@ def _obstacle(tokens: Tensor, weight: Tensor, bias: Tensor | None, padding_mode:
 
 def _interpreted(device_type: str) -> bool:
     """Whether Triton's interpreter is on, and tokens where it can read them."""
-    from cpvt.ops import fused
+    from cpvt.ops import kernels
 
-    return device_type == "cpu" and fused.interpreted()
+    return device_type == "cpu" and kernels.interpreted()
 
 
 def _suits_fused(tokens: Tensor, weight: Tensor, bias: Tensor | None, padding_mode: str, causal: bool) -> bool:
     """Whether 'auto' means 'fused' here."""
-    if tokens.device.type != "cuda" or _exporting() or max(weight.shape[2:]) > LARGEST_FUSED:
+    if tokens.device.type != "cuda" or max(weight.shape[2:]) > LARGEST_FUSED:
         return False
-    return not _obstacle(tokens, weight, bias, padding_mode, causal) and _runs_triton(tokens.device.index)
-
-
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _exporting() -> bool:
-    """Whether this is torch.export; asked outside the graph, since within one PyTorch 2.11 says so to any compiler."""
-    return torch.compiler.is_exporting()
-
-
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _runs_triton(index: int | None) -> bool:
-    """Whether Triton works on this GPU; tried once, as it also needs a compiler for C, which small images lack."""
-    if index not in _TRIED:
-        _TRIED[index] = _try_triton(index)
-    return _TRIED[index]
-
-
-def _try_triton(index: int | None) -> bool:
-    if torch.version.hip is None and torch.cuda.get_device_capability(index) < (8, 0):
-        return False  # NVIDIA's before Ampere, which Triton no longer makes programs for
-    try:
-        from cpvt.ops import fused
-
-        tokens = torch.zeros(1, 1, 16, device="cuda" if index is None else f"cuda:{index}")
-        fused.peg(tokens, tokens.new_zeros(16, 1, 3, 3), None, (1, 1))
-    except Exception as error:  # whatever it is, there is the dense form
-        warnings.warn(f"PEG is computed by a convolution, as Triton does not work here: {error!r}", stacklevel=2)
+    if _obstacle(tokens, weight, bias, padding_mode, causal):
         return False
-    return True
+    from cpvt.ops import fused
+
+    return not fused.exporting() and fused.works(tokens.device.index)
 
 
 def _peg_dense(

@@ -284,7 +284,11 @@ def test_auto_is_fused_on_a_gpu_where_it_can_be(fits, dtype, kernel, how, works,
     with FakeTensorMode():
         tokens = torch.empty(1, 15, 8, dtype=dtype, device="cuda")
         ops.peg(tokens, torch.empty(8, 1, *kernel, dtype=dtype, device="cuda"), None, (3, 5), **how)
-    assert bool(asked) == fits
+        assert bool(asked) == fits
+        monkeypatch.setattr(fused, "exporting", lambda: True)
+        asked.clear()
+        ops.peg(tokens, torch.empty(8, 1, *kernel, dtype=dtype, device="cuda"), None, (3, 5), **how)
+    assert not asked
 
 
 def test_a_gpu_that_triton_does_not_run_on_is_found_out_once(monkeypatch):

@@ -1,5 +1,6 @@
 # make compare: train every encoding alike on embedded data, test at sizes never seen, draw the page (about 5 minutes)
 # make test:    linters, types and tests
+# make benchmarks: take the published speeds and memory figures again (about half an hour)
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -15,9 +16,7 @@ test: .venv/installed
 	$(BIN)/pytest
 
 benchmarks: .venv/installed
-	$(BIN)/python benchmarks/peg.py
-	$(BIN)/python benchmarks/model.py
-	$(BIN)/python benchmarks/scattered.py
+	$(BIN)/cpvt bench
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv

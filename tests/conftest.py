@@ -1,10 +1,16 @@
-"""What several test files need: rows to report on, folders of small pictures."""
+"""What several test files need: rows to report on, folders of small pictures; Triton's interpreter where no GPU is."""
+
+import os
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from cpvt.results import Row
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # before anything imports triton
 
 ROW = Row(
     model="cpvt_micro", encoding="peg", pool="cls", seed=0, protocol="canvas", size=32, correct=50, total=100,

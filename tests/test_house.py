@@ -12,7 +12,7 @@ FLOORS = {
     "shapes": 0, "config": 0, "results": 0, "progress": 1, "ops": 1, "parallel": 1, "reporting": 1, "encodings": 2, "models": 3,
     "data": 3, "checkpoint": 4, "training": 5, "sweeping": 5, "predicting": 5, "looking": 5, "exporting": 5, "comparing": 6, "benchmarks": 6, "cli": 7, "__main__": 8,
 }  # fmt: skip
-LIGHT = {"shapes": {"torch"}, "config": set(), "results": set(), "ops": {"torch"}, "encodings": {"torch"}}
+LIGHT = {"shapes": {"torch"}, "config": set(), "results": set(), "ops": {"torch", "triton"}, "encodings": {"torch"}}
 LONGEST_FILE = 400
 
 
@@ -88,6 +88,16 @@ OTHERS = ("timm", "torchvision", "matplotlib", "sklearn", "scipy", "rich", "tyro
 @pytest.mark.parametrize("module", ["cpvt.ops", "cpvt.encodings"])
 def test_ops_and_encodings_need_torch_alone(module):
     assert "torch" in loaded_by(f"import {module}; import cpvt; cpvt.PEG(4)", OTHERS)
+
+
+def test_triton_waits_until_it_is_asked_for_and_may_be_missing():
+    use = "import torch; from cpvt import ops; ops.peg(torch.zeros(1, 4, 2), torch.zeros(2, 1, 3, 3), None, (2, 2){})"
+    assert "triton" not in loaded_by(use.format("")) - loaded_by("import torch")
+    assert "torch" in loaded_by(use.format(""), ("triton",))
+    with pytest.raises(
+        AssertionError, match="ValueError: form 'fused' needs the package triton, which is not installed"
+    ):
+        loaded_by(use.format(", form='fused'"), ("triton",))
 
 
 def test_a_blocked_package_is_missed_where_it_is_needed():

@@ -232,7 +232,8 @@ class BenchConfig:
     """Take the published figures again, on this machine."""
 
     only: tuple[str, ...] = ()
-    """Which benchmarks, by default all: peg, scattered, model, packed, padding, memory, matmul."""
+    """Which benchmarks: peg, scattered, model, packed, padding, memory, matmul, and fused where there is a GPU; by
+    default all."""
     out: str = "benchmarks/results"
     """Folder for NAME.json: command, machine and figures of each benchmark."""
     rounds: int = 21

@@ -6,6 +6,8 @@ import importlib
 from collections.abc import Iterator
 from pathlib import Path
 
+import torch
+
 from cpvt.benchmarks.measuring import Figure, machine
 from cpvt.config import BenchConfig
 from cpvt.results import write_json
@@ -17,12 +19,13 @@ BENCHMARKS = {
     "packed": "a list of 64 sizes: packed against a loop, groups by size, and padding with a mask (timm's NaFlex ViT)",
     "padding": "what a padded batch does to the answers of a convolution",
     "memory": "peak memory of a forward as pictures grow to 1024 pixels",
+    "fused": "the Triton kernels of PEG against cuDNN and against a plain copy; needs a GPU",
     "matmul": "share of the machine's matrix-multiply rate that cpvt_small_gap reaches, eager and compiled",
 }
 
 
 def bench(config: BenchConfig) -> Iterator[tuple[str, Figure]]:
-    """Run benchmarks by name, all by default, and yield (name, figure) as they come.
+    """Run benchmarks by name, by default all that run here, and yield (name, figure) as they come.
 
     Each benchmark that is through leaves OUT/NAME.json: command, machine and figures. Raises ValueError for a name that
     does not exist.
@@ -30,7 +33,8 @@ def bench(config: BenchConfig) -> Iterator[tuple[str, Figure]]:
     unknown = [name for name in config.only if name not in BENCHMARKS]
     if unknown:
         raise ValueError(f"unknown benchmark '{unknown[0]}'; known: {', '.join(BENCHMARKS)}")
-    for name in config.only or BENCHMARKS:
+    here = [name for name in BENCHMARKS if name != "fused" or torch.cuda.is_available()]
+    for name in config.only or here:
         figures = []
         for figure in importlib.import_module(f"cpvt.benchmarks.{name}").run(config.rounds):
             figures.append(figure)

@@ -30,8 +30,19 @@ class Figure:
         return f"{self.value:.4g}{'' if self.unit == 'ratio' else ' ' + self.unit}{spread}"
 
 
+Clock = Callable[[Callable[[], Any], int], float]  # (function, repeats) -> seconds a call
+
+
+def wall(function: Callable[[], Any], repeats: int) -> float:
+    """Seconds a call takes by the clock on the wall."""
+    start = time.perf_counter()
+    for _ in range(repeats):
+        function()
+    return (time.perf_counter() - start) / repeats
+
+
 def alternate(
-    functions: Mapping[str, Callable[[], Any]], rounds: int, repeats: int = 1, warm_up: int = 2
+    functions: Mapping[str, Callable[[], Any]], rounds: int, repeats: int = 1, warm_up: int = 2, clock: Clock = wall
 ) -> dict[str, list[float]]:
     """Seconds per call of each function, one figure a round; who goes first changes from round to round."""
     names = list(functions)
@@ -39,11 +50,9 @@ def alternate(
     for turn in range(-warm_up, rounds):
         shift = turn % len(names)
         for name in names[shift:] + names[:shift]:
-            start = time.perf_counter()
-            for _ in range(repeats):
-                functions[name]()
+            taken = clock(functions[name], repeats)
             if turn >= 0:
-                seconds[name].append((time.perf_counter() - start) / repeats)
+                seconds[name].append(taken)
     return seconds
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from cpvt import PEG
+import cpvt
 from cpvt.benchmarks.measuring import Figure, alternate, mark_memory, peak_memory, ratio
 
 WIDTH, COUNTS, SIDE = 512, (50_000, 100_000, 200_000), 128
@@ -18,7 +18,7 @@ def run(rounds: int) -> Iterator[Figure]:
     for count in COUNTS:
         words = f"forward_at, forward + backward beside its inputs, {count:,} tokens of width {WIDTH}"
         yield Figure(words, round(peak_memory(step_once, count) / count), "bytes a token")
-    layer, tokens = PEG(WIDTH), torch.randn(SIDE * SIDE, WIDTH, requires_grad=True)
+    layer, tokens = cpvt.PEG(WIDTH), torch.randn(SIDE * SIDE, WIDTH, requires_grad=True)
     places = torch.cartesian_prod(torch.arange(SIDE), torch.arange(SIDE))
     forms = {
         "at places": lambda: _step(layer, tokens, places),
@@ -31,14 +31,14 @@ def run(rounds: int) -> Iterator[Figure]:
 
 def step_once(count: int) -> None:
     """One forward and backward over tokens at a quarter of the places of a square, in no order."""
-    layer = PEG(WIDTH)
+    layer = cpvt.PEG(WIDTH)
     _step(layer, *_draw(100))
     tokens, places = _draw(count)
     mark_memory()
     _step(layer, tokens, places)
 
 
-def _step(layer: PEG, tokens: Tensor, places: Tensor) -> None:
+def _step(layer: cpvt.PEG, tokens: Tensor, places: Tensor) -> None:
     layer.forward_at(tokens, places).sum().backward()
     tokens.grad = None
 

@@ -26,8 +26,11 @@ class PEG(nn.Module):
     'reflect', 'replicate' or 'circular'. layout: 'NLC' for (B, P + h * w, D) with a grid, 'NHWC' for (B, h, w, D),
     'NCHW' for (B, D, h, w). bias: a constant per channel.
     Weights start normal with variance 2 / (taps of the kernel), the bias at zero, as in the authors' own Twins code.
+    The attribute `form` says what computes layout 'NLC': 'auto', 'dense' or 'fused', see `cpvt.ops.peg`.
     Source: Chu et al., arXiv 2102.10882, section 3; PPEG: Shao et al. (TransMIL), arXiv 2106.00908.
     """
+
+    form = "auto"
 
     def __init__(
         self,
@@ -126,7 +129,7 @@ class PEG(nn.Module):
             layer.weight.copy_(kernel if self.folded else kernel + ops.identity_kernel(kernel, self.causal))
             if self.bias is not None and layer.bias is not None:
                 layer.bias.copy_(self.bias)
-        layer.folded = True
+        layer.folded, layer.form = True, self.form
         return layer.train(self.training).requires_grad_(False)
 
     def _apply_peg(self, tokens: Tensor, grid: AnyGrid | None, prefix_tokens: int, residual: bool) -> Tensor:
@@ -136,7 +139,7 @@ class PEG(nn.Module):
                 raise ValueError(
                     f"layout 'NLC' needs grid= with {self.dims} sides, as a token count alone does not say the shape; got {grid}"
                 )
-            return ops.peg(tokens, self.kernel(), self.bias, grid, prefix_tokens, *how)
+            return ops.peg(tokens, self.kernel(), self.bias, grid, prefix_tokens, *how, form=self.form)
         if grid is not None or prefix_tokens:
             raise ValueError(f"layout '{self.layout}' holds its own grid and no prefix tokens; pass the tensor alone")
         channel_axis = 1 if self.layout == "NCHW" else 3

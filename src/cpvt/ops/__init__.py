@@ -1,4 +1,4 @@
-"""Positional encoding generation as plain functions of tensors; needs torch alone."""
+"""Positional encoding generation as plain functions of tensors; needs torch alone (on GPUs, Triton where it is)."""
 
 from cpvt.ops.dense import CONVOLUTIONS, PADDING_MODES, convolve, identity_kernel, peg
 from cpvt.ops.packed import peg_packed

@@ -1,0 +1,106 @@
+"""The Triton kernels of PEG against cuDNN and against a plain copy, on a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cpvt import ops
+from cpvt.benchmarks.measuring import Clock, Figure, alternate, ratio
+
+CASES = [  # batch, prefix tokens, grid, width, dtype
+    (64, 0, (14, 14), 384, torch.bfloat16),
+    (64, 1, (14, 14), 384, torch.bfloat16),
+    (16, 0, (64, 64), 384, torch.bfloat16),
+    (64, 0, (14, 14), 384, torch.float32),
+    (16, 0, (64, 64), 384, torch.float32),
+]
+FLUSHED = 2**31  # bytes written before every call: the caches then hold none of its data, and the host, which meanwhile
+# queues the call, is done before the GPU is (about 0.7 ms on an H100), so that the kernels' time is measured, not its own
+WORST = 0.01  # largest difference from the convolution in float32 that still counts as equal, of the largest value
+
+
+def gpu_clock() -> Clock:
+    """A clock for `alternate`: seconds between two events of the GPU, data coming from memory, not from caches."""
+    flushed = torch.empty(FLUSHED, dtype=torch.uint8, device="cuda")
+
+    def clock(function: Callable[[], Any], repeats: int) -> float:
+        total = 0.0
+        for _ in range(repeats):
+            start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            torch.cuda.synchronize()
+            flushed.zero_()
+            start.record()
+            function()
+            end.record()
+            torch.cuda.synchronize()
+            total += start.elapsed_time(end) / 1000
+        return total / repeats
+
+    return clock
+
+
+def contenders(
+    tokens: Tensor, weight: Tensor, bias: Tensor, prefix: int, grid: tuple[int, int], backward: bool
+) -> dict[str, Callable[[], Any]]:
+    """What is compared: our two forms, the convolution alone on a picture that needs no work, and a copy.
+
+    The copy moves the bytes that must be moved: tokens read and written, and backward gradient and tokens read and a
+    gradient written, which is two and a half copies of the tokens.
+    """
+    patches = tokens[:, prefix:].detach().unflatten(1, grid).permute(0, 3, 1, 2)
+    picture = patches.contiguous(memory_format=torch.channels_last).requires_grad_(backward)
+    seed = torch.randn_like(tokens)
+    seed_picture = torch.randn_like(picture)  # keeps channels last
+    x, taps, constant = inputs = [each.detach().requires_grad_(backward) for each in (tokens, weight, bias)]
+
+    def run(forward: Callable[[], Tensor], asking: list[Tensor], grad: Tensor) -> Callable[[], Any]:
+        return (lambda: torch.autograd.grad(forward(), asking, grad)) if backward else forward
+
+    def convolution() -> Tensor:
+        return picture + F.conv2d(picture, taps, constant, padding=weight.shape[2] // 2, groups=weight.shape[0])
+
+    def copy() -> None:
+        for part in (tokens, tokens, tokens[: len(tokens) // 2]) if backward else (tokens,):
+            torch.empty_like(part).copy_(part)
+
+    return {
+        "fused": run(lambda: ops.peg(x, taps, constant, grid, prefix, form="fused"), inputs, seed),
+        "dense": run(lambda: ops.peg(x, taps, constant, grid, prefix, form="dense"), inputs, seed),
+        "convolution": run(convolution, [picture, *inputs[1:]], seed_picture),
+        "copy": copy,
+    }
+
+
+def check(tokens: Tensor, weight: Tensor, bias: Tensor, prefix: int, grid: tuple[int, int]) -> None:
+    """Outputs and gradients of the fused form are those of the convolution in float32."""
+    seed, found = torch.randn_like(tokens), []
+    for form, dtype in (("fused", tokens.dtype), ("dense", torch.float32)):
+        x, taps, constant = inputs = [each.detach().to(dtype).requires_grad_() for each in (tokens, weight, bias)]
+        output = ops.peg(x, taps, constant, grid, prefix, form=form)
+        found.append([output, *torch.autograd.grad(output, inputs, seed.to(dtype))])
+    for ours, truth in zip(*found):
+        assert float((ours.detach().float() - truth.detach()).abs().max() / truth.detach().abs().max()) < WORST
+
+
+def run(rounds: int) -> Iterator[Figure]:
+    """Figures of `cpvt bench --only fused`; ValueError where there is no GPU."""
+    if not torch.cuda.is_available():
+        raise ValueError("the benchmark 'fused' needs a GPU, and there is none here; name others with --only")
+    clock = gpu_clock()
+    for batch, prefix, grid, width, dtype in CASES:
+        shape = (batch, prefix + grid[0] * grid[1], width)
+        tokens, weight, bias = (
+            torch.randn(size, device="cuda", dtype=dtype) for size in (shape, (width, 1, 3, 3), (width,))
+        )
+        check(tokens, weight, bias, prefix, grid)
+        for backward in (False, True):
+            forms = contenders(tokens, weight, bias, prefix, grid, backward)
+            seconds = alternate(forms, 2 * rounds, clock=clock)
+            words = f"{'forward + backward' if backward else 'forward'}, {shape}, {prefix} prefix, {dtype}"
+            for other in ("copy", "dense", "convolution"):
+                yield ratio(f"time of {other} / fused, {words}", seconds[other], seconds["fused"])

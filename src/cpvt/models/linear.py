@@ -36,12 +36,13 @@ class Linear(nn.Linear):
 
 
 def _convolves(x: Tensor) -> bool:
-    """Whether oneDNN's convolution is the faster product for tokens x; compiled graphs and exported files hold a plain one.
+    """Whether oneDNN's convolution is the faster product for tokens x; exported files always hold a plain product.
 
-    For a single picture PyTorch convolves less than 20,480 numbers without oneDNN.
+    For one picture of up to 20,480 numbers PyTorch does not convolve by oneDNN; to ask in a compiled graph would bind it
+    to sizes.
     """
-    if torch.compiler.is_compiling() or not ONEDNN_IS_FASTER:
+    if not ONEDNN_IS_FASTER or x.ndim != 3 or x.device.type != "cpu" or x.dtype != torch.float32:
         return False
-    if x.ndim != 3 or x.device.type != "cpu" or x.dtype != torch.float32 or x.numel() <= 20_480:
+    if torch.compiler.is_exporting() or torch.is_autocast_enabled("cpu"):
         return False
-    return not torch.is_autocast_enabled("cpu")
+    return x.shape[0] > 1 or (not torch.compiler.is_compiling() and x.numel() > 20_480)

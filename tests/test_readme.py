@@ -1,5 +1,6 @@
 """The README is true: its table, its Python, its tree."""
 
+import json
 import re
 from pathlib import Path
 
@@ -57,3 +58,21 @@ def test_the_tables_of_results_are_those_of_the_rows():
     cells = summarise(read_rows(ROOT / "docs" / "results" / "digits" / "rows.jsonl"))
     for protocol in ("canvas", "resize"):
         assert as_markdown(cells, protocol) in README
+
+
+def test_the_figures_of_speed_and_memory_are_those_measured():
+    figures = [
+        figure
+        for path in (ROOT / "benchmarks" / "results").glob("*.json")
+        for figure in json.loads(path.read_text())["figures"]
+    ]
+    spreads = {tuple(f"{figure[key]:.{places}f}" for key in ("value", "low", "high")) for figure in figures
+               if figure["low"] is not None for places in (2, 3)}  # fmt: skip
+    plain = {f"{figure['value']:,.{places}f} {figure['unit']}" for figure in figures for places in (0, 1)}
+    for document in (ROOT / "README.md", ROOT / "docs" / "any-size.md"):
+        text = document.read_text()
+        quoted = re.findall(r"(\d+\.\d+) \((\d+\.\d+) to (\d+\.\d+)\)", text)
+        assert quoted
+        assert set(quoted) <= spreads, document.name
+        amounts = {amount for amount, _ in re.findall(r"(?<= )(([\d,.]*\d) (?:MiB|bytes a token|%))", text)}
+        assert amounts <= plain, document.name

@@ -9,6 +9,7 @@ from PIL import Image
 
 import cpvt
 from cpvt.data import open_data
+from cpvt.reporting.summary import summarise
 
 
 def test_rows_say_what_was_measured(tiny_run, tiny_folder):
@@ -60,10 +61,15 @@ def test_native_shows_whole_pictures_and_gives_the_count_of_a_loop(tiny_run, tin
             shrunk += picture is not whole
             with torch.no_grad():
                 correct += int(checkpoint.model(limited(picture)[None]).argmax()) == label
-        assert (row.correct, row.total, row.shrunk, row.longest_side) == (correct, 9, shrunk, longest)
+        assert (row.correct, row.total, row.shrunk, row.longest_side) == (correct, 9, shrunk, 32)
     assert [row.shrunk for row in rows] == [2, 0]
     with pytest.raises(ValueError, match="the longest side allowed, such as 224; got"):
         next(cpvt.sweep(tiny_run, ["8x12"], protocol="native"))
+    for options in ({"longest_side": 20}, {"crop_ratio": 1.0}):
+        with pytest.raises(ValueError, match="nothing is cropped: leave longest_side and crop_ratio out"):
+            next(cpvt.sweep(tiny_run, [8], protocol="native", **options))
+    cells = summarise(rows)
+    assert [(cell.encoding, cell.size) for cell in cells] == [("peg", 20), ("peg", 100)]  # one curve, not two
 
 
 def test_bad_pictures_are_an_error_or_counted(tiny_run, tiny_folder):

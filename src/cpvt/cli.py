@@ -72,7 +72,7 @@ def sweep(config: SweepConfig) -> dict[str, Any]:
             if row.shrunk:
                 bars.say(f"{row.shrunk} pictures were shrunk to the longest side allowed (--longest-side)")
             if row.skipped:
-                bars.say(f"{row.skipped} pictures did not decode and were left out")
+                bars.say(f"{row.skipped} pictures could not be used and were left out")
     _print_table(rows)
     return {"run": run, "rows": str(Path(run) / "rows.jsonl"),
             "accuracy": {_size(row): round(row.accuracy, 4) for row in rows}}  # fmt: skip
@@ -138,13 +138,17 @@ def report(config: ReportConfig) -> dict[str, Any]:
 
 
 def bench(config: BenchConfig) -> dict[str, Any]:
+    from cpvt.benchmarks import BENCHMARKS
     from cpvt.benchmarks import bench as run_benchmarks
+    from cpvt.reporting.terminal import print_figures
 
-    figures: dict[str, list[dict[str, Any]]] = {}
+    figures: dict[str, list[Any]] = {}
     for name, figure in run_benchmarks(config):
-        print(f"{name:10} {figure.what}: {figure}", flush=True)
-        figures.setdefault(name, []).append(vars(figure))
-    return {"out": config.out, "figures": figures}
+        print(f"{name}: {figure.what}: {figure}", file=sys.stderr, flush=True)
+        figures.setdefault(name, []).append(figure)
+    for name, found in figures.items():
+        print_figures(f"{name}: {BENCHMARKS[name]}", [(figure.what, str(figure)) for figure in found])
+    return {"out": config.out, "figures": {name: [vars(each) for each in found] for name, found in figures.items()}}
 
 
 def list_names(config: ListConfig) -> dict[str, Any]:

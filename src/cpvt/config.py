@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 PROTOCOLS = ("canvas", "resize")
 SWEEP_PROTOCOLS = (*PROTOCOLS, "native")
+TOKEN_BUDGET = 4096  # patches that go through a model at a time, where pictures have sizes of their own
 POOLS = {"cls": "token", "gap": "avg"}  # as rows and the command line say it -> as timm and ModelConfig say it
 Size = int | tuple[int, int]  # side, or height and width, in pixels
 Watch = Callable[[str, int, int, str], None]  # told (what, steps done, steps in all, words on how it goes)
@@ -157,7 +158,7 @@ class SweepConfig:
     longest_side: int | None = None
     """Larger pictures are shrunk to it before they are laid on a canvas, and it is said; by default as in training."""
     batch_size: int = 64
-    token_budget: int = 4096
+    token_budget: int = TOKEN_BUDGET
     """Under native: patches that go through the model at a time."""
     device: str = "auto"
 
@@ -174,7 +175,7 @@ class PredictConfig:
     longest_side: int | None = None
     """Pictures with a longer side are shrunk to it first, and it is said; by default four times the training size."""
     on_bad_picture: Literal["error", "skip"] = "error"
-    token_budget: int = 4096
+    token_budget: int = TOKEN_BUDGET
     """Patches that go through the model at a time; every picture gets what it would get alone."""
     device: str = "auto"
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from cpvt.checkpoint import Checkpoint, load
-from cpvt.data import TOKEN_BUDGET, BadPictureError, Transform, check_on_bad_picture, check_sides, decode
+from cpvt.config import TOKEN_BUDGET
+from cpvt.data import BadPictureError, Transform, check_on_bad_picture, check_usable, decode
 from cpvt.models import VisionTransformer
 from cpvt.shapes import patch_count, within_budget
 
@@ -80,7 +81,7 @@ def _read(path: str | Path, transform: Transform, patch_size: int) -> _Read:
         whole = decode(path, str(path), transform.mode)
         picture = transform.limit(whole)
         tensor = transform(picture)
-        check_sides(tensor.shape, patch_size, f"picture '{path}'")
+        check_usable(tensor.shape, patch_size, f"picture '{path}'")
     except BadPictureError as error:
         return _Read(str(path), (0, 0), None, None, str(error))
     shrunk = None if picture is whole else (whole.height, whole.width)

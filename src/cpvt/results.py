@@ -31,10 +31,10 @@ class Row:
     train_size: int
     crop_ratio: float
     interpolation: str
-    longest_side: int | None  # pixels; larger pictures were shrunk to it under canvas and native
+    longest_side: int | None  # pixels; larger pictures were shrunk to it before they were laid on a canvas
     fill: float  # mean share of what the model saw that was fill, zero after normalisation
     shrunk: int  # pictures shrunk to the longest side allowed before they were looked at
-    skipped: int  # pictures that did not decode
+    skipped: int  # pictures that could not be used: that do not decode, or under native are smaller than a patch
 
     @property
     def accuracy(self) -> float:

@@ -86,6 +86,8 @@ def patch_count(sides: Sequence[int], patch_size: int) -> int:
 
 def within_budget(items: Iterable[T], tokens: Callable[[T], int], budget: int) -> Iterator[list[T]]:
     """Cut a stream into lists of at most `budget` tokens together; an item above it makes a list of its own."""
+    if budget < 1:
+        raise ValueError(f"a budget of tokens is 1 or more; got {budget}")
     pack: list[T] = []
     filled = 0
     for item in items:

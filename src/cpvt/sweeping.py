@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from cpvt.checkpoint import Checkpoint, load
-from cpvt.config import POOLS, SWEEP_PROTOCOLS, Size, Watch, ignore_progress, parse_size, sides
-from cpvt.data import TOKEN_BUDGET, Batch, DataSet, Split, Transform, View, load_batches, load_packs, open_data
+from cpvt.config import POOLS, SWEEP_PROTOCOLS, TOKEN_BUDGET, Size, Watch, ignore_progress, parse_size, sides
+from cpvt.data import Batch, DataSet, Split, Transform, View, load_batches, load_packs, open_data
 from cpvt.results import Row
 
 POOL_NAMES = {timm_name: name for name, timm_name in POOLS.items()}
@@ -71,9 +71,11 @@ def sweep(
     check_sizes(wanted, checkpoint.model.config.patch_size)
     if protocol == "native" and not all(isinstance(size, int) for size in wanted):
         raise ValueError(f"under native a size is the longest side allowed, such as 224; got {wanted}")
+    if protocol == "native" and (longest_side is not None or crop_ratio is not None):
+        raise ValueError(
+            "under native the sizes are the longest sides and nothing is cropped: leave longest_side and crop_ratio out"
+        )
     for size in wanted:
-        if protocol == "native":
-            transform = replace(transform, longest_side=max(sides(size)))
         view = View(transform, protocol, sides(size))
         if protocol == "native":
             patch_size = checkpoint.model.config.patch_size

@@ -63,7 +63,7 @@ def test_a_longest_side_shrinks_in_proportion_and_counts():
     (pack,) = load_packs(Noise(), native(20), 4, 1000, on_bad_picture="skip")
     assert [tuple(picture.shape[1:]) for picture in pack.pictures] == [(12, 20), (8, 8), (20, 4), (16, 16), (9, 9)]
     assert pack.shrunk == 1  # the one of 5x30 comes out at 3x20, below a patch
-    assert pack.skipped == ["picture number 3 is 3x20 pixels, and the model takes 4x4 or more; remove the file, or pass --on-bad-picture skip"]  # fmt: skip
+    assert pack.skipped == ["picture number 3 comes to 3x20 pixels, and the model takes 4x4 or more; allow a longer side, remove the file, or pass --on-bad-picture skip"]  # fmt: skip
     assert pack.filled == 0
 
 

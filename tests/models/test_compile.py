@@ -7,6 +7,7 @@ import torch
 
 import cpvt
 from cpvt.encodings import TABLE
+from cpvt.models import linear
 
 SIZES = [
     (2, 32, 32), (3, 24, 40), (2, 33, 50), (4, 48, 24), (5, 16, 16), (2, 64, 96), (3, 17, 29), (7, 40, 40), (2, 45, 20),
@@ -34,6 +35,12 @@ def test_twenty_sizes_make_at_most_two_graphs(encoding, pool, dynamic):
             pictures = torch.randn(batch, 3, height, width)
             torch.testing.assert_close(compiled(pictures), model(pictures))
     assert 1 <= len(graphs) <= 2
+
+
+@pytest.mark.parametrize("onednn", [True, False])
+def test_either_road_of_the_linear_layers_makes_at_most_two_graphs(onednn, monkeypatch):
+    monkeypatch.setattr(linear, "ONEDNN_IS_FASTER", onednn)
+    test_twenty_sizes_make_at_most_two_graphs("peg", "avg", None)
 
 
 def test_ones_cost_graphs_of_their_own_once():

@@ -40,6 +40,23 @@ def test_a_slice_of_tokens_is_taken_as_it_is(roads):
     assert roads == ["convolved"]
 
 
+def test_nothing_in_gives_nothing_out(roads):
+    assert linear.Linear(64, 48)(torch.zeros(2, 0, 64)).shape == (2, 0, 48)
+    assert linear.Linear(64, 48)(torch.zeros(0, 7, 64)).shape == (0, 7, 48)
+
+
+def test_gradients_of_gradients_are_those_of_a_plain_product(roads):
+    torch.manual_seed(0)
+    layer, x = linear.Linear(8, 6), torch.randn(2, 30, 8, requires_grad=True)
+    found = []
+    for form in (layer, lambda x: torch.nn.functional.linear(x, layer.weight, layer.bias)):
+        (first,) = torch.autograd.grad(form(x).sigmoid().sum(), x, create_graph=True)
+        found.append(torch.autograd.grad(first.square().sum(), [x, layer.weight]))
+    assert roads == ["convolved"]
+    for ours, truth in zip(*found):
+        torch.testing.assert_close(ours, truth, atol=1e-5, rtol=1e-4)
+
+
 def test_everywhere_else_it_is_a_plain_product(roads, monkeypatch):
     layer = linear.Linear(64, 48)
     layer(torch.randn(500, 64))  # a head

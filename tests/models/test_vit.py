@@ -153,6 +153,8 @@ def test_models_that_make_no_sense(options, words):
 
 def test_pictures_of_the_wrong_shape():
     for shape in ((1, 1, 16, 16), (3, 16, 16)):
-        with pytest.raises(ValueError, match=r"needs pictures of shape \(B, 3, H, W\); got") as error:
+        with pytest.raises(
+            ValueError, match=r"needs pictures of shape \(B, 3, H, W\), or a list of pictures; got"
+        ) as error:
             build()(torch.zeros(shape))
         assert str(shape) in str(error.value)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from cpvt import PEG, ops
-from cpvt.ops import reference
+from cpvt.ops import packed, reference
 
 GRIDS = [(3, 5), (1, 7), (4, 4), (4, 4), (5, 1), (1, 1), (6, 2)]
 
@@ -24,7 +24,7 @@ def one_by_one(tokens, weight, bias, grids, prefix, **how):
 def check(grids, prefix, form, dims=2, kernel=3, **how):
     inputs = draw(grids, prefix, dims, kernel)
     expected = one_by_one(*inputs, grids, prefix, **how)
-    found = ops.peg_packed(*inputs, grids, prefix, form=form, **how)
+    found = ops.peg_packed(*inputs, grids, prefix, placing=form, **how)
     torch.testing.assert_close(found, expected)
     seed = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     found_gradients = torch.autograd.grad(found, inputs, seed)
@@ -60,12 +60,10 @@ def test_the_slow_version_agrees(form):
     tokens, weight, bias = draw(GRIDS, 2)
     parts = tokens.split([2 + h * w for h, w in GRIDS], dim=1)
     truth = torch.cat([reference.peg(part, weight, bias, grid, 2) for part, grid in zip(parts, GRIDS)], dim=1)
-    torch.testing.assert_close(ops.peg_packed(tokens, weight, bias, GRIDS, 2, form=form), truth)
+    torch.testing.assert_close(ops.peg_packed(tokens, weight, bias, GRIDS, 2, placing=form), truth)
 
 
 def test_small_pictures_go_on_a_canvas_and_large_ones_one_by_one(monkeypatch):
-    from cpvt.ops import packed
-
     calls = []
     monkeypatch.setattr(packed, "peg", lambda tokens, *rest, **how: calls.append(tokens.shape[1]) or tokens)
     for width, expected in ((8, 1), (4096, 2)):
@@ -73,6 +71,35 @@ def test_small_pictures_go_on_a_canvas_and_large_ones_one_by_one(monkeypatch):
         weight = torch.zeros(width, 1, 3, 3)
         ops.peg_packed(torch.zeros(1, 4 * 4 + 3 * 5, width), weight, None, [(4, 4), (3, 5)])
         assert len(calls) == expected
+
+
+def test_a_canvas_that_would_be_mostly_empty_is_not_laid():
+    grids = [(1, 40), (40, 1)]  # a canvas of 42x40 for 80 tokens
+    inputs = draw(grids, 0)
+    assert (ops.peg_packed(*inputs, grids) - one_by_one(*inputs, grids, 0)).abs().max() < 1e-12
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(packed, "_lay_out", None)
+        ops.peg_packed(*inputs, grids)
+        with pytest.raises(TypeError):
+            ops.peg_packed(*draw([(4, 4), (3, 5)], 0), [(4, 4), (3, 5)])
+
+
+def test_the_form_of_a_layer_reaches_its_packs(monkeypatch):
+    asked = []
+    monkeypatch.setattr(packed, "peg", lambda tokens, *how: asked.append(how[-1]) or tokens)
+    layer = PEG(4).double()
+    layer.form = "dense"
+    layer.forward_packed(draw(GRIDS, 0)[0].detach(), GRIDS)
+    assert set(asked) == {"dense"}
+
+
+def test_a_pack_of_nothing_and_packs_that_a_layer_cannot_take():
+    with pytest.raises(ValueError, match="at least one grid"):
+        ops.peg_packed(torch.zeros(1, 0, 4), torch.zeros(4, 1, 3, 3), None, [])
+    with pytest.raises(ValueError, match="layout 'NLC' and grids of 2 sides; got 'NHWC'"):
+        PEG(4, layout="NHWC").forward_packed(torch.zeros(1, 15, 4), [(3, 5)])
+    with pytest.raises(ValueError, match=r"grids of 2 sides; got 'NLC' and \[\(15,\)\]"):
+        PEG(4).forward_packed(torch.zeros(1, 15, 4), [(15,)])
 
 
 @pytest.mark.parametrize("prefix", [0, 2])

@@ -33,6 +33,8 @@ def bench(config: BenchConfig) -> Iterator[tuple[str, Figure]]:
     unknown = [name for name in config.only if name not in BENCHMARKS]
     if unknown:
         raise ValueError(f"unknown benchmark '{unknown[0]}'; known: {', '.join(BENCHMARKS)}")
+    if "fused" in config.only and not torch.cuda.is_available():
+        raise ValueError("the benchmark 'fused' needs a GPU, and there is none here; name others with --only")
     here = [name for name in BENCHMARKS if name != "fused" or torch.cuda.is_available()]
     for name in config.only or here:
         figures = []

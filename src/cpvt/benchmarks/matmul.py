@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import cpvt
-from cpvt.benchmarks.measuring import Figure, alternate, ratio
-from cpvt.models import linear
+from cpvt.benchmarks.measuring import Figure, alternate, plainly, ratio
 
 SIZE, BATCHES, SQUARE = 224, (1, 8), 1536
 
@@ -33,7 +32,7 @@ def run(rounds: int) -> Iterator[Figure]:
             "linear layers": _linear_layers(model, tokens),
             "eager": lambda: model(pictures),
             "compiled": lambda: compiled(pictures),
-            "eager with nn.Linear": lambda: _plainly(model, pictures),
+            "eager with nn.Linear": lambda: plainly(lambda: model(pictures)),
         }
         with torch.inference_mode():
             seconds = alternate(forms, rounds)
@@ -49,15 +48,6 @@ def run(rounds: int) -> Iterator[Figure]:
             words = f"cpvt_small_gap, {SIZE}, batch {batch}, {name}"
             yield ratio(f"{words}: share of the rate of a {SQUARE}x{SQUARE} product", fastest, scaled)
             yield ratio(f"{words}: share of its time that its linear layers need alone", seconds["linear layers"], seconds[name])  # fmt: skip
-
-
-def _plainly(model: nn.Module, pictures: Tensor) -> None:
-    """The model as it would be with PyTorch's own linear layers."""
-    known, linear.ONEDNN_IS_FASTER = linear.ONEDNN_IS_FASTER, False
-    try:
-        model(pictures)
-    finally:
-        linear.ONEDNN_IS_FASTER = known
 
 
 def _linear_layers(model: nn.Module, tokens: int) -> Callable[[], list[Tensor]]:

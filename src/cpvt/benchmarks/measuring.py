@@ -9,9 +9,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+
+from cpvt.models import linear
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,8 @@ class Figure:
 
     def __str__(self) -> str:
         spread = "" if self.low is None else f" ({self.low:.4g} to {self.high:.4g}, {self.rounds} rounds)"
-        return f"{self.value:.4g}{'' if self.unit == 'ratio' else ' ' + self.unit}{spread}"
+        value = f"{self.value:,.0f}" if self.value >= 1000 else f"{self.value:.4g}"
+        return f"{value}{'' if self.unit == 'ratio' else ' ' + self.unit}{spread}"
 
 
 Clock = Callable[[Callable[[], Any], int], float]  # (function, repeats) -> seconds a call
@@ -57,10 +62,19 @@ def alternate(
 
 
 def ratio(what: str, over: list[float], under: list[float], unit: str = "ratio") -> Figure:
-    """Round by round over / under: the median, and the range of the middle eight tenths."""
+    """Round by round over / under: the median, and the range of the middle eight tenths (of fewer than ten rounds: all)."""
     ratios = sorted(a / b for a, b in zip(over, under))
     tenth = len(ratios) // 10
     return Figure(what, median(ratios), unit, ratios[tenth], ratios[-1 - tenth], len(ratios))
+
+
+def plainly(work: Callable[[], Result]) -> Result:
+    """What `work` gives when our models use PyTorch's own linear layers, as anybody else's do."""
+    known, linear.ONEDNN_IS_FASTER = linear.ONEDNN_IS_FASTER, False
+    try:
+        return work()
+    finally:
+        linear.ONEDNN_IS_FASTER = known
 
 
 def peak_memory(work: Callable[..., None], *arguments: Any) -> int:

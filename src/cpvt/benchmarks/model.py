@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import timm
 import torch
 import torch.nn.functional as F
 
 import cpvt
-from cpvt.benchmarks.measuring import Figure, alternate, ratio
+from cpvt.benchmarks.measuring import Figure, alternate, plainly, ratio
 
 BATCH, SIZE = 8, 224
 
@@ -22,11 +24,16 @@ def run(rounds: int) -> Iterator[Figure]:
         model.eval()
     words = f"throughput of cpvt_small_gap / deit_small_patch16_224, {SIZE}, batch {BATCH}"
     with torch.inference_mode():
-        forwards = {name: lambda model=model: model(pictures) for name, model in models.items()}
-        seconds = alternate(forwards, rounds)
-    yield ratio(f"{words}, forward", seconds["timm"], seconds["cpvt"])
-    seconds = alternate({name: _training_step(model, pictures, labels) for name, model in models.items()}, rounds)
-    yield ratio(f"{words}, training step", seconds["timm"], seconds["cpvt"])
+        yield from _compare(f"{words}, forward", {k: functools.partial(m, pictures) for k, m in models.items()}, rounds)
+    steps = {name: _training_step(model, pictures, labels) for name, model in models.items()}
+    yield from _compare(f"{words}, training step", steps, rounds)
+
+
+def _compare(words: str, forms: dict[str, Callable[[], Any]], rounds: int) -> Iterator[Figure]:
+    """As both come, and with PyTorch's own linear layers in ours as in timm's."""
+    seconds = alternate({**forms, "alike": lambda: plainly(forms["cpvt"])}, rounds)
+    yield ratio(words, seconds["timm"], seconds["cpvt"])
+    yield ratio(f"{words}, nn.Linear in both", seconds["timm"], seconds["alike"])
 
 
 def _training_step(model: torch.nn.Module, pictures: torch.Tensor, labels: torch.Tensor) -> Callable[[], None]:

@@ -13,7 +13,7 @@ from timm.models.naflexvit import NaFlexVit, NaFlexVitCfg
 from torch import Tensor
 
 import cpvt
-from cpvt.benchmarks.measuring import Figure, alternate, mark_memory, peak_memory, ratio
+from cpvt.benchmarks.measuring import Figure, alternate, mark_memory, peak_memory, plainly, ratio
 
 PICTURES, SIDES, PATCH = 64, (96, 320), 16
 MODES = {"forward": False, "forward + backward": True}
@@ -22,34 +22,39 @@ Contender = Callable[[], Tensor]
 
 def run(rounds: int) -> Iterator[Figure]:
     """Figures of `cpvt bench --only packed`."""
-    contenders = _contenders()
+    pictures = draw(PICTURES, SIDES)
+    contenders = {**_ours(pictures), **_padded(pictures)}
     with torch.no_grad():
         alone = contenders["loop"]()
         for name in ("packed", "grouped"):
             torch.testing.assert_close(contenders[name](), alone, atol=1e-4, rtol=1e-4)
     words = f"{PICTURES} pictures with sides of {SIDES[0]}-{SIDES[1]}, width 384, 12 blocks"
     for mode, backward in MODES.items():
-        forms = {name: lambda form=form: _work(form, backward) for name, form in contenders.items()}
+        forms: dict[str, Callable[[], None]] = {
+            name: functools.partial(_work, form, backward) for name, form in contenders.items()
+        }
+        forms["packed, nn.Linear"] = lambda: plainly(forms["packed"])
         seconds = alternate(forms, max(5, rounds // 3), warm_up=1)
         best = [min(pair) for pair in zip(seconds["loop"], seconds["grouped"])]
         yield ratio(f"{words}, {mode}: time of the better of loop and groups / packed", best, seconds["packed"])
         for name in ("loop", "grouped", "padded"):
             yield ratio(f"{words}, {mode}: time {name} / packed", seconds[name], seconds["packed"])
+        alike = ratio(f"{words}, {mode}: time padded / packed, nn.Linear in both", seconds["padded"], seconds["packed, nn.Linear"])  # fmt: skip
+        yield alike
     for mode, backward in MODES.items():
         for name in contenders:
-            yield Figure(f"{words}, {mode}: peak {name}", round(peak_memory(_once, name, backward) / 2**20), "MiB")
+            yield Figure(
+                f"{words}, {mode}: peak {name}",
+                round(peak_memory(_once, name, backward, PICTURES, SIDES) / 2**20),
+                "MiB",
+            )
 
 
-def draw() -> list[Tensor]:
-    """The pictures, always the same."""
+def draw(count: int, sides: tuple[int, int]) -> list[Tensor]:
+    """Pictures with sides in a range, always the same."""
     choose, generator = random.Random(0), torch.Generator().manual_seed(0)
-    sizes = [(choose.randint(*SIDES), choose.randint(*SIDES)) for _ in range(PICTURES)]
+    sizes = [(choose.randint(*sides), choose.randint(*sides)) for _ in range(count)]
     return [torch.randn(3, *size, generator=generator) for size in sizes]
-
-
-def _contenders() -> dict[str, Contender]:
-    pictures = draw()
-    return {**_ours(pictures), **_padded(pictures)}
 
 
 def _ours(pictures: list[Tensor]) -> dict[str, Contender]:
@@ -101,8 +106,8 @@ def _work(form: Contender, backward: bool) -> None:
             form()
 
 
-def _once(name: str, backward: bool) -> None:
-    pictures = draw()
+def _once(name: str, backward: bool, count: int, sides: tuple[int, int]) -> None:
+    pictures = draw(count, sides)
     form = (_padded if name == "padded" else _ours)(pictures)[name]
     mark_memory()
     _work(form, backward)

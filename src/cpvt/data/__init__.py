@@ -6,13 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from cpvt.data.base import DataSet, Split
-from cpvt.data.loading import TOKEN_BUDGET, Batch, check_on_bad_picture, load_batches, load_packs
-from cpvt.data.pictures import BadPictureError, check_sides, decode
+from cpvt.data.loading import Batch, check_on_bad_picture, load_batches, load_packs
+from cpvt.data.pictures import BadPictureError, check_usable, decode
 from cpvt.data.views import VIEWS, Transform, View
 
 __all__ = [
-    "TOKEN_BUDGET", "VIEWS", "BadPictureError", "Batch", "DataSet", "Split", "Transform", "View", "check_on_bad_picture",
-    "check_sides", "decode", "load_batches", "load_packs", "open_data",
+    "VIEWS", "BadPictureError", "Batch", "DataSet", "Split", "Transform", "View", "check_on_bad_picture",
+    "check_usable", "decode", "load_batches", "load_packs", "open_data",
 ]  # fmt: skip
 
 KNOWN = {

@@ -10,12 +10,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from cpvt.config import TOKEN_BUDGET
 from cpvt.data.base import Split
-from cpvt.data.pictures import BadPictureError, check_sides
+from cpvt.data.pictures import BadPictureError, check_usable
 from cpvt.data.views import View
 from cpvt.shapes import patch_count, within_budget
-
-TOKEN_BUDGET = 4096  # patches in a list of pictures of their own sizes, by default
 
 
 class Batch(NamedTuple):
@@ -25,7 +24,7 @@ class Batch(NamedTuple):
     labels: Tensor  # (B,)
     filled: float  # mean share of a picture that is fill
     shrunk: int  # pictures that were larger than the longest side allowed
-    skipped: list[str]  # messages of pictures that did not decode
+    skipped: list[str]  # messages of pictures that could not be used
 
     def pictures_on(self, device: torch.device) -> Tensor | list[Tensor]:
         """The pictures, moved to a device."""
@@ -56,7 +55,7 @@ class _Looking(Dataset["_Seen | str"]):
             return str(error)  # as words: torch would wrap an error from a worker in that worker's traceback
         tensor = self.view(picture, draw)
         try:
-            check_sides(tensor.shape, self.smallest_side, f"picture number {index}")
+            check_usable(tensor.shape, self.smallest_side, f"picture number {index}")
         except BadPictureError as error:
             return str(error)
         return _Seen(tensor, label, self.view.filled(picture), self.view.shrinks(picture))
@@ -76,8 +75,13 @@ def _stacked(items: list[_Seen | str]) -> Batch:
     return _batch(items, stack=True)
 
 
-def _as_it_is(item: Any) -> Any:
-    return item
+def _with_array(item: Any) -> Any:
+    """With an array for the tensor: each tensor that a worker sends would hold a file open."""
+    return (item.tensor.numpy(), *item[1:]) if isinstance(item, _Seen) else item
+
+
+def _with_tensor(item: Any) -> _Seen | str:
+    return item if isinstance(item, str) else _Seen(torch.from_numpy(item[0]), *item[1:])
 
 
 def load_batches(
@@ -125,11 +129,9 @@ def load_packs(
     patch counts as one that does not decode.
     """
     check_on_bad_picture(on_bad_picture)
-    if token_budget < 1:
-        raise ValueError(f"a budget of tokens is 1 or more; got {token_budget}")
     looking = _Looking(split, view, seed, epoch, patch_size)
     indices = range(len(split)) if order is None else [int(index) for index in order]
-    loader = DataLoader(looking, batch_size=None, sampler=indices, num_workers=workers, collate_fn=_as_it_is)
+    loader = DataLoader(looking, batch_size=None, sampler=indices, num_workers=workers, collate_fn=_with_array)
 
     def tokens(item: _Seen | str) -> int:
         if isinstance(item, _Seen):
@@ -138,7 +140,7 @@ def load_packs(
             raise BadPictureError(item)
         return 0
 
-    for pack in within_budget(loader, tokens, token_budget):
+    for pack in within_budget(map(_with_tensor, loader), tokens, token_budget):
         yield _batch(pack, stack=False)
 
 

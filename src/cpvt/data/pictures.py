@@ -45,11 +45,11 @@ def convert(picture: Image.Image, mode: str) -> Image.Image:
     return picture.convert(mode)
 
 
-def check_sides(shape: Sequence[int], smallest: int, name: str) -> None:
+def check_usable(shape: Sequence[int], smallest: int, name: str) -> None:
     """Raise BadPictureError with `name` for a picture (..., H, W) with a side below the smallest that a model takes."""
     height, width = shape[-2:]
     if min(height, width) < smallest:
         raise BadPictureError(
-            f"{name} is {height}x{width} pixels, and the model takes {smallest}x{smallest} or more; "
-            "remove the file, or pass --on-bad-picture skip"
+            f"{name} comes to {height}x{width} pixels, and the model takes {smallest}x{smallest} or more; "
+            "allow a longer side, remove the file, or pass --on-bad-picture skip"
         )

@@ -128,7 +128,9 @@ class View:
 
     def __post_init__(self) -> None:
         if self.kind not in (*VIEWS, "native"):
-            raise ValueError(f"unknown view or augmentation '{self.kind}'; known: {', '.join(VIEWS)}, none")
+            raise ValueError(
+                f"unknown view or augmentation '{self.kind}'; known: {', '.join(VIEWS)}, none, and to test native"
+            )
 
     def __call__(self, picture: Image.Image, draw: np.random.Generator) -> Tensor:
         """The tensor (C, H, W) that the model sees; `draw` decides what is random."""
@@ -137,7 +139,7 @@ class View:
         if self.kind == "canvas":
             return self.transform.canvas(picture, self.sides, draw)
         if self.kind == "native":
-            return self.transform(self._limit(picture))
+            return self.transform(replace(self.transform, longest_side=max(self.sides)).limit(picture))
         if self.kind == "crop":
             tensor = self.transform.canvas(picture, self.sides, draw, anywhere=True)
             return tensor.flip(2) if draw.random() < 0.5 else tensor
@@ -150,12 +152,8 @@ class View:
 
     def shrinks(self, picture: Image.Image) -> bool:
         """Whether the picture is larger than the longest side allowed, and is shrunk for it."""
-        return self.kind in ("canvas", "crop", "native") and self._limit(picture) is not picture
-
-    def _limit(self, picture: Image.Image) -> Image.Image:
-        """The picture, shrunk to the longest side allowed: the transform's, or what `native` is asked for."""
-        native = self.kind == "native"
-        return (replace(self.transform, longest_side=max(self.sides)) if native else self.transform).limit(picture)
+        longest = max(self.sides) if self.kind == "native" else self.transform.longest_side
+        return self.kind in ("canvas", "crop", "native") and longest is not None and max(picture.size) > longest
 
     def filled(self, picture: Image.Image) -> float:
         """Share of what the model sees that is fill, 0 to 1."""

@@ -85,11 +85,15 @@ class PEG(nn.Module):
 
         grids: one for each picture. Raises ValueError where tokens and grids disagree.
         """
+        if self.layout != "NLC" or any(len(grid) != self.dims for grid in grids):
+            raise ValueError(
+                f"a pack is for layout 'NLC' and grids of {self.dims} sides; got '{self.layout}' and {grids}"
+            )
         if self.folded and prefix_tokens:
             parts = tokens.split([prefix_tokens + math.prod(grid) for grid in grids], dim=1)
             return torch.cat([self(part, grid, prefix_tokens) for part, grid in zip(parts, grids)], dim=1)
         how = (self.padding_mode, not self.folded, self.dilation, self.causal)
-        return ops.peg_packed(tokens, self.kernel(), self.bias, grids, prefix_tokens, *how)
+        return ops.peg_packed(tokens, self.kernel(), self.bias, grids, prefix_tokens, *how, form=self.form)
 
     def forward_at(self, tokens: Tensor, coordinates: Tensor, picture: Tensor | None = None) -> Tensor:
         """Return tokens plus their encoding where tokens stand at places of their own: any subset, in any order.

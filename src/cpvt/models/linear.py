@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 
 def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    return info.read_text() if info.exists() else platform.processor()
+    try:
+        return Path("/proc/cpuinfo").read_text()
+    except OSError:  # no Linux, or no leave to read
+        return platform.processor()
 
 
 ONEDNN_IS_FASTER = (
@@ -29,14 +31,14 @@ class Linear(nn.Linear):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        if not _convolves(x):
+        if type(self.weight) is not nn.Parameter or not _convolves(x):  # quantised, sharded, ...: they know best
             return super().forward(x)
         picture = x.unsqueeze(2).permute(0, 3, 1, 2)  # (B, D, N, 1), channels-last strides
         return F.conv2d(picture, self.weight[:, :, None, None], self.bias).permute(0, 2, 3, 1).flatten(1, 2)
 
 
 def _convolves(x: Tensor) -> bool:
-    """Whether oneDNN's convolution is the faster product for tokens x; exported files always hold a plain product.
+    """Whether oneDNN's convolution is the faster product for tokens x; what torch.export exports holds a plain product.
 
     For one picture of up to 20,480 numbers PyTorch does not convolve by oneDNN; to ask in a compiled graph would bind it
     to sizes.
@@ -45,4 +47,4 @@ def _convolves(x: Tensor) -> bool:
         return False
     if torch.compiler.is_exporting() or torch.is_autocast_enabled("cpu"):
         return False
-    return x.shape[0] > 1 or (not torch.compiler.is_compiling() and x.numel() > 20_480)
+    return (x.shape[0] > 1 and x.numel() > 0) or (not torch.compiler.is_compiling() and x.numel() > 20_480)

@@ -31,6 +31,10 @@ def pad_to_patches(pictures: Sequence[Tensor], config: ModelConfig) -> list[Tens
     if not pictures:
         raise ValueError(f"the model needs at least one picture ({config.in_chans}, H, W); got an empty list")
     for number, picture in enumerate(pictures):
+        if not isinstance(picture, Tensor):
+            raise ValueError(
+                f"a list needs tensors ({config.in_chans}, H, W); number {number} is {type(picture).__name__}"
+            )
         if picture.ndim != 3 or picture.shape[0] != config.in_chans:
             raise ValueError(
                 f"a list needs pictures of shape ({config.in_chans}, H, W); number {number} has {tuple(picture.shape)}"

@@ -25,7 +25,7 @@ class Pack:
         # (pictures + 1,): the first token of each picture, and T
         self.offsets = F.pad(lengths.cumsum(0), (1, 0)).to(device, torch.int32)
         # (T,): the picture that each token belongs to
-        self.owner = torch.arange(len(lengths)).repeat_interleave(lengths).to(device)
+        self.owner = torch.arange(len(lengths)).repeat_interleave(lengths, output_size=sum(layout.lengths)).to(device)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]  # which grids are equal is no matter for a graph
     def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -51,10 +51,12 @@ class Pack:
 
 
 def _takes_varying_lengths(query: Tensor) -> bool:
-    """Whether PyTorch's kernel for varying lengths runs here: half precision, a GPU from Ampere on."""
-    if not query.is_cuda or query.dtype not in (torch.float16, torch.bfloat16):
+    """Whether PyTorch's kernel for varying lengths runs here: half precision, an NVIDIA GPU from Ampere on, flash allowed."""
+    if not query.is_cuda or query.dtype not in (torch.float16, torch.bfloat16) or torch.version.hip is not None:
         return False
-    return torch.cuda.get_device_capability(query.device) >= (8, 0) and query.shape[-1] <= 256
+    flash = torch.backends.cuda.flash_sdp_enabled() and torch.backends.cuda.is_flash_attention_available()
+    fits = query.shape[-1] <= 256 and query.shape[-1] % 8 == 0
+    return flash and fits and torch.cuda.get_device_capability(query.device) >= (8, 0)
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -146,7 +148,7 @@ class DropPath(nn.Module):
             return x
         pictures = x.shape[0] if pack is None else pack.offsets.shape[0] - 1
         keep = 1.0 - self.drop_prob
-        scale = x.new_empty(pictures, 1, 1).bernoulli_(keep).div_(keep)
+        scale = x.new_empty(pictures, 1, 1).bernoulli_(keep).div_(keep or 1.0)
         return x * (scale if pack is None else scale.squeeze(2)[pack.owner])
 
     def extra_repr(self) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import groupby
 
 import torch
@@ -52,13 +51,13 @@ class VisionTransformer(nn.Module):
             nn.init.trunc_normal_(self.cls_token, std=0.02)
         self.encoding: PositionalEncoding = create_encoding(config.encoding, shape)  # draws its own weights, last
 
-    def forward(self, pictures: Tensor | Sequence[Tensor]) -> Tensor:
+    def forward(self, pictures: Tensor | list[Tensor] | tuple[Tensor, ...]) -> Tensor:
         """Logits (B, classes) of pictures (B, C, H, W), or of a list of (C, H_i, W_i)."""
         return self.forward_head(self.forward_features(pictures))
 
-    def forward_features(self, pictures: Tensor | Sequence[Tensor]) -> Tensor | list[Tensor]:
+    def forward_features(self, pictures: Tensor | list[Tensor] | tuple[Tensor, ...]) -> Tensor | list[Tensor]:
         """Tokens after the final norm, (B, P + N, D); of a list a list of (P + N_i, D)."""
-        if isinstance(pictures, Tensor):
+        if not isinstance(pictures, (list, tuple)):
             return self._features(*self.embed(pictures))
         padded = pad_to_patches(pictures, self.config)
         features: dict[int, Tensor] = {}
@@ -93,9 +92,10 @@ class VisionTransformer(nn.Module):
 
     def embed(self, pictures: Tensor) -> tuple[Tensor, Layout, Positions]:
         """Tokens as block 1 receives them, (B, P + N, D), where they stand, and what attention knows of it."""
-        if pictures.ndim != 4 or pictures.shape[1] != self.config.in_chans:
+        if getattr(pictures, "ndim", None) != 4 or pictures.shape[1] != self.config.in_chans:
+            got = tuple(pictures.shape) if isinstance(pictures, Tensor) else type(pictures).__name__
             raise ValueError(
-                f"the model needs pictures of shape (B, {self.config.in_chans}, H, W); got {tuple(pictures.shape)}"
+                f"the model needs pictures of shape (B, {self.config.in_chans}, H, W), or a list of pictures; got {got}"
             )
         check_sides(pictures.shape, self.config.patch_size)
         x, grid = self._embed(pictures)

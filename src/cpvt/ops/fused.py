@@ -53,6 +53,8 @@ def exporting() -> bool:
 def works(index: int | None) -> bool:
     """Whether Triton works on this GPU; tried once, as it also needs a compiler for C, which small images lack."""
     if index not in _TRIED:
+        if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+            return False  # nothing can be tried while a graph is recorded
         _TRIED[index] = _try(index)
     return _TRIED[index]
 
@@ -62,7 +64,9 @@ def _try(index: int | None) -> bool:
     if torch.version.hip is None and torch.cuda.get_device_capability(index) < (8, 0):
         return False  # NVIDIA's before Ampere, which Triton no longer makes programs for
     try:
-        with _disable_current_modes(), torch.inference_mode(False), torch.enable_grad():
+        with (
+            _disable_current_modes(), torch.inference_mode(False), torch.enable_grad(), torch.autocast("cuda", enabled=False)
+        ):  # fmt: skip
             wrong = _difference("cuda" if index is None else f"cuda:{index}")
     except Exception as error:  # whatever it is, there is the dense form
         wrong = repr(error)

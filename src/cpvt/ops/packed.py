@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from cpvt.ops.dense import peg
 from cpvt.shapes import AnyGrid
 
 CANVAS_BELOW = 16_384  # numbers (tokens times width) a picture, on the CPU; see `peg_packed`
+LARGEST_CANVAS = 3  # places of a canvas for each token on it
 
 
 def peg_packed(
@@ -25,39 +27,56 @@ def peg_packed(
     dilation: int = 1,
     causal: bool = False,
     form: str = "auto",
+    placing: str = "auto",
 ) -> Tensor:
     """`peg` on every picture of a pack: what each would get alone, borders included.
 
     tokens: (1, T, D), the pictures end to end, each as P prefix tokens and its grid; the rest as for `peg`.
-    form: 'each' calls `peg` picture by picture (equal neighbours together), 'canvas' lays all grids on one canvas with
-    gutters of zeros, wide enough that no kernel reaches across, and convolves once; 'auto' takes the canvas on a GPU,
-    and on the CPU for small pictures, where calls cost more than arithmetic (see benchmarks/packed.py).
+    placing: 'each' calls `peg` for each stretch of equal grids; 'canvas' lays all grids on one canvas with gutters of
+    zeros, wide enough that no kernel reaches across, and calls it once; 'auto' takes the canvas on a GPU, and on the CPU
+    for small pictures, where calls cost more than arithmetic, unless most of the canvas would be empty.
     Raises ValueError where tokens and grids disagree, or for a canvas with another padding than zeros.
     """
+    if not grids:
+        raise ValueError("a pack needs at least one grid; got none")
     lengths = [prefix_tokens + math.prod(grid) for grid in grids]
     if tokens.ndim != 3 or tokens.shape[0] != 1 or tokens.shape[1] != sum(lengths):
         raise ValueError(
             f"these {len(grids)} grids need tokens of shape (1, {sum(lengths)}, D); got {tuple(tokens.shape)}"
         )
-    if form == "auto":
-        small = tokens.numel() < CANVAS_BELOW * len(grids)
-        form = "canvas" if padding_mode == "zeros" and (tokens.device.type != "cpu" or small) else "each"
-    if form == "each":
-        how = (prefix_tokens, padding_mode, residual, dilation, causal)
-        parts = tokens.split(lengths, dim=1)
-        return torch.cat([peg(part, weight, bias, grid, *how) for part, grid in zip(parts, grids)], dim=1)
-    if form != "canvas" or padding_mode != "zeros":
-        raise ValueError(f"form must be 'auto', 'each' or, for zeros, 'canvas'; got '{form}' for '{padding_mode}'")
     gutter = dilation * (weight.shape[2] - 1) // (1 if causal else 2)
+    if placing == "auto":
+        suits = padding_mode == "zeros" and math.prod(_canvas(grids, gutter)) <= LARGEST_CANVAS * tokens.shape[1]
+        small = tokens.numel() < CANVAS_BELOW * len(grids)
+        placing = "canvas" if suits and (tokens.device.type != "cpu" or small) else "each"
+    if placing == "each":
+        how = (prefix_tokens, padding_mode, residual, dilation, causal, form)
+        stretches = [(grid, len(list(equal))) for grid, equal in groupby(grids)]
+        parts = tokens[0].split([count * (prefix_tokens + math.prod(grid)) for grid, count in stretches])
+        batches = [part.unflatten(0, (count, -1)) for part, (_, count) in zip(parts, stretches)]
+        done = [peg(batch, weight, bias, grid, *how) for batch, (grid, _) in zip(batches, stretches)]
+        return torch.cat([each.flatten(0, 1) for each in done])[None]
+    if placing != "canvas" or padding_mode != "zeros":
+        raise ValueError(
+            f"placing must be 'auto', 'each' or, for zeros, 'canvas'; got '{placing}' for '{padding_mode}'"
+        )
     canvas, places = _lay_out(grids, gutter, tokens.device)
     patches = _patches(lengths, prefix_tokens, tokens.device)
     x = tokens[0].index_select(0, patches) if prefix_tokens else tokens[0]  # (sum of N, D)
     laid = x.new_zeros(math.prod(canvas), x.shape[1]).index_copy(0, places, x)
-    encoded = peg(laid[None], weight, bias, canvas, 0, "zeros", residual, dilation, causal)[0].index_select(0, places)
+    encoded = peg(laid[None], weight, bias, canvas, 0, "zeros", residual, dilation, causal, form)[0].index_select(
+        0, places
+    )
     if not prefix_tokens:
         return encoded[None]
     around = tokens[0].to(encoded.dtype) if residual else encoded.new_zeros(tokens.shape[1:])
     return around.index_copy(0, patches, encoded)[None]
+
+
+def _canvas(grids: Sequence[AnyGrid], gutter: int) -> AnyGrid:
+    """Sides of a canvas that holds the grids one below the other."""
+    sides = [max(lengths) for lengths in zip(*(grid[1:] for grid in grids))]
+    return sum(grid[0] for grid in grids) + gutter * (len(grids) - 1), *sides
 
 
 def _lay_out(grids: Sequence[AnyGrid], gutter: int, device: torch.device) -> tuple[AnyGrid, Tensor]:
@@ -66,8 +85,7 @@ def _lay_out(grids: Sequence[AnyGrid], gutter: int, device: torch.device) -> tup
     Only the first axis needs gutters: along the others each grid begins at the canvas's own border, and what is left of
     a narrower one is zero.
     """
-    sides = [max(lengths) for lengths in zip(*(grid[1:] for grid in grids))]
-    canvas = (sum(grid[0] for grid in grids) + gutter * (len(grids) - 1), *sides)
+    canvas = _canvas(grids, gutter)
     numbers = torch.arange(math.prod(canvas)).view(canvas)
     places, top = [], 0
     for grid in grids:

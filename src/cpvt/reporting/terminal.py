@@ -9,6 +9,19 @@ from cpvt.reporting.summary import Cell, size_label, summarise, tabulate
 from cpvt.results import Row
 
 
+def print_figures(title: str, figures: Sequence[tuple[str, str]]) -> None:
+    """Print what was measured beside what came out."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    table.add_column("what", overflow="fold")
+    table.add_column("figure", no_wrap=True)
+    for what, figure in figures:
+        table.add_row(what, figure)
+    Console(highlight=False).print(table)
+
+
 def print_tables(rows: Sequence[Row]) -> None:
     """Print accuracy in percent, a table per protocol, the best of each size in bold."""
     from rich.console import Console

@@ -167,7 +167,7 @@ def test_compiled_blocks_serve_all_lists():
             torch.testing.assert_close(model(draw(sizes)), logits, atol=1e-5, rtol=1e-4)
             made.append(len(graphs))
     assert 0 < made[0] <= 5  # the parts of a block around attention, which is no graph's matter
-    assert made[1] <= 2 * made[0]
+    assert made[1] <= 3 * made[0]
     assert made[-1] == made[1]  # what the first two lists made serves all others
 
 

@@ -18,7 +18,7 @@ def roads(monkeypatch):
 
 
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("shape", [(3, 150, 64), (1, 500, 64), (700, 1, 64)])
+@pytest.mark.parametrize("shape", [(3, 150, 64), (1, 500, 64), (700, 1, 64), (1, 1031, 64)])
 def test_outputs_and_gradients_are_those_of_a_plain_product(roads, shape, bias):
     torch.manual_seed(0)
     layer, x = linear.Linear(64, 48, bias=bias), torch.randn(shape, requires_grad=True)

@@ -64,8 +64,9 @@ class Layout(NamedTuple):
 
     def split(self, x: Tensor) -> list[Tensor]:
         """A pack (1, T, ...) as one batch (pictures, P + N, ...) for each of `groups`; views, nothing is copied."""
-        tokens = [count * (self.prefix_tokens + h * w) for (h, w), count in self.groups]
-        return [part.unflatten(0, (count, -1)) for part, (_, count) in zip(x[0].split(tokens), self.groups)]
+        groups = self.groups
+        tokens = [count * (self.prefix_tokens + h * w) for (h, w), count in groups]
+        return [part.unflatten(0, (count, -1)) for part, (_, count) in zip(x[0].split(tokens), groups)]
 
 
 def check_tokens(shape: Sequence[int], grid: AnyGrid, prefix_tokens: int = 0) -> None:

@@ -50,9 +50,9 @@ def sweep(
     run: a folder that `train` wrote, or what `load` returned. sizes: sides or (height, width) in pixels, by default
     from half to three times the training size. protocol: 'resize', 'canvas' or 'native' (see `cpvt.data.views`); under
     'native' a size is the longest side allowed, a larger one than any picture's shows all at their own sizes, and
-    `token_budget` patches go through the model at a time. data: by default the run's own. longest_side: larger pictures are shrunk to it before they are laid on a canvas, by default
-    to the run's, as in training (four times the training size); how many were is in the row. Raises ValueError for a
-    size below a patch, or classes that are not the model's.
+    `token_budget` patches go through the model at a time. data: by default the run's own. longest_side: larger pictures
+    are shrunk to it before they are laid on a canvas, by default to the run's, as in training (four times the training
+    size); how many were is in the row. Raises ValueError for a size below a patch, or classes that are not the model's.
     """
     checkpoint = run if isinstance(run, Checkpoint) else load(run, device)
     if protocol not in SWEEP_PROTOCOLS:

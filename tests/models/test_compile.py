@@ -16,12 +16,8 @@ SIZES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("dynamic", [None, True])
-@pytest.mark.parametrize("pool", ["token", "avg"])
-@pytest.mark.parametrize("encoding", [*TABLE, "learned+peg", "relative+rope"])
-def test_twenty_sizes_make_at_most_two_graphs(encoding, pool, dynamic):
-    torch.manual_seed(0)
-    model = cpvt.create_model("cpvt_micro", encoding=encoding, global_pool=pool, depth=2, num_classes=5).eval()
+def compile_and_count(model, dynamic):
+    """The compiled model, and a list into which its graphs come."""
     graphs = []
 
     def count(graph, inputs):
@@ -29,7 +25,16 @@ def test_twenty_sizes_make_at_most_two_graphs(encoding, pool, dynamic):
         return graph.forward
 
     torch._dynamo.reset()
-    compiled = torch.compile(model, backend=count, dynamic=dynamic)
+    return torch.compile(model, backend=count, dynamic=dynamic), graphs
+
+
+@pytest.mark.parametrize("dynamic", [None, True])
+@pytest.mark.parametrize("pool", ["token", "avg"])
+@pytest.mark.parametrize("encoding", [*TABLE, "learned+peg", "relative+rope"])
+def test_twenty_sizes_make_at_most_two_graphs(encoding, pool, dynamic):
+    torch.manual_seed(0)
+    model = cpvt.create_model("cpvt_micro", encoding=encoding, global_pool=pool, depth=2, num_classes=5).eval()
+    compiled, graphs = compile_and_count(model, dynamic)
     with torch.no_grad():
         for batch, height, width in SIZES:
             pictures = torch.randn(batch, 3, height, width)
@@ -46,14 +51,7 @@ def test_either_road_of_the_linear_layers_makes_at_most_two_graphs(onednn, monke
 def test_ones_cost_graphs_of_their_own_once():
     # torch takes a size of 1 for a constant: a single picture, a single row or column of patches
     model = cpvt.create_model("cpvt_micro", depth=2, num_classes=5).eval()
-    graphs = []
-
-    def count(graph, inputs):
-        graphs.append(graph)
-        return graph.forward
-
-    torch._dynamo.reset()
-    compiled = torch.compile(model, backend=count, dynamic=True)
+    compiled, graphs = compile_and_count(model, dynamic=True)
     single, row, column = [(1, 32, 32), (1, 24, 40)], [(2, 4, 20), (3, 4, 44)], [(2, 20, 4), (5, 36, 4)]
     made = []
     with torch.no_grad():

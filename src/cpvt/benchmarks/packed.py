@@ -14,6 +14,7 @@ from torch import Tensor
 
 import cpvt
 from cpvt.benchmarks.measuring import Figure, alternate, mark_memory, peak_memory, plainly, ratio
+from cpvt.models.packing import pad_to_patches
 
 PICTURES, SIDES, PATCH = 64, (96, 320), 16
 MODES = {"forward": False, "forward + backward": True}
@@ -64,12 +65,9 @@ def _ours(pictures: list[Tensor]) -> dict[str, Contender]:
         groups.setdefault(model.patch_embed.dynamic_feat_size(picture.shape[1:]), []).append(number)
     order = torch.tensor([number for group in groups.values() for number in group]).argsort()
 
-    def fill(number: int) -> Tensor:
-        height, width = pictures[number].shape[1:]
-        return torch.nn.functional.pad(pictures[number], (0, -width % PATCH, 0, -height % PATCH))
-
     def grouped() -> Tensor:
-        batches = (torch.stack([fill(number) for number in group]) for group in groups.values())
+        filled = pad_to_patches(pictures, model.config)
+        batches = (torch.stack([filled[number] for number in group]) for group in groups.values())
         return torch.cat([model(batch) for batch in batches])[order]
 
     return {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -84,6 +84,14 @@ def _with_tensor(item: Any) -> _Seen | str:
     return item if isinstance(item, str) else _Seen(torch.from_numpy(item[0]), *item[1:])
 
 
+def _read(
+    looking: _Looking, order: Sequence[int] | None, workers: int, batch_size: int | None, collate: Callable[[Any], Any]
+) -> DataLoader[Any]:
+    """Pictures in the given order, collated by `batch_size` or, without one, each for itself."""
+    indices = range(len(looking)) if order is None else [int(index) for index in order]
+    return DataLoader(looking, batch_size, sampler=indices, num_workers=workers, collate_fn=collate)
+
+
 def load_batches(
     split: Split,
     view: View,
@@ -101,10 +109,7 @@ def load_batches(
     not decode is an error that names it, or with `on_bad_picture='skip'` is left out and named in the batch.
     """
     check_on_bad_picture(on_bad_picture)
-    looking = _Looking(split, view, seed, epoch)
-    indices = range(len(split)) if order is None else [int(index) for index in order]
-    loader = DataLoader(looking, batch_size, sampler=indices, num_workers=workers, collate_fn=_stacked)
-    for batch in loader:
+    for batch in _read(_Looking(split, view, seed, epoch), order, workers, batch_size, _stacked):
         if batch.skipped and on_bad_picture == "error":
             raise BadPictureError(batch.skipped[0])
         yield batch
@@ -129,9 +134,7 @@ def load_packs(
     patch counts as one that does not decode.
     """
     check_on_bad_picture(on_bad_picture)
-    looking = _Looking(split, view, seed, epoch, patch_size)
-    indices = range(len(split)) if order is None else [int(index) for index in order]
-    loader = DataLoader(looking, batch_size=None, sampler=indices, num_workers=workers, collate_fn=_with_array)
+    loader = _read(_Looking(split, view, seed, epoch, patch_size), order, workers, None, _with_array)
 
     def tokens(item: _Seen | str) -> int:
         if isinstance(item, _Seen):

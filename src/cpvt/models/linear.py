@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def _processor() -> str:
+def processor() -> str:
+    """What the system says of its processor, at length."""
     try:
         return Path("/proc/cpuinfo").read_text()
     except OSError:  # no Linux, or no leave to read
@@ -18,7 +19,7 @@ def _processor() -> str:
 
 
 ONEDNN_IS_FASTER = (
-    torch.backends.mkldnn.is_available() and torch.backends.mkl.is_available() and "AuthenticAMD" in _processor()
+    torch.backends.mkldnn.is_available() and torch.backends.mkl.is_available() and "AuthenticAMD" in processor()
 )
 
 

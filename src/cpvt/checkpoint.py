@@ -6,6 +6,7 @@ import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -20,6 +21,7 @@ from cpvt.config import ModelConfig
 from cpvt.data import Transform
 from cpvt.models import VisionTransformer
 from cpvt.results import read_json, replacing, write_json
+from cpvt.subjects import Subject, is_foreign, open_subject, subject_of
 
 WEIGHTS, RECORD = "model.safetensors", "checkpoint.json"
 
@@ -39,6 +41,37 @@ class Checkpoint:
         """The longer side of the training size, pixels."""
         size = self.model.config.img_size
         return size if isinstance(size, int) else max(size)
+
+
+def as_subject(
+    model: str | Path | Checkpoint | Subject | Callable[..., Any],
+    weights: str | Path | None = None,
+    device: str = "auto",
+) -> Subject:
+    """What is to be measured, from anything that names or is a model.
+
+    model: a run's folder, what `load` returned, another library's model such as "timm:vit_small_patch16_224", or any
+    module or callable. weights: a file for a model of another library. A model already at hand stays on its device.
+    Raises ValueError where nothing of that name is known.
+    """
+    if isinstance(model, Subject):
+        return model
+    if isinstance(model, str) and is_foreign(model):
+        subject = open_subject(model, weights)
+        module: Any = subject.model
+        module.to(pick_device(device))
+        return subject
+    if weights is not None:
+        raise ValueError(f"a file of weights goes with timm:, hf: or torchvision: names; '{model}' has its own")
+    if isinstance(model, (str, Path)):
+        name = str(model)
+        model = load(model, device)
+    elif isinstance(model, Checkpoint):
+        name = model.record["training"]["out"]
+    else:
+        return subject_of(model)
+    facts = {"transform": model.transform, "class_names": model.class_names}
+    return subject_of(model.model, name, **facts)
 
 
 def save_checkpoint(folder: Path, model: VisionTransformer, record: dict[str, Any]) -> None:

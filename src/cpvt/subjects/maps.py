@@ -1,0 +1,75 @@
+"""What encoders return (tensors, dicts, tuples; with or without prefix tokens), read as maps of tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import Tensor
+
+
+class CannotError(ValueError):
+    """This model has not what was asked for; the message says what is missing."""
+
+
+TOKEN_KEYS = ("x_norm_patchtokens", "patch_tokens", "last_hidden_state", "tokens", "features", "feature_map", "out")
+
+
+def find_tokens(output: Any, name: str) -> Tensor:
+    """The tensor of tokens, (B, N, D) or of four axes, in what an encoder returns. CannotError where there is none."""
+    tensors = list(_tensors(output))
+    by_key = {key: tensor for key, tensor in tensors if key}
+    for key in TOKEN_KEYS:
+        if key in by_key and by_key[key].ndim in (3, 4):
+            return by_key[key]
+    spatial = [tensor for _, tensor in tensors if tensor.ndim in (3, 4)]
+    if not spatial:
+        shapes = ", ".join(f"{key + ' ' if key else ''}{tuple(tensor.shape)}" for key, tensor in tensors) or "no tensor"
+        raise CannotError(f"'{name}' returns no tokens of shape (B, N, D) or (B, D, h, w); it returned {shapes}")
+    return spatial[-1]
+
+
+def _tensors(output: Any, key: str = "") -> Iterator[tuple[str, Tensor]]:
+    if isinstance(output, Tensor):
+        yield key, output
+    elif hasattr(output, "items"):
+        for name, value in output.items():
+            yield from _tensors(value, str(name))
+    elif isinstance(output, (list, tuple)):
+        for value in output:
+            yield from _tensors(value, key)
+
+
+def as_map(tokens: Tensor, sides: tuple[int, int], patch_size: int | None, name: str) -> Tensor:
+    """Tokens of pictures with these sides as (B, h, w, D): the prefix is cut off, the grid follows from the sides.
+
+    Three axes are (B, P + N, D); four are (B, D, h, w) or (B, h, w, D), whichever has the picture's proportions.
+    """
+    if tokens.ndim == 3:
+        h, w = _grid(tokens.shape[1], sides, patch_size, name)
+        return tokens[:, tokens.shape[1] - h * w :].unflatten(1, (h, w))
+    grids = set(_grids(sides))
+    first, last = tuple(tokens.shape[2:]), tuple(tokens.shape[1:3])
+    if first not in grids and last in grids:
+        return tokens
+    return tokens.permute(0, 2, 3, 1)
+
+
+def _grids(sides: tuple[int, int]) -> Iterator[tuple[int, int]]:
+    """Every grid that patches of one side lay over a picture, the last row and column filled up or left out."""
+    height, width = sides
+    for side in range(1, max(sides) + 1):
+        yield -(-height // side), -(-width // side)
+        if side <= min(sides):
+            yield height // side, width // side
+
+
+def _grid(count: int, sides: tuple[int, int], patch_size: int | None, name: str) -> tuple[int, int]:
+    """The grid of `count` tokens, a few of which may be a prefix: the patch's own, else that which leaves the fewest."""
+    known = [] if patch_size is None else [(-(-sides[0] // patch_size), -(-sides[1] // patch_size)),
+                                           (sides[0] // patch_size, sides[1] // patch_size)]  # fmt: skip
+    for candidates in (known, _grids(sides)):
+        fitting = [(count - h * w, (h, w)) for h, w in candidates if 0 <= count - h * w <= 16 and h * w]
+        if fitting:
+            return min(fitting)[1]
+    raise CannotError(f"'{name}' gives {count} tokens for pictures of {sides[0]}x{sides[1]}; no grid has so many")

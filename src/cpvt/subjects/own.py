@@ -1,0 +1,46 @@
+"""Our own vision transformer as a subject."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cpvt.encodings import ModelShape, create_encoding
+from cpvt.models import VisionTransformer
+from cpvt.subjects.base import Subject
+
+
+class OwnSubject(Subject):
+    """A `cpvt.models.VisionTransformer`: any size, every depth, every attention map."""
+
+    model: VisionTransformer
+
+    @classmethod
+    def facts_of(cls, model: Any) -> dict[str, Any]:
+        return {"train_size": model.config.img_size, "patch_size": model.config.patch_size}
+
+    def token_maps(self, pictures: Tensor) -> dict[int, Tensor]:
+        model = self.model
+        with torch.inference_mode():
+            x, layout, positions = model.embed(pictures)
+            found = [x]
+            for depth, block in enumerate(model.blocks, start=1):
+                found.append(model.encoding(block(found[-1], positions), layout, depth))
+        return {depth: x[:, layout.prefix_tokens :].unflatten(1, layout.grid) for depth, x in enumerate(found)}
+
+    def attention(self, pictures: Tensor, block: int) -> Tensor:
+        with torch.inference_mode():
+            return self.model.attention_map(pictures, block)
+
+    def untrained(self, seed: int = 0) -> Subject:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return self._with(VisionTransformer(self.model.config).to(self.device), "untrained")
+
+    def without_positions(self) -> Subject:
+        model, config = copy.deepcopy(self.model), self.model.config
+        model.encoding = create_encoding("none", ModelShape(config.embed_dim, config.depth, config.num_heads, (1, 1)))
+        return self._with(model, "no positions")

@@ -1,0 +1,65 @@
+"""Weights from a file into a model of any maker; nothing is unpickled but tensors."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import nn
+
+
+def says(error: BaseException) -> str:
+    """The first line of what an error says."""
+    words = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {words[0] if words else 'no reason given'}"
+
+
+def load_weights_file(model: nn.Module, path: Path) -> None:
+    """Put the weights of a .safetensors or torch file into a model; ValueError names what does not fit.
+
+    Files that hold the weights under 'model', 'state_dict', 'model_ema' or 'state_dict_ema' (as training scripts write
+    them), or with 'module.' before every name, are understood.
+    """
+    state = _unwrap(_read(path))
+    wanted = model.state_dict()
+    complaints = [f"missing: {name}" for name in wanted if name not in state]
+    complaints += [f"not expected: {name}" for name in state if name not in wanted]
+    complaints += [
+        f"{name}: expected shape {tuple(wanted[name].shape)}, got {tuple(state[name].shape)}"
+        for name in wanted
+        if name in state and wanted[name].shape != state[name].shape
+    ]
+    if complaints:
+        shown = "\n  ".join([*complaints[:20], *([f"and {len(complaints) - 20} more"] if len(complaints) > 20 else [])])
+        raise ValueError(f"the weights in '{path}' do not fit the model:\n  {shown}")
+    model.load_state_dict(state)
+
+
+def _read(path: Path) -> Any:
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise ValueError(f"the weights '{path}' are missing") from error
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"'{path}' is not a whole safetensors file ({error})") from error
+    except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
+        raise ValueError(
+            f"'{path}' holds more than tensors, or is broken, and is not opened ({says(error)}); "
+            "save the state_dict alone, best as .safetensors"
+        ) from error
+
+
+def _unwrap(state: Any) -> dict[str, torch.Tensor]:
+    for key in ("state_dict_ema", "model_ema", "state_dict", "model"):
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+            break
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise ValueError(f"a file of weights holds names and tensors; got {type(state).__name__}")
+    return {str(name).removeprefix("module."): value for name, value in state.items()}

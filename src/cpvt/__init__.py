@@ -12,6 +12,7 @@ _HOMES = {  # public name -> where it lives; nothing is imported before it is us
     "load": "cpvt.checkpoint",
     "train": "cpvt.training",
     "sweep": "cpvt.sweeping",
+    "probe": "cpvt.probing",
     "predict": "cpvt.predicting",
     "compare": "cpvt.comparing",
     "export": "cpvt.exporting",
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from cpvt.exporting import export as export
     from cpvt.models import create_model as create_model
     from cpvt.predicting import predict as predict
+    from cpvt.probing import probe as probe
     from cpvt.reporting import report as report
     from cpvt.sweeping import sweep as sweep
     from cpvt.training import train as train

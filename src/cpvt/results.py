@@ -52,8 +52,8 @@ class Row:
         return (self.crop_ratio, self.interpolation, self.longest_side)
 
 
-def append_rows(path: Path, rows: Iterable[Row]) -> None:
-    """Add rows to a file of JSON lines; a line that an interruption left half-written is closed off first."""
+def append_rows(path: Path, rows: Iterable[Any]) -> None:
+    """Add rows, or other dataclasses, to a file of JSON lines; a line that an interruption left half-written is closed off first."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab+") as file:
         if file.tell():

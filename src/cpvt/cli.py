@@ -14,6 +14,7 @@ from cpvt.config import (
     ExportConfig,
     ListConfig,
     PredictConfig,
+    ProbeConfig,
     ReportConfig,
     SweepConfig,
     TrainConfig,
@@ -78,6 +79,26 @@ def sweep(config: SweepConfig) -> dict[str, Any]:
             "accuracy": {_size(row): round(row.accuracy, 4) for row in rows}}  # fmt: skip
 
 
+def probe(config: ProbeConfig) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from cpvt.probing import PROBES
+    from cpvt.probing import probe as run_probes
+    from cpvt.progress import Bars
+    from cpvt.reporting.probed import HEADLINES, Line, Probed
+    from cpvt.reporting.terminal import print_findings
+
+    options = asdict(config)
+    model, sizes = options.pop("model"), [str(size) for size in options.pop("sizes")]
+    probes = options.pop("probes") or tuple(PROBES)
+    with Bars() as bars:
+        findings = list(run_probes(model, options.pop("data"), probes=probes, sizes=sizes, watch=bars, **options))
+    print_findings(findings)
+    probed, line = Probed(findings), Line(findings[0].model, "model")
+    return {"model": line.model, "findings": len(findings), "refused": len(probed.refusals()), "out": config.out,
+            "headlines": {each.title: probed.one(line, *each[1:5]) for each in HEADLINES}}  # fmt: skip
+
+
 def predict(config: PredictConfig) -> dict[str, Any]:
     from dataclasses import asdict
 
@@ -127,14 +148,20 @@ def compare(config: CompareConfig) -> dict[str, Any]:
 def report(config: ReportConfig) -> dict[str, Any]:
     from pathlib import Path
 
+    from cpvt.findings import RECORD, read_findings
     from cpvt.reporting import report as draw_report
+    from cpvt.reporting.terminal import print_findings
     from cpvt.results import read_rows
 
     page = draw_report(config.folder)
     rows = read_rows(Path(config.folder) / "rows.jsonl")
     _print_table(rows)
+    findings = read_findings(Path(config.folder) / RECORD)
+    if findings:
+        print_findings(findings)
     print(f"the page: {page}")
-    return {"report": str(page), "rows": len(rows), "summary": str(page.parent / "summary.csv")}
+    probed = {"findings": len(findings), "probes": str(page.parent / "probes.html")} if findings else {}
+    return {"report": str(page), "rows": len(rows), "summary": str(page.parent / "summary.csv"), **probed}
 
 
 def bench(config: BenchConfig) -> dict[str, Any]:
@@ -182,6 +209,7 @@ VERBS: dict[str, tuple[type, Any, str]] = {
     "compare": (CompareConfig, compare, "train every encoding alike, test at sizes never seen, draw the page"),
     "train": (TrainConfig, train, "train one model"),
     "sweep": (SweepConfig, sweep, "test one checkpoint at many sizes"),
+    "probe": (ProbeConfig, probe, "measure what a model knows of positions"),
     "predict": (PredictConfig, predict, "name what pictures show, each at its own size"),
     "export": (ExportConfig, export, "write a model as one file for all sizes: .onnx or .pt2"),
     "report": (ReportConfig, report, "rebuild the page from the rows"),
@@ -189,7 +217,13 @@ VERBS: dict[str, tuple[type, Any, str]] = {
     "list": (ListConfig, list_names, "encodings, models, data sets"),
 }
 
-POSITIONAL = ("sweep", "predict", "export", "report")  # verbs whose required options are given by place, without a flag
+POSITIONAL = (
+    "sweep",
+    "probe",
+    "predict",
+    "export",
+    "report",
+)  # verbs whose required options are given by place, without a flag
 
 
 def parse(arguments: list[str] | None = None) -> Any:

@@ -74,9 +74,9 @@ def probe(
     wanted = training_sides(subject, data, train_size)
     grids, missing = read_grids(subject, wanted, transform)
     patch = patch_of(subject, wanted, grids)
-    album = Album(data, transform, subject.device, pictures, patch, seed, on_bad_picture, token_budget)
+    album = Album(data, transform, subject.device, pictures, patch or 16, seed, on_bad_picture, token_budget)
     study = Study(
-        subject, subject.name, TWINS[0], album, wanted, _larger(sizes, wanted, patch), grids, missing,
+        subject, subject.name, TWINS[0], album, wanted, _larger(sizes, wanted, patch or 1), grids, missing, patch,
         has_labels=False, arrays=None if out is None else Path(out) / ARRAYS,
     )  # fmt: skip
     for finding in _findings(study, probes, watch):

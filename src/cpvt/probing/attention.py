@@ -28,7 +28,7 @@ def distances(grid: Grid) -> Tensor:
 def distance(study: Study) -> Iterator[Finding]:
     """Mean distance to where patches look, weighted by how much, for each head; beside it that of looking everywhere alike.
 
-    What goes to prefix tokens is left out. Where findings have a folder, the mean attention of block 2 over pictures and
+    And the mean over heads as a share of the latter. What goes to prefix tokens is left out. Where findings have a folder, the mean attention of block 2 over pictures and
     heads is saved there, (h, w, h, w).
     """
     study.need_tokens()
@@ -46,6 +46,7 @@ def distance(study: Study) -> Iterator[Finding]:
             yield study.finding("distance", float(values.mean()), case=f"head {head}", spread=spread, **about)
         uniform = float(distances(study.grids[block]).mean())
         yield study.finding("distance", uniform, case="uniform", **about)
+        yield study.finding("relative distance", float(heads.mean()) / uniform, **about)
         if block == min(SHOWN, blocks) and study.arrays is not None:
             study.arrays.mkdir(parents=True, exist_ok=True)
             grid = study.grids[block]

@@ -33,7 +33,7 @@ def permute_patches(pictures: Tensor, patch: int, order: Tensor) -> Tensor:
 def tokens(study: Study) -> Iterator[Finding]:
     """At each depth, how far the tokens of permuted patches, put back in order, lie from those of the picture."""
     study.need_tokens()
-    subject, patch = study.at(study.sides), study.album.patch_size
+    subject, patch = study.at(study.sides), study.need_patch()
     grid = (study.sides[0] // patch, study.sides[1] // patch)
     depths = [depth for depth, each in study.grids.items() if each == grid]
     if not depths:
@@ -56,7 +56,7 @@ def tokens(study: Study) -> Iterator[Finding]:
 
 def predictions(study: Study) -> Iterator[Finding]:
     """How far logits move, relative to their length, and how many predictions change."""
-    subject, patch = study.at(study.sides), study.album.patch_size
+    subject, patch = study.at(study.sides), study.need_patch()
     for kind in KINDS:
         changes, flips = [], []
         for pictures, order in _permuted(study, kind):
@@ -72,7 +72,7 @@ def predictions(study: Study) -> Iterator[Finding]:
 
 def _permuted(study: Study, kind: str) -> Iterator[tuple[Tensor, Tensor]]:
     """Each batch of pictures, and a new order for their patches."""
-    patch = study.album.patch_size
+    patch = study.need_patch()
     count = (study.sides[0] // patch) * (study.sides[1] // patch)
     for number, (pictures, _) in enumerate(study.album.batches(kind, study.sides)):
         draw = np.random.default_rng((study.album.seed, number))

@@ -31,6 +31,7 @@ class Study:
     larger: Sequence[Sides]  # sizes above it
     grids: dict[int, Grid]  # depth -> grid of tokens at the training size; empty where there are no spatial tokens
     missing: str  # why `grids` is empty, in words
+    patch: int | None  # side, pixels; None where it is not known
     has_labels: bool  # whether the pictures' classes are the model's
     arrays: Path | None = None  # folder for what is no number
     probe: str = ""
@@ -79,10 +80,18 @@ class Study:
         self.need_tokens()
         return max(self.grids)
 
+    def need_patch(self) -> int:
+        """Side of a patch, pixels; CannotError where it is not known."""
+        if self.patch is None:
+            raise CannotError(f"the patch size of '{self.model}' is not known, so no whole patch can be moved")
+        return self.patch
+
     @property
     def stride(self) -> int:
         """Pixels of the largest token of any depth: a shift by it moves every token map by whole tokens."""
-        return max([self.album.patch_size, *(self.sides[0] // h for h, _ in self.grids.values())])
+        if self.patch is None:
+            return max(2, min(self.sides) // 14)
+        return max([self.patch, *(self.sides[0] // h for h, _ in self.grids.values())])
 
 
 def logits_of(subject: Subject, pictures: Tensor) -> Tensor:

@@ -59,11 +59,11 @@ def read_grids(subject: Subject, wanted: Sides, transform: Transform) -> tuple[d
     return grids, ""
 
 
-def patch_of(subject: Subject, wanted: Sides, grids: dict[int, Grid]) -> int:
-    """Side of a patch, pixels: the model's own, else that of its smallest token, else one pixel."""
-    if subject.patch_size is not None:
+def patch_of(subject: Subject, wanted: Sides, grids: dict[int, Grid]) -> int | None:
+    """Side of a patch, pixels: the model's own, else that of its smallest token; None where neither is known."""
+    if subject.patch_size is not None or not grids:
         return subject.patch_size
-    return max(1, min((wanted[0] // h for h, _ in grids.values()), default=1))
+    return max(1, min(wanted[0] // h for h, _ in grids.values()))
 
 
 def check_labels(study: Study) -> str | None:

@@ -22,8 +22,8 @@ KINDS = ("natural", "noise")
 
 
 def shifts(study: Study) -> dict[str, int]:
-    """Words on each shift -> pixels."""
-    return {"1 pixel": 1, "1 patch": study.stride, "2 patches": 2 * study.stride}
+    """Words on each shift -> pixels; by a pixel alone where the patch is not known."""
+    return {"1 pixel": 1} | ({"1 patch": study.stride, "2 patches": 2 * study.stride} if study.patch else {})
 
 
 def shift(pictures: Tensor, way: str, pixels: int, stride: int) -> Tensor:

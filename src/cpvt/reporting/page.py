@@ -16,6 +16,7 @@ import numpy as np
 
 from cpvt.config import Size
 from cpvt.reporting.figures import PROTOCOL_WORDS, accuracy_figure, as_bytes, attention_figure
+from cpvt.reporting.probes import report_probes
 from cpvt.reporting.summary import BASELINE, Cell, as_csv, size_label, summarise, tabulate
 from cpvt.results import Row, read_json, read_rows, replacing
 
@@ -36,10 +37,14 @@ def report(folder: str | Path) -> Path:
     """Draw the page of a comparison (or of one swept run) from its rows; returns the path of the HTML file.
 
     Writes report.html, summary.csv, accuracy.svg and .png, and attention.png where attention was saved.
-    Raises ValueError where the folder holds no rows.
+    Where models were probed it writes probes.html too, and returns that where there is nothing else.
+    Raises ValueError where the folder holds neither rows nor findings.
     """
     folder = Path(folder)
+    probes = report_probes(folder)
     rows = read_rows(folder / "rows.jsonl")
+    if not rows and probes is not None:
+        return probes
     if not rows:
         raise ValueError(f"'{folder}' holds no rows: expected rows.jsonl, as `cpvt compare` or `cpvt sweep` writes it")
     record = read_json(folder / "compare.json") if (folder / "compare.json").exists() else None

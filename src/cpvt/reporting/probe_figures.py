@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,12 +22,13 @@ STYLES = {"model": "-", "untrained": ":", "none": "--"}
 
 def palette(probed: Probed) -> dict[str, str]:
     """Model -> colour: that of its encoding where its name begins with one that no other model has taken, else a spare."""
-    spare, taken = iter((*SPARE, *COLOURS.values()) * len(probed.models)), dict[str, str]()
+    taken: dict[str, str] = {}
     for model in probed.models:
         own = COLOURS.get(leading_word(model))
-        taken[model] = own if own and own not in taken.values() else next(c for c in spare if c not in taken.values()
-                                                                          or len(taken) >= len(SPARE))  # fmt: skip
-    return taken
+        if own and own not in taken.values():
+            taken[model] = own
+    spare = cycle([colour for colour in (*SPARE, *COLOURS.values()) if colour not in taken.values()] or SPARE)
+    return {model: taken.get(model) or next(spare) for model in probed.models}
 
 
 def depth_figure(probed: Probed) -> Figure:

@@ -101,7 +101,7 @@ def distance_figure(probed: Probed) -> Figure:
 
 
 def tiles_figure(probed: Probed, folders: Sequence[Path]) -> Figure | None:
-    """Where each token of each model looks: small maps, tiled where their tokens stand; None where none was saved."""
+    """Where each token of each model looks: small maps, tiled where their tokens stand, beside its twins; None if none was saved."""
     from matplotlib.figure import Figure
 
     found = []
@@ -110,14 +110,13 @@ def tiles_figure(probed: Probed, folders: Sequence[Path]) -> Figure | None:
         found += [(line, np.load(path)) for path in paths if path.exists()][:1]
     if not found:
         return None
-    models, twins = list(dict.fromkeys(line.model for line, _ in found)), [twin for twin in STYLES if any(
-        line.twin == twin for line, _ in found)]  # fmt: skip
-    figure = Figure(figsize=(3 * len(models) if len(models) > 1 else 4, 3.2 * len(twins)), layout="constrained")
-    panels = figure.subplots(len(twins), len(models), squeeze=False)
+    models = list(dict.fromkeys(line.model for line, _ in found))
+    figure = Figure(figsize=(3.6 * len(STYLES), 3.8 * len(models)), layout="constrained")
+    panels = figure.subplots(len(models), len(STYLES), squeeze=False)
     for panel in panels.ravel():
         panel.set_axis_off()
     for line, attention in found:
-        panel = panels[twins.index(line.twin)][models.index(line.model)]
+        panel = panels[models.index(line.model)][list(STYLES).index(line.twin)]
         h, w = attention.shape[:2]
         panel.imshow(tile(attention.reshape(h * w, h * w), (h, w)), cmap="magma", interpolation="nearest")
         panel.set_title(probed.label(line), fontsize=9)

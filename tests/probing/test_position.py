@@ -51,6 +51,12 @@ def test_a_model_without_encoding_scores_nothing_on_noise(tiny_model, measured):
         assert -0.1 < value < 0.05
 
 
+def test_what_is_learned_by_heart_scores_nothing_on_other_pictures(tiny_model, measured):
+    """With more channels than tokens a readout fits any pictures exactly: those it was fitted on would give 1."""
+    find = measured(tiny_model("none", embed_dim=64), "position", pictures=2)
+    assert max(find("r2", pictures="noise", case="")) < 0.5
+
+
 @pytest.mark.parametrize(("encoding", "low", "high"), [("learned", 0.5, 1), ("peg", 0.1, 1), ("peg(padding_mode='circular')", -0.1, 0.05)])  # fmt: skip
 def test_encodings_score_where_they_write_positions(tiny_model, measured, encoding, low, high):
     model = tiny_model(encoding)

@@ -160,7 +160,7 @@ def test_large_pictures_are_shrunk_alike_in_training_and_test(config, picture_fo
     assert json.loads((run / "history.jsonl").read_text())["shrunk"] == 1
     checkpoint = cpvt.load(run)
     assert checkpoint.transform.longest_side == 32  # four times the training size
-    assert next(cpvt.sweep(checkpoint, [8], protocol="canvas")).shrunk == 1
+    assert next(cpvt.sweep(checkpoint, None, [8], protocol="canvas")).shrunk == 1
 
 
 @pytest.mark.parametrize(

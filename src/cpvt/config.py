@@ -64,6 +64,20 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
+class ForeignConfig:
+    """A model of another library, as a run's folder records it."""
+
+    name: str
+    """Such as "timm:vit_tiny_patch16_224(patch_size=8)": library, name, and options of its own constructor."""
+    num_classes: int
+    img_size: Size
+    """Training size, pixels."""
+    in_chans: int = 3
+    retrofit: dict[str, Any] | None = None
+    """What `cpvt.retrofit` was told: at, absolute, ..."""
+
+
+@dataclass(frozen=True)
 class Source:
     """Which pictures, and how they are read."""
 
@@ -130,6 +144,9 @@ class TrainConfig:
     pool: str | None = None
     """What the head reads: cls (class token) or gap (global average pooling); by default the model's own."""
     model: str = "cpvt_micro"
+    """A name of `cpvt list`, or of another library with options in brackets, as "timm:vit_tiny_patch16_224(depth=4)"."""
+    start: str | None = None
+    """Weights to start from: a run's folder with the same model, or a file; by default random ones."""
     train_size: int | None = None
     """Side of the training pictures, pixels; by default the model's."""
     seed: int = 0
@@ -141,19 +158,27 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class SweepConfig:
-    """Test one checkpoint at sizes it was not trained at."""
+    """Test a model at sizes it was not trained at."""
 
-    run: str
-    """Folder that `cpvt train` wrote."""
+    model: str
+    """Folder that `cpvt train` wrote, or timm:NAME, hf:PATH_OR_NAME, torchvision:NAME (options of its own in brackets)."""
+    checkpoint: str | None = None
+    """File with weights for a model of another library; by default those that the library publishes."""
+    out: str | None = None
+    """Folder to which the rows go; by default the run's, or runs/sweep. Rows of several models make one report."""
     protocol: str = "resize"
     """resize (same picture, more pixels: objects grow), canvas (objects keep their pixels, the field of view grows) or
     native (whole pictures in their own proportions; a size is the longest side allowed)."""
     sizes: tuple[int | str, ...] = ()
     """Sides in pixels, or HEIGHTxWIDTH; by default half to three times the training size."""
     data: str | None = None
-    """Another data set than the run's own, with the same classes."""
+    """Another data set than the run's own, with the same classes; for a model of another library it must be given."""
     data_root: str | None = None
+    train_size: int | None = None
+    """Side of the pictures a model of another library was trained on, where the model does not say."""
     crop_ratio: float | None = None
+    interpolation: str | None = None
+    """By default the model's own, or bicubic."""
     on_bad_picture: Literal["error", "skip"] = "error"
     longest_side: int | None = None
     """Larger pictures are shrunk to it before they are laid on a canvas, and it is said; by default as in training."""
@@ -222,10 +247,12 @@ class CompareConfig:
 
 @dataclass(frozen=True)
 class ReportConfig:
-    """Rebuild the page of a comparison from its rows."""
+    """Draw the page of a comparison, or of any rows, again."""
 
-    folder: str
-    """Folder that `cpvt compare` wrote, or a run that `cpvt sweep` measured."""
+    folders: tuple[str, ...]
+    """Folder that `cpvt compare` or `cpvt sweep` wrote rows to; several make one page."""
+    out: str | None = None
+    """Folder of the page; by default the first of the folders."""
 
 
 @dataclass(frozen=True)

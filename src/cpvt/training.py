@@ -14,13 +14,16 @@ import torch
 import torch.nn.functional as F
 from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
+from torch import nn
 
-from cpvt.checkpoint import RECORD, pick_device, provenance, read_record, save_checkpoint
-from cpvt.config import POOLS, ModelConfig, TrainConfig, Watch, differences, ignore_progress, sides
+from cpvt.checkpoint import RECORD, WEIGHTS, build_model, pick_device, provenance, read_record, save_checkpoint
+from cpvt.config import POOLS, ForeignConfig, ModelConfig, TrainConfig, Watch, differences, ignore_progress, sides
 from cpvt.data import VIEWS, DataSet, Transform, View, load_batches, open_data
 from cpvt.models import VisionTransformer
 from cpvt.models.zoo import model_config
 from cpvt.results import replacing
+from cpvt.subjects import build, is_foreign, logits_of, subject_of
+from cpvt.subjects.weights import load_weights_file
 
 STATE, HISTORY = "training.pt", "history.jsonl"
 FREE = ("out", "device", "loader_workers")  # may differ between a run and the command that goes on with it
@@ -44,7 +47,11 @@ def train(config: TrainConfig, watch: Watch = ignore_progress) -> Path:
     device = pick_device(config.device)
     settings = check(config, data)
     torch.manual_seed(config.seed)
-    run = _Run(config, VisionTransformer(settings).to(device), data, device)
+    model = build_model(settings)
+    if config.start is not None:
+        start = Path(config.start)
+        load_weights_file(model, start / WEIGHTS if start.is_dir() else start)
+    run = _Run(config, settings, model.to(device), data, device)
     run.resume()
     if run.epoch:
         run.save()  # an interruption may have fallen between the files of the last save
@@ -55,13 +62,18 @@ def train(config: TrainConfig, watch: Watch = ignore_progress) -> Path:
     return folder
 
 
-def check(config: TrainConfig, data: DataSet) -> ModelConfig:
+def check(config: TrainConfig, data: DataSet) -> ModelConfig | ForeignConfig:
     """The model that a configuration asks for; ValueError for anything in it that does not exist or fit, at no cost."""
     if data.train is None:
         raise ValueError(f"'{data.name}' has no train/ to train on")
-    settings = _model_config(config, data)
-    with torch.device("meta"):  # builds without memory or random numbers
-        VisionTransformer(settings)
+    if config.start is not None and not Path(config.start).exists():
+        raise ValueError(f"there are no weights to start from at '{config.start}': name a run's folder or a file")
+    if is_foreign(config.model):
+        settings: ModelConfig | ForeignConfig = _foreign_config(config, data)
+    else:
+        settings = _model_config(config, data)
+        with torch.device("meta"):  # builds without memory or random numbers
+            VisionTransformer(settings)
     _view(config, data, settings)
     return settings
 
@@ -102,7 +114,22 @@ def _model_config(config: TrainConfig, data: DataSet) -> ModelConfig:
     return model_config(config.model, **options)
 
 
-def _view(config: TrainConfig, data: DataSet, settings: ModelConfig) -> View:
+def _foreign_config(config: TrainConfig, data: DataSet) -> ForeignConfig:
+    """A model of another library; what its own constructor decides is refused here."""
+    own = {"--encoding": config.encoding, "--pool": config.pool, "--drop-path-rate": config.recipe.drop_path_rate}
+    for option, value in own.items():
+        if value:
+            raise ValueError(
+                f"{option} is for our own models; options of '{config.model}' go in brackets, as in timm:NAME(depth=4)"
+            )
+    classes, channels = len(data.class_names), len(data.mean)
+    size = config.train_size or subject_of(build(config.model, classes, None, channels)).train_size
+    if size is None:
+        raise ValueError(f"'{config.model}' does not say for which size of pictures it is: say --train-size")
+    return ForeignConfig(config.model, classes, size, channels)
+
+
+def _view(config: TrainConfig, data: DataSet, settings: ModelConfig | ForeignConfig) -> View:
     """How training pictures are seen."""
     crop_ratio = data.crop_ratio if config.source.crop_ratio is None else config.source.crop_ratio
     longest_side = config.source.longest_side or 4 * max(sides(settings.img_size))
@@ -119,7 +146,14 @@ def _view(config: TrainConfig, data: DataSet, settings: ModelConfig) -> View:
 class _Run:
     """The moving parts of one training."""
 
-    def __init__(self, config: TrainConfig, model: VisionTransformer, data: DataSet, device: torch.device) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        settings: ModelConfig | ForeignConfig,
+        model: nn.Module,
+        data: DataSet,
+        device: torch.device,
+    ) -> None:
         assert data.train is not None
         self.config, self.model, self.split, self.device = config, model, data.train, device
         self.folder, self.epoch, self.history = Path(config.out), 0, list[dict[str, Any]]()
@@ -133,12 +167,12 @@ class _Run:
             self.optimizer, t_initial=steps, lr_min=recipe.min_lr, warmup_t=int(recipe.warmup_share * steps),
             warmup_lr_init=recipe.min_lr, t_in_epochs=False,
         )  # fmt: skip
-        self.view = _view(config, data, model.config)
+        self.view = _view(config, data, settings)
         self.record = {
-            "model": asdict(model.config),
+            "model": asdict(settings),
             "transform": asdict(self.view.transform),
             "class_names": list(data.class_names),
-            "at": list(model.encoding.at),
+            "at": list(model.encoding.at) if isinstance(model, VisionTransformer) else [],
             "training": asdict(config),
             "provenance": provenance(),
         }
@@ -160,7 +194,7 @@ class _Run:
                 continue
             self.schedule.step_update(step)
             labels = batch.labels.to(self.device)
-            logits = self.model(batch.pictures_on(self.device))
+            logits = logits_of(self.model(batch.pictures_on(self.device)))
             loss = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
             self.optimizer.zero_grad()
             loss.backward()

@@ -12,11 +12,21 @@ from torch import nn
 
 from cpvt.models import VisionTransformer
 from cpvt.subjects import hugging_face, timm_models, torchvision_models
-from cpvt.subjects.base import RefusedError, Subject
+from cpvt.subjects.base import RefusedError, Subject, logits_of
 from cpvt.subjects.maps import CannotError
 from cpvt.subjects.own import OwnSubject
 
-__all__ = ["MAKERS", "CannotError", "RefusedError", "Subject", "build", "is_foreign", "open_subject", "subject_of"]
+__all__ = [
+    "MAKERS",
+    "CannotError",
+    "RefusedError",
+    "Subject",
+    "build",
+    "is_foreign",
+    "logits_of",
+    "open_subject",
+    "subject_of",
+]
 
 MAKERS = {  # prefix -> the module that knows that library's models
     "timm": timm_models,

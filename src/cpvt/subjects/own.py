@@ -22,6 +22,10 @@ class OwnSubject(Subject):
     def facts_of(cls, model: Any) -> dict[str, Any]:
         return {"train_size": model.config.img_size, "patch_size": model.config.patch_size}
 
+    def logits_of_list(self, pictures: list[Tensor]) -> Tensor:
+        with torch.inference_mode():
+            return self.model(pictures)
+
     def token_maps(self, pictures: Tensor) -> dict[int, Tensor]:
         model = self.model
         with torch.inference_mode():

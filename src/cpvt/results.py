@@ -68,14 +68,16 @@ class Row:
 
 def pack_hits(hits: Sequence[bool]) -> str:
     """Which pictures were right, a bit each, as text."""
-    bits = sum(1 << number for number, hit in enumerate(hits) if hit)
-    return base64.b64encode(bits.to_bytes(-(-len(hits) // 8), "little")).decode()
+    packed = bytearray(-(-len(hits) // 8))
+    for number, hit in enumerate(hits):
+        packed[number // 8] |= hit << number % 8
+    return base64.b64encode(packed).decode()
 
 
 def unpack_hits(text: str, count: int) -> list[bool]:
     """What `pack_hits` made of `count` pictures, read back."""
-    bits = int.from_bytes(base64.b64decode(text), "little")
-    return [digit == "1" for digit in reversed(f"{bits:0{count}b}")]
+    packed = base64.b64decode(text)
+    return [bool(packed[number // 8] >> number % 8 & 1) for number in range(count)]
 
 
 def append_rows(path: Path, rows: Iterable[Row]) -> None:

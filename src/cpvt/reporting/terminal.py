@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cpvt.reporting.figures import PROTOCOL_WORDS
-from cpvt.reporting.summary import Cell, size_label, summarise, tabulate
+from cpvt.reporting.summary import Cell, label_of, protocol_words, size_label, summarise, tabulate
 from cpvt.results import Row
 
 
@@ -23,8 +23,9 @@ def print_figures(title: str, figures: Sequence[tuple[str, str]]) -> None:
 
 
 def print_tables(rows: Sequence[Row]) -> None:
-    """Print accuracy in percent, a table per protocol, the best of each size in bold."""
+    """Print accuracy in percent, a table per protocol, the best of each size in bold, and under it how each model was tested."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     cells = summarise(rows)
@@ -37,11 +38,16 @@ def print_tables(rows: Sequence[Row]) -> None:
         for size in sizes:
             table.add_column(size_label(size), justify="right")
         for label, line in lines.items():
-            table.add_row(label, *("–" if cell is None else _box(cell, best[cell.size]) for cell in line))
+            table.add_row(escape(label), *("–" if cell is None else _box(cell, best[cell.size]) for cell in line))
         console.print(table)
+        mine = [row for row in rows if row.protocol == protocol]
+        for words in dict.fromkeys(f"  {label_of(row, rows)}: {protocol_words(row)}" for row in mine):
+            console.print(words, highlight=False, markup=False, soft_wrap=True)
         console.print()
 
 
 def _box(cell: Cell, best: float) -> str:
+    if cell.refused:
+        return "refused"
     words = f"{cell.mean:.1f}" + (f" ± {cell.deviation:.1f}" if cell.deviation is not None else "")
     return f"[bold]{words}[/bold]" if cell.mean == best else words

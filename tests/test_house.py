@@ -10,7 +10,7 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src"
 FLOORS = {
     "shapes": 0, "config": 0, "results": 0, "progress": 1, "ops": 1, "parallel": 1, "reporting": 1, "encodings": 2, "models": 3,
-    "data": 3, "checkpoint": 4, "training": 5, "sweeping": 5, "predicting": 5, "looking": 5, "exporting": 5, "comparing": 6, "benchmarks": 6, "cli": 7, "__main__": 8,
+    "data": 3, "checkpoint": 4, "retrofitting": 4, "training": 5, "sweeping": 5, "predicting": 5, "looking": 5, "exporting": 5, "comparing": 6, "benchmarks": 6, "cli": 7, "__main__": 8,
 }  # fmt: skip
 LIGHT = {"shapes": {"torch"}, "config": set(), "results": set(), "ops": {"torch", "triton"}, "encodings": {"torch"}}
 LONGEST_FILE = 400

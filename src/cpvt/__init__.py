@@ -10,6 +10,7 @@ _HOMES = {  # public name -> where it lives; nothing is imported before it is us
     "create_model": "cpvt.models",
     "open_data": "cpvt.data",
     "load": "cpvt.checkpoint",
+    "retrofit": "cpvt.retrofitting",
     "train": "cpvt.training",
     "sweep": "cpvt.sweeping",
     "predict": "cpvt.predicting",
@@ -40,5 +41,6 @@ if TYPE_CHECKING:
     from cpvt.models import create_model as create_model
     from cpvt.predicting import predict as predict
     from cpvt.reporting import report as report
+    from cpvt.retrofitting import retrofit as retrofit
     from cpvt.sweeping import sweep as sweep
     from cpvt.training import train as train

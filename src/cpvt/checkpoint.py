@@ -21,6 +21,7 @@ from cpvt.config import ForeignConfig, ModelConfig, sides
 from cpvt.data import Transform
 from cpvt.models import VisionTransformer
 from cpvt.results import read_json, replacing, write_json
+from cpvt.retrofitting import retrofit
 from cpvt.subjects import Subject, build, is_foreign, open_subject, subject_of
 from cpvt.subjects.weights import load_weights_file
 
@@ -47,7 +48,8 @@ class Checkpoint:
         """The model, where it is one of ours; ValueError where it is another library's."""
         if not isinstance(self.model, VisionTransformer):
             raise ValueError(
-                f"this needs one of our own models; '{self.record['training']['out']}' holds {self.record['model']['name']}"
+                f"this needs one of our own models; '{self.record['training']['out']}' holds "
+                f"{self.record['model']['name']}, which goes through its own library's tools (docs/retrofit.md has an export)"
             )
         return self.model
 
@@ -120,11 +122,12 @@ def load(run: str | Path, device: str = "auto") -> Checkpoint:
 
 
 def build_model(config: ModelConfig | ForeignConfig) -> nn.Module:
-    """A fresh model, ours or another library's."""
+    """A fresh model, ours or another library's, retrofitted where the configuration says so."""
     if isinstance(config, ModelConfig):
         return VisionTransformer(config)
     height, width = sides(config.img_size)
-    return build(config.name, config.num_classes, height if height == width else None, config.in_chans)
+    model = build(config.name, config.num_classes, height if height == width else None, config.in_chans)
+    return model if config.retrofit is None else retrofit(model, **config.retrofit)
 
 
 def config_from_json(values: dict[str, Any]) -> ModelConfig | ForeignConfig:

@@ -15,6 +15,7 @@ from cpvt.config import (
     ListConfig,
     PredictConfig,
     ReportConfig,
+    RetrofitConfig,
     SweepConfig,
     TrainConfig,
 )
@@ -79,6 +80,19 @@ def sweep(config: SweepConfig) -> dict[str, Any]:
     _print_table(rows)
     return {"model": model, "rows": str(folder / "rows.jsonl"),
             "accuracy": {_size(row): None if row.refused else round(row.accuracy, 4) for row in rows}}  # fmt: skip
+
+
+def retrofit(config: RetrofitConfig) -> dict[str, Any]:
+    from cpvt.finetuning import retrofit_and_test
+    from cpvt.progress import Bars
+
+    def say(row: Row) -> None:
+        words = f"refuses: {row.refused}" if row.refused else f"accuracy {row.accuracy:6.1%}"
+        bars.say(f"{row.encoding:32} {row.protocol} {_size(row):>7}  {words}")
+
+    with Bars() as bars:
+        folder = retrofit_and_test(config, bars, say)
+    return {"run": str(folder), **report(ReportConfig((str(folder),)))}
 
 
 def predict(config: PredictConfig) -> dict[str, Any]:
@@ -183,6 +197,7 @@ VERBS: dict[str, tuple[type, Any, str]] = {
     "compare": (CompareConfig, compare, "train every encoding alike, test at sizes never seen, draw the page"),
     "train": (TrainConfig, train, "train one model"),
     "sweep": (SweepConfig, sweep, "test a model at many sizes: a run, or timm:NAME, hf:NAME, torchvision:NAME"),
+    "retrofit": (RetrofitConfig, retrofit, "give a trained model PEGs, train it on, test it before and after"),
     "predict": (PredictConfig, predict, "name what pictures show, each at its own size"),
     "export": (ExportConfig, export, "write a model as one file for all sizes: .onnx or .pt2"),
     "report": (ReportConfig, report, "draw the page from rows again, of one folder or of several"),
@@ -190,7 +205,13 @@ VERBS: dict[str, tuple[type, Any, str]] = {
     "list": (ListConfig, list_names, "encodings, models, data sets"),
 }
 
-POSITIONAL = ("sweep", "predict", "export", "report")  # verbs whose required options are given by place, without a flag
+POSITIONAL = (
+    "sweep",
+    "retrofit",
+    "predict",
+    "export",
+    "report",
+)  # verbs whose required options are given by place, without a flag
 
 
 def parse(arguments: list[str] | None = None) -> Any:

@@ -146,7 +146,8 @@ class TrainConfig:
     model: str = "cpvt_micro"
     """A name of `cpvt list`, or of another library with options in brackets, as "timm:vit_tiny_patch16_224(depth=4)"."""
     start: str | None = None
-    """Weights to start from: a run's folder with the same model, or a file; by default random ones."""
+    """Weights to start from: a run's folder with the same model, a file, or 'published' for those of another library; by
+    default random ones."""
     train_size: int | None = None
     """Side of the training pictures, pixels; by default the model's."""
     seed: int = 0
@@ -154,6 +155,47 @@ class TrainConfig:
     """auto, cpu, cuda, ..."""
     source: Source = field(default_factory=Source)
     recipe: Recipe = field(default_factory=Recipe)
+
+
+@dataclass(frozen=True)
+class Retrofit:
+    """PEGs that start at zero, put into a trained model."""
+
+    at: tuple[int, ...] = (1,)
+    """Blocks after which a PEG is put, counted from 1; in a model of stages, of every stage."""
+    absolute: Literal["keep", "fade", "drop"] = "keep"
+    """What becomes of the table of absolute positions: kept, faded out over the training, or dropped at once."""
+    fade_end: float = 0.5
+    """Under fade: the part of the training after which nothing of the table is left."""
+    kernel_size: int = 3
+    train_only: Literal["all", "peg", "peg+norms"] = "all"
+    """What learns; the rest is frozen."""
+    peg_lr_scale: float = 10.0
+    """The PEGs, which start from nothing, learn at so many times the learning rate."""
+
+
+@dataclass(frozen=True)
+class RetrofitConfig:
+    """Give a trained model PEGs that start at zero, train it on, and test it before and after."""
+
+    model: str
+    """A run that holds a model of another library, or timm:NAME, hf:PATH_OR_NAME, torchvision:NAME."""
+    out: str = "runs/retrofit"
+    """Folder of the retrofitted run; its rows and page compare it with the model as it came and with the control."""
+    checkpoint: str | None = None
+    """File with the weights of a model of another library; by default those that the library publishes."""
+    control: bool = True
+    """Also train the model on without PEGs, alike: what PEG brings is then told apart from what training brings."""
+    sizes: tuple[int | str, ...] = ()
+    """Test sizes, sides in pixels or HEIGHTxWIDTH; by default half to three times the training size."""
+    protocols: tuple[str, ...] = ("resize",)
+    train_size: int | None = None
+    """Side of the training pictures, pixels; by default the model's."""
+    seed: int = 0
+    device: str = "auto"
+    retrofit: Retrofit = field(default_factory=Retrofit)
+    source: Source = field(default_factory=Source)
+    recipe: Recipe = field(default_factory=lambda: Recipe(epochs=5, lr=2e-4))
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from cpvt.config import (
 from cpvt.data import Batch, DataSet, Split, Transform, View, load_batches, load_packs, open_data
 from cpvt.memory import mark_memory, peak_memory
 from cpvt.results import Row, pack_hits
+from cpvt.retrofitting import describe_retrofit
 from cpvt.subjects import RefusedError, Subject, is_foreign
 
 POOL_NAMES = {timm_name: name for name, timm_name in POOLS.items()}
@@ -125,16 +126,15 @@ def _identity(model: Any) -> Identity:
         return Identity(str(model) if isinstance(model, str) else getattr(model, "name", type(model).__name__))
     training, config = model.record["training"], model.config
     if not isinstance(config, ModelConfig):
-        return Identity(config.name, seed=training["seed"], encoding=_variant(model), at=tuple(model.record["at"]))
+        return Identity(
+            config.name,
+            seed=training["seed"],
+            encoding=describe_retrofit(config.retrofit) if config.retrofit else "",
+            at=tuple(model.record["at"]),
+        )
     return Identity(
         training["model"], config.encoding, POOL_NAMES[config.global_pool], training["seed"], tuple(model.record["at"])
     )
-
-
-def _variant(checkpoint: Checkpoint) -> str:
-    """What was done to a model of another library: nothing but training, or a retrofit."""
-    retrofit = checkpoint.record["model"].get("retrofit")
-    return "" if not retrofit else f"+ PEG at {', '.join(map(str, retrofit['at']))}, table {retrofit['absolute']}"
 
 
 def _data_of(model: Any, subject: Subject, data: str | DataSet | None, root: str | None) -> DataSet:

@@ -18,7 +18,7 @@ from cpvt.config import Size
 from cpvt.reporting.figures import PROTOCOL_WORDS, accuracy_figure, as_bytes, attention_figure
 from cpvt.reporting.pairs import paired_differences
 from cpvt.reporting.sections import pairs_section, sizes_section
-from cpvt.reporting.summary import BASELINE, Cell, as_csv, label_of, protocol_words, size_label, summarise, tabulate
+from cpvt.reporting.summary import BASELINE, Cell, as_csv, protocol_words, size_label, summarise, tabulate
 from cpvt.results import Row, read_json, read_rows, replacing
 
 PAGE, SUMMARY = "report.html", "summary.csv"
@@ -191,8 +191,7 @@ def _how(material: Material) -> str:
         "Skipped": f"{max(row.skipped for row in material.rows)} pictures did not decode; "
         f"{max(row.shrunk for row in material.rows)} were shrunk to the longest side allowed",
     }
-    for row in material.rows:
-        facts[label_of(row, material.rows)] = protocol_words(row)
+    facts |= protocol_words(material.rows)
     if material.record:
         config, origin = material.record["config"], material.record["provenance"]
         facts["Recipe"] = ", ".join(f"{name} {_plain(value)}" for name, value in config["recipe"].items())

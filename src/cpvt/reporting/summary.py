@@ -54,16 +54,24 @@ def label_of(row: Row, rows: Sequence[Row]) -> str:
     return head_label(_name(row, rows), row.pool)
 
 
-def protocol_words(row: Row) -> str:
-    """How the pictures of a row were shown to its model, in words."""
+def protocol_words(rows: Sequence[Row]) -> dict[str, str]:
+    """How the pictures were shown to each model: label -> words; one entry for all where they are the same."""
+    by_label: dict[str, list[Row]] = {}
+    for row in rows:
+        by_label.setdefault(label_of(row, rows), []).append(row)
+    words = {label: _way(mine) for label, mine in by_label.items()}
+    return words if len(set(words.values())) > 1 else {"all": next(iter(words.values()))} if words else {}
+
+
+def _way(rows: Sequence[Row]) -> str:
+    row = rows[0]
     words = ["zero-shot", "training size unknown" if row.train_size is None else f"trained at {row.train_size}"]
-    if row.protocol == "resize":
+    if any(row.protocol == "resize" for row in rows):
         words += [f"crop ratio {row.crop_ratio:g}", row.interpolation]
     if row.mean:
         words.append(f"normalised by mean {_numbers(row.mean)}, deviation {_numbers(row.std)}")
-    if row.takes_sizes != "as it is":
-        words.append(f"takes other sizes by {row.takes_sizes}")
-    return ", ".join(words)
+    ways = sorted({row.takes_sizes for row in rows} - {"as it is"})
+    return ", ".join([*words, *(f"takes other sizes by {way}" for way in ways)])
 
 
 def _numbers(values: Sequence[float]) -> str:
@@ -95,7 +103,8 @@ def _name(row: Row, rows: Sequence[Row]) -> str:
         f"longest side {row.longest_side}": row.longest_side != first.longest_side,
     }
     others = [word for word, differs in words.items() if differs]
-    name = f"{row.model} {row.encoding}".strip() if foreign else row.encoding
+    alone = row.encoding and all(each.model == row.model for each in rows)
+    name = f"{row.model} {row.encoding}".strip() if foreign and not alone else row.encoding
     return name + (f" ({', '.join(others)})" if others else "")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cpvt.reporting.figures import PROTOCOL_WORDS
-from cpvt.reporting.summary import Cell, label_of, protocol_words, size_label, summarise, tabulate
+from cpvt.reporting.summary import Cell, protocol_words, size_label, summarise, tabulate
 from cpvt.results import Row
 
 
@@ -40,9 +40,8 @@ def print_tables(rows: Sequence[Row]) -> None:
         for label, line in lines.items():
             table.add_row(escape(label), *("–" if cell is None else _box(cell, best[cell.size]) for cell in line))
         console.print(table)
-        mine = [row for row in rows if row.protocol == protocol]
-        for words in dict.fromkeys(f"  {label_of(row, rows)}: {protocol_words(row)}" for row in mine):
-            console.print(words, highlight=False, markup=False, soft_wrap=True)
+        for label, words in protocol_words([row for row in rows if row.protocol == protocol]).items():
+            console.print(f"{label}: {words}", highlight=False, markup=False, soft_wrap=True)
         console.print()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.fx
 from torch import Tensor, nn
 
 from cpvt.encodings.base import ModelShape, PositionalEncoding
@@ -23,16 +24,20 @@ class RelativeEncoding(PositionalEncoding):
             raise ValueError(f"max_offset must be 1 or more; got {max_offset}")
         self.max_offset = max_offset
         self.table = nn.Parameter(torch.empty(shape.num_heads, (2 * max_offset + 1) ** 2))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
         nn.init.trunc_normal_(self.table, std=0.02)
 
     def bias(self, grid: Grid) -> Tensor:
         h, w = grid
-        rows, columns = self._offsets(h), self._offsets(w)  # (h, h), (w, w)
+        rows, columns = (clipped_offsets(side, self.max_offset, self.table.device) for side in (h, w))  # (h, h), (w, w)
         index = rows[:, None, :, None] * (2 * self.max_offset + 1) + columns[None, :, None, :]  # (h, w, h, w)
         return self.table.index_select(1, index.flatten()).view(-1, h * w, h * w)
 
-    def _offsets(self, length: int) -> Tensor:
-        """Clipped offset from place i (query) to place j (key) of one axis, counted from 0; (length, length)."""
-        places = torch.arange(length, device=self.table.device)
-        offsets = places[None, :] - places[:, None]
-        return offsets.clamp(-self.max_offset, self.max_offset) + self.max_offset
+
+@torch.fx.wrap  # one node of a traced graph, which cannot look into torch.arange
+def clipped_offsets(length: int, largest: int, device: torch.device) -> Tensor:
+    """Offset from place i (query) to place j (key) of one axis, clipped and counted from 0; (length, length)."""
+    places = torch.arange(length, device=device)
+    return (places[None, :] - places[:, None]).clamp(-largest, largest) + largest

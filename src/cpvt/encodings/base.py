@@ -110,8 +110,8 @@ def check_coordinates(name: str) -> None:
 
 def check_grid(grid: Grid | None) -> None:
     """Raise ValueError unless `grid` is None or rows and columns."""
-    sides = () if grid is None else tuple(grid)
-    if grid is not None and (len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides)):
+    sides = grid if isinstance(grid, (tuple, list)) else (grid,)
+    if grid is not None and not (len(sides) == 2 and all(isinstance(side, int) and side > 0 for side in sides)):
         raise ValueError(f"grid must be rows and columns, 1 or more each, as in grid=(14, 14); got {grid}")
 
 

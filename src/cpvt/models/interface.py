@@ -41,6 +41,26 @@ class Backbone(nn.Module):
         return height, width
 
     @property
+    def pretrained_cfg(self) -> dict[str, Any]:
+        """What timm knows of weights and of pictures, whose size is always the training size.
+
+        timm sets it for the models it builds; for others, such as a trained run, it follows from the configuration.
+        """
+        if "_known_to_timm" not in self.__dict__:
+            from cpvt.models.zoo import describe_to_timm, nearest_name  # not at the top: it builds these models
+
+            self.pretrained_cfg = {**describe_to_timm(self.config), "architecture": nearest_name(self.config)}
+        known: dict[str, Any] = self.__dict__["_known_to_timm"]
+        known["input_size"] = (self.config.in_chans, *sides(self.config.img_size))
+        return known
+
+    @pretrained_cfg.setter
+    def pretrained_cfg(self, known: dict[str, Any]) -> None:
+        self.__dict__["_known_to_timm"] = dict(known)
+
+    default_cfg = pretrained_cfg  # timm's older name for it
+
+    @property
     def _model_args(self) -> dict[str, Any]:
         """timm writes this beside uploaded weights and builds a downloaded model from it."""
         return asdict(self.config)

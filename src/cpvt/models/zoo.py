@@ -89,7 +89,9 @@ def _build(name: str, pretrained: bool = False, **options: Any) -> Any:
     config = MODELS[name][0]
     resize: dict[str, Any] = {}
     if pretrained:  # weights are those of a certain size and prefix: build for them, change afterwards
-        source = model_config(name, **options.get("pretrained_model_args", {}))
+        told = options.get("pretrained_cfg_overlay") or {}
+        size = {"img_size": told["input_size"][1:]} if told.get("input_size") else {}
+        source = model_config(name, **{**size, **options.get("pretrained_model_args", {})})
         wanted = model_config(name, **{key: options[key] for key in ("img_size", "patch_size") if key in options})
         if (wanted.img_size, wanted.patch_size) != (source.img_size, source.patch_size):
             resize = {"img_size": wanted.img_size, "patch_size": wanted.patch_size}
@@ -103,12 +105,10 @@ def _build(name: str, pretrained: bool = False, **options: Any) -> Any:
     return model
 
 
-def _default_config(name: str) -> dict[str, Any]:
-    """What timm tells of a model: its training size and normalisation, and where weights are, once a file is there."""
-    config = MODELS[name][0]
-    weights = Path(__file__).parent / "weights" / f"{name}.safetensors"
+def describe_to_timm(config: ModelConfig, weights: Path | None = None) -> dict[str, Any]:
+    """What timm wants to know of a model, in its words: pictures, classes, where weights are."""
     return {
-        "file": str(weights) if weights.is_file() else None,
+        "file": str(weights) if weights and weights.is_file() else None,
         "input_size": (config.in_chans, *sides(config.img_size)),
         "num_classes": config.num_classes,
         "fixed_input_size": False,
@@ -120,6 +120,16 @@ def _default_config(name: str) -> dict[str, Any]:
     }
 
 
+def nearest_name(config: ModelConfig) -> str:
+    """The model whose configuration agrees with this one in most fields; the first of several."""
+    fields = dataclasses.asdict(config)
+
+    def agreement(name: str) -> int:
+        return sum(value == fields[field] for field, value in dataclasses.asdict(MODELS[name][0]).items())
+
+    return max(MODELS, key=agreement)
+
+
 def _entry_point(name: str) -> Callable[..., Any]:
     def build(pretrained: bool = False, **options: Any) -> Any:
         return _build(name, pretrained, **options)
@@ -129,7 +139,17 @@ def _entry_point(name: str) -> Callable[..., Any]:
     return build
 
 
-default_cfgs = generate_default_cfgs({name: _default_config(name) for name in MODELS})  # timm looks for this name
-for _name in MODELS:
-    if not is_model(_name):  # timm's own models keep their names
-        register_model(_entry_point(_name))
+WEIGHTS = Path(__file__).parent / "weights"  # NAME.safetensors in it is what `pretrained=True` loads
+default_cfgs = generate_default_cfgs(  # timm looks for this name
+    {name: describe_to_timm(config, WEIGHTS / f"{name}.safetensors") for name, (config, _) in MODELS.items()}
+)
+
+
+def register() -> None:
+    """Make our names known to timm, which keeps those it has."""
+    for name in MODELS:
+        if not is_model(name):
+            register_model(_entry_point(name))
+
+
+register()

@@ -220,6 +220,34 @@ def test_weights_of_a_file_fit_other_classes_channels_and_sizes(encoding, tmp_pa
     torch.testing.assert_close(grey.patch_embed.proj.weight, weight.sum(dim=1, keepdim=True))
 
 
+def test_weights_of_another_model_or_kind_of_picture(tmp_path):
+    source = loud(timm.create_model("cpvt_micro_gap", num_classes=5, in_chans=1))
+    file = str(tmp_path / "model.pth")
+    torch.save(source.state_dict(), file)
+    overlay = {"file": file, "num_classes": -1, "input_size": (1, 32, 32)}
+    with pytest.raises(ValueError, match=r"missing \['cls_token'\], not expected nothing"):
+        timm.create_model("cpvt_micro", True, pretrained_cfg_overlay=overlay)
+    with pytest.raises(ValueError, match=r"missing nothing, not expected \['encoding.peg.1.bias'"):
+        timm.create_model("cpvt_micro_gap", True, pretrained_cfg_overlay=overlay, encoding="none")
+    tuned = timm.create_model("cpvt_micro_gap", True, pretrained_cfg_overlay=overlay, num_classes=3, in_chans=3).eval()
+    grey = torch.randn(2, 1, 21, 33)
+    torch.testing.assert_close(tuned.forward_features(grey.expand(-1, 3, -1, -1)), source.forward_features(grey))
+
+
+def test_a_table_comes_from_the_size_that_its_file_names(tmp_path):
+    source = loud(timm.create_model("cpvt_micro", encoding="learned", img_size=(48, 24)))
+    torch.save(source.state_dict(), tmp_path / "model.pth")
+    overlay = {"file": str(tmp_path / "model.pth"), "num_classes": -1, "input_size": (3, 48, 24)}
+    for options in ({"img_size": 40}, {}):
+        tuned = timm.create_model(
+            "cpvt_micro", True, pretrained_cfg_overlay=overlay, encoding="learned", **options
+        ).eval()
+        side = tuned.config.img_size
+        assert side == options.get("img_size", 32)
+        pictures = torch.randn(2, 3, side, side)
+        torch.testing.assert_close(tuned.forward_features(pictures), source.forward_features(pictures))
+
+
 class Hub:
     """A folder that stands for the hub; uploads and downloads are copies."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import torch.fx
 from torch import Tensor, nn
 
 from cpvt.encodings.base import ModelShape, PositionalEncoding
@@ -31,13 +30,12 @@ class RelativeEncoding(PositionalEncoding):
 
     def bias(self, grid: Grid) -> Tensor:
         h, w = grid
-        rows, columns = (clipped_offsets(side, self.max_offset, self.table.device) for side in (h, w))  # (h, h), (w, w)
+        rows, columns = self._offsets(h), self._offsets(w)  # (h, h), (w, w)
         index = rows[:, None, :, None] * (2 * self.max_offset + 1) + columns[None, :, None, :]  # (h, w, h, w)
         return self.table.index_select(1, index.flatten()).view(-1, h * w, h * w)
 
-
-@torch.fx.wrap  # one node of a traced graph, which cannot look into torch.arange
-def clipped_offsets(length: int, largest: int, device: torch.device) -> Tensor:
-    """Offset from place i (query) to place j (key) of one axis, clipped and counted from 0; (length, length)."""
-    places = torch.arange(length, device=device)
-    return (places[None, :] - places[:, None]).clamp(-largest, largest) + largest
+    def _offsets(self, length: int) -> Tensor:
+        """Clipped offset from place i (query) to place j (key) of one axis, counted from 0; (length, length)."""
+        places = torch.arange(length, device=self.table.device)
+        offsets = places[None, :] - places[:, None]
+        return offsets.clamp(-self.max_offset, self.max_offset) + self.max_offset

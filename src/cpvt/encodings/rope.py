@@ -5,13 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.fx
 from torch import Tensor
 
 from cpvt.encodings.base import ModelShape, PositionalEncoding, check_coordinates, check_grid, grid_angles
 from cpvt.shapes import Grid
-
-torch.fx.wrap("grid_angles")  # one node of a traced graph, which cannot look into torch.arange
 
 
 class RotaryEncoding(PositionalEncoding):

@@ -99,10 +99,24 @@ def _build(name: str, pretrained: bool = False, **options: Any) -> Any:
         options.setdefault("class_token", source.has_class_token)
     depth = options.get("depth", config.depth)
     features = {"out_indices": min(3, depth), "feature_cls": "getter"}  # the last three blocks, as timm's ViTs
-    model = build_model_with_cfg(construct, name, pretrained, feature_cfg=features, **options)
+    model = build_model_with_cfg(
+        construct, name, pretrained, feature_cfg=features, pretrained_filter_fn=_check_weights, **options
+    )
     if resize:
         getattr(model, "model", model).set_input_size(**resize)
     return model
+
+
+def _check_weights(state: dict[str, torch.Tensor], model: VisionTransformer) -> dict[str, torch.Tensor]:
+    """The weights as they are; ValueError where names beside the head's differ, since timm overlooks some that do."""
+    wanted = {name for name in model.state_dict() if not name.startswith("head.")}
+    held = {name for name in state if not name.startswith("head.")}
+    if wanted != held:
+        raise ValueError(
+            f"the weights are of another model: missing {sorted(wanted - held) or 'nothing'}, "
+            f"not expected {sorted(held - wanted) or 'nothing'}. Give the encoding, depth and pooling they were trained with"
+        )
+    return state
 
 
 def describe_to_timm(config: ModelConfig, weights: Path | None = None) -> dict[str, Any]:

@@ -192,10 +192,14 @@ class VisionTransformer(Backbone):
         """
         prefix = self.num_prefix_tokens
         if self.config.global_pool == "token":
-            x = torch.stack([tokens[0] for tokens in x]) if isinstance(x, list) else x[:, 0]
+            x = torch.stack([tokens[0] for tokens in x]) if isinstance(x, (list, tuple)) else x[:, 0]
         elif self.config.global_pool == "avg":
-            x = torch.stack([t[prefix:].mean(dim=0) for t in x]) if isinstance(x, list) else x[:, prefix:].mean(dim=1)
-        elif isinstance(x, list):
+            x = (
+                torch.stack([t[prefix:].mean(dim=0) for t in x])
+                if isinstance(x, (list, tuple))
+                else x[:, prefix:].mean(dim=1)
+            )
+        elif isinstance(x, (list, tuple)):
             x = torch.cat(x)
         read: Tensor = self.head_drop(x)
         return read if pre_logits else self.head(read)

@@ -54,6 +54,8 @@ class ModelConfig:
     """What the head reads: 'token' (class token), 'avg' (mean of the tokens), '' (every token)."""
     class_token: bool | None = None
     """Whether there is a class token; by default only where the head reads it."""
+    drop_rate: float = 0.0
+    """Share of what the head reads that training drops."""
     drop_path_rate: float = 0.0
     weight_init: str = "deit"
     """How linear layers start: 'deit' (truncated normal, 0.02) or 'xavier' (by their width; learns sooner when narrow)."""

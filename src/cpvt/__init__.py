@@ -13,6 +13,7 @@ _HOMES = {  # public name -> where it lives; nothing is imported before it is us
     "retrofit": "cpvt.retrofitting",
     "train": "cpvt.training",
     "sweep": "cpvt.sweeping",
+    "probe": "cpvt.probing",
     "predict": "cpvt.predicting",
     "compare": "cpvt.comparing",
     "export": "cpvt.exporting",
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from cpvt.exporting import export as export
     from cpvt.models import create_model as create_model
     from cpvt.predicting import predict as predict
+    from cpvt.probing import probe as probe
     from cpvt.reporting import report as report
     from cpvt.retrofitting import retrofit as retrofit
     from cpvt.sweeping import sweep as sweep

@@ -14,6 +14,7 @@ from cpvt.config import (
     ExportConfig,
     ListConfig,
     PredictConfig,
+    ProbeConfig,
     ReportConfig,
     RetrofitConfig,
     SweepConfig,
@@ -95,6 +96,26 @@ def retrofit(config: RetrofitConfig) -> dict[str, Any]:
     return {"run": str(folder), **report(ReportConfig((str(folder),)))}
 
 
+def probe(config: ProbeConfig) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from cpvt.probing import PROBES
+    from cpvt.probing import probe as run_probes
+    from cpvt.progress import Bars
+    from cpvt.reporting.probed import HEADLINES, Line, Probed
+    from cpvt.reporting.terminal import print_findings
+
+    options = asdict(config)
+    model, sizes = options.pop("model"), [str(size) for size in options.pop("sizes")]
+    probes = options.pop("probes") or tuple(PROBES)
+    with Bars() as bars:
+        findings = list(run_probes(model, options.pop("data"), probes=probes, sizes=sizes, watch=bars, **options))
+    print_findings(findings)
+    probed, line = Probed(findings), Line(findings[0].model, "model")
+    return {"model": line.model, "findings": len(findings), "refused": len(probed.refusals()), "out": config.out,
+            "headlines": {each.title: probed.one(line, *each[1:5]) for each in HEADLINES}}  # fmt: skip
+
+
 def predict(config: PredictConfig) -> dict[str, Any]:
     from dataclasses import asdict
 
@@ -142,14 +163,22 @@ def compare(config: CompareConfig) -> dict[str, Any]:
 
 
 def report(config: ReportConfig) -> dict[str, Any]:
+    from pathlib import Path
+
+    from cpvt.findings import RECORD, read_findings
     from cpvt.reporting import gather
     from cpvt.reporting import report as draw_report
+    from cpvt.reporting.terminal import print_findings
 
     page = draw_report(*config.folders, out=config.out)
     rows = gather(config.folders)
     _print_table(rows)
+    findings = [finding for folder in config.folders for finding in read_findings(Path(folder) / RECORD)]
+    if findings:
+        print_findings(findings)
     print(f"the page: {page}")
-    return {"report": str(page), "rows": len(rows), "summary": str(page.parent / "summary.csv")}
+    probed = {"findings": len(findings), "probes": str(page.parent / "probes.html")} if findings else {}
+    return {"report": str(page), "rows": len(rows), "summary": str(page.parent / "summary.csv"), **probed}
 
 
 def bench(config: BenchConfig) -> dict[str, Any]:
@@ -198,6 +227,7 @@ VERBS: dict[str, tuple[type, Any, str]] = {
     "train": (TrainConfig, train, "train one model"),
     "sweep": (SweepConfig, sweep, "test a model at many sizes: a run, or timm:NAME, hf:NAME, torchvision:NAME"),
     "retrofit": (RetrofitConfig, retrofit, "give a trained model PEGs, train it on, test it before and after"),
+    "probe": (ProbeConfig, probe, "measure what a model knows of positions"),
     "predict": (PredictConfig, predict, "name what pictures show, each at its own size"),
     "export": (ExportConfig, export, "write a model as one file for all sizes: .onnx or .pt2"),
     "report": (ReportConfig, report, "draw the page from rows again, of one folder or of several"),
@@ -208,6 +238,7 @@ VERBS: dict[str, tuple[type, Any, str]] = {
 POSITIONAL = (
     "sweep",
     "retrofit",
+    "probe",
     "predict",
     "export",
     "report",

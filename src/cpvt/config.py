@@ -233,6 +233,34 @@ class SweepConfig:
 
 
 @dataclass(frozen=True)
+class ProbeConfig:
+    """Measure what a model knows of positions, beside its untrained twin and itself with the encoding off."""
+
+    model: str
+    """Folder that `cpvt train` wrote, or timm:NAME, hf:PATH_OR_NAME, torchvision:NAME (options of its own in brackets)."""
+    checkpoint: str | None = None
+    """File with weights for a model of another library; by default those that the library publishes."""
+    out: str = "runs/probe"
+    """Folder to which the findings are added; those of several models make one page."""
+    probes: tuple[str, ...] = ()
+    """order, translation, position, longer, islam, attention; by default all."""
+    sizes: tuple[int | str, ...] = ()
+    """Larger sizes for `longer`; by default one and a half, two and three times the training size."""
+    data: str = "digits"
+    """'digits', a folder with train/ and test/ (or val/), or a name of timm's dataset factory such as torch/cifar10."""
+    data_root: str | None = None
+    pictures: int = 256
+    """How many are shown."""
+    train_size: int | None = None
+    """Side of the pictures the model was trained on, where it does not say."""
+    seed: int = 0
+    on_bad_picture: Literal["error", "skip"] = "error"
+    token_budget: int = TOKEN_BUDGET
+    """Patches that go through the model at a time."""
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
 class PredictConfig:
     """Name what pictures show, each at its own size."""
 

@@ -80,8 +80,8 @@ def unpack_hits(text: str, count: int) -> list[bool]:
     return [bool(packed[number // 8] >> number % 8 & 1) for number in range(count)]
 
 
-def append_rows(path: Path, rows: Iterable[Row]) -> None:
-    """Add rows to a file of JSON lines; a line that an interruption left half-written is closed off first."""
+def append_rows(path: Path, rows: Iterable[Any]) -> None:
+    """Add rows, or other dataclasses, to a file of JSON lines; a line that an interruption left half-written is closed off first."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab+") as file:
         if file.tell():

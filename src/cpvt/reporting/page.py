@@ -15,8 +15,10 @@ from typing import Any
 import numpy as np
 
 from cpvt.config import Size
+from cpvt.findings import RECORD
 from cpvt.reporting.figures import PROTOCOL_WORDS, accuracy_figure, as_bytes, attention_figure
 from cpvt.reporting.pairs import paired_differences
+from cpvt.reporting.probes import report_probes
 from cpvt.reporting.sections import pairs_section, sizes_section
 from cpvt.reporting.summary import BASELINE, Cell, as_csv, protocol_words, size_label, summarise, tabulate
 from cpvt.results import Row, read_json, read_rows, replacing
@@ -38,9 +40,13 @@ def report(*folders: str | Path, out: str | Path | None = None) -> Path:
     """Draw the page of a comparison, or of the rows in one or several folders; returns the path of the HTML file.
 
     Writes report.html, summary.csv, accuracy.svg and .png, and attention.png where attention was saved, into `out`, by
-    default the first folder. Raises ValueError where a folder holds no rows.
+    default the first folder. Where models were probed it writes probes.html into their folder too, and returns that
+    where there is nothing else. Raises ValueError where a folder holds neither rows nor findings.
     """
-    rows, single = gather(folders), Path(folders[0])
+    probes = [page for page in map(report_probes, map(Path, folders)) if page is not None]
+    rows, single = gather(folders), Path((*folders, ".")[0])
+    if not rows and probes:
+        return probes[0]
     folder = Path(out or single)
     record: dict[str, Any] | None = None
     looks: list[dict[str, Any]] = []
@@ -59,13 +65,13 @@ def report(*folders: str | Path, out: str | Path | None = None) -> Path:
 
 
 def gather(folders: Sequence[str | Path]) -> list[Row]:
-    """The rows of all folders; ValueError where there are none."""
+    """The rows of all folders; ValueError for a folder with neither rows nor findings."""
     if not folders:
         raise ValueError("say which folders' rows to report on")
     rows: list[Row] = []
     for folder in map(Path, folders):
         found = read_rows(folder / "rows.jsonl")
-        if not found:
+        if not found and not (folder / RECORD).exists():
             raise ValueError(
                 f"'{folder}' holds no rows: expected rows.jsonl, as `cpvt compare` or `cpvt sweep` writes it"
             )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from cpvt.findings import Finding
 from cpvt.reporting.figures import PROTOCOL_WORDS
+from cpvt.reporting.probed import HEADLINES, TWIN_WORDS, Probed, headline
 from cpvt.reporting.summary import Cell, protocol_words, size_label, summarise, tabulate
 from cpvt.results import Row
 
@@ -20,6 +22,26 @@ def print_figures(title: str, figures: Sequence[tuple[str, str]]) -> None:
     for what, figure in figures:
         table.add_row(what, figure)
     Console(highlight=False).print(table)
+
+
+def print_findings(findings: Sequence[Finding]) -> None:
+    """Print the numbers that stand for each probe, a table for each model beside its twins, and what could not run."""
+    from rich.console import Console
+    from rich.table import Table
+
+    probed = Probed(findings)
+    console = Console(highlight=False)
+    for model, label in probed.labels.items():
+        lines = [line for line in probed.lines if line.model == model]
+        table = Table(title=label, title_justify="left", box=None, pad_edge=False)
+        table.add_column("")
+        for line in lines:
+            table.add_column(TWIN_WORDS[line.twin] or "as it is", justify="right")
+        for wanted in HEADLINES:
+            table.add_row(wanted.title, *(headline(probed, line, wanted) for line in lines))
+        console.print(table)
+    for words in probed.refusals():
+        console.print(f"not measured: {words}", markup=False)
 
 
 def print_tables(rows: Sequence[Row]) -> None:

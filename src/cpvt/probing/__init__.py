@@ -1,0 +1,121 @@
+"""What a model knows of positions, measured from outside: one small file for each probe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from cpvt.checkpoint import Checkpoint, as_subject
+from cpvt.config import TOKEN_BUDGET, Size, Watch, ignore_progress, parse_size, sides
+from cpvt.data import DataSet, open_data
+from cpvt.findings import ARRAYS, RECORD, TWINS, Finding
+from cpvt.probing import attention, islam, order, position, translation
+from cpvt.probing.pictures import Album
+from cpvt.probing.study import Sides, Study
+from cpvt.probing.subject import check_labels, fit_transform, patch_of, read_grids, training_sides
+from cpvt.results import append_rows
+from cpvt.subjects import CannotError, RefusedError, Subject
+
+__all__ = ["PROBES", "Album", "Finding", "Study", "probe"]
+
+Part = Callable[[Study], Iterator[Finding]]
+PROBES: dict[str, dict[str, Part]] = {  # name -> its parts, each of which may fail alone
+    "order": {"tokens": order.tokens, "predictions": order.predictions},
+    "translation": {
+        f"{name}, {way}": partial(part, way=way)
+        for way in translation.WAYS
+        for name, part in (("tokens", translation.maps), ("predictions", translation.predictions))
+    },
+    "position": {"readout": position.readout},
+    "longer": {"readout": position.longer},
+    "islam": {"maps": islam.maps},
+    "attention": {"distance": attention.distance},
+}
+
+
+def probe(
+    model: str | Path | Checkpoint | Subject | Callable[..., Any],
+    data: str | DataSet = "digits",
+    *,
+    probes: Sequence[str] = tuple(PROBES),
+    sizes: Sequence[Size | str] = (),
+    pictures: int = 256,
+    seed: int = 0,
+    checkpoint: str | Path | None = None,
+    data_root: str | None = None,
+    train_size: Size | None = None,
+    on_bad_picture: str = "error",
+    token_budget: int = TOKEN_BUDGET,
+    device: str = "auto",
+    out: str | Path | None = None,
+    watch: Watch = ignore_progress,
+) -> Iterator[Finding]:
+    """Measure what a model knows of positions; yields each finding as it is made, of the model and of its twins.
+
+    The twins are the null of every probe: `untrained` has the same architecture with fresh random weights, `none` the same
+    weights with its positional encoding off. model: a folder that `train` wrote, "timm:NAME", "hf:PATH_OR_NAME",
+    "torchvision:NAME" (`checkpoint`: a file with its weights), or any module or callable from pictures (B, C, H, W) to
+    logits, or to tokens as a tensor, dict or tuple. data: a data set or its name; labels are needed for accuracy alone.
+    probes: names of PROBES. sizes: larger ones for `longer`, by default one and a half, two and three times the training
+    size; the next multiple of the patch is taken. pictures: how many are shown, chosen by `seed`. out: a folder to whose
+    findings.jsonl everything is added. What a model has not, or refuses, gives findings without a value that say why; the
+    rest runs. Raises ValueError for names that mean nothing.
+    """
+    unknown = [name for name in probes if name not in PROBES]
+    if unknown or not probes:
+        raise ValueError(f"probes must be among {', '.join(PROBES)}; got {', '.join(probes) or 'none'}")
+    subject = as_subject(model, checkpoint, device)
+    if isinstance(data, str):
+        data = open_data(data, data_root, subject.transform.mode if subject.transform else None)
+    transform = fit_transform(subject, data)
+    wanted = training_sides(subject, data, train_size)
+    grids, missing = read_grids(subject, wanted, transform)
+    patch = patch_of(subject, wanted, grids)
+    album = Album(data, transform, subject.device, pictures, patch or 16, seed, on_bad_picture, token_budget)
+    study = Study(
+        subject, subject.name, TWINS[0], album, wanted, _larger(sizes, wanted, patch or 1), grids, missing, patch,
+        has_labels=False, arrays=None if out is None else Path(out) / ARRAYS,
+    )  # fmt: skip
+    for finding in _findings(study, probes, watch):
+        if out is not None:
+            append_rows(Path(out) / RECORD, [finding])
+        yield finding
+
+
+def _findings(study: Study, probes: Sequence[str], watch: Watch) -> Iterator[Finding]:
+    complaint = check_labels(study)
+    if complaint is not None:
+        yield replace(study, probe="translation").cannot("accuracy", CannotError(complaint))
+    parts = [(name, label, part) for name in probes for label, part in PROBES[name].items()]
+    done, steps = 0, len(TWINS) * len(parts)
+    for twin in TWINS:
+        try:
+            subject = _twin(study, twin)
+        except CannotError as error:
+            yield replace(study, probe="twins", twin=twin).cannot(twin, error)
+            done += len(parts)
+            continue
+        for name, label, part in parts:
+            mine = replace(study, subject=subject, twin=twin, probe=name, has_labels=complaint is None)
+            try:
+                yield from part(mine)
+            except (CannotError, RefusedError) as error:
+                yield mine.cannot(label, error)
+            done += 1
+            watch("probes", done, steps, f"{twin}: {name}, {label}")
+
+
+def _twin(study: Study, twin: str) -> Subject:
+    if twin == "untrained":
+        return study.subject.untrained(study.album.seed)
+    return study.subject.without_positions() if twin == "none" else study.subject
+
+
+def _larger(sizes: Sequence[Size | str], training: Sides, patch: int) -> list[Sides]:
+    """Sizes above the training size, in whole patches."""
+    wanted = [sides(parse_size(size) if isinstance(size, str) else size) for size in sizes]
+    wanted = wanted or [(training[0] * half // 2, training[1] * half // 2) for half in (3, 4, 6)]
+    return list(dict.fromkeys((-(-height // patch) * patch, -(-width // patch) * patch) for height, width in wanted))

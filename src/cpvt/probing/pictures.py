@@ -1,0 +1,107 @@
+"""The pictures that probes show: natural ones of a data set, and noise, black and white, at any height and width."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cpvt.config import TOKEN_BUDGET
+from cpvt.data import DataSet, Split, Transform, View, load_batches
+
+KINDS = ("natural", "noise", "black", "white")
+CACHED = 2**26  # numbers of natural pictures that are kept for the next probe: 256 MiB
+PARTS = {"all": (0.0, 1.0), "fit": (0.0, 0.5), "test": (0.5, 1.0)}
+
+
+class _Numbered:
+    """A split whose pictures without a class carry the number -1."""
+
+    def __init__(self, split: Split) -> None:
+        self.split = split
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def read(self, index: int, draw: np.random.Generator) -> tuple[Any, int]:
+        picture, label = self.split.read(index, draw)
+        return picture, -1 if label is None else label
+
+
+@dataclass
+class Album:
+    """A seeded choice of a data set's test pictures, or of its training pictures where it has no others."""
+
+    data: DataSet
+    transform: Transform
+    device: torch.device
+    count: int
+    patch_size: int
+    seed: int = 0
+    on_bad_picture: str = "error"
+    token_budget: int = TOKEN_BUDGET
+    kept: dict[Any, list[tuple[Tensor, Tensor]]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        split = self.data.test if self.data.test is not None else self.data.train
+        if split is None or len(split) < 2:
+            raise ValueError(f"'{self.data.name}' holds no pictures to probe with: at least two are needed")
+        self.split = _Numbered(split)
+        if self.count < 2:
+            raise ValueError(f"probes need 2 pictures or more, to fit on some and test on others; got {self.count}")
+        draw = np.random.default_rng((self.seed, len(split)))
+        self.numbers = draw.permutation(len(split))[: self.count].tolist()
+
+    def batches(self, kind: str, sides: tuple[int, int], part: str = "all") -> Iterator[tuple[Tensor, Tensor]]:
+        """Pictures (B, C, H, W) on the device and their classes (B,), -1 where there is none.
+
+        kind: 'natural' is resized to the sides, nothing is filled; 'noise' is drawn anew for each picture, normal with
+        spread 1 after normalisation; of 'black' and 'white' there is but one. part: 'all', or one of the halves 'fit' and
+        'test', which share no picture.
+        """
+        if kind in ("black", "white"):
+            mean, std = torch.tensor(self.transform.mean), torch.tensor(self.transform.std)
+            value = (float(kind == "white") - mean) / std
+            yield value[None, :, None, None].expand(1, -1, *sides).contiguous().to(self.device), torch.tensor([-1])
+            return
+        low, high = (round(share * len(self.numbers)) for share in PARTS[part])
+        if kind == "natural":
+            yield from self._natural(sides, low, high)
+            return
+        for start in range(low, high, self._batch(sides)):
+            size = min(self._batch(sides), high - start)
+            generator = torch.Generator().manual_seed(
+                int(np.random.default_rng((self.seed, start, *sides)).integers(2**63))
+            )
+            noise = torch.randn(size, len(self.transform.mean), *sides, generator=generator)
+            yield noise.to(self.device), torch.full((size,), -1)
+
+    def _natural(self, sides: tuple[int, int], low: int, high: int) -> Iterator[tuple[Tensor, Tensor]]:
+        kept = self.kept.get((sides, low, high))
+        if kept is not None:
+            yield from kept
+            return
+        view = View(self.transform, "resize", sides)
+        read, numbers = [], 0
+        for batch in load_batches(
+            self.split, view, self._batch(sides), order=self.numbers[low:high], seed=self.seed,
+            on_bad_picture=self.on_bad_picture,
+        ):  # fmt: skip
+            if isinstance(batch.pictures, Tensor):
+                read.append((batch.pictures.to(self.device), batch.labels))
+                numbers += batch.pictures.numel()
+                yield read[-1]
+            if numbers > CACHED:
+                read.clear()
+        if not numbers:
+            raise ValueError(f"none of the pictures of '{self.data.name}' can be used")
+        if numbers <= CACHED:
+            self.kept[(sides, low, high)] = read
+
+    def _batch(self, sides: tuple[int, int]) -> int:
+        tokens = -(-sides[0] // self.patch_size) * -(-sides[1] // self.patch_size)
+        return max(1, self.token_budget // tokens)

@@ -1,0 +1,178 @@
+"""The figures of probes: a colour for each model, solid for the model, dotted for its untrained twin, dashed without encoding."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cpvt.findings import ARRAYS, Finding, attention_file
+from cpvt.reporting.figures import COLOURS, SPARE, tile
+from cpvt.reporting.probed import Line, Probed, leading_word
+from cpvt.reporting.summary import pixels, size_label
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+STYLES = {"model": "-", "untrained": ":", "none": "--"}
+
+
+def palette(probed: Probed) -> dict[str, str]:
+    """Model -> colour: that of its encoding where its name begins with one that no other model has taken, else a spare."""
+    spare, taken = iter((*SPARE, *COLOURS.values()) * len(probed.models)), dict[str, str]()
+    for model in probed.models:
+        own = COLOURS.get(leading_word(model))
+        taken[model] = own if own and own not in taken.values() else next(c for c in spare if c not in taken.values()
+                                                                          or len(taken) >= len(SPARE))  # fmt: skip
+    return taken
+
+
+def depth_figure(probed: Probed) -> Figure:
+    """R2 of row and column by depth, on noise and on natural pictures."""
+    return _lines(
+        probed,
+        {f"{kind} pictures": ("position", "r2", "", kind) for kind in ("noise", "natural")},
+        lambda finding: float(finding.depth or 0), "depth (0: what block 1 receives)", "R² of row and column", (-0.1, 1.03),
+    )  # fmt: skip
+
+
+def border_figure(probed: Probed) -> Figure:
+    """Error of the readout by distance from the border, beside that of a guess at the middle (grey)."""
+    figure = _lines(
+        probed,
+        {f"{kind} pictures": ("position", "border error", None, kind) for kind in ("noise", "natural")},
+        lambda finding: float(finding.case.split()[-1]), "tokens from the nearest edge", "error, patches", (0, None),
+        deepest=True,
+    )  # fmt: skip
+    for panel, kind in zip(figure.axes, ("noise", "natural")):
+        guess = probed.select(probed.lines[0], "position", "border guess", None, kind, deepest=True)
+        x, y = [float(each.case.split()[-1]) for each in guess], [each.value or 0.0 for each in guess]
+        panel.plot(x, y, color="#999999", lw=5, alpha=0.4, zorder=0)
+    return figure
+
+
+def longer_figure(probed: Probed) -> Figure:
+    """R2 of the readout of the training size at larger sizes, by both conventions."""
+    sizes = sorted({each.size for each in probed.select(None, "longer", "r2")}, key=pixels)
+    figure = _lines(
+        probed,
+        {f"{case}, {kind} pictures": ("longer", "r2", case, kind) for case in ("scaled", "absolute")
+         for kind in ("noise", "natural")},
+        lambda finding: pixels(finding.size), "size, pixels", "R² (below −1 not shown)", (-1, 1.03), deepest=True,
+    )  # fmt: skip
+    for panel in figure.axes:
+        panel.set_xticks([pixels(size) for size in sizes], [size_label(size) for size in sizes])
+    return figure
+
+
+def shift_figure(probed: Probed) -> Figure:
+    """How far tokens are off after a shift by one patch, by depth."""
+    cases = ("circular, 1 patch", "canvas, 1 patch", "crop, 1 patch")
+    return _lines(
+        probed, {f"{case}, noise": ("translation", "token error", case, "noise") for case in cases},
+        lambda finding: float(finding.depth or 0), "depth", "token error", (-0.03, None),
+    )  # fmt: skip
+
+
+def distance_figure(probed: Probed) -> Figure:
+    """Mean distance of attention by block, as a share of that of looking everywhere alike; dots are heads."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 4.2), layout="constrained")
+    panel, colours = figure.subplots(), palette(probed)
+    for line in probed.lines:
+        found = probed.select(line, "attention", "distance")
+        uniform = {each.depth: each.value or 1.0 for each in found if each.case == "uniform"}
+        heads = [each for each in found if each.case != "uniform"]
+        blocks = sorted({each.depth or 0 for each in heads})
+        share = {b: [(each.value or 0.0) / uniform[b] for each in heads if each.depth == b] for b in blocks}
+        style: dict[str, Any] = {"color": colours[line.model], "ls": STYLES[line.twin]}
+        panel.plot(blocks, [np.mean(share[b]) for b in blocks], label=probed.label(line), **_weight(line), **style)
+        if line.twin == "model":
+            x = [b for b in blocks for _ in share[b]]
+            panel.plot(x, [y for b in blocks for y in share[b]], ".", color=colours[line.model], ms=4, alpha=0.5)
+    panel.axhline(1, color="#bbbbbb", lw=1, zorder=0)
+    _dress(panel, "block", "distance / uniform")
+    return _legend(figure)
+
+
+def tiles_figure(probed: Probed, folders: Sequence[Path]) -> Figure | None:
+    """Where each token of each model looks: small maps, tiled where their tokens stand; None where none was saved."""
+    from matplotlib.figure import Figure
+
+    found = []
+    for line in probed.lines:
+        paths = [folder / ARRAYS / attention_file(*line) for folder in folders]
+        found += [(line, np.load(path)) for path in paths if path.exists()][:1]
+    if not found:
+        return None
+    models, twins = list(dict.fromkeys(line.model for line, _ in found)), [twin for twin in STYLES if any(
+        line.twin == twin for line, _ in found)]  # fmt: skip
+    figure = Figure(figsize=(3 * len(models) if len(models) > 1 else 4, 3.2 * len(twins)), layout="constrained")
+    panels = figure.subplots(len(twins), len(models), squeeze=False)
+    for panel in panels.ravel():
+        panel.set_axis_off()
+    for line, attention in found:
+        panel = panels[twins.index(line.twin)][models.index(line.model)]
+        h, w = attention.shape[:2]
+        panel.imshow(tile(attention.reshape(h * w, h * w), (h, w)), cmap="magma", interpolation="nearest")
+        panel.set_title(probed.label(line), fontsize=9)
+    return figure
+
+
+def _lines(
+    probed: Probed,
+    wanted: dict[str, tuple[str, str, str | None, str]],
+    place: Callable[[Finding], float],
+    x_label: str,
+    y_label: str,
+    limits: tuple[float, float | None],
+    deepest: bool = False,
+) -> Figure:
+    """A panel for each selection of findings, a line for each twin of each model."""
+    from matplotlib.figure import Figure
+
+    columns = min(len(wanted), 3 if len(wanted) == 3 else 2)
+    rows = -(-len(wanted) // columns)
+    figure = Figure(figsize=(12, 4.3 * rows), layout="constrained")
+    panels, colours = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel(), palette(probed)
+    for panel, (title, (probe, measure, case, kind)) in zip(panels, wanted.items()):
+        for line in probed.lines:
+            found = sorted(probed.select(line, probe, measure, case, kind, deepest), key=place)
+            x, y = [place(each) for each in found], [each.value for each in found]
+            panel.plot(x, y, STYLES[line.twin], color=colours[line.model], label=probed.label(line), **_weight(line))
+        panel.set_title(title, fontsize=10, loc="left")
+        panel.axhline(0, color="#bbbbbb", lw=1, zorder=0)
+        _dress(panel, x_label, y_label)
+    panels[0].set_ylim(*limits)
+    return _legend(figure)
+
+
+def _weight(line: Line) -> dict[str, Any]:
+    strong = line.twin == "model"
+    return {"lw": 1.9 if strong else 1.1, "marker": "o" if strong else "", "ms": 4, "alpha": 1.0 if strong else 0.75}
+
+
+def _dress(panel: Any, x_label: str, y_label: str) -> None:
+    panel.set_xlabel(x_label)
+    panel.set_ylabel(y_label)
+    panel.xaxis.get_major_locator().set_params(integer=True)
+    panel.grid(axis="y", color="#eeeeee")
+    panel.spines[["top", "right"]].set_visible(False)
+
+
+def _legend(figure: Figure) -> Figure:
+    """One entry for each model, and what the styles mean."""
+    from matplotlib.lines import Line2D
+
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    models = [(handle, label) for handle, label in zip(handles, labels) if " · " not in label]
+    styles = {"untrained": "untrained twin", "none": "encoding off"}
+    keys = [Line2D([], [], color="#666666", ls=STYLES[twin], lw=1.1) for twin in styles]
+    figure.legend(
+        [*(handle for handle, _ in models), *keys], [*(label for _, label in models), *styles.values()],
+        loc="outside lower center", ncols=min(6, len(models) + 2), frameon=False, fontsize=9,
+    )  # fmt: skip
+    return figure

@@ -27,13 +27,11 @@ class OwnSubject(Subject):
             return self.model(pictures)
 
     def token_maps(self, pictures: Tensor) -> dict[int, Tensor]:
-        model = self.model
         with torch.inference_mode():
-            x, layout, positions = model.embed(pictures)
-            found = [x]
-            for depth, block in enumerate(model.blocks, start=1):
-                found.append(model.encoding(block(found[-1], positions), layout, depth))
-        return {depth: x[:, layout.prefix_tokens :].unflatten(1, layout.grid) for depth, x in enumerate(found)}
+            first, layout, _ = self.model.embed(pictures)
+            later = self.model.forward_intermediates(pictures, intermediates_only=True)
+        maps = [first[:, layout.prefix_tokens :].unflatten(1, layout.grid)]
+        return dict(enumerate([*maps, *(each.permute(0, 2, 3, 1) for each in later)]))
 
     def attention(self, pictures: Tensor, block: int) -> Tensor:
         with torch.inference_mode():

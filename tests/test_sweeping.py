@@ -4,12 +4,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
+import torchvision
 from PIL import Image
 
 import cpvt
-from cpvt.data import open_data
+from cpvt.cli import main
+from cpvt.data import Transform, open_data
 from cpvt.reporting.summary import summarise
+from cpvt.results import read_rows, unpack_hits
+from cpvt.subjects import open_subject
 
 
 def test_rows_say_what_was_measured(tiny_run, tiny_folder):
@@ -93,3 +98,102 @@ def test_what_cannot_be_swept(tiny_run, picture_folder, tmp_path):
     untested = picture_folder({"train/cat": 1, "train/dog": 1}, tmp_path / "untested")
     with pytest.raises(ValueError, match="has no test/"):
         next(cpvt.sweep(tiny_run, str(untested), [8]))
+
+
+TIMM = "timm:vit_tiny_patch16_224(img_size=8, patch_size=4, embed_dim=16, depth=1, num_heads=2, num_classes=2)"
+
+
+def weights_of(name, tmp_path):
+    path = tmp_path / "weights.safetensors"
+    safetensors.torch.save_file(open_subject(name, pretrained=False).model.state_dict(), path)
+    return path
+
+
+def test_a_model_of_another_library_is_tested_in_its_own_way(tmp_path, tiny_folder):
+    path = weights_of(TIMM, tmp_path)
+    first, second = cpvt.sweep(TIMM, str(tiny_folder), [8, (12, 16)], checkpoint=path)
+    assert (first.model, first.encoding, first.pool, first.at) == (TIMM, "", "", ())
+    assert (first.takes_sizes, second.takes_sizes) == ("as it is", "set_input_size")
+    assert (first.train_size, first.crop_ratio, first.interpolation) == (8, 0.9, "bicubic")  # timm's for this model
+    assert first.mean == (0.5, 0.5, 0.5)
+    assert first.refused is None
+    model, data = open_subject(TIMM, path).model, open_data(str(tiny_folder))
+    view = Transform((0.5,) * 3, (0.5,) * 3, 0.9)
+    hits = []
+    for index in range(6):
+        picture, label = data.test.read(index, None)
+        with torch.no_grad():
+            hits.append(int(model(view.resize(picture, (8, 8))[None]).argmax()) == label)
+    assert unpack_hits(first.hits, 6) == hits
+    assert (first.correct, first.top5) == (sum(hits), 6)
+
+
+def test_any_module_or_callable_is_tested(tiny_folder):
+    class Brightest(torch.nn.Module):
+        def forward(self, pictures):
+            mean = pictures.mean((1, 2, 3))
+            return torch.stack([mean, -mean], 1)
+
+    data, seen = open_data(str(tiny_folder)), []
+    (row,) = cpvt.sweep(Brightest(), data, [12], protocol="canvas")
+    (same,) = cpvt.sweep(lambda pictures: seen.append(pictures) or Brightest()(pictures), data, [12], protocol="canvas")
+    assert (row.model, same.model) == ("Brightest", "function")
+    assert (row.hits, row.train_size, row.mean) == (same.hits, None, data.mean)
+    assert row.correct == sum(unpack_hits(row.hits, 6)) > 0
+    assert seen[0].shape == (6, 3, 12, 12)
+    assert row.peak_memory >= 0
+
+
+def test_a_size_that_the_model_refuses_is_a_row_with_its_words(tiny_folder):
+    model = torchvision.models.VisionTransformer(32, 8, 1, 2, 16, 16, num_classes=2)
+    first, second = cpvt.sweep(model, open_data(str(tiny_folder)), [32, 48])
+    assert (first.total, first.refused) == (6, None)
+    assert (second.total, second.correct, second.refused) == (
+        0,
+        0,
+        "AssertionError: Wrong image height! Expected 32 but got 48!",
+    )
+    (cell,) = [cell for cell in summarise([first, second]) if cell.size == 48]
+    assert cell.refused == second.refused
+
+
+def test_what_does_not_go_together_is_an_error(tiny_folder, tiny_run, tmp_path):
+    data = open_data(str(tiny_folder))
+    with pytest.raises(ValueError, match=r"must give logits of shape \(6, classes\).*got \(6, 3, 8, 8\)"):
+        next(cpvt.sweep(lambda pictures: pictures, data, [8]))
+    with pytest.raises(ValueError, match="'function' tells 3 classes apart, the data has 2"):
+        next(cpvt.sweep(lambda pictures: pictures.mean((2, 3)), data, [8]))
+    with pytest.raises(ValueError, match="say on which pictures 'function' is to be tested"):
+        next(cpvt.sweep(lambda pictures: pictures))
+    with pytest.raises(ValueError, match="does not say its training size"):
+        next(cpvt.sweep(lambda pictures: pictures, data))
+    with pytest.raises(ValueError, match="size 3 is smaller than a patch"):
+        next(cpvt.sweep(TIMM, data, [3], checkpoint=weights_of(TIMM, tmp_path)))
+    with pytest.raises(ValueError, match="goes with timm:, hf: or torchvision: names"):
+        next(cpvt.sweep(tiny_run, None, [8], checkpoint=tmp_path / "weights.safetensors"))
+    with pytest.raises(ValueError, match="has no labels"):
+        next(cpvt.sweep(lambda pictures: pictures, replace(data, class_names=()), [8]))
+
+
+def test_the_command_line_adds_rows_of_any_model_to_one_folder(tmp_path, tiny_folder, capsys):
+    path, out = weights_of(TIMM, tmp_path), tmp_path / "rows"
+    for extra in ([], ["--protocol", "canvas", "--interpolation", "bilinear"]):
+        main(
+            [
+                "sweep",
+                TIMM,
+                "--checkpoint",
+                str(path),
+                "--data",
+                str(tiny_folder),
+                "--sizes",
+                "8",
+                "--out",
+                str(out),
+                *extra,
+            ]
+        )
+    assert [row.protocol for row in read_rows(out / "rows.jsonl")] == ["resize", "canvas"]
+    said = capsys.readouterr().out
+    assert "normalised by mean 0.5/0.5/0.5" in said
+    assert "zero-shot, trained at 8, crop ratio 0.9, bicubic" in said

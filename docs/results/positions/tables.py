@@ -70,8 +70,7 @@ TESTS = (("canvas", 32), ("canvas", 64), ("canvas", 96), ("resize", 24), ("resiz
 def collect(runs: Path) -> dict[str, Any]:
     """Model -> twin -> words of a measure -> a value for each seed."""
     found: dict[str, Any] = {}
-    folders = [*sorted((runs / "probes").glob("*-seed?")), HERE]
-    for folder in folders:
+    for folder in sorted((runs / "probes").glob("*-seed?")):
         for finding in read_findings(folder / "findings.jsonl"):
             name, seed = re.fullmatch(r"(.*?)(?:-cls)?-seed(\d)", Path(finding.model).name).groups()
             for each in (*PROBES, *DEPTHS):

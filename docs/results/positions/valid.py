@@ -1,7 +1,7 @@
 """The paper's ablation of zero padding: a PEG without padding, whose residual is cropped to what the convolution leaves.
 
 python docs/results/positions/valid.py RUNS: trains three seeds as `cpvt compare` trains the others of this page, adds
-their rows to rows.jsonl beside this file, and what the probes find to findings.jsonl. The border's tokens go after block 1.
+their rows to rows.jsonl beside this file, and probes them as run.sh probes the others. The border's tokens go after block 1.
 
 A convolution without padding gives, on the tokens inside, just what one with zero padding gives there; so this is the
 zero-padded PEG less the border's tokens, and that is how it is computed.
@@ -66,7 +66,12 @@ def main(runs: Path) -> None:
                 append_rows(HERE / "rows.jsonl", [replace(row, encoding=NAME)])
                 print(row.protocol, row.size, f"{row.accuracy:.1%}", flush=True)
         subject = replace(cpvt.load(folder).subject, name=f"valid-seed{seed}")
-        for finding in cpvt.probe(subject, "digits", probes=("order", "translation", "position"), out=HERE):
+        for finding in cpvt.probe(
+            subject,
+            "digits",
+            probes=("order", "translation", "position"),
+            out=runs.parent / "probes" / f"valid-seed{seed}",
+        ):
             if finding.measure == "r2" and not finding.case:
                 print(finding.twin, finding.pictures, finding.depth, finding.value, flush=True)
 

@@ -40,7 +40,7 @@ class OwnSubject(Subject):
     def untrained(self, seed: int = 0) -> Subject:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return self._with(VisionTransformer(self.model.config).to(self.device), "untrained")
+            return self._with(type(self.model)(self.model.config).to(self.device), "untrained")
 
     def without_positions(self) -> Subject:
         model, config = copy.deepcopy(self.model), self.model.config

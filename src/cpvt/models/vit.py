@@ -190,19 +190,21 @@ class VisionTransformer(Backbone):
 
         Where every token is read (`global_pool=''`), the tokens of a list come back end to end, (T, classes).
         """
-        prefix = self.num_prefix_tokens
-        if self.config.global_pool == "token":
-            x = torch.stack([tokens[0] for tokens in x]) if isinstance(x, (list, tuple)) else x[:, 0]
-        elif self.config.global_pool == "avg":
-            x = (
-                torch.stack([t[prefix:].mean(dim=0) for t in x])
-                if isinstance(x, (list, tuple))
-                else x[:, prefix:].mean(dim=1)
-            )
-        elif isinstance(x, (list, tuple)):
-            x = torch.cat(x)
+        if isinstance(x, (list, tuple)):
+            parts = [self._pool(tokens) for tokens in x]
+            x = torch.stack(parts) if self.config.global_pool else torch.cat(parts)
+        else:
+            x = self._pool(x)
         read: Tensor = self.head_drop(x)
         return read if pre_logits else self.head(read)
+
+    def _pool(self, tokens: Tensor) -> Tensor:
+        """What the head reads of tokens (..., P + N, D)."""
+        if self.config.global_pool == "token":
+            return tokens[..., 0, :]
+        if self.config.global_pool == "avg":
+            return tokens[..., self.num_prefix_tokens :, :].mean(dim=-2)
+        return tokens
 
     def embed(self, pictures: Tensor) -> tuple[Tensor, Layout, Positions]:
         """Tokens as block 1 receives them, (B, P + N, D), where they stand, and what attention knows of it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,12 +22,13 @@ STYLES = {"model": "-", "untrained": ":", "none": "--"}
 
 def palette(probed: Probed) -> dict[str, str]:
     """Model -> colour: that of its encoding where its name begins with one that no other model has taken, else a spare."""
-    spare, taken = iter((*SPARE, *COLOURS.values()) * len(probed.models)), dict[str, str]()
+    taken: dict[str, str] = {}
     for model in probed.models:
         own = COLOURS.get(leading_word(model))
-        taken[model] = own if own and own not in taken.values() else next(c for c in spare if c not in taken.values()
-                                                                          or len(taken) >= len(SPARE))  # fmt: skip
-    return taken
+        if own and own not in taken.values():
+            taken[model] = own
+    spare = cycle([colour for colour in (*SPARE, *COLOURS.values()) if colour not in taken.values()] or SPARE)
+    return {model: taken.get(model) or next(spare) for model in probed.models}
 
 
 def depth_figure(probed: Probed) -> Figure:
@@ -99,7 +101,7 @@ def distance_figure(probed: Probed) -> Figure:
 
 
 def tiles_figure(probed: Probed, folders: Sequence[Path]) -> Figure | None:
-    """Where each token of each model looks: small maps, tiled where their tokens stand; None where none was saved."""
+    """Where each token of each model looks: small maps, tiled where their tokens stand, beside its twins; None if none was saved."""
     from matplotlib.figure import Figure
 
     found = []
@@ -108,14 +110,13 @@ def tiles_figure(probed: Probed, folders: Sequence[Path]) -> Figure | None:
         found += [(line, np.load(path)) for path in paths if path.exists()][:1]
     if not found:
         return None
-    models, twins = list(dict.fromkeys(line.model for line, _ in found)), [twin for twin in STYLES if any(
-        line.twin == twin for line, _ in found)]  # fmt: skip
-    figure = Figure(figsize=(3 * len(models) if len(models) > 1 else 4, 3.2 * len(twins)), layout="constrained")
-    panels = figure.subplots(len(twins), len(models), squeeze=False)
+    models = list(dict.fromkeys(line.model for line, _ in found))
+    figure = Figure(figsize=(3.6 * len(STYLES), 3.8 * len(models)), layout="constrained")
+    panels = figure.subplots(len(models), len(STYLES), squeeze=False)
     for panel in panels.ravel():
         panel.set_axis_off()
     for line, attention in found:
-        panel = panels[twins.index(line.twin)][models.index(line.model)]
+        panel = panels[models.index(line.model)][list(STYLES).index(line.twin)]
         h, w = attention.shape[:2]
         panel.imshow(tile(attention.reshape(h * w, h * w), (h, w)), cmap="magma", interpolation="nearest")
         panel.set_title(probed.label(line), fontsize=9)

@@ -57,9 +57,11 @@ class Probed:
 
     @cached_property
     def labels(self) -> dict[str, str]:
-        """Model -> how pages call it: the last part of its name where that says enough."""
+        """Model -> how pages call it: the last part of its name, without the ending all have in common, if that says enough."""
         short = [PurePath(model).name for model in self.models]
-        return {model: name if short.count(name) == 1 else model for model, name in zip(self.models, short)}
+        while len(short) > 1 and len({name.rpartition("-")[1:] for name in short}) == 1 and "-" in short[0]:
+            short = [name.rpartition("-")[0] for name in short]
+        return {model: name if name and short.count(name) == 1 else model for model, name in zip(self.models, short)}
 
     @cached_property
     def lines(self) -> list[Line]:
@@ -126,4 +128,6 @@ def plain(value: float | None, share: bool = False) -> str:
         return "–"
     if share:
         return f"{100 * value:.0f} %"
-    return "0" if abs(value) < 1e-4 else f"{value:.2f}"
+    if abs(value) < 1e-4:
+        return "0"
+    return f"{value:.2f}".replace("-0.00", "0.00").replace("-", "−")

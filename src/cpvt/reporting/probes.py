@@ -20,7 +20,7 @@ from cpvt.reporting.probe_figures import (
     shift_figure,
     tiles_figure,
 )
-from cpvt.reporting.probed import HEADLINES, Line, Probed, headline, plain
+from cpvt.reporting.probed import HEADLINES, TWIN_WORDS, Line, Probed, headline, plain
 from cpvt.reporting.summary import size_label
 from cpvt.results import replacing
 
@@ -97,8 +97,8 @@ def _table(probed: Probed, titles: Sequence[str], boxes: Callable[[Line], Sequen
     body = ""
     for line in probed.lines:
         cells = "".join(f"<td>{box}</td>" for box in boxes(line))
-        tone = "" if line.twin == "model" else " class=twin"
-        body += f"<tr{tone}><th scope=row>{escape(probed.label(line))}</th>{cells}</tr>"
+        tone, name = ("", probed.labels[line.model]) if line.twin == "model" else (" class=twin", TWIN_WORDS[line.twin])
+        body += f"<tr{tone}><th scope=row>{escape(name)}</th>{cells}</tr>"
     return f"<div class=scroll><table><thead><tr><th></th>{head}</tr></thead><tbody>{body}</tbody></table></div>"
 
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from cpvt.results import append_rows, read_json, read_rows, replacing, write_json
+from cpvt.results import append_rows, pack_hits, read_json, read_rows, replacing, unpack_hits, write_json
 
 
 def test_rows_are_read_back_as_they_were(tmp_path, make_row):
@@ -18,6 +18,20 @@ def test_rows_are_read_back_as_they_were(tmp_path, make_row):
     append_rows(path, rows[1:])
     assert read_rows(path) == rows
     assert len(path.read_text().splitlines()) == 3
+
+
+def test_rows_of_before_a_field_was_added_are_read(tmp_path, make_row):
+    path = tmp_path / "rows.jsonl"
+    append_rows(path, [make_row(top5=3, hits="AA==")])
+    old = {name: value for name, value in json.loads(path.read_text()).items() if name not in ("top5", "hits")}
+    path.write_text(json.dumps(old) + "\n")
+    assert read_rows(path) == [make_row()]
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 8, 9, 31])
+def test_hits_are_read_back_as_they_were(count):
+    hits = [number % 3 == 0 for number in range(count)]
+    assert unpack_hits(pack_hits(hits), count) == hits
 
 
 def test_no_file_is_no_rows(tmp_path):

@@ -4,16 +4,21 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
+import torchvision
 from PIL import Image
 
 import cpvt
-from cpvt.data import open_data
+from cpvt.cli import main
+from cpvt.data import Transform, open_data
 from cpvt.reporting.summary import summarise
+from cpvt.results import read_rows, unpack_hits
+from cpvt.subjects import open_subject
 
 
 def test_rows_say_what_was_measured(tiny_run, tiny_folder):
-    rows = list(cpvt.sweep(tiny_run, [8, (12, 16), "6x10"], protocol="resize"))
+    rows = list(cpvt.sweep(tiny_run, None, [8, (12, 16), "6x10"], protocol="resize"))
     assert [row.size for row in rows] == [8, (12, 16), (6, 10)]
     row = rows[0]
     assert (row.model, row.encoding, row.pool, row.protocol) == ("cpvt_micro", "peg", "cls", "resize")
@@ -24,7 +29,7 @@ def test_rows_say_what_was_measured(tiny_run, tiny_folder):
 
 def test_the_count_is_that_of_a_loop_over_pictures(tiny_run, tiny_folder):
     checkpoint, data = cpvt.load(tiny_run), open_data(str(tiny_folder))
-    row = next(cpvt.sweep(checkpoint, [12], protocol="canvas", batch_size=4))
+    row = next(cpvt.sweep(checkpoint, None, [12], protocol="canvas", batch_size=4))
     correct = 0
     for index in range(len(data.test)):
         draw = np.random.default_rng((0, 0, index))
@@ -42,16 +47,16 @@ def test_sizes_by_default_go_from_half_to_three_times(tiny_run):
 
 def test_larger_pictures_are_shrunk_for_a_canvas_and_counted(tiny_run, tiny_folder):
     Image.new("RGB", (300, 100)).save(tiny_folder / "test" / "cat" / "large.png")
-    assert next(cpvt.sweep(tiny_run, [8], protocol="canvas")).shrunk == 1
-    assert next(cpvt.sweep(tiny_run, [8], protocol="canvas", longest_side=300)).shrunk == 0
-    assert next(cpvt.sweep(tiny_run, [8], protocol="resize")).shrunk == 0
+    assert next(cpvt.sweep(tiny_run, None, [8], protocol="canvas")).shrunk == 1
+    assert next(cpvt.sweep(tiny_run, None, [8], protocol="canvas", longest_side=300)).shrunk == 0
+    assert next(cpvt.sweep(tiny_run, None, [8], protocol="resize")).shrunk == 0
 
 
 def test_native_shows_whole_pictures_and_gives_the_count_of_a_loop(tiny_run, tiny_folder):
     for number, (width, height) in enumerate([(30, 10), (5, 17), (40, 40)]):
         Image.effect_noise((width, height), 80).save(tiny_folder / "test" / "dog" / f"noise{number}.png")
     checkpoint, data = cpvt.load(tiny_run), open_data(str(tiny_folder))
-    rows = list(cpvt.sweep(checkpoint, [20, 100], protocol="native", token_budget=30))
+    rows = list(cpvt.sweep(checkpoint, None, [20, 100], protocol="native", token_budget=30))
     for row, longest in zip(rows, (20, 100)):
         limited = replace(checkpoint.transform, longest_side=longest)
         correct = shrunk = 0
@@ -64,10 +69,10 @@ def test_native_shows_whole_pictures_and_gives_the_count_of_a_loop(tiny_run, tin
         assert (row.correct, row.total, row.shrunk, row.longest_side) == (correct, 9, shrunk, 32)
     assert [row.shrunk for row in rows] == [2, 0]
     with pytest.raises(ValueError, match="the longest side allowed, such as 224; got"):
-        next(cpvt.sweep(tiny_run, ["8x12"], protocol="native"))
+        next(cpvt.sweep(tiny_run, None, ["8x12"], protocol="native"))
     for options in ({"longest_side": 20}, {"crop_ratio": 1.0}):
         with pytest.raises(ValueError, match="nothing is cropped: leave longest_side and crop_ratio out"):
-            next(cpvt.sweep(tiny_run, [8], protocol="native", **options))
+            next(cpvt.sweep(tiny_run, None, [8], protocol="native", **options))
     cells = summarise(rows)
     assert [(cell.encoding, cell.size) for cell in cells] == [("peg", 20), ("peg", 100)]  # one curve, not two
 
@@ -75,21 +80,120 @@ def test_native_shows_whole_pictures_and_gives_the_count_of_a_loop(tiny_run, tin
 def test_bad_pictures_are_an_error_or_counted(tiny_run, tiny_folder):
     (tiny_folder / "test" / "cat" / "bad.jpg").write_text("no picture")
     with pytest.raises(ValueError, match="bad.jpg"):
-        list(cpvt.sweep(tiny_run, [8]))
-    row = next(cpvt.sweep(tiny_run, [8], on_bad_picture="skip"))
+        list(cpvt.sweep(tiny_run, None, [8]))
+    row = next(cpvt.sweep(tiny_run, None, [8], on_bad_picture="skip"))
     assert (row.total, row.skipped) == (6, 1)
 
 
 def test_what_cannot_be_swept(tiny_run, picture_folder, tmp_path):
     with pytest.raises(ValueError, match="canvas, resize, native; got 'zoom'"):
-        next(cpvt.sweep(tiny_run, [8], protocol="zoom"))
+        next(cpvt.sweep(tiny_run, None, [8], protocol="zoom"))
     with pytest.raises(ValueError, match="size 3 is smaller than a patch; the smallest side of this model is 4"):
-        next(cpvt.sweep(tiny_run, [8, 3]))
+        next(cpvt.sweep(tiny_run, None, [8, 3]))
     with pytest.raises(ValueError, match="got '12y'"):
-        next(cpvt.sweep(tiny_run, ["12y"]))
+        next(cpvt.sweep(tiny_run, None, ["12y"]))
     other = picture_folder({"train/bird": 1, "train/cat": 1, "test/bird": 1}, tmp_path / "other")
     with pytest.raises(ValueError, match=r"not the model's: the model has 2 \(cat, dog\), the data 2 \(bird, cat\)"):
-        next(cpvt.sweep(tiny_run, [8], data=str(other)))
+        next(cpvt.sweep(tiny_run, str(other), [8]))
     untested = picture_folder({"train/cat": 1, "train/dog": 1}, tmp_path / "untested")
     with pytest.raises(ValueError, match="has no test/"):
-        next(cpvt.sweep(tiny_run, [8], data=str(untested)))
+        next(cpvt.sweep(tiny_run, str(untested), [8]))
+
+
+TIMM = "timm:vit_tiny_patch16_224(img_size=8, patch_size=4, embed_dim=16, depth=1, num_heads=2, num_classes=2)"
+
+
+def weights_of(name, tmp_path):
+    path = tmp_path / "weights.safetensors"
+    safetensors.torch.save_file(open_subject(name, pretrained=False).model.state_dict(), path)
+    return path
+
+
+def test_a_model_of_another_library_is_tested_in_its_own_way(tmp_path, tiny_folder):
+    path = weights_of(TIMM, tmp_path)
+    first, second = cpvt.sweep(TIMM, str(tiny_folder), [8, (12, 16)], checkpoint=path)
+    assert (first.model, first.encoding, first.pool, first.at) == (TIMM, "", "", ())
+    assert (first.takes_sizes, second.takes_sizes) == ("as it is", "set_input_size")
+    assert (first.train_size, first.crop_ratio, first.interpolation) == (8, 0.9, "bicubic")  # timm's for this model
+    assert first.mean == (0.5, 0.5, 0.5)
+    assert first.refused is None
+    model, data = open_subject(TIMM, path).model, open_data(str(tiny_folder))
+    view = Transform((0.5,) * 3, (0.5,) * 3, 0.9)
+    hits = []
+    for index in range(6):
+        picture, label = data.test.read(index, None)
+        with torch.no_grad():
+            hits.append(int(model(view.resize(picture, (8, 8))[None]).argmax()) == label)
+    assert unpack_hits(first.hits, 6) == hits
+    assert (first.correct, first.top5) == (sum(hits), 6)
+
+
+def test_any_module_or_callable_is_tested(tiny_folder):
+    class Brightest(torch.nn.Module):
+        def forward(self, pictures):
+            mean = pictures.mean((1, 2, 3))
+            return torch.stack([mean, -mean], 1)
+
+    data, seen = open_data(str(tiny_folder)), []
+    (row,) = cpvt.sweep(Brightest(), data, [12], protocol="canvas")
+    (same,) = cpvt.sweep(lambda pictures: seen.append(pictures) or Brightest()(pictures), data, [12], protocol="canvas")
+    assert (row.model, same.model) == ("Brightest", "function")
+    assert (row.hits, row.train_size, row.mean) == (same.hits, None, data.mean)
+    assert row.correct == sum(unpack_hits(row.hits, 6)) > 0
+    assert seen[0].shape == (6, 3, 12, 12)
+    assert row.peak_memory >= 0
+
+
+def test_a_size_that_the_model_refuses_is_a_row_with_its_words(tiny_folder):
+    model = torchvision.models.VisionTransformer(32, 8, 1, 2, 16, 16, num_classes=2)
+    first, second = cpvt.sweep(model, open_data(str(tiny_folder)), [32, 48])
+    assert (first.total, first.refused) == (6, None)
+    assert (second.total, second.correct, second.refused) == (
+        0,
+        0,
+        "AssertionError: Wrong image height! Expected 32 but got 48!",
+    )
+    (cell,) = [cell for cell in summarise([first, second]) if cell.size == 48]
+    assert cell.refused == second.refused
+
+
+def test_what_does_not_go_together_is_an_error(tiny_folder, tiny_run, tmp_path):
+    data = open_data(str(tiny_folder))
+    with pytest.raises(ValueError, match=r"must give logits of shape \(6, classes\).*got \(6, 3, 8, 8\)"):
+        next(cpvt.sweep(lambda pictures: pictures, data, [8]))
+    with pytest.raises(ValueError, match="'function' tells 3 classes apart, the data has 2"):
+        next(cpvt.sweep(lambda pictures: pictures.mean((2, 3)), data, [8]))
+    with pytest.raises(ValueError, match="say on which pictures 'function' is to be tested"):
+        next(cpvt.sweep(lambda pictures: pictures))
+    with pytest.raises(ValueError, match="does not say its training size"):
+        next(cpvt.sweep(lambda pictures: pictures, data))
+    with pytest.raises(ValueError, match="size 3 is smaller than a patch"):
+        next(cpvt.sweep(TIMM, data, [3], checkpoint=weights_of(TIMM, tmp_path)))
+    with pytest.raises(ValueError, match="goes with timm:, hf: or torchvision: names"):
+        next(cpvt.sweep(tiny_run, None, [8], checkpoint=tmp_path / "weights.safetensors"))
+    with pytest.raises(ValueError, match="has no labels"):
+        next(cpvt.sweep(lambda pictures: pictures, replace(data, class_names=()), [8]))
+
+
+def test_the_command_line_adds_rows_of_any_model_to_one_folder(tmp_path, tiny_folder, capsys):
+    path, out = weights_of(TIMM, tmp_path), tmp_path / "rows"
+    for extra in ([], ["--protocol", "canvas", "--interpolation", "bilinear"]):
+        main(
+            [
+                "sweep",
+                TIMM,
+                "--checkpoint",
+                str(path),
+                "--data",
+                str(tiny_folder),
+                "--sizes",
+                "8",
+                "--out",
+                str(out),
+                *extra,
+            ]
+        )
+    assert [row.protocol for row in read_rows(out / "rows.jsonl")] == ["resize", "canvas"]
+    said = capsys.readouterr().out
+    assert "normalised by mean 0.5/0.5/0.5" in said
+    assert "zero-shot, trained at 8, crop ratio 0.9, bicubic" in said

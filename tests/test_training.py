@@ -160,7 +160,7 @@ def test_large_pictures_are_shrunk_alike_in_training_and_test(config, picture_fo
     assert json.loads((run / "history.jsonl").read_text())["shrunk"] == 1
     checkpoint = cpvt.load(run)
     assert checkpoint.transform.longest_side == 32  # four times the training size
-    assert next(cpvt.sweep(checkpoint, [8], protocol="canvas")).shrunk == 1
+    assert next(cpvt.sweep(checkpoint, None, [8], protocol="canvas")).shrunk == 1
 
 
 @pytest.mark.parametrize(
@@ -235,3 +235,61 @@ def test_a_data_set_without_training_pictures(tmp_path, picture_folder):
     folder = picture_folder({"test/cat": 1})
     with pytest.raises(ValueError, match="has no train/"):
         train(TrainConfig(out=str(tmp_path / "run"), source=Source(str(folder))))
+
+
+VIT = "timm:vit_tiny_patch16_224(patch_size=4, embed_dim=16, depth=1, num_heads=2)"
+
+
+def foreign(tmp_path, tiny_folder, out, **options):
+    recipe = options.pop("recipe", Recipe(epochs=1, batch_size=4))
+    return TrainConfig(
+        str(tmp_path / out),
+        **{"model": VIT, "train_size": 8, **options},
+        source=Source(str(tiny_folder)),
+        recipe=recipe,
+    )
+
+
+def test_a_model_of_another_library_is_trained_kept_and_opened_again(tmp_path, tiny_folder):
+    checkpoint = cpvt.load(train(foreign(tmp_path, tiny_folder, "run")))
+    assert (checkpoint.config.name, checkpoint.config.num_classes, checkpoint.train_size) == (VIT, 2, 8)
+    assert type(checkpoint.model).__module__.startswith("timm.")
+    assert checkpoint.model(torch.randn(1, 3, 8, 8)).shape == (1, 2)
+    with pytest.raises(ValueError, match="needs one of our own models"):
+        _ = checkpoint.own_model
+
+
+def test_training_starts_from_the_weights_of_a_run_or_a_file(tmp_path, tiny_folder):
+    slow = Recipe(epochs=1, batch_size=4, lr=1e-12, min_lr=1e-13, weight_decay=0)
+    first = train(foreign(tmp_path, tiny_folder, "first"))
+    for start in (first, first / "model.safetensors"):
+        again = train(foreign(tmp_path, tiny_folder, f"from-{start.name}", start=str(start), recipe=slow))
+        before, after = (cpvt.load(run).model.state_dict() for run in (first, again))
+        for name, value in before.items():
+            torch.testing.assert_close(after[name], value, atol=1e-7, rtol=1e-5)
+
+
+def test_a_run_that_starts_from_another_reads_pictures_as_that_did(tmp_path, tiny_folder):
+    first = train(foreign(tmp_path, tiny_folder, "first"))
+    record = json.loads((first / "checkpoint.json").read_text())
+    record["transform"] |= {"mean": [0.1, 0.2, 0.3]}
+    (first / "checkpoint.json").write_text(json.dumps(record))
+    again = train(foreign(tmp_path, tiny_folder, "again", start=str(first)))
+    assert cpvt.load(again).transform.mean == (0.1, 0.2, 0.3)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"encoding": "peg"}, "--encoding is for our own models"),
+        ({"pool": "gap"}, "--pool is for our own models"),
+        ({"model": "timm:vit_tinny"}, "knows no model 'vit_tinny'"),
+        ({"model": "torchvision:shufflenet_v2_x0_5", "train_size": None}, "say --train-size"),
+        ({"start": "nowhere"}, "no weights to start from at 'nowhere'"),
+        ({"model": "cpvt_micro", "start": "published"}, "no weights of 'cpvt_micro' are published"),
+    ],
+)
+def test_what_another_librarys_model_cannot_have_is_refused(tmp_path, tiny_folder, options, words):
+    with pytest.raises(ValueError, match=words):
+        train(foreign(tmp_path, tiny_folder, "run", **options))
+    assert not (tmp_path / "run").exists()

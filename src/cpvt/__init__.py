@@ -10,6 +10,7 @@ _HOMES = {  # public name -> where it lives; nothing is imported before it is us
     "create_model": "cpvt.models",
     "open_data": "cpvt.data",
     "load": "cpvt.checkpoint",
+    "retrofit": "cpvt.retrofitting",
     "train": "cpvt.training",
     "sweep": "cpvt.sweeping",
     "probe": "cpvt.probing",
@@ -42,5 +43,6 @@ if TYPE_CHECKING:
     from cpvt.predicting import predict as predict
     from cpvt.probing import probe as probe
     from cpvt.reporting import report as report
+    from cpvt.retrofitting import retrofit as retrofit
     from cpvt.sweeping import sweep as sweep
     from cpvt.training import train as train

@@ -12,16 +12,18 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import safetensors.torch
 import torch
+from torch import nn
 
 from cpvt import __version__
-from cpvt.config import ModelConfig
+from cpvt.config import ForeignConfig, ModelConfig, sides
 from cpvt.data import Transform
 from cpvt.models import VisionTransformer
 from cpvt.results import read_json, replacing, write_json
-from cpvt.subjects import Subject, is_foreign, open_subject, subject_of
+from cpvt.retrofitting import retrofit
+from cpvt.subjects import Subject, build, is_foreign, open_subject, subject_of
+from cpvt.subjects.weights import load_weights_file
 
 WEIGHTS, RECORD = "model.safetensors", "checkpoint.json"
 
@@ -30,17 +32,37 @@ WEIGHTS, RECORD = "model.safetensors", "checkpoint.json"
 class Checkpoint:
     """A trained model, ready to use: `model(transform(picture)[None])` gives logits, one per class name."""
 
-    model: VisionTransformer
+    model: nn.Module
     transform: Transform
     class_names: tuple[str, ...]
     record: dict[str, Any]
     """What checkpoint.json holds: the configurations of model and training, and the provenance."""
 
     @property
+    def config(self) -> ModelConfig | ForeignConfig:
+        """What the model is."""
+        return config_from_json(self.record["model"])
+
+    @property
+    def own_model(self) -> VisionTransformer:
+        """The model, where it is one of ours; ValueError where it is another library's."""
+        if not isinstance(self.model, VisionTransformer):
+            raise ValueError(
+                f"this needs one of our own models; '{self.record['training']['out']}' holds "
+                f"{self.record['model']['name']}, which goes through its own library's tools (docs/retrofit.md has an export)"
+            )
+        return self.model
+
+    @property
     def train_size(self) -> int:
         """The longer side of the training size, pixels."""
-        size = self.model.config.img_size
-        return size if isinstance(size, int) else max(size)
+        return max(sides(self.config.img_size))
+
+    @property
+    def subject(self) -> Subject:
+        """The model as measurements see it."""
+        facts = {"train_size": self.config.img_size, "transform": self.transform, "class_names": self.class_names}
+        return subject_of(self.model, self.record["training"]["out"], **facts)
 
 
 def as_subject(
@@ -64,19 +86,13 @@ def as_subject(
     if weights is not None:
         raise ValueError(f"a file of weights goes with timm:, hf: or torchvision: names; '{model}' has its own")
     if isinstance(model, (str, Path)):
-        name = str(model)
         model = load(model, device)
-    elif isinstance(model, Checkpoint):
-        name = model.record["training"]["out"]
-    else:
-        return subject_of(model)
-    facts = {"transform": model.transform, "class_names": model.class_names}
-    return subject_of(model.model, name, **facts)
+    return model.subject if isinstance(model, Checkpoint) else subject_of(model)
 
 
-def save_checkpoint(folder: Path, model: VisionTransformer, record: dict[str, Any]) -> None:
+def save_checkpoint(folder: Path, model: nn.Module, record: dict[str, Any]) -> None:
     """Write weights, then the record; each file is replaced whole or not at all."""
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
     with replacing(folder / WEIGHTS) as file:
         file.write(safetensors.torch.save(state))
     write_json(folder / RECORD, record)
@@ -99,36 +115,25 @@ def load(run: str | Path, device: str = "auto") -> Checkpoint:
     """
     folder = Path(run)
     record = read_record(folder)
-    model = VisionTransformer(config_from_json(record["model"]))
-    load_weights(model, folder / WEIGHTS)
+    model = build_model(config_from_json(record["model"]))
+    load_weights_file(model, folder / WEIGHTS)
     transform = Transform(**{name: _tuple(value) for name, value in record["transform"].items()})
     return Checkpoint(model.eval().to(pick_device(device)), transform, tuple(record["class_names"]), record)
 
 
-def load_weights(model: VisionTransformer, path: Path) -> None:
-    """Put the weights of a safetensors file into a model; ValueError names every key and shape that does not fit."""
-    try:
-        state = safetensors.torch.load_file(path)
-    except FileNotFoundError as error:
-        raise ValueError(f"the weights '{path}' are missing") from error
-    except safetensors.SafetensorError as error:
-        raise ValueError(f"'{path}' is not a whole safetensors file ({error})") from error
-    wanted = model.state_dict()
-    complaints = [f"missing: {name}" for name in wanted if name not in state]
-    complaints += [f"not expected: {name}" for name in state if name not in wanted]
-    complaints += [
-        f"{name}: expected shape {tuple(wanted[name].shape)}, got {tuple(state[name].shape)}"
-        for name in wanted
-        if name in state and wanted[name].shape != state[name].shape
-    ]
-    if complaints:
-        raise ValueError(f"the weights in '{path}' do not fit the model:\n  " + "\n  ".join(complaints))
-    model.load_state_dict(state)
+def build_model(config: ModelConfig | ForeignConfig) -> nn.Module:
+    """A fresh model, ours or another library's, retrofitted where the configuration says so."""
+    if isinstance(config, ModelConfig):
+        return VisionTransformer(config)
+    height, width = sides(config.img_size)
+    model = build(config.name, config.num_classes, height if height == width else None, config.in_chans)
+    return model if config.retrofit is None else retrofit(model, **config.retrofit)
 
 
-def config_from_json(values: dict[str, Any]) -> ModelConfig:
-    """ModelConfig from what JSON made of it."""
-    return ModelConfig(**{name: _tuple(value) for name, value in values.items()})
+def config_from_json(values: dict[str, Any]) -> ModelConfig | ForeignConfig:
+    """A model's configuration from what JSON made of it."""
+    kind = ForeignConfig if "name" in values else ModelConfig
+    return kind(**{name: _tuple(value) for name, value in values.items()})
 
 
 def _tuple(value: Any) -> Any:

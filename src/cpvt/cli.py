@@ -16,6 +16,7 @@ from cpvt.config import (
     PredictConfig,
     ProbeConfig,
     ReportConfig,
+    RetrofitConfig,
     SweepConfig,
     TrainConfig,
 )
@@ -41,8 +42,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
         data = open_data(source.data, source.data_root)
         if data.test is not None:
             rows += sweep(
-                checkpoint, [checkpoint.model.config.img_size], protocol="resize", data=data,
-                crop_ratio=source.crop_ratio, on_bad_picture=source.on_bad_picture, watch=bars,
+                checkpoint, data, [checkpoint.config.img_size], protocol="resize", crop_ratio=source.crop_ratio, on_bad_picture=source.on_bad_picture, watch=bars,
             )  # fmt: skip
             append_rows(folder / "rows.jsonl", rows)
     skipped = history[-1]["skipped"] + sum(row.skipped for row in rows)
@@ -61,22 +61,39 @@ def sweep(config: SweepConfig) -> dict[str, Any]:
 
     from cpvt.progress import Bars
     from cpvt.results import append_rows
+    from cpvt.subjects import is_foreign
     from cpvt.sweeping import sweep as run_sweep
 
     options = asdict(config)
-    run, sizes = options.pop("run"), [str(size) for size in options.pop("sizes")]
+    model, sizes, out = options.pop("model"), [str(size) for size in options.pop("sizes")], options.pop("out")
+    folder = Path(out or ("runs/sweep" if is_foreign(model) else model))
     rows: list[Row] = []
     with Bars() as bars:
-        for row in run_sweep(run, sizes, watch=bars, **options):
+        for row in run_sweep(model, options.pop("data", None), sizes, watch=bars, **options):
             rows.append(row)
-            append_rows(Path(run) / "rows.jsonl", [row])
+            append_rows(folder / "rows.jsonl", [row])
+            if row.refused:
+                bars.say(f"refuses {_size(row)}: {row.refused}")
             if row.shrunk:
                 bars.say(f"{row.shrunk} pictures were shrunk to the longest side allowed (--longest-side)")
             if row.skipped:
                 bars.say(f"{row.skipped} pictures could not be used and were left out")
     _print_table(rows)
-    return {"run": run, "rows": str(Path(run) / "rows.jsonl"),
-            "accuracy": {_size(row): round(row.accuracy, 4) for row in rows}}  # fmt: skip
+    return {"model": model, "rows": str(folder / "rows.jsonl"),
+            "accuracy": {_size(row): None if row.refused else round(row.accuracy, 4) for row in rows}}  # fmt: skip
+
+
+def retrofit(config: RetrofitConfig) -> dict[str, Any]:
+    from cpvt.finetuning import retrofit_and_test
+    from cpvt.progress import Bars
+
+    def say(row: Row) -> None:
+        words = f"refuses: {row.refused}" if row.refused else f"accuracy {row.accuracy:6.1%}"
+        bars.say(f"{row.encoding:32} {row.protocol} {_size(row):>7}  {words}")
+
+    with Bars() as bars:
+        folder = retrofit_and_test(config, bars, say)
+    return {"run": str(folder), **report(ReportConfig((str(folder),)))}
 
 
 def probe(config: ProbeConfig) -> dict[str, Any]:
@@ -142,21 +159,21 @@ def compare(config: CompareConfig) -> dict[str, Any]:
 
     with Bars() as bars:
         folder = run_comparison(config, bars, say)
-    return report(ReportConfig(str(folder)))
+    return report(ReportConfig((str(folder),)))
 
 
 def report(config: ReportConfig) -> dict[str, Any]:
     from pathlib import Path
 
     from cpvt.findings import RECORD, read_findings
+    from cpvt.reporting import gather
     from cpvt.reporting import report as draw_report
     from cpvt.reporting.terminal import print_findings
-    from cpvt.results import read_rows
 
-    page = draw_report(config.folder)
-    rows = read_rows(Path(config.folder) / "rows.jsonl")
+    page = draw_report(*config.folders, out=config.out)
+    rows = gather(config.folders)
     _print_table(rows)
-    findings = read_findings(Path(config.folder) / RECORD)
+    findings = [finding for folder in config.folders for finding in read_findings(Path(folder) / RECORD)]
     if findings:
         print_findings(findings)
     print(f"the page: {page}")
@@ -208,17 +225,19 @@ def _print_table(rows: list[Row]) -> None:
 VERBS: dict[str, tuple[type, Any, str]] = {
     "compare": (CompareConfig, compare, "train every encoding alike, test at sizes never seen, draw the page"),
     "train": (TrainConfig, train, "train one model"),
-    "sweep": (SweepConfig, sweep, "test one checkpoint at many sizes"),
+    "sweep": (SweepConfig, sweep, "test a model at many sizes: a run, or timm:NAME, hf:NAME, torchvision:NAME"),
+    "retrofit": (RetrofitConfig, retrofit, "give a trained model PEGs, train it on, test it before and after"),
     "probe": (ProbeConfig, probe, "measure what a model knows of positions"),
     "predict": (PredictConfig, predict, "name what pictures show, each at its own size"),
     "export": (ExportConfig, export, "write a model as one file for all sizes: .onnx or .pt2"),
-    "report": (ReportConfig, report, "rebuild the page from the rows"),
+    "report": (ReportConfig, report, "draw the page from rows again, of one folder or of several"),
     "bench": (BenchConfig, bench, "take the published speeds and memory figures again, on this machine"),
     "list": (ListConfig, list_names, "encodings, models, data sets"),
 }
 
 POSITIONAL = (
     "sweep",
+    "retrofit",
     "probe",
     "predict",
     "export",

@@ -18,6 +18,7 @@ from cpvt.looking import Subject, look_closer
 from cpvt.models.zoo import model_config
 from cpvt.parallel import Tell, cores, run_in_processes
 from cpvt.results import Row, append_rows, read_json, read_rows, write_json
+from cpvt.subjects import is_foreign
 from cpvt.sweeping import check_sizes, sweep
 from cpvt.training import check, is_finished, train
 
@@ -51,6 +52,8 @@ def compare(
     the folder holds a comparison with another model, data set or recipe. Trainings run in processes of their own,
     so a script that calls this needs the usual `if __name__ == "__main__":` (or parallel=1).
     """
+    if is_foreign(config.model):
+        raise ValueError(f"compare changes the encoding of our own models; train and sweep '{config.model}' by itself")
     config = spell_out(config)
     folder = Path(config.out)
     tasks = _plan(config)
@@ -195,7 +198,7 @@ def _run(task: _Task, watch: Watch, keep: Callable[[Row], None]) -> None:
     for protocol, size in task.tests:
         source = task.training.source
         rows = sweep(
-            checkpoint, [size], protocol=protocol, data=data, crop_ratio=source.crop_ratio,
+            checkpoint, data, [size], protocol=protocol, crop_ratio=source.crop_ratio,
             on_bad_picture=source.on_bad_picture, watch=watch_task,
         )  # fmt: skip
         for row in rows:

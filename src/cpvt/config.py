@@ -54,6 +54,8 @@ class ModelConfig:
     """What the head reads: 'token' (class token), 'avg' (mean of the tokens), '' (every token)."""
     class_token: bool | None = None
     """Whether there is a class token; by default only where the head reads it."""
+    drop_rate: float = 0.0
+    """Share of what the head reads that training drops."""
     drop_path_rate: float = 0.0
     weight_init: str = "deit"
     """How linear layers start: 'deit' (truncated normal, 0.02) or 'xavier' (by their width; learns sooner when narrow)."""
@@ -61,6 +63,20 @@ class ModelConfig:
     @property
     def has_class_token(self) -> bool:
         return self.global_pool == "token" if self.class_token is None else self.class_token
+
+
+@dataclass(frozen=True)
+class ForeignConfig:
+    """A model of another library, as a run's folder records it."""
+
+    name: str
+    """Such as "timm:vit_tiny_patch16_224(patch_size=8)": library, name, and options of its own constructor."""
+    num_classes: int
+    img_size: Size
+    """Training size, pixels."""
+    in_chans: int = 3
+    retrofit: dict[str, Any] | None = None
+    """What `cpvt.retrofit` was told: at, absolute, ..."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +146,10 @@ class TrainConfig:
     pool: str | None = None
     """What the head reads: cls (class token) or gap (global average pooling); by default the model's own."""
     model: str = "cpvt_micro"
+    """A name of `cpvt list`, or of another library with options in brackets, as "timm:vit_tiny_patch16_224(depth=4)"."""
+    start: str | None = None
+    """Weights to start from: a run's folder with the same model, a file, or 'published' for those of another library; by
+    default random ones."""
     train_size: int | None = None
     """Side of the training pictures, pixels; by default the model's."""
     seed: int = 0
@@ -140,20 +160,69 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
-class SweepConfig:
-    """Test one checkpoint at sizes it was not trained at."""
+class Retrofit:
+    """PEGs that start at zero, put into a trained model."""
 
-    run: str
-    """Folder that `cpvt train` wrote."""
+    at: tuple[int, ...] = (1,)
+    """Blocks after which a PEG is put, counted from 1; in a model of stages, of every stage."""
+    absolute: Literal["keep", "fade", "drop"] = "keep"
+    """What becomes of the table of absolute positions: kept, faded out over the training, or dropped at once."""
+    fade_end: float = 0.5
+    """Under fade: the part of the training after which nothing of the table is left."""
+    kernel_size: int = 3
+    train_only: Literal["all", "peg", "peg+norms"] = "all"
+    """What learns; the rest is frozen."""
+    peg_lr_scale: float = 10.0
+    """The PEGs, which start from nothing, learn at so many times the learning rate."""
+
+
+@dataclass(frozen=True)
+class RetrofitConfig:
+    """Give a trained model PEGs that start at zero, train it on, and test it before and after."""
+
+    model: str
+    """A run that holds a model of another library, or timm:NAME, hf:PATH_OR_NAME, torchvision:NAME."""
+    out: str = "runs/retrofit"
+    """Folder of the retrofitted run; its rows and page compare it with the model as it came and with the control."""
+    checkpoint: str | None = None
+    """File with the weights of a model of another library; by default those that the library publishes."""
+    control: bool = True
+    """Also train the model on without PEGs, alike: what PEG brings is then told apart from what training brings."""
+    sizes: tuple[int | str, ...] = ()
+    """Test sizes, sides in pixels or HEIGHTxWIDTH; by default half to three times the training size."""
+    protocols: tuple[str, ...] = ("resize",)
+    train_size: int | None = None
+    """Side of the training pictures, pixels; by default the model's."""
+    seed: int = 0
+    device: str = "auto"
+    retrofit: Retrofit = field(default_factory=Retrofit)
+    source: Source = field(default_factory=Source)
+    recipe: Recipe = field(default_factory=lambda: Recipe(epochs=5, lr=2e-4))
+
+
+@dataclass(frozen=True)
+class SweepConfig:
+    """Test a model at sizes it was not trained at."""
+
+    model: str
+    """Folder that `cpvt train` wrote, or timm:NAME, hf:PATH_OR_NAME, torchvision:NAME (options of its own in brackets)."""
+    checkpoint: str | None = None
+    """File with weights for a model of another library; by default those that the library publishes."""
+    out: str | None = None
+    """Folder to which the rows go; by default the run's, or runs/sweep. Rows of several models make one report."""
     protocol: str = "resize"
     """resize (same picture, more pixels: objects grow), canvas (objects keep their pixels, the field of view grows) or
     native (whole pictures in their own proportions; a size is the longest side allowed)."""
     sizes: tuple[int | str, ...] = ()
     """Sides in pixels, or HEIGHTxWIDTH; by default half to three times the training size."""
     data: str | None = None
-    """Another data set than the run's own, with the same classes."""
+    """Another data set than the run's own, with the same classes; for a model of another library it must be given."""
     data_root: str | None = None
+    train_size: int | None = None
+    """Side of the pictures a model of another library was trained on, where the model does not say."""
     crop_ratio: float | None = None
+    interpolation: str | None = None
+    """By default the model's own, or bicubic."""
     on_bad_picture: Literal["error", "skip"] = "error"
     longest_side: int | None = None
     """Larger pictures are shrunk to it before they are laid on a canvas, and it is said; by default as in training."""
@@ -250,10 +319,12 @@ class CompareConfig:
 
 @dataclass(frozen=True)
 class ReportConfig:
-    """Rebuild the page of a comparison from its rows."""
+    """Draw the page of a comparison, or of any rows, again."""
 
-    folder: str
-    """Folder that `cpvt compare` wrote, or a run that `cpvt sweep` measured."""
+    folders: tuple[str, ...]
+    """Folder that `cpvt compare` or `cpvt sweep` wrote rows to; several make one page."""
+    out: str | None = None
+    """Folder of the page; by default the first of the folders."""
 
 
 @dataclass(frozen=True)

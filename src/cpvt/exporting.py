@@ -43,7 +43,7 @@ def export(model: VisionTransformer | Checkpoint | str | Path, path: str | Path)
     if path.suffix not in FORMATS:
         raise ValueError(f"the suffix decides the format: {', '.join(FORMATS)}; got '{path.name}'")
     checkpoint = load(model, "cpu") if isinstance(model, (str, Path)) else model
-    eager = (checkpoint.model if isinstance(checkpoint, Checkpoint) else checkpoint).eval()
+    eager = (checkpoint.own_model if isinstance(checkpoint, Checkpoint) else checkpoint).eval()
     metadata = _metadata(checkpoint, eager, path.suffix)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder, warnings.catch_warnings():

@@ -50,7 +50,7 @@ def look_closer(
     checkpoints = [load(subject.run, device) for subject in there]
     (folder / ARRAYS).mkdir(exist_ok=True)
     for subject, checkpoint, rates in zip(there, checkpoints, _speeds(checkpoints, watch)):
-        view = View(checkpoint.transform, "resize", sides(checkpoint.model.config.img_size))
+        view = View(checkpoint.transform, "resize", sides(checkpoint.config.img_size))
         picture = view(sample, np.random.default_rng(0))
         np.save(folder / ARRAYS / "sample.npy", picture.numpy())
         look = _look(checkpoint, picture, folder / ARRAYS / f"attention-{subject.name}.npy")
@@ -61,18 +61,19 @@ def look_closer(
 
 def _look(checkpoint: Checkpoint, picture: torch.Tensor, path: Path) -> dict[str, Any]:
     """Save the attention of block 2, mean over heads, (N, N); returns what is needed to draw it."""
-    block = min(2, len(checkpoint.model.blocks))
-    device = next(checkpoint.model.parameters()).device
+    model = checkpoint.own_model
+    block = min(2, len(model.blocks))
+    device = next(model.parameters()).device
     with torch.inference_mode():
-        attention = checkpoint.model.attention_map(picture[None].to(device), block)[0].mean(0)
+        attention = model.attention_map(picture[None].to(device), block)[0].mean(0)
     np.save(path, attention.cpu().numpy())
-    grid = checkpoint.model.patch_embed.dynamic_feat_size(picture.shape[1:])
+    grid = model.patch_embed.dynamic_feat_size(picture.shape[1:])
     return {"block": block, "grid": list(grid)}
 
 
 def _speeds(checkpoints: list[Checkpoint], watch: Watch) -> list[list[float]]:
     """Pictures a second of each model's forward at its training size, taken in turn so that all meet the same machine."""
-    config = checkpoints[0].model.config
+    config = checkpoints[0].config
     device = next(checkpoints[0].model.parameters()).device
     pictures = torch.randn(BATCH, config.in_chans, *sides(config.img_size), device=device)
     rates: list[list[float]] = [[] for _ in checkpoints]

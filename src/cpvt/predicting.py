@@ -7,14 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from cpvt.checkpoint import Checkpoint, load
 from cpvt.config import TOKEN_BUDGET
 from cpvt.data import BadPictureError, Transform, check_on_bad_picture, check_usable, decode
-from cpvt.models import VisionTransformer
 from cpvt.shapes import patch_count, within_budget
+from cpvt.subjects import Subject
 
 
 class Prediction(NamedTuple):
@@ -54,10 +53,11 @@ def predict(
     transform = checkpoint.transform
     if longest_side is not None:
         transform = replace(transform, longest_side=longest_side)
-    patch_size = checkpoint.model.config.patch_size
+    subject = checkpoint.subject
+    patch_size = subject.patch_size or 1
     found = (_read(path, transform, patch_size) for path in pictures)
     for pack in within_budget(found, lambda each: patch_count(each.size, patch_size), token_budget):
-        logits = _logits(checkpoint.model, [each.tensor for each in pack if each.tensor is not None])
+        logits = _logits(subject, [each.tensor for each in pack if each.tensor is not None])
         for each in pack:
             if each.tensor is not None:
                 classes = _best(logits.pop(0), checkpoint.class_names, top)
@@ -88,10 +88,9 @@ def _read(path: str | Path, transform: Transform, patch_size: int) -> _Read:
     return _Read(str(path), (picture.height, picture.width), shrunk, tensor, None)
 
 
-def _logits(model: VisionTransformer, pictures: list[Tensor]) -> list[Tensor]:
-    device = next(model.parameters()).device
-    with torch.inference_mode():
-        return list(model([picture.to(device) for picture in pictures])) if pictures else []
+def _logits(subject: Subject, pictures: list[Tensor]) -> list[Tensor]:
+    device = subject.device
+    return list(subject.logits_of_list([picture.to(device) for picture in pictures])) if pictures else []
 
 
 def _best(logits: Tensor, names: Sequence[str], top: int) -> tuple[tuple[str, float], ...]:

@@ -1,43 +1,75 @@
-"""One checkpoint, tested at many sizes."""
+"""One model, tested at many sizes."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor
 
-from cpvt.checkpoint import Checkpoint, load
-from cpvt.config import POOLS, SWEEP_PROTOCOLS, TOKEN_BUDGET, Size, Watch, ignore_progress, parse_size, sides
+from cpvt.checkpoint import Checkpoint, as_subject, load
+from cpvt.config import (
+    POOLS,
+    SWEEP_PROTOCOLS,
+    TOKEN_BUDGET,
+    ModelConfig,
+    Size,
+    Watch,
+    ignore_progress,
+    parse_size,
+    sides,
+)
 from cpvt.data import Batch, DataSet, Split, Transform, View, load_batches, load_packs, open_data
-from cpvt.results import Row
+from cpvt.memory import mark_memory, peak_memory
+from cpvt.results import Row, pack_hits
+from cpvt.retrofitting import describe_retrofit
+from cpvt.subjects import RefusedError, Subject, is_foreign
 
 POOL_NAMES = {timm_name: name for name, timm_name in POOLS.items()}
 
 
-class Score(NamedTuple):
-    """What testing a model on one split at one size gives."""
+class Identity(NamedTuple):
+    """How rows call the model."""
 
-    correct: int
-    total: int
-    seconds: float
-    fill: float
-    shrunk: int
-    skipped: int
+    model: str
+    encoding: str = ""
+    pool: str = ""
+    seed: int = 0
+    at: tuple[int, ...] = ()
+
+
+@dataclass
+class Score:
+    """What testing a model on one split at one size gives, counted up batch by batch."""
+
+    correct: int = 0
+    top5: int = 0
+    total: int = 0
+    seconds: float = 0.0
+    model_seconds: float = 0.0
+    fill: float = 0.0
+    shrunk: int = 0
+    skipped: int = 0
+    peak_memory: int | None = None
+    refused: str | None = None
+    hits: list[bool] = field(default_factory=list)
 
 
 def sweep(
-    run: str | Path | Checkpoint,
+    model: str | Path | Checkpoint | Subject | Callable[..., Any],
+    data: str | DataSet | None = None,
     sizes: Sequence[Size | str] = (),
     *,
     protocol: str = "resize",
-    data: str | DataSet | None = None,
+    checkpoint: str | Path | None = None,
     data_root: str | None = None,
+    train_size: Size | None = None,
     crop_ratio: float | None = None,
+    interpolation: str | None = None,
     longest_side: int | None = None,
     on_bad_picture: str = "error",
     batch_size: int = 64,
@@ -45,65 +77,152 @@ def sweep(
     device: str = "auto",
     watch: Watch = ignore_progress,
 ) -> Iterator[Row]:
-    """Test a trained model at sizes it was not trained at; yields a row per size as it is measured.
+    """Test a model at sizes it was not trained at; yields a row per size as it is measured.
 
-    run: a folder that `train` wrote, or what `load` returned. sizes: sides or (height, width) in pixels, by default
-    from half to three times the training size. protocol: 'resize', 'canvas' or 'native' (see `cpvt.data.views`); under
-    'native' a size is the longest side allowed, a larger one than any picture's shows all at their own sizes, and
-    `token_budget` patches go through the model at a time. data: by default the run's own. longest_side: larger pictures
-    are shrunk to it before they are laid on a canvas, by default to the run's, as in training (four times the training
-    size); how many were is in the row. Raises ValueError for a size below a patch, or classes that are not the model's.
+    model: a folder that `train` wrote, what `load` returned, "timm:NAME", "hf:PATH_OR_NAME" or "torchvision:NAME"
+    (`checkpoint`: a file with its weights), or any module or callable, (B, C, H, W) -> (B, classes). data: a data set or
+    its name, by default the run's own; classes are matched by number where the model does not know their names.
+    sizes: sides or (height, width) in pixels, by default from half to three times the training size.
+    protocol: 'resize', 'canvas' or 'native' (see `cpvt.data.views`); under 'native' a size is the longest side allowed, a
+    larger one than any picture's shows all at their own sizes, and `token_budget` patches go through the model at a time.
+    Pictures are normalised, cropped and interpolated as the model's own configuration says, else as fits the data.
+    longest_side: larger pictures are shrunk to it before they are laid on a canvas, by default four times the training
+    size; how many were is in the row. A size that the model refuses gives a row with its words in `refused`.
+    Raises ValueError for a size below a patch, classes that are not the model's, and output that is not (B, classes).
     """
-    checkpoint = run if isinstance(run, Checkpoint) else load(run, device)
+    if isinstance(model, (str, Path)) and not is_foreign(str(model)) and checkpoint is None:
+        model = load(model, device)
+    subject, identity = as_subject(model, checkpoint, device), _identity(model)
+    if train_size is not None:
+        subject = replace(subject, train_size=train_size)
     if protocol not in SWEEP_PROTOCOLS:
         raise ValueError(f"protocol must be one of {', '.join(SWEEP_PROTOCOLS)}; got '{protocol}'")
-    source = checkpoint.record["training"]["source"]
-    transform = checkpoint.transform
-    if not isinstance(data, DataSet):
-        own = data is None or data == source["data"]
-        data = open_data(data or source["data"], data_root or (source["data_root"] if own else None), transform.mode)
-    split = _test_split(data, checkpoint.class_names)
-    if crop_ratio is not None:
-        transform = replace(transform, crop_ratio=crop_ratio)
-    if longest_side is not None:
-        transform = replace(transform, longest_side=longest_side)
-    wanted = [parse_size(size) if isinstance(size, str) else size for size in sizes] or default_sizes(checkpoint)
-    check_sizes(wanted, checkpoint.model.config.patch_size)
+    data = _data_of(model, subject, data, data_root)
+    split = _test_split(data, subject)
+    wanted = [parse_size(size) if isinstance(size, str) else size for size in sizes] or default_sizes(subject)
+    check_sizes(wanted, subject.patch_size or 1)
     if protocol == "native" and not all(isinstance(size, int) for size in wanted):
         raise ValueError(f"under native a size is the longest side allowed, such as 224; got {wanted}")
     if protocol == "native" and (longest_side is not None or crop_ratio is not None):
         raise ValueError(
             "under native the sizes are the longest sides and nothing is cropped: leave longest_side and crop_ratio out"
         )
+    changes = {"crop_ratio": crop_ratio, "interpolation": interpolation, "longest_side": longest_side}
+    known: dict[str, Any] = {name: value for name, value in changes.items() if value is not None}
+    transform = replace(_transform_of(subject, data, max(max(sides(size)) for size in wanted)), **known)
     for size in wanted:
         view = View(transform, protocol, sides(size))
         if protocol == "native":
-            patch_size = checkpoint.model.config.patch_size
-            batches = load_packs(split, view, patch_size, token_budget, on_bad_picture=on_bad_picture)
+            batches = load_packs(split, view, subject.patch_size or 1, token_budget, on_bad_picture=on_bad_picture)
         else:
             batches = load_batches(split, view, batch_size, on_bad_picture=on_bad_picture)
-        score = measure(checkpoint.model, batches, len(split), f"{protocol} {size}", watch)
-        yield _row(checkpoint, data.name, protocol, size, transform, score)
+        ready, score = _measure_at(subject, size, protocol, batches, data, watch)
+        yield _row(identity, ready, data.name, protocol, size, transform, score)
+
+
+def _identity(model: Any) -> Identity:
+    """What rows call a model: for a run what it was trained as, for a model of another library its name."""
+    if not isinstance(model, Checkpoint):
+        return Identity(str(model) if isinstance(model, str) else getattr(model, "name", type(model).__name__))
+    training, config = model.record["training"], model.config
+    if not isinstance(config, ModelConfig):
+        return Identity(
+            config.name,
+            seed=training["seed"],
+            encoding=describe_retrofit(config.retrofit) if config.retrofit else "",
+            at=tuple(model.record["at"]),
+        )
+    return Identity(
+        training["model"], config.encoding, POOL_NAMES[config.global_pool], training["seed"], tuple(model.record["at"])
+    )
+
+
+def _data_of(model: Any, subject: Subject, data: str | DataSet | None, root: str | None) -> DataSet:
+    if isinstance(data, DataSet):
+        return data
+    mode = subject.transform.mode if subject.transform else None
+    if not isinstance(model, Checkpoint):
+        if data is None:
+            raise ValueError(f"say on which pictures '{subject.name}' is to be tested: data= (--data)")
+        return open_data(data, root, mode)
+    source = model.record["training"]["source"]
+    own = data is None or data == source["data"]
+    return open_data(data or source["data"], root or (source["data_root"] if own else None), mode)
+
+
+def _transform_of(subject: Subject, data: DataSet, largest: int) -> Transform:
+    """How pictures are read: the model's own way, else as fits the data; canvases take four times the training size."""
+    transform = subject.transform or Transform(data.mean, data.std, data.crop_ratio)
+    if transform.longest_side is not None:
+        return transform
+    return replace(transform, longest_side=4 * (max(sides(subject.train_size)) if subject.train_size else largest))
+
+
+def _measure_at(
+    subject: Subject, size: Size, protocol: str, batches: Iterable[Batch], data: DataSet, watch: Watch
+) -> tuple[Subject, Score]:
+    """The subject as it was made ready for the size, and its score; a refusal is a score too."""
+    ready, count = subject, len(data.test or ())
+    try:
+        ready = subject if protocol == "native" else subject.at_size(sides(size))
+        return ready, measure(ready, batches, count, len(data.class_names), f"{protocol} {size}", watch)
+    except RefusedError as refusal:
+        watch(f"{protocol} {size}", count, count, "refused")
+        return ready, Score(refused=str(refusal))
 
 
 def measure(
-    model: nn.Module, batches: Iterable[Batch], count: int, name: str = "test", watch: Watch = ignore_progress
+    subject: Subject,
+    batches: Iterable[Batch],
+    count: int,
+    classes: int,
+    name: str = "test",
+    watch: Watch = ignore_progress,
 ) -> Score:
-    """Count how many of `count` pictures a model names right, batch by batch. The model must be in eval mode."""
-    correct = total = shrunk = skipped = 0
-    filled, start = 0.0, time.perf_counter()
-    device = next(model.parameters()).device
+    """Count how many of `count` pictures a model names right, batch by batch. RefusedError where it refuses them."""
+    score, device, start = Score(), subject.device, time.perf_counter()
+    held = _mark(device)
     for batch in batches:
         read = len(batch.labels)
-        skipped += len(batch.skipped)
+        score.skipped += len(batch.skipped)
         if read:
-            with torch.inference_mode():
-                correct += int((model(batch.pictures_on(device)).argmax(1).cpu() == batch.labels).sum())
-        total, shrunk, filled = total + read, shrunk + batch.shrunk, filled + batch.filled * read
-        watch(name, total + skipped, count, f"accuracy {correct / max(1, total):.1%}")
-    if not total:
+            pictures = batch.pictures_on(device)
+            began = time.perf_counter()
+            logits = (
+                subject.logits_of_list(pictures) if isinstance(pictures, list) else subject.logits(pictures)
+            ).cpu()
+            score.model_seconds += time.perf_counter() - began
+            if logits.shape[1] != classes:
+                raise ValueError(f"'{subject.name}' tells {logits.shape[1]} classes apart, the data has {classes}")
+            _count(score, logits, batch.labels)
+        score.total += read
+        score.shrunk += batch.shrunk
+        score.fill += batch.filled * read
+        watch(name, score.total + score.skipped, count, f"accuracy {score.correct / max(1, score.total):.1%}")
+    if not score.total:
         raise ValueError(f"none of the {count} test pictures can be used")
-    return Score(correct, total, round(time.perf_counter() - start, 3), round(filled / total, 4), shrunk, skipped)
+    score.seconds, score.fill = time.perf_counter() - start, score.fill / score.total
+    score.peak_memory = max(0, _peak(device) - held)
+    return score
+
+
+def _count(score: Score, logits: Tensor, labels: Tensor) -> None:
+    best = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
+    score.correct += int(best[:, 0].sum())
+    score.top5 += int(best.sum())
+    score.hits += best[:, 0].tolist()
+
+
+def _mark(device: torch.device) -> int:
+    """Bytes held now, from which the peak is counted."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return torch.cuda.memory_allocated(device)
+    return mark_memory()
+
+
+def _peak(device: torch.device) -> int:
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_memory()
 
 
 def check_sizes(wanted: Sequence[Size], patch_size: int) -> None:
@@ -113,18 +232,26 @@ def check_sizes(wanted: Sequence[Size], patch_size: int) -> None:
             raise ValueError(f"size {size} is smaller than a patch; the smallest side of this model is {patch_size}")
 
 
-def default_sizes(checkpoint: Checkpoint) -> list[Size]:
+def default_sizes(subject: Subject) -> list[Size]:
     """Half, once, one and a half, twice and three times the training size."""
-    return [max(checkpoint.model.config.patch_size, checkpoint.train_size * half // 2) for half in (1, 2, 3, 4, 6)]
+    if subject.train_size is None:
+        raise ValueError(
+            f"'{subject.name}' does not say its training size: say sizes= (--sizes), and train_size= if known"
+        )
+    side = max(sides(subject.train_size))
+    return [max(subject.patch_size or 1, side * half // 2) for half in (1, 2, 3, 4, 6)]
 
 
-def _test_split(data: DataSet, class_names: tuple[str, ...]) -> Split:
+def _test_split(data: DataSet, subject: Subject) -> Split:
     if data.test is None:
         raise ValueError(f"'{data.name}' has no test/ (or val/) to test on")
-    if data.class_names != class_names:
+    if not data.class_names:
+        raise ValueError(f"'{data.name}' has no labels, so nothing can be counted as right")
+    names = subject.class_names
+    if names is not None and data.class_names != names:
         raise ValueError(
-            f"the classes of '{data.name}' are not the model's: the model has {len(class_names)} "
-            f"({_some(class_names)}), the data {len(data.class_names)} ({_some(data.class_names)})"
+            f"the classes of '{data.name}' are not the model's: the model has {len(names)} "
+            f"({_some(names)}), the data {len(data.class_names)} ({_some(data.class_names)})"
         )
     return data.test
 
@@ -133,26 +260,32 @@ def _some(names: tuple[str, ...]) -> str:
     return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
-def _row(checkpoint: Checkpoint, data: str, protocol: str, size: Size, transform: Transform, score: Score) -> Row:
-    config, training = checkpoint.model.config, checkpoint.record["training"]
+def _row(
+    identity: Identity, subject: Subject, data: str, protocol: str, size: Size, transform: Transform, score: Score
+) -> Row:
+    train_size = max(sides(subject.train_size)) if subject.train_size else None
     return Row(
-        model=training["model"],
-        encoding=config.encoding,
-        pool=POOL_NAMES[config.global_pool],
-        seed=training["seed"],
+        **identity._asdict(),
         protocol=protocol,
         size=size,
         correct=score.correct,
         total=score.total,
-        seconds=score.seconds,
-        parameters=sum(parameter.numel() for parameter in checkpoint.model.parameters()),
-        at=checkpoint.model.encoding.at,
+        seconds=round(score.seconds, 3),
+        parameters=subject.parameters,
         data=data,
-        train_size=checkpoint.train_size,
+        train_size=train_size,
         crop_ratio=transform.crop_ratio,
         interpolation=transform.interpolation,
         longest_side=transform.longest_side,
-        fill=score.fill,
+        fill=round(score.fill, 4),
         shrunk=score.shrunk,
         skipped=score.skipped,
+        top5=score.top5,
+        model_seconds=round(score.model_seconds, 4),
+        peak_memory=score.peak_memory,
+        takes_sizes=subject.way,
+        refused=score.refused,
+        mean=transform.mean,
+        std=transform.std,
+        hits=pack_hits(score.hits),
     )

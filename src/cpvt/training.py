@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +14,32 @@ import torch
 import torch.nn.functional as F
 from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
+from torch import nn
 
-from cpvt.checkpoint import RECORD, pick_device, provenance, read_record, save_checkpoint
-from cpvt.config import POOLS, ModelConfig, TrainConfig, Watch, differences, ignore_progress, sides
+from cpvt.checkpoint import RECORD, WEIGHTS, build_model, pick_device, provenance, read_record, save_checkpoint
+from cpvt.config import (
+    POOLS,
+    ForeignConfig,
+    ModelConfig,
+    Recipe,
+    Retrofit,
+    TrainConfig,
+    Watch,
+    differences,
+    ignore_progress,
+    sides,
+)
 from cpvt.data import VIEWS, DataSet, Transform, View, load_batches, open_data
 from cpvt.models import VisionTransformer
 from cpvt.models.zoo import model_config
 from cpvt.results import replacing
+from cpvt.retrofitting import fade_share, parameter_groups, set_absolute_share
+from cpvt.retrofitting import retrofit as retrofit_model
+from cpvt.subjects import describe, is_foreign, logits_of, open_subject
+from cpvt.subjects.weights import load_weights, load_weights_file
 
 STATE, HISTORY = "training.pt", "history.jsonl"
+PUBLISHED = "published"  # weights to start from: those that a library publishes
 FREE = ("out", "device", "loader_workers")  # may differ between a run and the command that goes on with it
 
 
@@ -30,21 +47,26 @@ class DivergedError(FloatingPointError):
     """The loss is no longer a number; the message says when, and what is left."""
 
 
-def train(config: TrainConfig, watch: Watch = ignore_progress) -> Path:
+def train(config: TrainConfig, watch: Watch = ignore_progress, retrofit: Retrofit | None = None) -> Path:
     """Train what `config` says and return the folder of the run, which `cpvt.load` reads.
+
+    retrofit: PEGs to put into a model of another library before it is trained on (see `cpvt.retrofit`).
 
     The same configuration goes on where an interrupted run stopped (after its last whole epoch) and does nothing
     where it had finished. Same seed, machine and thread count give the same weights to the bit on the CPU.
     Raises ValueError where the folder holds another configuration, DivergedError where the loss is not a number.
     """
     folder = Path(config.out)
-    if is_finished(config):
+    if is_finished(config, retrofit):
         return folder
     data = open_data(config.source.data, config.source.data_root)
     device = pick_device(config.device)
     settings = check(config, data)
     torch.manual_seed(config.seed)
-    run = _Run(config, VisionTransformer(settings).to(device), data, device)
+    model = starting_model(config, settings)
+    if retrofit is not None:
+        model, settings = _retrofitted(model, settings, retrofit)
+    run = _Run(config, settings, model.to(device), data, device, retrofit)
     run.resume()
     if run.epoch:
         run.save()  # an interruption may have fallen between the files of the last save
@@ -55,25 +77,63 @@ def train(config: TrainConfig, watch: Watch = ignore_progress) -> Path:
     return folder
 
 
-def check(config: TrainConfig, data: DataSet) -> ModelConfig:
+def check(config: TrainConfig, data: DataSet) -> ModelConfig | ForeignConfig:
     """The model that a configuration asks for; ValueError for anything in it that does not exist or fit, at no cost."""
     if data.train is None:
         raise ValueError(f"'{data.name}' has no train/ to train on")
-    settings = _model_config(config, data)
-    with torch.device("meta"):  # builds without memory or random numbers
-        VisionTransformer(settings)
+    if config.start is not None and config.start != PUBLISHED and not Path(config.start).exists():
+        raise ValueError(f"there are no weights to start from at '{config.start}': name a run's folder or a file")
+    if config.start == PUBLISHED and not is_foreign(config.model):
+        raise ValueError(f"no weights of '{config.model}' are published; start from a run's folder or a file")
+    if is_foreign(config.model):
+        settings: ModelConfig | ForeignConfig = _foreign_config(config, data)
+    else:
+        settings = _model_config(config, data)
+        with torch.device("meta"):  # builds without memory or random numbers
+            VisionTransformer(settings)
     _view(config, data, settings)
     return settings
 
 
-def is_finished(config: TrainConfig) -> bool:
+def starting_model(config: TrainConfig, settings: ModelConfig | ForeignConfig) -> nn.Module:
+    """The model with the weights that its training starts from."""
+    model = build_model(settings)
+    if config.start == PUBLISHED:
+        published: Any = open_subject(config.model).model
+        load_weights(model, published.state_dict(), f"published for {config.model}")
+    elif config.start is not None:
+        start = Path(config.start)
+        load_weights_file(model, start / WEIGHTS if start.is_dir() else start)
+    return model
+
+
+def _retrofitted(
+    model: nn.Module, settings: ModelConfig | ForeignConfig, wanted: Retrofit
+) -> tuple[nn.Module, ForeignConfig]:
+    if not isinstance(settings, ForeignConfig):
+        raise ValueError("our own models take PEG by name: train with --encoding learned+peg (and --start)")
+    model = retrofit_model(model, wanted.at, wanted.absolute, wanted.kernel_size)
+    done: dict[str, Any] = model.retrofitted  # type: ignore[assignment]
+    return model, replace(settings, retrofit=done)
+
+
+def is_finished(config: TrainConfig, retrofit: Retrofit | None = None) -> bool:
     """Whether the folder holds this very run, trained to its end; ValueError where it holds another one."""
     folder = Path(config.out)
     if not (folder / RECORD).exists():
         return False
     record = read_record(folder)
     _refuse_other(folder, record["training"], config)
+    if record.get("retrofit") != (None if retrofit is None else _plain(retrofit)):
+        raise ValueError(
+            f"'{folder}' holds a run retrofitted in another way; choose another --out, or delete the folder"
+        )
     return bool(record["epoch"] == config.recipe.epochs) and not (folder / STATE).exists()
+
+
+def _plain(retrofit: Retrofit) -> dict[str, Any]:
+    """As JSON gives it back."""
+    return {**asdict(retrofit), "at": list(retrofit.at)}
 
 
 def _refuse_other(folder: Path, before: dict[str, Any], config: TrainConfig) -> None:
@@ -102,11 +162,40 @@ def _model_config(config: TrainConfig, data: DataSet) -> ModelConfig:
     return model_config(config.model, **options)
 
 
-def _view(config: TrainConfig, data: DataSet, settings: ModelConfig) -> View:
-    """How training pictures are seen."""
+def _foreign_config(config: TrainConfig, data: DataSet) -> ForeignConfig:
+    """A model of another library; what its own constructor decides is refused here."""
+    own = {"--encoding": config.encoding, "--pool": config.pool, "--drop-path-rate": config.recipe.drop_path_rate}
+    for option, value in own.items():
+        if value:
+            raise ValueError(
+                f"{option} is for our own models; options of '{config.model}' go in brackets, as in timm:NAME(depth=4)"
+            )
+    classes, channels = len(data.class_names), len(data.mean)
+    size = config.train_size or describe(config.model, classes, channels).train_size
+    if size is None:
+        raise ValueError(f"'{config.model}' does not say for which size of pictures it is: say --train-size")
+    return ForeignConfig(config.model, classes, size, channels)
+
+
+def transform_of(config: TrainConfig, data: DataSet, settings: ModelConfig | ForeignConfig) -> Transform:
+    """How pictures are read, in training and test."""
     crop_ratio = data.crop_ratio if config.source.crop_ratio is None else config.source.crop_ratio
     longest_side = config.source.longest_side or 4 * max(sides(settings.img_size))
-    transform = Transform(data.mean, data.std, crop_ratio, config.source.interpolation, longest_side)
+    return Transform(*_normalisation(config, data), crop_ratio, config.source.interpolation, longest_side)
+
+
+def _normalisation(config: TrainConfig, data: DataSet) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation: those of the weights that training starts from, else the data's."""
+    if config.start is not None and Path(config.start).is_dir():
+        transform = read_record(Path(config.start))["transform"]
+        return tuple(transform["mean"]), tuple(transform["std"])
+    known = describe(config.model).transform if config.start is not None and is_foreign(config.model) else None
+    return (data.mean, data.std) if known is None else (known.mean, known.std)
+
+
+def _view(config: TrainConfig, data: DataSet, settings: ModelConfig | ForeignConfig) -> View:
+    """How training pictures are seen."""
+    transform = transform_of(config, data, settings)
     augment = config.recipe.augment or data.augment
     kind = "canvas" if augment == "none" else augment
     if kind == "native":
@@ -116,32 +205,57 @@ def _view(config: TrainConfig, data: DataSet, settings: ModelConfig) -> View:
     return View(transform, kind, sides(settings.img_size), config.recipe.crop_scale)
 
 
+def _optimizer(model: nn.Module, recipe: Recipe, retrofit: Retrofit | None, fused: bool) -> torch.optim.Optimizer:
+    """AdamW; of a retrofitted model on the parameters that are to learn, its PEGs at a rate of their own."""
+    learns: Any = model
+    if retrofit is not None:
+        learns = parameter_groups(model, retrofit.train_only, recipe.lr, recipe.weight_decay, retrofit.peg_lr_scale)
+    optimizer: torch.optim.Optimizer = create_optimizer_v2(
+        learns, "adamw", lr=recipe.lr, weight_decay=recipe.weight_decay, fused=fused
+    )
+    return optimizer
+
+
 class _Run:
     """The moving parts of one training."""
 
-    def __init__(self, config: TrainConfig, model: VisionTransformer, data: DataSet, device: torch.device) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        settings: ModelConfig | ForeignConfig,
+        model: nn.Module,
+        data: DataSet,
+        device: torch.device,
+        retrofit: Retrofit | None = None,
+    ) -> None:
         assert data.train is not None
         self.config, self.model, self.split, self.device = config, model, data.train, device
         self.folder, self.epoch, self.history = Path(config.out), 0, list[dict[str, Any]]()
         recipe = config.recipe
         self.steps_per_epoch = math.ceil(len(self.split) / recipe.batch_size)
-        self.optimizer = create_optimizer_v2(
-            model, "adamw", lr=recipe.lr, weight_decay=recipe.weight_decay, fused=device.type in ("cpu", "cuda")
-        )
+        self.retrofit = retrofit
+        self.optimizer = _optimizer(model, recipe, retrofit, fused=device.type in ("cpu", "cuda"))
         steps = self.steps_per_epoch * recipe.epochs
         self.schedule = CosineLRScheduler(
             self.optimizer, t_initial=steps, lr_min=recipe.min_lr, warmup_t=int(recipe.warmup_share * steps),
             warmup_lr_init=recipe.min_lr, t_in_epochs=False,
         )  # fmt: skip
-        self.view = _view(config, data, model.config)
+        self.view = _view(config, data, settings)
         self.record = {
-            "model": asdict(model.config),
+            "model": asdict(settings),
             "transform": asdict(self.view.transform),
             "class_names": list(data.class_names),
-            "at": list(model.encoding.at),
+            "at": list(model.encoding.at if isinstance(model, VisionTransformer) else retrofit.at if retrofit else ()),
             "training": asdict(config),
+            "retrofit": None if retrofit is None else _plain(retrofit),
             "provenance": provenance(),
         }
+
+    def _fade(self, step: int) -> None:
+        """Set how much of a table that fades is left."""
+        if self.retrofit is not None and self.retrofit.absolute == "fade":
+            steps = self.steps_per_epoch * self.config.recipe.epochs
+            set_absolute_share(self.model, fade_share(step + 1, steps, end=self.retrofit.fade_end))
 
     def train_epoch(self, epoch: int, watch: Watch) -> None:
         """One pass over the pictures. All that is random in it follows from (seed, epoch)."""
@@ -159,8 +273,9 @@ class _Run:
             if len(batch.labels) == 0:
                 continue
             self.schedule.step_update(step)
+            self._fade(step)
             labels = batch.labels.to(self.device)
-            logits = self.model(batch.pictures_on(self.device))
+            logits = logits_of(self.model(batch.pictures_on(self.device)))
             loss = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
             self.optimizer.zero_grad()
             loss.backward()

@@ -57,7 +57,7 @@ def cells(make_row):
 
 
 def test_accuracy_is_a_panel_per_protocol_and_a_line_per_encoding_and_pool(cells):
-    figure = accuracy_figure(cells, 32)
+    figure = accuracy_figure(cells, [32])
     assert [panel.get_title(loc="left").split(":")[0] for panel in figure.axes] == ["canvas", "resize"]
     for panel in figure.axes:
         lines = {line.get_label(): line for line in panel.get_lines() if not line.get_label().startswith("_")}
@@ -71,10 +71,10 @@ def test_accuracy_is_a_panel_per_protocol_and_a_line_per_encoding_and_pool(cells
 
 @pytest.mark.parametrize("kind", ["svg", "png"])
 def test_the_same_cells_give_the_same_bytes(cells, kind):
-    first, second = (as_bytes(accuracy_figure(cells, 32), kind) for _ in range(2))
+    first, second = (as_bytes(accuracy_figure(cells, [32]), kind) for _ in range(2))
     assert first == second
     assert first.startswith(b"<?xml" if kind == "svg" else b"\x89PNG")
-    assert as_bytes(accuracy_figure(cells[:-1], 32), kind) != first
+    assert as_bytes(accuracy_figure(cells[:-1], [32]), kind) != first
 
 
 def test_colours_do_not_depend_on_what_else_is_shown():

@@ -11,7 +11,7 @@ import pytest
 
 from cpvt.config import CompareConfig
 from cpvt.reporting import report
-from cpvt.results import append_rows, write_json
+from cpvt.results import append_rows, pack_hits, write_json
 
 HEADS = [("learned", "cls"), ("peg", "cls"), ("peg", "gap"), ("learned+peg(at=(1, 2))", "cls")]
 
@@ -132,13 +132,45 @@ def test_the_best_of_each_size_is_marked(measured):
     assert "learned+peg(at=(1, 2))</th><td class=best>" in html
 
 
+def test_rows_of_several_folders_make_one_page_with_refusals_and_differences(tmp_path, make_row):
+    ours = [make_row(size=size, correct=60, hits=pack_hits([True] * 60 + [False] * 40)) for size in (32, 48)]
+    foreign = {"model": "timm:vit<b>", "encoding": "", "pool": "", "at": (), "takes_sizes": "set_input_size"}
+    theirs = make_row(
+        **foreign,
+        correct=50,
+        hits=pack_hits([True] * 50 + [False] * 50),
+        top5=80,
+        model_seconds=0.5,
+        peak_memory=3 * 2**20,
+    )
+    refused = make_row(**foreign, size=48, correct=0, total=0, refused="Wrong image height!")
+    for name, rows in {"ours": ours, "theirs": [theirs, refused]}.items():
+        append_rows(tmp_path / name / "rows.jsonl", rows)
+    page = report(tmp_path / "ours", tmp_path / "theirs", out=tmp_path / "both")
+    assert page == tmp_path / "both" / "report.html"
+    text = Page(page).text
+    assert "timm:vit<b> refused, in its own words: Wrong image height!" in text
+    assert "-10.0[-16.0, -5.0]" in text  # ten of a hundred pictures fewer: the spread of a binomial share
+    assert "80.0" in text
+    assert "takes other sizes by set_input_size" in text
+    assert "200" in text  # pictures a second: 100 in half a second
+    assert ",refused,Wrong" not in (tmp_path / "both" / "summary.csv").read_text()
+    assert "canvas,48,timm:vit<b>,,1,,," in (tmp_path / "both" / "summary.csv").read_text()
+
+
+def test_a_folder_without_rows_is_an_error_that_names_it(tmp_path, make_row):
+    append_rows(tmp_path / "there" / "rows.jsonl", [make_row()])
+    with pytest.raises(ValueError, match="missing' holds no rows"):
+        report(tmp_path / "there", tmp_path / "missing")
+
+
 def test_names_are_escaped(tmp_path, make_row):
     append_rows(tmp_path / "rows.jsonl", [make_row(encoding="<script>x</script>", model="a&b", data="<i>cats</i>")])
     page = report(tmp_path)
     parsed = Page(page)
     assert not {"script", "i"} & set(parsed.tags[parsed.tags.index("table") :])
     assert "script" not in parsed.tags
-    assert "a&b trained on <i>cats</i>" in parsed.text
+    assert "a&b, trained at 32 pixels and tested on 100 pictures of <i>cats</i>" in parsed.text
     assert "<script>x</script>" in parsed.text
     assert "a&amp;b" in page.read_text()
 

@@ -127,10 +127,10 @@ def test_csv_holds_a_line_per_cell(make_row):
     rows += [make_row(size=(48, 64), protocol="resize", correct=1, total=3)]
     assert as_csv(summarise(rows)).splitlines() == [
         "protocol,size,encoding,pool,seeds,accuracy_mean,accuracy_sd,kept_percent,"
-        "difference_to_learned,difference_low,difference_high,fill",
-        "canvas,32,learned,cls,2,50.00,0.00,100.00,,,,0.00",
-        'canvas,32,"peg(at=(1, 2))",gap,1,75.00,,100.00,25.00,,,0.50',
-        "resize,48x64,peg,cls,1,33.33,,,,,,0.00",
+        "difference_to_learned,difference_low,difference_high,fill,top5,pictures_per_second,peak_memory_mib,refused",
+        "canvas,32,learned,cls,2,50.00,0.00,100.00,,,,0.00,,,,",
+        'canvas,32,"peg(at=(1, 2))",gap,1,75.00,,100.00,25.00,,,0.50,,,,',
+        "resize,48x64,peg,cls,1,33.33,,,,,,0.00,,,,",
     ]
 
 

@@ -7,12 +7,12 @@ import platform
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import median
 from typing import Any, TypeVar
 
 import torch
 
+from cpvt import memory
 from cpvt.models import linear
 
 Result = TypeVar("Result")
@@ -104,24 +104,12 @@ _marked = 0
 def mark_memory() -> None:
     """Say that all that is held until now (model, inputs) does not count."""
     global _marked
-    if Path("/proc/self/clear_refs").exists():
-        Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak starts anew from what is held now
-    _marked = _peak()
+    _marked = memory.mark_memory()
 
 
 def _measure_peak(send: Any, work: Callable[..., None], arguments: tuple[Any, ...]) -> None:
     work(*arguments)
-    send.send(max(0, _peak() - _marked))
-
-
-def _peak() -> int:
-    status = Path("/proc/self/status")
-    if status.exists():
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) * 1024
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if platform.system() == "Darwin" else 1024)
+    send.send(max(0, memory.peak_memory() - _marked))
 
 
 def machine() -> dict[str, Any]:

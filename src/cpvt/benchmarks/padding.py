@@ -28,7 +28,7 @@ def run(rounds: int) -> Iterator[Figure]:
         config = TrainConfig(out=str(Path(folder) / "run"), encoding="peg", pool="gap", recipe=Recipe(epochs=EPOCHS))
         checkpoint = load(train(config), "cpu")
     pictures, labels = _draw(checkpoint)
-    model = checkpoint.model
+    model = checkpoint.own_model
     batches = [pictures[start : start + BATCH] for start in range(0, len(pictures), BATCH)]
     with torch.inference_mode():
         alone = torch.cat([model(picture[None]) for picture in pictures])

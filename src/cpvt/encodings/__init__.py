@@ -31,6 +31,7 @@ __all__ = [
     "TABLE",
     "ModelShape",
     "PositionalEncoding",
+    "change_encoding",
     "create_encoding",
     "describe_encodings",
     "markdown_table",
@@ -46,6 +47,21 @@ def create_encoding(text: str, shape: ModelShape) -> PositionalEncoding:
     """
     parts = [TABLE[name](shape, **options) for name, options in parse_encoding(text)]
     return parts[0] if len(parts) == 1 else SumEncoding(parts)
+
+
+def change_encoding(
+    encoding: PositionalEncoding, text: str, change: Callable[[PositionalEncoding], dict[str, Any]]
+) -> str:
+    """Change each encoding of a sum, by `set_grid` or `prune`; returns the text that now describes them."""
+    parts = encoding.encodings() if isinstance(encoding, SumEncoding) else [encoding]
+    terms = []
+    for part, (name, options) in zip(parts, parse_encoding(text)):
+        options |= change(part)
+        if "at" in options:
+            name, options = ("peg", options) if options["at"] else ("none", {})  # peg5 takes no `at`
+        terms.append(name + (f"({', '.join(f'{key}={value!r}' for key, value in options.items())})" if options else ""))
+    encoding.at = tuple(sorted({depth for part in parts for depth in part.at}))
+    return "+".join(terms)
 
 
 def parse_encoding(text: str) -> list[tuple[str, dict[str, Any]]]:

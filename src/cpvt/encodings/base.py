@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,7 @@ class PositionalEncoding(nn.Module):
 
     at: the depths at which `tokens` is called: 0 = on the patch embeddings, d = after block d.
     Hooks never see prefix tokens. The paper's position "0" of a PEG is `at=(1,)` here, its "-1" is `at=(0,)`.
+    Beside the hooks stand a few methods for models that change after they are built; most encodings need none of them.
     """
 
     at: tuple[int, ...] = ()
@@ -61,6 +62,27 @@ class PositionalEncoding(nn.Module):
         prefix, patches = x.split([layout.prefix_tokens, h * w], dim=1)
         return torch.cat([prefix, self.tokens(patches, layout.grid, depth)], dim=1)
 
+    def layers(self) -> dict[str, int]:
+        """Name -> depth of each submodule that is called at one depth; parameters outside them serve the whole model."""
+        return {}
+
+    def reset_parameters(self) -> None:
+        """Draw fresh weights; an encoding with parameters of its own draws them here."""
+        for module in self.modules():
+            if module is not self and callable(reset := getattr(module, "reset_parameters", None)):
+                reset()
+
+    def set_grid(self, grid: Grid) -> dict[str, Any]:
+        """Take another grid for the training grid, without another answer there.
+
+        Returns the options by which the encoding as it is now would be built for that grid.
+        """
+        return {}
+
+    def prune(self, depth: int) -> dict[str, Any]:
+        """Forget what is applied after more than `depth` blocks; returns options as `set_grid` does."""
+        return {}
+
 
 def scaled_coordinates(length: int, training_length: int, device: torch.device) -> Tensor:
     """Places of `length` tokens on an axis that had `training_length` in training, (length,) float32.
@@ -86,9 +108,25 @@ def check_coordinates(name: str) -> None:
         raise ValueError(f"coordinates must be one of {', '.join(COORDINATES)}; got '{name}'")
 
 
+def check_grid(grid: Grid | None) -> None:
+    """Raise ValueError unless `grid` is None or rows and columns."""
+    sides = grid if isinstance(grid, (tuple, list)) else (grid,)
+    if grid is not None and not (len(sides) == 2 and all(isinstance(side, int) and side > 0 for side in sides)):
+        raise ValueError(f"grid must be rows and columns, 1 or more each, as in grid=(14, 14); got {grid}")
+
+
 def grid_coordinates(grid: Grid, training_grid: Grid, rule: str, device: torch.device) -> tuple[Tensor, Tensor]:
     """Row and column of every token of the grid, (N,) each, by one of the rules in COORDINATES."""
     h, w = grid
     rows = COORDINATES[rule](h, training_grid[0], device)
     columns = COORDINATES[rule](w, training_grid[1], device)
     return rows[:, None].expand(h, w).reshape(-1), columns[None, :].expand(h, w).reshape(-1)
+
+
+def grid_angles(
+    grid: Grid, training_grid: Grid, rule: str, base: float, count: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Row and column of every token times each frequency base^(-i / count), (N, count) float32 each."""
+    rows, columns = grid_coordinates(grid, training_grid, rule, device)
+    frequency = base ** -(torch.arange(count, device=device, dtype=torch.float32) / count)
+    return rows[:, None] * frequency, columns[:, None] * frequency

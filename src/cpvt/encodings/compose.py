@@ -31,15 +31,24 @@ class SumEncoding(PositionalEncoding):
         return self(x, Layout((grid,)), depth)
 
     def rotation(self, grid: Grid, device: torch.device) -> tuple[Tensor, Tensor] | None:
-        for part in self._encodings():
+        for part in self.encodings():
             rotation = part.rotation(grid, device)
             if rotation is not None:
                 return rotation
         return None
 
     def bias(self, grid: Grid) -> Tensor | None:
-        biases = [bias for bias in (part.bias(grid) for part in self._encodings()) if bias is not None]
+        biases = [bias for bias in (part.bias(grid) for part in self.encodings()) if bias is not None]
         return sum(biases[1:], start=biases[0]) if biases else None
 
-    def _encodings(self) -> list[PositionalEncoding]:
+    def layers(self) -> dict[str, int]:
+        parts = enumerate(self.encodings())
+        return {f"parts.{number}.{name}": depth for number, part in parts for name, depth in part.layers().items()}
+
+    def reset_parameters(self) -> None:
+        for part in self.encodings():
+            part.reset_parameters()
+
+    def encodings(self) -> list[PositionalEncoding]:
+        """The parts, in order."""
         return list(self.parts)  # type: ignore[arg-type]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -24,6 +26,9 @@ class LearnedEncoding(PositionalEncoding):
         super().__init__()
         self.grid = shape.grid
         self.table = nn.Parameter(torch.empty(1, shape.grid[0] * shape.grid[1], shape.dim))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
         nn.init.trunc_normal_(self.table, std=0.02)
 
     def tokens(self, x: Tensor, grid: Grid, depth: int) -> Tensor:
@@ -34,3 +39,9 @@ class LearnedEncoding(PositionalEncoding):
         picture = self.table.float().unflatten(1, self.grid).permute(0, 3, 1, 2)  # (1, D, h, w)
         picture = F.interpolate(picture, size=grid, mode="bicubic", align_corners=False)
         return picture.flatten(2).transpose(1, 2)
+
+    def set_grid(self, grid: Grid) -> dict[str, Any]:
+        if grid != self.grid:
+            table = self.resized(grid).detach().to(self.table.dtype)
+            self.table, self.grid = nn.Parameter(table, requires_grad=self.table.requires_grad), grid
+        return {}

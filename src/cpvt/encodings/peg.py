@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -219,6 +220,15 @@ class PEGEncoding(PositionalEncoding):
         if layout.packed:
             return layer.forward_packed(x, layout.grids, layout.prefix_tokens)
         return layer(x, layout.grid, layout.prefix_tokens)
+
+    def layers(self) -> dict[str, int]:
+        return {f"peg.{depth}": depth for depth in self.at}
+
+    def prune(self, depth: int) -> dict[str, Any]:
+        for late in [each for each in self.at if each > depth]:
+            del self.peg[str(late)]
+        self.at = tuple(each for each in self.at if each <= depth)
+        return {"at": self.at}
 
 
 def five_pegs(

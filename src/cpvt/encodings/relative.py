@@ -23,6 +23,9 @@ class RelativeEncoding(PositionalEncoding):
             raise ValueError(f"max_offset must be 1 or more; got {max_offset}")
         self.max_offset = max_offset
         self.table = nn.Parameter(torch.empty(shape.num_heads, (2 * max_offset + 1) ** 2))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
         nn.init.trunc_normal_(self.table, std=0.02)
 
     def bias(self, grid: Grid) -> Tensor:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from cpvt.encodings.base import ModelShape, PositionalEncoding, check_coordinates, grid_coordinates
+from cpvt.encodings.base import ModelShape, PositionalEncoding, check_coordinates, check_grid, grid_angles
 from cpvt.shapes import Grid
 
 
@@ -14,18 +16,22 @@ class SinCosEncoding(PositionalEncoding):
 
     Half of the width encodes the row, half the column, each half as sines then cosines at wavelengths
     2 pi * 10000^(i / (D / 4)). At a new size coordinates are scaled to the training grid, as interpolating a
-    table does; `coordinates='raw'` counts 0, 1, 2, ... instead.
+    table does; `coordinates='raw'` counts 0, 1, 2, ... instead. grid: the one to which they are scaled, where it is
+    not the training grid (a model whose training size was changed later).
     Source: Vaswani et al., arXiv 1706.03762; in two dimensions as in Chen et al. (MoCo v3), arXiv 2104.02057.
     """
 
     at = (0,)
 
-    def __init__(self, shape: ModelShape, coordinates: str = "scaled", temperature: float = 10000.0) -> None:
+    def __init__(
+        self, shape: ModelShape, coordinates: str = "scaled", temperature: float = 10000.0, grid: Grid | None = None
+    ) -> None:
         super().__init__()
         if shape.dim % 4:
             raise ValueError(f"sincos needs a width that is a multiple of 4; got {shape.dim}")
         check_coordinates(coordinates)
-        self.dim, self.grid = shape.dim, shape.grid
+        check_grid(grid)
+        self.dim, self.grid = shape.dim, grid or shape.grid
         self.coordinates, self.temperature = coordinates, temperature
 
     def tokens(self, x: Tensor, grid: Grid, depth: int) -> Tensor:
@@ -33,9 +39,8 @@ class SinCosEncoding(PositionalEncoding):
 
     def table(self, grid: Grid, device: torch.device) -> Tensor:
         """The encoding of every place, (N, D) in float32."""
-        rows, columns = grid_coordinates(grid, self.grid, self.coordinates, device)
-        quarter = self.dim // 4
-        exponent = torch.arange(quarter, device=device, dtype=torch.float32) / quarter
-        frequency = self.temperature**-exponent  # (D / 4,)
-        y, x = rows[:, None] * frequency, columns[:, None] * frequency  # (N, D / 4)
+        y, x = grid_angles(grid, self.grid, self.coordinates, self.temperature, self.dim // 4, device)
         return torch.cat([y.sin(), y.cos(), x.sin(), x.cos()], dim=1)
+
+    def set_grid(self, grid: Grid) -> dict[str, Any]:
+        return {"grid": self.grid} if self.coordinates == "scaled" else {}

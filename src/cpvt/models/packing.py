@@ -23,6 +23,15 @@ def check_sides(shape: Sequence[int], patch_size: int) -> None:
         )
 
 
+def check_batch(pictures: Tensor, in_chans: int, patch_size: int) -> Tensor:
+    """The pictures themselves; ValueError unless they are (B, C, H, W) and not smaller than a patch."""
+    if getattr(pictures, "ndim", None) != 4 or pictures.shape[1] != in_chans:
+        got = tuple(pictures.shape) if isinstance(pictures, Tensor) else type(pictures).__name__
+        raise ValueError(f"the model needs pictures of shape (B, {in_chans}, H, W), or a list of pictures; got {got}")
+    check_sides(pictures.shape, patch_size)
+    return pictures
+
+
 def pad_to_patches(pictures: Sequence[Tensor], config: ModelConfig) -> list[Tensor]:
     """The pictures (C, H_i, W_i), each with zeros on the right and at the bottom up to whole patches.
 

@@ -2,54 +2,92 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from dataclasses import replace
 from itertools import groupby
+from typing import Any
 
 import torch
 from timm.layers import PatchEmbed, calculate_drop_path_rates
+from timm.models import register_notrace_function, register_notrace_module
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from cpvt.config import ModelConfig, sides
-from cpvt.encodings import ModelShape, PositionalEncoding, create_encoding
-from cpvt.models.packing import check_sides, pad_to_patches, plan_packs
+from cpvt.config import ModelConfig
+from cpvt.encodings import PEG, ModelShape, create_encoding
+from cpvt.models.interface import Backbone, Indices, check_config, create_head, init_linears, take_indices
+from cpvt.models.linear import Linear
+from cpvt.models.packing import check_batch, pad_to_patches, plan_packs
 from cpvt.models.parts import Block, Positions
 from cpvt.shapes import Grid, Layout
 
+for leaf in (PEG, Linear):  # what asks after shapes or devices is one node of a traced graph
+    register_notrace_module(leaf)
+register_notrace_function(check_batch)
 
-class VisionTransformer(nn.Module):
+
+class VisionTransformer(Backbone):
     """A vision transformer (pre-norm, as DeiT) that takes pictures of any size and any positional encoding.
 
     Pictures (B, C, H, W), or a list of (C, H_i, W_i) each of its own size, go in, logits (B, classes) come out. Sides
     that the patch does not divide are padded with zeros on the right and at the bottom; nothing is cropped, and no
     picture of a list meets another's tokens or padding: it gets the answer it would get alone. The head reads the class token, or for
     `global_pool='avg'` the mean of the tokens after the final norm, with no class token at all.
-    Names of parameters are timm's, except under `encoding.`.
+    Names of parameters are timm's, except under `encoding.`. What timm asks of a model beside its forward is in `Backbone`.
     """
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(
+        self, config: ModelConfig, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> None:
         super().__init__()
-        _check(config)
+        check_config(config)
         self.config = config
+        with nullcontext() if device is None else torch.device(device):
+            self._build(config)
+        self.to(dtype)  # weights are drawn in float32 whatever they are kept in
+        self.feature_info = self.list_features()
+
+    def _build(self, config: ModelConfig) -> None:
         self.patch_embed = PatchEmbed(
             config.img_size, config.patch_size, config.in_chans, config.embed_dim,
             flatten=False, output_fmt="NHWC", strict_img_size=False, dynamic_img_pad=True,
         )  # fmt: skip
-        self.num_prefix_tokens = int(config.has_class_token)
         if config.has_class_token:
             self.cls_token = nn.Parameter(torch.empty(1, 1, config.embed_dim))
-        height, width = self.patch_embed.dynamic_feat_size(sides(config.img_size))
-        shape = ModelShape(config.embed_dim, config.depth, config.num_heads, (height, width))
         rates = calculate_drop_path_rates(config.drop_path_rate, config.depth)
         self.blocks = nn.ModuleList(
             Block(config.embed_dim, config.num_heads, config.mlp_ratio, config.qkv_bias, rate) for rate in rates
         )
         self.norm = nn.LayerNorm(config.embed_dim, eps=1e-6)
-        self.head = nn.Linear(config.embed_dim, config.num_classes) if config.num_classes else nn.Identity()
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                _init_linear(module, config.weight_init)
-        if config.has_class_token:
+        self.head_drop = nn.Dropout(config.drop_rate)
+        self.head = create_head(config)
+        self._init_trunk(config.weight_init)
+        shape = ModelShape(config.embed_dim, config.depth, config.num_heads, self.grid)
+        self.encoding = create_encoding(config.encoding, shape)  # draws its own weights, last
+
+    def _init_trunk(self, weight_init: str) -> None:
+        """The patch embedding and norms keep torch's start."""
+        init_linears(self.blocks, weight_init)
+        init_linears(self.head, weight_init)
+        if self.num_prefix_tokens:
             nn.init.trunc_normal_(self.cls_token, std=0.02)
-        self.encoding: PositionalEncoding = create_encoding(config.encoding, shape)  # draws its own weights, last
+
+    def init_weights(self, mode: str = "", needs_reset: bool = True) -> None:
+        """Draw all weights anew, by 'deit' or 'xavier' (by default the configuration's), as a fresh model has them.
+
+        Also for a model built on the device 'meta' and then given memory by `to_empty`. needs_reset=False leaves the patch
+        embedding and the norms as they are. A seed gives the weights that it gives a model built under it.
+        """
+        config = replace(self.config, weight_init=mode or self.config.weight_init)
+        check_config(config)
+        self.config = config
+        if needs_reset:
+            for part in (self.patch_embed, self.blocks, self.norm, self.head):
+                for module in part.modules():
+                    if callable(reset := getattr(module, "reset_parameters", None)):
+                        reset()
+        self._init_trunk(config.weight_init)
+        self.encoding.reset_parameters()
 
     def forward(self, pictures: Tensor | list[Tensor] | tuple[Tensor, ...]) -> Tensor:
         """Logits (B, classes) of pictures (B, C, H, W), or of a list of (C, H_i, W_i)."""
@@ -72,32 +110,105 @@ class VisionTransformer(nn.Module):
 
     def _through(self, blocks: int, x: Tensor, layout: Layout, positions: Positions) -> Tensor:
         """Tokens after the first `blocks` blocks, the encoding applied after each."""
-        for depth, block in zip(range(1, blocks + 1), self.blocks):
-            x = self.encoding(block(x, positions), layout, depth)
+        for depth in range(1, blocks + 1):
+            x = self._step(depth, x, layout, positions)
         return x
+
+    def _step(self, depth: int, x: Tensor, layout: Layout, positions: Positions) -> Tensor:
+        """From what block `depth`, counted from 1, receives to what the next one receives."""
+        if self.grad_checkpointing:
+            done: Tensor = checkpoint(self._forward_step, depth, x, layout, positions, use_reentrant=False)
+            return done
+        return self._forward_step(depth, x, layout, positions)
+
+    def _forward_step(self, depth: int, x: Tensor, layout: Layout, positions: Positions) -> Tensor:
+        y: Tensor = self.encoding(self.blocks[depth - 1](x, positions), layout, depth)
+        return y
+
+    def forward_intermediates(
+        self,
+        pictures: Tensor,
+        indices: Indices = None,
+        return_prefix_tokens: bool = False,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+        output_dict: bool = False,
+    ) -> Any:
+        """What comes out of blocks beside the features: of each block what the next one receives, a PEG between included.
+
+        indices: blocks from 0 (negative: from the end), None for all, or an int for the last so many; in the order of
+        blocks whatever the order asked. norm: apply the final norm to each. output_fmt: 'NCHW' for (B, D, h, w), 'NLC' for
+        (B, N, D). return_prefix_tokens: pairs with the class token (B, P, D), where there is one. stop_early: run no block
+        after the last one asked for, so that the features are its own.
+        Returns (features, intermediates), or the intermediates alone, or a dictionary with 'image_features',
+        'image_intermediates' and 'image_intermediates_prefix' in timm's way.
+        Raises ValueError for a list of pictures, whose grids differ, and for blocks that do not exist.
+        """
+        if isinstance(pictures, (list, tuple)):
+            raise ValueError(
+                "intermediates need pictures (B, C, H, W) of one size, not a list; give one picture at a time"
+            )
+        if output_fmt not in ("NCHW", "NLC"):
+            raise ValueError(f"output_fmt must be 'NCHW' or 'NLC'; got '{output_fmt}'")
+        taken = take_indices(indices, len(self.blocks))
+        x, layout, positions = self.embed(pictures)
+        outputs: list[Tensor] = []
+        for depth in range(1, 1 + (max(taken) + 1 if stop_early else len(self.blocks))):
+            x = self._step(depth, x, layout, positions)
+            if depth - 1 in taken:
+                outputs.append(self.norm(x) if norm else x)
+        prefix = [each[:, : self.num_prefix_tokens] for each in outputs] if self.num_prefix_tokens else []
+        patches = [each[:, self.num_prefix_tokens :] for each in outputs]
+        if output_fmt == "NCHW":
+            patches = [each.unflatten(1, layout.grid).permute(0, 3, 1, 2).contiguous() for each in patches]
+        if output_dict:
+            found: dict[str, Any] = {"image_intermediates": patches}
+            if prefix and return_prefix_tokens:
+                found["image_intermediates_prefix"] = prefix
+            return found if intermediates_only else {**found, "image_features": self.norm(x)}
+        intermediates = list(zip(patches, prefix)) if prefix and return_prefix_tokens else patches
+        return intermediates if intermediates_only else (self.norm(x), intermediates)
+
+    def get_intermediate_layers(
+        self,
+        pictures: Tensor,
+        n: Indices = 1,
+        reshape: bool = False,
+        return_prefix_tokens: bool = False,
+        norm: bool = False,
+    ) -> Any:
+        """The outputs of the last `n` blocks, or of those listed, (B, N, D), or (B, D, h, w) with `reshape`."""
+        output_fmt = "NCHW" if reshape else "NLC"
+        return self.forward_intermediates(
+            pictures, n, return_prefix_tokens, norm, output_fmt=output_fmt, intermediates_only=True
+        )
 
     def forward_head(self, x: Tensor | list[Tensor], pre_logits: bool = False) -> Tensor:
         """Logits of the tokens that `forward_features` returns, or with `pre_logits` what the head reads.
 
         Where every token is read (`global_pool=''`), the tokens of a list come back end to end, (T, classes).
         """
-        prefix = self.num_prefix_tokens
+        if isinstance(x, (list, tuple)):
+            parts = [self._pool(tokens) for tokens in x]
+            x = torch.stack(parts) if self.config.global_pool else torch.cat(parts)
+        else:
+            x = self._pool(x)
+        read: Tensor = self.head_drop(x)
+        return read if pre_logits else self.head(read)
+
+    def _pool(self, tokens: Tensor) -> Tensor:
+        """What the head reads of tokens (..., P + N, D)."""
         if self.config.global_pool == "token":
-            x = x[:, 0] if isinstance(x, Tensor) else torch.stack([tokens[0] for tokens in x])
-        elif self.config.global_pool == "avg":
-            x = x[:, prefix:].mean(dim=1) if isinstance(x, Tensor) else torch.stack([t[prefix:].mean(dim=0) for t in x])
-        elif not isinstance(x, Tensor):
-            x = torch.cat(x)
-        return x if pre_logits else self.head(x)
+            return tokens[..., 0, :]
+        if self.config.global_pool == "avg":
+            return tokens[..., self.num_prefix_tokens :, :].mean(dim=-2)
+        return tokens
 
     def embed(self, pictures: Tensor) -> tuple[Tensor, Layout, Positions]:
         """Tokens as block 1 receives them, (B, P + N, D), where they stand, and what attention knows of it."""
-        if getattr(pictures, "ndim", None) != 4 or pictures.shape[1] != self.config.in_chans:
-            got = tuple(pictures.shape) if isinstance(pictures, Tensor) else type(pictures).__name__
-            raise ValueError(
-                f"the model needs pictures of shape (B, {self.config.in_chans}, H, W), or a list of pictures; got {got}"
-            )
-        check_sides(pictures.shape, self.config.patch_size)
+        pictures = check_batch(pictures, self.config.in_chans, self.config.patch_size)
         x, grid = self._embed(pictures)
         layout = Layout((grid,), self.num_prefix_tokens)
         return x, layout, Positions.build(self.encoding, layout, x)
@@ -130,27 +241,3 @@ class VisionTransformer(nn.Module):
         looked_at: Block = self.blocks[block - 1]  # type: ignore[assignment]
         weights = looked_at.attn.weights(looked_at.norm1(x), positions)
         return weights[:, :, self.num_prefix_tokens :, self.num_prefix_tokens :]
-
-    def no_weight_decay(self) -> set[str]:
-        """Names of parameters that weight decay must leave alone: the class token and the encoding, PEG included."""
-        return {name for name, _ in self.named_parameters() if name == "cls_token" or name.startswith("encoding.")}
-
-
-def _check(config: ModelConfig) -> None:
-    if config.embed_dim % config.num_heads:
-        raise ValueError(f"embed_dim must be a multiple of num_heads; got {config.embed_dim} and {config.num_heads}")
-    if config.weight_init not in ("deit", "xavier"):
-        raise ValueError(f"weight_init must be 'deit' or 'xavier'; got '{config.weight_init}'")
-    if config.global_pool not in ("token", "avg", ""):
-        raise ValueError(f"global_pool must be 'token', 'avg' or ''; got '{config.global_pool}'")
-    if config.global_pool == "token" and not config.has_class_token:
-        raise ValueError("global_pool 'token' reads the class token, so class_token=False does not go with it")
-
-
-def _init_linear(layer: nn.Linear, weight_init: str) -> None:
-    """The patch embedding and norms keep torch's start."""
-    if weight_init == "xavier":
-        nn.init.xavier_uniform_(layer.weight)
-    else:
-        nn.init.trunc_normal_(layer.weight, std=0.02)
-    nn.init.zeros_(layer.bias)

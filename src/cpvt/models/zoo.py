@@ -1,12 +1,18 @@
-"""Names of models and what they mean."""
+"""Names of models and what they mean, to us and to timm."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from cpvt.config import ModelConfig
+import torch
+from timm.models import build_model_with_cfg, generate_default_cfgs, is_model, register_model
+
+from cpvt.config import ModelConfig, sides
+from cpvt.models.interface import tidy_size
 from cpvt.models.vit import VisionTransformer
 
 SIZES: dict[str, dict[str, Any]] = {
@@ -25,8 +31,8 @@ VARIANTS: dict[str, tuple[dict[str, Any], str]] = {
 
 def _catalogue() -> dict[str, tuple[ModelConfig, str]]:
     models = {}
-    for size, sides in SIZES.items():
-        config = ModelConfig(**sides)
+    for size, fields in SIZES.items():
+        config = ModelConfig(**fields)
         shape = f"width {config.embed_dim}, {config.depth} blocks, patch {config.patch_size}"
         for suffix, (options, words) in VARIANTS.items():
             models[f"cpvt_{size}{suffix}"] = (dataclasses.replace(config, **options), f"CPVT, {shape}: {words}")
@@ -54,14 +60,110 @@ def model_config(name: str, **options: Any) -> ModelConfig:
     for option in options:
         if option not in known:
             raise ValueError(f"create_model does not take '{option}'; known options: {', '.join(known)}")
+    if options.get("img_size") is not None:
+        options["img_size"] = tidy_size(options["img_size"])
     return dataclasses.replace(MODELS[name][0], **options)
 
 
-def create_model(name: str, **options: Any) -> VisionTransformer:
+def create_model(
+    name: str, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None, **options: Any
+) -> VisionTransformer:
     """Build a fresh model by name, such as "cpvt_small_gap"; it takes pictures of any size.
 
     options: any field of ModelConfig, with timm's names: num_classes=1000, in_chans=3, img_size (the training size),
-    encoding="learned+peg", global_pool="token" or "avg", drop_path_rate, ... Raises ValueError for a name or an
-    option that does not exist, listing those that do.
+    encoding="learned+peg", global_pool="token" or "avg", drop_path_rate, ... `timm.create_model` builds the same, and
+    takes timm's own options besides, such as features_only=True. Raises ValueError for a name or an option that does
+    not exist, listing those that do.
     """
-    return VisionTransformer(model_config(name, **options))
+    model_config(name, **options)  # complains
+    model: VisionTransformer = _build(name, device=device, dtype=dtype, **options)
+    return model
+
+
+def _build(name: str, pretrained: bool = False, **options: Any) -> Any:
+    """What timm calls: a model with timm's metadata, pretrained or features-only as asked."""
+
+    def construct(*, device: Any = None, dtype: Any = None, **fields: Any) -> VisionTransformer:
+        return VisionTransformer(model_config(name, **fields), device, dtype)
+
+    config = MODELS[name][0]
+    resize: dict[str, Any] = {}
+    if pretrained:  # weights are those of a certain size and prefix: build for them, change afterwards
+        told = options.get("pretrained_cfg_overlay") or {}
+        size = {"img_size": told["input_size"][1:]} if told.get("input_size") else {}
+        source = model_config(name, **{**size, **options.get("pretrained_model_args", {})})
+        wanted = model_config(name, **{key: options[key] for key in ("img_size", "patch_size") if key in options})
+        if (wanted.img_size, wanted.patch_size) != (source.img_size, source.patch_size):
+            resize = {"img_size": wanted.img_size, "patch_size": wanted.patch_size}
+        options |= {"img_size": source.img_size, "patch_size": source.patch_size}
+        options.setdefault("class_token", source.has_class_token)
+    depth = options.get("depth", config.depth)
+    features = {"out_indices": min(3, depth), "feature_cls": "getter"}  # the last three blocks, as timm's ViTs
+    model = build_model_with_cfg(
+        construct, name, pretrained, feature_cfg=features, pretrained_filter_fn=_check_weights, **options
+    )
+    if resize:
+        getattr(model, "model", model).set_input_size(**resize)
+    return model
+
+
+def _check_weights(state: dict[str, torch.Tensor], model: VisionTransformer) -> dict[str, torch.Tensor]:
+    """The weights as they are; ValueError where names beside the head's differ, since timm overlooks some that do."""
+    wanted = {name for name in model.state_dict() if not name.startswith("head.")}
+    held = {name for name in state if not name.startswith("head.")}
+    if wanted != held:
+        raise ValueError(
+            f"the weights are of another model: missing {sorted(wanted - held) or 'nothing'}, "
+            f"not expected {sorted(held - wanted) or 'nothing'}. Give the encoding, depth and pooling they were trained with"
+        )
+    return state
+
+
+def describe_to_timm(config: ModelConfig, weights: Path | None = None) -> dict[str, Any]:
+    """What timm wants to know of a model, in its words: pictures, classes, where weights are."""
+    return {
+        "file": str(weights) if weights and weights.is_file() else None,
+        "input_size": (config.in_chans, *sides(config.img_size)),
+        "num_classes": config.num_classes,
+        "fixed_input_size": False,
+        "first_conv": "patch_embed.proj",
+        "classifier": "head",
+        "license": "mit",
+        "paper_ids": "arXiv:2102.10882",
+        "paper_name": "Conditional Positional Encodings for Vision Transformers",
+    }
+
+
+def nearest_name(config: ModelConfig) -> str:
+    """The model whose configuration agrees with this one in most fields; the first of several."""
+    fields = dataclasses.asdict(config)
+
+    def agreement(name: str) -> int:
+        return sum(value == fields[field] for field, value in dataclasses.asdict(MODELS[name][0]).items())
+
+    return max(MODELS, key=agreement)
+
+
+def _entry_point(name: str) -> Callable[..., Any]:
+    def build(pretrained: bool = False, **options: Any) -> Any:
+        return _build(name, pretrained, **options)
+
+    build.__name__ = build.__qualname__ = name
+    build.__doc__ = MODELS[name][1]
+    return build
+
+
+WEIGHTS = Path(__file__).parent / "weights"  # NAME.safetensors in it is what `pretrained=True` loads
+default_cfgs = generate_default_cfgs(  # timm looks for this name
+    {name: describe_to_timm(config, WEIGHTS / f"{name}.safetensors") for name, (config, _) in MODELS.items()}
+)
+
+
+def register() -> None:
+    """Make our names known to timm, which keeps those it has."""
+    for name in MODELS:
+        if not is_model(name):
+            register_model(_entry_point(name))
+
+
+register()

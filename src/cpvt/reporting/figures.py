@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -32,8 +33,8 @@ def colours(encodings: Sequence[str]) -> dict[str, str]:
     return {name: COLOURS.get(name) or next(spare) for name in dict.fromkeys(encodings)}
 
 
-def accuracy_figure(cells: Sequence[Cell], train_size: int) -> Figure:
-    """Accuracy against test size, a panel per protocol, a line per encoding, a band of one standard deviation."""
+def accuracy_figure(cells: Sequence[Cell], train_sizes: Sequence[int]) -> Figure:
+    """Accuracy against test size, a panel per protocol, a line per encoding or model, a band of one standard deviation."""
     from matplotlib.figure import Figure
 
     protocols = list(dict.fromkeys(cell.protocol for cell in cells))
@@ -43,29 +44,42 @@ def accuracy_figure(cells: Sequence[Cell], train_size: int) -> Figure:
     for panel, protocol in zip(panels, protocols):
         lines: dict[tuple[str, str], list[Cell]] = {}
         for cell in cells:
-            if cell.protocol == protocol:
+            if cell.protocol == protocol and not cell.refused:
                 lines.setdefault((cell.encoding, cell.pool), []).append(cell)
         for (encoding, pool), line in lines.items():
             line.sort(key=lambda cell: pixels(cell.size))
             x, y = [pixels(cell.size) for cell in line], np.array([cell.mean for cell in line])
             spread = np.array([cell.deviation or 0.0 for cell in line])
-            style = "-" if pool == "cls" else "--"
-            panel.plot(x, y, style, color=palette[encoding], label=head_label(encoding, pool), marker="o", ms=4, lw=1.8)
+            style = "--" if pool == "gap" else "-"
+            label = textwrap.fill(head_label(encoding, pool), 44)
+            panel.plot(x, y, style, color=palette[encoding], label=label, marker="o", ms=4, lw=1.8)
             panel.fill_between(x, y - spread, y + spread, color=palette[encoding], alpha=0.13, lw=0)
         sizes = sorted({cell.size for line in lines.values() for cell in line}, key=pixels)
-        panel.axvline(train_size, color="#bbbbbb", lw=1, ls=":", zorder=0)
+        for train_size in train_sizes:
+            panel.axvline(train_size, color="#bbbbbb", lw=1, ls=":", zorder=0)
         panel.set_xscale("log")
         panel.set_xticks([pixels(size) for size in sizes], [size_label(size) for size in sizes])
         panel.minorticks_off()
         panel.set_title(PROTOCOL_WORDS.get(protocol, protocol), fontsize=10, loc="left")
-        panel.set_xlabel(f"test size, pixels (dotted: training size, {train_size})")
+        panel.set_xlabel(
+            "test size, pixels"
+            + (f" (dotted: training size, {', '.join(map(str, train_sizes))})" if train_sizes else "")
+        )
         panel.grid(axis="y", color="#eeeeee")
         panel.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("accuracy, %")
     panels[0].set_ylim(0, 102)
     handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=9)
+    figure.legend(
+        handles, labels, loc="outside lower center", ncols=_columns(labels, len(protocols)), frameon=False, fontsize=9
+    )
     return figure
+
+
+def _columns(labels: Sequence[str], panels: int) -> int:
+    """Columns of the legend, so that it is no wider than the figure."""
+    widest = max((len(line) for label in labels for line in label.splitlines()), default=1)
+    return max(1, min(len(labels), 95 * panels // (widest + 6)))
 
 
 def attention_figure(looks: Sequence[dict[str, Any]], maps: Sequence[NDArray[Any]], sample: NDArray[Any]) -> Figure:

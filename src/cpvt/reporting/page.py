@@ -15,9 +15,12 @@ from typing import Any
 import numpy as np
 
 from cpvt.config import Size
+from cpvt.findings import RECORD
 from cpvt.reporting.figures import PROTOCOL_WORDS, accuracy_figure, as_bytes, attention_figure
+from cpvt.reporting.pairs import paired_differences
 from cpvt.reporting.probes import report_probes
-from cpvt.reporting.summary import BASELINE, Cell, as_csv, size_label, summarise, tabulate
+from cpvt.reporting.sections import pairs_section, sizes_section
+from cpvt.reporting.summary import BASELINE, Cell, as_csv, protocol_words, size_label, summarise, tabulate
 from cpvt.results import Row, read_json, read_rows, replacing
 
 PAGE, SUMMARY = "report.html", "summary.csv"
@@ -33,40 +36,56 @@ class Material:
     looks: list[dict[str, Any]]  # looks.json: parameters, speed, attention of each model
 
 
-def report(folder: str | Path) -> Path:
-    """Draw the page of a comparison (or of one swept run) from its rows; returns the path of the HTML file.
+def report(*folders: str | Path, out: str | Path | None = None) -> Path:
+    """Draw the page of a comparison, or of the rows in one or several folders; returns the path of the HTML file.
 
-    Writes report.html, summary.csv, accuracy.svg and .png, and attention.png where attention was saved.
-    Where models were probed it writes probes.html too, and returns that where there is nothing else.
-    Raises ValueError where the folder holds neither rows nor findings.
+    Writes report.html, summary.csv, accuracy.svg and .png, and attention.png where attention was saved, into `out`, by
+    default the first folder. Where models were probed it writes probes.html into their folder too, and returns that
+    where there is nothing else. Raises ValueError where a folder holds neither rows nor findings.
     """
-    folder = Path(folder)
-    probes = report_probes(folder)
-    rows = read_rows(folder / "rows.jsonl")
-    if not rows and probes is not None:
-        return probes
-    if not rows:
-        raise ValueError(f"'{folder}' holds no rows: expected rows.jsonl, as `cpvt compare` or `cpvt sweep` writes it")
-    record = read_json(folder / "compare.json") if (folder / "compare.json").exists() else None
-    looks = read_json(folder / "looks.json") if (folder / "looks.json").exists() else []
+    probes = [page for page in map(report_probes, map(Path, folders)) if page is not None]
+    rows, single = gather(folders), Path((*folders, ".")[0])
+    if not rows and probes:
+        return probes[0]
+    folder = Path(out or single)
+    record: dict[str, Any] | None = None
+    looks: list[dict[str, Any]] = []
+    if len(folders) == 1:
+        record = read_json(single / "compare.json") if (single / "compare.json").exists() else None
+        looks = read_json(single / "looks.json") if (single / "looks.json").exists() else []
     material = Material(rows, summarise(rows), record, looks)
-    accuracy = accuracy_figure(material.cells, rows[0].train_size)
+    accuracy = accuracy_figure(material.cells, sorted({row.train_size for row in rows if row.train_size}))
     svg = as_bytes(accuracy, "svg")
     _write(folder / "accuracy.svg", svg)
     _write(folder / "accuracy.png", as_bytes(accuracy, "png"))
-    attention = _attention(folder, looks)
+    attention = _attention(single, folder, looks)
     _write(folder / SUMMARY, as_csv(material.cells).encode())
     _write(folder / PAGE, _page(material, svg, attention).encode())
     return folder / PAGE
 
 
-def _attention(folder: Path, looks: Sequence[dict[str, Any]]) -> bytes | None:
+def gather(folders: Sequence[str | Path]) -> list[Row]:
+    """The rows of all folders; ValueError for a folder with neither rows nor findings."""
+    if not folders:
+        raise ValueError("say which folders' rows to report on")
+    rows: list[Row] = []
+    for folder in map(Path, folders):
+        found = read_rows(folder / "rows.jsonl")
+        if not found and not (folder / RECORD).exists():
+            raise ValueError(
+                f"'{folder}' holds no rows: expected rows.jsonl, as `cpvt compare` or `cpvt sweep` writes it"
+            )
+        rows += found
+    return rows
+
+
+def _attention(folder: Path, out: Path, looks: Sequence[dict[str, Any]]) -> bytes | None:
     if not looks:
         return None
     maps = [np.load(folder / "arrays" / f"attention-{look['name']}.npy") for look in looks]
     sample = np.load(folder / "arrays" / "sample.npy")
     png = as_bytes(attention_figure(looks, maps, sample), "png")
-    _write(folder / "attention.png", png)
+    _write(out / "attention.png", png)
     return png
 
 
@@ -82,6 +101,8 @@ def _page(material: Material, accuracy_svg: bytes, attention_png: bytes | None) 
         subtitle=escape(_subtitle(material.rows)),
         accuracy=accuracy_svg[accuracy_svg.index(b"<svg") :].decode(),
         tables="\n".join(_accuracy_table(material.cells, protocol) for protocol in protocols),
+        pairs=pairs_section(paired_differences(material.rows)),
+        sizes=sizes_section(material.cells),
         cost=_cost_table(material),
         attention=_attention_section(material.looks, attention_png),
         how=_how(material),
@@ -89,11 +110,12 @@ def _page(material: Material, accuracy_svg: bytes, attention_png: bytes | None) 
 
 
 def _subtitle(rows: Sequence[Row]) -> str:
-    seeds = sorted({row.seed for row in rows})
-    models = ", ".join(dict.fromkeys(row.model for row in rows))
+    seeds, models = sorted({row.seed for row in rows}), list(dict.fromkeys(row.model for row in rows))
+    sizes = sorted({row.train_size for row in rows if row.train_size})
+    trained = f" trained at {', '.join(map(str, sizes))} pixels and" if sizes else ""
     return (
-        f"{models} trained on {rows[0].data} at {rows[0].train_size} pixels, every encoding alike, and tested on "
-        f"{rows[0].total} pictures at sizes never seen in training; "
+        f"{', '.join(models)},{trained} tested on {max(row.total for row in rows)} pictures of "
+        f"{', '.join(dict.fromkeys(row.data for row in rows))} at sizes never seen in training; "
         f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''} ({', '.join(map(str, seeds))})."
     )
 
@@ -107,10 +129,14 @@ def _accuracy_table(cells: Sequence[Cell], protocol: str) -> str:
     head = "".join(f"<th scope=col>{size_label(size)}</th>" for size in sizes)
     fill = {cell.size: cell.fill for line in table.values() for cell in line if cell is not None}
     fills = ", ".join(f"{size_label(size)}: {fill[size]:.0%}" for size in sizes)
+    refusals = dict.fromkeys((cell.label, cell.refused) for cell in cells if cell.refused and cell.protocol == protocol)
+    refused = "".join(
+        f"<p class=note>{escape(label)} refused, in its own words: {escape(words)}</p>" for label, words in refusals
+    )
     note = f"<p class=note>Share of the canvas that is fill — {fills}.</p>" if any(fill.values()) else ""
     return (
         f"<h3>{escape(PROTOCOL_WORDS.get(protocol, protocol))}</h3>"
-        f"<div class=scroll><table><thead><tr><th></th>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>{note}"
+        f"<div class=scroll><table><thead><tr><th></th>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>{note}{refused}"
     )
 
 
@@ -122,6 +148,8 @@ def _box(cell: Cell | None, best: dict[Size, float]) -> str:
     if cell.difference is not None:
         interval = f" [{cell.interval[0]:+.1f}, {cell.interval[1]:+.1f}]" if cell.interval else ""
         small.append(f"{cell.difference:+.1f}{interval}")
+    if cell.refused:
+        return f"<td title='{escape(cell.refused, quote=True)}'><i>refused</i></td>"
     mark = " class=best" if cell.mean == best[cell.size] else ""
     return f"<td{mark}><b>{cell.mean:.1f}</b>{spread}<br><small>{'<br>'.join(small)}</small></td>"
 
@@ -169,6 +197,7 @@ def _how(material: Material) -> str:
         "Skipped": f"{max(row.skipped for row in material.rows)} pictures did not decode; "
         f"{max(row.shrunk for row in material.rows)} were shrunk to the longest side allowed",
     }
+    facts |= protocol_words(material.rows)
     if material.record:
         config, origin = material.record["config"], material.record["provenance"]
         facts["Recipe"] = ", ".join(f"{name} {_plain(value)}" for name, value in config["recipe"].items())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import NamedTuple
@@ -34,6 +34,10 @@ class Cell:
     fill: float
     parameters: int
     at: tuple[int, ...]  # depths at which the encoding touches tokens
+    top5: float | None = None  # percent
+    rate: float | None = None  # pictures a second through the model
+    peak_memory: int | None = None  # bytes, the most of any seed
+    refused: str | None = None  # the model's own words, where it refused this size; then the mean is not a number
 
     @property
     def label(self) -> str:
@@ -42,7 +46,36 @@ class Cell:
 
 def head_label(encoding: str, pool: str) -> str:
     """How tables and figures call an encoding under a head."""
-    return encoding if pool == "cls" else f"{encoding} · {pool}"
+    return f"{encoding} · {pool}" if pool == "gap" else encoding
+
+
+def label_of(row: Row, rows: Sequence[Row]) -> str:
+    """How tables and figures call the model of a row among these rows."""
+    return head_label(_name(row, rows), row.pool)
+
+
+def protocol_words(rows: Sequence[Row]) -> dict[str, str]:
+    """How the pictures were shown to each model: label -> words; one entry for all where they are the same."""
+    by_label: dict[str, list[Row]] = {}
+    for row in rows:
+        by_label.setdefault(label_of(row, rows), []).append(row)
+    words = {label: _way(mine) for label, mine in by_label.items()}
+    return words if len(set(words.values())) > 1 else {"all": next(iter(words.values()))} if words else {}
+
+
+def _way(rows: Sequence[Row]) -> str:
+    row = rows[0]
+    words = ["zero-shot", "training size unknown" if row.train_size is None else f"trained at {row.train_size}"]
+    if any(row.protocol == "resize" for row in rows):
+        words += [f"crop ratio {row.crop_ratio:g}", row.interpolation]
+    if row.mean:
+        words.append(f"normalised by mean {_numbers(row.mean)}, deviation {_numbers(row.std)}")
+    ways = sorted({row.takes_sizes for row in rows} - {"as it is"})
+    return ", ".join([*words, *(f"takes other sizes by {way}" for way in ways)])
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return "/".join(f"{value:g}" for value in values)
 
 
 Groups = dict[tuple[str, Size, str, str], dict[int, Row]]  # (protocol, size, encoding, pool) -> seed -> row
@@ -59,28 +92,33 @@ def summarise(rows: Sequence[Row]) -> list[Cell]:
 
 
 def _name(row: Row, rows: Sequence[Row]) -> str:
-    """The encoding, and what else differs from the first of the rows: model, data set, way of reading."""
+    """The encoding (of another library's model: its name), and what else differs from the first of the rows."""
     first = rows[0]
+    foreign = not row.pool
     words = {
-        row.model: row.model != first.model,
+        row.model: row.model != first.model and not foreign,
         row.data: row.data != first.data,
         f"crop ratio {row.crop_ratio:g}": row.crop_ratio != first.crop_ratio,
         row.interpolation: row.interpolation != first.interpolation,
         f"longest side {row.longest_side}": row.longest_side != first.longest_side,
     }
     others = [word for word, differs in words.items() if differs]
-    return row.encoding + (f" ({', '.join(others)})" if others else "")
+    alone = row.encoding and all(each.model == row.model for each in rows)
+    name = f"{row.model} {row.encoding}".strip() if foreign and not alone else row.encoding
+    return name + (f" ({', '.join(others)})" if others else "")
 
 
 def _cell(key: tuple[str, Size, str, str], by_seed: dict[int, Row], groups: Groups) -> Cell:
     protocol, size, encoding, pool = key
     any_row = next(iter(by_seed.values()))
     accuracies = [100 * row.accuracy for row in by_seed.values()]
-    at_training = groups.get((protocol, any_row.train_size, encoding, pool), {})
+    trained = any_row.train_size
+    at_training = groups.get((protocol, trained, encoding, pool), {}) if trained else {}
     kept = [100 * row.accuracy / at_training[seed].accuracy for seed, row in by_seed.items()
-            if seed in at_training and at_training[seed].correct]  # fmt: skip
+            if seed in at_training and at_training[seed].correct and row.total]  # fmt: skip
     baseline = groups.get((protocol, size, BASELINE, pool)) or groups.get((protocol, size, BASELINE, "cls"), {})
-    paired = [100 * (row.accuracy - baseline[seed].accuracy) for seed, row in by_seed.items() if seed in baseline]
+    paired = [100 * (row.accuracy - baseline[seed].accuracy) for seed, row in by_seed.items()
+              if seed in baseline and row.total and baseline[seed].total]  # fmt: skip
     is_baseline = encoding == BASELINE and pool == next((r.pool for r in baseline.values()), None)
     return Cell(
         protocol, size, encoding, pool, tuple(sorted(by_seed)), mean(accuracies),
@@ -89,7 +127,16 @@ def _cell(key: tuple[str, Size, str, str], by_seed: dict[int, Row], groups: Grou
         mean(paired) if paired and not is_baseline else None,
         confidence_interval(paired) if not is_baseline else None,
         mean(row.fill for row in by_seed.values()), any_row.parameters, any_row.at,
+        top5=_mean(100 * row.top5 / row.total for row in by_seed.values() if row.top5 is not None and row.total),
+        rate=_mean(row.rate for row in by_seed.values() if row.rate),
+        peak_memory=max((row.peak_memory for row in by_seed.values() if row.peak_memory is not None), default=None),
+        refused=next((row.refused for row in by_seed.values() if row.refused), None),
     )  # fmt: skip
+
+
+def _mean(values: Iterable[float]) -> float | None:
+    found = list(values)
+    return mean(found) if found else None
 
 
 def confidence_interval(values: Sequence[float]) -> tuple[float, float] | None:
@@ -108,13 +155,17 @@ def as_csv(cells: Sequence[Cell]) -> str:
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(
         ["protocol", "size", "encoding", "pool", "seeds", "accuracy_mean", "accuracy_sd", "kept_percent",
-         f"difference_to_{BASELINE}", "difference_low", "difference_high", "fill"]
+         f"difference_to_{BASELINE}", "difference_low", "difference_high", "fill", "top5", "pictures_per_second",
+         "peak_memory_mib", "refused"]
     )  # fmt: skip
     for cell in cells:
         low, high = cell.interval or (None, None)
-        numbers = [cell.mean, cell.deviation, cell.kept, cell.difference, low, high, cell.fill]
+        memory = None if cell.peak_memory is None else cell.peak_memory / 2**20
+        numbers = [None if cell.refused else cell.mean, cell.deviation, cell.kept, cell.difference, low, high, cell.fill,
+                   cell.top5, cell.rate, memory]  # fmt: skip
         texts = ["" if number is None else f"{number:.2f}" for number in numbers]
-        writer.writerow([cell.protocol, size_label(cell.size), cell.encoding, cell.pool, len(cell.seeds), *texts])
+        names = [cell.protocol, size_label(cell.size), cell.encoding, cell.pool, len(cell.seeds)]
+        writer.writerow([*names, *texts, cell.refused or ""])
     return file.getvalue()
 
 
@@ -142,7 +193,10 @@ def tabulate(cells: Sequence[Cell], protocol: str) -> Table:
     sizes = sorted({cell.size for cell in mine}, key=pixels)
     found = {(cell.label, cell.size): cell for cell in mine}
     labels = dict.fromkeys(cell.label for cell in mine)
-    best = {size: max(cell.mean for cell in mine if cell.size == size) for size in sizes}
+    best = {
+        size: max((cell.mean for cell in mine if cell.size == size and not cell.refused), default=math.nan)
+        for size in sizes
+    }
     return Table(sizes, best, {label: [found.get((label, size)) for size in sizes] for label in labels})
 
 
@@ -157,5 +211,7 @@ def as_markdown(cells: Sequence[Cell], protocol: str) -> str:
 
 
 def _markdown_box(cell: Cell, best: float) -> str:
+    if cell.refused:
+        return "refused"
     mean_text = f"**{cell.mean:.1f}**" if cell.mean == best else f"{cell.mean:.1f}"
     return mean_text if cell.deviation is None else f"{mean_text} ± {cell.deviation:.1f}"

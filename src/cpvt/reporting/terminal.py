@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from cpvt.findings import Finding
 from cpvt.reporting.figures import PROTOCOL_WORDS
 from cpvt.reporting.probed import HEADLINES, TWIN_WORDS, Probed, headline
-from cpvt.reporting.summary import Cell, size_label, summarise, tabulate
+from cpvt.reporting.summary import Cell, protocol_words, size_label, summarise, tabulate
 from cpvt.results import Row
 
 
@@ -45,8 +45,9 @@ def print_findings(findings: Sequence[Finding]) -> None:
 
 
 def print_tables(rows: Sequence[Row]) -> None:
-    """Print accuracy in percent, a table per protocol, the best of each size in bold."""
+    """Print accuracy in percent, a table per protocol, the best of each size in bold, and under it how each model was tested."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     cells = summarise(rows)
@@ -59,11 +60,15 @@ def print_tables(rows: Sequence[Row]) -> None:
         for size in sizes:
             table.add_column(size_label(size), justify="right")
         for label, line in lines.items():
-            table.add_row(label, *("–" if cell is None else _box(cell, best[cell.size]) for cell in line))
+            table.add_row(escape(label), *("–" if cell is None else _box(cell, best[cell.size]) for cell in line))
         console.print(table)
+        for label, words in protocol_words([row for row in rows if row.protocol == protocol]).items():
+            console.print(f"{label}: {words}", highlight=False, markup=False, soft_wrap=True)
         console.print()
 
 
 def _box(cell: Cell, best: float) -> str:
+    if cell.refused:
+        return "refused"
     words = f"{cell.mean:.1f}" + (f" ± {cell.deviation:.1f}" if cell.deviation is not None else "")
     return f"[bold]{words}[/bold]" if cell.mean == best else words

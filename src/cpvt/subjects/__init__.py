@@ -12,11 +12,22 @@ from torch import nn
 
 from cpvt.models import VisionTransformer
 from cpvt.subjects import hugging_face, timm_models, torchvision_models
-from cpvt.subjects.base import RefusedError, Subject
+from cpvt.subjects.base import RefusedError, Subject, logits_of
 from cpvt.subjects.maps import CannotError
 from cpvt.subjects.own import OwnSubject
 
-__all__ = ["MAKERS", "CannotError", "RefusedError", "Subject", "build", "is_foreign", "open_subject", "subject_of"]
+__all__ = [
+    "MAKERS",
+    "CannotError",
+    "RefusedError",
+    "Subject",
+    "build",
+    "describe",
+    "is_foreign",
+    "logits_of",
+    "open_subject",
+    "subject_of",
+]
 
 MAKERS = {  # prefix -> the module that knows that library's models
     "timm": timm_models,
@@ -48,6 +59,11 @@ def build(name: str, num_classes: int, size: int | None = None, in_chans: int = 
     maker, rest, options = _split(name)
     model: nn.Module = MAKERS[maker].build(rest, options, num_classes, size, in_chans)
     return model
+
+
+def describe(name: str, num_classes: int = 1000, in_chans: int = 3) -> Subject:
+    """What another library says of a model by name (training size, normalisation, patch); its weights are random."""
+    return subject_of(build(name, num_classes, None, in_chans), name)
 
 
 def subject_of(model: Callable[..., Any], name: str | None = None, **facts: Any) -> Subject:

@@ -59,10 +59,7 @@ class Subject:
 
     def logits(self, pictures: Tensor) -> Tensor:
         """Logits (B, classes) of pictures (B, C, H, W). RefusedError where the model does not take their size."""
-        found = self._call(pictures)
-        found = getattr(found, "logits", found)
-        if isinstance(found, dict) and isinstance(found.get("logits"), Tensor):
-            found = found["logits"]
+        found = logits_of(self._call(pictures))
         if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != len(pictures):
             got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
             raise ValueError(
@@ -70,6 +67,10 @@ class Subject:
                 f"{tuple(pictures.shape)}; got {got}"
             )
         return found
+
+    def logits_of_list(self, pictures: list[Tensor]) -> Tensor:
+        """Logits (pictures, classes) of pictures (C, H_i, W_i), each as if alone."""
+        return torch.cat([self.at_size(sides_of(each[None])).logits(each[None]) for each in pictures])
 
     def at_size(self, sides: tuple[int, int]) -> Subject:
         """The subject made ready for pictures of these sides, by the model's own way; `way` says which."""
@@ -120,6 +121,11 @@ class Subject:
         except (AssertionError, ValueError, RuntimeError, IndexError, NotImplementedError) as error:
             words = str(error).strip().splitlines()
             raise RefusedError(f"{type(error).__name__}: {words[0] if words else 'no reason given'}") from error
+
+
+def logits_of(output: Any) -> Any:
+    """The logits in what a classifier returns: itself, or its attribute or key `logits`."""
+    return output["logits"] if isinstance(output, dict) and "logits" in output else getattr(output, "logits", output)
 
 
 def sides_of(pictures: Tensor) -> tuple[int, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from torch import Tensor
@@ -13,6 +13,8 @@ class CannotError(ValueError):
 
 
 TOKEN_KEYS = ("x_norm_patchtokens", "patch_tokens", "last_hidden_state", "tokens", "features", "feature_map", "out")
+
+MOST_PREFIX = 16  # class, distillation and register tokens together
 
 
 def find_tokens(output: Any, name: str) -> Tensor:
@@ -55,21 +57,24 @@ def as_map(tokens: Tensor, sides: tuple[int, int], patch_size: int | None, name:
     return tokens.permute(0, 2, 3, 1)
 
 
-def _grids(sides: tuple[int, int]) -> Iterator[tuple[int, int]]:
-    """Every grid that patches of one side lay over a picture, the last row and column filled up or left out."""
+def _grids(sides: tuple[int, int], patches: Iterable[int] | None = None) -> Iterator[tuple[int, int]]:
+    """Every grid that patches (by default of any side) lay over a picture, the last row and column filled up or left out."""
     height, width = sides
-    for side in range(1, max(sides) + 1):
+    for side in range(1, max(sides) + 1) if patches is None else patches:
         yield -(-height // side), -(-width // side)
-        if side <= min(sides):
-            yield height // side, width // side
+        yield height // side, width // side
 
 
 def _grid(count: int, sides: tuple[int, int], patch_size: int | None, name: str) -> tuple[int, int]:
-    """The grid of `count` tokens, a few of which may be a prefix: the patch's own, else that which leaves the fewest."""
-    known = [] if patch_size is None else [(-(-sides[0] // patch_size), -(-sides[1] // patch_size)),
-                                           (sides[0] // patch_size, sides[1] // patch_size)]  # fmt: skip
-    for candidates in (known, _grids(sides)):
-        fitting = [(count - h * w, (h, w)) for h, w in candidates if 0 <= count - h * w <= 16 and h * w]
+    """The grid of `count` tokens, a few of which may be a prefix.
+
+    The patch's own where it is known; else of patches that divide both sides, else of any, that which leaves the fewest.
+    """
+    height, width = sides
+    known = [] if patch_size is None else [patch_size]
+    whole = [side for side in range(1, min(sides) + 1) if height % side == width % side == 0]
+    for candidates in (_grids(sides, known), _grids(sides, whole), _grids(sides)):
+        fitting = [(count - h * w, (h, w)) for h, w in candidates if 0 <= count - h * w <= MOST_PREFIX and h * w]
         if fitting:
             return min(fitting)[1]
-    raise CannotError(f"'{name}' gives {count} tokens for pictures of {sides[0]}x{sides[1]}; no grid has so many")
+    raise CannotError(f"'{name}' gives {count} tokens for pictures of {height}x{width}; no grid has so many")

@@ -22,14 +22,16 @@ class OwnSubject(Subject):
     def facts_of(cls, model: Any) -> dict[str, Any]:
         return {"train_size": model.config.img_size, "patch_size": model.config.patch_size}
 
-    def token_maps(self, pictures: Tensor) -> dict[int, Tensor]:
-        model = self.model
+    def logits_of_list(self, pictures: list[Tensor]) -> Tensor:
         with torch.inference_mode():
-            x, layout, positions = model.embed(pictures)
-            found = [x]
-            for depth, block in enumerate(model.blocks, start=1):
-                found.append(model.encoding(block(found[-1], positions), layout, depth))
-        return {depth: x[:, layout.prefix_tokens :].unflatten(1, layout.grid) for depth, x in enumerate(found)}
+            return self.model(pictures)
+
+    def token_maps(self, pictures: Tensor) -> dict[int, Tensor]:
+        with torch.inference_mode():
+            first, layout, _ = self.model.embed(pictures)
+            later = self.model.forward_intermediates(pictures, intermediates_only=True)
+        maps = [first[:, layout.prefix_tokens :].unflatten(1, layout.grid)]
+        return dict(enumerate([*maps, *(each.permute(0, 2, 3, 1) for each in later)]))
 
     def attention(self, pictures: Tensor, block: int) -> Tensor:
         with torch.inference_mode():
@@ -38,7 +40,7 @@ class OwnSubject(Subject):
     def untrained(self, seed: int = 0) -> Subject:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return self._with(VisionTransformer(self.model.config).to(self.device), "untrained")
+            return self._with(type(self.model)(self.model.config).to(self.device), "untrained")
 
     def without_positions(self) -> Subject:
         model, config = copy.deepcopy(self.model), self.model.config

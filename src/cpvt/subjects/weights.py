@@ -24,7 +24,11 @@ def load_weights_file(model: nn.Module, path: Path) -> None:
     Files that hold the weights under 'model', 'state_dict', 'model_ema' or 'state_dict_ema' (as training scripts write
     them), or with 'module.' before every name, are understood.
     """
-    state = _unwrap(_read(path))
+    load_weights(model, _unwrap(_read(path)), f"in '{path}'")
+
+
+def load_weights(model: nn.Module, state: dict[str, torch.Tensor], where: str) -> None:
+    """Put weights into a model; ValueError names what does not fit, and where it is from."""
     wanted = model.state_dict()
     complaints = [f"missing: {name}" for name in wanted if name not in state]
     complaints += [f"not expected: {name}" for name in state if name not in wanted]
@@ -35,7 +39,7 @@ def load_weights_file(model: nn.Module, path: Path) -> None:
     ]
     if complaints:
         shown = "\n  ".join([*complaints[:20], *([f"and {len(complaints) - 20} more"] if len(complaints) > 20 else [])])
-        raise ValueError(f"the weights in '{path}' do not fit the model:\n  {shown}")
+        raise ValueError(f"the weights {where} do not fit the model:\n  {shown}")
     model.load_state_dict(state)
 
 

@@ -1,0 +1,141 @@
+"""The tables of docs/positions.md: python docs/results/positions/tables.py RUNS, after run.sh has measured all.
+
+Keeps the findings that the tables are made of in findings.json beside this file; without RUNS the tables are made from it.
+"""
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any, NamedTuple
+
+from cpvt.findings import read_findings
+from cpvt.results import read_rows
+
+HERE = Path(__file__).parent
+SIX = ("none", "learned", "sincos", "relative", "rope", "peg")
+PADDINGS = (
+    "none",
+    "peg",
+    "peg_padding_mode=_reflect",
+    "peg_padding_mode=_replicate",
+    "peg_padding_mode=_circular",
+    "valid",
+)
+PLACES = ("none", "peg_at=_0", "peg", "peg_at=_1_2", "peg5", "peg_kernel_size=7")
+WORDS = {
+    "peg_padding_mode=_reflect": "reflect", "peg_padding_mode=_replicate": "replicate", "peg_padding_mode=_circular": "circular",
+    "valid": "none: valid, cropped", "peg_at=_0": "before block 1", "peg_at=_1_2": "after 1, 2", "peg_kernel_size=7": "after 1, 7x7",
+}  # fmt: skip
+ROW_NAMES = {"valid": "peg, valid"}  # of a run -> how rows call it
+
+
+class Measure(NamedTuple):
+    """A number of one probe."""
+
+    words: str
+    probe: str
+    measure: str
+    case: str = ""
+    pictures: str = "noise"
+    depth: int | None = None  # None: the last
+    size: int | None = None
+
+
+PROBES = (
+    Measure("order: logits move by", "order", "logit change"),
+    Measure("order: predictions that change, digits", "order", "predictions changed", "", "natural"),
+    Measure("shift by a patch, circular: tokens off by", "translation", "token error", "circular, 1 patch"),
+    Measure("shift by a patch, on a canvas: tokens off by", "translation", "token error", "canvas, 1 patch"),
+    Measure(
+        "shift by a patch, on a canvas: same prediction", "translation", "same prediction", "canvas, 1 patch", "natural"
+    ),
+    Measure(
+        "shift by a pixel, on a canvas: same prediction", "translation", "same prediction", "canvas, 1 pixel", "natural"
+    ),
+    Measure("accuracy on that canvas, not shifted", "translation", "accuracy", "canvas, not shifted", "natural"),
+    Measure("row and column, R²", "position", "r2"),
+    Measure("the same after block 1", "position", "r2", depth=1),
+    Measure("the same, readout moved to 64 pixels", "longer", "r2", "scaled", size=64),
+    Measure("left to right (Islam et al.), SPC", "islam", "spearman", "H, fitted on noise"),
+    Measure("the same, MAE", "islam", "mae", "H, fitted on noise"),
+    Measure("attention: mean distance / uniform", "attention", "relative distance", "", "natural"),
+)
+DEPTHS = tuple(Measure(f"R², depth {depth}", "position", "r2", depth=depth) for depth in range(5))
+TESTS = (("canvas", 32), ("canvas", 64), ("canvas", 96), ("resize", 24), ("resize", 48))
+
+
+def collect(runs: Path) -> dict[str, Any]:
+    """Model -> twin -> words of a measure -> a value for each seed."""
+    found: dict[str, Any] = {}
+    for folder in sorted((runs / "probes").glob("*-seed?")):
+        for finding in read_findings(folder / "findings.jsonl"):
+            name, seed = re.fullmatch(r"(.*?)(?:-cls)?-seed(\d)", Path(finding.model).name).groups()
+            for each in (*PROBES, *DEPTHS):
+                what = (each.probe, each.measure, each.case, each.pictures)
+                if (finding.probe, finding.measure, finding.case, finding.pictures) != what or finding.value is None:
+                    continue
+                if each.depth not in (None, finding.depth) or each.size not in (None, finding.size):
+                    continue  # of several depths the last one is kept
+                found.setdefault(name, {}).setdefault(finding.twin, {}).setdefault(each.words, {})[seed] = finding.value
+    return found
+
+
+def box(values: list[float], digits: int = 2) -> str:
+    """Mean and standard deviation over seeds."""
+    if not values:
+        return "–"
+    text = f"{mean(values):.{digits}f}" + (f" ± {stdev(values):.{digits}f}" if len(values) > 1 else "")
+    return text.replace("-0.00", "0.00") if mean(values) > -0.005 else text
+
+
+def table(title: str, columns: tuple[str, ...], lines: dict[str, Callable[[str], str]]) -> str:
+    """A line for each entry of `lines`, which says what stands in each column."""
+    head = [f"| {title} | {' | '.join(WORDS.get(name, name) for name in columns)} |", "|---|" + "---:|" * len(columns)]
+    return "\n".join([*head, *(f"| {words} | {' | '.join(map(say, columns))} |" for words, say in lines.items())])
+
+
+def main(runs: Path | None) -> None:
+    if runs is not None:
+        (HERE / "findings.json").write_text(json.dumps(collect(runs), indent=1) + "\n")
+    found, rows = json.loads((HERE / "findings.json").read_text()), read_rows(HERE / "rows.jsonl")
+
+    def probed(words: str, twin: str = "model") -> Callable[[str], str]:
+        return lambda name: box(list(found.get(name, {}).get(twin, {}).get(words, {}).values()))
+
+    def tested(protocol: str, size: int) -> Callable[[str], str]:
+        def say(name: str) -> str:
+            mine = [
+                100 * row.accuracy
+                for row in rows
+                if (row.protocol, row.size) == (protocol, size) and run_of(row.encoding) == name
+            ]
+            return box(mine, 1)
+
+        return say
+
+    def run_of(encoding: str) -> str:
+        named = {row_name: run for run, row_name in ROW_NAMES.items()}
+        return named.get(encoding, re.sub(r"[^A-Za-z0-9.+=-]+", "_", encoding).strip("_"))
+
+    accuracy = {f"accuracy, {protocol} {size}, %": tested(protocol, size) for protocol, size in TESTS}
+    depths = {each.words: probed(each.words) for each in DEPTHS}
+    nulls = {f"{each.words}, untrained": probed(each.words, "untrained") for each in DEPTHS[1::3]}
+    six: dict[str, Callable[[str], str]] = {}
+    for each in PROBES:
+        six[each.words] = probed(each.words)
+        if each.measure not in ("accuracy", "same prediction", "predictions changed"):
+            six[f"– untrained ({each.words.split(':')[0].split(',')[0]})"] = probed(each.words, "untrained")
+    tables = [
+        table("probe", SIX, {**six, **accuracy}),
+        table("padding of one PEG after block 1", PADDINGS, {**accuracy, **depths, **nulls}),
+        table("where, how many, how large", PLACES, {**accuracy, **depths}),
+    ]
+    (HERE / "tables.md").write_text("\n\n".join(tables) + "\n")
+    print((HERE / "tables.md").read_text())
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else None)

@@ -1,0 +1,92 @@
+"""A trained model retrofitted with PEG, trained on, and tested before and after."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cpvt.checkpoint import as_subject, load, pick_device, provenance, read_record
+from cpvt.config import ForeignConfig, RetrofitConfig, TrainConfig, Watch, ignore_progress, parse_size
+from cpvt.data import DataSet, open_data
+from cpvt.results import Row, append_rows, read_rows, write_json
+from cpvt.retrofitting import describe_retrofit
+from cpvt.subjects import Subject, is_foreign, subject_of
+from cpvt.sweeping import default_sizes, sweep
+from cpvt.training import PUBLISHED, check, starting_model, train, transform_of
+
+ROWS, RECORD = "rows.jsonl", "retrofit.json"
+BEFORE, CONTROL = "as it came", "trained on, no PEG"
+
+
+def retrofit_and_test(
+    config: RetrofitConfig, watch: Watch = ignore_progress, on_row: Callable[[Row], None] = lambda row: None
+) -> Path:
+    """Test a model, train it on as it is (the control) and retrofitted, test both; returns the folder of the run.
+
+    All three are tested on the same pictures, read in the same way, so that `cpvt.report` can pair them. The same
+    command goes on where an interrupted one stopped. Raises ValueError for models of our own (they take PEG by name),
+    and where the folder holds another retrofit.
+    """
+    folder, training = Path(config.out), _training(config)
+    data = open_data(config.source.data, config.source.data_root)
+    settings = check(training, data)
+    if not isinstance(settings, ForeignConfig):
+        raise ValueError("our own models take PEG by name: train with --encoding learned+peg (and --start)")
+    plan = {"config": asdict(config), "provenance": provenance()}
+    done = {(row.encoding, row.protocol, row.size) for row in read_rows(folder / ROWS)}
+    torch.manual_seed(config.seed)
+    before = replace(
+        subject_of(starting_model(training, settings).to(pick_device(config.device))),
+        name=settings.name, transform=transform_of(training, data, settings), train_size=settings.img_size,
+    )  # fmt: skip
+    tests = [(protocol, size) for protocol in config.protocols for size in _sizes(config, before)]
+
+    def test(model: Any, label: str) -> None:
+        missing = [test for test in tests if (label, *test) not in done]
+        for row in _rows(model, data, missing, config, watch):
+            row = replace(row, model=settings.name, encoding=label, seed=config.seed)
+            append_rows(folder / ROWS, [row])
+            on_row(row)
+
+    write_json(folder / RECORD, plan)
+    test(before, BEFORE)
+    if config.control:
+        control = replace(training, out=str(folder / "control"))
+        test(load(train(control, watch), config.device).subject, CONTROL)
+    after = load(train(training, watch, config.retrofit), config.device)
+    test(after.subject, describe_retrofit(after.record["model"]["retrofit"]))
+    return folder
+
+
+def _training(config: RetrofitConfig) -> TrainConfig:
+    """How the model is trained on, with or without PEGs."""
+    name, start, size, source = config.model, config.checkpoint or PUBLISHED, config.train_size, config.source
+    if not is_foreign(name):
+        record = read_record(Path(name))
+        if "name" not in record["model"]:
+            raise ValueError(
+                f"'{name}' holds a model of our own, which takes PEG by name: train with --encoding learned+peg --start {name}"
+            )
+        if config.checkpoint is not None:
+            raise ValueError(f"a file of weights goes with timm:, hf: or torchvision: names; '{name}' has its own")
+        start, name = name, record["model"]["name"]
+        size = size or record["model"]["img_size"]
+    return TrainConfig(
+        out=config.out, model=name, start=str(start), train_size=size, seed=config.seed, device=config.device,
+        source=source, recipe=config.recipe,
+    )  # fmt: skip
+
+
+def _sizes(config: RetrofitConfig, before: Subject) -> Sequence[Any]:
+    return [parse_size(size) for size in config.sizes] or default_sizes(before)
+
+
+def _rows(model: Any, data: DataSet, tests: Sequence[Any], config: RetrofitConfig, watch: Watch) -> Any:
+    for protocol, size in tests:
+        yield from sweep(
+            as_subject(model), data, [size], protocol=protocol, on_bad_picture=config.source.on_bad_picture, watch=watch
+        )

@@ -1,0 +1,166 @@
+"""Other people's weights: checkpoints of timm's transformers, and the positional convolutions of its Twins, CoaT, DaViT and FastViT."""
+
+from __future__ import annotations
+
+import math
+import re
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+from timm.models import clean_state_dict
+from torch import Tensor, nn
+
+from cpvt import ops
+from cpvt.encodings import PEG
+from cpvt.shapes import Grid
+
+WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")  # in timm's order: averaged weights first
+DISTILLATION = ("dist_token", "head_dist.weight", "head_dist.bias")
+HOME = re.compile(
+    r"cls_token|pos_embed|(patch_embed\.proj|norm|head|blocks\.\d+\.(norm[12]|attn\.(qkv|proj)|mlp\.fc[12]))\.(weight|bias)"
+)
+LAYER_SCALE = re.compile(r"(blocks\.\d+)\.(?:ls([12])\.gamma|gamma_([12]))")  # timm's name, then DeiT's own
+BRANCH_END = {"1": "attn.proj", "2": "mlp.fc2"}  # the layer whose output a LayerScale multiplies
+
+
+def from_timm(checkpoint: Mapping[str, Any], grid: Grid | None = None) -> dict[str, Tensor]:
+    """Turn weights of a DeiT or timm ViT into what `create_model('deit_tiny', encoding='learned')` loads.
+
+    checkpoint: a state dict, or what a training script saved around one ({'model': ...}, {'state_dict': ...}, averaged
+    weights, names with 'module.'). grid: (h, w) of the position table, needed where it is not square.
+    The class token's own position is added to the class token, LayerScale is multiplied into the layer before it, and
+    a bias that is not there becomes zero; the logits are those of timm's model, to rounding. Without a table of
+    positions the result is for encoding='none'; without a class token for global_pool='avg'.
+    A distilled checkpoint loses its distillation token and that token's head, and a UserWarning names them: everything
+    else arrives, but the token took part in attention, so the logits are another function's until it is fine-tuned.
+    Not in a checkpoint, so not checked: the activation (GELU here) and the norms' epsilon (1e-6, as DeiT).
+    Raises ValueError for weights that have no home in the model (registers, norms of queries and keys, a norm after
+    pooling, ...), naming them.
+    """
+    state = _unwrap(checkpoint)
+    prefix = sum(name in state for name in ("cls_token", "dist_token"))
+    _drop_distillation(state)
+    _fold_layer_scale(state)
+    homeless = [name for name in state if not HOME.fullmatch(name)]
+    if homeless or "patch_embed.proj.weight" not in state:
+        what = f"no home for {_some(homeless)}" if homeless else "no patch_embed.proj.weight in it"
+        raise ValueError(
+            f"expected a plain DeiT or timm ViT (class token, learned positions, pre-norm blocks); there is {what}. "
+            "cpvt.retrofit adds PEGs to timm's own model instead"
+        )
+    _place_positions(state, prefix, grid)
+    for name in [name for name in state if name.endswith(".weight")]:
+        state.setdefault(name.replace(".weight", ".bias"), state[name].new_zeros(len(state[name])))
+    return state
+
+
+def peg_from_timm(layer: nn.Module | Mapping[str, Tensor], layout: str = "NLC") -> PEG:
+    """Turn one positional convolution of timm's Twins, CoaT, DaViT or FastViT into a PEG with the same output.
+
+    layer: the module (Twins' `pos_block[i]`, CoaT's `cpe1`, DaViT's `cpe1`, FastViT's `pos_emb`), or its state dict.
+    layout: 'NLC' for tokens with a grid (and CoaT's class token, `prefix_tokens=1`); 'NCHW' for pictures, as DaViT's
+    and FastViT's own layers take them. FastViT's kernel may be folded for inference; the residual is taken out again.
+    Raises ValueError for a layer that is no depth-wise convolution with a residual, or holds more than one.
+    """
+    if isinstance(layer, nn.Module):
+        _check_layer(layer)
+    state = layer.state_dict() if isinstance(layer, nn.Module) else layer
+    kernels = {name: tensor for name, tensor in state.items() if tensor.ndim == 4}
+    if len(kernels) != 1 or len(state) - len(kernels) > 1:
+        raise ValueError(
+            f"expected one convolution, a weight and a bias at most; got {_some(list(state)) or 'nothing'}"
+        )
+    ((name, kernel),) = kernels.items()
+    bias = next((tensor for tensor in state.values() if tensor.ndim != 4), None)
+    if kernel.shape[1] != 1 or kernel.shape[2] != kernel.shape[3]:
+        raise ValueError(f"a PEG has a kernel (D, 1, k, k), one for each channel; '{name}' has {tuple(kernel.shape)}")
+    if "reparam_conv" in name:
+        kernel = kernel - ops.identity_kernel(kernel)
+    peg = PEG(
+        len(kernel), kernel.shape[2], layout=layout, bias=bias is not None, device=kernel.device, dtype=kernel.dtype
+    )
+    peg.load_state_dict({"weight": kernel} if bias is None else {"weight": kernel, "bias": bias})
+    return peg
+
+
+def _unwrap(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
+    for wrapper in WRAPPERS:
+        if isinstance(checkpoint.get(wrapper), Mapping):
+            checkpoint = checkpoint[wrapper]
+            break
+    state = clean_state_dict(dict(checkpoint))
+    strangers = [name for name, value in state.items() if not isinstance(value, Tensor)]
+    if strangers:
+        raise ValueError(
+            f"expected tensors by name, or those under one of {', '.join(WRAPPERS)}; got {_some(strangers)}"
+        )
+    return {name: tensor.detach() for name, tensor in state.items()}
+
+
+def _drop_distillation(state: dict[str, Tensor]) -> None:
+    """Leave behind what only the distillation token uses, and say so."""
+    left = [name for name in DISTILLATION if state.pop(name, None) is not None]
+    if left:
+        warnings.warn(
+            f"a distilled checkpoint: {', '.join(left)} were left behind, as the model has no distillation token; "
+            "logits differ from the distilled model's until it is fine-tuned",
+            stacklevel=3,
+        )
+
+
+def _fold_layer_scale(state: dict[str, Tensor]) -> None:
+    """Multiply x + gamma * (W a + b) out: W and b take gamma in."""
+    for name in list(state):
+        match = LAYER_SCALE.fullmatch(name)
+        if not match:
+            continue
+        gamma, end = state.pop(name), f"{match[1]}.{BRANCH_END[match[2] or match[3]]}"
+        for part in (f"{end}.weight", f"{end}.bias"):
+            if part in state:
+                state[part] = state[part] * gamma.reshape(-1, *[1] * (state[part].ndim - 1))
+
+
+def _place_positions(state: dict[str, Tensor], prefix: int, grid: Grid | None) -> None:
+    """Split the table into the class token's row, which the token takes in, and the patches', `encoding.table`.
+
+    Registers apart, a table has a row for each of the `prefix` tokens or for none of them (timm's no_embed_class).
+    """
+    table = state.pop("pos_embed", None)
+    if table is None:
+        return
+    rows = table.shape[1] if table.ndim == 3 else 0
+    if grid is not None:
+        extra = rows - math.prod(grid)
+    else:
+        extra = next((count for count in (prefix, 0) if math.isqrt(max(0, rows - count)) ** 2 == rows - count), -1)
+    if extra not in (0, prefix):
+        given = f"the grid {grid[0]}x{grid[1]}" if grid else "a square grid; say which with grid=(rows, columns)"
+        raise ValueError(
+            f"a position table of shape {tuple(table.shape)} with {prefix} tokens before it does not fit {given}"
+        )
+    if extra:
+        state["cls_token"] = state["cls_token"] + table[:, :1]
+    state["encoding.table"] = table[:, extra:].clone()
+
+
+def _check_layer(layer: nn.Module) -> None:
+    """Refuse what its weights do not show: no residual, strides, activations after the convolution."""
+    if isinstance(layer, nn.Conv2d):
+        raise ValueError(
+            "a PEG adds the tokens to their convolution; a convolution alone does not: pass the layer around it"
+        )
+    for module in layer.modules():
+        if isinstance(module, nn.Conv2d):
+            if set(module.stride) != {1} or set(module.dilation) != {1}:
+                raise ValueError(
+                    f"a PEG keeps the grid, so the convolution's stride and dilation must be 1; got {module}"
+                )
+        elif not list(module.children()) and not isinstance(module, nn.Identity):
+            raise ValueError(
+                f"a PEG is a convolution and a residual alone; the layer also holds {type(module).__name__}"
+            )
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")

@@ -1,0 +1,222 @@
+"""Other people's weights: the same logits as timm's transformers, the same output as timm's positional convolutions."""
+
+import pytest
+import timm
+import torch
+from timm.models import coat, davit, fastvit, twins
+from torch.testing import assert_close
+
+import cpvt
+from cpvt.models.convert import from_timm, peg_from_timm
+
+SMALL = dict(embed_dim=24, depth=2, num_heads=3)
+
+
+def fill(module):
+    """Weights that show every mistake: no zeros, no ones, positions of the size of the tokens."""
+    generator = torch.Generator().manual_seed(0)
+    for name, tensor in module.state_dict().items():
+        ones = name.endswith(("norm1.weight", "norm2.weight", "norm.weight"))
+        tensor.copy_(torch.randn(tensor.shape, generator=generator) * 0.3 + ones)
+    return module.eval()
+
+
+def theirs(name="deit_tiny_patch16_224", **options):
+    return fill(timm.create_model(name, **{**SMALL, "num_classes": 5, "img_size": 64, **options}))
+
+
+def ours(state, **options):
+    options = {**SMALL, "num_classes": 5, "img_size": 64, "encoding": "learned", **options}
+    model = cpvt.create_model("deit_tiny", **options).eval()
+    model.load_state_dict(state)
+    return model
+
+
+@torch.no_grad()
+def assert_same_logits(theirs, ours, size=(64, 64)):
+    pictures = torch.randn(2, 3, *size)
+    expected = theirs(pictures)
+    assert expected.abs().max() > 0.5
+    assert_close(ours(pictures), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_deit_tiny_at_224_has_timms_logits():
+    model = fill(timm.create_model("deit_tiny_patch16_224", depth=2))
+    with torch.no_grad():  # logits of the size of a trained model's
+        model.head.weight.mul_(0.1)
+    converted = cpvt.create_model("deit_tiny", encoding="learned", depth=2).eval()
+    converted.load_state_dict(from_timm(model.state_dict()))
+    assert_same_logits(model, converted, (224, 224))
+
+
+@pytest.mark.parametrize(
+    ("options", "own"),
+    [
+        ({"qkv_bias": False}, {}),
+        ({"proj_bias": False}, {}),
+        ({"init_values": 0.5}, {}),
+        ({"no_embed_class": True}, {}),
+        ({"num_classes": 0}, {"num_classes": 0}),
+        ({"pos_embed": "none"}, {"encoding": "none"}),
+        ({"class_token": False, "global_pool": "avg", "fc_norm": False}, {"global_pool": "avg"}),
+        ({"global_pool": "avg", "fc_norm": False}, {"global_pool": "avg", "class_token": True}),
+    ],
+)
+def test_variants_have_timms_logits(options, own):
+    model = theirs("vit_tiny_patch16_224", **options)
+    converted = ours(from_timm(model.state_dict()), **own)
+    if options.get("pos_embed") == "none":
+        assert "encoding.table" not in converted.state_dict()
+    assert_same_logits(model, converted)
+
+
+@pytest.mark.parametrize("no_embed_class", [False, True])
+def test_a_table_that_is_not_square_needs_its_grid(no_embed_class):
+    model = theirs(img_size=(48, 96), no_embed_class=no_embed_class)
+    assert_same_logits(model, ours(from_timm(model.state_dict(), grid=(3, 6)), img_size=(48, 96)), (48, 96))
+    with pytest.raises(ValueError, match=r"does not fit a square grid; say which with grid="):
+        from_timm(model.state_dict())
+    with pytest.raises(ValueError, match=r"shape \(1, 1[89], 24\) with 1 tokens before it does not fit the grid 2x5"):
+        from_timm(model.state_dict(), grid=(2, 5))
+
+
+def test_layer_scale_by_its_older_name():
+    model = theirs(init_values=0.5)
+    state = {
+        name.replace("ls1.gamma", "gamma_1").replace("ls2.gamma", "gamma_2"): value
+        for name, value in model.state_dict().items()
+    }
+    assert_same_logits(model, ours(from_timm(state)))
+
+
+@pytest.mark.parametrize("no_embed_class", [False, True])
+def test_a_distilled_checkpoint_says_what_it_leaves_behind_and_brings_the_rest(no_embed_class):
+    model = theirs("deit_tiny_distilled_patch16_224", no_embed_class=no_embed_class)
+    if no_embed_class:  # timm makes a longer table and then cannot use it
+        model.pos_embed = torch.nn.Parameter(model.pos_embed[:, 2:].detach())
+    state = model.state_dict()
+    with pytest.warns(UserWarning, match=r"dist_token, head_dist.weight, head_dist.bias were left behind"):
+        converted = ours(from_timm(state)).state_dict()
+    first = 0 if no_embed_class else 2
+    assert torch.equal(converted.pop("encoding.table"), state["pos_embed"][:, first:])
+    own = 0 if no_embed_class else state["pos_embed"][:, :1]
+    assert_close(converted.pop("cls_token"), state["cls_token"] + own, atol=0, rtol=0)
+    assert {"blocks.1.attn.qkv.bias", "norm.weight", "head.weight", "patch_embed.proj.bias"} <= set(converted)
+    for name, tensor in converted.items():
+        assert torch.equal(tensor, state[name]), name
+
+
+def test_a_distilled_checkpoint_is_exact_but_for_its_token():
+    """Without its distillation token, timm's model has these logits."""
+    model = theirs("deit_tiny_distilled_patch16_224")
+    with pytest.warns(UserWarning, match="distilled"):
+        converted = ours(from_timm(model.state_dict()))
+    pictures = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        x = model._pos_embed(model.patch_embed(pictures))
+        x = model.norm(model.blocks(torch.cat([x[:, :1], x[:, 2:]], dim=1)))
+        assert_close(converted(pictures), model.head(x[:, 0]), atol=1e-5, rtol=1e-5)
+
+
+def wrapped(state):
+    other = {name: torch.zeros_like(tensor) for name, tensor in state.items()}
+    yield {"model": state, "epoch": 3, "optimizer": {}}
+    yield {"state_dict": {f"module.{name}": tensor for name, tensor in state.items()}}
+    yield {"state_dict_ema": {f"_orig_mod.{name}": tensor for name, tensor in state.items()}, "state_dict": other}
+    yield {"model": other, "model_ema": state}
+
+
+def test_what_training_scripts_save_around_a_state_is_taken_off():
+    model = theirs()
+    expected = from_timm(model.state_dict())
+    for checkpoint in wrapped(model.state_dict()):
+        got = from_timm(checkpoint)
+        assert got.keys() == expected.keys()
+        assert all(torch.equal(got[name], expected[name]) for name in expected)
+
+
+def test_the_given_state_is_left_alone():
+    state = theirs(init_values=0.5).state_dict()
+    before = {name: tensor.clone() for name, tensor in state.items()}
+    from_timm(state)
+    assert state.keys() == before.keys()
+    assert all(torch.equal(state[name], before[name]) for name in before)
+
+
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        ({"reg_tokens": 2}, "reg_token"),
+        ({"qk_norm": True}, "blocks.0.attn.q_norm.weight"),
+        ({"pre_norm": True}, "norm_pre.weight"),
+        ({"global_pool": "avg"}, "fc_norm.weight"),
+        ({"mlp_layer": timm.layers.SwiGLU}, "blocks.0.mlp.fc1_g.weight"),
+    ],
+)
+def test_weights_without_a_home_are_named(options, names):
+    state = timm.create_model("vit_tiny_patch16_224", **SMALL, img_size=64, **options).state_dict()
+    with pytest.raises(ValueError, match=rf"there is no home for .*{names}.*cpvt.retrofit"):
+        from_timm(state)
+
+
+def test_what_is_no_vision_transformer_is_refused():
+    with pytest.raises(ValueError, match=r"no home for conv1.0.weight, .* and \d+ more"):
+        from_timm(timm.create_model("resnet10t").state_dict())
+    with pytest.raises(ValueError, match=r"no patch_embed.proj.weight in it"):
+        from_timm({})
+    with pytest.raises(ValueError, match=r"expected tensors by name, or those under one of .*; got weights"):
+        from_timm({"weights": {}})
+
+
+GRID = (3, 5)
+
+
+def test_twins_layer():
+    layer = fill(twins.PosConv(6, 6))
+    tokens = torch.randn(2, 15, 6)
+    assert_close(peg_from_timm(layer)(tokens, GRID), layer(tokens, GRID))
+    assert_close(peg_from_timm(layer.state_dict())(tokens, GRID), layer(tokens, GRID))
+
+
+def test_coat_layer_lets_the_class_token_pass():
+    layer = fill(coat.ConvPosEnc(6, k=5))
+    tokens = torch.randn(2, 16, 6)
+    assert_close(peg_from_timm(layer)(tokens, GRID, prefix_tokens=1), layer(tokens, GRID))
+
+
+def test_davit_layer():
+    layer = fill(davit.ConvPosEnc(6))
+    pictures = torch.randn(2, 6, *GRID)
+    assert_close(peg_from_timm(layer, layout="NCHW")(pictures), layer(pictures))
+    assert_close(peg_from_timm(layer)(pictures.flatten(2).mT, GRID), layer(pictures).flatten(2).mT)
+
+
+def test_fastvit_layer_before_and_after_it_is_folded():
+    layer = fill(fastvit.RepConditionalPosEnc(6))
+    pictures = torch.randn(2, 6, 9, 8)
+    expected = layer(pictures)
+    assert_close(peg_from_timm(layer, layout="NCHW")(pictures), expected)
+    layer.reparameterize()
+    folded = peg_from_timm(layer, layout="NCHW")
+    assert folded.kernel_size == (7,)
+    assert_close(folded(pictures), expected)
+    assert_close(folded.encoding(pictures), expected - pictures, atol=1e-5, rtol=1e-5)
+
+
+def test_layers_taken_from_whole_models():
+    model = fill(timm.create_model("twins_pcpvt_small", depths=(1, 1, 1, 1), num_classes=0))
+    for layer, width in zip(model.pos_block, (64, 128, 320, 512)):
+        assert peg_from_timm(layer).weight.shape == (width, 1, 3, 3)
+
+
+def test_layers_that_are_no_peg_are_refused():
+    with pytest.raises(ValueError, match="stride and dilation must be 1"):
+        peg_from_timm(twins.PosConv(6, 6, stride=2))
+    with pytest.raises(ValueError, match="also holds GELU"):
+        peg_from_timm(davit.ConvPosEnc(6, act=True))
+    with pytest.raises(ValueError, match=r"'conv.weight' has \(6, 6, 3, 3\)"):
+        peg_from_timm(torch.nn.ModuleDict({"conv": torch.nn.Conv2d(6, 6, 3, padding=1)}))
+    with pytest.raises(ValueError, match="a convolution alone does not"):
+        peg_from_timm(torch.nn.Conv2d(6, 6, 3, padding=1, groups=6))
+    with pytest.raises(ValueError, match=r"expected one convolution, a weight and a bias at most; got 0.proj.0.weight"):
+        peg_from_timm(torch.nn.Sequential(twins.PosConv(6, 6), twins.PosConv(6, 6)))

@@ -1,0 +1,299 @@
+"""Models that timm changes and takes apart: heads, sizes, intermediates, pruning, groups of parameters, fresh weights."""
+
+from dataclasses import asdict
+
+import pytest
+import timm
+import torch
+from timm.models import group_parameters
+from timm.optim import create_optimizer_v2, param_groups_layer_decay
+
+import cpvt
+from cpvt.encodings import TABLE
+from cpvt.models import VisionTransformer
+
+NAMES = [*TABLE, "learned+peg", "relative+rope"]
+
+
+def build(encoding="peg5", loud=True, **options):
+    """A small model, positions and head with weights large enough to matter, in eval mode."""
+    torch.manual_seed(0)
+    model = cpvt.create_model("cpvt_micro", **{"depth": 4, "num_classes": 5, "encoding": encoding, **options})
+    for parameter in (*model.encoding.parameters(), *model.head.parameters()) if loud else ():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return model.eval()
+
+
+def rebuilt(model):
+    """A model built from the configuration of another, with its weights: what a checkpoint does."""
+    copy = VisionTransformer(model.config)
+    copy.load_state_dict(model.state_dict())
+    return copy.eval()
+
+
+@pytest.mark.parametrize("pool", ["token", "avg", ""])
+def test_a_reset_head_answers_for_its_classes_and_the_configuration_says_so(pool):
+    model, pictures = build(global_pool=pool), torch.randn(2, 3, 21, 33)
+    features = model.forward_features(pictures)
+    model.reset_classifier(7)
+    assert model.get_classifier() is model.head
+    assert (model.num_classes, model.config.num_classes, model.global_pool) == (7, 7, pool)
+    assert model(pictures).shape == (*features.shape[:1], *features.shape[1:2] * (pool == ""), 7)
+    assert 0.01 < model.head.weight.std() < 0.3  # neither zero nor torch's own start, which is wider
+    assert model.head.bias.eq(0).all()
+    model.reset_classifier(0)
+    assert torch.equal(model(pictures), model.forward_head(features, pre_logits=True))
+    assert torch.equal(rebuilt(model)(pictures), model(pictures))
+    model.reset_classifier(0, "")
+    assert torch.equal(model(pictures), features)
+
+
+def test_another_pooling_keeps_the_class_token_that_the_blocks_know():
+    model, pictures = build(), torch.randn(2, 3, 21, 33)
+    features = model.forward_features(pictures)
+    model.reset_classifier(5, "avg")
+    assert model.num_prefix_tokens == 1
+    assert torch.equal(model.forward_features(pictures), features)
+    torch.testing.assert_close(model(pictures), model.head(features[:, 1:].mean(dim=1)))
+    assert torch.equal(rebuilt(model)(pictures), model(pictures))
+    model.reset_classifier(5, "token")
+    torch.testing.assert_close(model(pictures), model.head(features[:, 0]))
+    with pytest.raises(ValueError, match="reads the class token"):
+        build(global_pool="avg").reset_classifier(5, "token")
+    with pytest.raises(ValueError, match="got 'max'"):
+        model.reset_classifier(5, "max")
+    assert model.global_pool == "token"
+
+
+def test_a_reset_head_stays_where_the_model_is():
+    model = cpvt.create_model("cpvt_micro", dtype=torch.bfloat16, device="meta")
+    model.reset_classifier(3)
+    assert (model.head.weight.dtype, model.head.weight.device.type) == (torch.bfloat16, "meta")
+
+
+@pytest.mark.parametrize("pool", ["token", "avg"])
+@pytest.mark.parametrize("encoding", NAMES)
+def test_intermediates_are_what_the_next_block_receives(encoding, pool):
+    model, pictures = build(encoding, global_pool=pool), torch.randn(2, 3, 21, 33)
+    received = []
+    for block in model.blocks[1:]:
+        block.register_forward_pre_hook(lambda module, inputs: received.append(inputs[0]))
+    before_norm = []
+    model.norm.register_forward_pre_hook(lambda module, inputs: before_norm.append(inputs[0]))
+    features, intermediates = model.forward_intermediates(pictures, output_fmt="NLC")
+    expected = [x[:, model.num_prefix_tokens :] for x in (*received, *before_norm)]
+    assert len(intermediates) == len(expected) == 4
+    for got, wanted in zip(intermediates, expected):
+        assert torch.equal(got, wanted)
+    assert torch.equal(features, model.forward_features(pictures))
+
+
+def test_intermediates_in_every_form():
+    model, pictures = build(), torch.randn(2, 3, 21, 33)
+    plain = model.forward_intermediates(pictures, output_fmt="NLC", intermediates_only=True)
+    normed = model.forward_intermediates(pictures, output_fmt="NLC", intermediates_only=True, norm=True)
+    assert torch.equal(normed[-1], model.forward_features(pictures)[:, 1:])
+    maps = model.forward_intermediates(pictures, indices=[-1, 1], intermediates_only=True)
+    assert [each.shape for each in maps] == [(2, 64, 6, 9)] * 2
+    for each, block in zip(maps, (1, 3)):
+        assert torch.equal(each.flatten(2).transpose(1, 2), plain[block])
+    pairs = model.forward_intermediates(pictures, 2, return_prefix_tokens=True, intermediates_only=True)
+    assert [(each.shape, prefix.shape) for each, prefix in pairs] == [((2, 64, 6, 9), (2, 1, 64))] * 2
+    found = model.forward_intermediates(pictures, 2, return_prefix_tokens=True, output_dict=True)
+    assert set(found) == {"image_features", "image_intermediates", "image_intermediates_prefix"}
+    assert torch.equal(found["image_intermediates_prefix"][1], pairs[1][1])
+    assert torch.equal(found["image_features"], model.forward_features(pictures))
+    ran = []
+    model.blocks[2].register_forward_hook(lambda *call: ran.append(call))
+    features, (early,) = model.forward_intermediates(pictures, [1], stop_early=True, output_fmt="NLC")
+    assert not ran
+    assert torch.equal(early, plain[1])
+    torch.testing.assert_close(features[:, 1:], normed[1])
+    older = model.get_intermediate_layers(pictures, [0, 3], reshape=True, norm=True, return_prefix_tokens=True)
+    assert [(each.shape, prefix.shape) for each, prefix in older] == [((2, 64, 6, 9), (2, 1, 64))] * 2
+    assert torch.equal(model.get_intermediate_layers(pictures, 2)[0], plain[2])
+    gap = build(global_pool="avg").forward_intermediates(pictures, 1, return_prefix_tokens=True)[1]
+    assert isinstance(gap[0], torch.Tensor)  # no prefix, no pairs, as in timm
+
+
+@pytest.mark.parametrize("indices", [0, 5, -1, [4], [-5], []])
+def test_blocks_that_do_not_exist(indices):
+    with pytest.raises(ValueError, match="from 1 to 4, or blocks from -4 to 3; got"):
+        build().forward_intermediates(torch.randn(1, 3, 8, 8), indices)
+
+
+def test_intermediates_of_what_has_none():
+    with pytest.raises(ValueError, match="not a list"):
+        build().forward_intermediates([torch.randn(3, 8, 8)])
+    with pytest.raises(ValueError, match="'NCHW' or 'NLC'; got 'NHWC'"):
+        build().forward_intermediates(torch.randn(1, 3, 8, 8), output_fmt="NHWC")
+
+
+@pytest.mark.parametrize("encoding", [*NAMES, "sincos+peg(at=(0, 2, 4), kernel_size=5)", "learned+peg(at=(3,))"])
+def test_a_pruned_model_gives_the_same_intermediates_with_less(encoding):
+    model, pictures = build(encoding), torch.randn(2, 3, 21, 33)
+    expected = model.forward_intermediates(pictures, [0, 1], intermediates_only=True)
+    later = [name for name, depth in model.encoding.layers().items() if depth > 2]
+    assert model.prune_intermediate_layers([0, 1]) == [0, 1]
+    pruned = model.forward_intermediates(pictures, [0, 1], intermediates_only=True)
+    assert all(torch.equal(got, wanted) for got, wanted in zip(pruned, expected))
+    assert len(model.blocks) == len(model.feature_info) == model.config.depth == 2
+    assert not [name for name in model.state_dict() if any(name.startswith(f"encoding.{late}.") for late in later)]
+    assert model.num_classes == 0
+    assert torch.equal(model(pictures), rebuilt(model)(pictures))
+
+
+def test_pruning_keeps_the_head_where_asked_and_drops_the_norm_where_asked():
+    model = build()
+    assert model.prune_intermediate_layers(1, prune_head=False) == [3]
+    assert model.num_classes == 5
+    assert isinstance(model.norm, torch.nn.LayerNorm)
+    model.prune_intermediate_layers(1, prune_norm=True)
+    assert isinstance(model.norm, torch.nn.Identity)
+
+
+@pytest.mark.parametrize("encoding", [*NAMES, "sincos(coordinates='raw')+peg"])
+def test_another_training_size_changes_no_answer_there(encoding):
+    model, pictures = build(encoding), torch.randn(2, 3, 45, 70)
+    expected, answers = model(pictures), model(torch.randn(2, 3, 32, 32))
+    model.set_input_size((45, 70))
+    assert (model.config.img_size, model.grid, model.patch_embed.img_size) == ((45, 70), (12, 18), (45, 70))
+    torch.testing.assert_close(model(pictures), expected)
+    assert torch.equal(rebuilt(model)(pictures), model(pictures))
+    assert answers.std() > 0.1
+    model.set_input_size(60)
+    assert model.config.img_size == 60
+    torch.testing.assert_close(model(pictures), expected, atol=0.2, rtol=0)  # a table resized twice is a little off
+
+
+def test_a_table_is_trained_on_at_its_new_size():
+    model = build("learned")
+    model.encoding.table.requires_grad_(False)
+    model.set_input_size((48, 20))
+    assert model.encoding.table.shape == (1, 12 * 5, 64)
+    assert isinstance(model.encoding.table, torch.nn.Parameter)
+    assert not model.encoding.table.requires_grad
+
+
+def test_another_patch_resamples_the_patch_embedding():
+    model = build("learned")
+    expected = model.patch_embed(torch.full((1, 3, 32, 32), 0.5))[0, 0, 0]
+    model.set_input_size(64, patch_size=8)
+    assert (model.config.patch_size, model.patch_embed.proj.weight.shape[2:]) == (8, (8, 8))
+    torch.testing.assert_close(model.patch_embed(torch.full((1, 3, 64, 64), 0.5))[0, 0, 0], expected, atol=1e-4, rtol=0)
+    assert model.feature_info[0]["reduction"] == 8
+    assert model(torch.randn(1, 3, 33, 70)).shape == (1, 5)
+    assert torch.equal(rebuilt(model)(pictures := torch.randn(1, 3, 33, 70)), model(pictures))
+    with pytest.raises(ValueError, match=r"patches are square here; got \(8, 4\)"):
+        model.set_input_size(patch_size=(8, 4))
+    with pytest.raises(ValueError, match="grid must be rows and columns"):
+        build("rope(grid=4)")
+
+
+@pytest.mark.parametrize("encoding", NAMES)
+def test_checkpointed_blocks_give_the_same_answers_and_gradients(encoding):
+    model, pictures = build(encoding), [torch.randn(3, 21, 33), torch.randn(3, 16, 40), torch.randn(3, 21, 33)]
+    for inputs in (torch.stack(pictures[::2]), pictures):
+        gradients, answers, calls = [], [], []
+        hook = model.blocks[0].register_forward_pre_hook(lambda *call, calls=calls: calls.append(call))
+        for enable in (False, True):
+            model.set_grad_checkpointing(enable)
+            answers.append(model(inputs))
+            answers[-1].sum().backward()
+            gradients.append([parameter.grad.clone() for parameter in model.parameters()])
+            model.zero_grad()
+        hook.remove()
+        assert len(calls) == 3  # once, and then twice
+        torch.testing.assert_close(answers[0], answers[1])
+        torch.testing.assert_close(gradients[0], gradients[1])
+    features, intermediates = model.forward_intermediates(torch.stack(pictures[::2]))
+    model.set_grad_checkpointing(False)
+    torch.testing.assert_close(model.forward_intermediates(torch.stack(pictures[::2])), (features, intermediates))
+
+
+def expected_layer(name, depth):
+    """The layer of a parameter, as a reader would say it."""
+    parts = name.split(".")
+    if parts[0] == "blocks":
+        return int(parts[1]) + 1
+    if "peg" in parts:
+        return int(parts[parts.index("peg") + 1])
+    return {"norm": depth, "head": depth + 1}.get(parts[0], 0)
+
+
+@pytest.mark.parametrize("coarse", [False, True])
+@pytest.mark.parametrize(
+    "encoding", [*NAMES, "peg(at=(0, 1, 4))", "learned+relative+peg(at=(0, 2), kernel_size=(5, 3))"]
+)
+def test_every_parameter_is_in_its_layer(encoding, coarse):
+    model = build(encoding)
+    layers = group_parameters(model, model.group_matcher(coarse), reverse=True)
+    assert layers == {name: expected_layer(name, 4) for name, _ in model.named_parameters()}
+
+
+def test_layers_beyond_nine_are_told_apart():
+    model = cpvt.create_model("cpvt_tiny", encoding="peg(at=(1, 11, 12))", device="meta")
+    layers = group_parameters(model, model.group_matcher(), reverse=True)
+    assert layers == {name: expected_layer(name, 12) for name, _ in model.named_parameters()}
+
+
+def test_layer_decay_and_weight_decay_as_timm_makes_them():
+    model = build("learned+relative+peg(at=(0, 1, 3))")
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    groups = param_groups_layer_decay(
+        model, weight_decay=0.05, layer_decay=0.5, no_weight_decay_list=model.no_weight_decay()
+    )
+    seen = {}
+    for group in groups:
+        seen |= {names[id(parameter)]: (group["lr_scale"], group["weight_decay"]) for parameter in group["params"]}
+    for name, parameter in model.named_parameters():
+        spared = parameter.ndim == 1 or name == "cls_token" or name.startswith("encoding.")
+        assert seen[name] == (0.5 ** (5 - expected_layer(name, 4)), 0.0 if spared else 0.05), name
+    optimizer = create_optimizer_v2(model, opt="adamw", lr=1e-3, weight_decay=0.05, layer_decay=0.75)
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(names)
+
+
+@pytest.mark.parametrize("pool", ["token", "avg"])
+@pytest.mark.parametrize("encoding", NAMES)
+def test_fresh_weights_are_those_of_a_model_built_under_the_seed(encoding, pool):
+    first = build(encoding, loud=False, global_pool=pool)
+    second = cpvt.create_model("cpvt_micro", device="meta", **asdict(first.config)).to_empty(device="cpu")
+    for parameter in second.parameters():
+        torch.nn.init.constant_(parameter, torch.nan)
+    torch.manual_seed(0)
+    second.init_weights()
+    for name, tensor in first.state_dict().items():
+        assert torch.equal(tensor, second.state_dict()[name]), name
+
+
+def test_the_manner_of_a_fresh_start_is_noted():
+    model = build()
+    model.init_weights("deit")
+    assert model.config.weight_init == "deit"
+    assert model.blocks[0].mlp.fc1.weight.std() < 0.03
+    with pytest.raises(ValueError, match="'deit' or 'xavier'; got 'jax'"):
+        model.init_weights("jax")
+    model.patch_embed.proj.weight.data.fill_(7)
+    model.init_weights(needs_reset=False)
+    assert model.patch_embed.proj.weight.eq(7).all()
+
+
+def test_dropout_before_the_head_acts_in_training_only():
+    model, pictures = build(drop_rate=0.5), torch.randn(4, 3, 16, 16)
+    assert torch.equal(model(pictures), model(pictures))
+    model.train()
+    assert not torch.equal(model(pictures), model(pictures))
+
+
+def test_features_only_takes_what_the_blocks_hand_on():
+    torch.manual_seed(0)
+    features = timm.create_model("cpvt_micro_peg5", features_only=True, out_indices=(0, 2)).eval()
+    torch.manual_seed(0)
+    whole = timm.create_model("cpvt_micro_peg5").eval()
+    pictures = torch.randn(2, 3, 21, 33)
+    expected = whole.forward_intermediates(pictures, [0, 2], intermediates_only=True)
+    for got, wanted in zip(features(pictures), expected, strict=True):
+        assert torch.equal(got, wanted)
+    assert features.feature_info.channels() == [64, 64]
+    assert features.feature_info.reduction() == [4, 4]
+    assert len(timm.create_model("cpvt_micro_gap", features_only=True, depth=2)(pictures)) == 2

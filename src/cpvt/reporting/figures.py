@@ -19,7 +19,7 @@ COLOURS = {  # colour-blind safe (Okabe and Ito); ours in the two reds
     "none": "#8c8c8c", "learned": "#0072b2", "sincos": "#56b4e9", "relative": "#009e73", "rope": "#cc79a7",
     "peg": "#d55e00", "peg5": "#7f2a00",
 }  # fmt: skip
-SPARE = ("#e69f00", "#000000", "#f0e442", "#6a3d9a", "#b15928")
+SPARE = ("#e69f00", "#000000", "#6a3d9a", "#0b775e", "#b15928", "#f0e442")
 PROTOCOL_WORDS = {
     "canvas": "canvas: objects keep their pixels, the field of view grows",
     "resize": "resize: the same picture in more pixels, objects grow",

@@ -23,6 +23,10 @@ from cpvt.reporting.sections import pairs_section, sizes_section
 from cpvt.reporting.summary import BASELINE, Cell, as_csv, protocol_words, size_label, summarise, tabulate
 from cpvt.results import Row, read_json, read_rows, replacing
 
+DIFFERENCE = (
+    f", then the paired difference to <i>{BASELINE}</i> in points with its 95 % interval (Student's t over seeds; none for a "
+    "single seed)"
+)
 PAGE, SUMMARY = "report.html", "summary.csv"
 
 
@@ -97,7 +101,11 @@ def _write(path: Path, content: bytes) -> None:
 def _page(material: Material, accuracy_svg: bytes, attention_png: bytes | None) -> str:
     template = Template(files("cpvt.reporting").joinpath("page.html").read_text())
     protocols = list(dict.fromkeys(cell.protocol for cell in material.cells))
+    ours = all(row.pool for row in material.rows)
     return template.substitute(
+        what="positional encoding" if ours else "model",
+        styles="Solid: class token. Dashed: global average pooling (gap). " if ours else "",
+        difference=DIFFERENCE if any(cell.difference is not None for cell in material.cells) else "",
         subtitle=escape(_subtitle(material.rows)),
         accuracy=accuracy_svg[accuracy_svg.index(b"<svg") :].decode(),
         tables="\n".join(_accuracy_table(material.cells, protocol) for protocol in protocols),
@@ -155,26 +163,37 @@ def _box(cell: Cell | None, best: dict[Size, float]) -> str:
 
 
 def _cost_table(material: Material) -> str:
+    """Depths and parameters, and where speeds were taken, those."""
     looks = {(look["encoding"], look["pool"]): look for look in material.looks}
     baseline = looks.get((BASELINE, "cls"))
     lines = []
     for cell in {(cell.encoding, cell.pool): cell for cell in material.cells}.values():
-        depths = ", ".join(map(str, cell.at)) or ("–" if cell.encoding == "none" else "in attention")
-        speed = ratio = "–"
-        look = looks.get((cell.encoding, cell.pool))
-        if look:
-            rates = look["pictures_per_second"]
-            speed = f"{median(rates):.0f} <small>({min(rates):.0f} to {max(rates):.0f})</small>"
-            if baseline:
-                ratios = [mine / theirs for mine, theirs in zip(rates, baseline["pictures_per_second"])]
-                ratio = f"{median(ratios):.2f} <small>({min(ratios):.2f} to {max(ratios):.2f})</small>"
-        cells = f"<td>{depths}</td><td>{cell.parameters:,}</td><td>{speed}</td><td>{ratio}</td>"
+        depths = ", ".join(map(str, cell.at)) or ("–" if cell.encoding == "none" or not cell.pool else "in attention")
+        cells = f"<td>{depths}</td><td>{cell.parameters:,}</td>"
+        if looks:
+            cells += _speed_cells(looks.get((cell.encoding, cell.pool)), baseline)
         lines.append(f"<tr><th scope=row>{escape(cell.label)}</th>{cells}</tr>")
-    return (
-        "<div class=scroll><table><thead><tr><th></th><th>depths that touch tokens</th><th>parameters</th>"
-        f"<th>pictures a second, forward</th><th>relative to {BASELINE}</th></tr></thead>"
-        f"<tbody>{''.join(lines)}</tbody></table></div>"
+    speeds = f"<th>pictures a second, forward</th><th>relative to {BASELINE}</th>" if looks else ""
+    note = (
+        "<p>Speeds were taken in turn, so that every model met the same machine; the range is over the turns.</p>"
+        if looks
+        else ""
     )
+    return (
+        f"{note}<div class=scroll><table><thead><tr><th></th><th>depths that touch tokens</th><th>parameters</th>{speeds}"
+        f"</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
+    )
+
+
+def _speed_cells(look: dict[str, Any] | None, baseline: dict[str, Any] | None) -> str:
+    speed = ratio = "–"
+    if look:
+        rates = look["pictures_per_second"]
+        speed = f"{median(rates):.0f} <small>({min(rates):.0f} to {max(rates):.0f})</small>"
+        if baseline:
+            ratios = [mine / theirs for mine, theirs in zip(rates, baseline["pictures_per_second"])]
+            ratio = f"{median(ratios):.2f} <small>({min(ratios):.2f} to {max(ratios):.2f})</small>"
+    return f"<td>{speed}</td><td>{ratio}</td>"
 
 
 def _attention_section(looks: Sequence[dict[str, Any]], png: bytes | None) -> str:

@@ -15,6 +15,18 @@ def test_patches_change_places_and_nothing_else():
     torch.testing.assert_close(moved[0, 0, 2:, :4], picture[0, 0, 2:, :4])
 
 
+def test_every_batch_is_put_in_an_order_of_its_own(tiny_model, measured, monkeypatch):
+    from cpvt.probing import order
+
+    orders = []
+    monkeypatch.setattr(order, "permute_patches", lambda pictures, patch, order: orders.append(order) or pictures)
+    measured(lambda pictures: pictures.mean((1, 2, 3))[:, None].expand(-1, 10), "order", pictures=4, token_budget=1)
+    assert not orders  # nothing is known of its patches
+    measured(tiny_model("none"), "order", pictures=4, token_budget=16)
+    assert all(sorted(each.tolist()) == list(range(16)) for each in orders)
+    assert len({tuple(each.tolist()) for each in orders}) == 4
+
+
 @pytest.mark.parametrize("pool", ["avg", "token"])
 def test_a_model_without_encoding_does_not_mind(tiny_model, measured, pool):
     find = measured(tiny_model("none", pool), "order")

@@ -67,6 +67,8 @@ def test_findings_of_several_folders_make_one_page(tmp_path, findings):
     page = report_probes(tmp_path / "0", tmp_path / "1", out=tmp_path / "page")
     assert page == tmp_path / "page" / "probes.html"
     assert all(f"<th scope=row>{name}</th>" in page.read_text() for name in ("peg", "rope"))
+    assert report(tmp_path / "0", tmp_path / "1", out=tmp_path / "whole") == tmp_path / "whole" / "probes.html"
+    assert (tmp_path / "whole" / "probes.html").read_text() == page.read_text()
     assert report_probes(tmp_path) is None
 
 

@@ -44,13 +44,13 @@ def report(*folders: str | Path, out: str | Path | None = None) -> Path:
     """Draw the page of a comparison, or of the rows in one or several folders; returns the path of the HTML file.
 
     Writes report.html, summary.csv, accuracy.svg and .png, and attention.png where attention was saved, into `out`, by
-    default the first folder. Where models were probed it writes probes.html into their folder too, and returns that
-    where there is nothing else. Raises ValueError where a folder holds neither rows nor findings.
+    default the first folder. Where models were probed it writes probes.html there too, and returns that where
+    there is nothing else. Raises ValueError where a folder holds neither rows nor findings.
     """
-    probes = [page for page in map(report_probes, map(Path, folders)) if page is not None]
     rows, single = gather(folders), Path((*folders, ".")[0])
-    if not rows and probes:
-        return probes[0]
+    probes = report_probes(*folders, out=out)
+    if not rows and probes is not None:
+        return probes
     folder = Path(out or single)
     record: dict[str, Any] | None = None
     looks: list[dict[str, Any]] = []

@@ -128,6 +128,20 @@ def test_a_model_of_another_library_is_tested_in_its_own_way(tmp_path, tiny_fold
     assert (first.correct, first.top5) == (sum(hits), 6)
 
 
+def test_reading_can_be_overruled(tiny_folder):
+    data = open_data(str(tiny_folder))
+    how = dict(mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6), crop_ratio=0.5, interpolation="bilinear")
+    seen = []
+    (row,) = cpvt.sweep(lambda pictures: seen.append(pictures) or pictures.mean((2, 3))[:, :2], data, [8], **how)
+    assert {name: getattr(row, name) for name in how} == how
+    picture, _ = data.test.read(0, None)
+    expected = Transform((0.1, 0.2, 0.3), (0.4, 0.5, 0.6), 0.5, "bilinear").resize(picture, (8, 8))
+    torch.testing.assert_close(seen[0][0], expected)
+    for wrong in ({"mean": (0.5, 0.5)}, {"mean": (0.5, 0.5, 0.5), "std": (1, 1, 0)}):
+        with pytest.raises(ValueError, match="mean and std are one number each, or three"):
+            next(cpvt.sweep(lambda pictures: pictures, data, [8], **wrong))
+
+
 def test_any_module_or_callable_is_tested(tiny_folder):
     class Brightest(torch.nn.Module):
         def forward(self, pictures):

@@ -223,6 +223,9 @@ class SweepConfig:
     crop_ratio: float | None = None
     interpolation: str | None = None
     """By default the model's own, or bicubic."""
+    mean: tuple[float, ...] = ()
+    """By which pictures are normalised, of values from 0 to 1, a number per channel; by default the model's own."""
+    std: tuple[float, ...] = ()
     on_bad_picture: Literal["error", "skip"] = "error"
     longest_side: int | None = None
     """Larger pictures are shrunk to it before they are laid on a canvas, and it is said; by default as in training."""

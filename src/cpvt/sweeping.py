@@ -70,6 +70,8 @@ def sweep(
     train_size: Size | None = None,
     crop_ratio: float | None = None,
     interpolation: str | None = None,
+    mean: Sequence[float] = (),
+    std: Sequence[float] = (),
     longest_side: int | None = None,
     on_bad_picture: str = "error",
     batch_size: int = 64,
@@ -107,8 +109,9 @@ def sweep(
         raise ValueError(
             "under native the sizes are the longest sides and nothing is cropped: leave longest_side and crop_ratio out"
         )
-    changes = {"crop_ratio": crop_ratio, "interpolation": interpolation, "longest_side": longest_side}
-    known: dict[str, Any] = {name: value for name, value in changes.items() if value is not None}
+    changes: dict[str, Any] = {"mean": tuple(mean) or None, "std": tuple(std) or None}
+    changes |= {"crop_ratio": crop_ratio, "interpolation": interpolation, "longest_side": longest_side}
+    known = {name: value for name, value in changes.items() if value is not None}
     transform = replace(_transform_of(subject, data, max(max(sides(size)) for size in wanted)), **known)
     for size in wanted:
         view = View(transform, protocol, sides(size))

@@ -37,6 +37,10 @@ class Transform:
     """Pictures with a longer side are shrunk to it before they are cropped, laid on a canvas or seen whole."""
 
     def __post_init__(self) -> None:
+        if len(self.mean) != len(self.std) or len(self.mean) not in (1, 3) or min(self.std) <= 0:
+            raise ValueError(
+                f"mean and std are one number each, or three (std above 0); got {self.mean} and {self.std}"
+            )
         if self.longest_side is not None and self.longest_side < 1:
             raise ValueError(f"the longest side is 1 pixel or more; got {self.longest_side}")
         if not 0 < self.crop_ratio <= 1:

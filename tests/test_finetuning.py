@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -86,7 +87,7 @@ def test_what_is_not_to_learn_stays_as_it_came(config, vit, train_only):
 def test_a_folder_with_another_retrofit_is_refused(config):
     retrofit_and_test(replace(config, control=False))
     other = replace(config.retrofit, at=(1,))
-    with pytest.raises(ValueError, match="holds a run retrofitted in another way"):
+    with pytest.raises(ValueError, match=r"holds another retrofit \(at: \[1, 2\] -> \[1\]\)"):
         retrofit_and_test(replace(config, control=False, retrofit=other))
 
 
@@ -133,3 +134,17 @@ def test_predict_takes_runs_of_other_libraries(vit, tmp_path):
 def test_export_says_that_it_needs_a_model_of_our_own(vit, tmp_path):
     with pytest.raises(ValueError, match="needs one of our own models.*timm:vit_tiny"):
         cpvt.export(vit, tmp_path / "model.onnx")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"at": (9,)}, "9"),
+        ({"fade_end": 0.0}, "fade_end is a part of the training"),
+        ({"peg_lr_scale": 0}, "peg_lr_scale"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_trained(config, options, words):
+    with pytest.raises(ValueError, match=words):
+        retrofit_and_test(replace(config, retrofit=replace(config.retrofit, **options)))
+    assert not (Path(config.out)).exists()

@@ -189,6 +189,24 @@ def test_what_does_not_go_together_is_an_error(tiny_folder, tiny_run, tmp_path):
         next(cpvt.sweep(lambda pictures: pictures, replace(data, class_names=()), [8]))
 
 
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("tim:vit_small", "Did you mean timm:vit_small"),
+        ("vit_small_patch16_224", "Did you mean timm:vit_small_patch16_224"),
+        ("runs/none", "is no folder of a run"),
+    ],
+)
+def test_names_that_are_nothing_are_errors_with_near_ones(name, hint, tiny_folder):
+    with pytest.raises(ValueError, match=hint):
+        next(cpvt.sweep(name, str(tiny_folder)))
+
+
+def test_a_given_training_size_does_not_change_how_sizes_are_taken(tmp_path, tiny_folder):
+    (row,) = cpvt.sweep(TIMM, str(tiny_folder), [12], checkpoint=weights_of(TIMM, tmp_path), train_size=12)
+    assert (row.refused, row.takes_sizes, row.train_size) == (None, "set_input_size", 12)
+
+
 def test_the_command_line_adds_rows_of_any_model_to_one_folder(tmp_path, tiny_folder, capsys):
     path, out = weights_of(TIMM, tmp_path), tmp_path / "rows"
     for extra in ([], ["--protocol", "canvas", "--interpolation", "bilinear"]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import platform
 import shlex
 import subprocess
@@ -14,6 +15,7 @@ from typing import Any
 
 import safetensors.torch
 import torch
+from timm import list_models
 from torch import nn
 
 from cpvt import __version__
@@ -22,7 +24,7 @@ from cpvt.data import Transform
 from cpvt.models import VisionTransformer
 from cpvt.results import read_json, replacing, write_json
 from cpvt.retrofitting import retrofit
-from cpvt.subjects import Subject, build, is_foreign, open_subject, subject_of
+from cpvt.subjects import MAKERS, Subject, build, is_foreign, open_subject, subject_of
 from cpvt.subjects.weights import load_weights_file
 
 WEIGHTS, RECORD = "model.safetensors", "checkpoint.json"
@@ -86,8 +88,19 @@ def as_subject(
     if weights is not None:
         raise ValueError(f"a file of weights goes with timm:, hf: or torchvision: names; '{model}' has its own")
     if isinstance(model, (str, Path)):
+        if not Path(model).exists():
+            raise ValueError(_unknown(str(model)))
         model = load(model, device)
     return model.subject if isinstance(model, Checkpoint) else subject_of(model)
+
+
+def _unknown(name: str) -> str:
+    """What to say to a name that is no folder and of no library."""
+    maker, _, rest = name.partition(":")
+    guesses = [f"{prefix}:{rest}" for prefix in difflib.get_close_matches(maker, MAKERS, n=1)] if rest else []
+    guesses += [f"timm:{near}" for near in difflib.get_close_matches(name, list_models(), n=3, cutoff=0.8)]
+    hint = f" Did you mean {' or '.join(guesses)}?" if guesses else ""
+    return f"'{name}' is no folder of a run and no model of {', '.join(f'{each}:NAME' for each in MAKERS)}.{hint}"
 
 
 def save_checkpoint(folder: Path, model: nn.Module, record: dict[str, Any]) -> None:
@@ -117,7 +130,7 @@ def load(run: str | Path, device: str = "auto") -> Checkpoint:
     record = read_record(folder)
     model = build_model(config_from_json(record["model"]))
     load_weights_file(model, folder / WEIGHTS)
-    transform = Transform(**{name: _tuple(value) for name, value in record["transform"].items()})
+    transform = transform_from_json(record["transform"])
     return Checkpoint(model.eval().to(pick_device(device)), transform, tuple(record["class_names"]), record)
 
 
@@ -134,6 +147,11 @@ def config_from_json(values: dict[str, Any]) -> ModelConfig | ForeignConfig:
     """A model's configuration from what JSON made of it."""
     kind = ForeignConfig if "name" in values else ModelConfig
     return kind(**{name: _tuple(value) for name, value in values.items()})
+
+
+def transform_from_json(values: dict[str, Any]) -> Transform:
+    """A transform from what JSON made of it."""
+    return Transform(**{name: _tuple(value) for name, value in values.items()})
 
 
 def _tuple(value: Any) -> Any:

@@ -171,9 +171,15 @@ class Retrofit:
     """Under fade: the part of the training after which nothing of the table is left."""
     kernel_size: int = 3
     train_only: Literal["all", "peg", "peg+norms"] = "all"
-    """What learns; the rest is frozen."""
+    """What learns; the rest is frozen. There is a control for 'all' alone."""
     peg_lr_scale: float = 10.0
     """The PEGs, which start from nothing, learn at so many times the learning rate."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.fade_end <= 1:
+            raise ValueError(f"fade_end is a part of the training, above 0 and at most 1; got {self.fade_end}")
+        if self.peg_lr_scale <= 0:
+            raise ValueError(f"peg_lr_scale must be above 0; got {self.peg_lr_scale}")
 
 
 @dataclass(frozen=True)

@@ -10,15 +10,16 @@ from typing import Any
 import torch
 
 from cpvt.checkpoint import as_subject, load, pick_device, provenance, read_record
-from cpvt.config import ForeignConfig, RetrofitConfig, TrainConfig, Watch, ignore_progress, parse_size
+from cpvt.config import ForeignConfig, RetrofitConfig, TrainConfig, Watch, differences, ignore_progress, parse_size
 from cpvt.data import DataSet, open_data
-from cpvt.results import Row, append_rows, read_rows, write_json
-from cpvt.retrofitting import describe_retrofit
+from cpvt.results import Row, append_rows, read_json, read_rows, write_json
+from cpvt.retrofitting import describe_retrofit, retrofit
 from cpvt.subjects import Subject, is_foreign, subject_of
 from cpvt.sweeping import default_sizes, sweep
 from cpvt.training import PUBLISHED, check, starting_model, train, transform_of
 
 ROWS, RECORD = "rows.jsonl", "retrofit.json"
+GROWS = ("out", "sizes", "protocols", "control", "device", "loader_workers")
 BEFORE, CONTROL = "as it came", "trained on, no PEG"
 
 
@@ -36,11 +37,16 @@ def retrofit_and_test(
     settings = check(training, data)
     if not isinstance(settings, ForeignConfig):
         raise ValueError("our own models take PEG by name: train with --encoding learned+peg (and --start)")
-    plan = {"config": asdict(config), "provenance": provenance()}
+    _refuse_other(folder, config)
     done = {(row.encoding, row.protocol, row.size) for row in read_rows(folder / ROWS)}
     torch.manual_seed(config.seed)
+    model = starting_model(training, settings)
+    wanted = config.retrofit
+    options = retrofit(
+        model, wanted.at, wanted.absolute, wanted.kernel_size
+    ).retrofitted  # refuses what cannot be, at once
     before = replace(
-        subject_of(starting_model(training, settings).to(pick_device(config.device))),
+        subject_of(model.to(pick_device(config.device))),
         name=settings.name, transform=transform_of(training, data, settings), train_size=settings.img_size,
     )  # fmt: skip
     tests = [(protocol, size) for protocol in config.protocols for size in _sizes(config, before)]
@@ -52,14 +58,24 @@ def retrofit_and_test(
             append_rows(folder / ROWS, [row])
             on_row(row)
 
-    write_json(folder / RECORD, plan)
+    write_json(folder / RECORD, {"config": asdict(config), "provenance": provenance()})
     test(before, BEFORE)
-    if config.control:
+    if config.control and wanted.train_only == "all":  # with PEGs alone to learn, the model as it came is the control
         control = replace(training, out=str(folder / "control"))
         test(load(train(control, watch), config.device).subject, CONTROL)
-    after = load(train(training, watch, config.retrofit), config.device)
-    test(after.subject, describe_retrofit(after.record["model"]["retrofit"]))
+    test(load(train(training, watch, wanted), config.device).subject, describe_retrofit(asdict(wanted)))
     return folder
+
+
+def _refuse_other(folder: Path, config: RetrofitConfig) -> None:
+    """ValueError where the folder holds another retrofit; sizes and protocols may be added."""
+    if not (folder / RECORD).exists():
+        return
+    changed = differences(read_json(folder / RECORD)["config"], config, ignore=GROWS)
+    if changed:
+        raise ValueError(
+            f"'{folder}' holds another retrofit ({'; '.join(changed)}); choose another --out, or delete the folder"
+        )
 
 
 def _training(config: RetrofitConfig) -> TrainConfig:

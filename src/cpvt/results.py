@@ -29,7 +29,7 @@ class Row:
     parameters: int
     at: tuple[int, ...]  # depths at which the encoding touches tokens
     data: str
-    train_size: int | None  # pixels; None where the model does not say
+    train_size: int | tuple[int, int] | None  # pixels; None where the model does not say
     crop_ratio: float
     interpolation: str
     longest_side: int | None  # pixels; larger pictures were shrunk to it before they were laid on a canvas
@@ -43,6 +43,7 @@ class Row:
     refused: str | None = None  # the model's own words, where it refused this size
     mean: tuple[float, ...] = ()  # by which pictures were normalised, of values from 0 to 1
     std: tuple[float, ...] = ()
+    weights: str = ""  # file of the weights, where one was named for a model of another library
     hits: str | None = None  # which pictures were right, a bit each in the order they were read, base64
 
     @property
@@ -63,7 +64,15 @@ class Row:
     @property
     def way(self) -> tuple[Any, ...]:
         """How the pictures were read; rows with one key and one way measure the same thing."""
-        return (self.crop_ratio, self.interpolation, self.longest_side)
+        return (
+            self.crop_ratio,
+            self.interpolation,
+            self.longest_side,
+            self.mean,
+            self.std,
+            self.train_size,
+            self.weights,
+        )
 
 
 def pack_hits(hits: Sequence[bool]) -> str:

@@ -92,7 +92,7 @@ def sweep(
     size; how many were is in the row. A size that the model refuses gives a row with its words in `refused`.
     Raises ValueError for a size below a patch, classes that are not the model's, and output that is not (B, classes).
     """
-    if isinstance(model, (str, Path)) and not is_foreign(str(model)) and checkpoint is None:
+    if isinstance(model, (str, Path)) and Path(model).exists() and not is_foreign(str(model)) and checkpoint is None:
         model = load(model, device)
     subject, identity = as_subject(model, checkpoint, device), _identity(model)
     if train_size is not None:
@@ -120,7 +120,7 @@ def sweep(
         else:
             batches = load_batches(split, view, batch_size, on_bad_picture=on_bad_picture)
         ready, score = _measure_at(subject, size, protocol, batches, data, watch)
-        yield _row(identity, ready, data.name, protocol, size, transform, score)
+        yield replace(_row(identity, ready, data.name, protocol, size, transform, score), weights=str(checkpoint or ""))
 
 
 def _identity(model: Any) -> Identity:
@@ -143,7 +143,7 @@ def _identity(model: Any) -> Identity:
 def _data_of(model: Any, subject: Subject, data: str | DataSet | None, root: str | None) -> DataSet:
     if isinstance(data, DataSet):
         return data
-    mode = subject.transform.mode if subject.transform else None
+    mode = subject.transform.mode if subject.transform else {1: "L", 3: "RGB"}.get(subject.channels or 0)
     if not isinstance(model, Checkpoint):
         if data is None:
             raise ValueError(f"say on which pictures '{subject.name}' is to be tested: data= (--data)")
@@ -266,7 +266,6 @@ def _some(names: tuple[str, ...]) -> str:
 def _row(
     identity: Identity, subject: Subject, data: str, protocol: str, size: Size, transform: Transform, score: Score
 ) -> Row:
-    train_size = max(sides(subject.train_size)) if subject.train_size else None
     return Row(
         **identity._asdict(),
         protocol=protocol,
@@ -276,7 +275,7 @@ def _row(
         seconds=round(score.seconds, 3),
         parameters=subject.parameters,
         data=data,
-        train_size=train_size,
+        train_size=subject.train_size,
         crop_ratio=transform.crop_ratio,
         interpolation=transform.interpolation,
         longest_side=transform.longest_side,

@@ -16,7 +16,16 @@ from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
 from torch import nn
 
-from cpvt.checkpoint import RECORD, WEIGHTS, build_model, pick_device, provenance, read_record, save_checkpoint
+from cpvt.checkpoint import (
+    RECORD,
+    WEIGHTS,
+    build_model,
+    pick_device,
+    provenance,
+    read_record,
+    save_checkpoint,
+    transform_from_json,
+)
 from cpvt.config import (
     POOLS,
     ForeignConfig,
@@ -178,19 +187,20 @@ def _foreign_config(config: TrainConfig, data: DataSet) -> ForeignConfig:
 
 
 def transform_of(config: TrainConfig, data: DataSet, settings: ModelConfig | ForeignConfig) -> Transform:
-    """How pictures are read, in training and test."""
-    crop_ratio = data.crop_ratio if config.source.crop_ratio is None else config.source.crop_ratio
-    longest_side = config.source.longest_side or 4 * max(sides(settings.img_size))
-    return Transform(*_normalisation(config, data), crop_ratio, config.source.interpolation, longest_side)
+    """How pictures are read, in training and test: as for the weights that training starts from, else as fits the data."""
+    known, source = _reading(config) or Transform(data.mean, data.std, data.crop_ratio), config.source
+    crop_ratio = known.crop_ratio if source.crop_ratio is None else source.crop_ratio
+    longest_side = source.longest_side or 4 * max(sides(settings.img_size))
+    return Transform(known.mean, known.std, crop_ratio, source.interpolation, longest_side)
 
 
-def _normalisation(config: TrainConfig, data: DataSet) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and deviation: those of the weights that training starts from, else the data's."""
+def _reading(config: TrainConfig) -> Transform | None:
+    """How the pictures were read for the weights that training starts from; None where that is not known."""
     if config.start is not None and Path(config.start).is_dir():
-        transform = read_record(Path(config.start))["transform"]
-        return tuple(transform["mean"]), tuple(transform["std"])
-    known = describe(config.model).transform if config.start is not None and is_foreign(config.model) else None
-    return (data.mean, data.std) if known is None else (known.mean, known.std)
+        return transform_from_json(read_record(Path(config.start))["transform"])
+    if config.start is None or not is_foreign(config.model):
+        return None
+    return (open_subject(config.model) if config.start == PUBLISHED else describe(config.model)).transform
 
 
 def _view(config: TrainConfig, data: DataSet, settings: ModelConfig | ForeignConfig) -> View:

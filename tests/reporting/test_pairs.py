@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from cpvt.reporting import gather, summarise
 from cpvt.reporting.pairs import bootstrap_interval, paired_differences
-from cpvt.results import pack_hits
+from cpvt.results import append_rows, pack_hits
 
 
 def row_of(make_row, hits, **values):
@@ -40,3 +41,21 @@ def test_only_the_same_pictures_are_paired(make_row):
             row_of(make_row, hits, encoding="rope", skipped=1), row_of(make_row, hits, encoding="sincos", size=48),
             make_row(encoding="none")]  # fmt: skip
     assert paired_differences(rows) == []
+
+
+def test_weights_of_one_name_stay_apart_and_repeated_rows_count_once(tmp_path, make_row):
+    foreign = {"model": "timm:vit", "encoding": "", "pool": ""}
+    rows = [row_of(make_row, [False] * 4, encoding="learned")]
+    rows += [row_of(make_row, hits, **foreign, weights=name)
+             for name, hits in {"a.pth": [True] * 4, "b.pth": [False] * 4}.items()]  # fmt: skip
+    for folder in ("one", "two"):
+        append_rows(tmp_path / folder / "rows.jsonl", rows)
+    gathered = gather([tmp_path / "one", tmp_path / "two"])
+    assert gathered == rows
+    found = {each.label: each.points for each in paired_differences(gathered)}
+    assert found == {"timm:vit (a.pth)": 100, "timm:vit (b.pth)": 0}
+    assert {cell.label: cell.mean for cell in summarise(gathered)} == {
+        "learned": 0,
+        "timm:vit (a.pth)": 100,
+        "timm:vit (b.pth)": 0,
+    }

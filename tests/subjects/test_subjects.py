@@ -1,6 +1,7 @@
 """Subjects: models of every maker give logits, token maps and attention, at sizes they were not built for."""
 
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ import torchvision
 from torch import nn
 
 import cpvt
-from cpvt.subjects import CannotError, RefusedError, Subject, build, open_subject, subject_of
+from cpvt.subjects import CannotError, RefusedError, Subject, build, hugging_face, open_subject, subject_of
 
 TIMM = "timm:vit_tiny_patch16_224(patch_size=8, embed_dim=32, depth=2, num_heads=2)"
 REGISTERS = "timm:vit_base_patch14_reg4_dinov2(patch_size=8, embed_dim=32, depth=2, num_heads=2)"
@@ -190,4 +191,47 @@ def test_a_folder_of_hugging_face_is_opened_with_its_normalisation(tmp_path):
     subject, pictures = open_subject(f"hf:{tmp_path}"), torch.randn(1, 3, 32, 32)
     torch.testing.assert_close(subject.logits(pictures), subject_of(model).logits(pictures))
     assert subject.transform.mean == (0.1, 0.2, 0.3)
+    assert subject.transform.crop_ratio == 1
     assert subject.train_size == 32
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (
+            {"size": {"shortest_edge": 256}, "crop_size": {"height": 224, "width": 224}, "do_center_crop": True},
+            (0.875, "bicubic"),
+        ),
+        ({"crop_pct": 0.9, "resample": 2}, (0.9, "bilinear")),
+        ({"resample": 0}, (1.0, "nearest")),
+    ],
+)
+def test_how_hugging_faces_processors_read_pictures(values, expected):
+    given = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, **values}
+    library = SimpleNamespace(AutoImageProcessor=SimpleNamespace(from_pretrained=lambda name: SimpleNamespace(**given)))
+    found = hugging_face._facts_of_processor(library, "any")["transform"]
+    assert (found.crop_ratio, found.interpolation) == expected
+    given["do_normalize"] = False
+    assert hugging_face._facts_of_processor(library, "any")["transform"].mean == (0, 0, 0)
+
+
+def test_a_model_saved_without_its_head_is_refused(tmp_path):
+    pytest.importorskip("transformers")
+    make(HF).model.vit.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="was not saved as a classifier: it has no weights for classifier"):
+        open_subject(f"hf:{tmp_path}")
+
+
+def test_grey_models_of_timm_read_grey_pictures():
+    subject = subject_of(build(TIMM, 5, 32, in_chans=1))
+    assert (subject.channels, subject.transform.mean, subject.transform.mode) == (1, (0.5,), "L")
+
+
+@every
+def test_an_untrained_twin_keeps_nothing_that_was_trained(name):
+    subject = make(name)
+    with torch.no_grad():
+        for parameter in subject.model.parameters():
+            parameter.fill_(7.0)
+    kept = [name for name, value in subject.untrained().model.named_parameters() if (value == 7).any()]
+    assert kept == []

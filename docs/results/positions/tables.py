@@ -57,10 +57,10 @@ PROBES = (
     ),
     Measure("accuracy on that canvas, not shifted", "translation", "accuracy", "canvas, not shifted", "natural"),
     Measure("row and column, R²", "position", "r2"),
-    Measure("the same after block 1", "position", "r2", depth=1),
-    Measure("the same, readout moved to 64 pixels", "longer", "r2", "scaled", size=64),
+    Measure("row and column, R², after block 1", "position", "r2", depth=1),
+    Measure("row and column, R², readout moved to 64 pixels", "longer", "r2", "scaled", size=64),
     Measure("left to right (Islam et al.), SPC", "islam", "spearman", "H, fitted on noise"),
-    Measure("the same, MAE", "islam", "mae", "H, fitted on noise"),
+    Measure("left to right (Islam et al.), MAE", "islam", "mae", "H, fitted on noise"),
     Measure("attention: mean distance / uniform", "attention", "relative distance", "", "natural"),
 )
 DEPTHS = tuple(Measure(f"R², depth {depth}", "position", "r2", depth=depth) for depth in range(5))
@@ -127,7 +127,7 @@ def main(runs: Path | None) -> None:
     for each in PROBES:
         six[each.words] = probed(each.words)
         if each.measure not in ("accuracy", "same prediction", "predictions changed"):
-            six[f"– untrained ({each.words.split(':')[0].split(',')[0]})"] = probed(each.words, "untrained")
+            six[f"– {each.words}, untrained"] = probed(each.words, "untrained")
     tables = [
         table("probe", SIX, {**six, **accuracy}),
         table("padding of one PEG after block 1", PADDINGS, {**accuracy, **depths, **nulls}),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cpvt.config import Size
 from cpvt.reporting.summary import Cell, head_label, pixels, size_label
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def colours(encodings: Sequence[str]) -> dict[str, str]:
     return {name: COLOURS.get(name) or next(spare) for name in dict.fromkeys(encodings)}
 
 
-def accuracy_figure(cells: Sequence[Cell], train_sizes: Sequence[int]) -> Figure:
+def accuracy_figure(cells: Sequence[Cell], train_sizes: Sequence[Size]) -> Figure:
     """Accuracy against test size, a panel per protocol, a line per encoding or model, a band of one standard deviation."""
     from matplotlib.figure import Figure
 
@@ -56,14 +57,14 @@ def accuracy_figure(cells: Sequence[Cell], train_sizes: Sequence[int]) -> Figure
             panel.fill_between(x, y - spread, y + spread, color=palette[encoding], alpha=0.13, lw=0)
         sizes = sorted({cell.size for line in lines.values() for cell in line}, key=pixels)
         for train_size in train_sizes:
-            panel.axvline(train_size, color="#bbbbbb", lw=1, ls=":", zorder=0)
+            panel.axvline(pixels(train_size), color="#bbbbbb", lw=1, ls=":", zorder=0)
         panel.set_xscale("log")
         panel.set_xticks([pixels(size) for size in sizes], [size_label(size) for size in sizes])
         panel.minorticks_off()
         panel.set_title(PROTOCOL_WORDS.get(protocol, protocol), fontsize=10, loc="left")
         panel.set_xlabel(
             "test size, pixels"
-            + (f" (dotted: training size, {', '.join(map(str, train_sizes))})" if train_sizes else "")
+            + (f" (dotted: training size, {', '.join(map(size_label, train_sizes))})" if train_sizes else "")
         )
         panel.grid(axis="y", color="#eeeeee")
         panel.spines[["top", "right"]].set_visible(False)

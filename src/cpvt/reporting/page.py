@@ -20,7 +20,7 @@ from cpvt.reporting.figures import PROTOCOL_WORDS, accuracy_figure, as_bytes, at
 from cpvt.reporting.pairs import paired_differences
 from cpvt.reporting.probes import report_probes
 from cpvt.reporting.sections import pairs_section, sizes_section
-from cpvt.reporting.summary import BASELINE, Cell, as_csv, protocol_words, size_label, summarise, tabulate
+from cpvt.reporting.summary import BASELINE, Cell, as_csv, pixels, protocol_words, size_label, summarise, tabulate
 from cpvt.results import Row, read_json, read_rows, replacing
 
 DIFFERENCE = (
@@ -58,7 +58,7 @@ def report(*folders: str | Path, out: str | Path | None = None) -> Path:
         record = read_json(single / "compare.json") if (single / "compare.json").exists() else None
         looks = read_json(single / "looks.json") if (single / "looks.json").exists() else []
     material = Material(rows, summarise(rows), record, looks)
-    accuracy = accuracy_figure(material.cells, sorted({row.train_size for row in rows if row.train_size}))
+    accuracy = accuracy_figure(material.cells, _train_sizes(rows))
     svg = as_bytes(accuracy, "svg")
     _write(folder / "accuracy.svg", svg)
     _write(folder / "accuracy.png", as_bytes(accuracy, "png"))
@@ -80,7 +80,7 @@ def gather(folders: Sequence[str | Path]) -> list[Row]:
                 f"'{folder}' holds no rows: expected rows.jsonl, as `cpvt compare` or `cpvt sweep` writes it"
             )
         rows += found
-    return rows
+    return list({(row.key, row.way): row for row in rows}.values())
 
 
 def _attention(folder: Path, out: Path, looks: Sequence[dict[str, Any]]) -> bytes | None:
@@ -117,10 +117,14 @@ def _page(material: Material, accuracy_svg: bytes, attention_png: bytes | None) 
     )
 
 
+def _train_sizes(rows: Sequence[Row]) -> list[Size]:
+    return sorted({row.train_size for row in rows if row.train_size}, key=pixels)
+
+
 def _subtitle(rows: Sequence[Row]) -> str:
     seeds, models = sorted({row.seed for row in rows}), list(dict.fromkeys(row.model for row in rows))
-    sizes = sorted({row.train_size for row in rows if row.train_size})
-    trained = f" trained at {', '.join(map(str, sizes))} pixels and" if sizes else ""
+    sizes = ", ".join(map(size_label, _train_sizes(rows)))
+    trained = f" trained at {sizes} pixels and" if sizes else ""
     return (
         f"{', '.join(models)},{trained} tested on {max(row.total for row in rows)} pictures of "
         f"{', '.join(dict.fromkeys(row.data for row in rows))} at sizes never seen in training; "

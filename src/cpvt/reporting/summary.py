@@ -65,7 +65,10 @@ def protocol_words(rows: Sequence[Row]) -> dict[str, str]:
 
 def _way(rows: Sequence[Row]) -> str:
     row = rows[0]
-    words = ["zero-shot", "training size unknown" if row.train_size is None else f"trained at {row.train_size}"]
+    words = [
+        "zero-shot",
+        "training size unknown" if row.train_size is None else f"trained at {size_label(row.train_size)}",
+    ]
     if any(row.protocol == "resize" for row in rows):
         words += [f"crop ratio {row.crop_ratio:g}", row.interpolation]
     if row.mean:
@@ -100,9 +103,17 @@ def _name(row: Row, rows: Sequence[Row]) -> str:
         row.data: row.data != first.data,
         f"crop ratio {row.crop_ratio:g}": row.crop_ratio != first.crop_ratio,
         row.interpolation: row.interpolation != first.interpolation,
-        f"longest side {row.longest_side}": row.longest_side != first.longest_side,
+        f"longest side {row.longest_side}": row.longest_side != first.longest_side
+        and row.protocol == first.protocol == "canvas",
     }
     others = [word for word, differs in words.items() if differs]
+    if foreign:  # makers read pictures in their own ways: said only where it tells rows of one model apart
+        alike = [each for each in rows if each.pool == "" and each.key[:-1] == row.key[:-1]]
+        told = {
+            f"crop ratio {row.crop_ratio:g}": "crop_ratio", row.interpolation: "interpolation", row.weights: "weights",
+            f"mean {_numbers(row.mean)}": "mean", f"trained at {row.train_size}": "train_size",
+        }  # fmt: skip
+        others = [word for word, name in told.items() if len({getattr(each, name) for each in alike}) > 1]
     alone = row.encoding and all(each.model == row.model for each in rows)
     name = f"{row.model} {row.encoding}".strip() if foreign and not alone else row.encoding
     return name + (f" ({', '.join(others)})" if others else "")

@@ -57,6 +57,12 @@ class Subject:
         """How many parameters the model has."""
         return sum(p.numel() for p in self.model.parameters()) if isinstance(self.model, nn.Module) else 0
 
+    @property
+    def channels(self) -> int | None:
+        """Channels of the pictures that the model reads, from its first convolution; None where it has none."""
+        layers = self.model.modules() if isinstance(self.model, nn.Module) else iter(())
+        return next((layer.in_channels for layer in layers if isinstance(layer, nn.Conv2d)), None)
+
     def logits(self, pictures: Tensor) -> Tensor:
         """Logits (B, classes) of pictures (B, C, H, W). RefusedError where the model does not take their size."""
         found = logits_of(self._call(pictures))
@@ -134,16 +140,19 @@ def sides_of(pictures: Tensor) -> tuple[int, int]:
 
 
 def redraw(model: nn.Module, seed: int) -> nn.Module:
-    """A copy of a model with fresh random weights: each layer's own start, tables and tokens normal with spread 0.02."""
+    """A copy of a model with fresh random weights: each layer's own start, tables and tokens
+    normal with spread 0.02, other biases 0 and scales 1."""
     fresh = copy.deepcopy(model)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
         for module in fresh.modules():
-            reset: Any = getattr(module, "reset_parameters", None)
+            reset: Any = getattr(module, "reset_parameters", getattr(module, "_reset_parameters", None))
             if callable(reset):
                 reset()
             else:
-                for parameter in module.parameters(recurse=False):
+                for name, parameter in module.named_parameters(recurse=False):
                     if parameter.ndim > 1:
                         parameter.copy_(torch.randn_like(parameter) * 0.02)
+                    else:
+                        parameter.fill_(0.0 if "bias" in name else 1.0)
     return fresh

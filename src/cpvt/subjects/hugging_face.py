@@ -16,6 +16,7 @@ from cpvt.subjects.base import Subject, sides_of
 from cpvt.subjects.maps import CannotError, as_map
 from cpvt.subjects.weights import load_weights_file, says
 
+RESAMPLING = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}  # PIL's numbers
 INTERPOLATE = "interpolate_pos_encoding"
 
 
@@ -36,7 +37,8 @@ class HuggingFaceSubject(Subject):
 
     def at_size(self, sides_wanted: tuple[int, int]) -> Subject:
         interpolates = INTERPOLATE in inspect.signature(self.model.forward).parameters
-        if not interpolates or (self.train_size is not None and sides(self.train_size) == sides_wanted):
+        built = self.facts_of(self.model).get("train_size")
+        if not interpolates or (built is not None and sides(built) == sides_wanted):
             return self
         return replace(self, way=INTERPOLATE)
 
@@ -92,15 +94,17 @@ def open_subject(
     if not Path(model_name).exists() and (model_name.startswith((".", "/", "~")) or model_name.count("/") > 1):
         raise ValueError(f"'{model_name}' is no folder that save_pretrained wrote, and no name on the hub")
     try:
-        model = transformers.AutoModelForImageClassification.from_pretrained(
-            model_name, use_safetensors=True, **options
+        model, loaded = transformers.AutoModelForImageClassification.from_pretrained(
+            model_name, use_safetensors=True, output_loading_info=True, **options
         )
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RuntimeError) as error:
         raise ValueError(
             f"transformers could not open '{model_name}' as a classifier of pictures: {says(error)}"
         ) from error
-    names = tuple(str(model.config.id2label[number]) for number in range(model.config.num_labels))
-    facts: dict[str, Any] = {} if names[0].startswith("LABEL_") else {"class_names": names}
+    if loaded["missing_keys"]:
+        missing = ", ".join(sorted(loaded["missing_keys"])[:5])
+        raise ValueError(f"'{model_name}' was not saved as a classifier: it has no weights for {missing}")
+    facts: dict[str, Any] = {}
     processor = Path(model_name) / "preprocessor_config.json"
     if processor.exists() or not Path(model_name).exists():
         facts |= _facts_of_processor(transformers, model_name)
@@ -113,10 +117,25 @@ def _facts_of_processor(transformers: Any, model_name: str) -> dict[str, Any]:
     except (OSError, ValueError, ImportError):
         return {}
     mean, std = getattr(processor, "image_mean", None), getattr(processor, "image_std", None)
+    if not getattr(processor, "do_normalize", True):
+        mean, std = (0.0,) * 3, (1.0,) * 3
     if not mean or not std:
         return {}
-    resample = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}.get(int(processor.resample or 3), "bicubic")
-    return {"transform": Transform(tuple(mean), tuple(std), 1.0, resample)}
+    resample = getattr(processor, "resample", None)
+    interpolation = RESAMPLING.get(3 if resample is None else int(resample), "bicubic")
+    return {"transform": Transform(tuple(mean), tuple(std), _crop_ratio(processor), interpolation)}
+
+
+def _crop_ratio(processor: Any) -> float:
+    """Share of the resized picture that the processor's own crop keeps."""
+    share = getattr(processor, "crop_pct", None)
+    if share:
+        return min(1.0, float(share))
+    size, crop = (dict(getattr(processor, name, None) or {}) for name in ("size", "crop_size"))
+    shortest = size.get("shortest_edge") or size.get("height")
+    if not getattr(processor, "do_center_crop", False) or not shortest or not crop.get("height"):
+        return 1.0
+    return min(1.0, float(crop["height"]) / shortest)
 
 
 def build(model_name: str, options: dict[str, Any], num_classes: int, size: int | None, in_chans: int) -> nn.Module:

@@ -31,9 +31,10 @@ class TimmSubject(Subject):
             from timm.data import resolve_model_data_config
 
             found = resolve_model_data_config(model)
-            facts["transform"] = Transform(
-                tuple(found["mean"]), tuple(found["std"]), found["crop_pct"], found["interpolation"]
-            )
+            mean, std = tuple(found["mean"]), tuple(found["std"])
+            if getattr(model, "in_chans", 3) == 1 and len(mean) == 3:  # timm keeps those of the colours
+                mean, std = (sum(mean) / 3,), (sum(std) / 3,)
+            facts["transform"] = Transform(mean, std, min(1.0, found["crop_pct"]), found["interpolation"])
             facts["train_size"] = _size(found["input_size"][1:])
         embedding: Any = getattr(model, "patch_embed", None)
         if getattr(embedding, "img_size", None) is not None:
@@ -57,7 +58,8 @@ class TimmSubject(Subject):
         return replace(self, model=changed.eval(), way="set_input_size")
 
     def _is_built_for(self, wanted: tuple[int, int]) -> bool:
-        return self.train_size is not None and sides(self.train_size) == wanted
+        built = self.facts_of(self.model).get("train_size")
+        return built is not None and sides(built) == wanted
 
     def token_maps(self, pictures: Tensor) -> dict[int, Tensor]:
         if not hasattr(self.model, "forward_intermediates"):
@@ -137,7 +139,9 @@ def build(model_name: str, options: dict[str, Any], num_classes: int, size: int 
 def _create(model_name: str, pretrained: bool, **options: Any) -> nn.Module:
     import timm
 
-    if not model_name.startswith("hf-hub:") and not timm.is_model(model_name.partition(".")[0]):
+    if not model_name.startswith(("hf-hub:", "hf_hub:", "local-dir:")) and not timm.is_model(
+        model_name.partition(".")[0]
+    ):
         near = difflib.get_close_matches(model_name, timm.list_models(), n=5, cutoff=0.5)
         hint = f"; near ones: {', '.join(near)}" if near else ""
         raise ValueError(f"timm {timm.__version__} knows no model '{model_name}'{hint}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import pickle
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,8 @@ def _read(path: Path) -> Any:
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([argparse.Namespace]):  # options that training scripts keep beside
+            return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise ValueError(f"the weights '{path}' are missing") from error
     except safetensors.SafetensorError as error:
@@ -66,4 +68,4 @@ def _unwrap(state: Any) -> dict[str, torch.Tensor]:
             break
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise ValueError(f"a file of weights holds names and tensors; got {type(state).__name__}")
-    return {str(name).removeprefix("module."): value for name, value in state.items()}
+    return {str(name).removeprefix("module.").removeprefix("_orig_mod."): value for name, value in state.items()}

@@ -42,9 +42,7 @@ def retrofit_and_test(
     torch.manual_seed(config.seed)
     model = starting_model(training, settings)
     wanted = config.retrofit
-    options = retrofit(
-        model, wanted.at, wanted.absolute, wanted.kernel_size
-    ).retrofitted  # refuses what cannot be, at once
+    retrofit(model, wanted.at, wanted.absolute, wanted.kernel_size)  # refuses what cannot be before anything is trained
     before = replace(
         subject_of(model.to(pick_device(config.device))),
         name=settings.name, transform=transform_of(training, data, settings), train_size=settings.img_size,

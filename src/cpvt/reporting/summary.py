@@ -108,9 +108,10 @@ def _name(row: Row, rows: Sequence[Row]) -> str:
     }
     others = [word for word, differs in words.items() if differs]
     if foreign:  # makers read pictures in their own ways: said only where it tells rows of one model apart
-        alike = [each for each in rows if each.pool == "" and each.key[:-1] == row.key[:-1]]
+        alike = [each for each in rows if not each.pool and (each.model, each.encoding, each.seed, each.protocol)
+                 == (row.model, row.encoding, row.seed, row.protocol)]  # fmt: skip
         told = {
-            f"crop ratio {row.crop_ratio:g}": "crop_ratio", row.interpolation: "interpolation", row.weights: "weights",
+            row.data: "data", f"crop ratio {row.crop_ratio:g}": "crop_ratio", row.interpolation: "interpolation", row.weights: "weights",
             f"mean {_numbers(row.mean)}": "mean", f"trained at {row.train_size}": "train_size",
         }  # fmt: skip
         others = [word for word, name in told.items() if len({getattr(each, name) for each in alike}) > 1]

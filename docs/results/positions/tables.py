@@ -91,10 +91,43 @@ def box(values: list[float], digits: int = 2) -> str:
     return text.replace("-0.00", "0.00") if mean(values) > -0.005 else text
 
 
-def table(title: str, columns: tuple[str, ...], lines: dict[str, Callable[[str], str]]) -> str:
+def table(title: str, columns: tuple[str, ...], lines: dict[str, Callable[[str], str]], **called: str) -> str:
     """A line for each entry of `lines`, which says what stands in each column."""
-    head = [f"| {title} | {' | '.join(WORDS.get(name, name) for name in columns)} |", "|---|" + "---:|" * len(columns)]
+    head = [
+        f"| {title} | {' | '.join({**WORDS, **called}.get(name, name) for name in columns)} |",
+        "|---|" + "---:|" * len(columns),
+    ]
     return "\n".join([*head, *(f"| {words} | {' | '.join(map(say, columns))} |" for words, say in lines.items())])
+
+
+def draw(found: dict[str, Any], rows: list[Any], run_of: Callable[[str], str]) -> None:
+    """Accuracy against canvas size beside R² by depth, for each padding."""
+    from matplotlib.figure import Figure
+
+    from cpvt.reporting.figures import as_bytes
+
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for name, colour in zip(PADDINGS, ("#8c8c8c", "#d55e00", "#0072b2", "#56b4e9", "#009e73", "#cc79a7")):
+        label = {"none": "no PEG", "peg": "zeros"}.get(name, WORDS.get(name, name))
+        sizes = (32, 48, 64, 96)
+        accuracies = [[100 * row.accuracy for row in rows if (row.protocol, row.size) == ("canvas", size) and run_of(row.encoding) == name]
+                      for size in sizes]  # fmt: skip
+        readings = [list(found[name]["model"][each.words].values()) for each in DEPTHS]
+        for panel, x, values in ((left, sizes, accuracies), (right, range(5), readings)):
+            panel.plot(x, [mean(each) for each in values], "o-", color=colour, label=label, ms=4)
+            panel.fill_between(
+                x, [min(each) for each in values], [max(each) for each in values], color=colour, alpha=0.12, lw=0
+            )
+    left.set(xlabel="canvas, pixels (trained at 32)", ylabel="accuracy, %", xticks=sizes, ylim=(0, 102))
+    right.set(
+        xlabel="depth (1: after block 1 and its PEG)", ylabel="R² of row and column, noise pictures", xticks=range(5)
+    )
+    left.legend(title="padding of the PEG", frameon=False, fontsize=9)
+    for panel in (left, right):
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.grid(axis="y", color="#eeeeee")
+    (HERE / "padding.svg").write_bytes(as_bytes(figure, "svg"))
 
 
 def main(runs: Path | None) -> None:
@@ -128,9 +161,12 @@ def main(runs: Path | None) -> None:
         six[each.words] = probed(each.words)
         if each.measure not in ("accuracy", "same prediction", "predictions changed"):
             six[f"– {each.words}, untrained"] = probed(each.words, "untrained")
+    draw(found, rows, run_of)
     tables = [
         table("probe", SIX, {**six, **accuracy}),
-        table("padding of one PEG after block 1", PADDINGS, {**accuracy, **depths, **nulls}),
+        table(
+            "padding of one PEG after block 1", PADDINGS, {**accuracy, **depths, **nulls}, none="no PEG", peg="zeros"
+        ),
         table("where, how many, how large", PLACES, {**accuracy, **depths}),
     ]
     (HERE / "tables.md").write_text("\n\n".join(tables) + "\n")

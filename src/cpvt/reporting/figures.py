@@ -40,7 +40,7 @@ def accuracy_figure(cells: Sequence[Cell], train_sizes: Sequence[Size]) -> Figur
 
     protocols = list(dict.fromkeys(cell.protocol for cell in cells))
     palette = colours([cell.encoding for cell in cells])
-    figure = Figure(figsize=(6.2 * len(protocols), 4.6), layout="constrained")
+    figure = Figure(figsize=(max(10.0, 6.2 * len(protocols)), 4.6), layout="constrained")
     panels = figure.subplots(1, len(protocols), sharey=True, squeeze=False)[0]
     for panel, protocol in zip(panels, protocols):
         lines: dict[tuple[str, str], list[Cell]] = {}

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from cpvt.checkpoint import load, provenance
-from cpvt.config import CompareConfig, ModelConfig, Size, TrainConfig, Watch, differences, ignore_progress, parse_size
+from cpvt.config import CompareConfig, ModelConfig, Size, TrainConfig, Watch, ignore_progress, parse_size, refuse_other
 from cpvt.data import open_data
 from cpvt.looking import Subject, look_closer
 from cpvt.models.zoo import model_config
@@ -164,14 +164,9 @@ def _record(folder: Path, config: CompareConfig, parallel: int) -> None:
 
 
 def _refuse_other(folder: Path, config: CompareConfig) -> None:
-    if not (folder / RECORD).exists():
-        return
-    changed = differences(read_json(folder / RECORD)["config"], config, ignore=(*GROWS, "loader_workers"))
-    if changed:
-        raise ValueError(
-            f"'{folder}' holds a comparison with another configuration ({'; '.join(changed)}); "
-            "choose another --out, or delete the folder"
-        )
+    if (folder / RECORD).exists():
+        before = read_json(folder / RECORD)["config"]
+        refuse_other(folder, "a comparison with another configuration", before, config, (*GROWS, "loader_workers"))
 
 
 def _remaining(task: _Task, done: set[tuple[Any, ...]]) -> _Task | None:

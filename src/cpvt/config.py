@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import MISSING, asdict, dataclass, field, fields
+from pathlib import Path
 from typing import Any, Literal
 
 PROTOCOLS = ("canvas", "resize")
@@ -366,6 +367,13 @@ def differences(before: dict[str, Any], after: Any, ignore: tuple[str, ...] = ()
     defaults = _defaults(type(after))
     found = {name: (flat_before.get(name, defaults.get(name)), value) for name, value in flat_after.items()}
     return [f"{name}: {old} -> {new}" for name, (old, new) in found.items() if old != new and name not in ignore]
+
+
+def refuse_other(folder: Path, what: str, before: dict[str, Any], after: Any, ignore: tuple[str, ...]) -> None:
+    """Raise ValueError where a folder was made by another configuration than the one that is asked for."""
+    changed = differences(before, after, ignore)
+    if changed:
+        raise ValueError(f"'{folder}' holds {what} ({'; '.join(changed)}); choose another --out, or delete the folder")
 
 
 def _flat(values: dict[str, Any]) -> dict[str, Any]:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from cpvt.checkpoint import as_subject, load, pick_device, provenance, read_record
-from cpvt.config import ForeignConfig, RetrofitConfig, TrainConfig, Watch, differences, ignore_progress, parse_size
-from cpvt.data import DataSet, open_data
+from cpvt.checkpoint import load, pick_device, provenance, read_record
+from cpvt.config import ForeignConfig, RetrofitConfig, TrainConfig, Watch, ignore_progress, parse_size, refuse_other
+from cpvt.data import open_data
 from cpvt.results import Row, append_rows, read_json, read_rows, write_json
 from cpvt.retrofitting import describe_retrofit, retrofit
 from cpvt.subjects import Subject, is_foreign, subject_of
@@ -35,8 +35,7 @@ def retrofit_and_test(
     folder, training = Path(config.out), _training(config)
     data = open_data(config.source.data, config.source.data_root)
     settings = check(training, data)
-    if not isinstance(settings, ForeignConfig):
-        raise ValueError("our own models take PEG by name: train with --encoding learned+peg (and --start)")
+    assert isinstance(settings, ForeignConfig)  # _training takes no other
     _refuse_other(folder, config)
     done = {(row.encoding, row.protocol, row.size) for row in read_rows(folder / ROWS)}
     torch.manual_seed(config.seed)
@@ -47,14 +46,17 @@ def retrofit_and_test(
         subject_of(model.to(pick_device(config.device))),
         name=settings.name, transform=transform_of(training, data, settings), train_size=settings.img_size,
     )  # fmt: skip
-    tests = [(protocol, size) for protocol in config.protocols for size in _sizes(config, before)]
+    sizes = [parse_size(size) for size in config.sizes] or default_sizes(before)
 
-    def test(model: Any, label: str) -> None:
-        missing = [test for test in tests if (label, *test) not in done]
-        for row in _rows(model, data, missing, config, watch):
-            row = replace(row, model=settings.name, encoding=label, seed=config.seed)
-            append_rows(folder / ROWS, [row])
-            on_row(row)
+    def test(subject: Subject, label: str) -> None:
+        for protocol, size in itertools.product(config.protocols, sizes):
+            if (label, protocol, size) in done:
+                continue
+            bad = config.source.on_bad_picture
+            for row in sweep(subject, data, [size], protocol=protocol, on_bad_picture=bad, watch=watch):
+                row = replace(row, model=settings.name, encoding=label, seed=config.seed)
+                append_rows(folder / ROWS, [row])
+                on_row(row)
 
     write_json(folder / RECORD, {"config": asdict(config), "provenance": provenance()})
     test(before, BEFORE)
@@ -67,13 +69,8 @@ def retrofit_and_test(
 
 def _refuse_other(folder: Path, config: RetrofitConfig) -> None:
     """ValueError where the folder holds another retrofit; sizes and protocols may be added."""
-    if not (folder / RECORD).exists():
-        return
-    changed = differences(read_json(folder / RECORD)["config"], config, ignore=GROWS)
-    if changed:
-        raise ValueError(
-            f"'{folder}' holds another retrofit ({'; '.join(changed)}); choose another --out, or delete the folder"
-        )
+    if (folder / RECORD).exists():
+        refuse_other(folder, "another retrofit", read_json(folder / RECORD)["config"], config, GROWS)
 
 
 def _training(config: RetrofitConfig) -> TrainConfig:
@@ -93,14 +90,3 @@ def _training(config: RetrofitConfig) -> TrainConfig:
         out=config.out, model=name, start=str(start), train_size=size, seed=config.seed, device=config.device,
         source=source, recipe=config.recipe,
     )  # fmt: skip
-
-
-def _sizes(config: RetrofitConfig, before: Subject) -> Sequence[Any]:
-    return [parse_size(size) for size in config.sizes] or default_sizes(before)
-
-
-def _rows(model: Any, data: DataSet, tests: Sequence[Any], config: RetrofitConfig, watch: Watch) -> Any:
-    for protocol, size in tests:
-        yield from sweep(
-            as_subject(model), data, [size], protocol=protocol, on_bad_picture=config.source.on_bad_picture, watch=watch
-        )

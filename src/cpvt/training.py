@@ -34,8 +34,8 @@ from cpvt.config import (
     Retrofit,
     TrainConfig,
     Watch,
-    differences,
     ignore_progress,
+    refuse_other,
     sides,
 )
 from cpvt.data import VIEWS, DataSet, Transform, View, load_batches, open_data
@@ -146,12 +146,7 @@ def _plain(retrofit: Retrofit) -> dict[str, Any]:
 
 
 def _refuse_other(folder: Path, before: dict[str, Any], config: TrainConfig) -> None:
-    changed = differences(before, config, ignore=FREE)
-    if changed:
-        raise ValueError(
-            f"'{folder}' holds a run with another configuration ({'; '.join(changed)}); "
-            "choose another --out, or delete the folder"
-        )
+    refuse_other(folder, "a run with another configuration", before, config, FREE)
 
 
 def _model_config(config: TrainConfig, data: DataSet) -> ModelConfig:

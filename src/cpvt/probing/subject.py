@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from torch import nn
 
 from cpvt.config import Size, sides
 from cpvt.data import DataSet, Transform
@@ -19,8 +18,7 @@ def fit_transform(subject: Subject, data: DataSet) -> Transform:
     """How the model's pictures are read: its own way, else the data set's, in as many channels as its first layer takes."""
     if subject.transform is not None:
         return subject.transform
-    layers = subject.model.modules() if isinstance(subject.model, nn.Module) else iter(())
-    taken = next((layer.in_channels for layer in layers if isinstance(layer, nn.Conv2d)), len(data.mean))
+    taken = subject.channels or len(data.mean)
     mean, std = data.mean, data.std
     if taken in (1, 3) and taken != len(mean):
         mean, std = ((sum(values) / len(values),) * taken for values in (mean, std))

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from cpvt.config import Size
 from cpvt.data import Transform
 from cpvt.subjects.maps import CannotError, as_map, find_tokens
+from cpvt.subjects.weights import says
 
 # parameters that hold positions, by the names that libraries give them
 POSITIONS = re.compile(
@@ -125,8 +126,7 @@ class Subject:
         except torch.OutOfMemoryError:
             raise
         except (AssertionError, ValueError, RuntimeError, IndexError, NotImplementedError) as error:
-            words = str(error).strip().splitlines()
-            raise RefusedError(f"{type(error).__name__}: {words[0] if words else 'no reason given'}") from error
+            raise RefusedError(says(error)) from error
 
 
 def logits_of(output: Any) -> Any:
@@ -140,8 +140,10 @@ def sides_of(pictures: Tensor) -> tuple[int, int]:
 
 
 def redraw(model: nn.Module, seed: int) -> nn.Module:
-    """A copy of a model with fresh random weights: each layer's own start, tables and tokens
-    normal with spread 0.02, other biases 0 and scales 1."""
+    """A copy of a model with fresh random weights.
+
+    Each layer's own start; where it has none, tables and tokens are normal with spread 0.02, biases 0, scales 1.
+    """
     fresh = copy.deepcopy(model)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)

@@ -5,6 +5,7 @@ Standard library only, so that `cpvt --help` is quick; names are checked where t
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Callable
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
@@ -33,6 +34,22 @@ def parse_size(text: int | str) -> Size:
     if len(parts) > 2 or not all(part.isdecimal() and int(part) > 0 for part in parts):
         raise ValueError(f"a size is a side such as 48, or height x width such as 48x64; got '{text}'")
     return int(parts[0]) if len(parts) == 1 else (int(parts[0]), int(parts[1]))
+
+
+def split_options(text: str) -> tuple[str, dict[str, Any]]:
+    """("vit_tiny", {"depth": 4}) from "vit_tiny(depth=4)"; ValueError for options that are not plain values with names."""
+    name, bracket, options = text.partition("(")
+    if not bracket:
+        return text, {}
+    try:
+        call = ast.parse(f"f({options}", mode="eval").body
+        if not isinstance(call, ast.Call) or call.args:
+            raise ValueError("options need names")
+        return name, {str(each.arg): ast.literal_eval(each.value) for each in call.keywords}
+    except (SyntaxError, ValueError) as error:
+        raise ValueError(
+            f"options of a model are plain values with names, such as {name}(depth=4); got '{bracket}{options}'"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -147,7 +164,8 @@ class TrainConfig:
     pool: str | None = None
     """What the head reads: cls (class token) or gap (global average pooling); by default the model's own."""
     model: str = "cpvt_micro"
-    """A name of `cpvt list`, or of another library with options in brackets, as "timm:vit_tiny_patch16_224(depth=4)"."""
+    """A name of `cpvt list`, or of another library, as timm:vit_tiny_patch16_224; options in brackets, as in
+    "cpvt_micro(patch_size=8)"."""
     start: str | None = None
     """Weights to start from: a run's folder with the same model, a file, or 'published' for those of another library; by
     default random ones."""

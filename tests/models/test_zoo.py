@@ -57,3 +57,10 @@ def test_unknown_names_and_options_list_the_known():
         cpvt.create_model("cpvt_smal")
     with pytest.raises(ValueError, match="does not take 'droppath'; known options: .*drop_path_rate"):
         cpvt.create_model("cpvt_tiny", droppath=0.1)
+
+
+def test_options_in_brackets_are_options_and_those_beside_win():
+    assert model_config("cpvt_micro(patch_size=8, depth=6)").patch_size == 8
+    assert cpvt.create_model("cpvt_micro(depth=6)", depth=2, num_classes=3).config.depth == 2
+    with pytest.raises(ValueError, match="does not take 'dept'"):
+        model_config("cpvt_micro(dept=6)")

@@ -171,13 +171,14 @@ class View:
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
     """Seed the global generators that timm's and torchvision's transforms draw from, and put them back after."""
-    python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
-    with torch.random.fork_rng(devices=[]):
-        random.seed(seed)
-        np.random.seed(seed)  # noqa: NPY002
-        torch.manual_seed(seed)
-        try:
-            yield
-        finally:
-            random.setstate(python_state)
-            np.random.set_state(numpy_state)  # noqa: NPY002
+    ours = torch.default_generator  # the CPU's alone: torch.manual_seed also writes a traceback for every GPU to come
+    before = random.getstate(), np.random.get_state(), ours.get_state()  # noqa: NPY002
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002
+    ours.manual_seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])  # noqa: NPY002
+        ours.set_state(before[2])

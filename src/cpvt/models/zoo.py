@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from timm.models import build_model_with_cfg, generate_default_cfgs, is_model, register_model
 
-from cpvt.config import ModelConfig, sides
+from cpvt.config import ModelConfig, sides, split_options
 from cpvt.models.interface import tidy_size
 from cpvt.models.vit import VisionTransformer
 
@@ -51,7 +51,10 @@ def describe_models() -> dict[str, str]:
 
 
 def model_config(name: str, **options: Any) -> ModelConfig:
-    """The configuration behind a name, with options (fields of ModelConfig) in place of its own."""
+    """The configuration behind a name, with options (fields of ModelConfig) in place of its own, also in brackets:
+    "cpvt_micro(patch_size=8)"."""
+    name, inner = split_options(name)
+    options = {**inner, **options}
     if name not in MODELS:
         near = difflib.get_close_matches(name, MODELS, n=3)
         hint = f" Did you mean {' or '.join(near)}?" if near else ""
@@ -76,6 +79,8 @@ def create_model(
     not exist, listing those that do.
     """
     model_config(name, **options)  # complains
+    name, inner = split_options(name)
+    options = {**inner, **options}
     model: VisionTransformer = _build(name, device=device, dtype=dtype, **options)
     return model
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import difflib
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from cpvt.config import split_options
 from cpvt.models import VisionTransformer
 from cpvt.subjects import hugging_face, timm_models, torchvision_models
 from cpvt.subjects.base import RefusedError, Subject, logits_of
@@ -93,14 +93,4 @@ def _split(name: str) -> tuple[str, str, dict[str, Any]]:
         raise ValueError(f"a model is a run's folder or {', '.join(f'{m}:NAME' for m in MAKERS)}; got '{name}'.{hint}")
     if not rest.endswith(")") or Path(rest).exists():
         return maker, rest, {}
-    rest, _, options = rest.partition("(")
-    try:
-        call = ast.parse(f"f({options}", mode="eval").body
-        assert isinstance(call, ast.Call)
-        if call.args:
-            raise ValueError("options need names")
-        return maker, rest, {str(each.arg): ast.literal_eval(each.value) for each in call.keywords}
-    except (SyntaxError, ValueError) as error:
-        raise ValueError(
-            f"options of a model are plain values with names, such as {maker}:{rest}(depth=4); got '({options}'"
-        ) from error
+    return (maker, *split_options(rest))

@@ -1,0 +1,84 @@
+"""What all configurations share: sizes, names with options, and how two of them differ."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable
+from dataclasses import MISSING, asdict, fields
+from pathlib import Path
+from typing import Any
+
+PROTOCOLS = ("canvas", "resize")
+SWEEP_PROTOCOLS = (*PROTOCOLS, "native")
+TOKEN_BUDGET = 4096  # patches that go through a model at a time, where pictures have sizes of their own
+POOLS = {"cls": "token", "gap": "avg"}  # as rows and the command line say it -> as timm and ModelConfig say it
+Size = int | tuple[int, int]  # side, or height and width, in pixels
+Watch = Callable[[str, int, int, str], None]  # told (what, steps done, steps in all, words on how it goes)
+
+
+def ignore_progress(name: str, done: int, total: int, words: str) -> None:
+    """The Watch that shows nothing."""
+
+
+def sides(size: Size) -> tuple[int, int]:
+    """Height and width of a size."""
+    return (size, size) if isinstance(size, int) else size
+
+
+def parse_size(text: int | str) -> Size:
+    """Read '48' or '48x64' (height x width)."""
+    parts = str(text).split("x")
+    if len(parts) > 2 or not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise ValueError(f"a size is a side such as 48, or height x width such as 48x64; got '{text}'")
+    return int(parts[0]) if len(parts) == 1 else (int(parts[0]), int(parts[1]))
+
+
+def split_options(text: str) -> tuple[str, dict[str, Any]]:
+    """("vit_tiny", {"depth": 4}) from "vit_tiny(depth=4)"; ValueError for options that are not plain values with names."""
+    name, bracket, options = text.partition("(")
+    if not bracket:
+        return text, {}
+    try:
+        call = ast.parse(f"f({options}", mode="eval").body
+        if not isinstance(call, ast.Call) or call.args:
+            raise ValueError("options need names")
+        return name, {str(each.arg): ast.literal_eval(each.value) for each in call.keywords}
+    except (SyntaxError, ValueError) as error:
+        raise ValueError(
+            f"options of a model are plain values with names, such as {name}(depth=4); got '{bracket}{options}'"
+        ) from error
+
+
+def differences(before: dict[str, Any], after: Any, ignore: tuple[str, ...] = ()) -> list[str]:
+    """What differs between a configuration read from JSON and a dataclass, as 'name: before -> after'.
+
+    An option that the file does not know counts as its default: it was added after the file was written.
+    """
+    flat_before, flat_after = _flat(before), _flat(asdict(after))
+    defaults = _defaults(type(after))
+    found = {name: (flat_before.get(name, defaults.get(name)), value) for name, value in flat_after.items()}
+    return [f"{name}: {old} -> {new}" for name, (old, new) in found.items() if old != new and name not in ignore]
+
+
+def refuse_other(folder: Path, what: str, before: dict[str, Any], after: Any, ignore: tuple[str, ...]) -> None:
+    """Raise ValueError where a folder was made by another configuration than the one that is asked for."""
+    changed = differences(before, after, ignore)
+    if changed:
+        raise ValueError(f"'{folder}' holds {what} ({'; '.join(changed)}); choose another --out, or delete the folder")
+
+
+def _flat(values: dict[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            flat.update(_flat(value))
+        else:
+            flat[name] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
+def _defaults(kind: Any) -> dict[str, Any]:
+    """Defaults of a configuration and of those inside it."""
+    known = {each.name: each.default for each in fields(kind) if each.default is not MISSING}
+    inner = {each.name: asdict(each.default_factory()) for each in fields(kind) if each.default_factory is not MISSING}
+    return _flat({**known, **inner})

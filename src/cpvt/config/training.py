@@ -1,0 +1,231 @@
+"""How a model is trained: pictures, recipe, run, retrofit, comparison."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from cpvt.config.base import PROTOCOLS
+
+
+@dataclass(frozen=True)
+class Source:
+    """Which pictures, and how they are read."""
+
+    data: str = "digits"
+    """'digits', a folder with train/ and test/ (or val/), or a name of timm's dataset factory such as torch/cifar10."""
+    data_root: str | None = None
+    """Where the files of a named data set are."""
+    crop_ratio: float | None = None
+    """Share of the resized picture that a test under `resize` shows; by default the data set's (1 for digits, else 0.875)."""
+    interpolation: str = "bicubic"
+    longest_side: int | None = None
+    """Pictures with a longer side are shrunk to it before they are cropped or laid on a canvas, in training and test
+    alike, and it is said; by default four times the training size."""
+    on_bad_picture: Literal["error", "skip"] = "error"
+    """What to do with a picture that does not decode: 'error', or 'skip' (counted and reported)."""
+    loader_workers: int = 0
+    """Processes that read pictures beside the one that trains."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a model is trained; the same for every encoding."""
+
+    epochs: int = 20
+    batch_size: int = 32
+    """Pictures that one step learns from, over all processes together."""
+    optimizer: str = "adamw"
+    """A name of timm's optimizers."""
+    lr: float = 3e-3
+    min_lr: float = 1e-5
+    warmup_share: float = 0.1
+    """Share of all steps over which the learning rate rises from min_lr to lr."""
+    weight_decay: float = 0.05
+    layer_decay: float | None = None
+    """Each layer learns at so many times the rate of the one above it; by default all learn alike."""
+    clip_grad: float | None = None
+    """Gradients longer than this together are shortened to it."""
+    label_smoothing: float = 0.1
+    drop_path_rate: float = 0.0
+    augment: str | None = None
+    """How training pictures are varied: 'resized-crop', 'crop' (own scale) or 'none'; by default as fits the data set."""
+    crop_scale: tuple[float, float] = (0.35, 1.0)
+    """Share of the area that a 'resized-crop' shows, from and to."""
+    auto_augment: str | None = None
+    """timm's words for RandAugment, AutoAugment or AugMix, such as rand-m9-mstd0.5-inc1."""
+    color_jitter: float = 0.0
+    """How far brightness, contrast and saturation may go; timm, as DeiT, leaves it out where auto_augment is given."""
+    erasing: float = 0.0
+    """Share of the pictures in which a rectangle is filled with noise."""
+    repeats: int = 1
+    """Repeated augmentation: how many variations of a picture an epoch holds; it holds as many fewer pictures."""
+    mixup: float = 0.0
+    """Alpha of mixup: two pictures are blended, and their labels; 0 is off."""
+    cutmix: float = 0.0
+    """Alpha of cutmix: a rectangle of one picture is laid on another; 0 is off."""
+    mix_prob: float = 1.0
+    """Share of the steps whose pictures are mixed."""
+    mix_switch_prob: float = 0.5
+    """Share of the mixed steps that take cutmix, where mixup is on too."""
+    ema: float | None = None
+    """Decay, a step, of a moving average of the weights, which is then what is kept; by default none."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """In what the model computes (weights stay float32)."""
+    distillation_share: float = 0.5
+    """Share of the loss that a teacher's answers have, where there is a teacher."""
+
+    def __post_init__(self) -> None:
+        low, high = self.crop_scale
+        rules = {
+            "epochs must be 1 or more": self.epochs >= 1,
+            "batch_size must be 1 or more": self.batch_size >= 1,
+            "lr must be above 0": self.lr > 0,
+            "min_lr must be from 0 to lr": 0 <= self.min_lr <= self.lr,
+            "warmup_share must be from 0 to below 1": 0 <= self.warmup_share < 1,
+            "weight_decay must be 0 or more": self.weight_decay >= 0,
+            "label_smoothing must be from 0 to below 1": 0 <= self.label_smoothing < 1,
+            "drop_path_rate must be from 0 to below 1": 0 <= self.drop_path_rate < 1,
+            "crop_scale must go up, above 0 and to 1 at most": 0 < low <= high <= 1,
+            "layer_decay must be above 0 and at most 1": self.layer_decay is None or 0 < self.layer_decay <= 1,
+            "clip_grad must be above 0": self.clip_grad is None or self.clip_grad > 0,
+            "color_jitter must be 0 or more": self.color_jitter >= 0,
+            "erasing must be from 0 to 1": 0 <= self.erasing <= 1,
+            "repeats must be 1 or more": self.repeats >= 1,
+            "mixup must be 0 or more": self.mixup >= 0,
+            "cutmix must be 0 or more": self.cutmix >= 0,
+            "mix_prob must be from 0 to 1": 0 <= self.mix_prob <= 1,
+            "mix_switch_prob must be from 0 to 1": 0 <= self.mix_switch_prob <= 1,
+            "ema must be above 0 and below 1": self.ema is None or 0 < self.ema < 1,
+            "distillation_share must be from 0 to 1": 0 <= self.distillation_share <= 1,
+        }
+        for rule, holds in rules.items():
+            if not holds:
+                raise ValueError(f"{rule}; got {getattr(self, rule.split()[0])}")
+
+
+@dataclass(frozen=True)
+class Engine:
+    """How the work is done; whatever is chosen here, the run learns the same, but for rounding."""
+
+    accumulate: int = 1
+    """In how many parts, one after the other, a process takes its pictures of a step: less memory."""
+    grad_checkpointing: bool = False
+    """Compute activations again in the backward instead of keeping them: less memory."""
+    compile: bool = False
+    """Let torch.compile turn the model into one faster program, at the first step."""
+    shard: bool = False
+    """Spread parameters and optimizer over the processes (FSDP2) instead of keeping a copy in each (DDP)."""
+    save_minutes: float = 10.0
+    """Save at least so often, and after every epoch; an interrupted run goes on from there."""
+    track: tuple[str, ...] = ()
+    """Where else to log: tensorboard, wandb, or another tracker of accelerate's."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Train one model."""
+
+    out: str
+    """Folder of the run: model.safetensors, checkpoint.json, history.jsonl."""
+    encoding: str | None = None
+    """Positional encoding, such as peg or "learned+peg"; by default the model's own."""
+    pool: str | None = None
+    """What the head reads: cls (class token) or gap (global average pooling); by default the model's own."""
+    model: str = "cpvt_micro"
+    """A name of `cpvt list`, or of another library, as timm:vit_tiny_patch16_224; options in brackets, as in
+    "cpvt_micro(patch_size=8)"."""
+    start: str | None = None
+    """Weights to start from: a run's folder with the same model, a file, or 'published' for those of another library; by
+    default random ones."""
+    train_size: int | None = None
+    """Side of the training pictures, pixels; by default the model's."""
+    train_sizes: tuple[int | str, ...] = ()
+    """Sizes to train at: each step draws one, and takes as many pictures as make about the tokens of a batch at the
+    training size. By default that size alone."""
+    teacher: str | None = None
+    """A model to learn from, by hard distillation: a run's folder, or timm:NAME, hf:PATH_OR_NAME, torchvision:NAME."""
+    teacher_checkpoint: str | None = None
+    """File with the weights of a teacher of another library; by default those that the library publishes."""
+    test_every: int = 0
+    """Test after every so many epochs, at the training size; 0: not before the end."""
+    seed: int = 0
+    device: str = "auto"
+    """auto, cpu, cuda, ..."""
+    engine: Engine = field(default_factory=Engine)
+    source: Source = field(default_factory=Source)
+    recipe: Recipe = field(default_factory=Recipe)
+
+
+@dataclass(frozen=True)
+class Retrofit:
+    """PEGs that start at zero, put into a trained model."""
+
+    at: tuple[int, ...] = (1,)
+    """Blocks after which a PEG is put, counted from 1; in a model of stages, of every stage."""
+    absolute: Literal["keep", "fade", "drop"] = "keep"
+    """What becomes of the table of absolute positions: kept, faded out over the training, or dropped at once."""
+    fade_end: float = 0.5
+    """Under fade: the part of the training after which nothing of the table is left."""
+    kernel_size: int = 3
+    train_only: Literal["all", "peg", "peg+norms"] = "all"
+    """What learns; the rest is frozen. There is a control for 'all' alone."""
+    peg_lr_scale: float = 10.0
+    """The PEGs, which start from nothing, learn at so many times the learning rate."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.fade_end <= 1:
+            raise ValueError(f"fade_end is a part of the training, above 0 and at most 1; got {self.fade_end}")
+        if self.peg_lr_scale <= 0:
+            raise ValueError(f"peg_lr_scale must be above 0; got {self.peg_lr_scale}")
+
+
+@dataclass(frozen=True)
+class RetrofitConfig:
+    """Give a trained model PEGs that start at zero, train it on, and test it before and after."""
+
+    model: str
+    """A run that holds a model of another library, or timm:NAME, hf:PATH_OR_NAME, torchvision:NAME."""
+    out: str = "runs/retrofit"
+    """Folder of the retrofitted run; its rows and page compare it with the model as it came and with the control."""
+    checkpoint: str | None = None
+    """File with the weights of a model of another library; by default those that the library publishes."""
+    control: bool = True
+    """Also train the model on without PEGs, alike: what PEG brings is then told apart from what training brings."""
+    sizes: tuple[int | str, ...] = ()
+    """Test sizes, sides in pixels or HEIGHTxWIDTH; by default half to three times the training size."""
+    protocols: tuple[str, ...] = ("resize",)
+    train_size: int | None = None
+    """Side of the training pictures, pixels; by default the model's."""
+    seed: int = 0
+    device: str = "auto"
+    retrofit: Retrofit = field(default_factory=Retrofit)
+    source: Source = field(default_factory=Source)
+    recipe: Recipe = field(default_factory=lambda: Recipe(epochs=5, lr=2e-4))
+
+
+@dataclass(frozen=True)
+class CompareConfig:
+    """Train every encoding alike, test each at sizes never seen, and draw the result."""
+
+    out: str = ""
+    """Folder of the comparison; by default runs/compare, or runs/quick."""
+    encodings: tuple[str, ...] = ("none", "learned", "sincos", "relative", "rope", "peg", "peg5")
+    pool: tuple[str, ...] = ()
+    """cls, gap or both, for every encoding; by default cls for all and gap for peg too."""
+    protocols: tuple[str, ...] = PROTOCOLS
+    seeds: tuple[int, ...] = (0,)
+    canvas_sizes: tuple[int | str, ...] = ()
+    """By default once, one and a half, two and three times the training size."""
+    resize_sizes: tuple[int | str, ...] = ()
+    """By default a half, three quarters, once, one and a half and two times the training size."""
+    quick: bool = False
+    """A first look in a minute and a half. Where not asked otherwise: learned, rope and peg, class token, fewer sizes,
+    12 epochs."""
+    model: str = "cpvt_micro"
+    train_size: int | None = None
+    parallel: int | None = None
+    """Trainings at once, a process each; by default one per core on the CPU (eight at most), on a GPU one."""
+    device: str = "auto"
+    source: Source = field(default_factory=Source)
+    recipe: Recipe = field(default_factory=Recipe)

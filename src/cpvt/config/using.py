@@ -1,0 +1,132 @@
+"""What is done with trained models: measured, used, written, drawn."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from cpvt.config.base import TOKEN_BUDGET
+
+
+@dataclass(frozen=True)
+class SweepConfig:
+    """Test a model at sizes it was not trained at."""
+
+    model: str
+    """Folder that `cpvt train` wrote, or timm:NAME, hf:PATH_OR_NAME, torchvision:NAME (options of its own in brackets)."""
+    checkpoint: str | None = None
+    """File with weights for a model of another library; by default those that the library publishes."""
+    out: str | None = None
+    """Folder to which the rows go; by default the run's, or runs/sweep. Rows of several models make one report."""
+    protocol: str = "resize"
+    """resize (same picture, more pixels: objects grow), canvas (objects keep their pixels, the field of view grows) or
+    native (whole pictures in their own proportions; a size is the longest side allowed)."""
+    sizes: tuple[int | str, ...] = ()
+    """Sides in pixels, or HEIGHTxWIDTH; by default half to three times the training size."""
+    data: str | None = None
+    """Another data set than the run's own, with the same classes; for a model of another library it must be given."""
+    data_root: str | None = None
+    train_size: int | None = None
+    """Side of the pictures a model of another library was trained on, where the model does not say."""
+    crop_ratio: float | None = None
+    interpolation: str | None = None
+    """By default the model's own, or bicubic."""
+    mean: tuple[float, ...] = ()
+    """By which pictures are normalised, of values from 0 to 1, a number per channel; by default the model's own."""
+    std: tuple[float, ...] = ()
+    on_bad_picture: Literal["error", "skip"] = "error"
+    longest_side: int | None = None
+    """Larger pictures are shrunk to it before they are laid on a canvas, and it is said; by default as in training."""
+    batch_size: int = 64
+    token_budget: int = TOKEN_BUDGET
+    """Under native: patches that go through the model at a time."""
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
+class ProbeConfig:
+    """Measure what a model knows of positions, beside its untrained twin and itself with the encoding off."""
+
+    model: str
+    """Folder that `cpvt train` wrote, or timm:NAME, hf:PATH_OR_NAME, torchvision:NAME (options of its own in brackets)."""
+    checkpoint: str | None = None
+    """File with weights for a model of another library; by default those that the library publishes."""
+    out: str = "runs/probe"
+    """Folder to which the findings are added; those of several models make one page."""
+    probes: tuple[str, ...] = ()
+    """order, translation, position, longer, islam, attention; by default all."""
+    sizes: tuple[int | str, ...] = ()
+    """Larger sizes for `longer`; by default one and a half, two and three times the training size."""
+    data: str = "digits"
+    """'digits', a folder with train/ and test/ (or val/), or a name of timm's dataset factory such as torch/cifar10."""
+    data_root: str | None = None
+    pictures: int = 256
+    """How many are shown."""
+    train_size: int | None = None
+    """Side of the pictures the model was trained on, where it does not say."""
+    seed: int = 0
+    on_bad_picture: Literal["error", "skip"] = "error"
+    token_budget: int = TOKEN_BUDGET
+    """Patches that go through the model at a time."""
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
+class PredictConfig:
+    """Name what pictures show, each at its own size."""
+
+    run: str
+    """Folder that `cpvt train` wrote."""
+    pictures: tuple[str, ...]
+    """Picture files."""
+    top: int = 5
+    longest_side: int | None = None
+    """Pictures with a longer side are shrunk to it first, and it is said; by default four times the training size."""
+    on_bad_picture: Literal["error", "skip"] = "error"
+    token_budget: int = TOKEN_BUDGET
+    """Patches that go through the model at a time; every picture gets what it would get alone."""
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """Write a trained model as one file that takes pictures of any size."""
+
+    run: str
+    """Folder that `cpvt train` wrote."""
+    out: str = ""
+    """File to write; its suffix decides the format: .onnx, or .pt2 (torch.export). By default model.onnx in the run's
+    folder, or model.pt2."""
+    format: Literal["onnx", "torch-export"] | None = None
+    """Which of the two, where --out does not say it."""
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    """Draw the page of a comparison, or of any rows, again."""
+
+    folders: tuple[str, ...]
+    """Folder that `cpvt compare` or `cpvt sweep` wrote rows to; several make one page."""
+    out: str | None = None
+    """Folder of the page; by default the first of the folders."""
+
+
+@dataclass(frozen=True)
+class BenchConfig:
+    """Take the published figures again, on this machine."""
+
+    only: tuple[str, ...] = ()
+    """Which benchmarks: peg, scattered, model, packed, padding, memory, matmul, and fused where there is a GPU; by
+    default all."""
+    out: str = "benchmarks/results"
+    """Folder for NAME.json: command, machine and figures of each benchmark."""
+    rounds: int = 21
+    """How often contenders take turns; some take a part or a multiple of it."""
+
+
+@dataclass(frozen=True)
+class ListConfig:
+    """Name the encodings, models and data sets there are."""
+
+    markdown: bool = False
+    """Print the table of encodings as the README holds it."""

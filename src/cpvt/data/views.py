@@ -114,15 +114,17 @@ def _resized_crop(
     )  # fmt: skip
 
 
-VIEWS = ("resize", "canvas", "resized-crop", "crop")  # which give every picture the same sides; "native" does not
+VIEWS = ("resize", "canvas", "resized-crop", "crop")  # which give every picture the same sides
+NATIVE_VIEWS = ("native", "native-mirrored")  # which leave every picture its own
 
 
 @dataclass(frozen=True)
 class View:
-    """One way to look at pictures: a protocol ('resize', 'canvas', 'native') or a training crop ('resized-crop', 'crop').
+    """One way to look at pictures: a protocol ('resize', 'canvas', 'native'), or one to train with.
 
     'resized-crop': a random part, `crop_scale` of the area, scaled to the sides, and half of them mirrored.
     'crop': a random place at the picture's own scale, half of them mirrored.
+    'native-mirrored': as 'native', half of them mirrored.
     """
 
     transform: Transform
@@ -131,10 +133,18 @@ class View:
     crop_scale: tuple[float, float] = (0.35, 1.0)
 
     def __post_init__(self) -> None:
-        if self.kind not in (*VIEWS, "native"):
-            raise ValueError(
-                f"unknown view or augmentation '{self.kind}'; known: {', '.join(VIEWS)}, none, and to test native"
-            )
+        if self.kind not in (*VIEWS, *NATIVE_VIEWS):
+            known = ", ".join((*VIEWS, "none", *NATIVE_VIEWS))
+            raise ValueError(f"unknown view or augmentation '{self.kind}'; known: {known}")
+
+    @property
+    def stacks(self) -> bool:
+        """Whether all pictures come out at the same sides, so that they make batches and not lists."""
+        return self.kind in VIEWS
+
+    def at(self, sides: Sides | None) -> View:
+        """The same view at other sides; at its own without."""
+        return self if sides in (None, self.sides) else replace(self, sides=sides)
 
     def __call__(self, picture: Image.Image, draw: np.random.Generator) -> Tensor:
         """The tensor (C, H, W) that the model sees; `draw` decides what is random."""
@@ -142,11 +152,13 @@ class View:
             return self.transform.resize(picture, self.sides)
         if self.kind == "canvas":
             return self.transform.canvas(picture, self.sides, draw)
-        if self.kind == "native":
-            return self.transform(replace(self.transform, longest_side=max(self.sides)).limit(picture))
+        if self.kind in NATIVE_VIEWS:
+            tensor = self.transform(replace(self.transform, longest_side=max(self.sides)).limit(picture))
         if self.kind == "crop":
             tensor = self.transform.canvas(picture, self.sides, draw, anywhere=True)
-            return tensor.flip(2) if draw.random() < 0.5 else tensor
+        if self.kind != "resized-crop":
+            mirrored = self.kind in ("crop", "native-mirrored") and draw.random() < 0.5
+            return tensor.flip(2) if mirrored else tensor
         varied = _resized_crop(
             self.sides, self.crop_scale, self.transform.interpolation, self.transform.mean, self.transform.std
         )
@@ -156,8 +168,8 @@ class View:
 
     def shrinks(self, picture: Image.Image) -> bool:
         """Whether the picture is larger than the longest side allowed, and is shrunk for it."""
-        longest = max(self.sides) if self.kind == "native" else self.transform.longest_side
-        return self.kind in ("canvas", "crop", "native") and longest is not None and max(picture.size) > longest
+        longest = max(self.sides) if self.kind in NATIVE_VIEWS else self.transform.longest_side
+        return self.kind in ("canvas", "crop", *NATIVE_VIEWS) and longest is not None and max(picture.size) > longest
 
     def filled(self, picture: Image.Image) -> float:
         """Share of what the model sees that is fill, 0 to 1."""

@@ -68,7 +68,7 @@ class _Looking(Dataset["tuple[Tensor, _Seen] | str"]):
         self.split, self.view, self.seed, self.epoch, self.smallest_side = split, view, seed, epoch, smallest_side
 
     def __getitem__(self, wanted: Draw) -> tuple[Tensor, _Seen] | str:
-        draw, view = wanted.generator(self.seed, self.epoch), self.view
+        draw, view = wanted.generator(self.seed, self.epoch), self.view.at(wanted.sides)
         try:
             picture, label = self.split.read(wanted.number, draw)
             tensor = view(picture, draw)

@@ -47,7 +47,7 @@ def measure(
     shares may be uneven, and the score, the same in every process, is that of all of them.
     """
     score, device, start = Score(), subject.device, time.perf_counter()
-    held = _mark(device)
+    held, watch = _mark(device), watch if processes.is_first() else ignore_progress
     for batch in batches:
         read = len(batch.labels)
         score.skipped += len(batch.skipped)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import warnings
@@ -18,9 +19,10 @@ STATE, PREVIOUS = "training.pt", "training.previous.pt"
 
 def write_state(folder: Path, state: dict[str, Any]) -> None:
     """Write the state of a training; the last one stays beside it. An OSError, such as of a full disk, changes nothing."""
-    path = folder / STATE
-    with replacing(path, keep=folder / PREVIOUS) as file:
-        torch.save(state, file)
+    whole = io.BytesIO()  # torch.save into a file would hide why a write failed
+    torch.save(state, whole)
+    with replacing(folder / STATE, keep=folder / PREVIOUS) as file:
+        file.write(whole.getbuffer())
 
 
 def read_state(folder: Path, device: torch.device | str = "cpu") -> dict[str, Any] | None:

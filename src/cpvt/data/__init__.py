@@ -8,10 +8,11 @@ from pathlib import Path
 from cpvt.data.base import DataSet, Split
 from cpvt.data.loading import Batch, Draw, check_on_bad_picture, load_batches, load_packs, load_plan
 from cpvt.data.pictures import BadPictureError, check_usable, decode
+from cpvt.data.variations import Variation
 from cpvt.data.views import NATIVE_VIEWS, VIEWS, Transform, View
 
 __all__ = [
-    "NATIVE_VIEWS", "VIEWS", "BadPictureError", "Batch", "DataSet", "Draw", "Split", "Transform", "View",
+    "NATIVE_VIEWS", "VIEWS", "BadPictureError", "Batch", "DataSet", "Draw", "Split", "Transform", "Variation", "View",
     "check_on_bad_picture", "check_usable", "decode", "load_batches", "load_packs", "load_plan", "open_data",
 ]  # fmt: skip
 

@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from cpvt.config import TOKEN_BUDGET
-from cpvt.data.base import Split
+from cpvt.data.base import Sides, Split
 from cpvt.data.pictures import BadPictureError, check_usable
-from cpvt.data.views import Sides, View
+from cpvt.data.views import View
 from cpvt.shapes import patch_count, within_budget
 
 

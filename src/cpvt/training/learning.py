@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cpvt.config import Recipe
 from cpvt.data import Transform
-from cpvt.data.views import seeded
+from cpvt.data.variations import seeded
 from cpvt.subjects import Subject, logits_of
 
 Pictures = Tensor | list[Tensor]
@@ -50,7 +50,7 @@ class Lessons:
         targets = self._smooth(labels)
         outer = torch.cat([torch.arange(half), torch.arange(count - half, count)]).to(pictures.device)
         if half:
-            with seeded(seed):
+            with seeded(seed, numpy_too=True):
                 pictures[outer], targets[outer] = self.mixing(pictures[outer], labels[outer])
         return pictures, targets
 

@@ -25,6 +25,7 @@ from cpvt.config import (
     sides,
 )
 from cpvt.data import VIEWS, DataSet, Transform, View
+from cpvt.data.variations import Variation
 from cpvt.models import VisionTransformer
 from cpvt.models.zoo import model_config
 from cpvt.retrofitting import parameter_groups
@@ -196,7 +197,9 @@ def training_view(config: TrainConfig, data: DataSet, settings: ModelConfig | Fo
     transform = transform_of(config, data, settings)
     augment = config.recipe.augment or data.augment
     kind = {"none": "canvas", "native": "native-mirrored"}.get(augment, augment)
-    view = View(transform, kind, sides(settings.img_size), config.recipe.crop_scale)
+    recipe = config.recipe
+    variation = Variation(recipe.auto_augment, recipe.color_jitter, recipe.erasing)
+    view = View(transform, kind, sides(settings.img_size), recipe.crop_scale, variation)
     if view.stacks or transform.longest_side is None:
         return view
     return view.at((transform.longest_side, transform.longest_side))

@@ -89,33 +89,36 @@ def test_layer_scale_by_its_older_name():
     assert_same_logits(model, ours(from_timm(state)))
 
 
+def test_distilled_deit_tiny_at_224_has_timms_logits():
+    """Nothing left out, at full depth."""
+    model = timm.create_model("deit_tiny_distilled_patch16_224").eval()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.03)
+    converted = cpvt.create_model("deit_tiny", encoding="learned", distilled=True).eval()
+    converted.load_state_dict(from_timm(model.state_dict()))
+    assert_same_logits(model, converted, (224, 224))
+
+
 @pytest.mark.parametrize("no_embed_class", [False, True])
-def test_a_distilled_checkpoint_says_what_it_leaves_behind_and_brings_the_rest(no_embed_class):
+def test_a_distilled_checkpoint_arrives_whole(no_embed_class):
     model = theirs("deit_tiny_distilled_patch16_224", no_embed_class=no_embed_class)
     if no_embed_class:  # timm makes a longer table and then cannot use it
         model.pos_embed = torch.nn.Parameter(model.pos_embed[:, 2:].detach())
-    state = model.state_dict()
-    with pytest.warns(UserWarning, match=r"dist_token, head_dist.weight, head_dist.bias were left behind"):
-        converted = ours(from_timm(state)).state_dict()
-    first = 0 if no_embed_class else 2
-    assert torch.equal(converted.pop("encoding.table"), state["pos_embed"][:, first:])
-    own = 0 if no_embed_class else state["pos_embed"][:, :1]
-    assert_close(converted.pop("cls_token"), state["cls_token"] + own, atol=0, rtol=0)
-    assert {"blocks.1.attn.qkv.bias", "norm.weight", "head.weight", "patch_embed.proj.bias"} <= set(converted)
-    for name, tensor in converted.items():
-        assert torch.equal(tensor, state[name]), name
-
-
-def test_a_distilled_checkpoint_is_exact_but_for_its_token():
-    """Without its distillation token, timm's model has these logits."""
-    model = theirs("deit_tiny_distilled_patch16_224")
-    with pytest.warns(UserWarning, match="distilled"):
-        converted = ours(from_timm(model.state_dict()))
+    converted = ours(from_timm(model.state_dict()), distilled=True)
+    assert_same_logits(model, converted)
     pictures = torch.randn(2, 3, 64, 64)
-    with torch.no_grad():
-        x = model._pos_embed(model.patch_embed(pictures))
-        x = model.norm(model.blocks(torch.cat([x[:, :1], x[:, 2:]], dim=1)))
-        assert_close(converted(pictures), model.head(x[:, 0]), atol=1e-5, rtol=1e-5)
+    for each in (model, converted):
+        each.train().set_distilled_training(True)
+    for got, expected in zip(converted(pictures), model(pictures), strict=True):
+        assert_close(got, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_model_that_is_not_distilled_refuses_a_distilled_checkpoint():
+    state = from_timm(theirs("deit_tiny_distilled_patch16_224").state_dict())
+    with pytest.raises(RuntimeError, match=r'Unexpected key\(s\) in state_dict: "dist_token", "head_dist.weight"'):
+        ours(state)
 
 
 def wrapped(state):

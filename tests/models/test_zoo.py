@@ -65,3 +65,17 @@ def test_options_in_brackets_are_options_and_those_beside_win():
     assert cpvt.create_model("cpvt_micro(depth=6)", depth=2, num_classes=3).config.depth == 2
     with pytest.raises(ValueError, match="does not take 'dept'"):
         model_config("cpvt_micro(dept=6)")
+
+
+@pytest.mark.parametrize("size", DEIT)
+def test_parameter_counts_of_distilled_models(size):
+    width = DEIT[size][1]
+    head = (width + 1) * 1000
+    with torch.device("meta"):
+        theirs = timm.create_model(f"deit_{size}_distilled_patch16_224")
+    total = sum(parameter.numel() for parameter in theirs.parameters())
+    assert count(f"deit_{size}", distilled=True) == total - 2 * width  # positions of the two tokens
+    assert count(f"cpvt_{size}_peg5", distilled=True) == PUBLISHED[size]["_peg5"] + head + width
+    assert count(f"cpvt_{size}_peg5_gap", distilled=True) == PUBLISHED[size]["_peg5_gap"] + head
+    if size == "tiny":
+        assert total == 5_910_800

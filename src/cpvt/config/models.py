@@ -28,6 +28,8 @@ class ModelConfig:
     """What the head reads: 'token' (class token), 'avg' (mean of the tokens), '' (every token)."""
     class_token: bool | None = None
     """Whether there is a class token; by default only where the head reads it."""
+    distilled: bool = False
+    """A second head that learns from a teacher, and with a class token a token of its own for it."""
     drop_rate: float = 0.0
     """Share of what the head reads that training drops."""
     drop_path_rate: float = 0.0
@@ -37,6 +39,11 @@ class ModelConfig:
     @property
     def has_class_token(self) -> bool:
         return self.global_pool == "token" if self.class_token is None else self.class_token
+
+    @property
+    def prefix_tokens(self) -> int:
+        """Tokens before the patches: the class token, then the distillation token."""
+        return int(self.has_class_token) * (1 + self.distilled)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,12 +12,12 @@ from torch import Tensor, nn
 
 from cpvt import ops
 from cpvt.encodings import PEG
+from cpvt.models.interface import PREFIX
 from cpvt.shapes import Grid
 
 WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")  # in timm's order: averaged weights first
-DISTILLATION = ("dist_token", "head_dist.weight", "head_dist.bias")
 HOME = re.compile(
-    r"cls_token|pos_embed|(patch_embed\.proj|norm|head|blocks\.\d+\.(norm[12]|attn\.(qkv|proj)|mlp\.fc[12]))\.(weight|bias)"
+    r"(cls|dist)_token|pos_embed|(patch_embed\.proj|norm|head|head_dist|blocks\.\d+\.(norm[12]|attn\.(qkv|proj)|mlp\.fc[12]))\.(weight|bias)"
 )
 LAYER_SCALE = re.compile(r"(blocks\.\d+)\.(?:ls([12])\.gamma|gamma_([12]))")  # timm's name, then DeiT's own
 BRANCH_END = {"1": "attn.proj", "2": "mlp.fc2"}  # the layer whose output a LayerScale multiplies
@@ -29,18 +28,15 @@ def from_timm(checkpoint: Mapping[str, Any], grid: Grid | None = None) -> dict[s
 
     checkpoint: a state dict, or what a training script saved around one ({'model': ...}, {'state_dict': ...}, averaged
     weights, names with 'module.'). grid: (h, w) of the position table, needed where it is not square.
-    The class token's own position is added to the class token, LayerScale is multiplied into the layer before it, and
+    The class token's own position is added to the class token (the distillation token's to that), LayerScale is multiplied into the layer before it, and
     a bias that is not there becomes zero; the logits are those of timm's model, to rounding. Without a table of
     positions the result is for encoding='none'; without a class token for global_pool='avg'.
-    A distilled checkpoint loses its distillation token and that token's head, and a UserWarning names them: everything
-    else arrives, but the token took part in attention, so the logits are another function's until it is fine-tuned.
+    A distilled checkpoint is for a model with `distilled=True`; any other refuses its token and its second head by name.
     Not in a checkpoint, so not checked: the activation (GELU here) and the norms' epsilon (1e-6, as DeiT).
     Raises ValueError for weights that have no home in the model (registers, norms of queries and keys, a norm after
     pooling, ...), naming them.
     """
     state = _unwrap(checkpoint)
-    prefix = sum(name in state for name in ("cls_token", "dist_token"))
-    _drop_distillation(state)
     _fold_layer_scale(state)
     homeless = [name for name in state if not HOME.fullmatch(name)]
     if homeless or "patch_embed.proj.weight" not in state:
@@ -49,7 +45,7 @@ def from_timm(checkpoint: Mapping[str, Any], grid: Grid | None = None) -> dict[s
             f"expected a plain DeiT or timm ViT (class token, learned positions, pre-norm blocks); there is {what}. "
             "cpvt.retrofit adds PEGs to timm's own model instead"
         )
-    _place_positions(state, prefix, grid)
+    _place_positions(state, grid)
     for name in [name for name in state if name.endswith(".weight")]:
         state.setdefault(name.replace(".weight", ".bias"), state[name].new_zeros(len(state[name])))
     return state
@@ -98,17 +94,6 @@ def _unwrap(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
     return {name: tensor.detach() for name, tensor in state.items()}
 
 
-def _drop_distillation(state: dict[str, Tensor]) -> None:
-    """Leave behind what only the distillation token uses, and say so."""
-    left = [name for name in DISTILLATION if state.pop(name, None) is not None]
-    if left:
-        warnings.warn(
-            f"a distilled checkpoint: {', '.join(left)} were left behind, as the model has no distillation token; "
-            "logits differ from the distilled model's until it is fine-tuned",
-            stacklevel=3,
-        )
-
-
 def _fold_layer_scale(state: dict[str, Tensor]) -> None:
     """Multiply x + gamma * (W a + b) out: W and b take gamma in."""
     for name in list(state):
@@ -121,11 +106,13 @@ def _fold_layer_scale(state: dict[str, Tensor]) -> None:
                 state[part] = state[part] * gamma.reshape(-1, *[1] * (state[part].ndim - 1))
 
 
-def _place_positions(state: dict[str, Tensor], prefix: int, grid: Grid | None) -> None:
-    """Split the table into the class token's row, which the token takes in, and the patches', `encoding.table`.
+def _place_positions(state: dict[str, Tensor], grid: Grid | None) -> None:
+    """Split the table into the rows of the prefix tokens, which those take in, and the patches', `encoding.table`.
 
-    Registers apart, a table has a row for each of the `prefix` tokens or for none of them (timm's no_embed_class).
+    A table has a row for each of the prefix tokens or for none of them (timm's no_embed_class).
     """
+    tokens = [name for name in PREFIX if name in state]
+    prefix = len(tokens)
     table = state.pop("pos_embed", None)
     if table is None:
         return
@@ -139,8 +126,8 @@ def _place_positions(state: dict[str, Tensor], prefix: int, grid: Grid | None) -
         raise ValueError(
             f"a position table of shape {tuple(table.shape)} with {prefix} tokens before it does not fit {given}"
         )
-    if extra:
-        state["cls_token"] = state["cls_token"] + table[:, :1]
+    for row, name in enumerate(tokens[:extra]):
+        state[name] = state[name] + table[:, row : row + 1]
     state["encoding.table"] = table[:, extra:].clone()
 
 

@@ -14,6 +14,7 @@ from cpvt.config import ModelConfig, Size, sides
 from cpvt.encodings import PositionalEncoding, change_encoding
 from cpvt.shapes import Grid
 
+PREFIX = ("cls_token", "dist_token")  # in their order before the patches
 Indices = int | Sequence[int] | None  # blocks, counted from 0, negative ones from the end; an int: the last so many
 
 
@@ -26,13 +27,15 @@ class Backbone(nn.Module):
     blocks: nn.ModuleList
     norm: nn.Module
     head: nn.Module
+    head_dist: nn.Module  # where the model is distilled
     grad_checkpointing = False
+    distilled_training = False
 
     num_classes = property(lambda self: self.config.num_classes)
     in_chans = property(lambda self: self.config.in_chans)
     global_pool = property(lambda self: self.config.global_pool)
     embed_dim = num_features = head_hidden_size = property(lambda self: self.config.embed_dim)
-    num_prefix_tokens = property(lambda self: int(self.config.has_class_token))
+    num_prefix_tokens = property(lambda self: self.config.prefix_tokens)
 
     @property
     def grid(self) -> Grid:
@@ -90,15 +93,25 @@ class Backbone(nn.Module):
             for depth in range(1, len(self.blocks) + 1)
         ]
 
-    def get_classifier(self) -> nn.Module:
-        """The last linear layer, or the identity where there is none."""
-        return self.head
+    def get_classifier(self) -> nn.Module | tuple[nn.Module, nn.Module]:
+        """The last linear layer, or the identity where there is none; of a distilled model both, as timm's give them."""
+        return (self.head, self.head_dist) if self.config.distilled else self.head
+
+    def set_distilled_training(self, enable: bool = True) -> None:
+        """Let the model answer in training with what each head says, (logits, distillation logits), not with their mean.
+
+        Raises ValueError where there is no second head.
+        """
+        if enable and not self.config.distilled:
+            raise ValueError("this model has no head that learns from a teacher; build it with distilled=True")
+        self.distilled_training = enable
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Put a fresh head on the model, for `num_classes` classes (0: none) and, where given, another pooling.
+        """Put a fresh head on the model (two where it is distilled), for `num_classes` classes (0: none) and, where
+        given, another pooling.
 
-        Class tokens stay where they are, read or not: the blocks were trained with them. Raises ValueError for
-        'token' where there is none.
+        Class and distillation tokens stay where they are, read or not: the blocks were trained with them. Raises
+        ValueError for 'token' where there is none.
         """
         config = replace(self.config, num_classes=num_classes)
         if global_pool is not None and global_pool != config.global_pool:
@@ -106,8 +119,10 @@ class Backbone(nn.Module):
         check_config(config)
         self.config = config
         like = self.patch_embed.proj.weight
-        self.head = create_head(config).to(like.device, like.dtype).train(self.training)
-        init_linears(self.head, config.weight_init)
+        for name in head_names(config):
+            head = create_head(config).to(like.device, like.dtype).train(self.training)
+            init_linears(head, config.weight_init)
+            setattr(self, name, head)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Keep only what goes from block to block in training, and compute the rest again in the backward."""
@@ -150,19 +165,19 @@ class Backbone(nn.Module):
         return taken
 
     def no_weight_decay(self) -> set[str]:
-        """Names of parameters that weight decay must leave alone: the class token and the encoding, PEG included."""
-        return {name for name, _ in self.named_parameters() if name == "cls_token" or name.startswith("encoding.")}
+        """Names of parameters that weight decay must leave alone: prefix tokens and the encoding, PEG included."""
+        return {name for name, _ in self.named_parameters() if name in PREFIX or name.startswith("encoding.")}
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Patterns that sort parameters into layers, for learning rates that fall with depth.
 
-        The stem holds the patch embedding, the class token and all positions that block 1 already meets (tables, also
+        The stem holds the patch embedding, the prefix tokens and all positions that block 1 already meets (tables, also
         relative ones, and a PEG at depth 0); a PEG at depth d belongs with block d, `blocks.{d - 1}`.
         """
         later = {re.escape(name): depth for name, depth in self.encoding.layers().items() if depth}
         other = rf"(?!\.(?:{'|'.join(later)})\b)" if later else ""
         return {
-            "stem": rf"^(?:patch_embed|cls_token|encoding{other})",
+            "stem": rf"^(?:patch_embed|{'|'.join(PREFIX)}|encoding{other})",
             "blocks": [
                 (r"^blocks\.(\d+)", None),
                 *((rf"^encoding\.{name}\b", (depth - 1,)) for name, depth in later.items()),
@@ -186,6 +201,11 @@ def tidy_size(size: int | Sequence[int]) -> Size:
     """A size as configurations keep it: one side for a square, else a tuple of height and width."""
     height, width = (size, size) if isinstance(size, int) else size
     return height if height == width else (height, width)
+
+
+def head_names(config: ModelConfig) -> tuple[str, ...]:
+    """Names of the modules that give logits, as timm has them."""
+    return ("head", "head_dist") if config.distilled else ("head",)
 
 
 def create_head(config: ModelConfig) -> nn.Module:
@@ -218,5 +238,9 @@ def check_config(config: ModelConfig) -> None:
         raise ValueError(f"weight_init must be 'deit' or 'xavier'; got '{config.weight_init}'")
     if config.global_pool not in ("token", "avg", ""):
         raise ValueError(f"global_pool must be 'token', 'avg' or ''; got '{config.global_pool}'")
+    if config.distilled and config.global_pool == "" and config.num_classes:
+        raise ValueError(
+            "a distilled model's heads read one vector a picture, so global_pool must be 'token' or 'avg'; got ''"
+        )
     if config.global_pool == "token" and not config.has_class_token:
         raise ValueError("global_pool 'token' reads the class token, so class_token=False does not go with it")

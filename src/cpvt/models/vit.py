@@ -15,7 +15,16 @@ from torch.utils.checkpoint import checkpoint
 
 from cpvt.config import ModelConfig
 from cpvt.encodings import PEG, ModelShape, create_encoding
-from cpvt.models.interface import Backbone, Indices, check_config, create_head, init_linears, take_indices
+from cpvt.models.interface import (
+    PREFIX,
+    Backbone,
+    Indices,
+    check_config,
+    create_head,
+    head_names,
+    init_linears,
+    take_indices,
+)
 from cpvt.models.linear import Linear
 from cpvt.models.packing import check_batch, pad_to_patches, plan_packs
 from cpvt.models.parts import Block, Positions
@@ -25,6 +34,8 @@ for leaf in (PEG, Linear):  # what asks after shapes or devices is one node of a
     register_notrace_module(leaf)
 register_notrace_function(check_batch)
 
+Logits = Tensor | tuple[Tensor, Tensor]  # of a distilled model in distilled training what each head says
+
 
 class VisionTransformer(Backbone):
     """A vision transformer (pre-norm, as DeiT) that takes pictures of any size and any positional encoding.
@@ -33,6 +44,8 @@ class VisionTransformer(Backbone):
     that the patch does not divide are padded with zeros on the right and at the bottom; nothing is cropped, and no
     picture of a list meets another's tokens or padding: it gets the answer it would get alone. The head reads the class token, or for
     `global_pool='avg'` the mean of the tokens after the final norm, with no class token at all.
+    A distilled model (`distilled=True`) answers with the mean of two heads: the second reads a distillation token of its own,
+    which PEG lets pass as the class token, or the same mean of the tokens (Touvron et al., arXiv 2012.12877).
     Names of parameters are timm's, except under `encoding.`. What timm asks of a model beside its forward is in `Backbone`.
     """
 
@@ -52,15 +65,16 @@ class VisionTransformer(Backbone):
             config.img_size, config.patch_size, config.in_chans, config.embed_dim,
             flatten=False, output_fmt="NHWC", strict_img_size=False, dynamic_img_pad=True,
         )  # fmt: skip
-        if config.has_class_token:
-            self.cls_token = nn.Parameter(torch.empty(1, 1, config.embed_dim))
+        for name in PREFIX[: config.prefix_tokens]:
+            self.register_parameter(name, nn.Parameter(torch.empty(1, 1, config.embed_dim)))
         rates = calculate_drop_path_rates(config.drop_path_rate, config.depth)
         self.blocks = nn.ModuleList(
             Block(config.embed_dim, config.num_heads, config.mlp_ratio, config.qkv_bias, rate) for rate in rates
         )
         self.norm = nn.LayerNorm(config.embed_dim, eps=1e-6)
         self.head_drop = nn.Dropout(config.drop_rate)
-        self.head = create_head(config)
+        for name in head_names(config):
+            self.add_module(name, create_head(config))
         self._init_trunk(config.weight_init)
         shape = ModelShape(config.embed_dim, config.depth, config.num_heads, self.grid)
         self.encoding = create_encoding(config.encoding, shape)  # draws its own weights, last
@@ -68,9 +82,14 @@ class VisionTransformer(Backbone):
     def _init_trunk(self, weight_init: str) -> None:
         """The patch embedding and norms keep torch's start."""
         init_linears(self.blocks, weight_init)
-        init_linears(self.head, weight_init)
-        if self.num_prefix_tokens:
-            nn.init.trunc_normal_(self.cls_token, std=0.02)
+        for name in head_names(self.config):
+            init_linears(self.get_submodule(name), weight_init)
+        for token in self._prefix():
+            nn.init.trunc_normal_(token, std=0.02)
+
+    def _prefix(self) -> list[Tensor]:
+        """The tokens before the patches, (1, 1, D) each."""
+        return [getattr(self, name) for name in PREFIX[: self.num_prefix_tokens]]
 
     def init_weights(self, mode: str = "", needs_reset: bool = True) -> None:
         """Draw all weights anew, by 'deit' or 'xavier' (by default the configuration's), as a fresh model has them.
@@ -82,15 +101,18 @@ class VisionTransformer(Backbone):
         check_config(config)
         self.config = config
         if needs_reset:
-            for part in (self.patch_embed, self.blocks, self.norm, self.head):
-                for module in part.modules():
+            for part in ("patch_embed", "blocks", "norm", *head_names(config)):
+                for module in self.get_submodule(part).modules():
                     if callable(reset := getattr(module, "reset_parameters", None)):
                         reset()
         self._init_trunk(config.weight_init)
         self.encoding.reset_parameters()
 
-    def forward(self, pictures: Tensor | list[Tensor] | tuple[Tensor, ...]) -> Tensor:
-        """Logits (B, classes) of pictures (B, C, H, W), or of a list of (C, H_i, W_i)."""
+    def forward(self, pictures: Tensor | list[Tensor] | tuple[Tensor, ...]) -> Logits:
+        """Logits (B, classes) of pictures (B, C, H, W), or of a list of (C, H_i, W_i).
+
+        A distilled model gives the mean of its two heads; after `set_distilled_training()`, in training, what each says.
+        """
         return self.forward_head(self.forward_features(pictures))
 
     def forward_features(self, pictures: Tensor | list[Tensor] | tuple[Tensor, ...]) -> Tensor | list[Tensor]:
@@ -140,7 +162,7 @@ class VisionTransformer(Backbone):
 
         indices: blocks from 0 (negative: from the end), None for all, or an int for the last so many; in the order of
         blocks whatever the order asked. norm: apply the final norm to each. output_fmt: 'NCHW' for (B, D, h, w), 'NLC' for
-        (B, N, D). return_prefix_tokens: pairs with the class token (B, P, D), where there is one. stop_early: run no block
+        (B, N, D). return_prefix_tokens: pairs with the prefix tokens (B, P, D), where there are any. stop_early: run no block
         after the last one asked for, so that the features are its own.
         Returns (features, intermediates), or the intermediates alone, or a dictionary with 'image_features',
         'image_intermediates' and 'image_intermediates_prefix' in timm's way.
@@ -185,9 +207,10 @@ class VisionTransformer(Backbone):
             pictures, n, return_prefix_tokens, norm, output_fmt=output_fmt, intermediates_only=True
         )
 
-    def forward_head(self, x: Tensor | list[Tensor], pre_logits: bool = False) -> Tensor:
+    def forward_head(self, x: Tensor | list[Tensor], pre_logits: bool = False) -> Logits:
         """Logits of the tokens that `forward_features` returns, or with `pre_logits` what the head reads.
 
+        The two heads of a distilled model may read a token each; `pre_logits` then gives the mean of the two, as timm does.
         Where every token is read (`global_pool=''`), the tokens of a list come back end to end, (T, classes).
         """
         if isinstance(x, (list, tuple)):
@@ -196,12 +219,24 @@ class VisionTransformer(Backbone):
         else:
             x = self._pool(x)
         read: Tensor = self.head_drop(x)
+        if self.config.distilled:
+            return self._answer_twice(read, pre_logits)
         return read if pre_logits else self.head(read)
 
+    def _answer_twice(self, read: Tensor, pre_logits: bool) -> Logits:
+        """Logits by both heads of a distilled model, from a token each, (B, 2, D), or from the same mean, (B, D)."""
+        two_tokens = self.config.global_pool == "token"
+        own, taught = (read[..., 0, :], read[..., 1, :]) if two_tokens else (read, read)
+        if not pre_logits:
+            own, taught = self.head(own), self.head_dist(taught)
+            if self.distilled_training and self.training:
+                return own, taught
+        return (own + taught) / 2
+
     def _pool(self, tokens: Tensor) -> Tensor:
-        """What the head reads of tokens (..., P + N, D)."""
+        """What the head reads of tokens (..., P + N, D); of a distilled model both prefix tokens, (..., 2, D)."""
         if self.config.global_pool == "token":
-            return tokens[..., 0, :]
+            return tokens[..., :2, :] if self.config.distilled else tokens[..., 0, :]
         if self.config.global_pool == "avg":
             return tokens[..., self.num_prefix_tokens :, :].mean(dim=-2)
         return tokens
@@ -219,7 +254,8 @@ class VisionTransformer(Backbone):
         # contiguous: the convolution leaves channels first in memory, and every norm of every block would copy
         x = self.encoding(patches.flatten(1, 2).contiguous(), Layout((grid,)), 0)  # (B, N, D)
         if self.num_prefix_tokens:
-            x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1).to(x.dtype), x], dim=1)
+            prefix = [token.expand(x.shape[0], -1, -1).to(x.dtype) for token in self._prefix()]
+            x = torch.cat([*prefix, x], dim=1)
         return x, grid
 
     def _embed_list(self, pictures: list[Tensor]) -> tuple[Tensor, Layout, Positions]:

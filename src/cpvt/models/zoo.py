@@ -12,7 +12,7 @@ import torch
 from timm.models import build_model_with_cfg, generate_default_cfgs, is_model, register_model
 
 from cpvt.config import ModelConfig, sides, split_options
-from cpvt.models.interface import tidy_size
+from cpvt.models.interface import head_names, tidy_size
 from cpvt.models.vit import VisionTransformer
 
 SIZES: dict[str, dict[str, Any]] = {
@@ -92,6 +92,9 @@ def _build(name: str, pretrained: bool = False, **options: Any) -> Any:
         return VisionTransformer(model_config(name, **fields), device, dtype)
 
     config = MODELS[name][0]
+    if options.get("distilled"):  # two heads to leave out where the weights have other classes
+        heads = {"classifier": ("head", "head_dist")}
+        options["pretrained_cfg_overlay"] = {**heads, **(options.get("pretrained_cfg_overlay") or {})}
     resize: dict[str, Any] = {}
     if pretrained:  # weights are those of a certain size and prefix: build for them, change afterwards
         told = options.get("pretrained_cfg_overlay") or {}
@@ -114,8 +117,9 @@ def _build(name: str, pretrained: bool = False, **options: Any) -> Any:
 
 def _check_weights(state: dict[str, torch.Tensor], model: VisionTransformer) -> dict[str, torch.Tensor]:
     """The weights as they are; ValueError where names beside the head's differ, since timm overlooks some that do."""
-    wanted = {name for name in model.state_dict() if not name.startswith("head.")}
-    held = {name for name in state if not name.startswith("head.")}
+    heads = ("head.", "head_dist.")
+    wanted = {name for name in model.state_dict() if not name.startswith(heads)}
+    held = {name for name in state if not name.startswith(heads)}
     if wanted != held:
         raise ValueError(
             f"the weights are of another model: missing {sorted(wanted - held) or 'nothing'}, "
@@ -132,7 +136,7 @@ def describe_to_timm(config: ModelConfig, weights: Path | None = None) -> dict[s
         "num_classes": config.num_classes,
         "fixed_input_size": False,
         "first_conv": "patch_embed.proj",
-        "classifier": "head",
+        "classifier": head_names(config) if config.distilled else "head",
         "license": "mit",
         "paper_ids": "arXiv:2102.10882",
         "paper_name": "Conditional Positional Encodings for Vision Transformers",

@@ -17,6 +17,7 @@ from cpvt.models.vit import VisionTransformer
 
 SIZES: dict[str, dict[str, Any]] = {
     "micro": dict(embed_dim=64, depth=4, num_heads=4, patch_size=4, img_size=32, weight_init="xavier"),
+    "mini": dict(embed_dim=96, depth=6, num_heads=3, patch_size=4, img_size=32, num_classes=10, weight_init="xavier"),
     "tiny": dict(embed_dim=192, depth=12, num_heads=3),
     "small": dict(embed_dim=384, depth=12, num_heads=6),
     "base": dict(embed_dim=768, depth=12, num_heads=12),
@@ -36,7 +37,7 @@ def _catalogue() -> dict[str, tuple[ModelConfig, str]]:
         shape = f"width {config.embed_dim}, {config.depth} blocks, patch {config.patch_size}"
         for suffix, (options, words) in VARIANTS.items():
             models[f"cpvt_{size}{suffix}"] = (dataclasses.replace(config, **options), f"CPVT, {shape}: {words}")
-        if size != "micro":
+        if config.patch_size == 16:
             learned = dataclasses.replace(config, encoding="learned")
             models[f"deit_{size}"] = (learned, f"DeiT, {shape}: learned table, class token")
     return models

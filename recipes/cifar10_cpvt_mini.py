@@ -1,0 +1,19 @@
+"""CPVT-mini with five PEGs and global average pooling on CIFAR-10: the weights that come with the package.
+
+    cpvt train recipes/cifar10_cpvt_mini.py                 # from the folder that holds cifar10/{train,test}/CLASS/*.jpg
+
+Width 96, 6 blocks, patches of 4 pixels; trained at 24, 32 and 40 pixels in turn, so that one model holds over sizes.
+Expected: about an hour on one CPU core; the accuracy is in the model card (src/cpvt/models/weights/README.md).
+"""
+
+from cpvt.config import Recipe, Source, TrainConfig
+
+config = TrainConfig(
+    out="runs/cifar10_cpvt_mini",
+    model="cpvt_mini_peg5_gap",
+    train_sizes=(24, 32, 40),
+    source=Source(data="cifar10"),
+    recipe=Recipe(
+        epochs=15, batch_size=128, lr=2e-3, weight_decay=0.05, clip_grad=1.0, crop_scale=(0.5, 1.0), ema=0.999
+    ),
+)

@@ -39,7 +39,7 @@ def test_terms_with_other_pictures_are_refused(hits_row):
         contrast({PEG: 1, LEARNED: -1})
 
 
-def share_that_holds_the_truth(seeds, between, cases=200, pictures=400, truth=0.1):
+def share_that_holds_the_truth(seeds, between, cases=200, pictures=3000, truth=0.3):
     """How often the interval holds the true mean, where trainings differ by `between`."""
     draw, held = np.random.default_rng(0), 0
     for case in range(cases):
@@ -49,9 +49,9 @@ def share_that_holds_the_truth(seeds, between, cases=200, pictures=400, truth=0.
     return held / cases
 
 
-@pytest.mark.parametrize(("seeds", "between"), [(1, 0.0), (3, 0.03), (5, 0.03)])
+@pytest.mark.parametrize(("seeds", "between"), [(1, 0.0), (3, 0.05), (5, 0.05)])
 def test_intervals_hold_the_truth_as_often_as_they_say(seeds, between):
-    assert 0.91 <= share_that_holds_the_truth(seeds, between) <= 0.99
+    assert 0.9 <= share_that_holds_the_truth(seeds, between) <= 0.99
 
 
 def test_one_seed_says_nothing_of_others():

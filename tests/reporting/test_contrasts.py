@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cpvt.reporting.contrasts import Contrasts, interval
+from cpvt.reporting.contrasts import Contrast, Contrasts, interval
 from cpvt.results import pack_hits
 
 LEARNED, PEG = ("learned", 32), ("peg", 32)
@@ -31,6 +31,10 @@ def test_a_sum_counts_the_seeds_that_all_terms_have(hits_row):
     assert (both.points, both.seeds) == (100 * (2 / 4 - 2 / 4), 1)
     assert contrast({PEG: 1, ("rope", 32): -1}) is None
     assert contrast({("peg", 64): 1, ("learned", 64): -1}) is None
+
+
+def test_a_contrast_says_its_points_and_its_interval():
+    assert str(Contrast(-0.04, -1.26, 2, 3, 100)) == "+0.0 [-1.3, +2.0]"
 
 
 def test_terms_with_other_pictures_are_refused(hits_row):

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from cpvt.checkpoint import load, provenance
+from cpvt.cluster import check_address, import_ray, run_on_cluster
 from cpvt.config import CompareConfig, ModelConfig, Size, TrainConfig, Watch, ignore_progress, parse_size, refuse_other
 from cpvt.data import open_data
 from cpvt.looking import Subject, look_closer
@@ -26,7 +27,18 @@ RECORD, ROWS = "compare.json", "rows.jsonl"
 STEPS = {"canvas": (1, 1.5, 2, 3), "resize": (0.5, 0.75, 1, 1.5, 2)}  # test sizes by default, in training sizes
 QUICK_STEPS = {"canvas": (1, 1.5, 2), "resize": (0.75, 1, 1.5)}
 QUICK_ENCODINGS, QUICK_EPOCHS = ("learned", "rope", "peg"), 12
-GROWS = ("out", "encodings", "pool", "protocols", "seeds", "canvas_sizes", "resize_sizes", "parallel", "device")
+GROWS = (
+    "out",
+    "encodings",
+    "pool",
+    "protocols",
+    "seeds",
+    "canvas_sizes",
+    "resize_sizes",
+    "parallel",
+    "cluster",
+    "device",
+)
 MAX_PARALLEL = 8
 
 
@@ -50,11 +62,16 @@ def compare(
     Rows are added to rows.jsonl as they come. The same command goes on where an interrupted comparison stopped and
     recomputes nothing; encodings, seeds, protocols and sizes may be added to a finished one. Raises ValueError where
     the folder holds a comparison with another model, data set or recipe. Trainings run in processes of their own,
-    so a script that calls this needs the usual `if __name__ == "__main__":` (or parallel=1).
+    so a script that calls this needs the usual `if __name__ == "__main__":` (or parallel=1); with `cluster` they run on the
+    machines of a Ray cluster, see `cpvt.cluster`.
     """
     if is_foreign(config.model):
         raise ValueError(f"compare changes the encoding of our own models; train and sweep '{config.model}' by itself")
     config = spell_out(config)
+    if config.cluster:
+        check_address(config.cluster)
+        import_ray()
+        _share(config, 1)
     folder = Path(config.out)
     tasks = _plan(config)
     _refuse_other(folder, config)
@@ -73,11 +90,16 @@ def compare(
         append_rows(folder / ROWS, [row])
         on_row(row)
 
-    if parallel > 1:
-        hear: dict[str, Callable[..., Any]] = {"row": keep, "progress": watch}
-        run_in_processes(
-            _run_in_worker, unfinished, parallel, _threads(parallel), lambda kind, *what: hear[kind](*what)
-        )
+    listeners: dict[str, Callable[..., Any]] = {"row": keep, "progress": watch}
+
+    def hear(kind: str, *what: Any) -> None:
+        listeners[kind](*what)
+
+    if config.cluster and unfinished:
+        cpus, gpu = _share(config, parallel)
+        run_on_cluster(_run_in_worker, unfinished, config.cluster, folder, cpus, gpu, hear)
+    elif parallel > 1:
+        run_in_processes(_run_in_worker, unfinished, parallel, _threads(parallel), hear)
     else:
         for task in unfinished:
             _run(task, watch, keep)
@@ -207,6 +229,15 @@ def _parallel(config: CompareConfig, tasks: int) -> int:
         return min(config.parallel, tasks)
     on_gpu = config.device not in ("auto", "cpu") or (config.device == "auto" and torch.cuda.is_available())
     return 1 if on_gpu else min(cores(), MAX_PARALLEL, tasks)
+
+
+def _share(config: CompareConfig, parallel: int) -> tuple[int, bool | None]:
+    """CPUs of a training in a cluster, and whether it takes a GPU; None: where the cluster has any."""
+    if config.device.startswith("cuda:"):
+        raise ValueError(f"on a cluster every training gets a GPU of its own: say --device cuda; got '{config.device}'")
+    if config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available()):
+        return 1 + config.source.loader_workers, True
+    return max(1, cores() // parallel), None if config.device == "auto" else False
 
 
 def _threads(parallel: int) -> int:

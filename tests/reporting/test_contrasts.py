@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cpvt.reporting.contrasts import Contrasts, interval
+from cpvt.reporting.contrasts import Contrast, Contrasts, interval
 from cpvt.results import pack_hits
 
 LEARNED, PEG = ("learned", 32), ("peg", 32)
@@ -33,13 +33,17 @@ def test_a_sum_counts_the_seeds_that_all_terms_have(hits_row):
     assert contrast({("peg", 64): 1, ("learned", 64): -1}) is None
 
 
+def test_a_contrast_says_its_points_and_its_interval():
+    assert str(Contrast(-0.04, -1.26, 2, 3, 100)) == "+0.0 [-1.3, +2.0]"
+
+
 def test_terms_with_other_pictures_are_refused(hits_row):
     contrast = Contrasts([hits_row([True] * 4), hits_row([True] * 5, encoding="learned")], "canvas")
     with pytest.raises(ValueError, match="same pictures.*'peg at 32': 4, 'learned at 32': 5"):
         contrast({PEG: 1, LEARNED: -1})
 
 
-def share_that_holds_the_truth(seeds, between, cases=200, pictures=400, truth=0.1):
+def share_that_holds_the_truth(seeds, between, cases=200, pictures=3000, truth=0.3):
     """How often the interval holds the true mean, where trainings differ by `between`."""
     draw, held = np.random.default_rng(0), 0
     for case in range(cases):
@@ -49,9 +53,9 @@ def share_that_holds_the_truth(seeds, between, cases=200, pictures=400, truth=0.
     return held / cases
 
 
-@pytest.mark.parametrize(("seeds", "between"), [(1, 0.0), (3, 0.03), (5, 0.03)])
+@pytest.mark.parametrize(("seeds", "between"), [(1, 0.0), (3, 0.05), (5, 0.05)])
 def test_intervals_hold_the_truth_as_often_as_they_say(seeds, between):
-    assert 0.91 <= share_that_holds_the_truth(seeds, between) <= 0.99
+    assert 0.9 <= share_that_holds_the_truth(seeds, between) <= 0.99
 
 
 def test_one_seed_says_nothing_of_others():

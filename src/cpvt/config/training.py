@@ -225,7 +225,11 @@ class CompareConfig:
     model: str = "cpvt_micro"
     train_size: int | None = None
     parallel: int | None = None
-    """Trainings at once, a process each; by default one per core on the CPU (eight at most), on a GPU one."""
+    """Trainings at once, a process each; by default one per core on the CPU (eight at most), on a GPU one. On a cluster: on
+    a machine like this one."""
+    cluster: str = ""
+    """Spread the trainings over a Ray cluster: 'auto', HOST:PORT or ray://HOST:PORT; 'ray' takes one that runs, else makes
+    one of this machine. All its machines must share the folders."""
     device: str = "auto"
     source: Source = field(default_factory=Source)
     recipe: Recipe = field(default_factory=Recipe)

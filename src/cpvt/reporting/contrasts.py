@@ -26,7 +26,8 @@ class Contrast(NamedTuple):
     pictures: int
 
     def __str__(self) -> str:
-        return f"{self.points:+.1f} [{self.low:+.1f}, {self.high:+.1f}]"
+        points, low, high = (f"{round(value, 1) + 0.0:+.1f}" for value in self[:3])  # no -0.0
+        return f"{points} [{low}, {high}]"
 
 
 class Contrasts:

@@ -74,6 +74,22 @@ def test_the_tables_of_positions_are_those_made_from_rows_and_findings(tmp_path)
     assert all(table in text for table in tables.strip().split("\n\n"))
 
 
+def test_the_tables_of_photographs_are_those_of_the_rows(tmp_path):
+    page, results = (ROOT / "docs" / "photographs.md").read_text(), tmp_path / "docs" / "results"
+    results.mkdir(parents=True)
+    shutil.copy(ROOT / "docs" / "results" / "tables.py", results)
+    for name in ("cifar10", "scenes", "ablations"):
+        (results / name).mkdir()
+        rows = ROOT / "docs" / "results" / name / "rows.jsonl"
+        if rows.exists():
+            shutil.copy(rows, results / name)
+    bare = re.sub(r"(<!-- begin (.+?) -->).*?(<!-- end \2 -->)", r"\1\n\3", page, flags=re.DOTALL)
+    assert bare != page
+    (tmp_path / "docs" / "photographs.md").write_text(bare)
+    subprocess.run([sys.executable, str(results / "tables.py")], check=True, capture_output=True)
+    assert (tmp_path / "docs" / "photographs.md").read_text() == page, "run `python docs/results/tables.py`"
+
+
 def test_the_figures_of_speed_and_memory_are_those_measured():
     figures = [
         figure

@@ -7,7 +7,7 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any
 import safetensors.torch
 import torch
 from timm import list_models
-from torch import nn
+from torch import Tensor, nn
 
 from cpvt import __version__
 from cpvt.config import ForeignConfig, ModelConfig, sides
@@ -105,9 +105,9 @@ def _unknown(name: str) -> str:
     return f"'{name}' is no folder of a run and no model of {', '.join(f'{each}:NAME' for each in MAKERS)}.{hint}"
 
 
-def save_checkpoint(folder: Path, model: nn.Module, record: dict[str, Any]) -> None:
+def save_checkpoint(folder: Path, weights: Mapping[str, Tensor], record: dict[str, Any]) -> None:
     """Write weights, then the record; each file is replaced whole or not at all."""
-    state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
+    state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights.items()}
     with replacing(folder / WEIGHTS) as file:
         file.write(safetensors.torch.save(state))
     write_json(folder / RECORD, record)

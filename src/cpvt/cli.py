@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 
 def train(config: TrainConfig) -> dict[str, Any]:
+    from cpvt import processes
     from cpvt.checkpoint import load
     from cpvt.data import open_data
     from cpvt.progress import Bars
@@ -40,19 +42,22 @@ def train(config: TrainConfig) -> dict[str, Any]:
         rows: list[Row] = []
         source = config.source
         data = open_data(source.data, source.data_root)
-        if data.test is not None:
+        if data.test is not None:  # by all processes together
             rows += sweep(
                 checkpoint, data, [checkpoint.config.img_size], protocol="resize", crop_ratio=source.crop_ratio, on_bad_picture=source.on_bad_picture, watch=bars,
             )  # fmt: skip
-            append_rows(folder / "rows.jsonl", rows)
-    skipped = history[-1]["skipped"] + sum(row.skipped for row in rows)
+    told = {"run": str(folder), "train_accuracy": history[-1]["accuracy"],
+            "skipped": history[-1]["skipped"] + sum(row.skipped for row in rows),
+            "test_accuracy": rows[0].accuracy if rows else None}  # fmt: skip
+    if not processes.is_first():
+        return told
+    append_rows(folder / "rows.jsonl", rows)
     if history[-1]["shrunk"]:
         print(f"{history[-1]['shrunk']} training pictures were shrunk to the longest side allowed (--longest-side)")
     tested = f", test accuracy {rows[0].accuracy:.1%} at {rows[0].size} pixels" if rows else ""
-    bad = f"; {skipped} pictures did not decode" if skipped else ""
+    bad = f"; {told['skipped']} pictures did not decode" if told["skipped"] else ""
     print(f"{folder}: training accuracy {history[-1]['accuracy']:.1%}{tested}{bad}")
-    return {"run": str(folder), "train_accuracy": history[-1]["accuracy"], "skipped": skipped,
-            "test_accuracy": rows[0].accuracy if rows else None}  # fmt: skip
+    return told
 
 
 def sweep(config: SweepConfig) -> dict[str, Any]:
@@ -224,7 +229,7 @@ def _print_table(rows: list[Row]) -> None:
 
 VERBS: dict[str, tuple[type, Any, str]] = {
     "compare": (CompareConfig, compare, "train every encoding alike, test at sizes never seen, draw the page"),
-    "train": (TrainConfig, train, "train one model"),
+    "train": (TrainConfig, train, "train one model, by options or by a recipe: cpvt train RECIPE.py ..."),
     "sweep": (SweepConfig, sweep, "test a model at many sizes: a run, or timm:NAME, hf:NAME, torchvision:NAME"),
     "retrofit": (RetrofitConfig, retrofit, "give a trained model PEGs, train it on, test it before and after"),
     "probe": (ProbeConfig, probe, "measure what a model knows of positions"),
@@ -246,26 +251,40 @@ POSITIONAL = (
 
 
 def parse(arguments: list[str] | None = None) -> Any:
-    """The configuration that a command line asks for."""
+    """The configuration that a command line asks for; `train RECIPE.py ...` puts options over those of the recipe."""
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    recipe: TrainConfig | None = None
+    if words[:1] == ["train"] and words[1:2] and words[1].endswith(".py"):
+        from cpvt.recipes import read_recipe
+
+        recipe = read_recipe(words.pop(1))
     union: Any = None
-    for name, (kind, _, words) in VERBS.items():
+    for name, (kind, _, about) in VERBS.items():
         by_place = (tyro.conf.PositionalRequiredArgs,) if name in POSITIONAL else ()
-        marked: Any = (kind, tyro.conf.subcommand(name, description=words), *by_place)
+        default: dict[str, Any] = {"default": recipe} if kind is TrainConfig and recipe is not None else {}
+        marked: Any = (kind, tyro.conf.subcommand(name, description=about, **default), *by_place)
         option = Annotated[marked]
         union = option if union is None else union | option
-    words = "Which positional encoding holds at any size? The last line of every command's output is one JSON object."
-    return tyro.cli(union, prog="cpvt", args=arguments, description=words, config=(tyro.conf.OmitArgPrefixes,))
+    about = "Which positional encoding holds at any size? The last line of every command's output is one JSON object."
+    return tyro.cli(union, prog="cpvt", args=words, description=about, config=(tyro.conf.OmitArgPrefixes,))
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run `cpvt VERB ...`; the last line of standard output is one JSON object."""
+    """Run `cpvt VERB ...`; the last line of standard output is one JSON object (of several processes, the first one's)."""
     try:
         config = parse(arguments)
         act = next(act for kind, act, _ in VERBS.values() if isinstance(config, kind))
-        print(json.dumps(act(config)))
+        told = act(config)
+        if os.environ.get("RANK", "0") == "0":
+            print(json.dumps(told))
     except (ValueError, OSError, FloatingPointError) as error:
         print(f"cpvt: {error}", file=sys.stderr)
         raise SystemExit(2) from error
     except KeyboardInterrupt:
         print("cpvt: interrupted; what was finished is kept, and the same command goes on from there", file=sys.stderr)
         raise SystemExit(130) from None
+    except RuntimeError as error:
+        if not hasattr(error, "exit_code"):
+            raise
+        print(f"cpvt: {error}", file=sys.stderr)
+        raise SystemExit(error.exit_code) from None

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-from torch import Tensor
-
+from cpvt import processes
 from cpvt.checkpoint import Checkpoint, as_subject, load
 from cpvt.config import (
     POOLS,
@@ -24,9 +21,9 @@ from cpvt.config import (
     sides,
 )
 from cpvt.data import Batch, DataSet, Split, Transform, View, load_batches, load_packs, open_data
-from cpvt.memory import mark_memory, peak_memory
 from cpvt.results import Row, pack_hits
 from cpvt.retrofitting import describe_retrofit
+from cpvt.scoring import Score, measure
 from cpvt.subjects import RefusedError, Subject, is_foreign
 
 POOL_NAMES = {timm_name: name for name, timm_name in POOLS.items()}
@@ -40,23 +37,6 @@ class Identity(NamedTuple):
     pool: str = ""
     seed: int = 0
     at: tuple[int, ...] = ()
-
-
-@dataclass
-class Score:
-    """What testing a model on one split at one size gives, counted up batch by batch."""
-
-    correct: int = 0
-    top5: int = 0
-    total: int = 0
-    seconds: float = 0.0
-    model_seconds: float = 0.0
-    fill: float = 0.0
-    shrunk: int = 0
-    skipped: int = 0
-    peak_memory: int | None = None
-    refused: str | None = None
-    hits: list[bool] = field(default_factory=list)
 
 
 def sweep(
@@ -113,12 +93,15 @@ def sweep(
     changes |= {"crop_ratio": crop_ratio, "interpolation": interpolation, "longest_side": longest_side}
     known = {name: value for name, value in changes.items() if value is not None}
     transform = replace(_transform_of(subject, data, max(max(sides(size)) for size in wanted)), **known)
+    order = processes.share(range(len(split)))
     for size in wanted:
         view = View(transform, protocol, sides(size))
         if protocol == "native":
-            batches = load_packs(split, view, subject.patch_size or 1, token_budget, on_bad_picture=on_bad_picture)
+            batches = load_packs(
+                split, view, subject.patch_size or 1, token_budget, order=order, on_bad_picture=on_bad_picture
+            )
         else:
-            batches = load_batches(split, view, batch_size, on_bad_picture=on_bad_picture)
+            batches = load_batches(split, view, batch_size, order=order, on_bad_picture=on_bad_picture)
         ready, score = _measure_at(subject, size, protocol, batches, data, watch)
         yield replace(_row(identity, ready, data.name, protocol, size, transform, score), weights=str(checkpoint or ""))
 
@@ -172,60 +155,6 @@ def _measure_at(
     except RefusedError as refusal:
         watch(f"{protocol} {size}", count, count, "refused")
         return ready, Score(refused=str(refusal))
-
-
-def measure(
-    subject: Subject,
-    batches: Iterable[Batch],
-    count: int,
-    classes: int,
-    name: str = "test",
-    watch: Watch = ignore_progress,
-) -> Score:
-    """Count how many of `count` pictures a model names right, batch by batch. RefusedError where it refuses them."""
-    score, device, start = Score(), subject.device, time.perf_counter()
-    held = _mark(device)
-    for batch in batches:
-        read = len(batch.labels)
-        score.skipped += len(batch.skipped)
-        if read:
-            pictures = batch.pictures_on(device)
-            began = time.perf_counter()
-            logits = (
-                subject.logits_of_list(pictures) if isinstance(pictures, list) else subject.logits(pictures)
-            ).cpu()
-            score.model_seconds += time.perf_counter() - began
-            if logits.shape[1] != classes:
-                raise ValueError(f"'{subject.name}' tells {logits.shape[1]} classes apart, the data has {classes}")
-            _count(score, logits, batch.labels)
-        score.total += read
-        score.shrunk += batch.shrunk
-        score.fill += batch.filled * read
-        watch(name, score.total + score.skipped, count, f"accuracy {score.correct / max(1, score.total):.1%}")
-    if not score.total:
-        raise ValueError(f"none of the {count} test pictures can be used")
-    score.seconds, score.fill = time.perf_counter() - start, score.fill / score.total
-    score.peak_memory = max(0, _peak(device) - held)
-    return score
-
-
-def _count(score: Score, logits: Tensor, labels: Tensor) -> None:
-    best = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
-    score.correct += int(best[:, 0].sum())
-    score.top5 += int(best.sum())
-    score.hits += best[:, 0].tolist()
-
-
-def _mark(device: torch.device) -> int:
-    """Bytes held now, from which the peak is counted."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        return torch.cuda.memory_allocated(device)
-    return mark_memory()
-
-
-def _peak(device: torch.device) -> int:
-    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_memory()
 
 
 def check_sizes(wanted: Sequence[Size], patch_size: int) -> None:
@@ -289,5 +218,5 @@ def _row(
         refused=score.refused,
         mean=transform.mean,
         std=transform.std,
-        hits=pack_hits(score.hits),
+        hits=pack_hits(score.hits) if len(score.hits) == score.total else None,
     )

@@ -260,8 +260,11 @@ def test_no_view_touches_the_global_generators(kind):
 
 
 def test_the_global_generators_are_put_back_after_an_error():
-    class Broken:
-        def convert(self, mode):
+    class Broken(Image.Image):
+        mode = "RGB"
+
+        @property
+        def size(self):
             raise OSError("a disk went away")
 
     before = random.getstate(), torch.get_rng_state()

@@ -45,8 +45,8 @@ def test_the_start_is_that_of_the_authors_code():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"kernel_size": 4}, "odd and 3 or more.*got 4"),
-        ({"kernel_size": 1}, "odd and 3 or more.*got 1"),
+        ({"kernel_size": 4}, "odd and 1 or more.*got 4"),
+        ({"kernel_size": -1}, "odd and 1 or more.*got -1"),
         ({"padding_mode": "valid"}, "zeros, reflect, replicate, circular; got 'valid'"),
         ({"layout": "NLP"}, "NLC, NHWC, NCHW; got 'NLP'"),
     ],
@@ -63,3 +63,30 @@ def test_calls_that_make_no_sense():
         cpvt.PEG(4, layout="NHWC")(torch.zeros(1, 3, 5, 4), grid=(3, 5))
     with pytest.raises(ValueError, match=r"4 axes and 4 channels; got \(1, 3, 5, 4\)"):
         cpvt.PEG(4, layout="NCHW")(torch.zeros(1, 3, 5, 4))
+
+
+def test_a_kernel_of_one_place_gives_no_positions():
+    layer = cpvt.PEG(4, kernel_size=1, padding_mode="zeros").double()
+    torch.nn.init.normal_(layer.bias)
+    tokens = torch.randn(2, 1 + 15, 4, dtype=torch.float64)
+    order = torch.cat([torch.zeros(1, dtype=torch.int64), 1 + torch.randperm(15)])
+    out = layer(tokens, (3, 5), prefix_tokens=1)
+    torch.testing.assert_close(layer(tokens[:, order], (3, 5), prefix_tokens=1), out[:, order])
+    torch.testing.assert_close(layer(tokens, (5, 3), prefix_tokens=1), out)
+
+
+@pytest.mark.parametrize("name", ["peg(frozen=True)", "learned+peg5(frozen=True)"])
+def test_a_frozen_peg_encodes_as_drawn_and_never_learns(name):
+    torch.manual_seed(0)
+    model = cpvt.create_model("cpvt_micro", encoding=name, num_classes=3, img_size=16)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.SGD(learning, lr=0.1)
+    model(torch.randn(2, 3, 16, 16)).square().sum().backward()
+    optimizer.step()
+    changed = {key for key, value in model.state_dict().items() if not torch.equal(value, before[key])}
+    pegs = {key for key in before if "peg." in key}
+    assert pegs
+    assert not changed & pegs
+    assert {key for key, _ in model.named_parameters()} - pegs - changed == set()
+    assert all(before[key].any() for key in pegs if key.endswith("weight"))

@@ -51,6 +51,7 @@ def check(inputs, grid, prefix, residual=True, dilation=1, seed=None):
 
 CASES = [  # grid, prefix, side of the kernel, dilation, residual, batch, width
     ((3, 5), 1, 3, 1, True, 3, 24),
+    ((3, 5), 1, 1, 1, True, 2, 24),
     ((3, 5), 5, 5, 2, False, 1, 1),
     ((1, 7), 1, 3, 2, True, 1, 130),
     ((1, 7), 0, 5, 1, False, 3, 24),

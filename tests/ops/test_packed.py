@@ -34,7 +34,7 @@ def check(grids, prefix, form, dims=2, kernel=3, **how):
 
 @pytest.mark.parametrize("residual", [True, False])
 @pytest.mark.parametrize("prefix", [0, 1, 5])
-@pytest.mark.parametrize(("kernel", "dilation"), [(3, 1), (5, 1), (3, 2), (7, 3)])
+@pytest.mark.parametrize(("kernel", "dilation"), [(1, 1), (3, 1), (5, 1), (3, 2), (7, 3)])
 @pytest.mark.parametrize("form", ["canvas", "each"])
 def test_no_picture_of_a_pack_sees_another(form, kernel, dilation, prefix, residual):
     check(GRIDS, prefix, form, kernel=kernel, dilation=dilation, residual=residual)

@@ -37,7 +37,7 @@ def loop_over_neighbours(tokens, weight, bias, grid, prefix):
 
 @pytest.mark.parametrize("grid", GRIDS)
 @pytest.mark.parametrize("prefix", [0, 1, 5])
-@pytest.mark.parametrize("kernel_size", [3, 5])
+@pytest.mark.parametrize("kernel_size", [1, 3, 5])
 def test_the_reference_is_the_loop_over_neighbours(grid, prefix, kernel_size):
     tokens, weight, bias = draw(grid, prefix, kernel_size, dim=2, batch=1)
     expected = loop_over_neighbours(tokens, weight, bias, grid, prefix)
@@ -46,7 +46,7 @@ def test_the_reference_is_the_loop_over_neighbours(grid, prefix, kernel_size):
 
 @pytest.mark.parametrize("grid", GRIDS)
 @pytest.mark.parametrize("prefix", [0, 1, 5])
-@pytest.mark.parametrize("kernel_size", [3, 5])
+@pytest.mark.parametrize("kernel_size", [1, 3, 5])
 @pytest.mark.parametrize("residual", [True, False])
 def test_outputs_and_all_gradients_equal_the_reference(grid, prefix, kernel_size, residual):
     inputs = draw(grid, prefix, kernel_size)

@@ -8,6 +8,7 @@ from cpvt.ops import scattered
 
 FORMS = [
     (dict(), (5, 7)),
+    (dict(kernel_size=1), (3, 4)),
     (dict(kernel_size=5), (1, 9)),
     (dict(kernel_size=(5, 3), dilation=2), (6, 5)),
     (dict(dims=1, causal=True, kernel_size=5), (11,)),

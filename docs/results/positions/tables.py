@@ -12,6 +12,7 @@ from statistics import mean, stdev
 from typing import Any, NamedTuple
 
 from cpvt.findings import read_findings
+from cpvt.reporting.markdown import lay_out
 from cpvt.results import read_rows
 
 HERE = Path(__file__).parent
@@ -93,11 +94,8 @@ def box(values: list[float], digits: int = 2) -> str:
 
 def table(title: str, columns: tuple[str, ...], lines: dict[str, Callable[[str], str]], **called: str) -> str:
     """A line for each entry of `lines`, which says what stands in each column."""
-    head = [
-        f"| {title} | {' | '.join({**WORDS, **called}.get(name, name) for name in columns)} |",
-        "|---|" + "---:|" * len(columns),
-    ]
-    return "\n".join([*head, *(f"| {words} | {' | '.join(map(say, columns))} |" for words, say in lines.items())])
+    heads = [{**WORDS, **called}.get(name, name) for name in columns]
+    return lay_out(title, heads, {words: [say(name) for name in columns] for words, say in lines.items()})
 
 
 def draw(found: dict[str, Any], rows: list[Any], run_of: Callable[[str], str]) -> None:

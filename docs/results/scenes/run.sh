@@ -11,3 +11,6 @@ for seed in ${SEEDS:-0 1 2}; do
             --parallel 1 --out "$1"
     done
 done
+python -m cpvt report "$1" --out "$(dirname "$0")"
+cp "$1/rows.jsonl" "$(dirname "$0")/rows.jsonl"
+python "$(dirname "$0")/../tables.py"

@@ -6,13 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from cpvt.data.base import DataSet, Split
-from cpvt.data.loading import Batch, check_on_bad_picture, load_batches, load_packs
+from cpvt.data.loading import Batch, Draw, check_on_bad_picture, load_batches, load_packs, load_plan
 from cpvt.data.pictures import BadPictureError, check_usable, decode
-from cpvt.data.views import VIEWS, Transform, View
+from cpvt.data.variations import Variation
+from cpvt.data.views import NATIVE_VIEWS, VIEWS, Transform, View
 
 __all__ = [
-    "VIEWS", "BadPictureError", "Batch", "DataSet", "Split", "Transform", "View", "check_on_bad_picture",
-    "check_usable", "decode", "load_batches", "load_packs", "open_data",
+    "NATIVE_VIEWS", "VIEWS", "BadPictureError", "Batch", "DataSet", "Draw", "Split", "Transform", "Variation", "View",
+    "check_on_bad_picture", "check_usable", "decode", "load_batches", "load_packs", "load_plan", "open_data",
 ]  # fmt: skip
 
 KNOWN = {

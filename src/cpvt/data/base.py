@@ -9,6 +9,8 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
+Sides = tuple[int, int]  # height, width in pixels
+
 
 class Split(Protocol):
     """Labelled pictures by number."""

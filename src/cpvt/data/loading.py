@@ -1,8 +1,9 @@
-"""Batches: pictures read, viewed and stacked or listed, each drawn from (seed, epoch, number) and from nothing else."""
+"""Batches: pictures read, viewed and stacked or listed, each drawn from (seed, epoch, number, copy) and from nothing else."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from cpvt.config import TOKEN_BUDGET
-from cpvt.data.base import Split
+from cpvt.data.base import Sides, Split
 from cpvt.data.pictures import BadPictureError, check_usable
 from cpvt.data.views import View
 from cpvt.shapes import patch_count, within_budget
@@ -27,69 +28,109 @@ class Batch(NamedTuple):
     skipped: list[str]  # messages of pictures that could not be used
 
     def pictures_on(self, device: torch.device) -> Tensor | list[Tensor]:
-        """The pictures, moved to a device."""
+        """The pictures, moved to a device; to a GPU without waiting where they were pinned."""
+        without_waiting = device.type == "cuda"
         if isinstance(self.pictures, Tensor):
-            return self.pictures.to(device)
-        return [picture.to(device) for picture in self.pictures]
+            return self.pictures.to(device, non_blocking=without_waiting)
+        return [picture.to(device, non_blocking=without_waiting) for picture in self.pictures]
+
+
+class Draw(NamedTuple):
+    """One picture of a plan: which, in which of its variations, and at which sides."""
+
+    number: int  # in the split
+    copy: int = 0  # which of several variations that an epoch holds
+    sides: Sides | None = None  # height and width in pixels, instead of the view's own
+
+    def generator(self, seed: int, epoch: int) -> np.random.Generator:
+        """What is random about it, the same wherever and whenever it is read."""
+        address = (seed, epoch, self.number)
+        return np.random.default_rng((*address, self.copy) if self.copy else address)
 
 
 class _Seen(NamedTuple):
-    tensor: Tensor
+    shape: Sequence[int]  # (C, H, W)
     label: int
     filled: float
     shrunk: bool
 
 
-class _Looking(Dataset["_Seen | str"]):
-    def __init__(self, split: Split, view: View, seed: int, epoch: int, smallest_side: int = 1) -> None:
+class _Part(NamedTuple):
+    """What is read of a plan at a time, with one tensor: each that a worker sends holds a file open."""
+
+    values: Tensor  # of all pictures, end to end
+    seen: list[_Seen]
+    skipped: list[str]
+
+
+class _Looking(Dataset["tuple[Tensor, _Seen] | str"]):
+    def __init__(self, split: Split, view: View, seed: int, epoch: int, smallest_side: int) -> None:
         self.split, self.view, self.seed, self.epoch, self.smallest_side = split, view, seed, epoch, smallest_side
 
-    def __len__(self) -> int:
-        return len(self.split)
-
-    def __getitem__(self, index: int) -> _Seen | str:
-        draw = np.random.default_rng((self.seed, self.epoch, index))
+    def __getitem__(self, wanted: Draw) -> tuple[Tensor, _Seen] | str:
+        draw, view = wanted.generator(self.seed, self.epoch), self.view.at(wanted.sides)
         try:
-            picture, label = self.split.read(index, draw)
+            picture, label = self.split.read(wanted.number, draw)
+            tensor = view(picture, draw)
+            check_usable(tensor.shape, self.smallest_side, f"picture number {wanted.number}")
         except BadPictureError as error:
             return str(error)  # as words: torch would wrap an error from a worker in that worker's traceback
-        tensor = self.view(picture, draw)
-        try:
-            check_usable(tensor.shape, self.smallest_side, f"picture number {index}")
-        except BadPictureError as error:
-            return str(error)
-        return _Seen(tensor, label, self.view.filled(picture), self.view.shrinks(picture))
+        return tensor, _Seen(tuple(tensor.shape), label, view.filled(picture), view.shrinks(picture))
 
 
-def _batch(items: list[_Seen | str], stack: bool) -> Batch:
-    seen = [item for item in items if isinstance(item, _Seen)]
-    skipped = [item for item in items if isinstance(item, str)]
-    pictures = [item.tensor for item in seen]
-    labels = torch.tensor([item.label for item in seen], dtype=torch.int64)
-    filled = sum(item.filled for item in seen) / max(1, len(seen))
-    shrunk = sum(item.shrunk for item in seen)
-    return Batch(torch.stack(pictures) if stack and seen else pictures, labels, filled, shrunk, skipped)
+def _part(items: list[tuple[Tensor, _Seen] | str]) -> _Part:
+    seen = [item for item in items if not isinstance(item, str)]
+    values = torch.cat([tensor.flatten() for tensor, _ in seen]) if seen else torch.empty(0)
+    return _Part(values, [each for _, each in seen], [item for item in items if isinstance(item, str)])
 
 
-def _stacked(items: list[_Seen | str]) -> Batch:
-    return _batch(items, stack=True)
+def _batch(part: _Part, stack: bool) -> Batch:
+    seen, shapes = part.seen, [each.shape for each in part.seen]
+    pictures: Tensor | list[Tensor]
+    if stack and seen:
+        if len({tuple(shape) for shape in shapes}) > 1:
+            raise ValueError("pictures of several sizes do not stack; pass stack=False for a list of them")
+        pictures = part.values.view(len(seen), *shapes[0])
+    else:
+        lengths = [math.prod(shape) for shape in shapes]
+        pictures = [values.view(*shape) for values, shape in zip(part.values.split(lengths), shapes)]
+    labels = torch.tensor([each.label for each in seen], dtype=torch.int64)
+    filled = sum(each.filled for each in seen) / max(1, len(seen))
+    return Batch(pictures, labels, filled, sum(each.shrunk for each in seen), part.skipped)
 
 
-def _with_array(item: Any) -> Any:
-    """With an array for the tensor: each tensor that a worker sends would hold a file open."""
-    return (item.tensor.numpy(), *item[1:]) if isinstance(item, _Seen) else item
+def load_plan(
+    split: Split,
+    view: View,
+    plan: Iterable[Sequence[Draw]],
+    *,
+    seed: int = 0,
+    epoch: int = 0,
+    on_bad_picture: str = "error",
+    workers: int = 0,
+    smallest_side: int = 1,
+    stack: bool = True,
+    pin: bool = False,
+) -> Iterator[Batch]:
+    """Yield a batch for each element of a plan, in its order; an empty element makes an empty batch.
 
-
-def _with_tensor(item: Any) -> _Seen | str:
-    return item if isinstance(item, str) else _Seen(torch.from_numpy(item[0]), *item[1:])
-
-
-def _read(
-    looking: _Looking, order: Sequence[int] | None, workers: int, batch_size: int | None, collate: Callable[[Any], Any]
-) -> DataLoader[Any]:
-    """Pictures in the given order, collated by `batch_size` or, without one, each for itself."""
-    indices = range(len(looking)) if order is None else [int(index) for index in order]
-    return DataLoader(looking, batch_size, sampler=indices, num_workers=workers, collate_fn=collate)
+    What is random about a picture depends on (seed, epoch, its number), and on its copy where that is not 0, and on
+    nothing else: not on who reads it, nor on what was read before. A picture that does not decode, or that has a side
+    below `smallest_side` pixels, is an error that names it, or with `on_bad_picture='skip'` is left out and named in
+    the batch.
+    workers: processes that read. stack: one tensor a batch, else a list, each picture at its own size.
+    pin: put the pictures where a GPU fetches them faster.
+    """
+    check_on_bad_picture(on_bad_picture)
+    looking: Any = _Looking(split, view, seed, epoch, smallest_side)
+    loader = DataLoader(
+        looking, batch_sampler=map(list, plan), num_workers=workers, collate_fn=_part, pin_memory=pin,
+        generator=torch.Generator(),  # torch draws a seed for its workers, and would from the generator of all
+    )  # fmt: skip
+    for part in loader:
+        if part.skipped and on_bad_picture == "error":
+            raise BadPictureError(part.skipped[0])
+        yield _batch(part, stack)
 
 
 def load_batches(
@@ -103,16 +144,9 @@ def load_batches(
     on_bad_picture: str = "error",
     workers: int = 0,
 ) -> Iterator[Batch]:
-    """Yield the split in batches, in the given order of numbers (by default as it stands).
-
-    What is random about picture i depends on (seed, epoch, i) alone, however many workers read. A picture that does
-    not decode is an error that names it, or with `on_bad_picture='skip'` is left out and named in the batch.
-    """
-    check_on_bad_picture(on_bad_picture)
-    for batch in _read(_Looking(split, view, seed, epoch), order, workers, batch_size, _stacked):
-        if batch.skipped and on_bad_picture == "error":
-            raise BadPictureError(batch.skipped[0])
-        yield batch
+    """Yield the split in batches, in the given order of numbers (by default as it stands); see `load_plan`."""
+    plan = _plan(split, order, batch_size)
+    return load_plan(split, view, plan, seed=seed, epoch=epoch, on_bad_picture=on_bad_picture, workers=workers)
 
 
 def load_packs(
@@ -133,18 +167,39 @@ def load_packs(
     holds at most; a picture with more makes a list of its own. As `load_batches` otherwise; a picture smaller than a
     patch counts as one that does not decode.
     """
-    check_on_bad_picture(on_bad_picture)
-    loader = _read(_Looking(split, view, seed, epoch, patch_size), order, workers, None, _with_array)
+    singles = load_plan(
+        split, view, _plan(split, order, 1), seed=seed, epoch=epoch, on_bad_picture=on_bad_picture, workers=workers,
+        smallest_side=patch_size, stack=False,
+    )  # fmt: skip
 
-    def tokens(item: _Seen | str) -> int:
-        if isinstance(item, _Seen):
-            return patch_count(item.tensor.shape, patch_size)
-        if on_bad_picture == "error":
-            raise BadPictureError(item)
-        return 0
+    def tokens(single: Batch) -> int:
+        return sum(patch_count(picture.shape, patch_size) for picture in single.pictures)
 
-    for pack in within_budget(map(_with_tensor, loader), tokens, token_budget):
-        yield _batch(pack, stack=False)
+    for pack in within_budget(map(_owned, singles), tokens, token_budget):
+        yield _joined(pack)
+
+
+def _plan(split: Split, order: Sequence[int] | None, batch_size: int) -> Iterator[list[Draw]]:
+    numbers = range(len(split)) if order is None else order
+    for start in range(0, len(numbers), batch_size):
+        yield [Draw(int(number)) for number in numbers[start : start + batch_size]]
+
+
+def _owned(batch: Batch) -> Batch:
+    """With memory of its own: what a worker sent holds a file open."""
+    return batch._replace(pictures=[picture.clone() for picture in batch.pictures])
+
+
+def _joined(batches: Sequence[Batch]) -> Batch:
+    """Lists of pictures, end to end."""
+    labels = torch.cat([batch.labels for batch in batches])
+    return Batch(
+        [picture for batch in batches for picture in batch.pictures],
+        labels,
+        sum(batch.filled * len(batch.labels) for batch in batches) / max(1, len(labels)),
+        sum(batch.shrunk for batch in batches),
+        [words for batch in batches for words in batch.skipped],
+    )
 
 
 def check_on_bad_picture(on_bad_picture: str) -> None:

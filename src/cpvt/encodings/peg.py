@@ -20,8 +20,8 @@ LAYOUTS = ("NLC", "NHWC", "NCHW")
 class PEG(nn.Module):
     """Positional encoding generator: a small convolution over the grid of tokens, added to the tokens.
 
-    dim: width D of a token. kernel_size: odd, 3 or more; several, as (7, 5, 3), are summed (PPEG) at the price of the
-    largest. dims: axes of the grid, 1 for (n,), 2 for (h, w), 3 for (t, h, w). causal: along the first axis a token sees
+    dim: width D of a token. kernel_size: odd; several, as (7, 5, 3), are summed (PPEG) at the price of the largest; 1
+    sees no neighbour and no border, so it gives no positions: a control for the parameters. dims: axes of the grid, 1 for (n,), 2 for (h, w), 3 for (t, h, w). causal: along the first axis a token sees
     only what comes before it, and itself. dilation: places from tap to tap.
     padding_mode: what stands beyond the border, 'zeros' (the paper's, and what tells a token how far the border is),
     'reflect', 'replicate' or 'circular'. layout: 'NLC' for (B, P + h * w, D) with a grid, 'NHWC' for (B, h, w, D),
@@ -168,8 +168,8 @@ class PEG(nn.Module):
 
 def _check(sizes: Sequence[int], dims: int, causal: bool, dilation: int, padding_mode: str, layout: str) -> None:
     for size in sizes or [0]:
-        if size < 3 or size % 2 == 0:
-            raise ValueError(f"kernel_size must be odd and 3 or more, so that a token is its own centre; got {size}")
+        if size < 1 or size % 2 == 0:
+            raise ValueError(f"kernel_size must be odd and 1 or more, so that a token is its own centre; got {size}")
     if dims not in ops.CONVOLUTIONS:
         raise ValueError(f"dims must be 1, 2 or 3, the axes of the grid; got {dims}")
     if dilation < 1:
@@ -189,7 +189,8 @@ def _check(sizes: Sequence[int], dims: int, causal: bool, dilation: int, padding
 class PEGEncoding(PositionalEncoding):
     """A convolution over the tokens generates positions from their neighbourhood and the border (PEG, after block 1).
 
-    at: the depths that hold a PEG each; (1,) is the paper's position "0". The other options are PEG's.
+    at: the depths that hold a PEG each; (1,) is the paper's position "0". frozen: weights stay as drawn, to tell what
+    PEG learns from what any local mixture does. The other options are PEG's; kernel_size=1 gives no positions.
     """
 
     def __init__(
@@ -199,6 +200,7 @@ class PEGEncoding(PositionalEncoding):
         kernel_size: int | Sequence[int] = 3,
         padding_mode: str = "zeros",
         dilation: int = 1,
+        frozen: bool = False,
     ) -> None:
         super().__init__()
         self.at = (at,) if isinstance(at, int) else tuple(at)
@@ -209,6 +211,7 @@ class PEGEncoding(PositionalEncoding):
         self.peg = nn.ModuleDict(
             {str(depth): PEG(shape.dim, kernel_size, padding_mode=padding_mode, dilation=dilation) for depth in self.at}
         )
+        self.requires_grad_(not frozen)
 
     def tokens(self, x: Tensor, grid: Grid, depth: int) -> Tensor:
         return self.peg[str(depth)](x, grid)
@@ -232,7 +235,12 @@ class PEGEncoding(PositionalEncoding):
 
 
 def five_pegs(
-    shape: ModelShape, kernel_size: int | Sequence[int] = 3, padding_mode: str = "zeros", dilation: int = 1
+    shape: ModelShape,
+    kernel_size: int | Sequence[int] = 3,
+    padding_mode: str = "zeros",
+    dilation: int = 1,
+    frozen: bool = False,
 ) -> PEGEncoding:
     """A PEG after each of blocks 1 to 5, or to the last but one of a shallower model (the paper's "0-5")."""
-    return PEGEncoding(shape, tuple(range(1, max(2, min(6, shape.depth)))), kernel_size, padding_mode, dilation)
+    at = tuple(range(1, max(2, min(6, shape.depth))))
+    return PEGEncoding(shape, at, kernel_size, padding_mode, dilation, frozen)

@@ -72,12 +72,17 @@ def accuracy_figure(cells: Sequence[Cell], train_sizes: Sequence[Size]) -> Figur
     panels[0].set_ylim(0, 102)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(
-        handles, labels, loc="outside lower center", ncols=_columns(labels, len(protocols)), frameon=False, fontsize=9
+        handles,
+        labels,
+        loc="outside lower center",
+        ncols=legend_columns(labels, len(protocols)),
+        frameon=False,
+        fontsize=9,
     )
     return figure
 
 
-def _columns(labels: Sequence[str], panels: int) -> int:
+def legend_columns(labels: Sequence[str], panels: int) -> int:
     """Columns of the legend, so that it is no wider than the figure."""
     widest = max((len(line) for label in labels for line in label.splitlines()), default=1)
     return max(1, min(len(labels), 95 * panels // (widest + 6)))

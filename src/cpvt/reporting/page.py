@@ -16,10 +16,11 @@ import numpy as np
 
 from cpvt.config import Size
 from cpvt.findings import RECORD
+from cpvt.reporting.curves import CURVES, curves_figure, gather_curves, keep_curves
 from cpvt.reporting.figures import PROTOCOL_WORDS, accuracy_figure, as_bytes, attention_figure
 from cpvt.reporting.pairs import paired_differences
 from cpvt.reporting.probes import report_probes
-from cpvt.reporting.sections import pairs_section, sizes_section
+from cpvt.reporting.sections import curves_section, inline, pairs_section, sizes_section
 from cpvt.reporting.summary import BASELINE, Cell, as_csv, pixels, protocol_words, size_label, summarise, tabulate
 from cpvt.results import Row, read_json, read_rows, replacing
 
@@ -38,13 +39,15 @@ class Material:
     cells: list[Cell]
     record: dict[str, Any] | None  # compare.json: configuration and provenance
     looks: list[dict[str, Any]]  # looks.json: parameters, speed, attention of each model
+    curves: bytes | None  # the figure of the trainings, as svg
 
 
 def report(*folders: str | Path, out: str | Path | None = None) -> Path:
     """Draw the page of a comparison, or of the rows in one or several folders; returns the path of the HTML file.
 
-    Writes report.html, summary.csv, accuracy.svg and .png, and attention.png where attention was saved, into `out`, by
-    default the first folder. Where models were probed it writes probes.html there too, and returns that where
+    Writes report.html, summary.csv, accuracy.svg and .png, attention.png where attention was saved, and curves.svg where
+    there are trainings, into `out`, by default the first folder; of one folder also curves.jsonl, the curves of its
+    trainings, which outlive runs/. Where models were probed it writes probes.html there too, and returns that where
     there is nothing else. Raises ValueError where a folder holds neither rows nor findings.
     """
     rows, single = gather(folders), Path((*folders, ".")[0])
@@ -57,7 +60,7 @@ def report(*folders: str | Path, out: str | Path | None = None) -> Path:
     if len(folders) == 1:
         record = read_json(single / "compare.json") if (single / "compare.json").exists() else None
         looks = read_json(single / "looks.json") if (single / "looks.json").exists() else []
-    material = Material(rows, summarise(rows), record, looks)
+    material = Material(rows, summarise(rows), record, looks, _curves(folders, folder))
     accuracy = accuracy_figure(material.cells, _train_sizes(rows))
     svg = as_bytes(accuracy, "svg")
     _write(folder / "accuracy.svg", svg)
@@ -81,6 +84,17 @@ def gather(folders: Sequence[str | Path]) -> list[Row]:
             )
         rows += found
     return list({(row.key, row.way): row for row in rows}.values())
+
+
+def _curves(folders: Sequence[str | Path], out: Path) -> bytes | None:
+    epochs = gather_curves(folders)
+    if not epochs:
+        return None
+    if len(folders) == 1:
+        keep_curves(out / CURVES, epochs)
+    svg = as_bytes(curves_figure(epochs), "svg")
+    _write(out / "curves.svg", svg)
+    return svg
 
 
 def _attention(folder: Path, out: Path, looks: Sequence[dict[str, Any]]) -> bytes | None:
@@ -107,10 +121,11 @@ def _page(material: Material, accuracy_svg: bytes, attention_png: bytes | None) 
         styles="Solid: class token. Dashed: global average pooling (gap). " if ours else "",
         difference=DIFFERENCE if any(cell.difference is not None for cell in material.cells) else "",
         subtitle=escape(_subtitle(material.rows)),
-        accuracy=accuracy_svg[accuracy_svg.index(b"<svg") :].decode(),
+        accuracy=inline(accuracy_svg),
         tables="\n".join(_accuracy_table(material.cells, protocol) for protocol in protocols),
         pairs=pairs_section(paired_differences(material.rows)),
         sizes=sizes_section(material.cells),
+        curves=curves_section(material.curves),
         cost=_cost_table(material),
         attention=_attention_section(material.looks, attention_png),
         how=_how(material),

@@ -14,6 +14,7 @@ from cpvt.reporting.summary import BASELINE, label_of, pixels
 from cpvt.results import Row, unpack_hits
 
 DRAWS = 10_000  # of the bootstrap
+Key = tuple[str, Size, str]  # protocol, size, label
 
 
 @dataclass(frozen=True)
@@ -50,19 +51,30 @@ def paired_differences(rows: Sequence[Row], seed: int = 0) -> list[Difference]:
     return sorted(found, key=lambda each: labels.index(each.label))
 
 
-def _hits(rows: Sequence[Row]) -> dict[tuple[str, Size, str], NDArray[Any]]:
-    """(protocol, size, label) -> share of the seeds that were right on each picture, where every picture was read."""
-    groups: dict[tuple[str, Size, str], list[list[bool]]] = {}
-    for row in rows:
-        if row.hits and row.total and not row.skipped and row.data == rows[0].data:
-            key = (row.protocol, row.size, label_of(row, rows))
-            groups.setdefault(key, []).append(unpack_hits(row.hits, row.total))
+def _hits(rows: Sequence[Row]) -> dict[Key, NDArray[Any]]:
+    """Share of the seeds that were right on each picture, where every seed was shown as many."""
+    groups = {key: list(hits.values()) for key, hits in hits_by_seed(rows).items()}
     return {key: np.mean(seeds, axis=0) for key, seeds in groups.items() if len({len(hits) for hits in seeds}) == 1}
 
 
-def bootstrap_interval(values: NDArray[Any], seed: int = 0, draws: int = DRAWS) -> tuple[float, float]:
+def hits_by_seed(rows: Sequence[Row]) -> dict[Key, dict[int, NDArray[Any]]]:
+    """Seed -> 1 for each picture that was right and 0 for the others, where every picture of the first data set was read."""
+    found: dict[Key, dict[int, NDArray[Any]]] = {}
+    for row in rows:
+        if row.hits and row.total and not row.skipped and row.data == rows[0].data:
+            key = (row.protocol, row.size, label_of(row, rows))
+            found.setdefault(key, {})[row.seed] = np.array(unpack_hits(row.hits, row.total), dtype=np.int8)
+    return found
+
+
+def bootstrap_interval(values: NDArray[Any], seed: int = 0) -> tuple[float, float]:
     """Where the middle 95 % of the mean of `values` fall when they are drawn anew with replacement."""
-    kinds, counts = np.unique(values, return_counts=True)  # few kinds: drawing counts of kinds is drawing pictures
-    drawn = np.random.default_rng(seed).multinomial(len(values), counts / len(values), size=draws)
-    low, high = np.quantile(drawn @ kinds / len(values), [0.025, 0.975])
+    low, high = np.quantile(draw_means(values, np.random.default_rng(seed)), [0.025, 0.975])
     return float(low), float(high)
+
+
+def draw_means(values: NDArray[Any], generator: np.random.Generator, draws: int = DRAWS) -> NDArray[Any]:
+    """Means of `values` drawn anew with replacement, so many times."""
+    kinds, counts = np.unique(values, return_counts=True)  # few kinds: drawing counts of kinds is drawing pictures
+    drawn: NDArray[Any] = generator.multinomial(len(values), counts / len(values), size=draws) @ kinds / len(values)
+    return drawn

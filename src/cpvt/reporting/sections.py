@@ -53,6 +53,21 @@ def sizes_section(cells: Sequence[Cell]) -> str:
     )
 
 
+def curves_section(svg: bytes | None) -> str:
+    """How the trainings went; nothing where no run was found."""
+    if svg is None:
+        return ""
+    return (
+        "<h2>How training went</h2><p>After each epoch, mean over seeds, bands of one standard deviation. Accuracy in training "
+        f"is on pictures as they were shown, varied, while the model learned.</p>{inline(svg)}"
+    )
+
+
+def inline(svg: bytes) -> str:
+    """A figure as part of a page."""
+    return svg[svg.index(b"<svg") :].decode()
+
+
 def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:,.1f}" if value < 100 else f"{value:,.0f}"
 

@@ -11,6 +11,7 @@ from statistics import mean, stdev
 from typing import NamedTuple
 
 from cpvt.config import Size
+from cpvt.reporting.markdown import lay_out
 from cpvt.results import Row
 
 BASELINE = "learned"
@@ -215,11 +216,11 @@ def tabulate(cells: Sequence[Cell], protocol: str) -> Table:
 def as_markdown(cells: Sequence[Cell], protocol: str) -> str:
     """Accuracy of one protocol as a Markdown table, mean and standard deviation over seeds, the best in bold."""
     sizes, best, boxes = tabulate(cells, protocol)
-    lines = [f"| {protocol} | {' | '.join(map(size_label, sizes))} |", "|---|" + "---:|" * len(sizes)]
-    for label, line in boxes.items():
-        texts = ["–" if cell is None else _markdown_box(cell, best[cell.size]) for cell in line]
-        lines.append(f"| {label} | {' | '.join(texts)} |")
-    return "\n".join(lines)
+    lines = {
+        label: ["–" if cell is None else _markdown_box(cell, best[cell.size]) for cell in line]
+        for label, line in boxes.items()
+    }
+    return lay_out(protocol, [size_label(size) for size in sizes], lines)
 
 
 def _markdown_box(cell: Cell, best: float) -> str:

@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import load_file
 
 import cpvt
-from cpvt import training
 from cpvt.config import Recipe, Source, TrainConfig
-from cpvt.training import DivergedError, train
+from cpvt.training import DivergedError, learning, train
+from cpvt.training import run as running
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def test_a_run_is_weights_record_and_history(config):
     assert record["class_names"] == ["cat", "dog"]
     assert record["at"] == [1]
     assert record["training"]["seed"] == 0
-    assert set(record["provenance"]) == {"versions", "commit", "command", "machine", "gpu"}
+    assert set(record["provenance"]) == {"versions", "commit", "command", "machine", "gpu", "processes"}
     assert record["provenance"]["versions"]["torch"] == torch.__version__.split("+")[0] or torch.__version__
     history = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in history] == [1, 2, 3]
@@ -100,14 +100,14 @@ def test_another_configuration_in_the_same_folder_is_refused(config):
 
 
 def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(config, monkeypatch):
-    real, calls = training.F.cross_entropy, []
+    real, calls = learning.F.cross_entropy, []
 
     def poisoned(*arguments, **options):
         calls.append(1)
         return real(*arguments, **options) * (float("nan") if len(calls) == 5 else 1.0)
 
-    monkeypatch.setattr(training.F, "cross_entropy", poisoned)
-    with pytest.raises(DivergedError, match=r"loss is nan at step 5 \(epoch 2\); epoch 1 is kept"):
+    monkeypatch.setattr(learning.F, "cross_entropy", poisoned)
+    with pytest.raises(DivergedError, match=r"no longer a number at step 5 \(epoch 2\); epoch 1 is kept"):
         train(config)
     checkpoint = cpvt.load(config.out)
     assert checkpoint.record["epoch"] == 1
@@ -115,16 +115,16 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(confi
 
 
 def test_weights_that_are_no_numbers_are_never_saved(config, monkeypatch):
-    real = training._Run.train_epoch
+    real = running.Run.save
 
-    def poison(run, epoch, watch):
-        real(run, epoch, watch)
-        if epoch == 1:
+    def poison(run):
+        if run.epoch == 2:
             with torch.no_grad():
                 run.model.head.weight[0, 0] = float("inf")
+        real(run)
 
-    monkeypatch.setattr(training._Run, "train_epoch", poison)
-    with pytest.raises(DivergedError, match=r"a weight is no longer a number \(epoch 2\); epoch 1 is kept"):
+    monkeypatch.setattr(running.Run, "save", poison)
+    with pytest.raises(DivergedError, match=r"a weight is no longer a number at step 6 \(epoch 2\); epoch 1 is kept"):
         train(config)
     assert cpvt.load(config.out).model.head.weight.isfinite().all()
 
@@ -132,17 +132,17 @@ def test_weights_that_are_no_numbers_are_never_saved(config, monkeypatch):
 @pytest.mark.parametrize("epoch", [1, 3])
 def test_an_interruption_between_the_files_of_a_save_loses_nothing(config, tmp_path, monkeypatch, epoch):
     whole = train(config)
-    real, cut = training.save_checkpoint, replace(config, out=str(tmp_path / "cut"))
+    real, cut = running.save_checkpoint, replace(config, out=str(tmp_path / "cut"))
 
     def interrupt(folder, model, record):
         if record["epoch"] == epoch:
             raise KeyboardInterrupt
         real(folder, model, record)
 
-    monkeypatch.setattr(training, "save_checkpoint", interrupt)
+    monkeypatch.setattr(running, "save_checkpoint", interrupt)
     with pytest.raises(KeyboardInterrupt):
         train(cut)
-    monkeypatch.setattr(training, "save_checkpoint", real)
+    monkeypatch.setattr(running, "save_checkpoint", real)
     with pytest.raises(ValueError, match="another configuration"):  # also where no record was written yet
         train(replace(cut, seed=5))
     assert_same(weights(train(cut)), weights(whole))

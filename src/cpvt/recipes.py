@@ -1,0 +1,49 @@
+"""Recipes: Python files that say how a model is trained, as `config = TrainConfig(...)`."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import runpy
+from dataclasses import fields
+from pathlib import Path
+
+from cpvt.config import Engine, Recipe, Source, TrainConfig
+
+PARTS = {each.__name__: each for each in (TrainConfig, Recipe, Source, Engine)}
+
+
+def read_recipe(path: str | Path) -> TrainConfig:
+    """The configuration that a recipe file holds; options of the command line go over it.
+
+    The file is run, as a script of the user's own. Raises ValueError where it defines no `config`, or names an option
+    that does not exist (the known ones are listed).
+    """
+    if not Path(path).is_file():
+        raise ValueError(f"no such recipe: '{path}'; a recipe is a Python file with config = TrainConfig(...)")
+    try:
+        config = runpy.run_path(str(path)).get("config")
+    except TypeError as error:
+        raise _explain(Path(path), error) from error
+    except SyntaxError as error:
+        raise ValueError(f"recipe '{path}', line {error.lineno}: {error.msg}") from error
+    except ValueError as error:
+        raise ValueError(f"recipe '{path}': {error}") from error
+    if not isinstance(config, TrainConfig):
+        got = "nothing of that name" if config is None else type(config).__name__
+        raise ValueError(f"recipe '{path}' must define config = TrainConfig(...), from cpvt.config; it defines {got}")
+    return config
+
+
+def _explain(path: Path, error: TypeError) -> Exception:
+    """What to say to an option that does not exist; another TypeError is passed on as it is."""
+    match = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error))
+    if not match or match[1] not in PARTS:
+        return error
+    known = [field.name for field in fields(PARTS[match[1]])]
+    near = difflib.get_close_matches(match[2], known, n=1)
+    elsewhere = [name for name, part in PARTS.items() if match[2] in {field.name for field in fields(part)}]
+    hint = f" Did you mean {near[0]}?" if near else f" It is an option of {elsewhere[0]}." if elsewhere else ""
+    return ValueError(
+        f"recipe '{path}': {match[1]} does not take '{match[2]}'.{hint} Known options: {', '.join(known)}"
+    )

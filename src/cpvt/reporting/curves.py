@@ -1,0 +1,131 @@
+"""Curves of training: loss and accuracy, epoch by epoch, gathered from runs and kept beside the rows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import TYPE_CHECKING, Any
+
+from cpvt.config import POOLS
+from cpvt.reporting.figures import colours, legend_columns
+from cpvt.reporting.summary import ORDER, head_label
+from cpvt.results import read_json, replacing
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+CURVES, HISTORY, RECORD = "curves.jsonl", "history.jsonl", "checkpoint.json"
+MEASURES = ("loss", "accuracy", "test_accuracy", "lr")  # of an epoch; those that a run did not write are None
+PANELS = {"loss": "loss in training", "accuracy": "accuracy in training, %", "test_accuracy": "accuracy in tests, %"}
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """How one training stood at the end of one epoch. Accuracies from 0 to 1."""
+
+    label: str
+    pool: str  # cls or gap; empty for models of other libraries
+    seed: int
+    epoch: int  # from 1
+    loss: float | None
+    accuracy: float | None  # on the training pictures as they were shown, varied
+    test_accuracy: float | None = None  # at the training size, where the run was tested as it went
+    lr: float | None = None
+
+
+def gather_curves(folders: Sequence[str | Path]) -> list[Epoch]:
+    """The epochs of all trainings in these folders: of runs/*/, of the folder's own run, and of the curves kept there.
+
+    A folder may hold none. A run that is there counts, not what was kept of it.
+    """
+    found: dict[tuple[str, str, int], list[Epoch]] = {}
+    for folder in map(Path, folders):
+        trainings = [_read_kept(folder / CURVES)]
+        trainings += [_read_run(history.parent) for history in sorted(folder.glob(f"runs/*/{HISTORY}"))]
+        trainings += [_read_run(folder)] if (folder / HISTORY).exists() else []
+        for epochs in trainings:
+            read: dict[tuple[str, str, int], list[Epoch]] = {}
+            for epoch in epochs:
+                read.setdefault((epoch.label, epoch.pool, epoch.seed), []).append(epoch)
+            found |= read
+    names = list(dict.fromkeys((*ORDER, *(label for label, _, _ in found))))
+    order = sorted(found, key=lambda key: (names.index(key[0]), key[1], key[2]))
+    return [epoch for key in order for epoch in found[key]]
+
+
+def keep_curves(path: Path, epochs: Sequence[Epoch]) -> None:
+    """Write the epochs as JSON lines, so that they outlive the runs."""
+    with replacing(path) as file:
+        file.write("".join(json.dumps(asdict(epoch)) + "\n" for epoch in epochs).encode())
+
+
+def _read_kept(path: Path) -> list[Epoch]:
+    return [Epoch(**values) for values in _read_lines(path)] if path.exists() else []
+
+
+def _read_run(folder: Path) -> list[Epoch]:
+    """The epochs of one run; none where its record is not there yet."""
+    if not (folder / RECORD).exists():
+        return []
+    record = read_json(folder / RECORD)
+    model, training = record["model"], record["training"]
+    pools = {timm: own for own, timm in POOLS.items()}
+    label = model.get("encoding") or model["name"] + (" with PEG" if model.get("retrofit") else "")
+    pool = pools.get(model.get("global_pool"), "")
+    return [
+        Epoch(label, pool, training["seed"], line["epoch"], *(line.get(name) for name in MEASURES))
+        for line in _read_lines(folder / HISTORY)
+    ]
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    """JSON lines; those half-written are passed over."""
+    lines = []
+    for line in path.read_text().splitlines():
+        try:
+            lines.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return lines
+
+
+def curves_figure(epochs: Sequence[Epoch]) -> Figure:
+    """Loss and accuracy against epoch, a line per encoding and pool: the mean over seeds, a band of one deviation."""
+    from matplotlib.figure import Figure
+
+    shown = [name for name in PANELS if any(getattr(epoch, name) is not None for epoch in epochs)]
+    figure = Figure(figsize=(max(10.0, 5.2 * len(shown)), 4.6), layout="constrained")
+    panels = figure.subplots(1, len(shown), squeeze=False)[0]
+    palette = colours([epoch.label for epoch in epochs])
+    for panel, name in zip(panels, shown):
+        for label, pool in dict.fromkeys((epoch.label, epoch.pool) for epoch in epochs):
+            x, y, spread = mean_curve([each for each in epochs if (each.label, each.pool) == (label, pool)], name)
+            style = "--" if pool == "gap" else "-"
+            called = head_label(label, pool)
+            panel.plot(x, y, style, color=palette[label], label=called, marker="o", ms=3, lw=1.6)
+            low, high = [m - d for m, d in zip(y, spread)], [m + d for m, d in zip(y, spread)]
+            panel.fill_between(x, low, high, color=palette[label], alpha=0.13, lw=0)
+        panel.set_title(PANELS[name], fontsize=10, loc="left")
+        panel.set_xlabel("epoch")
+        panel.xaxis.get_major_locator().set_params(integer=True)
+        panel.grid(axis="y", color="#eeeeee")
+        panel.set_axisbelow(True)
+        panel.spines[["top", "right"]].set_visible(False)
+    handles, labels = panels[0].get_legend_handles_labels()
+    columns = legend_columns(labels, len(shown))
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
+    return figure
+
+
+def mean_curve(epochs: Sequence[Epoch], name: str) -> tuple[list[int], list[float], list[float]]:
+    """Epochs, and mean and standard deviation (0 for one) over the seeds that have got so far; accuracies in percent."""
+    scale = 100 if "accuracy" in name else 1
+    values: dict[int, list[float]] = {}
+    for each in epochs:
+        if getattr(each, name) is not None:
+            values.setdefault(each.epoch, []).append(scale * getattr(each, name))
+    x = sorted(values)
+    return x, [fmean(values[each]) for each in x], [stdev(values[each]) if len(values[each]) > 1 else 0.0 for each in x]

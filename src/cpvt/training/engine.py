@@ -1,0 +1,145 @@
+"""The machine that trains: devices, processes, precision, sharding and trackers, by accelerate and torch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cpvt import processes
+from cpvt.checkpoint import pick_device
+from cpvt.config import TrainConfig
+
+PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}  # our words -> accelerate's
+
+
+class Machine:
+    """Where a model is trained: alone, or by several processes that each hold a copy (DDP) or a part (FSDP2) of it."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        self.config, self.sharded = config, config.engine.shard
+        if (
+            os.environ.pop("ACCELERATE_USE_FSDP", "false").lower() == "true"
+        ):  # `accelerate launch` with a config for FSDP
+            self.sharded = True  # by torch's fully_shard, on CPUs too, which accelerate's own plugin passes over
+        wanted = pick_device(config.device) if not launched() else None
+        self.accelerator = _accelerator(config, wanted)
+        self.device: torch.device = wanted or self.accelerator.device
+        if self.sharded and not processes.together():
+            raise ValueError(
+                "--shard spreads a model over several processes, and there is one; start more with "
+                "`accelerate launch --num_processes N -m cpvt train ...`, or leave --shard out"
+            )
+
+    def place(self, model: nn.Module) -> nn.Module:
+        """The model on its device, spread over the processes where asked; in place, so names of parameters stay."""
+        model.to(self.device)
+        return shard(model, self.device) if self.sharded else model
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """What to call in training: the model compiled, in its precision, its gradients added up over processes."""
+        if self.config.engine.compile:
+            model.compile()
+        if self.sharded:
+            return model
+        wrapped: nn.Module = self.accelerator.prepare_model(model, device_placement=False)
+        return wrapped
+
+    @contextmanager
+    def computing(self, model: nn.Module, last: bool) -> Iterator[None]:
+        """Around forward and backward of one part of a step; only the last part adds gradients up over processes."""
+        apart: AbstractContextManager[Any] = nullcontext()
+        if self.sharded:
+            model.set_requires_gradient_sync(last)  # type: ignore[operator]
+        elif not last:
+            apart = self.accelerator.no_sync(model)
+        with apart:
+            yield
+
+    def forward(self, model: nn.Module, pictures: Any) -> Any:
+        """The model's output in float32, computed in its precision."""
+        with self.accelerator.autocast():
+            output = model(pictures)
+        return _in_float(output)
+
+    def backward(self, loss: Tensor) -> None:
+        self.accelerator.backward(loss)
+
+    def step(self, optimizer: Any, parameters: list[nn.Parameter], clip: float | None) -> None:
+        """One update; under fp16 it is left out where a gradient is no number, and the scale lowered."""
+        if clip is not None:
+            self.accelerator.unscale_gradients(optimizer)
+            torch.nn.utils.clip_grad_norm_(parameters, clip)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    def log(self, values: dict[str, float], step: int) -> None:
+        if self.config.engine.track:
+            self.accelerator.log(values, step=step)
+
+    def finish(self) -> None:
+        if self.config.engine.track:
+            self.accelerator.end_training()
+
+
+def launched() -> bool:
+    """Whether a launcher (torchrun, accelerate launch) started this process beside others."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def _accelerator(config: TrainConfig, device: torch.device | None) -> Any:
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state()  # a process may train several models, each in a precision of its own
+    on_cpu = device.type == "cpu" if device is not None else config.device == "cpu" or not torch.cuda.is_available()
+    accelerator = Accelerator(
+        mixed_precision=PRECISIONS[config.recipe.precision], cpu=on_cpu, log_with=_trackers(config.engine.track),
+        project_dir=config.out,
+    )  # fmt: skip
+    if config.engine.track:
+        accelerator.init_trackers("logs", config={"command": str(config)})
+    return accelerator
+
+
+def _trackers(names: tuple[str, ...]) -> list[str] | None:
+    """The trackers asked for; ValueError for one that is unknown or not installed."""
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+
+    known = [str(getattr(each, "value", each)) for each in LOGGER_TYPE_TO_CLASS]
+    installed = [str(getattr(each, "value", each)) for each in get_available_trackers()]
+    for name in names:
+        if name not in known:
+            raise ValueError(f"unknown tracker '{name}'; known: {', '.join(known)}")
+        if name not in installed:
+            raise ValueError(f"tracker '{name}' needs a package that is not installed: pip install {name}")
+    return list(names) or None
+
+
+def shard(model: nn.Module, device: torch.device) -> nn.Module:
+    """Spread a model's parameters over all processes, block by block (FSDP2); the very model, changed in place."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = init_device_mesh(device.type, (processes.count(),))
+    for block in _blocks(model):
+        fully_shard(block, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    return model
+
+
+def _blocks(model: nn.Module) -> list[nn.Module]:
+    """The members of every list of like modules, such as a transformer's blocks."""
+    lists = [each for each in model.modules() if isinstance(each, (nn.ModuleList, nn.Sequential)) and len(each) > 1]
+    alike = [each for each in lists if len({type(member) for member in each}) == 1]
+    return [block for each in alike for block in each if next(block.parameters(), None) is not None]
+
+
+def _in_float(output: Any) -> Any:
+    if isinstance(output, Tensor):
+        return output.float()
+    return tuple(_in_float(each) for each in output) if isinstance(output, tuple) else output

@@ -1,0 +1,132 @@
+"""What a model is told of its answers: labels smoothed or mixed, and a teacher's answers."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from timm.data import Mixup
+from torch import Tensor
+
+from cpvt.config import Recipe
+from cpvt.data import Transform
+from cpvt.data.variations import seeded
+from cpvt.subjects import Subject, logits_of
+
+Pictures = Tensor | list[Tensor]
+
+
+class Answer(NamedTuple):
+    """How a model did on some pictures."""
+
+    loss: Tensor  # mean over them
+    correct: Tensor  # how many were named right; of mixed pictures, the one that shows more
+
+
+class Lessons:
+    """Mixes pictures, and measures answers against labels and teacher."""
+
+    def __init__(self, recipe: Recipe, classes: int, teacher: Teacher | None = None) -> None:
+        self.recipe, self.teacher = recipe, teacher
+        self.mixing: Any = None
+        if recipe.mixup or recipe.cutmix:
+            self.mixing = Mixup(
+                recipe.mixup, recipe.cutmix, prob=recipe.mix_prob, switch_prob=recipe.mix_switch_prob,
+                label_smoothing=recipe.label_smoothing, num_classes=classes,
+            )  # fmt: skip
+
+    def mix(self, pictures: Tensor, labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+        """Pictures blended, the first with the last and so on, and labels as shares of classes (B, classes).
+
+        All that is random follows from the seed, so that processes that hold parts of a batch draw alike; of an odd
+        number the picture in the middle stays as it is. Without mixup or cutmix both come back untouched.
+        Source: Zhang et al., arXiv 1710.09412 (mixup); Yun et al., arXiv 1905.04899 (cutmix).
+        """
+        if self.mixing is None:
+            return pictures, labels
+        half, count = len(pictures) // 2, len(pictures)
+        targets = self._smooth(labels)
+        outer = torch.cat([torch.arange(half), torch.arange(count - half, count)]).to(pictures.device)
+        if half:
+            with seeded(seed, numpy_too=True):
+                pictures[outer], targets[outer] = self.mixing(pictures[outer], labels[outer])
+        return pictures, targets
+
+    def _smooth(self, labels: Tensor) -> Tensor:
+        """Labels as shares of classes, smoothed as timm's mixing smooths them."""
+        smoothing, classes = self.recipe.label_smoothing, self.mixing.num_classes
+        return F.one_hot(labels, classes) * (1.0 - smoothing) + smoothing / classes
+
+    def judge(self, output: Any, pictures: Pictures, targets: Tensor) -> Answer:
+        """Loss and number of right answers of a model's output; of a distilled model its two heads' logits."""
+        hard = targets if targets.ndim == 1 else targets.argmax(1)
+        if self.teacher is None:
+            logits = logits_of(output)
+            return Answer(self._cross_entropy(logits, targets), (logits.argmax(1) == hard).sum())
+        logits, distilled = output
+        taught, share = self.teacher(pictures), self.recipe.distillation_share
+        loss = (1 - share) * self._cross_entropy(logits, targets) + share * F.cross_entropy(distilled, taught)
+        return Answer(loss, ((logits + distilled).argmax(1) == hard).sum())
+
+    def _cross_entropy(self, logits: Tensor, targets: Tensor) -> Tensor:
+        smoothing = self.recipe.label_smoothing if targets.ndim == 1 else 0.0  # mixed ones are smoothed already
+        return F.cross_entropy(logits, targets, label_smoothing=smoothing)
+
+
+class Teacher:
+    """A trained model whose answers another learns from (hard distillation, Touvron et al., arXiv 2012.12877)."""
+
+    def __init__(self, subject: Subject, transform: Transform) -> None:
+        """transform: how the student's pictures were normalised; the teacher sees them in its own way."""
+        own = subject.transform or transform
+        if len(own.mean) != len(transform.mean):
+            raise ValueError(
+                f"the teacher '{subject.name}' reads {len(own.mean)} channels, the pictures have {len(transform.mean)}"
+            )
+        self.subject, self.ready = subject, dict[tuple[int, int], Subject]()
+        columns = [torch.tensor(of, dtype=torch.float32)[:, None, None] for of in (own.mean, own.std, transform.mean, transform.std)]  # fmt: skip
+        mean, std, student_mean, student_std = columns
+        self.scale, self.shift = student_std / std, (student_mean - mean) / std
+
+    def __call__(self, pictures: Pictures) -> Tensor:
+        """The class that the teacher names for each picture, (B,)."""
+        with torch.inference_mode():
+            if isinstance(pictures, list):
+                logits = self.subject.logits_of_list([self._see(picture) for picture in pictures])
+            else:
+                sides = (pictures.shape[2], pictures.shape[3])
+                if sides not in self.ready:
+                    self.ready[sides] = self.subject.at_size(sides)
+                logits = self.ready[sides].logits(self._see(pictures))
+        return logits.argmax(1).clone()
+
+    def _see(self, pictures: Tensor) -> Tensor:
+        return pictures * self.scale.to(pictures.device) + self.shift.to(pictures.device)
+
+
+def check_teacher(subject: Subject, class_names: tuple[str, ...]) -> None:
+    """Raise ValueError for a teacher whose classes are not those of the pictures."""
+    known = subject.class_names
+    if known is not None and known != class_names:
+        missing = [name for name in class_names if name not in known]
+        how = f"the teacher lacks {', '.join(missing[:5])}" if missing else "they stand in another order"
+        raise ValueError(
+            f"the classes of the teacher '{subject.name}' are not those of the pictures ({how}): it has {len(known)}, "
+            f"they have {len(class_names)}; a teacher must have been trained on the same classes"
+        )
+    if known is None and subject.channels is not None:
+        size = subject.train_size or 224
+        sides = (size, size) if isinstance(size, int) else size
+        told = subject.logits(torch.zeros(1, subject.channels, *sides, device=subject.device)).shape[1]
+        if told != len(class_names):
+            raise ValueError(
+                f"the teacher '{subject.name}' tells {told} classes apart, the pictures have {len(class_names)}; "
+                "a teacher must have been trained on the same classes"
+            )
+
+
+def step_seed(seed: int, step: int, *more: int) -> int:
+    """The seed of all that is random in one step, from nothing but its arguments."""
+    return int(np.random.default_rng((seed, step, *more)).integers(2**31))

@@ -1,0 +1,340 @@
+"""The moving parts of one training: steps, what they add up to, what is saved, what is gone on with."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from timm.scheduler import CosineLRScheduler
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_state_dict,
+    set_model_state_dict,
+    set_state_dict,
+)
+
+from cpvt import processes
+from cpvt.checkpoint import load, provenance, save_checkpoint
+from cpvt.config import ForeignConfig, ModelConfig, Retrofit, TrainConfig, Watch, sides
+from cpvt.data import Batch, DataSet, Draw, View, load_batches, load_plan
+from cpvt.models import VisionTransformer
+from cpvt.results import replacing
+from cpvt.retrofitting import fade_share, set_absolute_share
+from cpvt.scoring import measure
+from cpvt.training.engine import Machine
+from cpvt.training.learning import Lessons, step_seed
+from cpvt.training.plan import own_share
+from cpvt.training.saving import fail_to_save, read_state, remove_state, write_state
+from cpvt.training.starting import create_optimizer, plain, plan_of, refuse_other_run, training_view
+from cpvt.training.stopping import Stop, StoppedError
+
+HISTORY = "history.jsonl"
+LOOK_EVERY = 10  # steps between looks at the loss where a look makes the device or other processes wait
+TALLY = ("loss", "correct", "pictures", "skipped", "shrunk")
+
+
+class DivergedError(FloatingPointError):
+    """The loss is no longer a number; the message says when, and what is left."""
+
+
+class Run:
+    """One training, in one process or in this one of several."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        settings: ModelConfig | ForeignConfig,
+        model: nn.Module,
+        data: DataSet,
+        machine: Machine,
+        lessons: Lessons,
+        retrofit: Retrofit | None = None,
+    ) -> None:
+        assert data.train is not None
+        self.config, self.data, self.split, self.machine, self.lessons = config, data, data.train, machine, lessons
+        self.folder, self.retrofit, recipe = Path(config.out), retrofit, config.recipe
+        self.plan = plan_of(config, data, settings)
+        self.view = training_view(config, data, settings)
+        self.record: dict[str, Any] = {
+            "model": asdict(settings),
+            "transform": asdict(self.view.transform),
+            "class_names": list(data.class_names),
+            "at": list(model.encoding.at if isinstance(model, VisionTransformer) else retrofit.at if retrofit else ()),
+            "training": asdict(config),
+            "retrofit": None if retrofit is None else plain(retrofit),
+            "provenance": {**provenance(), "processes": processes.count()},
+        }
+        self.average = None if recipe.ema is None else ModelEmaV3(model.to(machine.device), recipe.ema, use_warmup=True)
+        if self.average is not None:
+            machine.place(self.average.module)
+        self.module = machine.place(model)
+        self.optimizer = machine.accelerator.prepare_optimizer(
+            create_optimizer(self.module, recipe, retrofit, fused=machine.device.type in ("cpu", "cuda") and not machine.sharded)
+        )  # fmt: skip
+        self.parameters = [each for group in self.optimizer.param_groups for each in group["params"]]
+        self.model = machine.wrap(self.module)
+        self.steps = self.plan.total(recipe.epochs)
+        self.schedule = CosineLRScheduler(
+            self.optimizer.optimizer, t_initial=self.steps, lr_min=recipe.min_lr,
+            warmup_t=int(recipe.warmup_share * self.steps), warmup_lr_init=recipe.min_lr, t_in_epochs=False,
+        )  # fmt: skip
+        self.look_every = 1 if machine.device.type == "cpu" and not processes.together() else LOOK_EVERY
+        self.epoch, self.done, self.before = 0, 0, 0  # whole epochs, steps done of the next one, steps of whole epochs
+        self.history = list[dict[str, Any]]()
+        self.tally = self._zeros()  # of this epoch, over all processes up to the last look; `fresh`: here, since then
+        self.fresh, self.seconds, self.saved = self._zeros(), 0.0, time.monotonic()
+
+    def _zeros(self) -> Tensor:
+        kind = torch.float32 if self.machine.device.type == "mps" else torch.float64
+        return torch.zeros(len(TALLY) + 2, dtype=kind, device=self.machine.device)
+
+    def go(self, watch: Watch, stop: Stop) -> None:
+        """Train to the end. StoppedError where that was asked, DivergedError where the loss is no longer a number."""
+        while self.epoch < self.config.recipe.epochs:
+            self._train_epoch(watch, stop)
+        processes.wait()
+        if processes.is_first():
+            remove_state(self.folder)
+        self.machine.finish()
+
+    def _train_epoch(self, watch: Watch, stop: Stop) -> None:
+        """One pass over the pictures, or what is left of it."""
+        self.model.train()
+        steps, first, began = self.plan.steps(self.epoch), self.done, time.perf_counter() - self.seconds
+        batches = self._load([own_share(step) for step in steps[first:]])
+        for place, batch in enumerate(batches, start=first):
+            self._learn(batch, len(steps[place]), steps[place])
+            self.done, self.seconds = place + 1, time.perf_counter() - began
+            if self.done % self.look_every == 0 or self.done == len(steps):
+                self._look(watch, stop, last=self.done == len(steps))
+        self._end_epoch(watch)
+
+    def _load(self, shares: Sequence[Sequence[Draw]]) -> Any:
+        source = self.config.source
+        return load_plan(
+            self.split, self.view, shares, seed=self.config.seed, epoch=self.epoch,
+            on_bad_picture=source.on_bad_picture, workers=source.loader_workers, stack=self.view.stacks,
+        )  # fmt: skip
+
+    def _learn(self, batch: Batch, planned: int, step: Sequence[Draw]) -> None:
+        """One step, in parts that fit the memory; its gradient is the mean over the pictures of all processes."""
+        machine, recipe, at = self.machine, self.config.recipe, self.before + self.done
+        self.fresh[3:5] += torch.tensor([len(batch.skipped), batch.shrunk], dtype=self.fresh.dtype).to(
+            self.fresh.device
+        )
+        whole = self._count(batch, planned)
+        if not whole:
+            return
+        self.schedule.step_update(at)
+        self._fade(at)
+        pictures, labels = batch.pictures_on(machine.device), batch.labels.to(machine.device)
+        weight = processes.count() / whole
+        if not len(labels):  # other processes have some, and wait for this one's backward
+            pictures, labels, weight = (
+                self._nothing(step),
+                torch.zeros(1, dtype=torch.int64, device=machine.device),
+                0.0,
+            )
+        if isinstance(pictures, Tensor):
+            pictures, labels = self.lessons.mix(pictures, labels, step_seed(self.config.seed, at))
+        parts = self._parts(pictures, labels)
+        for number, (some, targets) in enumerate(parts):
+            _seed(step_seed(self.config.seed, at, processes.number(), number), machine.device)
+            with machine.computing(self.model, last=number == len(parts) - 1):
+                answer = self.lessons.judge(machine.forward(self.model, some), some, targets)
+                machine.backward(answer.loss * (weight * len(targets)))
+            if weight:
+                self.fresh[:2] += torch.stack([answer.loss.detach() * len(targets), answer.correct]).to(
+                    self.fresh.dtype
+                )
+                self.fresh[2] += len(targets)
+        machine.step(self.optimizer, self.parameters, recipe.clip_grad)
+        if self.average is not None:
+            self.average.update(self.module, step=at + 1)
+
+    def _count(self, batch: Batch, planned: int) -> int:
+        """Pictures that all processes together learn from in this step."""
+        if self.config.source.on_bad_picture == "error":
+            return planned
+        return int(processes.add_up(torch.tensor([len(batch.labels)], device=self.machine.device))[0])
+
+    def _nothing(self, step: Sequence[Draw]) -> Any:
+        """A black picture that stands for none."""
+        picture = torch.zeros(
+            len(self.view.transform.mean), *(step[0].sides or self.view.sides), device=self.machine.device
+        )
+        return picture[None] if self.view.stacks else [picture]
+
+    def _parts(self, pictures: Any, targets: Tensor) -> list[tuple[Any, Tensor]]:
+        """The pictures of a step in `accumulate` parts of about the same number."""
+        count = min(self.config.engine.accumulate, len(targets))
+        cuts = [len(targets) * part // count for part in range(count + 1)]
+        return [(pictures[start:end], targets[start:end]) for start, end in pairwise(cuts)]
+
+    def _fade(self, step: int) -> None:
+        """Set how much of a table that fades is left."""
+        if self.retrofit is not None and self.retrofit.absolute == "fade":
+            set_absolute_share(self.module, fade_share(step + 1, self.steps, end=self.retrofit.fade_end))
+
+    def _look(self, watch: Watch, stop: Stop, last: bool) -> None:
+        """Add up what all processes did since the last look; tell, log, save and stop as is due."""
+        due = processes.is_first() and time.monotonic() - self.saved > 60 * self.config.engine.save_minutes
+        self.fresh[5:] = torch.tensor([float(stop.asked), float(due)], dtype=self.fresh.dtype).to(self.fresh.device)
+        self.tally += processes.add_up(self.fresh)
+        self.fresh = self._zeros()
+        loss, correct, pictures, _, _, stopped, due_anywhere = self.tally.tolist()
+        self.tally[5:] = 0
+        if not math.isfinite(loss):
+            raise self._diverged("the loss is no longer a number")
+        rate, seen, at = pictures / self.seconds, max(1.0, pictures), self.before + self.done
+        words = f"loss {loss / seen:.3f}  accuracy {correct / seen:.1%}  {rate:.0f} pictures/s"
+        watch("train", at, self.steps, words)
+        self.machine.log(
+            {"loss": loss / seen, "accuracy": correct / seen, "lr": self._rate(), "pictures_per_second": rate}, at
+        )
+        if stopped:
+            self.save_state()
+            raise StoppedError(
+                f"stopped after step {at} of {self.steps}, as the system asked; {self._kept()}. The same command goes on from there"
+            )
+        if due_anywhere and not last:
+            self.save_state()
+
+    def _rate(self) -> float:
+        return float(max(group["lr"] for group in self.optimizer.param_groups))
+
+    def _end_epoch(self, watch: Watch) -> None:
+        """Note what the epoch came to, and save."""
+        loss, correct, pictures, skipped, shrunk, *_ = self.tally.tolist()
+        if not pictures:
+            raise ValueError(f"none of the {len(self.split)} training pictures decodes")
+        self.history.append(
+            {"epoch": self.epoch + 1, "loss": loss / pictures, "accuracy": correct / pictures, "pictures": round(pictures),
+             "skipped": round(skipped), "shrunk": round(shrunk), "seconds": round(self.seconds, 3), "lr": self._rate()}
+        )  # fmt: skip
+        self.before, self.epoch, self.done, self.seconds = self.before + self.done, self.epoch + 1, 0, 0.0
+        self.tally = self._zeros()
+        self.save()
+        every = self.config.test_every
+        if every and (self.epoch % every == 0 or self.epoch == self.config.recipe.epochs):
+            self._test(watch)
+
+    def _test(self, watch: Watch) -> None:
+        """Test the weights just saved at the training size, and note the accuracy."""
+        assert self.data.test is not None
+        processes.wait()
+        subject = load(self.folder, str(self.machine.device)).subject
+        view = View(self.view.transform, "resize", sides(self.record["model"]["img_size"]))
+        order = processes.share(range(len(self.data.test)))
+        source = self.config.source
+        batches = load_batches(
+            self.data.test, view, 64, order=order, on_bad_picture=source.on_bad_picture, workers=source.loader_workers
+        )
+        score = measure(subject, batches, len(self.data.test), len(self.data.class_names), "test", watch)
+        self.history[-1]["test_accuracy"] = score.correct / score.total
+        self.machine.log({"test_accuracy": score.correct / score.total}, self.before)
+        self._write_history()
+
+    def save(self) -> None:
+        """Write what goes on, then what is used (weights, record, history), each file whole."""
+        weights = _whole(self.module if self.average is None else self.average.module)
+        sound = all(bool(each.isfinite().all()) for each in weights.values() if each.is_floating_point())
+        if not sound:  # the first process alone holds the weights of a model spread over several
+            raise self._diverged("a weight is no longer a number")
+        self.save_state()
+        if processes.is_first():
+            try:
+                save_checkpoint(self.folder, weights, {**self.record, "epoch": self.epoch})
+            except OSError as error:
+                raise fail_to_save(error, self._kept()) from error
+            self._write_history()
+
+    def _write_history(self) -> None:
+        if processes.is_first():
+            with replacing(self.folder / HISTORY) as file:
+                file.write("".join(json.dumps(line) + "\n" for line in self.history).encode())
+
+    def save_state(self) -> None:
+        """Write all that is needed to go on from this very step.
+
+        No state of a random generator is among it: what is random in a step follows from seed, step and process alone.
+        """
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+        model, optimizer = get_state_dict(self.module, self.optimizer.optimizer, options=options)
+        scaler = self.machine.accelerator.scaler
+        state = {
+            "training": json.dumps(self.record["training"]),
+            "model": model, "optimizer": optimizer,
+            "average": None if self.average is None else _whole(self.average.module),
+            "scaler": None if scaler is None else scaler.state_dict(),
+            "history": self.history, "epoch": self.epoch, "done": self.done, "before": self.before,
+            "tally": self.tally.tolist(), "seconds": self.seconds,
+        }  # fmt: skip
+        if processes.is_first():
+            try:
+                write_state(self.folder, state)
+            except OSError as error:
+                raise fail_to_save(error, self._kept()) from error
+            self.saved = time.monotonic()
+            self.kept = (self.epoch, self.done)
+
+    kept: tuple[int, int] | None = None  # whole epochs and further steps that the state on the disk holds
+
+    def _kept(self) -> str:
+        if self.kept is None:
+            return "no epoch was finished"
+        epoch, done = self.kept
+        steps = f"step {done} of epoch {epoch + 1}" if done else f"epoch {epoch}"
+        return f"{steps} is kept in '{self.folder}'"
+
+    def _diverged(self, what: str) -> DivergedError:
+        epoch = self.epoch + 1 if self.done else self.epoch
+        return DivergedError(
+            f"{what} at step {self.before + self.done} (epoch {epoch}); {self._kept()}. "
+            f"Lower the learning rate (now {self.config.recipe.lr}) and train again into another folder"
+        )
+
+    def resume(self) -> None:
+        """Take up the state of an interrupted run, where there is one."""
+        state = read_state(self.folder)
+        if state is None:
+            return
+        refuse_other_run(self.folder, state["training"], self.config)
+        set_state_dict(
+            self.module, self.optimizer.optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"],
+            options=StateDictOptions(full_state_dict=True),
+        )  # fmt: skip
+        if self.average is not None:
+            set_model_state_dict(self.average.module, state["average"], options=StateDictOptions(full_state_dict=True))
+        if state["scaler"] is not None and self.machine.accelerator.scaler is not None:
+            self.machine.accelerator.scaler.load_state_dict(state["scaler"])
+        self.history, self.epoch, self.done, self.before = (
+            state[name] for name in ("history", "epoch", "done", "before")
+        )
+        self.tally, self.seconds = self.tally + torch.tensor(state["tally"]).to(self.tally), state["seconds"]
+        self.kept = (self.epoch, self.done)
+
+
+def _whole(model: nn.Module) -> dict[str, Any]:
+    """A model's weights, gathered where they are spread over processes (then held by the first process alone)."""
+    weights: dict[str, Any] = get_model_state_dict(
+        model, options=StateDictOptions(full_state_dict=True, cpu_offload=True)
+    )
+    return weights
+
+
+def _seed(seed: int, device: torch.device) -> None:
+    """Seed what layers draw from; torch.manual_seed would also write a traceback for every GPU to come."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)

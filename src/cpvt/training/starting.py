@@ -1,0 +1,244 @@
+"""What a training starts from: the model that is asked for, its first weights, and how its pictures are seen."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from timm.optim import create_optimizer_v2, list_optimizers
+from torch import nn
+
+from cpvt.checkpoint import RECORD, WEIGHTS, as_subject, build_model, read_record, transform_from_json
+from cpvt.config import (
+    POOLS,
+    Engine,
+    ForeignConfig,
+    ModelConfig,
+    Recipe,
+    Retrofit,
+    TrainConfig,
+    parse_size,
+    refuse_other,
+    sides,
+)
+from cpvt.data import VIEWS, DataSet, Transform, View
+from cpvt.data.variations import Variation
+from cpvt.models import VisionTransformer
+from cpvt.models.zoo import model_config
+from cpvt.retrofitting import parameter_groups
+from cpvt.retrofitting import retrofit as retrofit_model
+from cpvt.subjects import describe, is_foreign, open_subject
+from cpvt.subjects.weights import load_weights, load_weights_file
+from cpvt.training.learning import Teacher, check_teacher
+from cpvt.training.plan import Plan, plan_training
+from cpvt.training.saving import has_state
+
+PUBLISHED = "published"  # weights to start from: those that a library publishes
+# may differ between a run and the command that goes on with it
+FREE = ("out", "device", "loader_workers", *(each.name for each in fields(Engine)))
+
+
+def check(config: TrainConfig, data: DataSet) -> ModelConfig | ForeignConfig:
+    """The model that a configuration asks for; ValueError for anything in it that does not exist or fit, at no cost."""
+    if data.train is None:
+        raise ValueError(f"'{data.name}' has no train/ to train on")
+    if config.start is not None and config.start != PUBLISHED and not Path(config.start).exists():
+        raise ValueError(f"there are no weights to start from at '{config.start}': name a run's folder or a file")
+    if config.start == PUBLISHED and not is_foreign(config.model):
+        raise ValueError(f"no weights of '{config.model}' are published; start from a run's folder or a file")
+    if config.test_every and data.test is None:
+        raise ValueError(f"--test-every needs pictures to test on, and '{data.name}' has no test/ (or val/)")
+    if is_foreign(config.model):
+        settings: ModelConfig | ForeignConfig = _foreign_config(config, data)
+    else:
+        settings = _model_config(config, data)
+        with torch.device("meta"):  # builds without memory or random numbers
+            VisionTransformer(settings)
+    _check_recipe(config, settings)
+    training_view(config, data, settings)
+    plan_of(config, data, settings)
+    return settings
+
+
+def _check_recipe(config: TrainConfig, settings: ModelConfig | ForeignConfig) -> None:
+    """Raise ValueError for parts of a recipe that do not exist, or not together."""
+    recipe, native = config.recipe, config.recipe.augment == "native"
+    if recipe.optimizer not in list_optimizers():
+        near = difflib.get_close_matches(recipe.optimizer, list_optimizers(), n=3)
+        hint = f" Did you mean {' or '.join(near)}?" if near else ""
+        raise ValueError(f"timm knows no optimizer '{recipe.optimizer}'.{hint} Known: {', '.join(list_optimizers())}")
+    if native and (recipe.mixup or recipe.cutmix or config.train_sizes):
+        raise ValueError(
+            "pictures of their own sizes (--augment native) cannot be mixed or brought to --train-sizes; "
+            "leave out mixup, cutmix and --train-sizes, or augment by 'resized-crop' or 'crop'"
+        )
+    if native and isinstance(settings, ForeignConfig):
+        raise ValueError(
+            "--augment native gives the model lists of pictures, which our own models take; "
+            f"for '{settings.name}' augment by {', '.join(VIEWS)} or none"
+        )
+    if config.teacher is None and config.teacher_checkpoint is not None:
+        raise ValueError("--teacher-checkpoint is the file of a --teacher, and none is named")
+
+
+def plan_of(config: TrainConfig, data: DataSet, settings: ModelConfig | ForeignConfig) -> Plan:
+    """Which pictures each step learns from; ValueError for a size below a patch."""
+    assert data.train is not None
+    patch_size = settings.patch_size if isinstance(settings, ModelConfig) else 1
+    train_size, recipe = sides(settings.img_size), config.recipe
+    sizes = [sides(parse_size(size)) for size in config.train_sizes] or [train_size]
+    small = [f"{height}x{width}" for height, width in sizes if min(height, width) < patch_size]
+    if small:
+        raise ValueError(
+            f"--train-sizes must not be below a patch, {patch_size}x{patch_size} pixels in this model; got {', '.join(small)}"
+        )
+    return plan_training(len(data.train), recipe.batch_size, recipe.repeats, config.seed, train_size, sizes, patch_size)
+
+
+def open_teacher(
+    config: TrainConfig, data: DataSet, settings: ModelConfig | ForeignConfig, device: str
+) -> Teacher | None:
+    """The teacher that a configuration names, ready to answer; ValueError where it knows other classes."""
+    if config.teacher is None:
+        return None
+    subject = as_subject(config.teacher, config.teacher_checkpoint, device)
+    check_teacher(subject, data.class_names)
+    return Teacher(subject, transform_of(config, data, settings))
+
+
+def starting_model(config: TrainConfig, settings: ModelConfig | ForeignConfig) -> nn.Module:
+    """The model with the weights that its training starts from."""
+    model = build_model(settings)
+    if config.teacher is not None:
+        ask_for_both_heads(model, config.model)
+    if config.start == PUBLISHED:
+        published: Any = open_subject(config.model).model
+        load_weights(model, published.state_dict(), f"published for {config.model}")
+    elif config.start is not None:
+        start = Path(config.start)
+        load_weights_file(model, start / WEIGHTS if start.is_dir() else start)
+    return model
+
+
+def ask_for_both_heads(model: Any, name: str) -> None:
+    """Have a distilled model give the logits of both its heads in training."""
+    if not hasattr(model, "set_distilled_training"):
+        raise ValueError(
+            f"--teacher needs a model with a head for the teacher's answers; '{name}' has none: take one of ours, or timm's "
+            "distilled ones, such as timm:deit_tiny_distilled_patch16_224"
+        )
+    model.set_distilled_training(True)
+
+
+def retrofitted(
+    model: nn.Module, settings: ModelConfig | ForeignConfig, wanted: Retrofit
+) -> tuple[nn.Module, ForeignConfig]:
+    if not isinstance(settings, ForeignConfig):
+        raise ValueError("our own models take PEG by name: train with --encoding learned+peg (and --start)")
+    model = retrofit_model(model, wanted.at, wanted.absolute, wanted.kernel_size)
+    done: dict[str, Any] = model.retrofitted  # type: ignore[assignment]
+    return model, replace(settings, retrofit=done)
+
+
+def _model_config(config: TrainConfig, data: DataSet) -> ModelConfig:
+    options: dict[str, Any] = {"num_classes": len(data.class_names), "in_chans": len(data.mean)}
+    if config.recipe.drop_path_rate:
+        options["drop_path_rate"] = config.recipe.drop_path_rate
+    if config.teacher is not None:
+        options["distilled"] = True
+    if config.encoding is not None:
+        options["encoding"] = config.encoding
+    if config.pool is not None:
+        if config.pool not in POOLS:
+            raise ValueError(f"pool must be one of {', '.join(POOLS)}; got '{config.pool}'")
+        options["global_pool"] = POOLS[config.pool]
+    if config.train_size is not None:
+        options["img_size"] = config.train_size
+    return model_config(config.model, **options)
+
+
+def _foreign_config(config: TrainConfig, data: DataSet) -> ForeignConfig:
+    """A model of another library; what its own constructor decides is refused here."""
+    own = {"--encoding": config.encoding, "--pool": config.pool, "--drop-path-rate": config.recipe.drop_path_rate}
+    for option, value in own.items():
+        if value:
+            raise ValueError(
+                f"{option} is for our own models; options of '{config.model}' go in brackets, as in timm:NAME(depth=4)"
+            )
+    classes, channels = len(data.class_names), len(data.mean)
+    size = config.train_size or describe(config.model, classes, channels).train_size
+    if size is None:
+        raise ValueError(f"'{config.model}' does not say for which size of pictures it is: say --train-size")
+    return ForeignConfig(config.model, classes, size, channels)
+
+
+def transform_of(config: TrainConfig, data: DataSet, settings: ModelConfig | ForeignConfig) -> Transform:
+    """How pictures are read, in training and test: as for the weights that training starts from, else as fits the data."""
+    known, source = _reading(config) or Transform(data.mean, data.std, data.crop_ratio), config.source
+    crop_ratio = known.crop_ratio if source.crop_ratio is None else source.crop_ratio
+    longest_side = source.longest_side or 4 * max(sides(settings.img_size))
+    return Transform(known.mean, known.std, crop_ratio, source.interpolation, longest_side)
+
+
+def _reading(config: TrainConfig) -> Transform | None:
+    """How the pictures were read for the weights that training starts from; None where that is not known."""
+    if config.start is not None and Path(config.start).is_dir():
+        return transform_from_json(read_record(Path(config.start))["transform"])
+    if config.start is None or not is_foreign(config.model):
+        return None
+    return (open_subject(config.model) if config.start == PUBLISHED else describe(config.model)).transform
+
+
+def training_view(config: TrainConfig, data: DataSet, settings: ModelConfig | ForeignConfig) -> View:
+    """How training pictures are seen."""
+    transform = transform_of(config, data, settings)
+    augment = config.recipe.augment or data.augment
+    kind = {"none": "canvas", "native": "native-mirrored"}.get(augment, augment)
+    recipe = config.recipe
+    variation = Variation(recipe.auto_augment, recipe.color_jitter, recipe.erasing)
+    view = View(transform, kind, sides(settings.img_size), recipe.crop_scale, variation)
+    if view.stacks or transform.longest_side is None:
+        return view
+    return view.at((transform.longest_side, transform.longest_side))
+
+
+def create_optimizer(model: nn.Module, recipe: Recipe, retrofit: Retrofit | None, fused: bool) -> torch.optim.Optimizer:
+    """timm's optimizer; of a retrofitted model on the parameters that are to learn, its PEGs at a rate of their own."""
+    learns: Any = model
+    if retrofit is not None:
+        learns = parameter_groups(model, retrofit.train_only, recipe.lr, recipe.weight_decay, retrofit.peg_lr_scale)
+    options: dict[str, Any] = {"fused": fused} if recipe.optimizer in ("adam", "adamw") else {}
+    if recipe.layer_decay is not None:
+        if retrofit is not None:
+            raise ValueError("--layer-decay does not go with a retrofit, whose PEGs learn at a rate of their own")
+        options["layer_decay"] = recipe.layer_decay
+    optimizer: torch.optim.Optimizer = create_optimizer_v2(
+        learns, recipe.optimizer, lr=recipe.lr, weight_decay=recipe.weight_decay, **options
+    )
+    return optimizer
+
+
+def is_finished(config: TrainConfig, retrofit: Retrofit | None = None) -> bool:
+    """Whether the folder holds this very run, trained to its end; ValueError where it holds another one."""
+    folder = Path(config.out)
+    if not (folder / RECORD).exists():
+        return False
+    record = read_record(folder)
+    refuse_other_run(folder, record["training"], config)
+    if record.get("retrofit") != (None if retrofit is None else plain(retrofit)):
+        raise ValueError(
+            f"'{folder}' holds a run retrofitted in another way; choose another --out, or delete the folder"
+        )
+    return bool(record["epoch"] == config.recipe.epochs) and not has_state(folder)
+
+
+def plain(retrofit: Retrofit) -> dict[str, Any]:
+    """As JSON gives it back."""
+    return {**asdict(retrofit), "at": list(retrofit.at)}
+
+
+def refuse_other_run(folder: Path, before: dict[str, Any], config: TrainConfig) -> None:
+    refuse_other(folder, "a run with another configuration", before, config, FREE)

@@ -1,0 +1,41 @@
+"""Stopping in good order when the system asks for it."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+EXIT_CODE = 75  # of `cpvt train` that was stopped, saved, and wants to be started again (EX_TEMPFAIL of sysexits.h)
+
+
+class StoppedError(RuntimeError):
+    """SIGTERM came (a machine is taken back, a queue's time is over), and everything is saved."""
+
+    exit_code = EXIT_CODE
+
+
+class Stop:
+    """Whether SIGTERM came."""
+
+    asked = False
+
+
+@contextmanager
+def listening() -> Iterator[Stop]:
+    """Note SIGTERM instead of dying of it, while the block runs; elsewhere than in the main thread nothing is changed."""
+    stop = Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def note(number: int, frame: FrameType | None) -> None:
+        stop.asked = True
+
+    before = signal.signal(signal.SIGTERM, note)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGTERM, before)

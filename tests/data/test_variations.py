@@ -1,0 +1,203 @@
+"""Variations: timm's parts, each drawn for its picture by itself, and nothing else drawn from."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cpvt.data import Draw, Transform, Variation, View, load_plan
+from cpvt.data.variations import AUTO_AUGMENTS
+
+TRANSFORMS = {
+    "L": Transform(mean=(0.1,), std=(0.5,), crop_ratio=1.0),
+    "RGB": Transform(mean=(0.1, 0.3, 0.5), std=(0.5, 0.2, 0.25), crop_ratio=1.0),
+}
+EVERY = [Variation(auto_augment=words) for words in (*AUTO_AUGMENTS, "rand-m5-n3-tweights", "3a")]
+EVERY += [Variation(color_jitter=0.4), Variation(erasing=1.0), Variation(AUTO_AUGMENTS[0], 0.4, 0.5)]
+KINDS = ("resized-crop", "crop", "canvas", "native-mirrored")
+every_variation = pytest.mark.parametrize("variation", EVERY, ids=str)
+every_kind = pytest.mark.parametrize("kind", KINDS)
+
+
+def noise(height=18, width=20, mode="RGB"):
+    values = np.random.default_rng(0).integers(0, 256, size=(height, width, 3), dtype=np.uint8)
+    return Image.fromarray(values).convert(mode)
+
+
+def draw(seed=0):
+    return np.random.default_rng(seed)
+
+
+def seed_all(seed):
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002
+    torch.manual_seed(seed)
+
+
+def view_of(kind, variation, mode="RGB", sides=(10, 12)):
+    return View(TRANSFORMS[mode], kind, sides, variation=variation)
+
+
+@pytest.mark.parametrize("mode", TRANSFORMS)
+def test_a_crop_is_timms_own(mode):
+    from timm.data import create_transform
+
+    transform = TRANSFORMS[mode]
+    timm = create_transform(
+        (10, 12), is_training=True, scale=(0.2, 0.9), color_jitter=None, interpolation="bicubic",
+        mean=transform.mean, std=transform.std,
+    )  # fmt: skip
+    for seed in range(10):
+        ours = View(transform, "resized-crop", (10, 12), (0.2, 0.9))(noise(mode=mode), draw(seed))
+        seed_all(int(draw(seed).integers(2**31)))
+        assert torch.equal(ours, timm(noise(mode=mode)))
+
+
+@pytest.mark.parametrize("words", AUTO_AUGMENTS[:1])
+def test_colours_are_changed_as_timm_changes_them(words):
+    from timm.data.auto_augment import rand_augment_transform
+
+    transform = TRANSFORMS["RGB"]
+    fill = {"translate_const": int(10 * 0.45), "img_mean": tuple(round(255 * value) for value in transform.mean)}
+    timm = rand_augment_transform(words, {**fill, "interpolation": Image.Resampling.BICUBIC})
+    changed = 0
+    for seed in range(20):
+        ours = Variation(words).recolour(noise(), (10, 12), "bicubic", transform.mean, draw(seed))
+        seed_all(int(draw(seed).integers(2**31)))
+        assert np.array_equal(ours, timm(noise()))
+        changed += not np.array_equal(ours, noise())
+    assert changed > 8
+
+
+@every_variation
+@every_kind
+@pytest.mark.parametrize("mode", TRANSFORMS)
+def test_what_is_seen_follows_from_the_generator_alone(variation, kind, mode):
+    view, picture = view_of(kind, variation, mode), noise(mode=mode)
+    seen = [view(picture, draw(seed)) for seed in range(12)]
+    seed_all(1)
+    assert all(torch.equal(view(picture, draw(seed)), seen[seed]) for seed in reversed(range(12)))
+    assert not all(torch.equal(seen[0], other) for other in seen[1:])
+    assert all(each.isfinite().all() and len(each) == len(TRANSFORMS[mode].mean) for each in seen)
+
+
+@every_variation
+@every_kind
+def test_variation_changes_what_is_seen_and_neither_its_shape_nor_the_picture_read(variation, kind):
+    view, plain, picture = view_of(kind, variation), view_of(kind, Variation()), noise()
+    pairs = [(view(picture, draw(seed)), plain(noise(), draw(seed))) for seed in range(12)]
+    assert all(varied.shape == whole.shape for varied, whole in pairs)
+    assert not all(torch.equal(varied, whole) for varied, whole in pairs)
+    assert np.array_equal(picture, noise())
+
+
+@every_variation
+@every_kind
+def test_no_variation_touches_the_global_generators(variation, kind):
+    def states():
+        name, key, *rest = np.random.get_state()  # noqa: NPY002
+        return random.getstate(), (name, key.tolist(), *rest), torch.get_rng_state().tolist()
+
+    seed_all(2)
+    before = states()
+    view_of(kind, variation)(noise(), draw())
+    assert states() == before
+
+
+@every_kind
+def test_erasing_fills_a_rectangle_with_noise_in_its_share_of_the_pictures(kind):
+    view, plain = view_of(kind, Variation(erasing=0.25)), view_of(kind, Variation())
+    erased = 0
+    for seed in range(200):
+        different = (view(noise(), draw(seed)) != plain(noise(), draw(seed))).any(0)
+        if different.any():
+            erased += 1
+            rows, columns = different.any(1).nonzero(), different.any(0).nonzero()
+            assert different[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].all()
+            assert different.float().mean() < 0.5
+    assert 25 <= erased <= 75
+
+
+@every_kind
+def test_erased_parts_differ_from_pixel_to_pixel(kind):
+    view, plain = view_of(kind, Variation(erasing=1.0)), view_of(kind, Variation())
+    tensor = view(noise(), draw())
+    filled = tensor[tensor != plain(noise(), draw())]
+    assert len(filled) > 3
+    assert len(filled.unique()) == len(filled)
+
+
+def test_colour_jitter_gives_way_to_auto_augment():
+    both, one = (view_of("resized-crop", Variation(AUTO_AUGMENTS[0], jitter)) for jitter in (0.8, 0.0))
+    for seed in range(20):
+        assert torch.equal(both(noise(), draw(seed)), one(noise(), draw(seed)))
+
+
+@every_kind
+def test_colour_jitter_leaves_shapes_and_fill_alone(kind):
+    grey = Image.new("RGB", (6, 6), (100, 100, 100))
+    tensor = view_of(kind, Variation(color_jitter=0.8))(grey, draw(1))
+    plain = view_of(kind, Variation())(grey, draw(1))
+    assert torch.equal(tensor == 0, plain == 0)
+    assert not torch.equal(tensor, plain)
+    seen = tensor[0][tensor[0] != 0]
+    assert (seen == seen[0]).all()
+
+
+class Pictures:
+    def __len__(self):
+        return 6
+
+    def read(self, index, draw):
+        return noise(14 + index, 20), index
+
+
+@pytest.mark.parametrize("kind", ["resized-crop", "crop"])
+def test_a_picture_is_varied_alike_whoever_reads_it_and_after_whatever(kind):
+    view = view_of(kind, Variation(AUTO_AUGMENTS[0], erasing=0.5))
+
+    def read(numbers, workers, **options):
+        plan = [[Draw(number, copy) for copy in range(2)] for number in numbers]
+        batches = list(load_plan(Pictures(), view, plan, workers=workers, **options))
+        return {number: batch.pictures for number, batch in zip(numbers, batches)}
+
+    alone = read(range(6), 0)
+    for numbers, workers in (([5, 1, 3, 0], 0), ([2, 4, 0], 2), (range(6), 1)):
+        seed_all(workers)
+        for number, pictures in read(numbers, workers).items():
+            assert torch.equal(pictures, alone[number])
+    other = read(range(6), 0, epoch=1)
+    assert not any(torch.equal(other[number], alone[number]) for number in range(6))
+    assert not any(torch.equal(*pictures) for pictures in alone.values())
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["foo", "rand9", "rand-x9", "rand-foo", "rand-m9-tfoo", "rand-mstd", "original-q1", "rand-n99-tweights", "rand-m9.5", "-"],
+)  # fmt: skip
+def test_words_that_timm_does_not_know_are_an_error_that_shows_some(words):
+    with pytest.raises(ValueError, match=f"such as rand-m9-mstd0.5-inc1, original, augmix-m5-w4-d2; got '{words}'"):
+        Variation(words)
+
+
+@pytest.mark.parametrize("options", [{"color_jitter": -0.1}, {"erasing": 1.1}, {"erasing": -0.1}])
+def test_shares_that_make_no_sense(options):
+    with pytest.raises(ValueError, match=r"0 to 1 of the pictures have a part erased; got color_jitter .* and erasing"):
+        Variation(**options)
+
+
+@pytest.mark.parametrize("kind", ["resize", "native"])
+@pytest.mark.parametrize("variation", [Variation("original"), Variation(color_jitter=0.1), Variation(erasing=0.1)])
+def test_pictures_to_test_with_are_not_varied(kind, variation):
+    with pytest.raises(ValueError, match=f"'{kind}' shows pictures to test with, which are not varied; got Variation"):
+        view_of(kind, variation)
+
+
+@pytest.mark.parametrize("interpolation", ["lanczos", "box", "nearest"])
+def test_every_interpolation_goes_with_auto_augment(interpolation):
+    transform = Transform((0.5,) * 3, (0.5,) * 3, interpolation=interpolation)
+    view = View(transform, "resized-crop", (8, 9), variation=Variation("rand-m9-n8"))
+    for seed in range(10):
+        assert view(noise(), draw(seed)).isfinite().all()

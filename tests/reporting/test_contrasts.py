@@ -1,0 +1,58 @@
+"""Sums of accuracies with intervals over pictures and seeds, against sums by hand and a simulation with a known truth."""
+
+import numpy as np
+import pytest
+
+from cpvt.reporting.contrasts import Contrasts, interval
+from cpvt.results import pack_hits
+
+LEARNED, PEG = ("learned", 32), ("peg", 32)
+
+
+@pytest.fixture
+def hits_row(make_row):
+    def make(hits, **values):
+        return make_row(correct=sum(hits), total=len(hits), hits=pack_hits(hits), **values)
+
+    return make
+
+
+def test_a_sum_counts_the_seeds_that_all_terms_have(hits_row):
+    yes, no = True, False
+    rows = [
+        hits_row([yes, no, no, no], encoding="learned", seed=0), hits_row([yes, yes, no, no], encoding="learned", seed=1),
+        hits_row([yes, yes, no, no], seed=0), hits_row([yes, yes, yes, yes], seed=1), hits_row([no] * 4, seed=2),
+        hits_row([yes, no, no, no], size=64, seed=1), hits_row([no] * 4, protocol="resize", seed=0),
+    ]  # fmt: skip
+    contrast = Contrasts(rows, "canvas")
+    found = contrast({PEG: 1, LEARNED: -1})
+    assert (found.points, found.seeds, found.pictures) == (100 * (1 / 4 + 2 / 4) / 2, 2, 4)
+    both = contrast({PEG: 1, LEARNED: -1, ("peg", 64): -2})
+    assert (both.points, both.seeds) == (100 * (2 / 4 - 2 / 4), 1)
+    assert contrast({PEG: 1, ("rope", 32): -1}) is None
+    assert contrast({("peg", 64): 1, ("learned", 64): -1}) is None
+
+
+def test_terms_with_other_pictures_are_refused(hits_row):
+    contrast = Contrasts([hits_row([True] * 4), hits_row([True] * 5, encoding="learned")], "canvas")
+    with pytest.raises(ValueError, match="same pictures.*'peg at 32': 4, 'learned at 32': 5"):
+        contrast({PEG: 1, LEARNED: -1})
+
+
+def share_that_holds_the_truth(seeds, between, cases=200, pictures=400, truth=0.1):
+    """How often the interval holds the true mean, where trainings differ by `between`."""
+    draw, held = np.random.default_rng(0), 0
+    for case in range(cases):
+        chances = truth + draw.normal(0, between, (seeds, 1))
+        low, high = interval((draw.random((seeds, pictures)) < chances).astype(np.int8), case)
+        held += low <= truth <= high
+    return held / cases
+
+
+@pytest.mark.parametrize(("seeds", "between"), [(1, 0.0), (3, 0.03), (5, 0.03)])
+def test_intervals_hold_the_truth_as_often_as_they_say(seeds, between):
+    assert 0.91 <= share_that_holds_the_truth(seeds, between) <= 0.99
+
+
+def test_one_seed_says_nothing_of_others():
+    assert share_that_holds_the_truth(1, 0.05) < 0.8

@@ -1,0 +1,199 @@
+"""Faults, for real: killed processes, a disk without room, damaged files. Nothing good is lost, and the run goes on."""
+
+import multiprocessing
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import cpvt
+from cpvt.config import Engine, Recipe, Source, TrainConfig
+from cpvt.training import train
+from cpvt.training.saving import PREVIOUS, STATE
+
+STEPS = 24  # of the whole training
+processes = multiprocessing.get_context("forkserver")  # children have everything imported, and no threads of ours
+processes.set_forkserver_preload(["cpvt.training"])
+
+
+@pytest.fixture
+def config(tmp_path, tiny_folder):
+    recipe = Recipe(
+        epochs=4, batch_size=2, drop_path_rate=0.2, mixup=0.5, cutmix=0.5, ema=0.9, augment="resized-crop", lr=1e-3
+    )
+    source, engine = Source(data=str(tiny_folder)), Engine(save_minutes=0)  # a save at every step: kills meet many
+    return TrainConfig(out=str(tmp_path / "run"), train_size=8, source=source, recipe=recipe, engine=engine)
+
+
+@pytest.fixture
+def whole(config, tmp_path):
+    """The weights of the same training, never interrupted."""
+    torch.set_num_threads(1)  # as in the children
+    return weights(train(replace(config, out=str(tmp_path / "whole"))))
+
+
+def weights(run):
+    return load_file(f"{run}/model.safetensors")
+
+
+def assert_same(first, second):
+    assert first.keys() == second.keys()
+    for name in first:
+        assert torch.equal(first[name], second[name]), name
+
+
+def train_and_tell(config, tell, room=None):
+    """In a child: train, send the number of each step; with `room`, no file may grow beyond so many bytes."""
+    torch.set_num_threads(1)
+    if room is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
+    try:
+        train(config, lambda what, done, total, words: tell.send(done))
+        tell.send("finished")
+    except Exception as error:
+        tell.send(f"{type(error).__name__}: {error}")
+
+
+def start(config, room=None):
+    hear, tell = processes.Pipe(duplex=False)
+    child = processes.Process(target=train_and_tell, args=(config, tell, room))
+    child.start()
+    tell.close()
+    return child, hear
+
+
+def last_word(child, hear):
+    """The last thing that a child said before it ended."""
+    said = None
+    try:
+        while True:
+            said = hear.recv()
+    except EOFError:
+        child.join()
+    return said
+
+
+def test_killed_at_ten_random_steps_the_weights_are_the_same_to_the_bit(config, whole):
+    draw, killed, saved = random.Random(5), 0, 0
+    steps = sorted(draw.sample(range(2, STEPS), 10))
+    for step in steps:
+        child, hear = start(config)
+        while (first := hear.recv()) < step:
+            pass
+        assert isinstance(first, int)
+        os.kill(child.pid, signal.SIGKILL)
+        child.join()
+        killed += child.exitcode == -signal.SIGKILL
+        saved += os.path.exists(f"{config.out}/{STATE}")
+    assert killed == saved == 10
+    child, hear = start(config)
+    assert hear.recv() > steps[-1] - 2  # it went on, and did not begin anew
+    assert last_word(child, hear) == "finished"
+    assert_same(weights(config.out), whole)
+    assert sorted(os.listdir(config.out)) == ["checkpoint.json", "history.jsonl", "model.safetensors"]
+
+
+def test_sigterm_saves_and_exits_with_the_documented_code(config, whole):
+    recipe = "--epochs 4 --batch-size 2 --drop-path-rate 0.2 --mixup 0.5 --cutmix 0.5 --ema 0.9 --augment resized-crop --lr 1e-3"
+    command = [
+        sys.executable,
+        "-m",
+        "cpvt",
+        "train",
+        "--out",
+        config.out,
+        "--data",
+        config.source.data,
+        "--train-size",
+        "8",
+        *recipe.split(),
+    ]
+    # slowed, so that the signal comes before the end
+    slow = "import time, torch, sys; from cpvt.training import run; learn = run.Run._learn; run.Run._learn = lambda *a: (time.sleep(0.2), learn(*a)); torch.set_num_threads(1); from cpvt.cli import main; main(sys.argv[1:])"
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    child = subprocess.Popen(
+        [sys.executable, "-c", slow, *command[3:]], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env
+    )
+    while not os.path.exists(f"{config.out}/checkpoint.json"):  # an epoch is done
+        assert child.poll() is None, child.stderr.read()
+    child.send_signal(signal.SIGTERM)
+    _, said = child.communicate(timeout=60)
+    assert child.returncode == 75, said
+    assert "stopped after step" in said
+    assert "goes on from there" in said
+    assert os.path.exists(f"{config.out}/{STATE}")
+    assert_same(weights(train(config)), whole)
+
+
+def test_a_full_disk_loses_nothing(config, whole, tmp_path):
+    child, hear = start(config)
+    while hear.recv() < 9:
+        pass
+    os.kill(child.pid, signal.SIGKILL)
+    child.join()
+    before = torch.load(f"{config.out}/{STATE}", weights_only=True)["done"], weights(config.out)
+    said = last_word(*start(config, room=200_000))  # less than a state needs
+    assert said.startswith("OSError: ")
+    assert "saving failed (File too large)" in said
+    assert "is kept in" in said
+    assert "run the same command again" in said
+    assert torch.load(f"{config.out}/{STATE}", weights_only=True)["done"] == before[0]
+    assert_same(weights(config.out), before[1])
+    assert not [name for name in os.listdir(config.out) if name.startswith(".")]
+    assert_same(weights(train(config)), whole)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "flipped", "missing"])
+def test_a_damaged_state_is_passed_over_for_the_one_before(config, whole, damage):
+    child, hear = start(config)
+    while hear.recv() < 9:
+        pass
+    os.kill(child.pid, signal.SIGKILL)
+    child.join()
+    state, previous = (os.path.join(config.out, name) for name in (STATE, PREVIOUS))
+    assert os.path.exists(previous)
+    content = bytearray(Path(state).read_bytes())
+    if damage == "missing":  # killed between two renamings
+        os.remove(state)
+        assert_same(weights(train(config)), whole)
+        return
+    content[len(content) // 2] ^= 8
+    Path(state).write_bytes({"truncated": content[:-1000], "empty": b"", "flipped": content}[damage])
+    kept = shutil.copy(previous, previous + ".kept")
+    Path(previous).write_bytes(b"neither")
+    with pytest.raises(ValueError, match="no state to go on from is whole.*Delete them to train from the start"):
+        train(config)
+    os.replace(kept, previous)
+    with pytest.warns(UserWarning, match=f"{STATE}.*is not whole; going on from .*{PREVIOUS}"):
+        train(config)
+    assert_same(weights(config.out), whole)
+
+
+def test_what_may_change_when_a_run_goes_on_and_what_may_not(config, whole):
+    child, hear = start(config)
+    while hear.recv() < 9:
+        pass
+    os.kill(child.pid, signal.SIGKILL)
+    child.join()
+    source = replace(config.source, data="digits")
+    for change in (
+        {"encoding": "rope"},
+        {"source": source},
+        {"recipe": replace(config.recipe, batch_size=4)},
+        {"seed": 1},
+    ):
+        with pytest.raises(ValueError, match="holds a run with another configuration"):
+            train(replace(config, **change))
+    engine = replace(config.engine, save_minutes=5, grad_checkpointing=True)
+    workers = replace(config.source, loader_workers=1)
+    assert_same(weights(train(replace(config, engine=engine, source=workers, device="cpu"))), whole)
+    assert cpvt.load(config.out).record["epoch"] == 4

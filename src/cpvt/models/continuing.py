@@ -34,7 +34,11 @@ def continue_model(
         moved = "" if model.config.encoding == before.encoding else f", encoding now {model.config.encoding}"
         words.append(f"training size {before.img_size} -> {wanted.img_size}{moved}")
     if wanted.num_classes != model.num_classes or not same_classes:
-        why = "other classes" if wanted.num_classes == model.num_classes else f"{model.num_classes} classes -> {wanted.num_classes}"
+        why = (
+            "other classes"
+            if wanted.num_classes == model.num_classes
+            else f"{model.num_classes} classes -> {wanted.num_classes}"
+        )
         words.append(f"{why}: the head starts afresh")
         model.reset_classifier(wanted.num_classes)
     state = model.state_dict()

@@ -7,7 +7,7 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -22,9 +22,11 @@ from cpvt import __version__
 from cpvt.config import ForeignConfig, ModelConfig, sides
 from cpvt.data import Transform
 from cpvt.models import VisionTransformer
+from cpvt.models.continuing import continue_model
 from cpvt.results import read_json, replacing, write_json
 from cpvt.retrofitting import retrofit
-from cpvt.subjects import MAKERS, Subject, build, is_foreign, open_subject, subject_of
+from cpvt.subjects import MAKERS, Subject, is_foreign, open_subject, subject_of
+from cpvt.subjects.continuing import build_foreign, continue_foreign
 from cpvt.subjects.weights import load_weights_file
 
 WEIGHTS, RECORD = "model.safetensors", "checkpoint.json"
@@ -138,9 +140,54 @@ def build_model(config: ModelConfig | ForeignConfig) -> nn.Module:
     """A fresh model, ours or another library's, retrofitted where the configuration says so."""
     if isinstance(config, ModelConfig):
         return VisionTransformer(config)
-    height, width = sides(config.img_size)
-    model = build(config.name, config.num_classes, height if height == width else None, config.in_chans)
+    model = build_foreign(config)
     return model if config.retrofit is None else retrofit(model, **config.retrofit)
+
+
+def starting_weights(
+    wanted: ModelConfig | ForeignConfig,
+    start: str | Path,
+    class_names: Sequence[str] | None = None,
+    say: Callable[[str], Any] = lambda words: None,
+) -> nn.Module:
+    """A model as wanted, with the weights of a run's folder or of a file, to be trained on.
+
+    Of a run's model the training size and the classes may be others, and for our own also what training drops, and whether
+    it is distilled (see `cpvt.models.continuing`); of a file all must fit. class_names: those of the pictures to come; where
+    the run had others its head starts afresh, be they as many. `say` is told, a line each, what became of the weights.
+    The `config` of one of our own says what came out: its encoding may be written otherwise than wanted, as in
+    "rope(grid=(8, 8))", so a record holds that. Raises ValueError that lists what does not fit.
+    """
+    start = Path(start)
+    if not start.is_dir():
+        model = build_model(wanted)
+        load_weights_file(model, start)
+        return model
+    record = read_record(start)
+    held = config_from_json(record["model"])
+    kinds = ["a model of our own" if isinstance(each, ModelConfig) else f"'{each.name}'" for each in (held, wanted)]
+    if type(held) is not type(wanted):
+        raise ValueError(f"'{start}' holds {kinds[0]}, and {kinds[1]} is to be trained: start from a run of that")
+    model = build_model(held)
+    load_weights_file(model, start / WEIGHTS)
+    same_classes = class_names is None or list(class_names) == record["class_names"]
+    if isinstance(wanted, ModelConfig):
+        assert isinstance(model, VisionTransformer)  # as its record says
+        model, words = continue_model(model, wanted, same_classes)
+    else:
+        model, words = continue_foreign(model, wanted, same_classes, f"in '{start}'")
+    for each in words:
+        say(each)
+    return model
+
+
+def published_weights(wanted: ForeignConfig, say: Callable[[str], Any] = lambda words: None) -> nn.Module:
+    """A model of another library with the weights that it publishes; its head starts afresh for another number of classes."""
+    subject: Any = open_subject(wanted.name)
+    model, words = continue_foreign(subject.model, wanted, where=f"published for {wanted.name}")
+    for each in words:
+        say(each)
+    return model
 
 
 def config_from_json(values: dict[str, Any]) -> ModelConfig | ForeignConfig:

@@ -18,11 +18,11 @@ __all__ = [
 
 KNOWN = {
     "digits": "scikit-learn's handwritten digits on a 32x32 canvas, 1,200 to train and 597 to test; embedded, no download",
-    "PATH": "a folder with train/CLASS/picture.jpg and test/CLASS/picture.jpg (or val/)",
+    "PATH": "a folder with train/CLASS/picture.jpg and test/CLASS/picture.jpg (or val/), or with tar archives of such",
     "torch/NAME": "a torchvision set, such as torch/cifar10; --data-root says where its files are",
     "hfds/NAME": "a Hugging Face set (needs the package datasets); hfids/NAME streams it",
     "tfds/NAME": "a TensorFlow set (needs tensorflow-datasets)",
-    "wds/PATH": "WebDataset shards (needs the package webdataset)",
+    "wds/PATH": "shards of WebDataset: a folder, or a pattern such as wds//data/{train,val}-{000..146}.tar; URLs too",
 }
 
 
@@ -37,10 +37,15 @@ def open_data(data: str, root: str | None = None, mode: str | None = None) -> Da
 
         return open_digits(mode or "L")
     from cpvt.data.folders import open_folder
-    from cpvt.data.timm_sets import PREFIXES, open_named
+    from cpvt.data.shards import holds_shards, open_shards
+    from cpvt.data.timm_sets import PREFIXES, is_remote, open_named
 
-    if Path(data).is_dir():
+    if Path(data).is_dir() and not holds_shards(Path(data)):
         return replace(open_folder(Path(data), mode or "RGB"), name=data)
+    if Path(data).is_dir():
+        return replace(open_shards(data, mode or "RGB"), name=data)
+    if data.startswith("wds/") and not is_remote(data):
+        return replace(open_shards(str(Path(root or "", data.removeprefix("wds/"))), mode or "RGB"), name=data)
     if data.partition("/")[0] in PREFIXES:
         return replace(open_named(data, root, mode or "RGB"), name=data)
     known = "\n".join(f"  {name}: {words}" for name, words in KNOWN.items())

@@ -10,7 +10,7 @@ from PIL import Image
 from timm.utils.misc import natural_key
 
 from cpvt.data.base import DataSet, Split, data_set
-from cpvt.data.pictures import decode
+from cpvt.data.pictures import decode, picture_endings
 
 TEST_FOLDERS = ("test", "val", "validation")
 
@@ -63,7 +63,7 @@ def _split(pictures: dict[str, list[Path]] | None, classes: Sequence[str], mode:
 
 def _pictures_by_class(root: Path) -> dict[str, list[Path]]:
     """Class -> its picture files, both in natural order (class2 before class10)."""
-    endings = {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+    endings = picture_endings()
     folders = sorted((each for each in root.iterdir() if _is_class(each)), key=lambda path: natural_key(path.name))
     found = {
         folder.name: sorted(

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 from PIL import Image, ImageOps
+
+USUAL = ("JPEG", "PNG", "WEBP")
 
 
 class BadPictureError(ValueError):
@@ -21,8 +24,10 @@ def decode(file: str | Path | IO[bytes], name: str, mode: str = "RGB") -> Image.
     Raises BadPictureError with `name` where the file is not a whole picture.
     """
     try:
-        with Image.open(file) as opened:
-            return convert(ImageOps.exif_transpose(opened), mode)
+        with Image.open(file, formats=_formats()) as opened:
+            opened.load()
+            ImageOps.exif_transpose(opened, in_place=True)
+            return convert(opened, mode)
     except FileNotFoundError:
         raise
     except Exception as error:  # decoders raise many kinds: OSError, SyntaxError, struct.error, ...
@@ -30,6 +35,19 @@ def decode(file: str | Path | IO[bytes], name: str, mode: str = "RGB") -> Image.
             f"picture '{name}' does not decode ({type(error).__name__}: {error}); "
             "mend or remove the file, or pass --on-bad-picture skip"
         ) from error
+
+
+@lru_cache(maxsize=1)
+def _formats() -> list[str]:
+    """All that PIL reads, the usual first: it tries one after the other, some at the cost of a small decoding."""
+    Image.init()
+    return sorted(Image.OPEN, key=lambda name: name not in USUAL)
+
+
+@lru_cache(maxsize=1)
+def picture_endings() -> frozenset[str]:
+    """How files are called that PIL reads, in small letters: .jpg, .png, ..."""
+    return frozenset(ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN)
 
 
 def convert(picture: Image.Image, mode: str) -> Image.Image:
@@ -42,7 +60,7 @@ def convert(picture: Image.Image, mode: str) -> Image.Image:
         picture = picture.convert("RGBA")
         background = Image.new("RGBA", picture.size, "white")
         picture = Image.alpha_composite(background, picture)
-    return picture.convert(mode)
+    return picture if picture.mode == mode else picture.convert(mode)
 
 
 def check_usable(shape: Sequence[int], smallest: int, name: str) -> None:

@@ -86,6 +86,11 @@ def open_named(name: str, root: str | None, mode: str) -> DataSet:
     return data_set(name, class_names, parts["train"], parts["test"], mode)
 
 
+def is_remote(name: str) -> bool:
+    """Whether a set of shards is not in files of this machine."""
+    return any(mark in name for mark in ("://", "pipe:"))
+
+
 def _create(name: str, root: str | None, splits: tuple[str, ...]) -> Any:
     """timm's data set of the first split that there is."""
     try:

@@ -1,0 +1,140 @@
+"""Shards: data sets in tar archives, WebDataset's or plain ones with class folders, read at any place like files."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from timm.utils.misc import natural_key
+
+from cpvt.data.base import DataSet, data_set
+from cpvt.data.pictures import decode
+from cpvt.data.tars import KEYS, Sample, read_samples
+
+PARTS = {"train": ("train",), "test": ("validation", "test", "val")}  # part -> what its shards are called
+INFO = "_info.json"  # of timm's sets: which shards are in which part
+
+
+class ShardSplit:
+    """Pictures in tar archives. Small in memory, and free of open files, so that it goes to other processes."""
+
+    def __init__(self, shards: Sequence[Path], samples: Sequence[Sequence[Sample]], labels: Sequence[int], mode: str):
+        self.shards, self.mode = tuple(shards), mode
+        every = [(shard, sample) for shard, within in enumerate(samples) for sample in within]
+        self.places = np.array([(shard, sample.offset, sample.size) for shard, sample in every], dtype=np.int64)
+        self.names = np.array([sample.name.encode() for _, sample in every])
+        self.labels = np.array(labels, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def read(self, index: int, draw: np.random.Generator) -> tuple[Image.Image, int]:
+        shard, offset, size = self.places[index].tolist()
+        with open(self.shards[shard], "rb") as file:
+            file.seek(offset)
+            content = io.BytesIO(file.read(size))
+        name = f"{self.names[index].decode()} of {self.shards[shard]}"
+        return decode(content, name, self.mode), int(self.labels[index])
+
+
+def holds_shards(folder: Path) -> bool:
+    """Whether a folder, or one directly below it, has tar archives."""
+    return any(folder.glob("*.tar")) or any(folder.glob("*/*.tar"))
+
+
+def open_shards(where: str, mode: str) -> DataSet:
+    """A data set in tar archives: a folder of them, or a pattern such as /data/train-{000..146}.tar or /data/*.tar.
+
+    A shard belongs to the part that its name or folder says (train-000.tar, imagenet-val-07.tar, validation/00.tar),
+    or that timm's _info.json does. For the classes see `read_samples`; classes without names are numbered.
+    Raises ValueError where nothing is found, a shard is damaged, or a class to test is not there to train.
+    """
+    shards, keys = _find(where)
+    samples = {part: [read_samples(path, keys) for path in paths] for part, paths in shards.items()}
+    labels = {part: [sample.label for within in each for sample in within] for part, each in samples.items()}
+    for part, found in labels.items():
+        if not found:
+            raise ValueError(
+                f"there are no pictures in '{shards[part][0]}' and the other shards to {part} of '{where}'"
+            )
+    numbers, names = _numbered(where, labels)
+    for sample in (sample for each in samples.values() for within in each for sample in within):
+        if sample.words and isinstance(sample.label, int):
+            names[sample.label] = sample.words
+    splits = {part: ShardSplit(shards[part], samples[part], numbers[part], mode) for part in shards}
+    return data_set(where, names, splits.get("train"), splits.get("test"), mode)
+
+
+def _numbered(where: str, labels: dict[str, list[int | str]]) -> tuple[dict[str, list[int]], list[str]]:
+    """Labels as numbers, and the names of the classes."""
+    every = {label for found in labels.values() for label in found}
+    if len({type(label) for label in every}) > 1:
+        raise ValueError(f"the shards of '{where}' give some classes by number and some by name; give all alike")
+    known = set(labels.get("train", every))
+    extra = sorted(map(str, every - known), key=natural_key)
+    if extra:
+        raise ValueError(f"'{where}' has classes to test that are not there to train: {', '.join(extra[:10])}")
+    numbers = sorted(label for label in known if isinstance(label, int))
+    names = [str(number) for number in range(1 + numbers[-1])] if numbers else sorted(map(str, known), key=natural_key)
+    number_of: dict[int | str, int] = {number: number for number in numbers} or {
+        name: n for n, name in enumerate(names)
+    }
+    return {part: [number_of[label] for label in found] for part, found in labels.items()}, names
+
+
+def _find(where: str) -> tuple[dict[str, list[Path]], tuple[str, ...]]:
+    """The shards of each part, in natural order, and the keys under which .json has the class."""
+    root, keys = Path(where), KEYS
+    if (root / INFO).exists():
+        splits: dict[str, Any] = json.loads((root / INFO).read_text()).get("splits", {})
+        of_word = {word: [root / name for name in split["filenames"]] for word, split in splits.items()}
+        keys = tuple({split["alt_label"] for split in splits.values() if split.get("alt_label")}) or KEYS
+    else:
+        paths = root.rglob("*.tar") if root.is_dir() else _expand(where)
+        of_word = {}
+        for path in sorted(paths, key=lambda path: natural_key(str(path))):
+            of_word.setdefault(_word(path, root if root.is_dir() else path.parent.parent), []).append(path)
+    found = {part: next((of_word[word] for word in words if of_word.get(word)), []) for part, words in PARTS.items()}
+    found = {part: paths for part, paths in found.items() if paths}
+    if not found:
+        folder = root if root.is_dir() else root.parent
+        held = ", ".join(sorted(path.name for path in folder.glob("*"))[:10])
+        raise ValueError(
+            f"no shards at '{where}': looked for train*.tar and validation*.tar (or test*.tar, val*.tar), for folders "
+            f"train/ and validation/ of such files, and for {INFO}; '{folder}' holds {held or 'nothing'}"
+        )
+    absent = [str(path) for paths in found.values() for path in paths if not path.exists()]
+    if absent:
+        raise ValueError(f"shards of '{where}' are not there: {', '.join(absent[:5])}")
+    return found, keys
+
+
+def _expand(pattern: str) -> list[Path]:
+    """The files that a pattern names, with {a,b}, {000..146}, * and ?."""
+    braces = re.search(r"\{([^{}]*)\}", pattern)
+    if braces is None:
+        path = Path(pattern)
+        exact = path.suffix == ".tar" and not set(path.name) & set("*?[")
+        return [path] if exact else list(path.parent.glob(path.name))
+    ends = re.fullmatch(r"(\d+)\.\.(\d+)", braces[1])
+    inner = braces[1].split(",")
+    if ends is not None:
+        inner = [str(number).zfill(len(ends[1])) for number in range(int(ends[1]), int(ends[2]) + 1)]
+    each = (_expand(pattern[: braces.start()] + one + pattern[braces.end() :]) for one in inner)
+    return list(dict.fromkeys(path for paths in each for path in paths))  # braces in braces may name a file twice
+
+
+def _word(path: Path, base: Path) -> str:
+    """The last word of a shard's name that says which part it belongs to, or else of its folders; '' without any."""
+    known = {word for words in PARTS.values() for word in words}
+    for name in (path.name, *reversed(path.relative_to(base).parent.parts)):
+        said = [word for word in re.split(r"[-_.]", name.lower()) if word in known]
+        if said:
+            return said[-1]
+    return ""

@@ -1,0 +1,242 @@
+"""Tar archives as data sets: found, looked through once, read at any place, and refused where they are damaged."""
+
+import io
+import json
+import pickle
+import tarfile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cpvt.data import BadPictureError, Transform, View, load_batches, open_data
+
+
+def picture(number, kind="PNG"):
+    """The bytes of a picture of one colour, its number."""
+    file = io.BytesIO()
+    Image.new("RGB", (6, 5), (number, number, number)).save(file, kind)
+    return file.getvalue()
+
+
+def write(path, files):
+    """A tar archive of {name: content}."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as archive:
+        for name, content in files.items():
+            content = content.encode() if isinstance(content, str) else content
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+
+
+def samples(labels, start=0):
+    """WebDataset's files of pictures with these labels, numbered on from start."""
+    files = {}
+    for number, label in enumerate(labels, start):
+        files |= {f"{number:04}.cls": str(label), f"{number:04}.png": picture(number)}
+    return files
+
+
+def read(split):
+    """The colour and the class of every picture."""
+    found = [split.read(index, np.random.default_rng(0)) for index in range(len(split))]
+    return [(seen.getpixel((0, 0))[0], label) for seen, label in found]
+
+
+@pytest.fixture
+def root(tmp_path):
+    """Shards of unequal sizes: 3 and 1 to train on, 2 to test."""
+    write(tmp_path / "train-000000.tar", samples([1, 0, 2]))
+    write(tmp_path / "train-000001.tar", samples([0], 3))
+    write(tmp_path / "validation-000000.tar", samples([2, 0], 4))
+    return tmp_path
+
+
+TRAIN, TEST = [(0, 1), (1, 0), (2, 2), (3, 0)], [(4, 2), (5, 0)]
+
+
+@pytest.mark.parametrize(
+    "where", ["wds/{}", "{}", "wds/{}/*.tar", "wds/{}/{{train-{{000000..000001}},validation-000000}}.tar"]
+)
+def test_shards_are_found_by_folder_or_pattern(root, where):
+    data = open_data(where.format(root))
+    assert (read(data.train), read(data.test)) == (TRAIN, TEST)
+    assert (data.class_names, data.name) == (("0", "1", "2"), where.format(root))
+
+
+def test_a_root_may_be_apart_from_the_name(root):
+    assert read(open_data(f"wds/{root.name}", root=str(root.parent)).train) == TRAIN
+
+
+@pytest.mark.parametrize("name", ["train/{}.tar", "mine-train_{}.tar", "train.{}.tar", "val-{}/train-{}.tar"])
+def test_the_part_of_a_shard_is_in_its_name_or_else_its_folder(tmp_path, name):
+    write(tmp_path / name.format(0, 0), samples([0, 1]))
+    assert read(open_data(f"wds/{tmp_path}").train) == [(0, 0), (1, 1)]
+    assert open_data(f"wds/{tmp_path}").test is None
+
+
+@pytest.mark.parametrize("word", ["validation", "val", "test"])
+def test_the_part_to_test_on_may_have_several_names(tmp_path, word):
+    write(tmp_path / f"{word}-0.tar", samples([0, 1]))
+    assert read(open_data(f"wds/{tmp_path}").test) == [(0, 0), (1, 1)]
+
+
+def test_of_several_parts_to_test_on_the_validation_is_taken(root):
+    write(root / "test-000000.tar", samples([1]))
+    assert read(open_data(f"wds/{root}").test) == TEST
+
+
+def test_shards_stand_in_the_order_of_their_numbers(tmp_path):
+    for number in (10, 2, 1):
+        write(tmp_path / f"train-{number}.tar", samples([0], number))
+    assert [colour for colour, _ in read(open_data(f"wds/{tmp_path}").train)] == [1, 2, 10]
+
+
+def test_timms_list_of_shards_goes_before_their_names(root):
+    parts = {
+        "train": {"filenames": ["validation-000000.tar", "train-000001.tar"]},
+        "test": {"filenames": ["train-000000.tar"]},
+    }
+    (root / "_info.json").write_text(json.dumps({"splits": parts}))
+    with pytest.raises(ValueError, match="classes to test that are not there to train: 1$"):
+        open_data(f"wds/{root}")
+    parts["test"]["filenames"] = ["train-000001.tar"]
+    (root / "_info.json").write_text(json.dumps({"splits": parts}))
+    data = open_data(f"wds/{root}")
+    assert (read(data.train), read(data.test)) == ([*TEST, (3, 0)], [(3, 0)])
+    parts["train"]["filenames"].append("train-000007.tar")
+    (root / "_info.json").write_text(json.dumps({"splits": parts}))
+    with pytest.raises(ValueError, match=r"are not there: .*train-000007\.tar"):
+        open_data(f"wds/{root}")
+
+
+@pytest.mark.parametrize("key", ["label", "cls"])
+def test_a_class_may_stand_in_json(tmp_path, key):
+    facts = {"0.json": json.dumps({key: 1, "height": 5}), "0.jpg": picture(7, "JPEG"), "1.JPG": picture(8, "JPEG")}
+    write(tmp_path / "train-0.tar", {**facts, "1.json": json.dumps({key: 0})})
+    assert read(open_data(f"wds/{tmp_path}").train) == [(7, 1), (8, 0)]
+
+
+def test_timms_list_may_name_the_fact_that_is_the_class(tmp_path):
+    write(tmp_path / "a.tar", {"0.cls": "0", "0.json": json.dumps({"fine": 3}), "0.png": picture(1)})
+    split = {"filenames": ["a.tar"], "alt_label": "fine"}
+    (tmp_path / "_info.json").write_text(json.dumps({"splits": {"train": split}}))
+    assert read(open_data(f"wds/{tmp_path}").train) == [(1, 3)]
+
+
+def test_classes_in_words_name_the_numbers(tmp_path):
+    write(tmp_path / "train-0.tar", {**samples([2, 0]), "0000.cls.txt": "a dog\n", "0001.cls.txt": "cat"})
+    assert open_data(f"wds/{tmp_path}").class_names == ("cat", "1", "a dog")
+
+
+@pytest.mark.parametrize("prefix", ["", "./", "deep/down/"])
+def test_plain_archives_have_class_folders(tmp_path, prefix):
+    files = {f"{prefix}dog/b.v2.png": picture(3), f"{prefix}cat10/a.png": picture(4), f"{prefix}cat2/.hidden.png": "no"}
+    write(tmp_path / "train.tar", {**files, f"{prefix}dog/b.v3.png": picture(5), f"{prefix}cat2/notes.txt": "none"})
+    write(tmp_path / "val.tar", {f"{prefix}cat10/c.png": picture(6)})
+    data = open_data(str(tmp_path))
+    assert data.class_names == ("cat10", "dog")
+    assert (read(data.train), read(data.test)) == ([(3, 1), (5, 1), (4, 0)], [(6, 0)])
+
+
+def test_the_picture_of_a_sample_is_the_one_without_another_word(tmp_path):
+    write(tmp_path / "train-0.tar", {"0.cls": "0", "0.mask.png": picture(9), "0.png": picture(1)})
+    assert read(open_data(f"wds/{tmp_path}").train) == [(1, 0)]
+
+
+def test_names_of_any_length_and_classes_by_name(tmp_path):
+    long = "x" * 150 + "/" + "y" * 120
+    write(tmp_path / "train-0.tar", {f"{long}.png": picture(1), f"{long}.cls": "mouse", "b.png": picture(2), "b.cls": "ant"})  # fmt: skip
+    data = open_data(f"wds/{tmp_path}")
+    assert (data.class_names, read(data.train)) == (("ant", "mouse"), [(1, 1), (2, 0)])
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        ({"a.png": picture(0)}, r"'a.png' of '.*' has no class: expected its number in a.cls .* CLASS/a.png"),
+        ({"a.cls": "0"}, "sample 'a' of '.*' has a class and no picture; known: .*.jpg"),
+        ({"a.cls": "-1", "a.png": picture(0)}, "class of 'a.png' of '.*' is a number from 0 on, or a name; got '-1'"),
+        ({"a.cls": "", "a.png": picture(0)}, "got ''"),
+        ({"a.json": '{"label": [1]}', "a.png": picture(0)}, r"got \[1\]"),
+        ({"a.json": "{", "a.png": picture(0)}, r"the .json beside 'a.png' of '.*' is not JSON"),
+        ({"a.cls": "0", "a.png": picture(0), "a.jpg": picture(0)}, r"several pictures for one class \(a.png, a.jpg\)"),
+        ({**samples([0]), "cat/1.png": picture(0)}, "some classes by number and some by name"),
+        ({"notes.txt": "nothing"}, r"there are no pictures in '.*train-0.tar' .* to train of"),
+    ],
+)
+def test_archives_that_make_no_data_set_are_errors_that_say_what_is_expected(tmp_path, files, words):
+    write(tmp_path / "train-0.tar", files)
+    with pytest.raises(ValueError, match=words):
+        open_data(f"wds/{tmp_path}")
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE])
+def test_a_link_to_a_picture_is_an_error_that_says_how_to_write_without(tmp_path, kind):
+    with tarfile.open(tmp_path / "train.tar", "w") as archive:
+        info = tarfile.TarInfo("cat/1.png")
+        info.type, info.linkname = kind, "cat/0.png"
+        archive.addfile(info)
+    with pytest.raises(ValueError, match="'cat/1.png' of '.*' is a link to cat/0.png.*--dereference"):
+        open_data(f"wds/{tmp_path}")
+
+
+def test_where_there_are_no_shards_an_error_says_what_was_looked_for_and_what_is_there(tmp_path):
+    write(tmp_path / "part-0.tar", samples([0]))
+    with pytest.raises(ValueError, match=r"looked for train\*.tar and validation.*_info.json; .* holds part-0.tar$"):
+        open_data(f"wds/{tmp_path}")
+    with pytest.raises(ValueError, match=r"nowhere' holds nothing$"):
+        open_data(f"wds/{tmp_path / 'nowhere'}/*.tar")
+    with pytest.raises(ValueError, match=r"are not there: .*train-1.tar"):
+        open_data(f"wds/{tmp_path}/train-{{1..2}}.tar")
+
+
+def damaged(path, how):
+    """The archive, cut off or overwritten."""
+    content = path.read_bytes()
+    with tarfile.open(path) as archive:
+        last = archive.getmembers()[-1]
+    starts = {"cut in a file": last.offset_data + 20, "cut in a header": last.offset + 20, "cut between": last.offset}
+    if how in starts:
+        path.write_bytes(content[: starts[how]])
+    elif how == "overwritten":
+        path.write_bytes(content[: last.offset] + b"\xff" * 512 + content[last.offset + 512 :])
+    else:
+        path.write_bytes({"empty": b"", "no archive": b"x" * 2000}[how])
+
+
+@pytest.mark.parametrize(
+    ("how", "whole"),
+    [("cut in a file", 6), ("cut in a header", 5), ("cut between", 5), ("overwritten", 5), ("empty", 0), ("no archive", 0)],
+)  # fmt: skip
+def test_a_damaged_shard_is_an_error_that_names_it(root, how, whole):
+    damaged(root / "train-000000.tar", how)
+    with pytest.raises(ValueError, match=rf"train-000000.tar' is damaged or cut off: {whole} files .*; fetch or write"):
+        open_data(f"wds/{root}")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_picture_that_does_not_decode_is_named_with_its_shard_and_can_be_skipped(root, workers):
+    write(root / "train-000001.tar", {**samples([0], 3), "9.cls": "1", "9.png": picture(9)[:45]})
+    data = open_data(f"wds/{root}")
+    view = View(Transform(data.mean, data.std), "canvas", (5, 6))
+    with pytest.raises(BadPictureError, match=r"^picture '9.png of .*train-000001.tar' does not decode"):
+        list(load_batches(data.train, view, 2, workers=workers))
+    batches = list(load_batches(data.train, view, 2, on_bad_picture="skip", workers=workers))
+    assert torch.cat([batch.labels for batch in batches]).tolist() == [1, 0, 2, 0]
+    assert sum(len(batch.skipped) for batch in batches) == 1
+
+
+def test_workers_read_the_same(root):
+    data = open_data(f"wds/{root}")
+    view = View(Transform(data.mean, data.std), "crop", (3, 3))
+    alone, together = (list(load_batches(data.train, view, 3, workers=workers)) for workers in (0, 2))
+    for one, other in zip(alone, together, strict=True):
+        assert torch.equal(one.pictures, other.pictures)
+
+
+def test_a_split_goes_to_another_process_without_open_files(root):
+    split = open_data(f"wds/{root}").train
+    assert read(pickle.loads(pickle.dumps(split))) == TRAIN

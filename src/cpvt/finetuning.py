@@ -39,7 +39,7 @@ def retrofit_and_test(
     _refuse_other(folder, config)
     done = {(row.encoding, row.protocol, row.size) for row in read_rows(folder / ROWS)}
     torch.manual_seed(config.seed)
-    model = starting_model(training, settings)
+    model = starting_model(training, settings, data.class_names, watch)
     wanted = config.retrofit
     retrofit(model, wanted.at, wanted.absolute, wanted.kernel_size)  # refuses what cannot be before anything is trained
     before = replace(

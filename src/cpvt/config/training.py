@@ -136,8 +136,8 @@ class TrainConfig:
     """A name of `cpvt list`, or of another library, as timm:vit_tiny_patch16_224; options in brackets, as in
     "cpvt_micro(patch_size=8)"."""
     start: str | None = None
-    """Weights to start from: a run's folder with the same model, a file, or 'published' for those of another library; by
-    default random ones."""
+    """Weights to start from: a run's folder (its training size and classes may be others), a file, or 'published' for
+    those of another library; by default random ones."""
     train_size: int | None = None
     """Side of the training pictures, pixels; by default the model's."""
     train_sizes: tuple[int | str, ...] = ()

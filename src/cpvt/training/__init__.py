@@ -9,6 +9,7 @@ import torch
 from cpvt import processes
 from cpvt.config import Retrofit, TrainConfig, Watch, ignore_progress
 from cpvt.data import open_data
+from cpvt.models import VisionTransformer
 from cpvt.training.engine import Machine
 from cpvt.training.learning import Lessons
 from cpvt.training.run import HISTORY, DivergedError, Run
@@ -47,7 +48,9 @@ def train(config: TrainConfig, watch: Watch = ignore_progress, retrofit: Retrofi
     settings = check(config, data)
     machine = Machine(config)
     torch.manual_seed(config.seed)
-    model = starting_model(config, settings)
+    model = starting_model(config, settings, data.class_names, watch if processes.is_first() else ignore_progress)
+    if isinstance(model, VisionTransformer):
+        settings = model.config  # another training size is written into some encodings
     if retrofit is not None:
         model, settings = retrofitted(model, settings, retrofit)
     teacher = open_teacher(config, data, settings, str(machine.device))

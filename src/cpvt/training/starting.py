@@ -11,7 +11,15 @@ import torch
 from timm.optim import create_optimizer_v2, list_optimizers
 from torch import nn
 
-from cpvt.checkpoint import RECORD, WEIGHTS, as_subject, build_model, read_record, transform_from_json
+from cpvt.checkpoint import (
+    RECORD,
+    as_subject,
+    build_model,
+    published_weights,
+    read_record,
+    starting_weights,
+    transform_from_json,
+)
 from cpvt.config import (
     POOLS,
     Engine,
@@ -20,6 +28,8 @@ from cpvt.config import (
     Recipe,
     Retrofit,
     TrainConfig,
+    Watch,
+    ignore_progress,
     parse_size,
     refuse_other,
     sides,
@@ -31,7 +41,6 @@ from cpvt.models.zoo import model_config
 from cpvt.retrofitting import parameter_groups
 from cpvt.retrofitting import retrofit as retrofit_model
 from cpvt.subjects import describe, is_foreign, open_subject
-from cpvt.subjects.weights import load_weights, load_weights_file
 from cpvt.training.learning import Teacher, check_teacher
 from cpvt.training.plan import Plan, plan_training
 from cpvt.training.saving import has_state
@@ -109,17 +118,26 @@ def open_teacher(
     return Teacher(subject, transform_of(config, data, settings))
 
 
-def starting_model(config: TrainConfig, settings: ModelConfig | ForeignConfig) -> nn.Module:
-    """The model with the weights that its training starts from."""
-    model = build_model(settings)
+def starting_model(
+    config: TrainConfig,
+    settings: ModelConfig | ForeignConfig,
+    class_names: tuple[str, ...],
+    watch: Watch = ignore_progress,
+) -> nn.Module:
+    """The model with the weights that its training starts from; `watch` is told what became of them."""
+
+    def say(words: str) -> None:
+        watch("start", 1, 1, words)
+
+    if config.start is None:
+        model = build_model(settings)
+    elif config.start == PUBLISHED:
+        assert isinstance(settings, ForeignConfig)  # `check` refuses others
+        model = published_weights(settings, say)
+    else:
+        model = starting_weights(settings, config.start, class_names, say)
     if config.teacher is not None:
         ask_for_both_heads(model, config.model)
-    if config.start == PUBLISHED:
-        published: Any = open_subject(config.model).model
-        load_weights(model, published.state_dict(), f"published for {config.model}")
-    elif config.start is not None:
-        start = Path(config.start)
-        load_weights_file(model, start / WEIGHTS if start.is_dir() else start)
     return model
 
 
@@ -136,6 +154,7 @@ def ask_for_both_heads(model: Any, name: str) -> None:
 def retrofitted(
     model: nn.Module, settings: ModelConfig | ForeignConfig, wanted: Retrofit
 ) -> tuple[nn.Module, ForeignConfig]:
+    """The model with PEGs put in, and the configuration that says so."""
     if not isinstance(settings, ForeignConfig):
         raise ValueError("our own models take PEG by name: train with --encoding learned+peg (and --start)")
     model = retrofit_model(model, wanted.at, wanted.absolute, wanted.kernel_size)

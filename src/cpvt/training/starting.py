@@ -260,4 +260,5 @@ def plain(retrofit: Retrofit) -> dict[str, Any]:
 
 
 def refuse_other_run(folder: Path, before: dict[str, Any], config: TrainConfig) -> None:
+    """Raise ValueError where the folder holds a run that another configuration made."""
     refuse_other(folder, "a run with another configuration", before, config, FREE)

@@ -40,7 +40,9 @@ class Recipe:
     lr: float = 3e-3
     min_lr: float = 1e-5
     warmup_share: float = 0.1
-    """Share of all steps over which the learning rate rises from min_lr to lr."""
+    """Share of all steps over which the learning rate rises to lr."""
+    warmup_lr: float | None = None
+    """The rate from which it rises; by default min_lr."""
     weight_decay: float = 0.05
     layer_decay: float | None = None
     """Each layer learns at so many times the rate of the one above it; by default all learn alike."""
@@ -83,6 +85,7 @@ class Recipe:
             "lr must be above 0": self.lr > 0,
             "min_lr must be from 0 to lr": 0 <= self.min_lr <= self.lr,
             "warmup_share must be from 0 to below 1": 0 <= self.warmup_share < 1,
+            "warmup_lr must be from 0 to lr": self.warmup_lr is None or 0 <= self.warmup_lr <= self.lr,
             "weight_decay must be 0 or more": self.weight_decay >= 0,
             "label_smoothing must be from 0 to below 1": 0 <= self.label_smoothing < 1,
             "drop_path_rate must be from 0 to below 1": 0 <= self.drop_path_rate < 1,

@@ -86,7 +86,7 @@ class Run:
         self.steps = self.plan.total(recipe.epochs)
         self.schedule = CosineLRScheduler(
             self.optimizer.optimizer, t_initial=self.steps, lr_min=recipe.min_lr,
-            warmup_t=int(recipe.warmup_share * self.steps), warmup_lr_init=recipe.min_lr, t_in_epochs=False,
+            warmup_t=int(recipe.warmup_share * self.steps), warmup_lr_init=recipe.min_lr if recipe.warmup_lr is None else recipe.warmup_lr, t_in_epochs=False,
         )  # fmt: skip
         self.look_every = 1 if machine.device.type == "cpu" and not processes.together() else LOOK_EVERY
         self.epoch, self.done, self.before = 0, 0, 0  # whole epochs, steps done of the next one, steps of whole epochs

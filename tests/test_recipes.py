@@ -1,0 +1,103 @@
+"""Recipes: every committed one is whole, and a mistake in one is explained."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from cpvt.cli import main, parse
+from cpvt.config import Recipe
+from cpvt.data import open_data
+from cpvt.models.zoo import model_config
+from cpvt.recipes import deit, read_recipe
+from cpvt.training.starting import check
+
+RECIPES = sorted(Path("recipes").glob("[a-z]*_*.py"))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_committed_recipe_holds_its_command_its_number_and_a_model_that_exists(path, monkeypatch):
+    config = read_recipe(path)
+    text = path.read_text()
+    assert re.search(rf"cpvt train recipes/{path.name}", text)
+    assert re.search(r"(Published|Expected)", text)
+    assert config.out == f"runs/{path.stem}"
+    model = model_config(config.model)
+    if "imagenet" in path.stem:
+        assert model.num_classes == 1000
+        assert "arXiv 2102.10882" in text
+        assert "reproduced here" in text or "measured here" in text
+
+
+def test_deit_is_what_the_paper_says():
+    recipe = deit()
+    assert recipe.lr == 5e-4 * 2048 / 512
+    assert (recipe.epochs, recipe.warmup_share * recipe.epochs, recipe.warmup_lr, recipe.min_lr) == (300, 5, 1e-6, 1e-5)
+    assert (recipe.mixup, recipe.cutmix, recipe.erasing, recipe.repeats, recipe.drop_path_rate) == (
+        0.8,
+        1.0,
+        0.25,
+        3,
+        0.1,
+    )
+    assert recipe.clip_grad is None
+    assert deit(batch_size=512, mixup=0.0) == deit(batch_size=512, mixup=0.0)
+    assert deit(512).lr == 5e-4
+
+
+def test_options_of_the_command_line_go_over_those_of_the_recipe(tmp_path):
+    recipe = tmp_path / "mine.py"
+    recipe.write_text(
+        "from cpvt.config import *\nconfig = TrainConfig(out='here', model='cpvt_tiny', recipe=Recipe(epochs=7, lr=1e-4))\n"
+    )
+    config = parse(["train", str(recipe), "--epochs", "9", "--train-sizes", "160", "224", "--no-shard"])
+    assert (config.out, config.model, config.recipe.epochs, config.recipe.lr) == ("here", "cpvt_tiny", 9, 1e-4)
+    assert config.train_sizes == (160, 224)
+
+
+def test_a_recipe_trains_from_the_command_line(tmp_path, tiny_folder, capsys):
+    recipe = tmp_path / "whole.py"
+    recipe.write_text(
+        "from cpvt.config import TrainConfig\nfrom cpvt.recipes import deit\n"
+        f"config = TrainConfig(out={str(tmp_path / 'run')!r}, train_size=8, recipe=deit(batch_size=4, epochs=10, lr=1e-3, precision='fp32'))\n"
+    )
+    main(["train", str(recipe), "--data", str(tiny_folder), "--epochs", "2", "--loader-workers", "0"])
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert told["run"] == str(tmp_path / "run")
+    record = json.loads((tmp_path / "run" / "checkpoint.json").read_text())
+    assert record["training"]["recipe"]["repeats"] == 3
+    assert record["training"]["recipe"]["epochs"] == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("config = TrainConfig(out='x', recipe=Recipe(epoch=3))", "Recipe does not take 'epoch'. Did you mean epochs\\? Known options: epochs, batch_size"),
+        ("config = TrainConfig(out='x', batch_size=3)", "TrainConfig does not take 'batch_size'. It is an option of Recipe"),
+        ("config = TrainConfig(out='x', recipe=Recipe(lr=-1))", "lr must be above 0; got -1"),
+        ("recipe = Recipe()", "must define config = TrainConfig.*it defines nothing of that name"),
+        ("config = Recipe()", "it defines Recipe"),
+        ("config = TrainConfig(out=", "line 2: "),
+    ],
+)  # fmt: skip
+def test_mistakes_in_a_recipe_are_explained(tmp_path, text, words, capsys):
+    path = tmp_path / "mistaken.py"
+    path.write_text(f"from cpvt.config import *\n{text}\n")
+    with pytest.raises(ValueError, match=f"recipe '.*mistaken.py'.*{words}"):
+        read_recipe(path)
+    with pytest.raises(SystemExit) as stop:
+        main(["train", str(path)])
+    assert stop.value.code == 2
+    with pytest.raises(ValueError, match="no such recipe: 'nowhere.py'"):
+        read_recipe("nowhere.py")
+
+
+def test_the_whole_recipe_passes_the_checks_of_a_training(tmp_path, tiny_folder):
+    config = read_recipe("recipes/imagenet_cpvt_tiny_distilled.py")
+    assert config.teacher == "timm:regnety_160.deit_in1k"
+    assert config.recipe == deit()
+    settings = check(config, open_data(str(tiny_folder)))
+    assert settings.distilled
+    assert settings.drop_path_rate == 0.1
+    assert isinstance(config.recipe, Recipe)

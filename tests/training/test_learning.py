@@ -1,0 +1,104 @@
+"""What a model is told: mixed pictures and labels, a teacher's answers in the teacher's own eyes."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from timm.data import Mixup
+
+from cpvt.config import Recipe
+from cpvt.data import Transform
+from cpvt.data.variations import seeded
+from cpvt.subjects import Subject
+from cpvt.training.learning import Lessons, Teacher, check_teacher, step_seed
+
+BOTH = Recipe(mixup=0.8, cutmix=1.0)
+
+
+def batch(count, classes=5):
+    draw = torch.Generator().manual_seed(count)
+    return torch.randn(count, 3, 8, 10, generator=draw), torch.randint(classes, (count,), generator=draw)
+
+
+@pytest.mark.parametrize("seed", range(6))  # some draw mixup, some cutmix
+def test_mixing_is_timms(seed):
+    pictures, labels = batch(6)
+    with seeded(seed, numpy_too=True):
+        wanted = Mixup(0.8, 1.0, label_smoothing=0.1, num_classes=5)(pictures.clone(), labels)
+    found = Lessons(BOTH, 5).mix(pictures.clone(), labels, seed)
+    torch.testing.assert_close(found, tuple(wanted))
+
+
+def test_of_an_odd_number_the_one_in_the_middle_stays_as_it_is():
+    pictures, labels = batch(7)
+    mixed, targets = Lessons(BOTH, 5).mix(pictures.clone(), labels, 3)
+    assert torch.equal(mixed[3], pictures[3])
+    assert not torch.equal(mixed[2], pictures[2])
+    torch.testing.assert_close(targets[3], F.one_hot(labels[3], 5) * 0.9 + 0.02)
+    torch.testing.assert_close(targets.sum(1), torch.ones(7))
+    alone, _ = Lessons(BOTH, 5).mix(*[part[:1].clone() for part in (pictures, labels)], 3)
+    assert torch.equal(alone, pictures[:1])
+
+
+def test_processes_that_hold_pairs_of_a_batch_mix_what_one_would():
+    pictures, labels = batch(8)
+    whole = Lessons(BOTH, 5).mix(pictures.clone(), labels, 9)
+    share = [0, 2, 5, 7]
+    part = Lessons(BOTH, 5).mix(pictures[share].clone(), labels[share], 9)
+    for one, two in zip(part, whole):
+        torch.testing.assert_close(one, two[share])
+
+
+def test_smoothing_of_plain_labels_and_of_mixed_ones_is_the_same():
+    pictures, labels = batch(4)
+    logits = torch.randn(4, 5, generator=torch.Generator().manual_seed(0))
+    plain = Lessons(Recipe(), 5).judge(logits, pictures, labels)
+    unmixed = Lessons(Recipe(mixup=1e-9, mix_prob=1e-9), 5)  # never mixed: labels as shares all the same
+    soft = unmixed.judge(logits, pictures, unmixed.mix(pictures, labels, 0)[1])
+    torch.testing.assert_close(plain.loss, soft.loss)
+    assert plain.correct == soft.correct == (logits.argmax(1) == labels).sum()
+
+
+def colour(pictures):
+    """A model that names the channel that is largest on average, in its own eyes."""
+    return pictures.mean((2, 3))
+
+
+def test_a_teacher_sees_pictures_in_its_own_way_and_half_of_the_loss_is_its_answers():
+    student = Transform(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    own = Transform(mean=(0.9, 0.0, 0.0), std=(0.1, 1.0, 1.0))
+    seen = torch.tensor([0.5, 0.6, 0.2])[None, :, None, None].expand(
+        2, 3, 4, 4
+    )  # second largest, as the student sees it
+    teacher = Teacher(Subject(colour, "colour", own), student)
+    assert torch.equal(teacher(seen), torch.tensor([1, 1]))
+    assert torch.equal(teacher(list(seen)), torch.tensor([1, 1]))
+    bright = torch.tensor([1.0, 0.6, 0.2])[None, :, None, None].expand(2, 3, 4, 4)  # (1 - 0.9) / 0.1 = 1 above 0.8
+    assert torch.equal(teacher(bright), torch.tensor([0, 0]))
+    first, second = torch.randn(2, 2, 3, generator=torch.Generator().manual_seed(1))
+    labels = torch.tensor([2, 0])
+    answer = Lessons(Recipe(label_smoothing=0.0, distillation_share=0.3), 3, teacher).judge(
+        (first, second), seen, labels
+    )
+    wanted = 0.7 * F.cross_entropy(first, labels) + 0.3 * F.cross_entropy(second, torch.tensor([1, 1]))
+    torch.testing.assert_close(answer.loss, wanted)
+    assert answer.correct == ((first + second).argmax(1) == labels).sum()
+
+
+def test_a_teacher_of_other_classes_or_channels_is_refused():
+    known = Subject(colour, "colour", class_names=("cat", "dog", "cow"))
+    check_teacher(known, ("cat", "dog", "cow"))
+    with pytest.raises(ValueError, match="lacks fox.*it has 3, they have 2"):
+        check_teacher(known, ("cat", "fox"))
+    with pytest.raises(ValueError, match="stand in another order"):
+        check_teacher(known, ("dog", "cat", "cow"))
+    counting = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Conv2d(3, 7, 1), torch.nn.Flatten())
+    with pytest.raises(ValueError, match="tells 7 classes apart, the pictures have 2"):
+        check_teacher(Subject(counting, "counting"), ("cat", "fox"))
+    with pytest.raises(ValueError, match="reads 3 channels, the pictures have 1"):
+        Teacher(Subject(colour, "colour", Transform((0.5,) * 3, (0.5,) * 3)), Transform((0.5,), (0.5,)))
+
+
+def test_a_steps_seed_follows_from_its_arguments_alone():
+    assert step_seed(1, 2, 3) == step_seed(1, 2, 3)
+    assert len({step_seed(*each) for each in np.ndindex(4, 4, 4)}) == 64

@@ -1,0 +1,152 @@
+"""Every option of recipe and engine trains, changes what it should, and leaves alone what it should."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import cpvt
+from cpvt.config import Engine, Recipe, Source, TrainConfig
+from cpvt.training import run as running
+from cpvt.training import train
+
+
+@pytest.fixture
+def config(tmp_path, tiny_folder):
+    recipe = Recipe(epochs=2, batch_size=4, lr=1e-3, augment="resized-crop")
+    return TrainConfig(out=str(tmp_path / "run"), train_size=8, source=Source(str(tiny_folder)), recipe=recipe)
+
+
+def weights(run):
+    return load_file(f"{run}/model.safetensors")
+
+
+def differ(first, second):
+    """The largest difference between two runs' weights."""
+    return max(float((second[name] - tensor).abs().max()) for name, tensor in first.items())
+
+
+def trained(config, tmp_path, out, recipe=None, engine=None, **options):
+    recipe, engine = replace(config.recipe, **(recipe or {})), replace(config.engine, **(engine or {}))
+    return weights(train(replace(config, out=str(tmp_path / out), recipe=recipe, engine=engine, **options)))
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [{"auto_augment": "rand-m9-mstd0.5-inc1"}, {"color_jitter": 0.4}, {"erasing": 1.0}, {"repeats": 3}, {"mixup": 0.8},
+     {"cutmix": 1.0}, {"ema": 0.9}, {"precision": "bf16"}, {"layer_decay": 0.5}, {"clip_grad": 0.01},
+     {"drop_path_rate": 0.3}, {"optimizer": "sgd"}, {"optimizer": "lamb"}, {"augment": "native"}],
+    ids=str,
+)  # fmt: skip
+def test_every_part_of_a_recipe_trains_and_matters(config, tmp_path, recipe):
+    plain, other = trained(config, tmp_path, "plain"), trained(config, tmp_path, "other", recipe)
+    assert all(tensor.isfinite().all() and tensor.dtype == torch.float32 for tensor in other.values())
+    assert differ(plain, other) > 1e-5
+
+
+@pytest.mark.parametrize("engine", [{"accumulate": 3}, {"grad_checkpointing": True}, {"compile": True}], ids=str)
+def test_the_engine_changes_nothing_but_rounding(config, tmp_path, engine):
+    sgd = {"optimizer": "sgd", "clip_grad": 1.0, "lr": 0.05}
+    plain, other = trained(config, tmp_path, "plain", sgd), trained(config, tmp_path, "other", sgd, engine)
+    assert differ(plain, other) < 2e-5
+
+
+def test_the_average_of_the_weights_is_kept_and_goes_on_from_what_was_saved(config, tmp_path):
+    seen = []
+    with pytest.MonkeyPatch.context() as patch:
+        learn = running.Run._learn
+
+        def look(run, *arguments):
+            learn(run, *arguments)
+            seen.append({name: tensor.clone() for name, tensor in run.module.state_dict().items()})
+
+        patch.setattr(running.Run, "_learn", look)
+        kept = trained(config, tmp_path, "run", {"ema": 0.6})
+    average = None
+    for step, state in enumerate(seen, start=1):
+        decay = min(0.6, 1 - step ** (-2 / 3))  # timm's: at first it averages over fewer
+        average = {
+            name: state[name] if average is None else average[name] * decay + state[name] * (1 - decay)
+            for name in state
+        }
+    for name, tensor in kept.items():
+        torch.testing.assert_close(tensor, average[name], atol=1e-6, rtol=1e-5)
+
+
+def test_train_sizes_are_met_and_too_small_ones_refused(config, tmp_path):
+    sizes = set()
+    with pytest.MonkeyPatch.context() as patch:
+        forward = cpvt.models.VisionTransformer.forward
+
+        def look(model, pictures):
+            sizes.add((model.training, *pictures.shape[2:]))
+            return forward(model, pictures)
+
+        patch.setattr(cpvt.models.VisionTransformer, "forward", look)
+        trained(config, tmp_path, "run", train_sizes=(8, "8x12", 16))
+    assert {each[1:] for each in sizes if each[0]} == {(8, 8), (8, 12), (16, 16)}
+    with pytest.raises(ValueError, match="must not be below a patch, 4x4 pixels in this model; got 2x2, 8x3"):
+        trained(config, tmp_path, "none", train_sizes=(8, 2, "8x3"))
+    assert not (tmp_path / "none").exists()
+
+
+def test_tests_on_the_way_are_in_the_history(config, tmp_path):
+    trained(config, tmp_path, "run", {"epochs": 3}, test_every=2)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "history.jsonl").read_text().splitlines()]
+    assert [line.get("test_accuracy") is not None for line in lines] == [False, True, True]
+    checkpoint = cpvt.load(tmp_path / "run")
+    assert next(cpvt.sweep(checkpoint, None, [8])).accuracy == lines[-1]["test_accuracy"]
+    assert [line["lr"] for line in lines] == sorted((line["lr"] for line in lines), reverse=True)
+
+
+def test_a_student_learns_from_a_run(config, tmp_path):
+    trained(config, tmp_path, "teacher", pool="gap")
+    for pool in ("cls", "gap"):
+        student = trained(config, tmp_path, f"student-{pool}", pool=pool, teacher=str(tmp_path / "teacher"))
+        assert "head_dist.weight" in student
+        assert ("dist_token" in student) == (pool == "cls")
+        model = cpvt.load(tmp_path / f"student-{pool}").model
+        assert model(torch.randn(2, 3, 12, 8)).shape == (2, 2)
+    with pytest.raises(ValueError, match="--teacher-checkpoint is the file of a --teacher"):
+        trained(config, tmp_path, "none", teacher_checkpoint="file")
+    with pytest.raises(
+        ValueError, match="needs a model with a head for the teacher's answers.*timm:deit_tiny_distilled"
+    ):
+        trained(
+            config,
+            tmp_path,
+            "none",
+            model="timm:vit_tiny_patch16_224(patch_size=4, embed_dim=16, depth=1, num_heads=2)",
+            teacher=str(tmp_path / "teacher"),
+        )
+
+
+def test_trackers_are_told(config, tmp_path):
+    trained(config, tmp_path, "run", engine={"track": ("tensorboard",)})
+    assert list((tmp_path / "run").rglob("events.out.tfevents.*"))
+    with pytest.raises(ValueError, match="unknown tracker 'tensorbord'; known: .*tensorboard"):
+        trained(config, tmp_path, "none", engine={"track": ("tensorbord",)})
+    with pytest.raises(ValueError, match="needs a package that is not installed: pip install aim"):
+        trained(config, tmp_path, "none", engine={"track": ("aim",)})
+
+
+@pytest.mark.parametrize(
+    ("recipe", "options", "words"),
+    [
+        ({"optimizer": "adamv"}, {}, "timm knows no optimizer 'adamv'. Did you mean adam"),
+        ({"auto_augment": "random"}, {}, "rand-m9-mstd0.5-inc1"),
+        ({"augment": "native", "mixup": 0.8}, {}, "cannot be mixed or brought to --train-sizes"),
+        ({}, {"engine": Engine(shard=True)}, "--shard spreads a model over several processes, and there is one"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_written(config, tmp_path, recipe, options, words):
+    with pytest.raises(ValueError, match=words):
+        train(replace(config, recipe=replace(config.recipe, **recipe), **options))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: CPUs do not train in float16")
+def test_half_precision_trains_on_a_gpu(config, tmp_path):
+    assert all(tensor.isfinite().all() for tensor in trained(config, tmp_path, "half", {"precision": "fp16"}).values())

@@ -9,6 +9,7 @@ from picture to picture, so they make lists, not batches.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -64,11 +65,14 @@ class Transform:
 
     def limit(self, picture: Image.Image) -> Image.Image:
         """The picture, shrunk in proportion where a side is longer than `longest_side`; else the very same object."""
-        if self.longest_side is None or max(picture.size) <= self.longest_side:
-            return picture
-        scale = self.longest_side / max(picture.size)
-        width, height = (max(1, round(side * scale)) for side in picture.size)
-        return picture.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3.0)
+        size = self.limited(picture)
+        return picture if size == picture.size else picture.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0)
+
+    def limited(self, picture: Image.Image) -> tuple[int, int]:
+        """Width and height to which a picture is shrunk; its own where no side is too long."""
+        width, height = picture.size
+        scale = min(1.0, (self.longest_side or math.inf) / max(width, height))
+        return max(1, round(width * scale)), max(1, round(height * scale))
 
     def resize(self, picture: Image.Image, sides: Sides) -> Tensor:
         """The same picture in another number of pixels: scaled to cover sides / crop ratio, middle cut out."""
@@ -189,5 +193,5 @@ class View:
         height, width = self.sides
         if self.kind not in ("canvas", "crop"):
             return 0.0
-        picture = self.transform.limit(picture)
-        return 1 - min(picture.height, height) * min(picture.width, width) / (height * width)
+        own_width, own_height = self.transform.limited(picture)
+        return 1 - min(own_height, height) * min(own_width, width) / (height * width)

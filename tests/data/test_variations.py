@@ -201,3 +201,11 @@ def test_every_interpolation_goes_with_auto_augment(interpolation):
     view = View(transform, "resized-crop", (8, 9), variation=Variation("rand-m9-n8"))
     for seed in range(10):
         assert view(noise(), draw(seed)).isfinite().all()
+
+
+@pytest.mark.parametrize("words", ["rand-m10-inc1-n9", "augmix-m10-w9-d3", "original"])
+def test_no_picture_is_posterized_to_nothing(words):
+    """At its full strength timm asks for no bits at all, which Pillow refuses."""
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, size=(8, 8, 3), dtype=np.uint8))
+    for number in range(30):
+        Variation(words).recolour(picture, (8, 8), "bicubic", (0.5,) * 3, np.random.default_rng(number))

@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from cpvt.data.base import DataSet, Split
-from cpvt.data.loading import Batch, Draw, check_on_bad_picture, load_batches, load_packs, load_plan
+from cpvt.data.base import DataSet, Encoded, Split, Stream
+from cpvt.data.loading import Batch, Draw, check_on_bad_picture, load_batches, load_packs, load_plan, load_stream
 from cpvt.data.pictures import BadPictureError, check_usable, decode
 from cpvt.data.variations import Variation
 from cpvt.data.views import NATIVE_VIEWS, VIEWS, Transform, View
 
 __all__ = [
-    "NATIVE_VIEWS", "VIEWS", "BadPictureError", "Batch", "DataSet", "Draw", "Split", "Transform", "Variation", "View",
-    "check_on_bad_picture", "check_usable", "decode", "load_batches", "load_packs", "load_plan", "open_data",
+    "NATIVE_VIEWS", "VIEWS", "BadPictureError", "Batch", "DataSet", "Draw", "Encoded", "Split", "Stream", "Transform", "Variation", "View",
+    "check_on_bad_picture", "check_usable", "decode", "load_batches", "load_packs", "load_plan", "load_stream", "open_data", "open_stream",
 ]  # fmt: skip
 
 KNOWN = {
@@ -50,3 +50,10 @@ def open_data(data: str, root: str | None = None, mode: str | None = None) -> Da
         return replace(open_named(data, root, mode or "RGB"), name=data)
     known = "\n".join(f"  {name}: {words}" for name, words in KNOWN.items())
     raise ValueError(f"unknown data set '{data}': no such folder and no such name. Known:\n{known}")
+
+
+def open_stream(name: str, part: str = "train", root: str | None = None) -> Stream:
+    """Open one part, 'train' or 'test', of a set that is read as it comes; see `cpvt.data.streams`."""
+    from cpvt.data import streams
+
+    return streams.open_stream(name, part, root)

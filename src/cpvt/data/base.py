@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from PIL import Image
@@ -21,6 +21,32 @@ class Split(Protocol):
         """The picture, decoded and upright, and its class; `draw` decides where a set draws its own pictures.
 
         Raises BadPictureError, naming the file, where it does not decode.
+        """
+
+
+class Encoded(NamedTuple):
+    """A picture of a stream, not decoded yet."""
+
+    number: int  # its own in the stream, by which what is random about it is drawn
+    content: bytes  # of its file
+    name: str  # to say which it is
+    label: int
+
+
+class Stream(Protocol):
+    """Labelled pictures that come one after the other."""
+
+    class_names: tuple[str, ...]
+    length: int | None  # pictures in all, where that is known
+
+    def share(
+        self, part: int = 0, parts: int = 1, *, seed: int = 0, epoch: int = 0, shuffle: int = 0
+    ) -> Iterator[Encoded]:
+        """One part's pictures; every picture is in exactly one part, and none twice.
+
+        Parts may differ in length, and whoever trains on several at once has to end them together.
+        shuffle: how many pictures wait in memory to be drawn from; with it (seed, epoch, part, parts) decide the order,
+        without it they come as they stand.
         """
 
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from cpvt.config import TOKEN_BUDGET
-from cpvt.data.base import Sides, Split
-from cpvt.data.pictures import BadPictureError, check_usable
+from cpvt.data.base import Encoded, Sides, Split, Stream
+from cpvt.data.pictures import BadPictureError, check_usable, decode
 from cpvt.data.views import View
 from cpvt.shapes import patch_count, within_budget
 
@@ -64,18 +67,25 @@ class _Part(NamedTuple):
 
 
 class _Looking(Dataset["tuple[Tensor, _Seen] | str"]):
-    def __init__(self, split: Split, view: View, seed: int, epoch: int, smallest_side: int) -> None:
+    def __init__(self, split: Split | None, view: View, seed: int, epoch: int, smallest_side: int) -> None:
         self.split, self.view, self.seed, self.epoch, self.smallest_side = split, view, seed, epoch, smallest_side
 
-    def __getitem__(self, wanted: Draw) -> tuple[Tensor, _Seen] | str:
-        draw, view = wanted.generator(self.seed, self.epoch), self.view.at(wanted.sides)
+    def __getitem__(self, wanted: Draw | Encoded) -> tuple[Tensor, _Seen] | str:
+        where = Draw(wanted.number) if isinstance(wanted, Encoded) else wanted
+        draw, view = where.generator(self.seed, self.epoch), self.view.at(where.sides)
         try:
-            picture, label = self.split.read(wanted.number, draw)
+            picture, label = self._read(wanted, draw)
             tensor = view(picture, draw)
             check_usable(tensor.shape, self.smallest_side, f"picture number {wanted.number}")
         except BadPictureError as error:
             return str(error)  # as words: torch would wrap an error from a worker in that worker's traceback
         return tensor, _Seen(tuple(tensor.shape), label, view.filled(picture), view.shrinks(picture))
+
+    def _read(self, wanted: Draw | Encoded, draw: np.random.Generator) -> tuple[Image.Image, int]:
+        if isinstance(wanted, Encoded):
+            return decode(io.BytesIO(wanted.content), wanted.name, self.view.transform.mode), wanted.label
+        assert self.split is not None
+        return self.split.read(wanted.number, draw)
 
 
 def _part(items: list[tuple[Tensor, _Seen] | str]) -> _Part:
@@ -121,8 +131,41 @@ def load_plan(
     workers: processes that read. stack: one tensor a batch, else a list, each picture at its own size.
     pin: put the pictures where a GPU fetches them faster.
     """
+    looking = _Looking(split, view, seed, epoch, smallest_side)
+    return _load(looking, plan, on_bad_picture, workers, stack, pin)
+
+
+def load_stream(
+    stream: Stream,
+    view: View,
+    batch_size: int,
+    *,
+    part: int = 0,
+    parts: int = 1,
+    shuffle: int = 0,
+    skip: int = 0,
+    seed: int = 0,
+    epoch: int = 0,
+    on_bad_picture: str = "error",
+    workers: int = 0,
+    smallest_side: int = 1,
+    stack: bool = True,
+    pin: bool = False,
+) -> Iterator[Batch]:
+    """Yield one part of a stream in batches; see `Stream.share` for the part and `load_plan` for the rest.
+
+    The stream is read here and decoded by the workers, so the pictures and their order do not depend on these.
+    skip: pictures at its start to leave out, to go on where an earlier reading ended.
+    """
+    found = islice(stream.share(part, parts, seed=seed, epoch=epoch, shuffle=shuffle), skip, None)
+    looking = _Looking(None, view, seed, epoch, smallest_side)
+    return _load(looking, iter(lambda: list(islice(found, batch_size)), []), on_bad_picture, workers, stack, pin)
+
+
+def _load(
+    looking: Any, plan: Iterable[Sequence[Draw | Encoded]], on_bad_picture: str, workers: int, stack: bool, pin: bool
+) -> Iterator[Batch]:
     check_on_bad_picture(on_bad_picture)
-    looking: Any = _Looking(split, view, seed, epoch, smallest_side)
     loader = DataLoader(
         looking, batch_sampler=map(list, plan), num_workers=workers, collate_fn=_part, pin_memory=pin,
         generator=torch.Generator(),  # torch draws a seed for its workers, and would from the generator of all

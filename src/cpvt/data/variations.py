@@ -109,7 +109,26 @@ def _timm(sides: Sides, **options: Any) -> tuple[Callable[..., Any], ...]:
     from timm.data import create_transform
 
     stages: tuple[Callable[..., Any], ...] = create_transform(sides, is_training=True, separate=True, **options)
+    for change in getattr(stages[1], "transforms", ()):
+        _mend_posterizing(change)
     return stages
+
+
+def _mend_posterizing(change: Any) -> None:
+    """Leave a picture one bit where timm's words ask for none: that blackened it once, and Pillow now refuses it."""
+    from timm.data.auto_augment import posterize
+
+    policies = getattr(change, "policy", ())
+    for operation in (*getattr(change, "ops", ()), *(each for policy in policies for each in policy)):
+        if getattr(operation, "aug_fn", None) is posterize:
+            operation.aug_fn = _posterize
+
+
+def _posterize(picture: Image.Image, bits: int, **options: Any) -> Image.Image:
+    from timm.data.auto_augment import posterize
+
+    changed: Image.Image = posterize(picture, max(1, bits), **options)
+    return changed
 
 
 def _recolouring(

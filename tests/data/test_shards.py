@@ -70,7 +70,9 @@ def test_a_root_may_be_apart_from_the_name(root):
     assert read(open_data(f"wds/{root.name}", root=str(root.parent)).train) == TRAIN
 
 
-@pytest.mark.parametrize("name", ["train/{}.tar", "mine-train_{}.tar", "train.{}.tar", "val-{}/train-{}.tar"])
+@pytest.mark.parametrize(
+    "name", ["train/{}.tar", "mine-train_{}.tar", "train.{}.tar", "val-{}/train-{}.tar", "a-test-train-{}.tar"]
+)
 def test_the_part_of_a_shard_is_in_its_name_or_else_its_folder(tmp_path, name):
     write(tmp_path / name.format(0, 0), samples([0, 1]))
     assert read(open_data(f"wds/{tmp_path}").train) == [(0, 0), (1, 1)]
@@ -133,12 +135,17 @@ def test_classes_in_words_name_the_numbers(tmp_path):
 
 @pytest.mark.parametrize("prefix", ["", "./", "deep/down/"])
 def test_plain_archives_have_class_folders(tmp_path, prefix):
-    files = {f"{prefix}dog/b.v2.png": picture(3), f"{prefix}cat10/a.png": picture(4), f"{prefix}cat2/.hidden.png": "no"}
+    files = {
+        f"{prefix}dog/b.v2.png": picture(3),
+        f"{prefix}cat10/a.png": picture(4),
+        f"{prefix}cat2/.hidden.png": "no",
+        f"{prefix}cat2/d.png": picture(7),
+    }
     write(tmp_path / "train.tar", {**files, f"{prefix}dog/b.v3.png": picture(5), f"{prefix}cat2/notes.txt": "none"})
     write(tmp_path / "val.tar", {f"{prefix}cat10/c.png": picture(6)})
     data = open_data(str(tmp_path))
-    assert data.class_names == ("cat10", "dog")
-    assert (read(data.train), read(data.test)) == ([(3, 1), (5, 1), (4, 0)], [(6, 0)])
+    assert data.class_names == ("cat2", "cat10", "dog")
+    assert (sorted(read(data.train)), read(data.test)) == ([(3, 2), (4, 1), (5, 2), (7, 0)], [(6, 1)])
 
 
 def test_the_picture_of_a_sample_is_the_one_without_another_word(tmp_path):

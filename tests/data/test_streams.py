@@ -75,6 +75,22 @@ def test_seed_and_epoch_decide_the_order_of_what_is_shuffled(stream):
     assert order() != sorted(order())
 
 
+def test_shards_are_shuffled_and_pictures_within_one_too(stream, tmp_path):
+    by_shard = {tuple(each.number >> 32 for each in stream.share(shuffle=1, epoch=epoch)) for epoch in range(5)}
+    assert len(by_shard) > 1
+    (tmp_path / "one").mkdir()
+    one = open_stream(write(tmp_path / "one", (12,)), root=str(tmp_path / "cache"))
+    orders = {tuple(each.number for each in one.share(shuffle=6, epoch=epoch)) for epoch in range(5)}
+    assert len(orders) == 5
+
+
+def test_what_is_random_about_a_picture_is_addressed_by_its_number(stream):
+    (batch,) = load_stream(stream, view(), 99, seed=5, epoch=2)
+    for each, picture in zip(stream.share(), batch.pictures, strict=True):
+        draw = np.random.default_rng((5, 2, each.number))
+        assert torch.equal(view()(Image.open(io.BytesIO(each.content)), draw), picture)
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches_are_drawn_by_number_whoever_reads_and_wherever_one_begins(stream, workers):
     whole = list(load_stream(stream, view(), 4, shuffle=4, seed=5, epoch=2))

@@ -42,7 +42,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
         rows: list[Row] = []
         source = config.source
         data = open_data(source.data, source.data_root)
-        if data.test is not None:  # by all processes together
+        if data.test is not None or data.test_stream is not None:  # by all processes together
             rows += sweep(
                 checkpoint, data, [checkpoint.config.img_size], protocol="resize", crop_ratio=source.crop_ratio, on_bad_picture=source.on_bad_picture, watch=bars,
             )  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cpvt import processes
 from cpvt.config import Watch, ignore_progress
-from cpvt.data import Batch
+from cpvt.data import Batch, DataSet, View, load_batches, load_stream
 from cpvt.memory import mark_memory, peak_memory
 from cpvt.subjects import Subject
 
@@ -33,6 +33,27 @@ class Score:
     hits: list[bool] = field(default_factory=list)
 
 
+def count_test(data: DataSet) -> int:
+    """How many pictures there are to test on; 0 where a stream does not say."""
+    if data.test is not None:
+        return len(data.test)
+    return (data.test_stream.length or 0) if data.test_stream is not None else 0
+
+
+def load_test(
+    data: DataSet, view: View, batch_size: int, *, on_bad_picture: str = "error", workers: int = 0
+) -> Iterator[Batch]:
+    """This process's own share of the pictures to test on, in batches."""
+    if data.test is not None:
+        order = processes.share(range(len(data.test)))
+        return load_batches(data.test, view, batch_size, order=order, on_bad_picture=on_bad_picture, workers=workers)
+    assert data.test_stream is not None  # whoever tests has asked
+    part, parts = processes.number(), processes.count()
+    return load_stream(
+        data.test_stream, view, batch_size, part=part, parts=parts, on_bad_picture=on_bad_picture, workers=workers
+    )
+
+
 def measure(
     subject: Subject,
     batches: Iterable[Batch],
@@ -43,8 +64,9 @@ def measure(
 ) -> Score:
     """Count how many of `count` pictures a model names right, batch by batch. RefusedError where it refuses them.
 
-    batches: where several processes test together, this one's share of the pictures (`processes.share` of their numbers);
-    shares may be uneven, and the score, the same in every process, is that of all of them.
+    batches: where several processes test together, this one's share of the pictures (`processes.share` of their numbers,
+    or its part of a stream, with `count` 0 if unknown); shares may be uneven, and the score, the same in every process,
+    is that of all of them.
     """
     score, device, start = Score(), subject.device, time.perf_counter()
     held, watch = _mark(device), watch if processes.is_first() else ignore_progress
@@ -69,7 +91,7 @@ def measure(
     if processes.together():
         _add_up(score, count, device)
     if not score.total:
-        raise ValueError(f"none of the {count} test pictures can be used")
+        raise ValueError(f"none of the {count or ''} test pictures can be used")
     score.fill /= score.total
     return score
 
@@ -80,7 +102,8 @@ def _add_up(score: Score, count: int, device: torch.device) -> None:
     right = torch.zeros(count, dtype=torch.float64)
     own = processes.share(range(count))
     whole = len(score.hits) == len(own)
-    right[list(own)[: len(score.hits)]] = torch.tensor(score.hits, dtype=torch.float64)
+    if whole:
+        right[list(own)] = torch.tensor(score.hits, dtype=torch.float64)
     numbers = [float(getattr(score, name)) for name in counted]
     summed = processes.add_up(
         torch.cat([torch.tensor([*numbers, float(whole)], dtype=torch.float64), right]).to(device)

@@ -20,10 +20,10 @@ from cpvt.config import (
     parse_size,
     sides,
 )
-from cpvt.data import Batch, DataSet, Split, Transform, View, load_batches, load_packs, open_data
+from cpvt.data import Batch, DataSet, Split, Transform, View, load_packs, open_data
 from cpvt.results import Row, pack_hits
 from cpvt.retrofitting import describe_retrofit
-from cpvt.scoring import Score, measure
+from cpvt.scoring import Score, count_test, load_test, measure
 from cpvt.subjects import RefusedError, Subject, is_foreign
 
 POOL_NAMES = {timm_name: name for name, timm_name in POOLS.items()}
@@ -80,7 +80,7 @@ def sweep(
     if protocol not in SWEEP_PROTOCOLS:
         raise ValueError(f"protocol must be one of {', '.join(SWEEP_PROTOCOLS)}; got '{protocol}'")
     data = _data_of(model, subject, data, data_root)
-    split = _test_split(data, subject)
+    split = _test_split(data, subject, protocol)
     wanted = [parse_size(size) if isinstance(size, str) else size for size in sizes] or default_sizes(subject)
     check_sizes(wanted, subject.patch_size or 1)
     if protocol == "native" and not all(isinstance(size, int) for size in wanted):
@@ -93,15 +93,16 @@ def sweep(
     changes |= {"crop_ratio": crop_ratio, "interpolation": interpolation, "longest_side": longest_side}
     known = {name: value for name, value in changes.items() if value is not None}
     transform = replace(_transform_of(subject, data, max(max(sides(size)) for size in wanted)), **known)
-    order = processes.share(range(len(split)))
     for size in wanted:
         view = View(transform, protocol, sides(size))
-        if protocol == "native":
+        if view.stacks:
+            batches = load_test(data, view, batch_size, on_bad_picture=on_bad_picture)
+        else:
+            assert split is not None  # _test_split refuses a stream
+            order = processes.share(range(len(split)))
             batches = load_packs(
                 split, view, subject.patch_size or 1, token_budget, order=order, on_bad_picture=on_bad_picture
             )
-        else:
-            batches = load_batches(split, view, batch_size, order=order, on_bad_picture=on_bad_picture)
         ready, score = _measure_at(subject, size, protocol, batches, data, watch)
         yield replace(_row(identity, ready, data.name, protocol, size, transform, score), weights=str(checkpoint or ""))
 
@@ -148,7 +149,7 @@ def _measure_at(
     subject: Subject, size: Size, protocol: str, batches: Iterable[Batch], data: DataSet, watch: Watch
 ) -> tuple[Subject, Score]:
     """The subject as it was made ready for the size, and its score; a refusal is a score too."""
-    ready, count = subject, len(data.test or ())
+    ready, count = subject, count_test(data)
     try:
         ready = subject if protocol == "native" else subject.at_size(sides(size))
         return ready, measure(ready, batches, count, len(data.class_names), f"{protocol} {size}", watch)
@@ -174,9 +175,12 @@ def default_sizes(subject: Subject) -> list[Size]:
     return [max(subject.patch_size or 1, side * half // 2) for half in (1, 2, 3, 4, 6)]
 
 
-def _test_split(data: DataSet, subject: Subject) -> Split:
-    if data.test is None:
+def _test_split(data: DataSet, subject: Subject, protocol: str) -> Split | None:
+    """The pictures to test on, checked against the model's classes; None for a stream."""
+    if data.test is None and data.test_stream is None:
         raise ValueError(f"'{data.name}' has no test/ (or val/) to test on")
+    if data.test is None and protocol == "native":
+        raise ValueError(f"'{data.name}' is read as it comes, which 'native' cannot do; choose resize or canvas")
     if not data.class_names:
         raise ValueError(f"'{data.name}' has no labels, so nothing can be counted as right")
     names = subject.class_names

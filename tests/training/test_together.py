@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import cpvt
 from cpvt.cli import main
 
 PLAIN = ["--batch-size", "6", "--epochs", "2", "--lr", "1e-3", "--train-size", "8"]
@@ -107,3 +108,14 @@ def test_two_processes_learn_what_one_learns(tmp_path, tiny_folder, options, sha
     one, two = (json.loads((tmp_path / out / "rows.jsonl").read_text()) for out in ("one", "two"))
     assert (two["correct"], two["total"], two["hits"]) == (one["correct"], 6, one["hits"])
     assert len((tmp_path / "two" / "rows.jsonl").read_text().splitlines()) == 1
+
+
+def test_two_processes_share_a_stream_and_test_it_exactly(tmp_path, tiny_folder):
+    pytest.importorskip("datasets")
+    stream = ["--data-root", str(tmp_path / "cache"), "--shuffle", "4", "--epoch-pictures", "11"]
+    run(f"hfids/{tiny_folder}", tmp_path / "run", [*PLAIN, *stream], env={})
+    assert losses(tmp_path / "run")[1] == [11, 11]  # uneven parts, each picture once
+    row = json.loads((tmp_path / "run" / "rows.jsonl").read_text())
+    assert row["total"] == 6
+    alone = next(cpvt.sweep(tmp_path / "run", str(tiny_folder), [8]))
+    assert row["correct"] == alone.correct

@@ -24,6 +24,10 @@ class Source:
     alike, and it is said; by default four times the training size."""
     on_bad_picture: Literal["error", "skip"] = "error"
     """What to do with a picture that does not decode: 'error', or 'skip' (counted and reported)."""
+    epoch_pictures: int | None = None
+    """How many pictures an epoch of a streamed set holds, where the set does not say."""
+    shuffle: int = 10_000
+    """Pictures of a streamed set that wait in memory to be drawn from, in each process."""
     loader_workers: int = 0
     """Processes that read pictures beside the one that trains."""
 

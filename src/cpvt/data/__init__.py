@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from cpvt.data.base import DataSet, Encoded, Split, Stream
+from cpvt.data.base import DataSet, Encoded, Split, Stream, data_set
 from cpvt.data.loading import Batch, Draw, check_on_bad_picture, load_batches, load_packs, load_plan, load_stream
 from cpvt.data.pictures import BadPictureError, check_usable, decode
 from cpvt.data.variations import Variation
@@ -46,10 +46,22 @@ def open_data(data: str, root: str | None = None, mode: str | None = None) -> Da
         return replace(open_shards(data, mode or "RGB"), name=data)
     if data.startswith("wds/") and not is_remote(data):
         return replace(open_shards(str(Path(root or "", data.removeprefix("wds/"))), mode or "RGB"), name=data)
+    if data.startswith("hfids/"):
+        return _open_streams(data, root, mode or "RGB")
     if data.partition("/")[0] in PREFIXES:
         return replace(open_named(data, root, mode or "RGB"), name=data)
     known = "\n".join(f"  {name}: {words}" for name, words in KNOWN.items())
     raise ValueError(f"unknown data set '{data}': no such folder and no such name. Known:\n{known}")
+
+
+def _open_streams(name: str, root: str | None, mode: str) -> DataSet:
+    """Both parts of a set that is read as it comes; one to test on may be absent."""
+    train = open_stream(name, "train", root)
+    try:
+        test = open_stream(name, "test", root)
+    except ValueError:
+        test = None
+    return replace(data_set(name, train.class_names, None, None, mode), train_stream=train, test_stream=test)
 
 
 def open_stream(name: str, part: str = "train", root: str | None = None) -> Stream:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from PIL import Image
@@ -12,6 +12,7 @@ from PIL import Image
 Sides = tuple[int, int]  # height, width in pixels
 
 
+@runtime_checkable
 class Split(Protocol):
     """Labelled pictures by number."""
 
@@ -65,6 +66,9 @@ class DataSet:
     """Share of the resized picture that is shown at test under `resize`, unless asked otherwise."""
     augment: str = "resized-crop"
     """How training pictures are varied, unless asked otherwise: 'resized-crop', 'crop' or 'none'."""
+    train_stream: Stream | None = None
+    """Pictures to train on that come one after the other, of a set too large to hold; `train` is None then."""
+    test_stream: Stream | None = None
 
     @property
     def mode(self) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from itertools import pairwise
+from itertools import chain, islice, pairwise, repeat
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,11 @@ from torch.distributed.checkpoint.state_dict import (
 from cpvt import processes
 from cpvt.checkpoint import load, provenance, save_checkpoint
 from cpvt.config import ForeignConfig, ModelConfig, Retrofit, TrainConfig, Watch, sides
-from cpvt.data import Batch, DataSet, Draw, View, load_batches, load_plan
+from cpvt.data import Batch, DataSet, Draw, View, load_plan, load_stream
 from cpvt.models import VisionTransformer
 from cpvt.results import replacing
 from cpvt.retrofitting import fade_share, set_absolute_share
-from cpvt.scoring import measure
+from cpvt.scoring import count_test, load_test, measure
 from cpvt.training.engine import Machine
 from cpvt.training.learning import Lessons, step_seed
 from cpvt.training.plan import own_share
@@ -60,8 +60,7 @@ class Run:
         lessons: Lessons,
         retrofit: Retrofit | None = None,
     ) -> None:
-        assert data.train is not None
-        self.config, self.data, self.split, self.machine, self.lessons = config, data, data.train, machine, lessons
+        self.config, self.data, self.machine, self.lessons = config, data, machine, lessons
         self.folder, self.retrofit, recipe = Path(config.out), retrofit, config.recipe
         self.plan = plan_of(config, data, settings)
         self.view = training_view(config, data, settings)
@@ -111,20 +110,41 @@ class Run:
         """One pass over the pictures, or what is left of it."""
         self.model.train()
         steps, first, began = self.plan.steps(self.epoch), self.done, time.perf_counter() - self.seconds
-        batches = self._load([own_share(step) for step in steps[first:]])
-        for place, batch in enumerate(batches, start=first):
+        for place, batch in enumerate(self._load(steps), start=first):
             self._learn(batch, len(steps[place]), steps[place])
             self.done, self.seconds = place + 1, time.perf_counter() - began
             if self.done % self.look_every == 0 or self.done == len(steps):
                 self._look(watch, stop, last=self.done == len(steps))
         self._end_epoch(watch)
 
-    def _load(self, shares: Sequence[Sequence[Draw]]) -> Any:
-        source = self.config.source
-        return load_plan(
-            self.split, self.view, shares, seed=self.config.seed, epoch=self.epoch,
-            on_bad_picture=source.on_bad_picture, workers=source.loader_workers, stack=self.view.stacks,
+    def _load(self, steps: Sequence[Sequence[Draw]]) -> Iterator[Batch]:
+        """This process's part of each of the steps that are left of the epoch."""
+        source, first = self.config.source, self.done
+        how: dict[str, Any] = dict(
+            seed=self.config.seed, epoch=self.epoch, on_bad_picture=source.on_bad_picture, workers=source.loader_workers,
+            stack=self.view.stacks,
         )  # fmt: skip
+        if self.data.train is not None:
+            return load_plan(self.data.train, self.view, [own_share(step) for step in steps[first:]], **how)
+        assert self.data.train_stream is not None
+        part, parts, share = processes.number(), processes.count(), self.plan.batch_size // processes.count()
+        if share * parts != self.plan.batch_size:
+            raise ValueError(
+                f"of a streamed set each of the {parts} processes reads as many pictures a step, so --batch-size must be a "
+                f"multiple of {parts}; got {self.plan.batch_size}"
+            )
+        batches = load_stream(
+            self.data.train_stream,
+            self.view,
+            share,
+            part=part,
+            parts=parts,
+            shuffle=source.shuffle,
+            skip=first * share,
+            **how,
+        )
+        nothing = Batch([], torch.zeros(0, dtype=torch.int64), 0.0, 0, [])  # shares may end at different steps
+        return islice(chain(batches, repeat(nothing)), len(steps) - first)
 
     def _learn(self, batch: Batch, planned: int, step: Sequence[Draw]) -> None:
         """One step, in parts that fit the memory; its gradient is the mean over the pictures of all processes."""
@@ -164,7 +184,7 @@ class Run:
 
     def _count(self, batch: Batch, planned: int) -> int:
         """Pictures that all processes together learn from in this step."""
-        if self.config.source.on_bad_picture == "error":
+        if self.config.source.on_bad_picture == "error" and self.data.train is not None:
             return planned
         return int(processes.add_up(torch.tensor([len(batch.labels)], device=self.machine.device))[0])
 
@@ -217,7 +237,7 @@ class Run:
         """Note what the epoch came to, and save."""
         loss, correct, pictures, skipped, shrunk, *_ = self.tally.tolist()
         if not pictures:
-            raise ValueError(f"none of the {len(self.split)} training pictures decodes")
+            raise ValueError(f"none of the {self.plan.pictures} training pictures decodes")
         self.history.append(
             {"epoch": self.epoch + 1, "loss": loss / pictures, "accuracy": correct / pictures, "pictures": round(pictures),
              "skipped": round(skipped), "shrunk": round(shrunk), "seconds": round(self.seconds, 3), "lr": self._rate()}
@@ -231,16 +251,11 @@ class Run:
 
     def _test(self, watch: Watch) -> None:
         """Test the weights just saved at the training size, and note the accuracy."""
-        assert self.data.test is not None
         processes.wait()
-        subject = load(self.folder, str(self.machine.device)).subject
+        subject, source = load(self.folder, str(self.machine.device)).subject, self.config.source
         view = View(self.view.transform, "resize", sides(self.record["model"]["img_size"]))
-        order = processes.share(range(len(self.data.test)))
-        source = self.config.source
-        batches = load_batches(
-            self.data.test, view, 64, order=order, on_bad_picture=source.on_bad_picture, workers=source.loader_workers
-        )
-        score = measure(subject, batches, len(self.data.test), len(self.data.class_names), "test", watch)
+        batches = load_test(self.data, view, 64, on_bad_picture=source.on_bad_picture, workers=source.loader_workers)
+        score = measure(subject, batches, count_test(self.data), len(self.data.class_names), "test", watch)
         self.history[-1]["test_accuracy"] = score.correct / score.total
         self.machine.log({"test_accuracy": score.correct / score.total}, self.before)
         self._write_history()

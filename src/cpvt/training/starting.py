@@ -52,13 +52,13 @@ FREE = ("out", "device", "loader_workers", *(each.name for each in fields(Engine
 
 def check(config: TrainConfig, data: DataSet) -> ModelConfig | ForeignConfig:
     """The model that a configuration asks for; ValueError for anything in it that does not exist or fit, at no cost."""
-    if data.train is None:
+    if data.train is None and data.train_stream is None:
         raise ValueError(f"'{data.name}' has no train/ to train on")
     if config.start is not None and config.start != PUBLISHED and not Path(config.start).exists():
         raise ValueError(f"there are no weights to start from at '{config.start}': name a run's folder or a file")
     if config.start == PUBLISHED and not is_foreign(config.model):
         raise ValueError(f"no weights of '{config.model}' are published; start from a run's folder or a file")
-    if config.test_every and data.test is None:
+    if config.test_every and data.test is None and data.test_stream is None:
         raise ValueError(f"--test-every needs pictures to test on, and '{data.name}' has no test/ (or val/)")
     if is_foreign(config.model):
         settings: ModelConfig | ForeignConfig = _foreign_config(config, data)
@@ -95,7 +95,6 @@ def _check_recipe(config: TrainConfig, settings: ModelConfig | ForeignConfig) ->
 
 def plan_of(config: TrainConfig, data: DataSet, settings: ModelConfig | ForeignConfig) -> Plan:
     """Which pictures each step learns from; ValueError for a size below a patch."""
-    assert data.train is not None
     patch_size = settings.patch_size if isinstance(settings, ModelConfig) else 1
     train_size, recipe = sides(settings.img_size), config.recipe
     sizes = [sides(parse_size(size)) for size in config.train_sizes] or [train_size]
@@ -104,7 +103,25 @@ def plan_of(config: TrainConfig, data: DataSet, settings: ModelConfig | ForeignC
         raise ValueError(
             f"--train-sizes must not be below a patch, {patch_size}x{patch_size} pixels in this model; got {', '.join(small)}"
         )
-    return plan_training(len(data.train), recipe.batch_size, recipe.repeats, config.seed, train_size, sizes, patch_size)
+    return plan_training(
+        _count_pictures(config, data), recipe.batch_size, recipe.repeats, config.seed, train_size, sizes, patch_size
+    )
+
+
+def _count_pictures(config: TrainConfig, data: DataSet) -> int:
+    """Pictures of an epoch; ValueError where a stream does not say, or for what a stream cannot do."""
+    if data.train is not None:
+        return len(data.train)
+    assert data.train_stream is not None  # `check` refuses a set without either
+    if config.recipe.repeats > 1 or config.train_sizes:
+        raise ValueError(
+            f"'{data.name}' is read as it comes, each picture once and at one size: leave --repeats and --train-sizes out, "
+            "or bring the pictures into folders or shards"
+        )
+    count = config.source.epoch_pictures or data.train_stream.length
+    if count is None:
+        raise ValueError(f"'{data.name}' does not say how many pictures it has: say --epoch-pictures")
+    return count
 
 
 def open_teacher(

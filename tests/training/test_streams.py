@@ -1,0 +1,62 @@
+"""Training on a set that is read as it comes: each process its own part, gone on with in the middle, tested exactly."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import cpvt
+from cpvt.config import Engine, Recipe, Source, TrainConfig
+from cpvt.training import train
+
+pytest.importorskip("datasets")
+
+
+@pytest.fixture
+def config(tmp_path, tiny_folder):
+    source = Source(f"hfids/{tiny_folder}", data_root=str(tmp_path / "cache"), shuffle=4, epoch_pictures=11)
+    recipe = Recipe(epochs=3, batch_size=4, augment="resized-crop")
+    return TrainConfig(out=str(tmp_path / "run"), train_size=8, source=source, recipe=recipe)
+
+
+def test_a_stream_is_trained_on_whole_and_gone_on_with_to_the_same_bits(config, tmp_path):
+    whole = load_file(train(replace(config, out=str(tmp_path / "whole"))) / "model.safetensors")
+    lines = [json.loads(line) for line in (tmp_path / "whole" / "history.jsonl").read_text().splitlines()]
+    assert [line["pictures"] for line in lines] == [11, 11, 11]
+    saving = replace(config, engine=Engine(save_minutes=0))
+
+    def interrupt(what, done, total, words):
+        if done == 6:  # the last step of epoch 2
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(saving, interrupt)
+    again = load_file(train(saving) / "model.safetensors")
+    assert all(torch.equal(again[name], tensor) for name, tensor in whole.items())
+
+
+def test_a_stream_is_tested_as_a_folder_is(config, tiny_folder):
+    run = train(config)
+    streamed, read = (
+        next(cpvt.sweep(run, data, [8], data_root=config.source.data_root)) for data in (None, str(tiny_folder))
+    )
+    assert (streamed.correct, streamed.total, streamed.hits) == (read.correct, 6, read.hits)
+    with pytest.raises(ValueError, match="read as it comes, which 'native' cannot do"):
+        next(cpvt.sweep(run, None, [8], protocol="native"))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"recipe": Recipe(repeats=3)}, "each picture once and at one size"),
+        ({"train_sizes": (8, 12)}, "each picture once and at one size"),
+        ({"source": {"epoch_pictures": None}}, "does not say how many pictures it has: say --epoch-pictures"),
+    ],
+)
+def test_what_a_stream_cannot_do_is_refused(config, change, words):
+    if "source" in change:
+        change = {"source": replace(config.source, **change["source"])}
+    with pytest.raises(ValueError, match=words):
+        train(replace(config, **change))

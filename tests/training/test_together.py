@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file
 
 import cpvt
-from cpvt.cli import main
+from cpvt.cli import main, parse
+from cpvt.training import train
 
 PLAIN = ["--batch-size", "6", "--epochs", "2", "--lr", "1e-3", "--train-size", "8"]
 WHOLE = [
@@ -82,6 +83,17 @@ def assert_alike(first, second):
     assert seen == seen_too
 
 
+def begin(folder, out, options, step):
+    """The first steps of a training, in this process alone."""
+
+    def interrupt(what, done, total, words):
+        if done == step:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(parse(["train", "--data", str(folder), "--out", str(out), "--device", "cpu", *options]), interrupt)
+
+
 @pytest.mark.parametrize(
     ("options", "shard"),
     [(WHOLE, ["--shard"]), (WHOLE, []), (SIZES, []), (PLAIN, {"ACCELERATE_USE_FSDP": "true"})],  # as accelerate says it
@@ -91,6 +103,8 @@ def test_two_processes_learn_what_one_learns(tmp_path, tiny_folder, options, sha
     if options is SIZES:
         (tiny_folder / "train" / "cat" / "bad.png").write_text("no picture")
     main(["train", "--data", str(tiny_folder), "--out", str(tmp_path / "one"), "--device", "cpu", *options])
+    if options is WHOLE:  # what one process began, two go on with
+        begin(tiny_folder, tmp_path / "two", [*options, "--save-minutes", "0"], step=2)
     told = run(
         tiny_folder,
         tmp_path / "two",

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from safetensors.torch import load_file
 
 import cpvt
 from cpvt.config import Engine, Recipe, Source, TrainConfig
-from cpvt.training import train
+from cpvt.training import DivergedError, learning, train
 from cpvt.training.saving import PREVIOUS, STATE
 
 STEPS = 24  # of the whole training
@@ -197,3 +198,50 @@ def test_what_may_change_when_a_run_goes_on_and_what_may_not(config, whole):
     workers = replace(config.source, loader_workers=1)
     assert_same(weights(train(replace(config, engine=engine, source=workers, device="cpu"))), whole)
     assert cpvt.load(config.out).record["epoch"] == 4
+
+
+def test_damaged_pictures_and_shards_stop_a_run_that_goes_on_once_they_are_mended(config, tiny_folder, tmp_path):
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    for part in ("train", "test"):
+        with tarfile.open(shards / f"{part}-000000.tar", "w") as tar:
+            for number, path in enumerate(sorted((tiny_folder / part).rglob("*.png"))):
+                tar.add(path, f"{path.parent.name}/{number}.png")
+    config = replace(config, source=Source(f"wds/{shards}"))
+    torch.set_num_threads(1)
+    whole = weights(train(replace(config, out=str(tmp_path / "other"))))
+    child, hear = start(config)
+    while hear.recv() < 9:
+        pass
+    os.kill(child.pid, signal.SIGKILL)
+    child.join()
+    kept = weights(config.out)
+    shard = shards / "train-000000.tar"
+    sound = shard.read_bytes()
+    shard.write_bytes(sound[: len(sound) // 2])
+    with pytest.raises(ValueError, match="train-000000.tar"):
+        train(config)
+    spoiled = sound.replace(b"\x89PNG", b"\x89BAD", 1)
+    shard.write_bytes(spoiled)
+    with pytest.raises(ValueError, match=r"train-000000.tar.*does not decode"):
+        train(config)
+    assert_same(weights(config.out), kept)
+    shard.write_bytes(sound)
+    assert_same(weights(train(config)), whole)
+
+
+def test_a_loss_that_is_no_number_in_the_middle_leaves_the_last_good_step(config, monkeypatch):
+    real, calls = learning.F.cross_entropy, []
+
+    def poisoned(*arguments, **options):
+        calls.append(1)
+        return real(*arguments, **options) * (float("nan") if len(calls) == 15 else 1.0)
+
+    monkeypatch.setattr(learning.F, "cross_entropy", poisoned)
+    with pytest.raises(
+        DivergedError, match=r"at step 15 \(epoch 3\); step 2 of epoch 3 is kept in .*Lower the learning rate"
+    ):
+        train(config)
+    assert torch.load(f"{config.out}/{STATE}", weights_only=True)["done"] == 2
+    assert cpvt.load(config.out).record["epoch"] == 2
+    assert all(tensor.isfinite().all() for tensor in weights(config.out).values())

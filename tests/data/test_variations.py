@@ -146,6 +146,17 @@ def test_colour_jitter_leaves_shapes_and_fill_alone(kind):
     assert (seen == seen[0]).all()
 
 
+@pytest.mark.parametrize("mode", TRANSFORMS)
+@pytest.mark.parametrize("words", ["rand-m10-n6-inc1", "rand-m30-n6-mmax30-inc1", "augmix-m10-d6-mstd0"])
+def test_the_strongest_changes_are_made_too(words, mode):
+    # of these, posterising keeps no bit, which Pillow refuses since version 13
+    draws = [
+        Variation(words).recolour(noise(mode=mode), (10, 12), "bicubic", TRANSFORMS[mode].mean, draw(n))
+        for n in range(60)
+    ]
+    assert len({picture.tobytes() for picture in draws}) > 30
+
+
 class Pictures:
     def __len__(self):
         return 6

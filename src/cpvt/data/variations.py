@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.random import mtrand
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from cpvt.data.base import Sides
@@ -112,11 +113,22 @@ def _timm(sides: Sides, **options: Any) -> tuple[Callable[..., Any], ...]:
     return stages
 
 
+@lru_cache(maxsize=64)
 def _recolouring(
     auto_augment: str | None, jitter: float, sides: Sides, interpolation: str, mean: tuple[float, ...]
 ) -> Callable[[Image.Image], Image.Image]:
-    turning = interpolation if interpolation in TURNABLE else "bicubic"
-    return _timm(sides, auto_augment=auto_augment, color_jitter=jitter or None, interpolation=turning, mean=mean)[1]
+    way = interpolation if interpolation in TURNABLE else "bicubic"
+    change: Any = _timm(sides, auto_augment=auto_augment, color_jitter=jitter or None, interpolation=way, mean=mean)[1]
+    for step in change.transforms:
+        for operation in (*getattr(step, "ops", ()), *chain.from_iterable(getattr(step, "policy", ()))):
+            if operation.name.startswith("Posterize"):
+                operation.aug_fn = _posterize
+    return change
+
+
+def _posterize(picture: Image.Image, bits: int, **_: Any) -> Image.Image:
+    """Keep so many bits of each value: at none black, for which timm's strongest asks and which Pillow 13 refuses."""
+    return ImageOps.posterize(picture, min(bits, 8)) if bits >= 1 else Image.new(picture.mode, picture.size)
 
 
 @lru_cache(maxsize=8)

@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.random import mtrand
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from cpvt.data.base import Sides
@@ -109,33 +110,25 @@ def _timm(sides: Sides, **options: Any) -> tuple[Callable[..., Any], ...]:
     from timm.data import create_transform
 
     stages: tuple[Callable[..., Any], ...] = create_transform(sides, is_training=True, separate=True, **options)
-    for change in getattr(stages[1], "transforms", ()):
-        _mend_posterizing(change)
     return stages
 
 
-def _mend_posterizing(change: Any) -> None:
-    """Leave a picture one bit where timm's words ask for none: that blackened it once, and Pillow now refuses it."""
-    from timm.data.auto_augment import posterize
-
-    policies = getattr(change, "policy", ())
-    for operation in (*getattr(change, "ops", ()), *(each for policy in policies for each in policy)):
-        if getattr(operation, "aug_fn", None) is posterize:
-            operation.aug_fn = _posterize
-
-
-def _posterize(picture: Image.Image, bits: int, **options: Any) -> Image.Image:
-    from timm.data.auto_augment import posterize
-
-    changed: Image.Image = posterize(picture, max(1, bits), **options)
-    return changed
-
-
+@lru_cache(maxsize=64)
 def _recolouring(
     auto_augment: str | None, jitter: float, sides: Sides, interpolation: str, mean: tuple[float, ...]
 ) -> Callable[[Image.Image], Image.Image]:
-    turning = interpolation if interpolation in TURNABLE else "bicubic"
-    return _timm(sides, auto_augment=auto_augment, color_jitter=jitter or None, interpolation=turning, mean=mean)[1]
+    way = interpolation if interpolation in TURNABLE else "bicubic"
+    change: Any = _timm(sides, auto_augment=auto_augment, color_jitter=jitter or None, interpolation=way, mean=mean)[1]
+    for step in change.transforms:
+        for operation in (*getattr(step, "ops", ()), *chain.from_iterable(getattr(step, "policy", ()))):
+            if operation.name.startswith("Posterize"):
+                operation.aug_fn = _posterize
+    return change
+
+
+def _posterize(picture: Image.Image, bits: int, **_: Any) -> Image.Image:
+    """Keep so many bits of each value: at none black, for which timm's strongest asks and which Pillow 13 refuses."""
+    return ImageOps.posterize(picture, min(bits, 8)) if bits >= 1 else Image.new(picture.mode, picture.size)
 
 
 @lru_cache(maxsize=8)

@@ -17,6 +17,7 @@ class Bars:
 
         self.log_every, self.logged = log_every, time.monotonic()
         self.tasks: dict[str, Any] = {}
+        self.begun: dict[str, tuple[float, int]] = {}  # in a log: when each thing was first told of, and how far it was
         self.console = Console(stderr=True)
         self.drawn = self.console.is_terminal
         left = TimeRemainingColumn()
@@ -43,9 +44,18 @@ class Bars:
             self.progress.update(self.tasks[name], visible=False)
 
     def _log(self, name: str, done: int, total: int, words: str) -> None:
+        self.begun.setdefault(name, (time.monotonic(), done))
         if done >= total or time.monotonic() - self.logged > self.log_every:
             self.logged = time.monotonic()
-            print(f"{name}  {done}/{total}  {words}", file=sys.stderr, flush=True)
+            print(f"{name}  {done}/{total}  {words}{self._left(name, done, total)}", file=sys.stderr, flush=True)
+
+    def _left(self, name: str, done: int, total: int) -> str:
+        """How long it will take yet, at the pace so far."""
+        when, first = self.begun[name]
+        if done <= first or done >= total:
+            return ""
+        seconds = round((time.monotonic() - when) / (done - first) * (total - done))
+        return f"  {seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02} left"
 
     def say(self, words: str) -> None:
         """Print a line above the bars."""

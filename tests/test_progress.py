@@ -1,0 +1,17 @@
+"""Progress in a log: a line now and then, with what is left at the pace so far."""
+
+from cpvt.progress import Bars
+
+
+def test_a_log_says_how_long_it_takes_yet(capsys, monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    bars = Bars(log_every=10.0)
+    bars.drawn = False
+    for done in (1, 2, 3):
+        bars("train", done, 2000, "loss 1.000")
+        clock[0] += 6
+    bars("train", 2000, 2000, "loss 0.500")
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "train  3/2000  loss 1.000  3:19:42 left"  # 6 seconds a step
+    assert lines[-1] == "train  2000/2000  loss 0.500"

@@ -46,6 +46,7 @@ def test_every_part_of_a_recipe_trains_and_matters(config, tmp_path, recipe):
     assert differ(plain, other) > 1e-5
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")  # torch 2.11, of itself
 @pytest.mark.parametrize("engine", [{"accumulate": 3}, {"grad_checkpointing": True}, {"compile": True}], ids=str)
 def test_the_engine_changes_nothing_but_rounding(config, tmp_path, engine):
     sgd = {"optimizer": "sgd", "clip_grad": 1.0, "lr": 0.05}

@@ -4,14 +4,17 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from cpvt.checkpoint import load
 from cpvt.cli import VERBS, main
 from cpvt.data import KNOWN
 from cpvt.encodings import TABLE, markdown_table
 from cpvt.models import describe_models
-from cpvt.results import append_rows
+from cpvt.models.shipped import DEFAULT
+from cpvt.results import append_rows, read_rows
 
 
 def test_list_names_all_there_is_and_ends_with_json(capsys):
@@ -64,7 +67,11 @@ MISTAKES = [  # command, what the message says; OUT does not exist, EMPTY is a f
     ("compare --out OUT --parallel 1 --canvas-sizes 32 12y", r"a side such as 48, or .* such as 48x64; got '12y'"),
     ("compare --out OUT --parallel 1 --protocols zoom", r"protocols must be among canvas, resize; got 'zoom'"),
     ("sweep EMPTY", r"'.*' holds no checkpoint: expected checkpoint\.json and model\.safetensors"),
+    ("sweep cpvt_mini_peg5_gap --data UNTESTED", r"'.*' has no test/ \(or val/\) to test on"),
     ("predict EMPTY cat.jpg", r"'.*' holds no checkpoint"),
+    ("predict cat.jpg", r"'cat\.jpg' is no picture, no run's folder and no model that comes with weights"),
+    ("predict cpvt_mini_peg5_gap", r"predict needs at least one picture"),
+    ("export cpvt_mini_peg5", r"'cpvt_mini_peg5' holds no checkpoint"),
     ("report EMPTY", r"'.*' holds no rows: expected rows\.jsonl"),
 ]
 
@@ -101,6 +108,38 @@ def test_help_names_every_verb_and_imports_nothing_heavy():
     imported = {line.split("|")[-1].strip().split(".")[0] for line in done.stderr.splitlines()}
     assert "cpvt" in imported
     assert not imported & {"torch", "timm", "torchvision", "matplotlib", "scipy", "sklearn", "PIL"}
+
+
+def test_pictures_without_a_run_are_named_by_the_model_that_ships(capsys, tiny_folder):
+    picture = str(next((tiny_folder / "test").rglob("*.png")))
+    main(["predict", picture, "--top", "1"])
+    default = capsys.readouterr()
+    (line,) = default.err.splitlines()
+    assert re.match(
+        rf"{DEFAULT}, which comes with the package, knows the 10 classes of cifar10.*airplane.*: (.*)$", line
+    )
+    assert Path(line.rpartition(": ")[2]).read_text().startswith("# The weights")
+    assert json.loads(default.out.splitlines()[-1])["predictions"][0]["picture"] == picture
+    main(["predict", DEFAULT, picture, "--top", "1"])
+    named = capsys.readouterr()
+    assert (named.out, named.err) == (default.out, "")
+
+
+def test_a_name_with_weights_stands_for_a_run(capsys, tmp_path, picture_folder, monkeypatch):
+    classes = load(DEFAULT).class_names
+    data = picture_folder({f"test/{name}": 1 for name in classes})
+    monkeypatch.chdir(tmp_path)
+    main(["sweep", DEFAULT, "--data", str(data), "--sizes", "8", "12x16"])
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert list(told["accuracy"]) == ["8", "12x16"]
+    assert told["rows"] == "runs/sweep/rows.jsonl"
+    (row, _) = read_rows(tmp_path / told["rows"])
+    assert (row.model, row.encoding, row.pool, row.total) == (DEFAULT, "peg5", "gap", 10)
+    main(["probe", DEFAULT, "--data", str(data), "--probes", "order", "--pictures", "4", "--out", "probed"])
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["model"] == DEFAULT
+    main(["export", DEFAULT, "--format", "torch-export"])
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["file"] == f"{DEFAULT}.pt2"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"{DEFAULT}.pt2", "pictures", "probed", "runs"]
 
 
 def test_a_run_from_training_to_report(capsys, tmp_path, tiny_folder):

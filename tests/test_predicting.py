@@ -5,6 +5,8 @@ import torch
 from PIL import Image
 
 import cpvt
+from cpvt.models.shipped import DEFAULT
+from cpvt.predicting import split_names
 
 
 @pytest.fixture
@@ -26,6 +28,27 @@ def test_the_top_classes_are_those_of_the_whole_picture(tiny_run, picture):
     assert prediction.shrunk_from is None
     assert dict(prediction.classes) == pytest.approx({"cat": shares[0].item(), "dog": shares[1].item()}, abs=1e-5)
     assert prediction.classes[0][1] >= prediction.classes[1][1]
+
+
+def test_without_a_run_the_model_that_comes_with_the_package_answers(picture):
+    path = picture(40, 29)
+    checkpoint = cpvt.load(DEFAULT)
+    (default,), (named,) = cpvt.predict(None, [path], top=10), cpvt.predict(DEFAULT, [path], top=10)
+    with torch.no_grad():
+        shares = checkpoint.model(checkpoint.transform(Image.open(path))[None])[0].softmax(0)
+    assert default == named
+    assert dict(default.classes) == pytest.approx(dict(zip(checkpoint.class_names, shares.tolist())), abs=1e-5)
+
+
+def test_a_first_name_is_a_run_or_a_picture(tiny_run, picture):
+    path = str(picture(8, 8))
+    assert split_names([path]) == (None, (path,))
+    assert split_names([path, str(tiny_run)]) == (None, (path, str(tiny_run)))
+    assert split_names([str(tiny_run), path]) == (str(tiny_run), (path,))
+    assert split_names([DEFAULT, path, path]) == (DEFAULT, (path, path))
+    assert split_names([DEFAULT]) == (DEFAULT, ())
+    with pytest.raises(ValueError, match=rf"'nowhere.png' is no picture, no run's folder and no model .*\({DEFAULT}\)"):
+        split_names(["nowhere.png", path])
 
 
 def test_a_large_picture_is_shrunk_in_proportion_and_it_is_said(tiny_run, picture):

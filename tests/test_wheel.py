@@ -1,9 +1,11 @@
-"""What a user gets: the built wheel holds the package, its page and its type marker, and nothing else."""
+"""What a user gets: the built wheel holds the package, its page, its weights and its type marker, and nothing else."""
 
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
+
+from cpvt.models.shipped import DEFAULT
 
 ROOT = Path(__file__).parents[1]
 
@@ -22,5 +24,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(tmp_path):
     }
     assert held == there
     assert {"cpvt/py.typed", "cpvt/reporting/page.html"} <= held
+    weights = {f"cpvt/models/weights/{name}" for name in ("README.md", f"{DEFAULT}.json", f"{DEFAULT}.safetensors")}
+    assert weights <= held
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert any(name.endswith("entry_points.txt") for name in names)

@@ -3,14 +3,13 @@
 Reads rows.jsonl of each folder beside this file, whatever seeds are there, and writes every table between its markers.
 """
 
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from cpvt.config import Size
 from cpvt.reporting.contrasts import Contrast, Contrasts, Terms
-from cpvt.reporting.markdown import lay_out
+from cpvt.reporting.markdown import fill, lay_out
 from cpvt.reporting.summary import BASELINE, as_markdown, pixels, size_label, summarise
 from cpvt.results import Row, read_rows
 
@@ -179,19 +178,6 @@ def accuracy(rows: Sequence[Row], protocol: str, words: dict[str, str] | None = 
     for label, called in (words or {}).items():
         table = table.replace(f"| {label} |", f"| {called} |")
     return table if rows else ""
-
-
-def fill(page: str, made: dict[str, str]) -> str:
-    """The page with every table between its markers; ValueError for a marker without a table or the other way round."""
-    marked = re.findall(r"<!-- begin (.+?) -->", page)
-    if sorted(marked) != sorted(made):
-        raise ValueError(f"markers and tables differ: {sorted(set(marked) ^ set(made)) or 'a marker stands twice'}")
-    for name, text in made.items():
-        begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
-        page = re.sub(
-            f"{re.escape(begin)}.*?{re.escape(end)}", lambda _, t=f"{begin}\n{text}\n{end}": t, page, flags=re.DOTALL
-        )
-    return page
 
 
 if __name__ == "__main__":

@@ -23,6 +23,8 @@ from cpvt.config import ForeignConfig, ModelConfig, sides
 from cpvt.data import Transform
 from cpvt.models import VisionTransformer
 from cpvt.models.continuing import continue_model
+from cpvt.models.shipped import Files, shipped_files, shipped_names
+from cpvt.models.zoo import MODELS
 from cpvt.results import read_json, replacing, write_json
 from cpvt.retrofitting import retrofit
 from cpvt.subjects import MAKERS, Subject, is_foreign, open_subject, subject_of
@@ -76,8 +78,8 @@ def as_subject(
 ) -> Subject:
     """What is to be measured, from anything that names or is a model.
 
-    model: a run's folder, what `load` returned, another library's model such as "timm:vit_small_patch16_224", or any
-    module or callable. weights: a file for a model of another library. A model already at hand stays on its device.
+    model: a run's folder, a name whose weights come with the package, what `load` returned, another library's model such
+    as "timm:vit_small_patch16_224", or any module or callable. weights: a file for a model of another library. A model already at hand stays on its device.
     Raises ValueError where nothing of that name is known.
     """
     if isinstance(model, Subject):
@@ -90,7 +92,7 @@ def as_subject(
     if weights is not None:
         raise ValueError(f"a file of weights goes with timm:, hf: or torchvision: names; '{model}' has its own")
     if isinstance(model, (str, Path)):
-        if not Path(model).exists():
+        if not is_run(model):
             raise ValueError(_unknown(str(model)))
         model = load(model, device)
     return model.subject if isinstance(model, Checkpoint) else subject_of(model)
@@ -100,9 +102,27 @@ def _unknown(name: str) -> str:
     """What to say to a name that is no folder and of no library."""
     maker, _, rest = name.partition(":")
     guesses = [f"{prefix}:{rest}" for prefix in difflib.get_close_matches(maker, MAKERS, n=1)] if rest else []
-    guesses += [f"timm:{near}" for near in difflib.get_close_matches(name, list_models(), n=3, cutoff=0.8)]
+    guesses += difflib.get_close_matches(name, shipped_names(), n=1, cutoff=0.8)
+    theirs = [each for each in list_models() if each not in MODELS]
+    guesses += [f"timm:{near}" for near in difflib.get_close_matches(name, theirs, n=3, cutoff=0.8)]
     hint = f" Did you mean {' or '.join(guesses)}?" if guesses else ""
-    return f"'{name}' is no folder of a run and no model of {', '.join(f'{each}:NAME' for each in MAKERS)}.{hint}"
+    return (
+        f"'{name}' is no folder of a run, no model that comes with weights ({', '.join(shipped_names())}) and none of "
+        f"{', '.join(f'{each}:NAME' for each in MAKERS)}.{hint}"
+    )
+
+
+def is_run(name: str | Path) -> bool:
+    """Whether a name is of something to `load`: a folder, or a model whose weights come with the package."""
+    return Path(name).exists() or str(name) in shipped_names()
+
+
+def files_of(run: str | Path) -> Files:
+    """Where the weights and the record of a run are: in its folder, else in the package for a name that comes with it."""
+    folder = Path(run)
+    if not folder.exists() and str(run) in shipped_names():
+        return shipped_files(str(run))
+    return Files(folder / WEIGHTS, folder / RECORD)
 
 
 def save_checkpoint(folder: Path, weights: Mapping[str, Tensor], record: dict[str, Any]) -> None:
@@ -113,25 +133,24 @@ def save_checkpoint(folder: Path, weights: Mapping[str, Tensor], record: dict[st
     write_json(folder / RECORD, record)
 
 
-def read_record(folder: Path) -> dict[str, Any]:
+def read_record(run: str | Path) -> dict[str, Any]:
     """The record of a run; ValueError where the folder holds none."""
-    if not (folder / RECORD).is_file():
-        raise ValueError(
-            f"'{folder}' holds no checkpoint: expected {RECORD} and {WEIGHTS}, as `cpvt train` writes them"
-        )
-    record: dict[str, Any] = read_json(folder / RECORD)
+    path = files_of(run).record
+    if not path.is_file():
+        raise ValueError(f"'{run}' holds no checkpoint: expected {RECORD} and {WEIGHTS}, as `cpvt train` writes them")
+    record: dict[str, Any] = read_json(path)
     return record
 
 
 def load(run: str | Path, device: str = "auto") -> Checkpoint:
     """Load a run that `cpvt train` wrote: the model in eval mode, its transform and its class names.
 
+    run: the run's folder, or the name of a model whose weights come with the package, such as "cpvt_mini_peg5_gap".
     Raises ValueError where the folder holds no checkpoint, or weights that do not fit it (which keys, which shapes).
     """
-    folder = Path(run)
-    record = read_record(folder)
+    record = read_record(run)
     model = build_model(config_from_json(record["model"]))
-    load_weights_file(model, folder / WEIGHTS)
+    load_weights_file(model, files_of(run).weights)
     transform = transform_from_json(record["transform"])
     return Checkpoint(model.eval().to(pick_device(device)), transform, tuple(record["class_names"]), record)
 
@@ -150,7 +169,7 @@ def starting_weights(
     class_names: Sequence[str] | None = None,
     say: Callable[[str], Any] = lambda words: None,
 ) -> nn.Module:
-    """A model as wanted, with the weights of a run's folder or of a file, to be trained on.
+    """A model as wanted, with the weights of a run, by folder or name, or of a file, to be trained on.
 
     Of a run's model the training size and the classes may be others, and for our own also what training drops, and whether
     it is distilled (see `cpvt.models.continuing`); of a file all must fit. class_names: those of the pictures to come; where
@@ -158,10 +177,9 @@ def starting_weights(
     The `config` of one of our own says what came out: its encoding may be written otherwise than wanted, as in
     "rope(grid=(8, 8))", so a record holds that. Raises ValueError that lists what does not fit.
     """
-    start = Path(start)
-    if not start.is_dir():
+    if Path(start).is_file() or not is_run(start):
         model = build_model(wanted)
-        load_weights_file(model, start)
+        load_weights_file(model, Path(start))
         return model
     record = read_record(start)
     held = config_from_json(record["model"])
@@ -169,7 +187,7 @@ def starting_weights(
     if type(held) is not type(wanted):
         raise ValueError(f"'{start}' holds {kinds[0]}, and {kinds[1]} is to be trained: start from a run of that")
     model = build_model(held)
-    load_weights_file(model, start / WEIGHTS)
+    load_weights_file(model, files_of(start).weights)
     same_classes = class_names is None or list(class_names) == record["class_names"]
     if isinstance(wanted, ModelConfig):
         assert isinstance(model, VisionTransformer)  # as its record says

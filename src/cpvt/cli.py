@@ -66,12 +66,11 @@ def sweep(config: SweepConfig) -> dict[str, Any]:
 
     from cpvt.progress import Bars
     from cpvt.results import append_rows
-    from cpvt.subjects import is_foreign
     from cpvt.sweeping import sweep as run_sweep
 
     options = asdict(config)
     model, sizes, out = options.pop("model"), [str(size) for size in options.pop("sizes")], options.pop("out")
-    folder = Path(out or ("runs/sweep" if is_foreign(model) else model))
+    folder = Path(out or (model if Path(model).is_dir() else "runs/sweep"))
     rows: list[Row] = []
     with Bars() as bars:
         for row in run_sweep(model, options.pop("data", None), sizes, watch=bars, **options):
@@ -124,11 +123,16 @@ def probe(config: ProbeConfig) -> dict[str, Any]:
 def predict(config: PredictConfig) -> dict[str, Any]:
     from dataclasses import asdict
 
+    from cpvt.models.shipped import DEFAULT, introduce
     from cpvt.predicting import predict as run_prediction
+    from cpvt.predicting import split_names
 
     options = asdict(config)
+    run, pictures = split_names((options.pop("run"), *options.pop("pictures")))
+    if run is None:
+        print(introduce(DEFAULT), file=sys.stderr)
     found = []
-    for prediction in run_prediction(options.pop("run"), options.pop("pictures"), **options):
+    for prediction in run_prediction(run, pictures, **options):
         found.append(prediction._asdict())
         if prediction.error:
             print(f"{prediction.picture}: skipped, {prediction.error}")
@@ -146,7 +150,8 @@ def export(config: ExportConfig) -> dict[str, Any]:
     from cpvt.exporting import FORMATS
     from cpvt.exporting import export as run_export
 
-    out = Path(config.out or Path(config.run) / f"model{'.pt2' if config.format == 'torch-export' else '.onnx'}")
+    run, suffix = Path(config.run), ".pt2" if config.format == "torch-export" else ".onnx"
+    out = Path(config.out) if config.out else run / f"model{suffix}" if run.is_dir() else Path(f"{run.name}{suffix}")
     if config.format is not None and FORMATS.get(out.suffix) != config.format:
         raise ValueError(f"--format {config.format} does not go with '{out}'; suffixes: {FORMATS}")
     exported = run_export(config.run, out)

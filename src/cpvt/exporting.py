@@ -34,7 +34,8 @@ class Exported(NamedTuple):
 def export(model: VisionTransformer | Checkpoint | str | Path, path: str | Path) -> Exported:
     """Write a model as one file that takes any batch, height and width; the suffix decides, .onnx or .pt2.
 
-    model: a model, what `load` returned, or the folder of a run (then class names and normalisation go with it).
+    model: a model, what `load` returned, or the folder of a run or a name that comes with weights (then class names and
+    normalisation go with it).
     The file is run at five sizes it was not traced at, some of which the patch does not divide, and compared with the
     model; where they differ by more than 1e-4 a ValueError says so and no file is kept. Metadata (in .onnx as
     metadata_props, in .pt2 as the extra file metadata.json) hold class_names, mean, std and smallest_side in pixels.

@@ -9,9 +9,10 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from cpvt.checkpoint import Checkpoint, load
+from cpvt.checkpoint import Checkpoint, is_run, load
 from cpvt.config import TOKEN_BUDGET
 from cpvt.data import BadPictureError, Transform, check_on_bad_picture, check_usable, decode
+from cpvt.models.shipped import DEFAULT, shipped_names
 from cpvt.shapes import patch_count, within_budget
 from cpvt.subjects import Subject
 
@@ -27,7 +28,7 @@ class Prediction(NamedTuple):
 
 
 def predict(
-    run: str | Path | Checkpoint,
+    run: str | Path | Checkpoint | None,
     pictures: Sequence[str | Path],
     *,
     top: int = 5,
@@ -38,6 +39,8 @@ def predict(
 ) -> Iterator[Prediction]:
     """Yield the top classes of each picture, seen whole, undistorted and at its own size.
 
+    run: a run's folder, what `load` returned, or the name of a model that comes with weights; None: cpvt_mini_peg5_gap,
+    which knows the ten classes of CIFAR-10.
     A picture with a side longer than `longest_side` (by default the run's, four times the training size) is shrunk to
     it, and the prediction says so. Pictures go through the model together, `token_budget` patches at a time; each gets
     what it would get alone. Raises ValueError for a picture that does not decode or is smaller than a patch, or with `on_bad_picture='skip'`
@@ -46,7 +49,7 @@ def predict(
     if not pictures or top < 1:
         raise ValueError(f"predict needs at least one picture and one class; got {len(pictures)} pictures, top {top}")
     check_on_bad_picture(on_bad_picture)
-    checkpoint = run if isinstance(run, Checkpoint) else load(run, device)
+    checkpoint = run if isinstance(run, Checkpoint) else load(DEFAULT if run is None else run, device)
     for path in pictures:
         if not Path(path).is_file():
             raise ValueError(f"no such picture: '{path}'")
@@ -66,6 +69,23 @@ def predict(
                 yield Prediction(each.name, each.size, None, (), each.error)
             else:
                 raise BadPictureError(each.error)
+
+
+def split_names(names: Sequence[str]) -> tuple[str | None, tuple[str, ...]]:
+    """The run, where the first name is of one (a folder, or a model that comes with weights), and the pictures.
+
+    Raises ValueError where the first is neither run nor file.
+    """
+    first, *rest = names
+    if Path(first).is_file():
+        return None, (first, *rest)
+    if is_run(first):
+        return first, tuple(rest)
+    known = ", ".join(shipped_names()) or "none"
+    raise ValueError(
+        f"'{first}' is no picture, no run's folder and no model that comes with weights ({known}); name pictures, and before "
+        "them, if you like, the model"
+    )
 
 
 class _Read(NamedTuple):

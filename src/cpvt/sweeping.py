@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cpvt import processes
-from cpvt.checkpoint import Checkpoint, as_subject, load
+from cpvt.checkpoint import Checkpoint, as_subject, is_run, load
 from cpvt.config import (
     POOLS,
     SWEEP_PROTOCOLS,
@@ -61,7 +61,7 @@ def sweep(
 ) -> Iterator[Row]:
     """Test a model at sizes it was not trained at; yields a row per size as it is measured.
 
-    model: a folder that `train` wrote, what `load` returned, "timm:NAME", "hf:PATH_OR_NAME" or "torchvision:NAME"
+    model: a folder that `train` wrote or a name that comes with weights, what `load` returned, "timm:NAME", "hf:PATH_OR_NAME" or "torchvision:NAME"
     (`checkpoint`: a file with its weights), or any module or callable, (B, C, H, W) -> (B, classes). data: a data set or
     its name, by default the run's own; classes are matched by number where the model does not know their names.
     sizes: sides or (height, width) in pixels, by default from half to three times the training size.
@@ -72,7 +72,7 @@ def sweep(
     size; how many were is in the row. A size that the model refuses gives a row with its words in `refused`.
     Raises ValueError for a size below a patch, classes that are not the model's, and output that is not (B, classes).
     """
-    if isinstance(model, (str, Path)) and Path(model).exists() and not is_foreign(str(model)) and checkpoint is None:
+    if isinstance(model, (str, Path)) and is_run(model) and not is_foreign(str(model)) and checkpoint is None:
         model = load(model, device)
     subject, identity = as_subject(model, checkpoint, device), _identity(model)
     if train_size is not None:

@@ -38,7 +38,6 @@ def loud(model):
 def test_timm_lists_our_models_and_keeps_its_own():
     ours = set(describe_models())
     assert ours <= set(timm.list_models())
-    assert not ours & set(timm.list_models(pretrained=True))
     for name in ours:
         assert timm.models.model_entrypoint(name).__module__ == "cpvt.models.zoo"
         assert timm.models.get_pretrained_cfg(name).architecture == name
@@ -66,7 +65,7 @@ def test_both_factories_build_the_same_and_refuse_the_same():
             create("cpvt_micro", droppath=0.1)
 
 
-def test_pretrained_is_refused_while_there_are_no_weights():
+def test_pretrained_is_refused_where_there_are_no_weights():
     with pytest.raises(RuntimeError, match="No pretrained weights exist for cpvt_micro"):
         timm.create_model("cpvt_micro", pretrained=True)
 
@@ -303,10 +302,3 @@ def test_a_trained_run_goes_to_the_hub_too(tiny_run, tmp_path):
         "cpvt_micro", checkpoint_path=Path(tiny_run) / "model.safetensors", img_size=8, num_classes=2
     )
     assert torch.equal(by_name.eval()(pictures), run.model(pictures))
-
-
-def test_a_weights_file_in_its_place_makes_a_model_pretrained(tmp_path):
-    config = zoo.MODELS["cpvt_micro"][0]
-    assert zoo.describe_to_timm(config, tmp_path / "cpvt_micro.safetensors")["file"] is None
-    (tmp_path / "cpvt_micro.safetensors").touch()
-    assert zoo.describe_to_timm(config, tmp_path / "cpvt_micro.safetensors")["file"].endswith("cpvt_micro.safetensors")

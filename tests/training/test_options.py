@@ -46,7 +46,9 @@ def test_every_part_of_a_recipe_trains_and_matters(config, tmp_path, recipe):
     assert differ(plain, other) > 1e-5
 
 
-@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")  # torch 2.11, of itself
+@pytest.mark.filterwarnings(
+    "ignore:.torch.jit.script_method. is deprecated:DeprecationWarning"
+)  # torch 2.11, of itself
 @pytest.mark.parametrize("engine", [{"accumulate": 3}, {"grad_checkpointing": True}, {"compile": True}], ids=str)
 def test_the_engine_changes_nothing_but_rounding(config, tmp_path, engine):
     sgd = {"optimizer": "sgd", "clip_grad": 1.0, "lr": 0.05}
@@ -151,3 +153,18 @@ def test_what_cannot_be_is_refused_before_anything_is_written(config, tmp_path, 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: CPUs do not train in float16")
 def test_half_precision_trains_on_a_gpu(config, tmp_path):
     assert all(tensor.isfinite().all() for tensor in trained(config, tmp_path, "half", {"precision": "fp16"}).values())
+
+
+@pytest.mark.parametrize("start", ["published", "cpvt_mini_peg5_gap"])
+def test_a_training_starts_from_the_weights_of_the_package_for_other_classes(config, tmp_path, start):
+    slow = {"lr": 1e-12, "min_lr": 1e-13, "weight_decay": 0.0, "epochs": 1}
+    told = []
+    run = train(
+        replace(config, model="cpvt_mini_peg5_gap", start=start, train_size=None, recipe=replace(config.recipe, **slow)),
+        lambda *words: told.append(words),
+    )
+    known, found = cpvt.load("cpvt_mini_peg5_gap"), cpvt.load(run)
+    torch.testing.assert_close(found.model.state_dict()["norm.weight"], known.model.state_dict()["norm.weight"])
+    assert found.model.head.out_features == 2
+    assert found.transform.mean == known.transform.mean
+    assert any(what == "start" and "head" in words for what, _, _, words in told)

@@ -144,7 +144,7 @@ class TrainConfig:
     "cpvt_micro(patch_size=8)"."""
     start: str | None = None
     """Weights to start from: a run's folder (its training size and classes may be others), a file, or 'published' for
-    those of another library; by default random ones."""
+    those of another library or of the package itself; by default random ones."""
     train_size: int | None = None
     """Side of the training pictures, pixels; by default the model's."""
     train_sizes: tuple[int | str, ...] = ()

@@ -13,7 +13,8 @@ class SweepConfig:
     """Test a model at sizes it was not trained at."""
 
     model: str
-    """Folder that `cpvt train` wrote, or timm:NAME, hf:PATH_OR_NAME, torchvision:NAME (options of its own in brackets)."""
+    """Folder that `cpvt train` wrote, a name that comes with weights (cpvt_mini_peg5_gap), or timm:NAME, hf:PATH_OR_NAME,
+    torchvision:NAME (options of its own in brackets)."""
     checkpoint: str | None = None
     """File with weights for a model of another library; by default those that the library publishes."""
     out: str | None = None
@@ -48,7 +49,8 @@ class ProbeConfig:
     """Measure what a model knows of positions, beside its untrained twin and itself with the encoding off."""
 
     model: str
-    """Folder that `cpvt train` wrote, or timm:NAME, hf:PATH_OR_NAME, torchvision:NAME (options of its own in brackets)."""
+    """Folder that `cpvt train` wrote, a name that comes with weights (cpvt_mini_peg5_gap), or timm:NAME, hf:PATH_OR_NAME,
+    torchvision:NAME (options of its own in brackets)."""
     checkpoint: str | None = None
     """File with weights for a model of another library; by default those that the library publishes."""
     out: str = "runs/probe"
@@ -76,7 +78,8 @@ class PredictConfig:
     """Name what pictures show, each at its own size."""
 
     run: str
-    """Folder that `cpvt train` wrote."""
+    """Folder that `cpvt train` wrote, or the name of a model that comes with weights. May be left out: then
+    cpvt_mini_peg5_gap, which knows the ten classes of CIFAR-10."""
     pictures: tuple[str, ...]
     """Picture files."""
     top: int = 5
@@ -93,10 +96,10 @@ class ExportConfig:
     """Write a trained model as one file that takes pictures of any size."""
 
     run: str
-    """Folder that `cpvt train` wrote."""
+    """Folder that `cpvt train` wrote, or the name of a model that comes with weights."""
     out: str = ""
     """File to write; its suffix decides the format: .onnx, or .pt2 (torch.export). By default model.onnx in the run's
-    folder, or model.pt2."""
+    folder (NAME.onnx here for a model by name), or .pt2."""
     format: Literal["onnx", "torch-export"] | None = None
     """Which of the two, where --out does not say it."""
 

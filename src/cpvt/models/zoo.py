@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, is_model, r
 
 from cpvt.config import ModelConfig, sides, split_options
 from cpvt.models.interface import head_names, tidy_size
+from cpvt.models.shipped import describe_shipped, shipped_names
 from cpvt.models.vit import VisionTransformer
 
 SIZES: dict[str, dict[str, Any]] = {
@@ -48,7 +48,8 @@ MODELS = _catalogue()
 
 def describe_models() -> dict[str, str]:
     """Name -> one line on each model that `create_model` knows."""
-    return {name: words for name, (_, words) in MODELS.items()}
+    shipped = shipped_names()
+    return {name: words + ("; weights come with it" if name in shipped else "") for name, (_, words) in MODELS.items()}
 
 
 def model_config(name: str, **options: Any) -> ModelConfig:
@@ -70,19 +71,30 @@ def model_config(name: str, **options: Any) -> ModelConfig:
 
 
 def create_model(
-    name: str, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None, **options: Any
+    name: str,
+    *,
+    pretrained: bool = False,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    **options: Any,
 ) -> VisionTransformer:
-    """Build a fresh model by name, such as "cpvt_small_gap"; it takes pictures of any size.
+    """Build a model by name, such as "cpvt_small_gap"; it takes pictures of any size.
 
+    pretrained: with the weights that come with the package, where there are some of that name (`cpvt list` says so);
+    for another number of classes its head starts afresh. Otherwise weights are random.
     options: any field of ModelConfig, with timm's names: num_classes=1000, in_chans=3, img_size (the training size),
     encoding="learned+peg", global_pool="token" or "avg", drop_path_rate, ... `timm.create_model` builds the same, and
     takes timm's own options besides, such as features_only=True. Raises ValueError for a name or an option that does
-    not exist, listing those that do.
+    not exist, or a name without weights, listing those that do; and for options that the weights do not fit.
     """
     model_config(name, **options)  # complains
     name, inner = split_options(name)
-    options = {**inner, **options}
-    model: VisionTransformer = _build(name, device=device, dtype=dtype, **options)
+    if pretrained and name not in shipped_names():
+        known = ", ".join(shipped_names()) or "no model"
+        raise ValueError(
+            f"no weights of '{name}' come with the package, only of {known}; leave pretrained out to train it"
+        )
+    model: VisionTransformer = _build(name, pretrained, device=device, dtype=dtype, **{**inner, **options})
     return model
 
 
@@ -117,22 +129,23 @@ def _build(name: str, pretrained: bool = False, **options: Any) -> Any:
 
 
 def _check_weights(state: dict[str, torch.Tensor], model: VisionTransformer) -> dict[str, torch.Tensor]:
-    """The weights as they are; ValueError where names beside the head's differ, since timm overlooks some that do."""
-    heads = ("head.", "head_dist.")
-    wanted = {name for name in model.state_dict() if not name.startswith(heads)}
-    held = {name for name in state if not name.startswith(heads)}
+    """The weights as they are; ValueError where names or shapes beside the head's differ: timm overlooks some that do."""
+    apart = ("head.", "head_dist.", "patch_embed.proj.weight")  # timm fits these to classes and channels
+    wanted = {name: each.shape for name, each in model.state_dict().items() if not name.startswith(apart)}
+    held = {name: each.shape for name, each in state.items() if not name.startswith(apart)}
     if wanted != held:
+        missing, extra = sorted(wanted.keys() - held.keys()), sorted(held.keys() - wanted.keys())
+        other = [name for name in wanted if name in held and wanted[name] != held[name]][:3]
         raise ValueError(
-            f"the weights are of another model: missing {sorted(wanted - held) or 'nothing'}, "
-            f"not expected {sorted(held - wanted) or 'nothing'}. Give the encoding, depth and pooling they were trained with"
+            f"the weights are of another model: missing {missing or 'nothing'}, not expected {extra or 'nothing'}, of another "
+            f"shape (the first three) {other or 'nothing'}. Give the encoding, depth, width and pooling they were trained with"
         )
     return state
 
 
-def describe_to_timm(config: ModelConfig, weights: Path | None = None) -> dict[str, Any]:
-    """What timm wants to know of a model, in its words: pictures, classes, where weights are."""
+def describe_to_timm(config: ModelConfig) -> dict[str, Any]:
+    """What timm wants to know of a model, in its words: pictures and classes."""
     return {
-        "file": str(weights) if weights and weights.is_file() else None,
         "input_size": (config.in_chans, *sides(config.img_size)),
         "num_classes": config.num_classes,
         "fixed_input_size": False,
@@ -163,9 +176,11 @@ def _entry_point(name: str) -> Callable[..., Any]:
     return build
 
 
-WEIGHTS = Path(__file__).parent / "weights"  # NAME.safetensors in it is what `pretrained=True` loads
 default_cfgs = generate_default_cfgs(  # timm looks for this name
-    {name: describe_to_timm(config, WEIGHTS / f"{name}.safetensors") for name, (config, _) in MODELS.items()}
+    {
+        name: describe_to_timm(config) | (describe_shipped(name) if name in shipped_names() else {})
+        for name, (config, _) in MODELS.items()
+    }
 )
 
 

@@ -15,6 +15,7 @@ from cpvt.checkpoint import (
     RECORD,
     as_subject,
     build_model,
+    is_run,
     published_weights,
     read_record,
     starting_weights,
@@ -37,6 +38,7 @@ from cpvt.config import (
 from cpvt.data import VIEWS, DataSet, Transform, View
 from cpvt.data.variations import Variation
 from cpvt.models import VisionTransformer
+from cpvt.models.shipped import shipped_names
 from cpvt.models.zoo import model_config
 from cpvt.retrofitting import parameter_groups
 from cpvt.retrofitting import retrofit as retrofit_model
@@ -54,9 +56,10 @@ def check(config: TrainConfig, data: DataSet) -> ModelConfig | ForeignConfig:
     """The model that a configuration asks for; ValueError for anything in it that does not exist or fit, at no cost."""
     if data.train is None and data.train_stream is None:
         raise ValueError(f"'{data.name}' has no train/ to train on")
-    if config.start is not None and config.start != PUBLISHED and not Path(config.start).exists():
-        raise ValueError(f"there are no weights to start from at '{config.start}': name a run's folder or a file")
-    if config.start == PUBLISHED and not is_foreign(config.model):
+    start = _start(config)
+    if start not in (None, PUBLISHED) and not (is_run(str(start)) or Path(str(start)).exists()):
+        raise ValueError(f"there are no weights to start from at '{start}': name a run's folder or a file")
+    if start == PUBLISHED and not is_foreign(config.model):
         raise ValueError(f"no weights of '{config.model}' are published; start from a run's folder or a file")
     if config.test_every and data.test is None and data.test_stream is None:
         raise ValueError(f"--test-every needs pictures to test on, and '{data.name}' has no test/ (or val/)")
@@ -146,16 +149,22 @@ def starting_model(
     def say(words: str) -> None:
         watch("start", 1, 1, words)
 
-    if config.start is None:
+    start = _start(config)
+    if start is None:
         model = build_model(settings)
-    elif config.start == PUBLISHED:
+    elif start == PUBLISHED:
         assert isinstance(settings, ForeignConfig)  # `check` refuses others
         model = published_weights(settings, say)
     else:
-        model = starting_weights(settings, config.start, class_names, say)
+        model = starting_weights(settings, start, class_names, say)
     if config.teacher is not None:
         ask_for_both_heads(model, config.model)
     return model
+
+
+def _start(config: TrainConfig) -> str | None:
+    """What a training starts from; the published weights of one of our own models are those that come with the package."""
+    return config.model if config.start == PUBLISHED and config.model in shipped_names() else config.start
 
 
 def ask_for_both_heads(model: Any, name: str) -> None:
@@ -221,11 +230,12 @@ def transform_of(config: TrainConfig, data: DataSet, settings: ModelConfig | For
 
 def _reading(config: TrainConfig) -> Transform | None:
     """How the pictures were read for the weights that training starts from; None where that is not known."""
-    if config.start is not None and Path(config.start).is_dir():
-        return transform_from_json(read_record(Path(config.start))["transform"])
-    if config.start is None or not is_foreign(config.model):
+    start = _start(config)
+    if start is not None and is_run(start) and not Path(start).is_file():
+        return transform_from_json(read_record(start)["transform"])
+    if start is None or not is_foreign(config.model):
         return None
-    return (open_subject(config.model) if config.start == PUBLISHED else describe(config.model)).transform
+    return (open_subject(config.model) if start == PUBLISHED else describe(config.model)).transform
 
 
 def training_view(config: TrainConfig, data: DataSet, settings: ModelConfig | ForeignConfig) -> View:

@@ -1,0 +1,74 @@
+"""The tables of the card of the weights that come with the package: python docs/results/weights/card.py, after run.sh.
+
+The accuracies are those of rows.jsonl beside this file, the facts those that the package holds beside the weights.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cpvt.models import create_model, describe_models
+from cpvt.models.shipped import CARD, DEFAULT, shipped_files
+from cpvt.reporting.markdown import fill, lay_out
+from cpvt.reporting.summary import pixels, size_label
+from cpvt.results import Row, read_json, read_rows
+
+ROWS = Path(__file__).parent / "rows.jsonl"
+PROTOCOLS = ("resize", "canvas")
+
+
+def facts(name: str, record: dict[str, Any], size: int) -> str:
+    """What the weights are and where they came from, a line each."""
+    training, came = record["training"], record["provenance"]
+    recipe, rounding = training["recipe"], record["rounding"]
+    with torch.device("meta"):
+        parameters = sum(each.numel() for each in create_model(name).parameters())
+    versions = ", ".join(f"{package} {version}" for package, version in came["versions"].items())
+    sizes = ", ".join(map(str, training["train_sizes"] or [record["model"]["img_size"]]))
+    epochs = (
+        f"{recipe['epochs']}" if record["epoch"] == recipe["epochs"] else f"{record['epoch']} of {recipe['epochs']}"
+    )
+    return lay_out(
+        f"`{name}`",
+        [""],
+        {
+            "model": [describe_models()[name].split(";")[0]],
+            "parameters": [f"{parameters:,}"],
+            "file": [f"{size:,} bytes, float16; in memory float32"],
+            "rounding": [
+                f"moves logits by up to {rounding['logit']:.1g}, probabilities by up to {rounding['probability']:.1g}, and the "
+                f"first class of {rounding['classes']} of {rounding['pictures']} random pictures"
+            ],
+            "classes": [", ".join(record["class_names"])],
+            "trained": [
+                f"{epochs} epochs, batches of {recipe['batch_size']}, at {sizes} pixels in turn, seed {training['seed']}"
+            ],
+            "command": [f"`{came['command']}`"],
+            "versions": [f"{versions}; {came['machine']}"],
+            "commit": [came["commit"] or "not known"],
+        },
+    )
+
+
+def accuracy(rows: Sequence[Row]) -> str:
+    """Accuracy in percent, a line for each protocol, a column for each size."""
+    if not rows:
+        return "*Not measured yet.*"
+    sizes = sorted({row.size for row in rows}, key=pixels)
+    found = {(row.protocol, row.size): f"{100 * row.accuracy:.1f}" for row in rows}
+    lines = {protocol: [found.get((protocol, size), "–") for size in sizes] for protocol in PROTOCOLS}
+    return lay_out(f"of {rows[0].total:,} test pictures, percent", [size_label(size) for size in sizes], lines)
+
+
+def tables() -> dict[str, str]:
+    """Name of a marker -> what stands there."""
+    files = shipped_files(DEFAULT)
+    rows = [row for row in read_rows(ROWS) if row.model == DEFAULT]
+    size = files.weights.stat().st_size
+    return {"facts": facts(DEFAULT, read_json(files.record), size), "accuracy": accuracy(rows)}
+
+
+if __name__ == "__main__":
+    CARD.write_text(fill(CARD.read_text(), tables()))

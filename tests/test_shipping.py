@@ -1,0 +1,116 @@
+"""recipes/ship.py puts a run into the package, rounded, only if it answers as before; its card is what the rows give."""
+
+import importlib.util
+import json
+import runpy
+from pathlib import Path
+
+import pytest
+import torch
+
+import cpvt
+from cpvt.checkpoint import save_checkpoint
+from cpvt.models import shipped
+from cpvt.reporting.markdown import fill
+
+ROOT = Path(__file__).parents[1]
+CARD = runpy.run_path(str(ROOT / "docs" / "results" / "weights" / "card.py"))
+
+
+@pytest.fixture
+def shipping():
+    spec = importlib.util.spec_from_file_location("ship", ROOT / "recipes" / "ship.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def make_run(tmp_path):
+    """A finished run of the model that ships, with fresh weights, each multiplied by `scale`; `model` goes over its options."""
+
+    def make(scale=1.0, training=None, **model):
+        record = json.loads(shipped.shipped_files(shipped.DEFAULT).record.read_text())
+        record["training"] |= {"out": "/data/runs/mini", "start": "/data/runs/other", **(training or {})}
+        record["provenance"]["command"] = "cpvt train /home/me/r.py --out=/data/runs/mini --track a/b"
+        record["epoch"] = record["training"]["recipe"]["epochs"]
+        record["model"] |= model
+        torch.manual_seed(0)
+        weights = {key: scale * each for key, each in cpvt.create_model(shipped.DEFAULT).state_dict().items()}
+        save_checkpoint(tmp_path / "run", weights, record)
+        return tmp_path / "run"
+
+    return make
+
+
+def test_a_shipped_run_is_the_run_rounded_and_forgets_where_it_was_made(shipping, make_run, tmp_path, monkeypatch):
+    run, folder = make_run(), tmp_path / "weights"
+    told = shipping.ship(run, folder)
+    assert sorted(path.name for path in folder.iterdir()) == [
+        f"{shipped.DEFAULT}.json",
+        f"{shipped.DEFAULT}.safetensors",
+    ]
+    monkeypatch.setattr(shipped, "FOLDER", folder)
+    before, after = cpvt.load(run, "cpu"), cpvt.load(shipped.DEFAULT, "cpu")
+    for name, tensor in before.model.state_dict().items():
+        assert torch.equal(after.model.state_dict()[name], tensor.half().float())
+    training, came = after.record["training"], after.record["provenance"]
+    assert (training["out"], training["start"]) == (shipped.DEFAULT, "other")
+    assert came["command"] == "cpvt train r.py --out=mini --track a/b"
+    assert after.record["rounding"] == told._asdict()
+    assert (after.transform, after.class_names) == (before.transform, before.class_names)
+    pictures = list(shipping.random_pictures(3))
+    with torch.inference_mode():
+        difference = max(float((before.model(each) - after.model(each)).abs().max()) for each in pictures)
+    assert 0 < difference == pytest.approx(told.logit)
+    assert told.pictures == sum(map(len, pictures))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"scale": 1e6}, "cannot be shipped: float16 moves logits by up to nan"),
+        ({"encoding": "peg(at=(1, 2, 3, 4, 5), padding_mode='reflect')"}, "with options of its own"),
+        ({"training": {"model": "cpvt_mini(encoding='peg5', global_pool='avg')"}}, "with options of its own"),
+    ],
+)
+def test_a_run_that_cannot_be_shipped_leaves_what_was_there(shipping, make_run, tmp_path, options, words):
+    folder = tmp_path / "weights"
+    shipping.ship(make_run(), folder)
+    held = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(ValueError, match=words):
+        shipping.ship(make_run(**options), folder)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == held
+
+
+def test_rounding_that_changes_answers_and_large_files_are_refused(shipping, make_run, tmp_path, monkeypatch):
+    run, folder = make_run(), tmp_path / "weights"
+    with monkeypatch.context() as patch:
+        patch.setattr(shipping, "TOLERANCE", 0.0)
+        with pytest.raises(ValueError, match=r"cannot be shipped: .*at most 0\.0 of a probability"):
+            shipping.ship(run, folder)
+    monkeypatch.setattr(shipping, "LARGEST", 1_000_000)
+    with pytest.raises(ValueError, match=r"take 1,3\d\d,\d\d\d bytes, and at most 1,000,000 go"):
+        shipping.ship(run, folder)
+    assert not list(folder.iterdir())
+
+
+def test_an_unfinished_run_is_shipped_and_said_to_be_unfinished(shipping, make_run, tmp_path, capsys):
+    run = make_run()
+    record = json.loads((run / "checkpoint.json").read_text())
+    (run / "checkpoint.json").write_text(json.dumps({**record, "epoch": 1}))
+    shipping.ship(run, tmp_path / "weights")
+    assert "has 1 of 15 epochs" in capsys.readouterr().err
+
+
+def test_the_card_is_what_rows_and_record_give():
+    page = shipped.CARD.read_text()
+    assert fill(page, CARD["tables"]()) == page, "run `python docs/results/weights/card.py`"
+
+
+def test_accuracies_of_the_card_stand_under_their_sizes(make_row):
+    rows = [make_row(protocol="resize", size=size, correct=size, total=1000) for size in (96, 24)]
+    table = CARD["accuracy"]([*rows, make_row(protocol="canvas", size=24, correct=999, total=1000)]).splitlines()
+    assert table[0] == "| of 1,000 test pictures, percent | 24 | 96 |"
+    assert table[2:] == ["| resize | 2.4 | 9.6 |", "| canvas | 99.9 | – |"]
+    assert CARD["accuracy"]([]) == "*Not measured yet.*"

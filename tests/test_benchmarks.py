@@ -6,7 +6,24 @@ import os
 import pytest
 import torch
 
-from cpvt.benchmarks import BENCHMARKS, bench, matmul, measuring, memory, model, packed, padding, peg, scattered
+import cpvt
+from cpvt import processes as world
+from cpvt.benchmarks import (
+    BENCHMARKS,
+    bench,
+    feeding,
+    matmul,
+    measuring,
+    memory,
+    model,
+    packed,
+    padding,
+    peg,
+    processes,
+    rehearsal,
+    scattered,
+    training,
+)
 from cpvt.cli import main
 from cpvt.config import BenchConfig
 
@@ -28,6 +45,9 @@ def make_small(monkeypatch):
     monkeypatch.setattr(matmul, "BATCHES", (1,))
     monkeypatch.setattr(matmul, "SIZE", 32)
     monkeypatch.setattr(matmul, "SQUARE", 64)
+    monkeypatch.setattr(training, "CASES", (training.Case("cpvt_micro_gap", 8, 2, 3, part=1),))
+    monkeypatch.setattr(feeding, "CASES", (feeding.Case((12, 16), "cpvt_micro_gap", 8, 2, steps=3),))
+    monkeypatch.setattr(processes, "CASES", (processes.Case("cpvt_micro_gap", 8, 4, 3, steps=2),))
     monkeypatch.setattr(torch, "compile", lambda module: module)  # the compiler is not what is tested
 
 
@@ -81,3 +101,72 @@ def test_peak_memory_is_that_of_a_fresh_process():
 def test_a_process_that_dies_is_an_error():
     with pytest.raises(ChildProcessError, match=r"the process of _exit\(1,\) died"):
         measuring.peak_memory(os._exit, 1)
+
+
+def test_a_function_may_measure_itself():
+    assert measuring.alternate({"a": lambda: 3.0}, 2, clock=measuring.told) == {"a": [3.0, 3.0]}
+
+
+@pytest.mark.parametrize(("count", "own"), [(1, 8), (2, 4)])
+def test_a_rehearsal_learns_as_a_training_does_and_keeps_nothing(monkeypatch, tmp_path, count, own):
+    monkeypatch.chdir(tmp_path)
+    run = rehearsal.rehearse("cpvt_micro_gap", 8, batch_size=8, classes=3, steps=2)
+    before = {name: weight.clone() for name, weight in run.module.named_parameters()}
+    run()
+    run()
+    assert (run.epoch, run.before, run.done, run.history) == (2, 4, 0, [])
+    assert all(bool((weight != before[name]).any()) for name, weight in run.module.named_parameters())
+    assert list(tmp_path.iterdir()) == []
+    del run.batch
+    monkeypatch.setattr(world, "count", lambda: count)
+    assert run.batch.pictures.shape == (own, 3, 8, 8)
+
+
+def test_the_counterpart_has_the_same_shape_and_the_plain_loop_trains_it():
+    case = training.Case("cpvt_mini_peg5_gap", 32, 2, 10, part=1)
+    ours, theirs = cpvt.create_model(case.model, num_classes=case.classes), training.counterpart(case)
+    shapes, others = ({name: each.shape for name, each in model.state_dict().items()} for model in (ours, theirs))
+    assert others.pop("pos_embed") == (1, 64, 96)
+    assert others == {name: shape for name, shape in shapes.items() if not name.startswith("encoding.")}
+    before = {name: weight.clone() for name, weight in theirs.named_parameters()}
+    training._plain_loop(theirs, case)()
+    assert all(bool((weight != before[name]).any()) for name, weight in theirs.named_parameters())
+
+
+def test_training_is_held_against_reading_and_learning_in_turn_or_the_slower_of_the_two(monkeypatch, tmp_path):
+    seconds = {"learning": [2.0, 1.0], "reading, 0 workers": [1.0, 1.0], "reading, 1 worker": [1.0, 3.0],
+               "training, 0 workers": [4.0, 4.0], "training, 1 worker": [2.5, 4.0]}  # fmt: skip
+    monkeypatch.setattr(feeding, "alternate", lambda *given, **options: seconds)
+    case = feeding.Case((12, 16), "cpvt_micro_gap", 8, 4, steps=2)
+    *rates, in_turn, beside = feeding._compare(case, tmp_path, 2)
+    assert [(figure.value, figure.unit) for figure in rates[:2]] == [
+        (3.0, "pictures a second"),
+        (4.0, "pictures a second"),
+    ]
+    assert (in_turn.low, in_turn.high) == (0.5, 0.75)
+    assert (beside.low, beside.high) == (0.75, 0.8)
+
+
+def test_what_reading_and_training_take_is_the_time_from_step_to_step(monkeypatch, tmp_path):
+    case = feeding.Case((12, 16), "cpvt_micro_gap", 8, 2, steps=5)
+    feeding.write_pictures(tmp_path / "pictures", case)
+    clock = iter(range(1000))
+    monkeypatch.setattr(feeding.time, "perf_counter", lambda: float(next(clock)))  # a second a look
+    assert feeding._read(feeding._config(case, tmp_path, workers=0)) == 1.0
+    assert next(clock) == 5
+    assert feeding._step([10.0, 11.0, 12.0, 16.0]) == 2.0
+    monkeypatch.undo()
+    assert 0 < feeding._train(feeding._config(case, tmp_path, workers=0)) < 60
+    assert len((tmp_path / "run0" / "history.jsonl").read_text().splitlines()) == 1
+
+
+def test_processes_apart_share_the_work_by_their_speed():
+    assert processes._for_one_batch([2.0, 2.0]) == 1.0
+    assert processes._for_one_batch([1.0, 0.5]) == pytest.approx(1 / 3)
+
+
+def test_a_training_process_that_dies_is_an_error(monkeypatch):
+    monkeypatch.setattr(processes, "PROCESSES", 1)
+    case = processes.Case("cpvt_nothing", 8, 4, 3, steps=1)
+    with pytest.raises(ChildProcessError, match="a process that trains died"), processes._started(case, together=False):
+        pass

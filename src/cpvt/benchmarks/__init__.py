@@ -19,6 +19,9 @@ BENCHMARKS = {
     "packed": "a list of 64 sizes: packed against a loop, groups by size, and padding with a mask (timm's NaFlex ViT)",
     "padding": "what a padded batch does to the answers of a convolution",
     "memory": "peak memory of a forward as pictures grow to 1024 pixels",
+    "training": "a step of our training against a plain loop, on timm's transformer of the same shape and on our own",
+    "feeding": "pictures a second that are read, learned from, and both in training",
+    "processes": "two processes that train one model against one alone, a thread each",
     "fused": "the Triton kernels of PEG against cuDNN and against a plain copy; needs a GPU",
     "matmul": "share of the machine's matrix-multiply rate that cpvt_small_gap reaches, eager and compiled",
 }

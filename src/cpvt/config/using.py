@@ -119,8 +119,8 @@ class BenchConfig:
     """Take the published figures again, on this machine."""
 
     only: tuple[str, ...] = ()
-    """Which benchmarks: peg, scattered, model, packed, padding, memory, matmul, and fused where there is a GPU; by
-    default all."""
+    """Which benchmarks: peg, scattered, model, packed, padding, memory, matmul, training, feeding, processes, and fused
+    where there is a GPU; by default all."""
     out: str = "benchmarks/results"
     """Folder for NAME.json: command, machine and figures of each benchmark."""
     rounds: int = 21

@@ -1,0 +1,129 @@
+"""Pictures a second that are read, that are learned from, and that a training comes to which does both."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+
+from cpvt.benchmarks.measuring import Figure, alternate, ratio, told
+from cpvt.benchmarks.rehearsal import rehearse
+from cpvt.config import Recipe, Source, TrainConfig
+from cpvt.data import Draw, load_plan, open_data
+from cpvt.training import check, train
+from cpvt.training.starting import training_view
+
+CLASSES = 10
+
+
+class Case(NamedTuple):
+    """Which pictures are read, and what learns from them."""
+
+    sides: tuple[int, int]  # of the files
+    model: str
+    size: int
+    batch_size: int
+    steps: int  # an epoch
+
+
+CASES = (  # in the first learning is the slower, in the second reading
+    Case((64, 64), "cpvt_mini_peg5_gap", 32, 64, steps=8),
+    Case((375, 500), "cpvt_micro_gap(patch_size=32)", 224, 32, steps=8),
+)
+
+
+def run(rounds: int) -> Iterator[Figure]:
+    """Figures of `cpvt bench --only feeding`: one thread learns, and reads too, or a process beside it reads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for case in CASES:
+            with tempfile.TemporaryDirectory() as folder:
+                write_pictures(Path(folder) / "pictures", case)
+                yield from _compare(case, Path(folder), -(-rounds // 3))
+    finally:
+        torch.set_num_threads(threads)
+
+
+def write_pictures(root: Path, case: Case) -> None:
+    """JPEGs in class folders, coarse shapes under fine grain, whose size on the disk is about a photograph's."""
+    draw = np.random.default_rng(0)
+    for number in range(case.steps * case.batch_size):
+        path = root / "train" / f"class{number % CLASSES}" / f"{number}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shapes = Image.fromarray(draw.integers(0, 256, (8, 8, 3), dtype=np.uint8))
+        smooth = np.asarray(shapes.resize(case.sides[::-1], Image.Resampling.BICUBIC), dtype=np.float32)
+        grain = draw.normal(0, 12, (*case.sides, 1)).astype(np.float32)
+        Image.fromarray((smooth + grain).clip(0, 255).astype(np.uint8)).save(path, quality=90)
+
+
+def _compare(case: Case, folder: Path, rounds: int) -> Iterator[Figure]:
+    """Rates, and what training comes to of the rate that its parts allow."""
+    rehearsal, fresh = rehearse(case.model, case.size, case.batch_size, CLASSES, case.steps), count()
+    seconds = alternate(
+        {
+            "learning": lambda: _time(rehearsal) / case.steps,
+            "reading, 0 workers": lambda: _read(_config(case, folder, 0)),
+            "reading, 1 worker": lambda: _read(_config(case, folder, 1)),
+            "training, 0 workers": lambda: _train(_config(case, folder, 0, next(fresh))),
+            "training, 1 worker": lambda: _train(_config(case, folder, 1, next(fresh))),
+        },
+        rounds,
+        warm_up=1,
+        clock=told,
+    )
+    words = f"JPEGs of {case.sides[1]}x{case.sides[0]}, {case.model}, {case.size}, batch {case.batch_size}"
+    for name, taken in seconds.items():
+        yield ratio(f"{words}: {name}", [float(case.batch_size)] * rounds, taken, "pictures a second")
+    learning = seconds["learning"]
+    in_turn = [sum(pair) for pair in zip(seconds["reading, 0 workers"], learning)]
+    slower = [max(pair) for pair in zip(seconds["reading, 1 worker"], learning)]
+    yield ratio(f"{words}: training / reading and learning in turn, 0 workers", in_turn, seconds["training, 0 workers"])
+    yield ratio(f"{words}: training / the slower of the two, 1 worker", slower, seconds["training, 1 worker"])
+
+
+def _config(case: Case, folder: Path, workers: int, number: int = 0) -> TrainConfig:
+    return TrainConfig(
+        out=str(folder / f"run{number}"), model=case.model, train_size=case.size, device="cpu",
+        source=Source(str(folder / "pictures"), loader_workers=workers),
+        recipe=Recipe(epochs=1, batch_size=case.batch_size, augment="resized-crop"),
+    )  # fmt: skip
+
+
+def _time(work: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def _read(config: TrainConfig) -> float:
+    """Seconds from one batch to the next; what it takes to start is left out."""
+    data = open_data(config.source.data)
+    assert data.train is not None
+    view, size = training_view(config, data, check(config, data)), config.recipe.batch_size
+    plan = [[Draw(number) for number in range(start, start + size)] for start in range(0, len(data.train), size)]
+    times = [time.perf_counter() for _ in load_plan(data.train, view, plan, workers=config.source.loader_workers)]
+    return _step(times)
+
+
+def _train(config: TrainConfig) -> float:
+    """Seconds from one step to the next of a whole training; what it takes to start and to save is left out."""
+    times = list[float]()
+
+    def note(name: str, done: int, total: int, words: str) -> None:
+        if name == "train":
+            times.append(time.perf_counter())
+
+    train(config, note)
+    return _step(times)
+
+
+def _step(times: list[float]) -> float:
+    return (times[-1] - times[0]) / (len(times) - 1)

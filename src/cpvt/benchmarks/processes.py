@@ -1,0 +1,117 @@
+"""Two processes that train one model (DDP over gloo) against one alone, a thread each, both cores at work in either case."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from typing import Any, NamedTuple
+
+import torch
+
+from cpvt.benchmarks.measuring import Figure, alternate, ratio, told
+from cpvt.benchmarks.rehearsal import rehearse
+
+PROCESSES = 2
+
+
+class Case(NamedTuple):
+    """What is trained; pictures a step are those of all processes together."""
+
+    model: str
+    size: int
+    batch_size: int
+    classes: int
+    steps: int  # between two looks at the clock
+
+
+CASES = (Case("cpvt_mini_peg5_gap", 32, 64, 10, steps=8), Case("cpvt_tiny_gap", 224, 16, 1000, steps=2))
+
+
+def run(rounds: int) -> Iterator[Figure]:
+    """Figures of `cpvt bench --only processes`."""
+    for case in CASES:
+        with _started(case, together=True) as together, _started(case, together=False) as apart:
+            seconds = alternate(
+                {"together": lambda: max(together()), "apart": lambda: _for_one_batch(apart())},
+                -(-rounds // 3),
+                warm_up=1,
+                clock=told,
+            )
+        words = f"{case.model}, {case.size}, {case.batch_size} pictures a step, a thread each"
+        yield ratio(
+            f"throughput of {PROCESSES} processes that train one model / of {PROCESSES} that train a model each, {words}",
+            seconds["apart"],
+            seconds["together"],
+        )
+
+
+def _for_one_batch(seconds: list[float]) -> float:
+    """What a batch takes where several processes, each on its own, work through batches side by side."""
+    return 1 / sum(1 / each for each in seconds)
+
+
+@contextmanager
+def _started(case: Case, together: bool) -> Iterator[Callable[[], list[float]]]:
+    """Processes with a training each, or one between them; a call has all make their steps, and gives each one's seconds a step."""
+    context, port = multiprocessing.get_context("spawn"), _free_port()
+    pipes, started = list[Connection](), list[Any]()
+    try:
+        for number in range(PROCESSES):
+            mine, theirs = context.Pipe()
+            place = (number, port) if together else None
+            started.append(context.Process(target=_train, args=(theirs, case, place)))
+            started[-1].start()
+            theirs.close()
+            pipes.append(mine)
+        for pipe in pipes:
+            _answer(pipe)
+        yield lambda: [_answer(pipe) for pipe in _told(pipes)]
+    finally:
+        for process in started:
+            process.terminate()
+        for process in started:
+            process.join()
+
+
+def _told(pipes: list[Connection]) -> list[Connection]:
+    """The pipes, once all processes were told to make their steps."""
+    for pipe in pipes:
+        pipe.send("go")
+    return pipes
+
+
+def _answer(pipe: Connection) -> float:
+    try:
+        return float(pipe.recv())
+    except EOFError as error:
+        raise ChildProcessError("a process that trains died; what it said stands above") from error
+
+
+def _train(pipe: Connection, case: Case, place: tuple[int, int] | None) -> None:
+    """In a process of its own: make the steps whenever told to, and say how many seconds one took.
+
+    place: its number among those that train one model, and the port at which they meet; None for one by itself.
+    """
+    if place is not None:
+        number, port = (str(each) for each in place)
+        world = {"WORLD_SIZE": str(PROCESSES), "RANK": number, "LOCAL_RANK": number}
+        os.environ.update({**world, "MASTER_ADDR": "localhost", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"})
+    rehearsal = rehearse(case.model, case.size, case.batch_size, case.classes, case.steps)
+    torch.set_num_threads(1)
+    rehearsal()
+    pipe.send(0.0)
+    while pipe.recv():
+        start = time.perf_counter()
+        rehearsal()
+        pipe.send((time.perf_counter() - start) / case.steps)
+
+
+def _free_port() -> int:
+    with socket.socket() as listening:
+        listening.bind(("localhost", 0))
+        return int(listening.getsockname()[1])

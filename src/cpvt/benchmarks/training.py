@@ -1,0 +1,72 @@
+"""A step of our training against the plainest loop there can be, around timm's transformer of the same shape and around our own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+
+import cpvt
+from cpvt.benchmarks.measuring import Figure, alternate, plainly, ratio
+from cpvt.benchmarks.rehearsal import rehearse
+from cpvt.models.zoo import model_config
+
+
+class Case(NamedTuple):
+    """What is trained, and by which part of the rounds it is measured."""
+
+    model: str
+    size: int
+    batch_size: int
+    classes: int
+    part: int
+
+
+CASES = (Case("cpvt_small_gap", 224, 8, 1000, part=3), Case("cpvt_mini_peg5_gap", 32, 64, 10, part=1))
+
+
+def run(rounds: int) -> Iterator[Figure]:
+    """Figures of `cpvt bench --only training`."""
+    for case in CASES:
+        ours = rehearse(case.model, case.size, case.batch_size, case.classes)
+        forms: dict[str, Callable[[], None]] = {
+            "ours": ours,
+            "ours, nn.Linear": lambda: plainly(ours),
+            "plain, timm's": _plain_loop(counterpart(case), case),
+            "plain, ours": _plain_loop(cpvt.create_model(case.model, num_classes=case.classes), case),
+        }
+        seconds = alternate(forms, -(-rounds // case.part), warm_up=1)
+        words = f"{case.size}, batch {case.batch_size}"
+        against = f"throughput of our training of {case.model} / plain loop on timm's of the same shape, {words}"
+        yield ratio(against, seconds["plain, timm's"], seconds["ours"])
+        yield ratio(f"{against}, nn.Linear in both", seconds["plain, timm's"], seconds["ours, nn.Linear"])
+        alone = f"throughput of our training of {case.model} / plain loop on the same model, {words}"
+        yield ratio(alone, seconds["plain, ours"], seconds["ours"])
+
+
+def counterpart(case: Case) -> VisionTransformer:
+    """timm's own transformer of the same width, depth and patch, without class token as ours, with a table of positions."""
+    shape = model_config(case.model)
+    return VisionTransformer(
+        case.size, shape.patch_size, num_classes=case.classes, embed_dim=shape.embed_dim, depth=shape.depth,
+        num_heads=shape.num_heads, class_token=False, global_pool="avg", fc_norm=False,
+    )  # fmt: skip
+
+
+def _plain_loop(model: nn.Module, case: Case) -> Callable[[], None]:
+    """Forward, cross entropy, backward, a step of fused AdamW: nothing is scheduled, smoothed, counted or told."""
+    model.train()
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+    pictures = torch.randn(case.batch_size, 3, case.size, case.size)
+    labels = torch.arange(case.batch_size) % case.classes
+
+    def step() -> None:
+        F.cross_entropy(model(pictures), labels).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step

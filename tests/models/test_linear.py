@@ -12,7 +12,9 @@ def roads(monkeypatch):
     taken = []
     monkeypatch.setattr(linear, "ONEDNN_IS_FASTER", True)
     convolve, multiply = linear.F.conv2d, torch.nn.Linear.forward
-    monkeypatch.setattr(linear.F, "conv2d", lambda *given: taken.append("convolved") or convolve(*given))
+    monkeypatch.setattr(
+        linear.F, "conv2d", lambda *given, **options: taken.append("convolved") or convolve(*given, **options)
+    )
     monkeypatch.setattr(torch.nn.Linear, "forward", lambda *given: taken.append("multiplied") or multiply(*given))
     return taken
 
@@ -30,6 +32,20 @@ def test_outputs_and_gradients_are_those_of_a_plain_product(roads, shape, bias):
     torch.testing.assert_close(out, expected, atol=1e-5, rtol=1e-4)
     for found, truth in zip(torch.autograd.grad(out, inputs, seed), torch.autograd.grad(expected, inputs, seed)):
         torch.testing.assert_close(found, truth, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="no oneDNN here")
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("shape", [(2, 30, 64), (15, 9, 64), (16, 9, 64), (1, 500, 64)])
+def test_what_convolves_is_onednn_with_any_number_of_threads_and_pictures(roads, shape, threads):
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+            linear.Linear(64, 48)(torch.randn(shape))
+    finally:
+        torch.set_num_threads(before)
+    assert "aten::mkldnn_convolution" in {event.key for event in profile.key_averages()}
 
 
 def test_a_slice_of_tokens_is_taken_as_it_is(roads):

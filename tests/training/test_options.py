@@ -160,7 +160,9 @@ def test_a_training_starts_from_the_weights_of_the_package_for_other_classes(con
     slow = {"lr": 1e-12, "min_lr": 1e-13, "weight_decay": 0.0, "epochs": 1}
     told = []
     run = train(
-        replace(config, model="cpvt_mini_peg5_gap", start=start, train_size=None, recipe=replace(config.recipe, **slow)),
+        replace(
+            config, model="cpvt_mini_peg5_gap", start=start, train_size=None, recipe=replace(config.recipe, **slow)
+        ),
         lambda *words: told.append(words),
     )
     known, found = cpvt.load("cpvt_mini_peg5_gap"), cpvt.load(run)

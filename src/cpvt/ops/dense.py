@@ -126,6 +126,9 @@ def convolve(
     causal: bool = False,
 ) -> Tensor:
     """Depth-wise convolution of (B, D, h, w), or of 1 or 3 axes, that keeps the grid; plus the picture if `residual`."""
+    weight = weight.squeeze(1).unsqueeze(
+        1
+    )  # its gradient then lies as it does, as processes that add gradients up want it
     folded = residual and _exact_in(picture)
     kernel = weight + identity_kernel(weight, causal) if folded else weight
     reach = [dilation * (side // 2) for side in weight.shape[2:]]

@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 
 import cpvt
 from cpvt.config import Engine, Recipe, Source, TrainConfig
+from cpvt.models import vit
 from cpvt.training import run as running
 from cpvt.training import train
 
@@ -54,6 +55,14 @@ def test_the_engine_changes_nothing_but_rounding(config, tmp_path, engine):
     sgd = {"optimizer": "sgd", "clip_grad": 1.0, "lr": 0.05}
     plain, other = trained(config, tmp_path, "plain", sgd), trained(config, tmp_path, "other", sgd, engine)
     assert differ(plain, other) < 2e-5
+
+
+def test_checkpointing_computes_again(config, tmp_path, monkeypatch):
+    calls = []
+    again = vit.checkpoint
+    monkeypatch.setattr(vit, "checkpoint", lambda *given, **options: calls.append(1) or again(*given, **options))
+    trained(config, tmp_path, "run", engine={"grad_checkpointing": True})
+    assert len(calls) == 2 * 3 * 4  # epochs, steps, blocks
 
 
 def test_the_average_of_the_weights_is_kept_and_goes_on_from_what_was_saved(config, tmp_path):

@@ -45,13 +45,18 @@ def test_each_step_has_one_size_and_about_the_tokens_of_a_batch():
     assert sorted(draw.number for step in steps for draw in step) == list(range(5000))
     seen = Counter()
     for step in steps[:-1]:
-        ((height, _),) = {draw.sides for draw in step}
+        ((height, _),) = {draw.sides or (32, 32) for draw in step}
         seen[height] += 1
         assert len(step) == {16: 32, 32: 8, 48: 3}[height]  # 512 tokens: 16, 64 and 192 a picture
     assert len(steps) == many.length(0)
     assert many.total(3) == sum(len(many.steps(epoch)) for epoch in range(3))
     assert max(seen.values()) < 1.4 * min(seen.values())
     assert [step[0].sides for step in steps] != [step[0].sides for step in many.steps(1)][: len(steps)]
+
+
+def test_one_other_size_is_that_size():
+    assert {draw.sides for step in plan(sizes=[(16, 16)]).steps(0) for draw in step} == {(16, 16)}
+    assert {draw.sides for step in plan().steps(0) for draw in step} == {None}
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 8])

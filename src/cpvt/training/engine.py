@@ -42,6 +42,10 @@ class Machine:
 
     def wrap(self, model: nn.Module) -> nn.Module:
         """What to call in training: the model compiled, in its precision, its gradients added up over processes."""
+        if self.config.engine.grad_checkpointing:
+            if not hasattr(model, "set_grad_checkpointing"):
+                raise ValueError(f"--grad-checkpointing is for models that know how; {type(model).__name__} does not")
+            model.set_grad_checkpointing(True)  # type: ignore[operator]
         if self.config.engine.compile:
             model.compile()
         if self.sharded:

@@ -22,6 +22,7 @@ class Plan:
     batch_size: int  # pictures a step, at the training size
     repeats: int  # variations of a picture that an epoch holds
     seed: int
+    train_size: Sides
     sizes: tuple[Sides, ...]  # from which each step draws one
     batches: tuple[int, ...]  # for each of the sizes, how many pictures make about the tokens of a batch
 
@@ -40,7 +41,7 @@ class Plan:
         steps, start = [], 0
         for sides, size in self._sizes(epoch):
             step = draws[start : start + size]
-            steps.append([draw._replace(sides=sides) for draw in step] if self.many_sizes else step)
+            steps.append(step if self.train_size == sides else [draw._replace(sides=sides) for draw in step])
             start += size
         return steps
 
@@ -67,7 +68,7 @@ def plan_training(
     """A plan in which every step holds about as many tokens as `batch_size` pictures of the training size."""
     budget = batch_size * patch_count(train_size, patch_size)
     batches = [max(1, round(budget / patch_count(sides, patch_size))) for sides in sizes]
-    return Plan(pictures, batch_size, repeats, seed, tuple(sizes), tuple(batches))
+    return Plan(pictures, batch_size, repeats, seed, train_size, tuple(sizes), tuple(batches))
 
 
 def own_share(step: Sequence[Draw]) -> list[Draw]:

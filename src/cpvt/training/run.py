@@ -263,9 +263,7 @@ class Run:
     def save(self) -> None:
         """Write what goes on, then what is used (weights, record, history), each file whole."""
         weights = _whole(self.module if self.average is None else self.average.module)
-        sound = all(bool(each.isfinite().all()) for each in weights.values() if each.is_floating_point())
-        if not sound:  # the first process alone holds the weights of a model spread over several
-            raise self._diverged("a weight is no longer a number")
+        self._check(weights)
         self.save_state()
         if processes.is_first():
             try:
@@ -286,6 +284,7 @@ class Run:
         """
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)
         model, optimizer = get_state_dict(self.module, self.optimizer.optimizer, options=options)
+        self._check(model)
         scaler = self.machine.accelerator.scaler
         state = {
             "training": json.dumps(self.record["training"]),
@@ -302,6 +301,11 @@ class Run:
                 raise fail_to_save(error, self._kept()) from error
             self.saved = time.monotonic()
             self.kept = (self.epoch, self.done)
+
+    def _check(self, weights: dict[str, Any]) -> None:
+        """Keep nothing that is no number; of several processes the first alone holds the weights."""
+        if not all(bool(each.isfinite().all()) for each in weights.values() if each.is_floating_point()):
+            raise self._diverged("a weight is no longer a number")
 
     kept: tuple[int, int] | None = None  # whole epochs and further steps that the state on the disk holds
 

@@ -31,14 +31,15 @@ def train(config: TrainConfig) -> dict[str, Any]:
     from cpvt.checkpoint import load
     from cpvt.data import open_data
     from cpvt.progress import Bars
-    from cpvt.results import append_rows
+    from cpvt.results import append_rows, read_lines
     from cpvt.sweeping import sweep
+    from cpvt.training import HISTORY
     from cpvt.training import train as run_training
 
     with Bars() as bars:
         folder = run_training(config, bars)
         checkpoint = load(folder, config.device)
-        history = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+        history = [values for _, values in read_lines(folder / HISTORY)]
         rows: list[Row] = []
         source = config.source
         data = open_data(source.data, source.data_root)

@@ -104,14 +104,8 @@ def append_rows(path: Path, rows: Iterable[Any]) -> None:
 
 def read_rows(path: Path) -> list[Row]:
     """Read rows back, the last one of each key and way; half-written lines are passed over. No file means no rows."""
-    if not path.exists():
-        return []
     rows: dict[tuple[Any, ...], Row] = {}
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
-        try:
-            values = json.loads(line)
-        except json.JSONDecodeError:
-            continue
+    for number, values in read_lines(path):
         row = _row(values, f"{path}, line {number}")
         rows[(row.key, row.way)] = row
     return list(rows.values())
@@ -124,6 +118,21 @@ def _row(values: Any, where: str) -> Row:
     known: dict[str, Any] = {field.name: values[field.name] for field in fields(Row) if field.name in values}
     known |= {name: tuple(value) for name, value in known.items() if isinstance(value, list)}
     return Row(**known)
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, Any]]:
+    """Each whole line of a file of JSON lines, with its number from 1; half-written ones are passed over. No file, no lines."""
+    for number, line in enumerate(path.read_text().splitlines() if path.exists() else (), start=1):
+        try:
+            yield number, json.loads(line)
+        except json.JSONDecodeError:
+            continue
+
+
+def write_lines(path: Path, values: Iterable[Any]) -> None:
+    """Write a file of JSON lines, whole or not at all."""
+    with replacing(path) as file:
+        file.write("".join(json.dumps(value) + "\n" for value in values).encode())
 
 
 def read_json(path: Path) -> Any:
@@ -160,3 +169,9 @@ def replacing(path: Path, keep: Path | None = None) -> Iterator[IO[bytes]]:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def remove_leftovers(path: Path) -> None:
+    """Delete what killed processes left of a `path` half-written. Only for who alone writes it."""
+    for left in path.parent.glob(f".{path.name}.????????"):
+        left.unlink(missing_ok=True)

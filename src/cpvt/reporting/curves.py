@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cpvt.config import POOLS
 from cpvt.reporting.figures import colours, legend_columns
 from cpvt.reporting.summary import ORDER, head_label
-from cpvt.results import read_json, replacing
+from cpvt.results import read_json, read_lines, write_lines
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -58,12 +57,11 @@ def gather_curves(folders: Sequence[str | Path]) -> list[Epoch]:
 
 def keep_curves(path: Path, epochs: Sequence[Epoch]) -> None:
     """Write the epochs as JSON lines, so that they outlive the runs."""
-    with replacing(path) as file:
-        file.write("".join(json.dumps(asdict(epoch)) + "\n" for epoch in epochs).encode())
+    write_lines(path, map(asdict, epochs))
 
 
 def _read_kept(path: Path) -> list[Epoch]:
-    return [Epoch(**values) for values in _read_lines(path)] if path.exists() else []
+    return [Epoch(**values) for _, values in read_lines(path)]
 
 
 def _read_run(folder: Path) -> list[Epoch]:
@@ -77,19 +75,8 @@ def _read_run(folder: Path) -> list[Epoch]:
     pool = pools.get(model.get("global_pool"), "")
     return [
         Epoch(label, pool, training["seed"], line["epoch"], *(line.get(name) for name in MEASURES))
-        for line in _read_lines(folder / HISTORY)
+        for _, line in read_lines(folder / HISTORY)
     ]
-
-
-def _read_lines(path: Path) -> list[dict[str, Any]]:
-    """JSON lines; those half-written are passed over."""
-    lines = []
-    for line in path.read_text().splitlines():
-        try:
-            lines.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return lines
 
 
 def curves_figure(epochs: Sequence[Epoch]) -> Figure:

@@ -21,11 +21,9 @@ class Machine:
     """Where a model is trained: alone, or by several processes that each hold a copy (DDP) or a part (FSDP2) of it."""
 
     def __init__(self, config: TrainConfig) -> None:
-        self.config, self.sharded = config, config.engine.shard
-        if (
-            os.environ.pop("ACCELERATE_USE_FSDP", "false").lower() == "true"
-        ):  # `accelerate launch` with a config for FSDP
-            self.sharded = True  # by torch's fully_shard, on CPUs too, which accelerate's own plugin passes over
+        # `accelerate launch` with a configuration for FSDP: by torch's fully_shard, on CPUs too, which its plugin passes over
+        asked = os.environ.pop("ACCELERATE_USE_FSDP", "false").lower() == "true"
+        self.config, self.sharded = config, asked or config.engine.shard
         wanted = pick_device(config.device) if not launched() else None
         self.accelerator = _accelerator(config, wanted)
         self.device: torch.device = wanted or self.accelerator.device

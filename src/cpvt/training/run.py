@@ -24,22 +24,23 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from cpvt import processes
-from cpvt.checkpoint import load, provenance, save_checkpoint
+from cpvt.checkpoint import RECORD, WEIGHTS, load, provenance, save_checkpoint
 from cpvt.config import ForeignConfig, ModelConfig, Retrofit, TrainConfig, Watch, sides
 from cpvt.data import Batch, DataSet, Draw, View, load_plan, load_stream
 from cpvt.models import VisionTransformer
-from cpvt.results import replacing
+from cpvt.results import remove_leftovers, write_lines
 from cpvt.retrofitting import fade_share, set_absolute_share
 from cpvt.scoring import count_test, load_test, measure
 from cpvt.training.engine import Machine
 from cpvt.training.learning import Lessons, step_seed
 from cpvt.training.plan import own_share
-from cpvt.training.saving import fail_to_save, read_state, remove_state, write_state
+from cpvt.training.saving import STATE, fail_to_save, read_state, remove_state, write_state
 from cpvt.training.starting import create_optimizer, plain, plan_of, refuse_other_run, training_view
 from cpvt.training.stopping import Stop, StoppedError
 
 HISTORY = "history.jsonl"
 LOOK_EVERY = 10  # steps between looks at the loss where a look makes the device or other processes wait
+GATHERED = StateDictOptions(full_state_dict=True, cpu_offload=True)  # spread over processes or not; held by the first
 TALLY = ("loss", "correct", "pictures", "skipped", "shrunk")
 
 
@@ -111,7 +112,7 @@ class Run:
         self.model.train()
         steps, first, began = self.plan.steps(self.epoch), self.done, time.perf_counter() - self.seconds
         for place, batch in enumerate(self._load(steps), start=first):
-            self._learn(batch, len(steps[place]), steps[place])
+            self._learn(batch, steps[place])
             self.done, self.seconds = place + 1, time.perf_counter() - began
             if self.done % self.look_every == 0 or self.done == len(steps):
                 self._look(watch, stop, last=self.done == len(steps))
@@ -146,13 +147,13 @@ class Run:
         nothing = Batch([], torch.zeros(0, dtype=torch.int64), 0.0, 0, [])  # shares may end at different steps
         return islice(chain(batches, repeat(nothing)), len(steps) - first)
 
-    def _learn(self, batch: Batch, planned: int, step: Sequence[Draw]) -> None:
+    def _learn(self, batch: Batch, step: Sequence[Draw]) -> None:
         """One step, in parts that fit the memory; its gradient is the mean over the pictures of all processes."""
         machine, recipe, at = self.machine, self.config.recipe, self.before + self.done
         self.fresh[3:5] += torch.tensor([len(batch.skipped), batch.shrunk], dtype=self.fresh.dtype).to(
             self.fresh.device
         )
-        whole = self._count(batch, planned)
+        whole = self._count(batch, step)
         if not whole:
             return
         self.schedule.step_update(at)
@@ -182,10 +183,10 @@ class Run:
         if self.average is not None:
             self.average.update(self.module, step=at + 1)
 
-    def _count(self, batch: Batch, planned: int) -> int:
+    def _count(self, batch: Batch, step: Sequence[Draw]) -> int:
         """Pictures that all processes together learn from in this step."""
         if self.config.source.on_bad_picture == "error" and self.data.train is not None:
-            return planned
+            return len(step)
         return int(processes.add_up(torch.tensor([len(batch.labels)], device=self.machine.device))[0])
 
     def _nothing(self, step: Sequence[Draw]) -> Any:
@@ -262,9 +263,7 @@ class Run:
 
     def save(self) -> None:
         """Write what goes on, then what is used (weights, record, history), each file whole."""
-        weights = _whole(self.module if self.average is None else self.average.module)
-        self._check(weights)
-        self.save_state()
+        weights = self.save_state()
         if processes.is_first():
             try:
                 save_checkpoint(self.folder, weights, {**self.record, "epoch": self.epoch})
@@ -274,22 +273,22 @@ class Run:
 
     def _write_history(self) -> None:
         if processes.is_first():
-            with replacing(self.folder / HISTORY) as file:
-                file.write("".join(json.dumps(line) + "\n" for line in self.history).encode())
+            write_lines(self.folder / HISTORY, self.history)
 
-    def save_state(self) -> None:
-        """Write all that is needed to go on from this very step.
+    def save_state(self) -> dict[str, Any]:
+        """Write all that is needed to go on from this very step; returns the weights that are to be used.
 
         No state of a random generator is among it: what is random in a step follows from seed, step and process alone.
         """
-        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-        model, optimizer = get_state_dict(self.module, self.optimizer.optimizer, options=options)
-        self._check(model)
+        model, optimizer = get_state_dict(self.module, self.optimizer.optimizer, options=GATHERED)
+        average = None if self.average is None else get_model_state_dict(self.average.module, options=GATHERED)
+        for weights in (model, average or {}):
+            self._check(weights)
         scaler = self.machine.accelerator.scaler
         state = {
             "training": json.dumps(self.record["training"]),
             "model": model, "optimizer": optimizer,
-            "average": None if self.average is None else _whole(self.average.module),
+            "average": average,
             "scaler": None if scaler is None else scaler.state_dict(),
             "history": self.history, "epoch": self.epoch, "done": self.done, "before": self.before,
             "tally": self.tally.tolist(), "seconds": self.seconds,
@@ -301,6 +300,7 @@ class Run:
                 raise fail_to_save(error, self._kept()) from error
             self.saved = time.monotonic()
             self.kept = (self.epoch, self.done)
+        return model if average is None else average
 
     def _check(self, weights: dict[str, Any]) -> None:
         """Keep nothing that is no number; of several processes the first alone holds the weights."""
@@ -325,6 +325,9 @@ class Run:
 
     def resume(self) -> None:
         """Take up the state of an interrupted run, where there is one."""
+        if processes.is_first():
+            for name in (STATE, WEIGHTS, RECORD, HISTORY):
+                remove_leftovers(self.folder / name)
         state = read_state(self.folder)
         if state is None:
             return
@@ -342,14 +345,6 @@ class Run:
         )
         self.tally, self.seconds = self.tally + torch.tensor(state["tally"]).to(self.tally), state["seconds"]
         self.kept = (self.epoch, self.done)
-
-
-def _whole(model: nn.Module) -> dict[str, Any]:
-    """A model's weights, gathered where they are spread over processes (then held by the first process alone)."""
-    weights: dict[str, Any] = get_model_state_dict(
-        model, options=StateDictOptions(full_state_dict=True, cpu_offload=True)
-    )
-    return weights
 
 
 def _seed(seed: int, device: torch.device) -> None:

@@ -15,3 +15,14 @@ def test_a_log_says_how_long_it_takes_yet(capsys, monkeypatch):
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "train  3/2000  loss 1.000  3:19:42 left"  # 6 seconds a step
     assert lines[-1] == "train  2000/2000  loss 0.500"
+
+
+def test_an_unknown_length_is_no_end(capsys, monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    bars = Bars(log_every=10.0)
+    bars.drawn = False
+    for done in (64, 128):
+        bars("test", done, 0, "accuracy 50.0%")
+        clock[0] += 12
+    assert capsys.readouterr().err.splitlines() == ["test  128/?  accuracy 50.0%"]

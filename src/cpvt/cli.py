@@ -65,6 +65,7 @@ def sweep(config: SweepConfig) -> dict[str, Any]:
     from dataclasses import asdict
     from pathlib import Path
 
+    from cpvt import processes
     from cpvt.progress import Bars
     from cpvt.results import append_rows
     from cpvt.sweeping import sweep as run_sweep
@@ -73,9 +74,12 @@ def sweep(config: SweepConfig) -> dict[str, Any]:
     model, sizes, out = options.pop("model"), [str(size) for size in options.pop("sizes")], options.pop("out")
     folder = Path(out or (model if Path(model).is_dir() else "runs/sweep"))
     rows: list[Row] = []
+    processes.join(config.device)
     with Bars() as bars:
         for row in run_sweep(model, options.pop("data", None), sizes, watch=bars, **options):
             rows.append(row)
+            if not processes.is_first():
+                continue
             append_rows(folder / "rows.jsonl", [row])
             if row.refused:
                 bars.say(f"refuses {_size(row)}: {row.refused}")
@@ -83,7 +87,8 @@ def sweep(config: SweepConfig) -> dict[str, Any]:
                 bars.say(f"{row.shrunk} pictures were shrunk to the longest side allowed (--longest-side)")
             if row.skipped:
                 bars.say(f"{row.skipped} pictures could not be used and were left out")
-    _print_table(rows)
+    if processes.is_first():
+        _print_table(rows)
     return {"model": model, "rows": str(folder / "rows.jsonl"),
             "accuracy": {_size(row): None if row.refused else round(row.accuracy, 4) for row in rows}}  # fmt: skip
 
@@ -280,6 +285,11 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         config = parse(arguments)
         act = next(act for kind, act, _ in VERBS.values() if isinstance(config, kind))
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1 and act not in (train, sweep):
+            raise ValueError(
+                "several processes were started, and of all verbs `train` and `sweep` share their work among them; start one "
+                "(`cpvt compare` starts its own: --parallel, --cluster)"
+            )
         told = act(config)
         if os.environ.get("RANK", "0") == "0":
             print(json.dumps(told))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -10,6 +11,19 @@ import torch.distributed as dist
 from torch import Tensor
 
 T = TypeVar("T")
+
+
+def launched() -> bool:
+    """Whether a launcher (torchrun, accelerate launch) started this process beside others."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def join(device: str) -> None:
+    """Meet the processes that a launcher started beside this one; where there are none, nothing happens."""
+    if launched():
+        from accelerate import PartialState
+
+        PartialState(cpu=device == "cpu" or not torch.cuda.is_available())
 
 
 def together() -> bool:

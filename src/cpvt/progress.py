@@ -9,7 +9,7 @@ from typing import Any
 
 
 class Bars:
-    """Draws one bar per thing under way. Use as a context; call it as a Watch: (name, done, total, words)."""
+    """Draws one bar per thing under way. Use as a context; call it as a Watch: (name, done, total or 0 if unknown, words)."""
 
     def __init__(self, log_every: float = 15.0) -> None:
         from rich.console import Console
@@ -38,16 +38,16 @@ class Bars:
             self._log(name, done, total, words)
             return
         if name not in self.tasks:
-            self.tasks[name] = self.progress.add_task(name, total=total, words="")
-        self.progress.update(self.tasks[name], completed=done, total=total, words=words)
-        if done >= total:
+            self.tasks[name] = self.progress.add_task(name, total=total or None, words="")
+        self.progress.update(self.tasks[name], completed=done, total=total or None, words=words)
+        if done >= total > 0:
             self.progress.update(self.tasks[name], visible=False)
 
     def _log(self, name: str, done: int, total: int, words: str) -> None:
         self.begun.setdefault(name, (time.monotonic(), done))
-        if done >= total or time.monotonic() - self.logged > self.log_every:
+        if done >= total > 0 or time.monotonic() - self.logged > self.log_every:
             self.logged = time.monotonic()
-            print(f"{name}  {done}/{total}  {words}{self._left(name, done, total)}", file=sys.stderr, flush=True)
+            print(f"{name}  {done}/{total or '?'}  {words}{self._left(name, done, total)}", file=sys.stderr, flush=True)
 
     def _left(self, name: str, done: int, total: int) -> str:
         """How long it will take yet, at the pace so far."""

@@ -38,7 +38,7 @@ class Rehearsal(Run):
     def _load(self, shares: Sequence[Sequence[Draw]]) -> Iterator[Batch]:
         return (self.batch for _ in shares)
 
-    def _end_epoch(self, watch: Watch) -> None:
+    def _end_epoch(self, watch: Watch, stop: Stop) -> None:
         self.before, self.epoch, self.done, self.seconds = self.before + self.done, self.epoch + 1, 0, 0.0
         self.tally = self._zeros()
 

@@ -42,6 +42,7 @@ def train(config: TrainConfig, watch: Watch = ignore_progress, retrofit: Retrofi
     loss is not a number, StoppedError where SIGTERM came and all is saved, OSError where it can't be saved.
     """
     folder = Path(config.out)
+    processes.join(config.device)
     if is_finished(config, retrofit):
         return folder
     data = open_data(config.source.data, config.source.data_root)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from cpvt import processes
 from cpvt.checkpoint import pick_device
 from cpvt.config import TrainConfig
+from cpvt.subjects import is_foreign
 
 PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}  # our words -> accelerate's
 
@@ -24,13 +25,18 @@ class Machine:
         # `accelerate launch` with a configuration for FSDP: by torch's fully_shard, on CPUs too, which its plugin passes over
         asked = os.environ.pop("ACCELERATE_USE_FSDP", "false").lower() == "true"
         self.config, self.sharded = config, asked or config.engine.shard
-        wanted = pick_device(config.device) if not launched() else None
+        wanted = pick_device(config.device) if not processes.launched() else None
         self.accelerator = _accelerator(config, wanted)
         self.device: torch.device = wanted or self.accelerator.device
         if self.sharded and not processes.together():
             raise ValueError(
                 "--shard spreads a model over several processes, and there is one; start more with "
                 "`accelerate launch --num_processes N -m cpvt train ...`, or leave --shard out"
+            )
+        if self.sharded and config.recipe.augment == "native" and self.device.type == "cpu":
+            raise ValueError(
+                "--shard with --augment native is for GPUs, where the pictures of a step go through the model in one pack; "
+                "on the CPU they make several, in each process another number: leave --shard out"
             )
 
     def place(self, model: nn.Module) -> nn.Module:
@@ -88,20 +94,17 @@ class Machine:
             self.accelerator.end_training()
 
 
-def launched() -> bool:
-    """Whether a launcher (torchrun, accelerate launch) started this process beside others."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
-
-
 def _accelerator(config: TrainConfig, device: torch.device | None) -> Any:
-    from accelerate import Accelerator
+    from accelerate import Accelerator, DistributedDataParallelKwargs
     from accelerate.state import AcceleratorState
 
-    AcceleratorState._reset_state()  # a process may train several models, each in a precision of its own
+    # a process may train several models, each in a precision of its own, and alone on a device of its own
+    AcceleratorState._reset_state(reset_partial_state=device is not None)
+    whole = DistributedDataParallelKwargs(find_unused_parameters=is_foreign(config.model))  # ours use all they have
     on_cpu = device.type == "cpu" if device is not None else config.device == "cpu" or not torch.cuda.is_available()
     accelerator = Accelerator(
         mixed_precision=PRECISIONS[config.recipe.precision], cpu=on_cpu, log_with=_trackers(config.engine.track),
-        project_dir=config.out,
+        project_dir=config.out, kwargs_handlers=[whole],
     )  # fmt: skip
     if config.engine.track:
         accelerator.init_trackers("logs", config={"command": str(config)})

@@ -130,3 +130,10 @@ def check_teacher(subject: Subject, class_names: tuple[str, ...]) -> None:
 def step_seed(seed: int, step: int, *more: int) -> int:
     """The seed of all that is random in one step, from nothing but its arguments."""
     return int(np.random.default_rng((seed, step, *more)).integers(2**31))
+
+
+def seed_layers(seed: int, device: torch.device) -> None:
+    """Seed what layers draw from; torch.manual_seed would also write a traceback for every GPU to come."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from itertools import chain, islice, pairwise, repeat
@@ -22,6 +23,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_model_state_dict,
     set_state_dict,
 )
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from cpvt import processes
 from cpvt.checkpoint import RECORD, WEIGHTS, load, provenance, save_checkpoint
@@ -32,11 +34,18 @@ from cpvt.results import remove_leftovers, write_lines
 from cpvt.retrofitting import fade_share, set_absolute_share
 from cpvt.scoring import count_test, load_test, measure
 from cpvt.training.engine import Machine
-from cpvt.training.learning import Lessons, step_seed
+from cpvt.training.learning import Lessons, seed_layers, step_seed
 from cpvt.training.plan import own_share
 from cpvt.training.saving import STATE, fail_to_save, read_state, remove_state, write_state
-from cpvt.training.starting import create_optimizer, plain, plan_of, refuse_other_run, training_view
-from cpvt.training.stopping import Stop, StoppedError
+from cpvt.training.starting import (
+    create_optimizer,
+    plain,
+    plan_of,
+    refuse_other_pictures,
+    refuse_other_run,
+    training_view,
+)
+from cpvt.training.stopping import Stop, StoppedError, until_stopped
 
 HISTORY = "history.jsonl"
 LOOK_EVERY = 10  # steps between looks at the loss where a look makes the device or other processes wait
@@ -64,6 +73,7 @@ class Run:
         self.config, self.data, self.machine, self.lessons = config, data, machine, lessons
         self.folder, self.retrofit, recipe = Path(config.out), retrofit, config.recipe
         self.plan = plan_of(config, data, settings)
+        self._check_share()
         self.view = training_view(config, data, settings)
         self.record: dict[str, Any] = {
             "model": asdict(settings),
@@ -98,8 +108,18 @@ class Run:
         kind = torch.float32 if self.machine.device.type == "mps" else torch.float64
         return torch.zeros(len(TALLY) + 2, dtype=kind, device=self.machine.device)
 
+    def _check_share(self) -> None:
+        """ValueError where the pictures of a streamed step cannot be dealt out evenly."""
+        if self.data.train is None and self.plan.batch_size % processes.count():
+            raise ValueError(
+                f"of a streamed set each of the {processes.count()} processes reads as many pictures a step, so --batch-size "
+                f"must be a multiple of {processes.count()}; got {self.plan.batch_size}"
+            )
+
     def go(self, watch: Watch, stop: Stop) -> None:
         """Train to the end. StoppedError where that was asked, DivergedError where the loss is no longer a number."""
+        if self.history and not self.done:
+            self._test_where_due(watch, stop)  # an interruption may have fallen between a save and its test
         while self.epoch < self.config.recipe.epochs:
             self._train_epoch(watch, stop)
         processes.wait()
@@ -116,24 +136,19 @@ class Run:
             self.done, self.seconds = place + 1, time.perf_counter() - began
             if self.done % self.look_every == 0 or self.done == len(steps):
                 self._look(watch, stop, last=self.done == len(steps))
-        self._end_epoch(watch)
+        self._end_epoch(watch, stop)
 
     def _load(self, steps: Sequence[Sequence[Draw]]) -> Iterator[Batch]:
         """This process's part of each of the steps that are left of the epoch."""
         source, first = self.config.source, self.done
         how: dict[str, Any] = dict(
             seed=self.config.seed, epoch=self.epoch, on_bad_picture=source.on_bad_picture, workers=source.loader_workers,
-            stack=self.view.stacks,
+            stack=self.view.stacks, pin=self.machine.device.type == "cuda",
         )  # fmt: skip
         if self.data.train is not None:
             return load_plan(self.data.train, self.view, [own_share(step) for step in steps[first:]], **how)
         assert self.data.train_stream is not None
         part, parts, share = processes.number(), processes.count(), self.plan.batch_size // processes.count()
-        if share * parts != self.plan.batch_size:
-            raise ValueError(
-                f"of a streamed set each of the {parts} processes reads as many pictures a step, so --batch-size must be a "
-                f"multiple of {parts}; got {self.plan.batch_size}"
-            )
         batches = load_stream(
             self.data.train_stream,
             self.view,
@@ -154,58 +169,66 @@ class Run:
             self.fresh.device
         )
         whole = self._count(batch, step)
-        if not whole:
+        if isinstance(whole, int) and not whole:
             return
         self.schedule.step_update(at)
         self._fade(at)
         pictures, labels = batch.pictures_on(machine.device), batch.labels.to(machine.device)
-        weight = processes.count() / whole
-        if not len(labels):  # other processes have some, and wait for this one's backward
-            pictures, labels, weight = (
-                self._nothing(step),
-                torch.zeros(1, dtype=torch.int64, device=machine.device),
-                0.0,
-            )
-        if isinstance(pictures, Tensor):
+        if isinstance(pictures, Tensor) and len(labels):
             pictures, labels = self.lessons.mix(pictures, labels, step_seed(self.config.seed, at))
         parts = self._parts(pictures, labels)
         for number, (some, targets) in enumerate(parts):
-            _seed(step_seed(self.config.seed, at, processes.number(), number), machine.device)
+            seed_layers(step_seed(self.config.seed, at, processes.number(), number), machine.device)
             with machine.computing(self.model, last=number == len(parts) - 1):
-                answer = self.lessons.judge(machine.forward(self.model, some), some, targets)
-                machine.backward(answer.loss * (weight * len(targets)))
-            if weight:
-                self.fresh[:2] += torch.stack([answer.loss.detach() * len(targets), answer.correct]).to(
-                    self.fresh.dtype
-                )
-                self.fresh[2] += len(targets)
+                if len(targets):
+                    answer = self.lessons.judge(machine.forward(self.model, some), some, targets)
+                    machine.backward(answer.loss * (processes.count() / whole * len(targets)))
+                    self.fresh[:2] += torch.stack([answer.loss.detach() * len(targets), answer.correct]).to(
+                        self.fresh.dtype
+                    )
+                    self.fresh[2] += len(targets)
+                else:
+                    self._learn_nothing(step)
         machine.step(self.optimizer, self.parameters, recipe.clip_grad)
         if self.average is not None:
             self.average.update(self.module, step=at + 1)
 
-    def _count(self, batch: Batch, step: Sequence[Draw]) -> int:
-        """Pictures that all processes together learn from in this step."""
+    def _count(self, batch: Batch, step: Sequence[Draw]) -> int | Tensor:
+        """Pictures that all processes together learn from in this step; of several a tensor, 1 at least, that none waits for."""
         if self.config.source.on_bad_picture == "error" and self.data.train is not None:
             return len(step)
-        return int(processes.add_up(torch.tensor([len(batch.labels)], device=self.machine.device))[0])
+        if not processes.together():
+            return len(batch.labels)
+        return processes.add_up(torch.tensor(float(len(batch.labels)), device=self.machine.device)).clamp(min=1)
 
-    def _nothing(self, step: Sequence[Draw]) -> Any:
-        """A black picture that stands for none."""
-        picture = torch.zeros(
-            len(self.view.transform.mean), *(step[0].sides or self.view.sides), device=self.machine.device
-        )
-        return picture[None] if self.view.stacks else [picture]
+    def _learn_nothing(self, step: Sequence[Draw]) -> None:
+        """Take part where this process has no picture: others wait for its backward, which adds zeros to their gradients."""
+        device = self.machine.device
+        picture = torch.zeros(1, len(self.view.transform.mean), *(step[0].sides or self.view.sides), device=device)
+        norms = [each for each in self.module.modules() if isinstance(each, _BatchNorm)]
+        for norm in norms:
+            norm.eval()  # a black picture is none to learn statistics from
+        output = self.machine.forward(self.model, picture if self.view.stacks else [picture[0]])
+        answer = self.lessons.judge(output, picture, torch.zeros(1, dtype=torch.int64, device=device))
+        self.machine.backward(answer.loss * 0.0)
+        for norm in norms:
+            norm.train()
 
     def _parts(self, pictures: Any, targets: Tensor) -> list[tuple[Any, Tensor]]:
-        """The pictures of a step in `accumulate` parts of about the same number."""
-        count = min(self.config.engine.accumulate, len(targets))
+        """The pictures of a step in `accumulate` parts of about the same number; where processes go through a model part
+        by part together, in as many everywhere, some perhaps empty."""
+        count = self.config.engine.accumulate
+        if not self.machine.sharded:
+            count = max(1, min(count, len(targets)))
         cuts = [len(targets) * part // count for part in range(count + 1)]
         return [(pictures[start:end], targets[start:end]) for start, end in pairwise(cuts)]
 
     def _fade(self, step: int) -> None:
         """Set how much of a table that fades is left."""
-        if self.retrofit is not None and self.retrofit.absolute == "fade":
-            set_absolute_share(self.module, fade_share(step + 1, self.steps, end=self.retrofit.fade_end))
+        if self.retrofit is None or self.retrofit.absolute != "fade":
+            return
+        for model in (self.module, *([] if self.average is None else [self.average.module])):
+            set_absolute_share(model, fade_share(step + 1, self.steps, end=self.retrofit.fade_end))
 
     def _look(self, watch: Watch, stop: Stop, last: bool) -> None:
         """Add up what all processes did since the last look; tell, log, save and stop as is due."""
@@ -234,11 +257,16 @@ class Run:
     def _rate(self) -> float:
         return float(max(group["lr"] for group in self.optimizer.param_groups))
 
-    def _end_epoch(self, watch: Watch) -> None:
+    def _end_epoch(self, watch: Watch, stop: Stop) -> None:
         """Note what the epoch came to, and save."""
         loss, correct, pictures, skipped, shrunk, *_ = self.tally.tolist()
         if not pictures:
             raise ValueError(f"none of the {self.plan.pictures} training pictures decodes")
+        if self.data.train is None and pictures + skipped < self.plan.pictures and processes.is_first():
+            warnings.warn(
+                f"the stream ended after {pictures + skipped:.0f} of {self.plan.pictures} pictures, and the steps that were left "
+                "of the epoch did nothing: give its length by --epoch-pictures", stacklevel=2,
+            )  # fmt: skip
         self.history.append(
             {"epoch": self.epoch + 1, "loss": loss / pictures, "accuracy": correct / pictures, "pictures": round(pictures),
              "skipped": round(skipped), "shrunk": round(shrunk), "seconds": round(self.seconds, 3), "lr": self._rate()}
@@ -246,17 +274,24 @@ class Run:
         self.before, self.epoch, self.done, self.seconds = self.before + self.done, self.epoch + 1, 0, 0.0
         self.tally = self._zeros()
         self.save()
-        every = self.config.test_every
-        if every and (self.epoch % every == 0 or self.epoch == self.config.recipe.epochs):
-            self._test(watch)
+        self._test_where_due(watch, stop)
 
-    def _test(self, watch: Watch) -> None:
-        """Test the weights just saved at the training size, and note the accuracy."""
+    def _test_where_due(self, watch: Watch, stop: Stop) -> None:
+        """Test the weights just saved at the training size and note the accuracy, after every so many epochs."""
+        every = self.config.test_every
+        due = every and (self.epoch % every == 0 or self.epoch == self.config.recipe.epochs)
+        if not due or "test_accuracy" in self.history[-1]:
+            return
         processes.wait()
         subject, source = load(self.folder, str(self.machine.device)).subject, self.config.source
         view = View(self.view.transform, "resize", sides(self.record["model"]["img_size"]))
         batches = load_test(self.data, view, 64, on_bad_picture=source.on_bad_picture, workers=source.loader_workers)
-        score = measure(subject, batches, count_test(self.data), len(self.data.class_names), "test", watch)
+        heeding = until_stopped(batches, stop)
+        score = measure(subject, heeding, count_test(self.data), len(self.data.class_names), "test", watch)
+        if processes.largest(float(stop.asked)):
+            raise StoppedError(
+                f"stopped in a test, as the system asked; {self._kept()}. The same command goes on from there"
+            )
         self.history[-1]["test_accuracy"] = score.correct / score.total
         self.machine.log({"test_accuracy": score.correct / score.total}, self.before)
         self._write_history()
@@ -291,15 +326,15 @@ class Run:
             "average": average,
             "scaler": None if scaler is None else scaler.state_dict(),
             "history": self.history, "epoch": self.epoch, "done": self.done, "before": self.before,
-            "tally": self.tally.tolist(), "seconds": self.seconds,
+            "tally": self.tally.tolist(), "seconds": self.seconds, "processes": processes.count(),
+            "class_names": list(self.data.class_names), "pictures": self.plan.pictures,
         }  # fmt: skip
         if processes.is_first():
             try:
                 write_state(self.folder, state)
             except OSError as error:
                 raise fail_to_save(error, self._kept()) from error
-            self.saved = time.monotonic()
-            self.kept = (self.epoch, self.done)
+        self.saved, self.kept = time.monotonic(), (self.epoch, self.done)
         return model if average is None else average
 
     def _check(self, weights: dict[str, Any]) -> None:
@@ -332,6 +367,7 @@ class Run:
         if state is None:
             return
         refuse_other_run(self.folder, state["training"], self.config)
+        refuse_other_pictures(self.folder, state, self.data, self.plan)
         set_state_dict(
             self.module, self.optimizer.optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"],
             options=StateDictOptions(full_state_dict=True),
@@ -345,10 +381,4 @@ class Run:
         )
         self.tally, self.seconds = self.tally + torch.tensor(state["tally"]).to(self.tally), state["seconds"]
         self.kept = (self.epoch, self.done)
-
-
-def _seed(seed: int, device: torch.device) -> None:
-    """Seed what layers draw from; torch.manual_seed would also write a traceback for every GPU to come."""
-    torch.default_generator.manual_seed(seed)
-    if device.type == "cuda":
-        torch.cuda.manual_seed(seed)
+        processes.wait()  # before the first one writes another state

@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import json
 import os
+import pickle
 import warnings
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,17 @@ import torch
 from cpvt.results import replacing
 
 STATE, PREVIOUS = "training.pt", "training.previous.pt"
+BROKEN = (
+    OSError,
+    RuntimeError,
+    ValueError,
+    KeyError,
+    TypeError,
+    EOFError,
+    zipfile.BadZipFile,
+    zlib.error,
+    pickle.UnpicklingError,
+)  # what reading a damaged file raises
 
 
 def write_state(folder: Path, state: dict[str, Any]) -> None:
@@ -36,7 +49,7 @@ def read_state(folder: Path, device: torch.device | str = "cpu") -> dict[str, An
             continue
         try:
             state = _read(path, device)
-        except (OSError, RuntimeError, ValueError, zipfile.BadZipFile, EOFError) as error:
+        except BROKEN as error:
             broken.append(f"'{path}' ({str(error).splitlines()[0] if str(error) else type(error).__name__})")
             continue
         if broken:

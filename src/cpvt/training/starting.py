@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import warnings
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from timm.optim import create_optimizer_v2, list_optimizers
 from torch import nn
 
+from cpvt import processes
 from cpvt.checkpoint import (
     RECORD,
     as_subject,
@@ -289,3 +291,23 @@ def plain(retrofit: Retrofit) -> dict[str, Any]:
 def refuse_other_run(folder: Path, before: dict[str, Any], config: TrainConfig) -> None:
     """Raise ValueError where the folder holds a run that another configuration made."""
     refuse_other(folder, "a run with another configuration", before, config, FREE)
+
+
+def refuse_other_pictures(folder: Path, state: dict[str, Any], data: DataSet, plan: Plan) -> None:
+    """Raise ValueError where the pictures are not those that an interrupted run began with."""
+    for name, now in (("class_names", list(data.class_names)), ("pictures", plan.pictures)):
+        if state[name] != now:
+            raise ValueError(
+                f"the run in '{folder}' began with other pictures ({name.replace('_', ' ')}: {_short(state[name])} then, "
+                f"{_short(now)} now); bring those back, or train into another folder (from these weights: --start)"
+            )
+    if data.train is None and state["done"] and state["processes"] != processes.count() and processes.is_first():
+        warnings.warn(
+            f"the stream is now dealt out to {processes.count()} processes, not to {state['processes']} as before: until the "
+            "epoch ends, some pictures come a second time and some not at all", stacklevel=2,
+        )  # fmt: skip
+
+
+def _short(value: Any) -> str:
+    words = str(value)
+    return words if len(words) < 120 else f"{words[:100]}... ({len(value)})"

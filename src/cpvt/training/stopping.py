@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import TypeVar
+
+T = TypeVar("T")
 
 EXIT_CODE = 75  # of `cpvt train` that was stopped, saved, and wants to be started again (EX_TEMPFAIL of sysexits.h)
 
@@ -39,3 +42,11 @@ def listening() -> Iterator[Stop]:
         yield stop
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def until_stopped(items: Iterable[T], stop: Stop) -> Iterator[T]:
+    """One item at least, and no more once SIGTERM came."""
+    for item in items:
+        yield item
+        if stop.asked:
+            return

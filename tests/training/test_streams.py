@@ -60,3 +60,11 @@ def test_what_a_stream_cannot_do_is_refused(config, change, words):
         change = {"source": replace(config.source, **change["source"])}
     with pytest.raises(ValueError, match=words):
         train(replace(config, **change))
+
+
+def test_a_stream_shorter_than_was_said_is_told(config):
+    source = replace(config.source, epoch_pictures=20)
+    with pytest.warns(
+        UserWarning, match=r"the stream ended after 11 of 20 pictures.*give its length by --epoch-pictures"
+    ):
+        train(replace(config, source=source, recipe=replace(config.recipe, epochs=1)))

@@ -31,6 +31,13 @@ WHOLE = [
     "--layer-decay",
     "0.8",
 ]
+PARTS = [
+    *PLAIN,
+    "--batch-size",
+    "5",
+    "--accumulate",
+    "3",
+]  # shares of two and three pictures, and steps that one has none of
 SIZES = [*PLAIN, "--train-sizes", "8", "12", "16", "--augment", "resized-crop", "--on-bad-picture", "skip"]
 
 
@@ -96,8 +103,8 @@ def begin(folder, out, options, step):
 
 @pytest.mark.parametrize(
     ("options", "shard"),
-    [(WHOLE, ["--shard"]), (WHOLE, []), (SIZES, []), (PLAIN, {"ACCELERATE_USE_FSDP": "true"})],  # as accelerate says it
-    ids=["whole-fsdp", "whole-ddp", "sizes-ddp", "plain-fsdp"],
+    [(WHOLE, ["--shard"]), (WHOLE, []), (SIZES, []), (PARTS, {"ACCELERATE_USE_FSDP": "true"})],  # as accelerate says it
+    ids=["whole-fsdp", "whole-ddp", "sizes-ddp", "parts-fsdp"],
 )
 def test_two_processes_learn_what_one_learns(tmp_path, tiny_folder, options, shard):
     if options is SIZES:

@@ -1,0 +1,164 @@
+"""Going on with an interrupted run: with the same pictures, and nothing that was due is left out."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import warnings
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from cpvt import processes
+from cpvt.config import Engine, Recipe, Retrofit, Source, TrainConfig
+from cpvt.data import open_data
+from cpvt.training import StoppedError, starting_model, train
+from cpvt.training.engine import Machine
+from cpvt.training.learning import Lessons
+from cpvt.training.run import Run
+from cpvt.training.saving import PREVIOUS, STATE, read_state, write_state
+from cpvt.training.starting import check
+
+STEPS = 3  # an epoch: eleven pictures, four a step
+
+
+@pytest.fixture
+def config(tmp_path, tiny_folder):
+    recipe = Recipe(epochs=2, batch_size=4, augment="resized-crop", lr=1e-3)
+    engine = Engine(save_minutes=0)
+    return TrainConfig(
+        str(tmp_path / "run"), train_size=8, source=Source(str(tiny_folder)), recipe=recipe, engine=engine
+    )
+
+
+def interrupt(name, at):
+    """A watch that ends the run when so much of a thing is done."""
+
+    def watch(what, done, total, words):
+        if what == name and done >= at:
+            raise KeyboardInterrupt
+
+    return watch
+
+
+def history(run):
+    with open(f"{run}/history.jsonl") as file:
+        return [json.loads(line) for line in file]
+
+
+def test_other_pictures_are_noticed(config, tiny_folder):
+    with pytest.raises(KeyboardInterrupt):
+        train(config, interrupt("train", 2))
+    more = shutil.copy(tiny_folder / "train/cat/0.png", tiny_folder / "train/cat/new.png")
+    with pytest.raises(ValueError, match=r"other pictures \(pictures: 11 then, 12 now\)"):
+        train(config)
+    os.remove(more)
+    for part in ("train", "test"):
+        (tiny_folder / part / "cat").rename(tiny_folder / part / "tiger")
+    with pytest.raises(ValueError, match=r"class names: \['cat', 'dog'\] then, \['dog', 'tiger'\] now"):
+        train(config)
+    for part in ("train", "test"):
+        (tiny_folder / part / "tiger").rename(tiny_folder / part / "cat")
+    train(config)
+    assert len(history(config.out)) == 2
+
+
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_a_test_that_was_cut_off_is_run_again(config, tmp_path, epoch):
+    config = replace(config, test_every=1)
+    whole = [line["test_accuracy"] for line in history(train(replace(config, out=str(tmp_path / "whole"))))]
+    tests = []
+
+    def watch(what, done, total, words):
+        tests.append(what == "test")
+        if sum(tests) == epoch:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(config, watch)
+    assert len(history(config.out)) == epoch
+    train(config)
+    assert [line["test_accuracy"] for line in history(config.out)] == whole
+
+
+def test_sigterm_in_a_test_stops_it_and_the_same_command_tests_again(config):
+    config = replace(config, test_every=1)
+
+    def ask(what, done, total, words):
+        if what == "test":
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(StoppedError, match="stopped in a test, as the system asked; epoch 1 is kept"):
+        train(config, ask)
+    assert "test_accuracy" not in history(config.out)[0]
+    train(config)
+    assert all("test_accuracy" in line for line in history(config.out))
+
+
+def test_a_state_damaged_anywhere_is_never_read_as_something_else(tmp_path):
+    draw, state = random.Random(0), {"training": "{}", "model": {"weight": torch.arange(300.0)}, "epoch": 3}
+    write_state(tmp_path, state)
+    sound = (tmp_path / STATE).read_bytes()
+    (tmp_path / PREVIOUS).write_bytes(sound)
+    for number in range(400):
+        damaged = bytearray(sound)
+        if number % 4:
+            damaged[draw.randrange(len(sound))] ^= 1 << draw.randrange(8)
+        else:
+            del damaged[draw.randrange(len(sound)) :]
+        (tmp_path / STATE).write_bytes(damaged)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            read = read_state(tmp_path)
+        assert read is not None
+        assert read["epoch"] == 3
+        assert torch.equal(read["model"]["weight"], state["model"]["weight"])
+
+
+def test_a_table_that_fades_is_gone_from_the_average_too(config):
+    name = "timm:vit_tiny_patch16_224(patch_size=4, embed_dim=16, depth=2, num_heads=2)"
+    recipe = replace(config.recipe, ema=0.99)
+    run = train(replace(config, model=name, recipe=recipe), retrofit=Retrofit(absolute="fade"))
+    shares = [value for key, value in load_file(f"{run}/model.safetensors").items() if key.endswith("share")]
+    assert shares == [0]
+
+
+def test_a_process_without_a_picture_adds_nothing(config):
+    config = replace(config, model="timm:test_resnet")
+    data = open_data(config.source.data)
+    settings = check(config, data)
+    run = Run(config, settings, starting_model(config, settings, data.class_names), data, Machine(config),
+              Lessons(config.recipe, 2, None))  # fmt: skip
+    run.model.train()
+    before = {name: buffer.clone() for name, buffer in run.module.named_buffers()}
+    run._learn_nothing(run.plan.steps(0)[0])
+    assert any(isinstance(each, nn.BatchNorm2d) for each in run.module.modules())
+    assert all(torch.equal(buffer, before[name]) for name, buffer in run.module.named_buffers())
+    assert all(not parameter.grad.any() for parameter in run.module.parameters() if parameter.grad is not None)
+    assert all(each.training for each in run.module.modules())
+
+
+def test_processes_that_share_a_model_take_as_many_parts_each(config):
+    config = replace(config, engine=Engine(accumulate=3))
+    data = open_data(config.source.data)
+    settings = check(config, data)
+    run = Run(config, settings, starting_model(config, settings, data.class_names), data, Machine(config),
+              Lessons(config.recipe, 2, None))  # fmt: skip
+    lengths = {}
+    for run.machine.sharded in (False, True):
+        lengths[run.machine.sharded] = [
+            [len(targets) for _, targets in run._parts(torch.zeros(count, 3), torch.zeros(count))]
+            for count in (0, 2, 5)
+        ]
+    assert lengths == {False: [[0], [1, 1], [1, 2, 2]], True: [[0, 0, 0], [0, 1, 1], [1, 2, 2]]}
+
+
+def test_processes_are_met_only_where_a_launcher_started_some(monkeypatch):
+    processes.join("cpu")  # alone: would fail, or wait for others, if it tried
+    assert not processes.together()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert processes.launched()

@@ -229,3 +229,18 @@ def test_the_command_line_adds_rows_of_any_model_to_one_folder(tmp_path, tiny_fo
     said = capsys.readouterr().out
     assert "normalised by mean 0.5/0.5/0.5" in said
     assert "zero-shot, trained at 8, crop ratio 0.9, bicubic" in said
+
+
+@pytest.mark.parametrize("protocol", ["resize", "native"])
+def test_pictures_read_by_other_processes_are_the_same(tiny_run, protocol, monkeypatch):
+    here = next(cpvt.sweep(tiny_run, None, [12], protocol=protocol))
+    asked = []
+    build = torch.utils.data.DataLoader.__init__
+    monkeypatch.setattr(
+        torch.utils.data.DataLoader,
+        "__init__",
+        lambda self, *a, **how: (asked.append(how["num_workers"]), build(self, *a, **how))[1],
+    )
+    there = next(cpvt.sweep(tiny_run, None, [12], protocol=protocol, loader_workers=1))
+    assert asked == [1]
+    assert (there.hits, there.total) == (here.hits, here.total)

@@ -45,7 +45,8 @@ def train(config: TrainConfig) -> dict[str, Any]:
         data = open_data(source.data, source.data_root)
         if data.test is not None or data.test_stream is not None:  # by all processes together
             rows += sweep(
-                checkpoint, data, [checkpoint.config.img_size], protocol="resize", crop_ratio=source.crop_ratio, on_bad_picture=source.on_bad_picture, watch=bars,
+                checkpoint, data, [checkpoint.config.img_size], protocol="resize", crop_ratio=source.crop_ratio, on_bad_picture=source.on_bad_picture,
+                loader_workers=source.loader_workers, watch=bars,
             )  # fmt: skip
     told = {"run": str(folder), "train_accuracy": history[-1]["accuracy"],
             "skipped": history[-1]["skipped"] + sum(row.skipped for row in rows),

@@ -56,6 +56,7 @@ def sweep(
     on_bad_picture: str = "error",
     batch_size: int = 64,
     token_budget: int = TOKEN_BUDGET,
+    loader_workers: int = 0,
     device: str = "auto",
     watch: Watch = ignore_progress,
 ) -> Iterator[Row]:
@@ -69,7 +70,7 @@ def sweep(
     larger one than any picture's shows all at their own sizes, and `token_budget` patches go through the model at a time.
     Pictures are normalised, cropped and interpolated as the model's own configuration says, else as fits the data.
     longest_side: larger pictures are shrunk to it before they are laid on a canvas, by default four times the training
-    size; how many were is in the row. A size that the model refuses gives a row with its words in `refused`.
+    size; how many were is in the row. loader_workers: processes that read beside this one. A size that the model refuses gives a row with its words in `refused`.
     Raises ValueError for a size below a patch, classes that are not the model's, and output that is not (B, classes).
     """
     if isinstance(model, (str, Path)) and is_run(model) and not is_foreign(str(model)) and checkpoint is None:
@@ -96,13 +97,14 @@ def sweep(
     for size in wanted:
         view = View(transform, protocol, sides(size))
         if view.stacks:
-            batches = load_test(data, view, batch_size, on_bad_picture=on_bad_picture)
+            batches = load_test(data, view, batch_size, on_bad_picture=on_bad_picture, workers=loader_workers)
         else:
             assert split is not None  # _test_split refuses a stream
             order = processes.share(range(len(split)))
             batches = load_packs(
-                split, view, subject.patch_size or 1, token_budget, order=order, on_bad_picture=on_bad_picture
-            )
+                split, view, subject.patch_size or 1, token_budget, order=order, on_bad_picture=on_bad_picture,
+                workers=loader_workers,
+            )  # fmt: skip
         ready, score = _measure_at(subject, size, protocol, batches, data, watch)
         yield replace(_row(identity, ready, data.name, protocol, size, transform, score), weights=str(checkpoint or ""))
 

@@ -41,6 +41,8 @@ class SweepConfig:
     batch_size: int = 64
     token_budget: int = TOKEN_BUDGET
     """Under native: patches that go through the model at a time."""
+    loader_workers: int = 0
+    """Processes that read pictures beside the one that tests."""
     device: str = "auto"
 
 

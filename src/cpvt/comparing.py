@@ -224,8 +224,6 @@ def _run(task: _Task, watch: Watch, keep: Callable[[Row], None]) -> None:
 
 def _parallel(config: CompareConfig, tasks: int) -> int:
     if config.parallel is not None:
-        if config.parallel < 1:
-            raise ValueError(f"parallel must be 1 or more; got {config.parallel}")
         return min(config.parallel, tasks)
     on_gpu = config.device not in ("auto", "cpu") or (config.device == "auto" and torch.cuda.is_available())
     return 1 if on_gpu else min(cores(), MAX_PARALLEL, tasks)

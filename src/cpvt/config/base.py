@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Callable
 from dataclasses import MISSING, asdict, fields
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,33 @@ TOKEN_BUDGET = 4096  # patches that go through a model at a time, where pictures
 POOLS = {"cls": "token", "gap": "avg"}  # as rows and the command line say it -> as timm and ModelConfig say it
 Size = int | tuple[int, int]  # side, or height and width, in pixels
 Watch = Callable[[str, int, int, str], None]  # told (what, steps done, steps in all, words on how it goes)
+RANGES: dict[str, Callable[[Any], bool]] = {
+    "1 or more": lambda number: number >= 1,
+    "0 or more": lambda number: number >= 0,
+    "above 0": lambda number: number > 0,
+    "from 0 to 1": lambda number: 0 <= number <= 1,
+    "from 0 to below 1": lambda number: 0 <= number < 1,
+    "above 0 and at most 1": lambda number: 0 < number <= 1,
+    "above 0 and below 1": lambda number: 0 < number < 1,
+}
 
 
 def ignore_progress(name: str, done: int, total: int, words: str) -> None:
     """The Watch that shows nothing."""
+
+
+def check_ranges(config: Any, ranges: dict[str, tuple[str, ...]]) -> None:
+    """Raise ValueError for a number of a configuration that is out of its range.
+
+    ranges: a name of RANGES -> the options that must be in it. Of an option that holds several numbers all must be; None,
+    which stands for a default, is in every range.
+    """
+    for words, names in ranges.items():
+        for name in names:
+            given = getattr(config, name)
+            for number in given if isinstance(given, (tuple, list)) else (given,):
+                if number is not None and not (isinstance(number, Real) and RANGES[words](number)):
+                    raise ValueError(f"{name} must be {words}; got {number!r}")
 
 
 def sides(size: Size) -> tuple[int, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from cpvt.config.base import PROTOCOLS
+from cpvt.config.base import PROTOCOLS, check_ranges, parse_size
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,11 @@ class Source:
     """Pictures of a streamed set that wait in memory to be drawn from, in each process."""
     loader_workers: int = 0
     """Processes that read pictures beside the one that trains."""
+
+    def __post_init__(self) -> None:  # crop_ratio is checked where pictures are read
+        check_ranges(
+            self, {"1 or more": ("longest_side", "epoch_pictures"), "0 or more": ("shuffle", "loader_workers")}
+        )
 
 
 @dataclass(frozen=True)
@@ -82,33 +87,24 @@ class Recipe:
     """Share of the loss that a teacher's answers have, where there is a teacher."""
 
     def __post_init__(self) -> None:
-        low, high = self.crop_scale
-        rules = {
-            "epochs must be 1 or more": self.epochs >= 1,
-            "batch_size must be 1 or more": self.batch_size >= 1,
-            "lr must be above 0": self.lr > 0,
-            "min_lr must be from 0 to lr": 0 <= self.min_lr <= self.lr,
-            "warmup_share must be from 0 to below 1": 0 <= self.warmup_share < 1,
-            "warmup_lr must be from 0 to lr": self.warmup_lr is None or 0 <= self.warmup_lr <= self.lr,
-            "weight_decay must be 0 or more": self.weight_decay >= 0,
-            "label_smoothing must be from 0 to below 1": 0 <= self.label_smoothing < 1,
-            "drop_path_rate must be from 0 to below 1": 0 <= self.drop_path_rate < 1,
-            "crop_scale must go up, above 0 and to 1 at most": 0 < low <= high <= 1,
-            "layer_decay must be above 0 and at most 1": self.layer_decay is None or 0 < self.layer_decay <= 1,
-            "clip_grad must be above 0": self.clip_grad is None or self.clip_grad > 0,
-            "color_jitter must be 0 or more": self.color_jitter >= 0,
-            "erasing must be from 0 to 1": 0 <= self.erasing <= 1,
-            "repeats must be 1 or more": self.repeats >= 1,
-            "mixup must be 0 or more": self.mixup >= 0,
-            "cutmix must be 0 or more": self.cutmix >= 0,
-            "mix_prob must be from 0 to 1": 0 <= self.mix_prob <= 1,
-            "mix_switch_prob must be from 0 to 1": 0 <= self.mix_switch_prob <= 1,
-            "ema must be above 0 and below 1": self.ema is None or 0 < self.ema < 1,
-            "distillation_share must be from 0 to 1": 0 <= self.distillation_share <= 1,
-        }
-        for rule, holds in rules.items():
-            if not holds:
-                raise ValueError(f"{rule}; got {getattr(self, rule.split()[0])}")
+        check_ranges(
+            self,
+            {
+                "1 or more": ("epochs", "batch_size", "repeats"),
+                "0 or more": ("weight_decay", "color_jitter", "mixup", "cutmix"),
+                "above 0": ("lr", "clip_grad"),
+                "from 0 to 1": ("erasing", "mix_prob", "mix_switch_prob", "distillation_share"),
+                "from 0 to below 1": ("warmup_share", "label_smoothing", "drop_path_rate"),
+                "above 0 and at most 1": ("layer_decay", "crop_scale"),
+                "above 0 and below 1": ("ema",),
+            },
+        )
+        for name in ("min_lr", "warmup_lr"):
+            rate = getattr(self, name)
+            if rate is not None and not 0 <= rate <= self.lr:
+                raise ValueError(f"{name} must be from 0 to lr, {self.lr}; got {rate}")
+        if self.crop_scale[0] > self.crop_scale[1]:
+            raise ValueError(f"crop_scale must go up, such as 0.35 1.0; got {self.crop_scale}")
 
 
 @dataclass(frozen=True)
@@ -127,6 +123,9 @@ class Engine:
     """Save at least so often, and after every epoch; an interrupted run goes on from there."""
     track: tuple[str, ...] = ()
     """Where else to log: tensorboard, wandb, or another tracker of accelerate's."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, {"1 or more": ("accumulate",), "0 or more": ("save_minutes",)})
 
 
 @dataclass(frozen=True)
@@ -163,6 +162,11 @@ class TrainConfig:
     source: Source = field(default_factory=Source)
     recipe: Recipe = field(default_factory=Recipe)
 
+    def __post_init__(self) -> None:
+        check_ranges(self, {"1 or more": ("train_size",), "0 or more": ("test_every", "seed")})
+        for size in self.train_sizes:
+            parse_size(size)
+
 
 @dataclass(frozen=True)
 class Retrofit:
@@ -181,10 +185,9 @@ class Retrofit:
     """The PEGs, which start from nothing, learn at so many times the learning rate."""
 
     def __post_init__(self) -> None:
+        check_ranges(self, {"above 0": ("peg_lr_scale",)})
         if not 0 < self.fade_end <= 1:
             raise ValueError(f"fade_end is a part of the training, above 0 and at most 1; got {self.fade_end}")
-        if self.peg_lr_scale <= 0:
-            raise ValueError(f"peg_lr_scale must be above 0; got {self.peg_lr_scale}")
 
 
 @dataclass(frozen=True)
@@ -209,6 +212,9 @@ class RetrofitConfig:
     retrofit: Retrofit = field(default_factory=Retrofit)
     source: Source = field(default_factory=Source)
     recipe: Recipe = field(default_factory=lambda: Recipe(epochs=5, lr=2e-4))
+
+    def __post_init__(self) -> None:
+        check_ranges(self, {"1 or more": ("train_size",), "0 or more": ("seed",)})
 
 
 @dataclass(frozen=True)
@@ -240,3 +246,6 @@ class CompareConfig:
     device: str = "auto"
     source: Source = field(default_factory=Source)
     recipe: Recipe = field(default_factory=Recipe)
+
+    def __post_init__(self) -> None:
+        check_ranges(self, {"1 or more": ("train_size", "parallel"), "0 or more": ("seeds",)})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from cpvt.config.base import TOKEN_BUDGET
+from cpvt.config.base import TOKEN_BUDGET, check_ranges
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,9 @@ class SweepConfig:
     """Processes that read pictures beside the one that tests."""
     device: str = "auto"
 
+    def __post_init__(self) -> None:
+        check_ranges(self, {"1 or more": ("train_size", "longest_side", "batch_size", "token_budget")})
+
 
 @dataclass(frozen=True)
 class ProbeConfig:
@@ -74,6 +77,9 @@ class ProbeConfig:
     """Patches that go through the model at a time."""
     device: str = "auto"
 
+    def __post_init__(self) -> None:
+        check_ranges(self, {"1 or more": ("pictures", "train_size", "token_budget"), "0 or more": ("seed",)})
+
 
 @dataclass(frozen=True)
 class PredictConfig:
@@ -91,6 +97,9 @@ class PredictConfig:
     token_budget: int = TOKEN_BUDGET
     """Patches that go through the model at a time; every picture gets what it would get alone."""
     device: str = "auto"
+
+    def __post_init__(self) -> None:
+        check_ranges(self, {"1 or more": ("top", "longest_side", "token_budget")})
 
 
 @dataclass(frozen=True)
@@ -127,6 +136,9 @@ class BenchConfig:
     """Folder for NAME.json: command, machine and figures of each benchmark."""
     rounds: int = 21
     """How often contenders take turns; some take a part or a multiple of it."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, {"1 or more": ("rounds",)})
 
 
 @dataclass(frozen=True)

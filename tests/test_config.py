@@ -84,3 +84,11 @@ def test_the_command_line_says_it(capsys, tmp_path, command):
     assert stop.value.code == 2
     assert "must be" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("command", ["sweep cpvt_mini_peg5_gap --data digits", "compare --parallel 1 --quick"])
+def test_a_folder_that_cannot_be_written_is_found_before_the_work(capsys, tmp_path, command):
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit):
+        main([*command.split(), "--out", str(tmp_path / "file" / "out")])
+    assert f"nothing can be written to '{tmp_path}/file/out': '{tmp_path}/file' is a file" in capsys.readouterr().err

@@ -11,7 +11,7 @@ from cpvt.config import Recipe
 from cpvt.data import open_data
 from cpvt.models.zoo import model_config
 from cpvt.recipes import deit, read_recipe
-from cpvt.training.starting import check
+from cpvt.training import check
 
 RECIPES = sorted(Path("recipes").glob("[a-z]*_*.py"))
 
@@ -97,7 +97,7 @@ def test_the_whole_recipe_passes_the_checks_of_a_training(tmp_path, tiny_folder)
     config = read_recipe("recipes/imagenet_cpvt_tiny_distilled.py")
     assert config.teacher == "timm:regnety_160.deit_in1k"
     assert config.recipe == deit()
-    settings = check(config, open_data(str(tiny_folder)))
+    settings, _ = check(config, open_data(str(tiny_folder)))
     assert settings.distilled
     assert settings.drop_path_rate == 0.1
     assert isinstance(config.recipe, Recipe)

@@ -139,6 +139,11 @@ def read_record(run: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"'{run}' holds no checkpoint: expected {RECORD} and {WEIGHTS}, as `cpvt train` writes them")
     record: dict[str, Any] = read_json(path)
+    missing = [name for name in ("model", "class_names") if name not in record]
+    if missing:
+        raise ValueError(
+            f"'{path}' is none that `cpvt train` wrote: it lacks {', '.join(missing)}; name a run's folder"
+        )
     return record
 
 

@@ -68,13 +68,14 @@ def sweep(config: SweepConfig) -> dict[str, Any]:
 
     from cpvt import processes
     from cpvt.progress import Bars
-    from cpvt.results import append_rows
+    from cpvt.results import append_rows, check_writable
     from cpvt.sweeping import sweep as run_sweep
 
     options = asdict(config)
     model, sizes, out = options.pop("model"), [str(size) for size in options.pop("sizes")], options.pop("out")
     folder = Path(out or (model if Path(model).is_dir() else "runs/sweep"))
     rows: list[Row] = []
+    check_writable(folder)
     processes.join(config.device)
     with Bars() as bars:
         for row in run_sweep(model, options.pop("data", None), sizes, watch=bars, **options):

@@ -18,10 +18,10 @@ from cpvt.data import open_data
 from cpvt.looking import Subject, look_closer
 from cpvt.models.zoo import model_config
 from cpvt.parallel import Tell, cores, run_in_processes
-from cpvt.results import Row, append_rows, read_json, read_rows, write_json
+from cpvt.results import Row, append_rows, check_writable, read_json, read_rows, write_json
 from cpvt.subjects import is_foreign
 from cpvt.sweeping import check_sizes, sweep
-from cpvt.training import check, is_finished, train
+from cpvt.training import check, check_here, is_finished, train
 
 RECORD, ROWS = "compare.json", "rows.jsonl"
 STEPS = {"canvas": (1, 1.5, 2, 3), "resize": (0.5, 0.75, 1, 1.5, 2)}  # test sizes by default, in training sizes
@@ -74,6 +74,7 @@ def compare(
         _share(config, 1)
     folder = Path(config.out)
     tasks = _plan(config)
+    check_writable(folder)
     _refuse_other(folder, config)
     data = open_data(config.source.data, config.source.data_root)
     if data.test is None:
@@ -83,6 +84,8 @@ def compare(
     done = {row.key for row in read_rows(folder / ROWS)}
     unfinished = [task for task in (_remaining(task, done) for task in tasks) if task is not None]
     parallel = _parallel(config, len(unfinished))
+    for task in unfinished if not config.cluster else ():
+        check_here(task.training)
     if unfinished:
         _record(folder, config, parallel)
 

@@ -16,7 +16,7 @@ from cpvt.results import Row, append_rows, read_json, read_rows, write_json
 from cpvt.retrofitting import describe_retrofit, retrofit
 from cpvt.subjects import Subject, is_foreign, subject_of
 from cpvt.sweeping import default_sizes, sweep
-from cpvt.training import PUBLISHED, check, starting_model, train, transform_of
+from cpvt.training import PUBLISHED, check, check_here, starting_model, train
 
 ROWS, RECORD = "rows.jsonl", "retrofit.json"
 GROWS = ("out", "sizes", "protocols", "control", "device", "loader_workers")
@@ -34,7 +34,8 @@ def retrofit_and_test(
     """
     folder, training = Path(config.out), _training(config)
     data = open_data(config.source.data, config.source.data_root)
-    settings = check(training, data)
+    check_here(training)
+    settings, view = check(training, data, config.retrofit)
     assert isinstance(settings, ForeignConfig)  # _training takes no other
     _refuse_other(folder, config)
     done = {(row.encoding, row.protocol, row.size) for row in read_rows(folder / ROWS)}
@@ -44,7 +45,7 @@ def retrofit_and_test(
     retrofit(model, wanted.at, wanted.absolute, wanted.kernel_size)  # refuses what cannot be before anything is trained
     before = replace(
         subject_of(model.to(pick_device(config.device))),
-        name=settings.name, transform=transform_of(training, data, settings), train_size=settings.img_size,
+        name=settings.name, transform=view.transform, train_size=settings.img_size,
     )  # fmt: skip
     sizes = [parse_size(size) for size in config.sizes] or default_sizes(before)
 

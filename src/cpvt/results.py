@@ -171,6 +171,20 @@ def replacing(path: Path, keep: Path | None = None) -> Iterator[IO[bytes]]:
         raise
 
 
+def check_writable(folder: Path) -> None:
+    """Raise ValueError for a folder in which nothing can be written, or that cannot be made; nothing is left behind."""
+    try:
+        nearest = next(each for each in (folder, *folder.parents) if each.exists())
+        if not nearest.is_dir():
+            raise ValueError(f"nothing can be written to '{folder}': '{nearest}' is a file; choose another --out")
+        with tempfile.TemporaryFile(dir=nearest):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f"nothing can be written to '{folder}' ({error.strerror or error}); choose another --out"
+        ) from error
+
+
 def remove_leftovers(path: Path) -> None:
     """Delete what killed processes left of a `path` half-written. Only for who alone writes it."""
     for left in path.parent.glob(f".{path.name}.????????"):

@@ -2,16 +2,18 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 import cpvt
-from cpvt.config import Engine, Recipe, Source, TrainConfig
+from cpvt.config import Engine, Recipe, Retrofit, Source, TrainConfig
+from cpvt.data import open_data
 from cpvt.models import vit
+from cpvt.training import check, starting, train
 from cpvt.training import run as running
-from cpvt.training import train
 
 
 @pytest.fixture
@@ -38,7 +40,8 @@ def trained(config, tmp_path, out, recipe=None, engine=None, **options):
     "recipe",
     [{"auto_augment": "rand-m9-mstd0.5-inc1"}, {"color_jitter": 0.4}, {"erasing": 1.0}, {"repeats": 3}, {"mixup": 0.8},
      {"cutmix": 1.0}, {"ema": 0.9}, {"precision": "bf16"}, {"layer_decay": 0.5}, {"clip_grad": 0.01},
-     {"drop_path_rate": 0.3}, {"optimizer": "sgd"}, {"optimizer": "lamb"}, {"augment": "native"}],
+     {"drop_path_rate": 0.3}, {"optimizer": "sgd"}, {"optimizer": "lamb"}, {"optimizer": "lookahead_adamw"},
+     {"augment": "native"}],
     ids=str,
 )  # fmt: skip
 def test_every_part_of_a_recipe_trains_and_matters(config, tmp_path, recipe):
@@ -121,8 +124,6 @@ def test_a_student_learns_from_a_run(config, tmp_path):
         assert ("dist_token" in student) == (pool == "cls")
         model = cpvt.load(tmp_path / f"student-{pool}").model
         assert model(torch.randn(2, 3, 12, 8)).shape == (2, 2)
-    with pytest.raises(ValueError, match="--teacher-checkpoint is the file of a --teacher"):
-        trained(config, tmp_path, "none", teacher_checkpoint="file")
     with pytest.raises(
         ValueError, match="needs a model with a head for the teacher's answers.*timm:deit_tiny_distilled"
     ):
@@ -151,12 +152,100 @@ def test_trackers_are_told(config, tmp_path):
         ({"auto_augment": "random"}, {}, "rand-m9-mstd0.5-inc1"),
         ({"augment": "native", "mixup": 0.8}, {}, "cannot be mixed or brought to --train-sizes"),
         ({}, {"engine": Engine(shard=True)}, "--shard spreads a model over several processes, and there is one"),
+        ({"optimizer": "adahessian"}, {}, "--optimizer adahessian cannot learn here .it needs second derivatives"),
+        ({"optimizer": "adafactorbv"}, {}, "--optimizer adafactorbv cannot be saved and gone on with here .*such as adamw"),
+        ({"precision": "fp16"}, {"device": "cpu"}, "fp16 is for GPUs, and this would train on a CPU: choose bf16 or fp32"),
+        ({"distillation_share": 0.3}, {}, "--distillation-share 0.3 does nothing without a --teacher"),
+        ({}, {"teacher_checkpoint": "file"}, "--teacher-checkpoint file does nothing without a --teacher"),
+        ({"mix_prob": 0.5}, {}, "--mix-prob 0.5 does nothing without --mixup or --cutmix: add that, or leave the option out"),
+        ({"mixup": 0.8, "mix_switch_prob": 0.1}, {}, "--mix-switch-prob 0.1 does nothing without both --mixup and --cutmix"),
+        ({}, {"source": {"epoch_pictures": 5}}, "--epoch-pictures 5 does nothing without a set that is read as it comes"),
+        ({}, {"source": {"shuffle": 0}}, "--shuffle 0 does nothing without .* .its default is 10000"),
     ],
-)
+)  # fmt: skip
 def test_what_cannot_be_is_refused_before_anything_is_written(config, tmp_path, recipe, options, words):
+    options = {**options, "source": replace(config.source, **options.get("source", {}))}
     with pytest.raises(ValueError, match=words):
         train(replace(config, recipe=replace(config.recipe, **recipe), **options))
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "recipe", [{"mix_prob": 0.5, "mixup": 0.8}, {"mix_switch_prob": 0.1, "mixup": 0.8, "cutmix": 1.0}]
+)
+def test_an_option_that_something_reads_is_taken(config, tiny_folder, recipe):
+    check(replace(config, recipe=replace(config.recipe, **recipe)), open_data(str(tiny_folder)))
+
+
+def test_a_folder_that_cannot_be_written_is_found_before_anything_is_read(config, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    config = replace(config, source=Source("nowhere"))
+    for out in ("file", "file/run/deep"):
+        with pytest.raises(
+            ValueError, match=f"nothing can be written to '.*/{out}': '.*/file' is a file; choose another"
+        ):
+            train(replace(config, out=str(tmp_path / out)))
+    with pytest.raises(ValueError, match="unknown data set 'nowhere'"):
+        train(config)
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "pictures"}
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a folder that not even root can write to")
+def test_a_folder_without_rights_is_found(config):
+    with pytest.raises(ValueError, match="nothing can be written to '/proc/run' .*choose another --out"):
+        train(replace(config, out="/proc/run"))
+
+
+def test_a_folder_with_other_files_is_taken_but_no_weights_are_written_over(config, tmp_path):
+    folder = Path(config.out)
+    folder.mkdir()
+    (folder / "train.log").write_text("where the shell sends what is said")
+    (folder / "model.safetensors").write_text("of somebody else")
+    with pytest.raises(ValueError, match="holds model.safetensors and no checkpoint.json, so it is not a run's"):
+        train(config)
+    assert (folder / "model.safetensors").read_text() == "of somebody else"
+    (folder / "checkpoint.json").write_text('{"model": "theirs"}')
+    with pytest.raises(ValueError, match="none that `cpvt train` wrote: it lacks class_names"):
+        train(config)
+    (folder / "model.safetensors").unlink()
+    (folder / "checkpoint.json").unlink()
+    train(replace(config, recipe=replace(config.recipe, epochs=1)))
+    assert (folder / "train.log").read_text() == "where the shell sends what is said"
+
+
+@pytest.mark.parametrize("absolute", ["fade", "drop"])
+def test_what_does_not_go_with_a_retrofit_is_refused_before_anything_is_built(config, monkeypatch, absolute):
+    vit = replace(config, model="timm:vit_tiny_patch16_224(patch_size=4, embed_dim=16, depth=1, num_heads=2)")
+    with pytest.raises(ValueError, match="--layer-decay does not go with a retrofit"):
+        train(replace(vit, recipe=replace(config.recipe, layer_decay=0.5)), retrofit=Retrofit())
+    with pytest.raises(ValueError, match="our own models take PEG by name"):
+        train(config, retrofit=Retrofit())
+    monkeypatch.setattr("cpvt.processes.together", lambda: True)
+    monkeypatch.setattr("cpvt.training.starting_model", lambda *given: pytest.fail("built"))
+    with pytest.raises(ValueError, match=f"--absolute {absolute} changes the table .* leave --shard out, or keep"):
+        train(replace(vit, engine=Engine(shard=True)), retrofit=Retrofit(absolute=absolute))
+    assert not Path(config.out).exists()
+
+
+def test_the_way_pictures_are_read_is_found_once(config, monkeypatch):
+    opened = []
+    before = starting.open_subject
+
+    def look(name, checkpoint=None, pretrained=True):
+        opened.append(name)
+        return before(name, pretrained=False)
+
+    monkeypatch.setattr(starting, "open_subject", look)
+    monkeypatch.setattr("cpvt.checkpoint.open_subject", lambda name: before(name, pretrained=False))
+    vit = "timm:vit_tiny_patch16_224(patch_size=4, embed_dim=16, depth=1, num_heads=2, img_size=8, num_classes=2)"
+    train(replace(config, model=vit, start="published", recipe=replace(config.recipe, epochs=1)))
+    assert opened == [vit]
+
+
+def test_a_model_of_another_library_sees_grey_pictures_in_grey(config):
+    vit = "timm:vit_tiny_patch16_224(patch_size=4, embed_dim=16, depth=1, num_heads=2)"
+    settings, view = check(replace(config, model=vit, source=Source()), open_data("digits"))
+    assert (settings.in_chans, view.transform.mode) == (1, "L")
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: CPUs do not train in float16")

@@ -18,7 +18,6 @@ from cpvt.benchmarks.rehearsal import rehearse
 from cpvt.config import Recipe, Source, TrainConfig
 from cpvt.data import Draw, load_plan, open_data
 from cpvt.training import check, train
-from cpvt.training.starting import training_view
 
 CLASSES = 10
 
@@ -107,7 +106,7 @@ def _read(config: TrainConfig) -> float:
     """Seconds from one batch to the next; what it takes to start is left out."""
     data = open_data(config.source.data)
     assert data.train is not None
-    view, size = training_view(config, data, check(config, data)), config.recipe.batch_size
+    (_, view), size = check(config, data), config.recipe.batch_size
     plan = [[Draw(number) for number in range(start, start + size)] for start in range(0, len(data.train), size)]
     times = [time.perf_counter() for _ in load_plan(data.train, view, plan, workers=config.source.loader_workers)]
     return _step(times)

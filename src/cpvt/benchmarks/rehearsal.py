@@ -52,9 +52,9 @@ def rehearse(model: str, size: int, batch_size: int, classes: int, steps: int = 
     config = TrainConfig(out="", model=model, train_size=size, device="cpu", engine=engine, recipe=recipe)
     names = [f"class {number}" for number in range(classes)]
     data = data_set("noise", names, _Unread(steps * batch_size), None, "RGB")
-    settings = check(config, data)
+    settings, view = check(config, data)
     module = starting_model(config, settings, data.class_names)
-    return Rehearsal(config, settings, module, data, Machine(config), Lessons(recipe, classes))
+    return Rehearsal(config, settings, view, module, data, Machine(config), Lessons(recipe, classes))
 
 
 class _Unread:

@@ -10,23 +10,16 @@ from cpvt import processes
 from cpvt.config import Retrofit, TrainConfig, Watch, ignore_progress
 from cpvt.data import open_data
 from cpvt.models import VisionTransformer
+from cpvt.training.checking import check, check_here
 from cpvt.training.engine import Machine
 from cpvt.training.learning import Lessons
 from cpvt.training.run import HISTORY, DivergedError, Run
-from cpvt.training.starting import (
-    PUBLISHED,
-    check,
-    is_finished,
-    open_teacher,
-    retrofitted,
-    starting_model,
-    transform_of,
-)
+from cpvt.training.starting import PUBLISHED, is_finished, open_teacher, retrofitted, starting_model
 from cpvt.training.stopping import EXIT_CODE, StoppedError, listening
 
 __all__ = [
-    "EXIT_CODE", "HISTORY", "PUBLISHED", "DivergedError", "StoppedError", "check", "is_finished", "starting_model",
-    "train", "transform_of",
+    "EXIT_CODE", "HISTORY", "PUBLISHED", "DivergedError", "StoppedError", "check", "check_here", "is_finished",
+    "starting_model", "train",
 ]  # fmt: skip
 
 
@@ -45,19 +38,25 @@ def train(config: TrainConfig, watch: Watch = ignore_progress, retrofit: Retrofi
     processes.join(config.device)
     if is_finished(config, retrofit):
         return folder
+    check_here(config)
     data = open_data(config.source.data, config.source.data_root)
-    settings = check(config, data)
+    settings, view = check(config, data, retrofit)
     machine = Machine(config)
+    if machine.sharded and retrofit is not None and retrofit.absolute != "keep":
+        raise ValueError(
+            f"--absolute {retrofit.absolute} changes the table of positions, which --shard cuts in parts: leave --shard out, "
+            "or keep the table"
+        )
     torch.manual_seed(config.seed)
     model = starting_model(config, settings, data.class_names, watch if processes.is_first() else ignore_progress)
     if isinstance(model, VisionTransformer):
         settings = model.config  # another training size is written into some encodings
     if retrofit is not None:
         model, settings = retrofitted(model, settings, retrofit)
-    teacher = open_teacher(config, data, settings, str(machine.device))
+    teacher = open_teacher(config, data, view.transform, str(machine.device))
     lessons = Lessons(config.recipe, len(data.class_names), teacher)
     with listening() as stop:
-        run = Run(config, settings, model, data, machine, lessons, retrofit)
+        run = Run(config, settings, view, model, data, machine, lessons, retrofit)
         run.resume()
         if run.epoch and not run.done:
             run.save()  # an interruption may have fallen between the files of the last save

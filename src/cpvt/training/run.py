@@ -37,14 +37,7 @@ from cpvt.training.engine import Machine
 from cpvt.training.learning import Lessons, seed_layers, step_seed
 from cpvt.training.plan import own_share
 from cpvt.training.saving import STATE, fail_to_save, read_state, remove_state, write_state
-from cpvt.training.starting import (
-    create_optimizer,
-    plain,
-    plan_of,
-    refuse_other_pictures,
-    refuse_other_run,
-    training_view,
-)
+from cpvt.training.starting import create_optimizer, plain, plan_of, refuse_other_pictures, refuse_other_run
 from cpvt.training.stopping import Stop, StoppedError, until_stopped
 
 HISTORY = "history.jsonl"
@@ -64,6 +57,7 @@ class Run:
         self,
         config: TrainConfig,
         settings: ModelConfig | ForeignConfig,
+        view: View,
         model: nn.Module,
         data: DataSet,
         machine: Machine,
@@ -74,7 +68,7 @@ class Run:
         self.folder, self.retrofit, recipe = Path(config.out), retrofit, config.recipe
         self.plan = plan_of(config, data, settings)
         self._check_share()
-        self.view = training_view(config, data, settings)
+        self.view = view
         self.record: dict[str, Any] = {
             "model": asdict(settings),
             "transform": asdict(self.view.transform),

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
+import functools
 import warnings
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from timm.optim import create_optimizer_v2, list_optimizers
+from timm.optim import create_optimizer_v2
 from torch import nn
 
 from cpvt import processes
@@ -30,6 +30,7 @@ from cpvt.config import (
     ModelConfig,
     Recipe,
     Retrofit,
+    Size,
     TrainConfig,
     Watch,
     ignore_progress,
@@ -37,9 +38,8 @@ from cpvt.config import (
     refuse_other,
     sides,
 )
-from cpvt.data import VIEWS, DataSet, Transform, View
+from cpvt.data import DataSet, Transform, View
 from cpvt.data.variations import Variation
-from cpvt.models import VisionTransformer
 from cpvt.models.shipped import shipped_names
 from cpvt.models.zoo import model_config
 from cpvt.retrofitting import parameter_groups
@@ -52,50 +52,6 @@ from cpvt.training.saving import has_state
 PUBLISHED = "published"  # weights to start from: those that a library publishes
 # may differ between a run and the command that goes on with it
 FREE = ("out", "device", "loader_workers", *(each.name for each in fields(Engine)))
-
-
-def check(config: TrainConfig, data: DataSet) -> ModelConfig | ForeignConfig:
-    """The model that a configuration asks for; ValueError for anything in it that does not exist or fit, at no cost."""
-    if data.train is None and data.train_stream is None:
-        raise ValueError(f"'{data.name}' has no train/ to train on")
-    start = _start(config)
-    if start not in (None, PUBLISHED) and not (is_run(str(start)) or Path(str(start)).exists()):
-        raise ValueError(f"there are no weights to start from at '{start}': name a run's folder or a file")
-    if start == PUBLISHED and not is_foreign(config.model):
-        raise ValueError(f"no weights of '{config.model}' are published; start from a run's folder or a file")
-    if config.test_every and data.test is None and data.test_stream is None:
-        raise ValueError(f"--test-every needs pictures to test on, and '{data.name}' has no test/ (or val/)")
-    if is_foreign(config.model):
-        settings: ModelConfig | ForeignConfig = _foreign_config(config, data)
-    else:
-        settings = _model_config(config, data)
-        with torch.device("meta"):  # builds without memory or random numbers
-            VisionTransformer(settings)
-    _check_recipe(config, settings)
-    training_view(config, data, settings)
-    plan_of(config, data, settings)
-    return settings
-
-
-def _check_recipe(config: TrainConfig, settings: ModelConfig | ForeignConfig) -> None:
-    """Raise ValueError for parts of a recipe that do not exist, or not together."""
-    recipe, native = config.recipe, config.recipe.augment == "native"
-    if recipe.optimizer not in list_optimizers():
-        near = difflib.get_close_matches(recipe.optimizer, list_optimizers(), n=3)
-        hint = f" Did you mean {' or '.join(near)}?" if near else ""
-        raise ValueError(f"timm knows no optimizer '{recipe.optimizer}'.{hint} Known: {', '.join(list_optimizers())}")
-    if native and (recipe.mixup or recipe.cutmix or config.train_sizes):
-        raise ValueError(
-            "pictures of their own sizes (--augment native) cannot be mixed or brought to --train-sizes; "
-            "leave out mixup, cutmix and --train-sizes, or augment by 'resized-crop' or 'crop'"
-        )
-    if native and isinstance(settings, ForeignConfig):
-        raise ValueError(
-            "--augment native gives the model lists of pictures, which our own models take; "
-            f"for '{settings.name}' augment by {', '.join(VIEWS)} or none"
-        )
-    if config.teacher is None and config.teacher_checkpoint is not None:
-        raise ValueError("--teacher-checkpoint is the file of a --teacher, and none is named")
 
 
 def plan_of(config: TrainConfig, data: DataSet, settings: ModelConfig | ForeignConfig) -> Plan:
@@ -129,15 +85,16 @@ def _count_pictures(config: TrainConfig, data: DataSet) -> int:
     return count
 
 
-def open_teacher(
-    config: TrainConfig, data: DataSet, settings: ModelConfig | ForeignConfig, device: str
-) -> Teacher | None:
-    """The teacher that a configuration names, ready to answer; ValueError where it knows other classes."""
+def open_teacher(config: TrainConfig, data: DataSet, transform: Transform, device: str) -> Teacher | None:
+    """The teacher that a configuration names, ready to answer; ValueError where it knows other classes.
+
+    transform: how the student's pictures are read.
+    """
     if config.teacher is None:
         return None
     subject = as_subject(config.teacher, config.teacher_checkpoint, device)
     check_teacher(subject, data.class_names)
-    return Teacher(subject, transform_of(config, data, settings))
+    return Teacher(subject, transform)
 
 
 def starting_model(
@@ -151,7 +108,7 @@ def starting_model(
     def say(words: str) -> None:
         watch("start", 1, 1, words)
 
-    start = _start(config)
+    start = start_of(config)
     if start is None:
         model = build_model(settings)
     elif start == PUBLISHED:
@@ -164,7 +121,7 @@ def starting_model(
     return model
 
 
-def _start(config: TrainConfig) -> str | None:
+def start_of(config: TrainConfig) -> str | None:
     """What a training starts from; the published weights of one of our own models are those that come with the package."""
     return config.model if config.start == PUBLISHED and config.model in shipped_names() else config.start
 
@@ -183,11 +140,15 @@ def retrofitted(
     model: nn.Module, settings: ModelConfig | ForeignConfig, wanted: Retrofit
 ) -> tuple[nn.Module, ForeignConfig]:
     """The model with PEGs put in, and the configuration that says so."""
-    if not isinstance(settings, ForeignConfig):
-        raise ValueError("our own models take PEG by name: train with --encoding learned+peg (and --start)")
+    assert isinstance(settings, ForeignConfig)  # `check` refuses others
     model = retrofit_model(model, wanted.at, wanted.absolute, wanted.kernel_size)
     done: dict[str, Any] = model.retrofitted  # type: ignore[assignment]
     return model, replace(settings, retrofit=done)
+
+
+def settings_of(config: TrainConfig, data: DataSet) -> ModelConfig | ForeignConfig:
+    """The model that a configuration asks for, fit for the pictures; ValueError for a choice that does not exist."""
+    return _foreign_config(config, data) if is_foreign(config.model) else _model_config(config, data)
 
 
 def _model_config(config: TrainConfig, data: DataSet) -> ModelConfig:
@@ -216,33 +177,42 @@ def _foreign_config(config: TrainConfig, data: DataSet) -> ForeignConfig:
                 f"{option} is for our own models; options of '{config.model}' go in brackets, as in timm:NAME(depth=4)"
             )
     classes, channels = len(data.class_names), len(data.mean)
-    size = config.train_size or describe(config.model, classes, channels).train_size
+    size = config.train_size or _described(config.model, classes, channels)[0]
     if size is None:
         raise ValueError(f"'{config.model}' does not say for which size of pictures it is: say --train-size")
     return ForeignConfig(config.model, classes, size, channels)
 
 
-def transform_of(config: TrainConfig, data: DataSet, settings: ModelConfig | ForeignConfig) -> Transform:
+@functools.lru_cache(maxsize=16)
+def _described(name: str, classes: int, channels: int) -> tuple[Size | None, Transform | None]:
+    """Training size and normalisation that another library says of a model, which must be built for that."""
+    subject = describe(name, classes, channels)
+    return subject.train_size, subject.transform
+
+
+def _transform_of(config: TrainConfig, data: DataSet, settings: ModelConfig | ForeignConfig) -> Transform:
     """How pictures are read, in training and test: as for the weights that training starts from, else as fits the data."""
-    known, source = _reading(config) or Transform(data.mean, data.std, data.crop_ratio), config.source
+    known, source = _reading(config, data) or Transform(data.mean, data.std, data.crop_ratio), config.source
     crop_ratio = known.crop_ratio if source.crop_ratio is None else source.crop_ratio
     longest_side = source.longest_side or 4 * max(sides(settings.img_size))
     return Transform(known.mean, known.std, crop_ratio, source.interpolation, longest_side)
 
 
-def _reading(config: TrainConfig) -> Transform | None:
+def _reading(config: TrainConfig, data: DataSet) -> Transform | None:
     """How the pictures were read for the weights that training starts from; None where that is not known."""
-    start = _start(config)
+    start = start_of(config)
     if start is not None and is_run(start) and not Path(start).is_file():
         return transform_from_json(read_record(start)["transform"])
     if start is None or not is_foreign(config.model):
         return None
-    return (open_subject(config.model) if start == PUBLISHED else describe(config.model)).transform
+    if start == PUBLISHED:
+        return open_subject(config.model).transform
+    return _described(config.model, len(data.class_names), len(data.mean))[1]
 
 
 def training_view(config: TrainConfig, data: DataSet, settings: ModelConfig | ForeignConfig) -> View:
     """How training pictures are seen."""
-    transform = transform_of(config, data, settings)
+    transform = _transform_of(config, data, settings)
     augment = config.recipe.augment or data.augment
     kind = {"none": "canvas", "native": "native-mirrored"}.get(augment, augment)
     recipe = config.recipe
@@ -260,8 +230,6 @@ def create_optimizer(model: nn.Module, recipe: Recipe, retrofit: Retrofit | None
         learns = parameter_groups(model, retrofit.train_only, recipe.lr, recipe.weight_decay, retrofit.peg_lr_scale)
     options: dict[str, Any] = {"fused": fused} if recipe.optimizer in ("adam", "adamw") else {}
     if recipe.layer_decay is not None:
-        if retrofit is not None:
-            raise ValueError("--layer-decay does not go with a retrofit, whose PEGs learn at a rate of their own")
         options["layer_decay"] = recipe.layer_decay
     optimizer: torch.optim.Optimizer = create_optimizer_v2(
         learns, recipe.optimizer, lr=recipe.lr, weight_decay=recipe.weight_decay, **options

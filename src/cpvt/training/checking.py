@@ -1,0 +1,160 @@
+"""What a training cannot be, said before it starts: choices that do not exist, or not together, or not on this machine."""
+
+from __future__ import annotations
+
+import difflib
+import io
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from timm.optim import list_optimizers
+from torch import nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
+
+from cpvt.checkpoint import RECORD, WEIGHTS, is_run
+from cpvt.config import ForeignConfig, ModelConfig, Recipe, Retrofit, Source, TrainConfig
+from cpvt.data import VIEWS, DataSet, View
+from cpvt.models import VisionTransformer
+from cpvt.results import check_writable
+from cpvt.subjects import is_foreign
+from cpvt.training.saving import has_state
+from cpvt.training.starting import PUBLISHED, create_optimizer, plan_of, settings_of, start_of, training_view
+
+LOOKAHEAD = "lookahead_"  # before the name of any optimizer, timm wraps it
+ON_GPUS = ("bnb", "fused")  # names of optimizers that are made for GPUs alone begin so
+
+
+def check(
+    config: TrainConfig, data: DataSet, retrofit: Retrofit | None = None
+) -> tuple[ModelConfig | ForeignConfig, View]:
+    """The model that a configuration asks for, and how it sees pictures.
+
+    Raises ValueError for anything in it that does not exist or fit, on whatever machine, at no cost.
+    """
+    if data.train is None and data.train_stream is None:
+        raise ValueError(f"'{data.name}' has no train/ to train on")
+    if config.test_every and data.test is None and data.test_stream is None:
+        raise ValueError(f"--test-every needs pictures to test on, and '{data.name}' has no test/ (or val/)")
+    _check_start(config)
+    _check_recipe(config)
+    _refuse_idle(config, data)
+    settings = settings_of(config, data)
+    if isinstance(settings, ModelConfig):
+        with torch.device("meta"):  # builds without memory or random numbers
+            VisionTransformer(settings)
+    elif config.recipe.augment == "native":
+        raise ValueError(
+            "--augment native gives the model lists of pictures, which our own models take; "
+            f"for '{settings.name}' augment by {', '.join(VIEWS)} or none"
+        )
+    if retrofit is not None:
+        _check_retrofit(config, settings)
+    view = training_view(config, data, settings)
+    plan_of(config, data, settings)
+    return settings, view
+
+
+def check_here(config: TrainConfig) -> None:
+    """Raise ValueError for what this machine cannot do: a precision, an optimizer, a folder."""
+    folder = Path(config.out)
+    check_writable(folder)
+    if (folder / WEIGHTS).exists() and not (folder / RECORD).exists() and not has_state(folder):
+        raise ValueError(
+            f"'{folder}' holds {WEIGHTS} and no {RECORD}, so it is not a run's, and training would write over it: "
+            "choose another --out"
+        )
+    on_cpu = not torch.cuda.is_available() if config.device == "auto" else config.device.startswith("cpu")
+    if config.recipe.precision == "fp16" and on_cpu:
+        raise ValueError("--precision fp16 is for GPUs, and this would train on a CPU: choose bf16 or fp32")
+    _try_optimizer(config.recipe)
+
+
+def _check_start(config: TrainConfig) -> None:
+    """Raise ValueError for weights to start from that are not there."""
+    start = start_of(config)
+    if start not in (None, PUBLISHED) and not (is_run(str(start)) or Path(str(start)).exists()):
+        raise ValueError(f"there are no weights to start from at '{start}': name a run's folder or a file")
+    if start == PUBLISHED and not is_foreign(config.model):
+        raise ValueError(f"no weights of '{config.model}' are published; start from a run's folder or a file")
+
+
+def _check_recipe(config: TrainConfig) -> None:
+    """Raise ValueError for parts of a recipe that do not exist, or not together."""
+    recipe = config.recipe
+    _check_optimizer(recipe.optimizer)
+    if recipe.augment == "native" and (recipe.mixup or recipe.cutmix or config.train_sizes):
+        raise ValueError(
+            "pictures of their own sizes (--augment native) cannot be mixed or brought to --train-sizes; "
+            "leave out mixup, cutmix and --train-sizes, or augment by 'resized-crop' or 'crop'"
+        )
+
+
+def _check_optimizer(name: str) -> None:
+    """Raise ValueError for a name that timm does not know."""
+    known = list_optimizers()
+    if name.removeprefix(LOOKAHEAD) not in known:
+        near = difflib.get_close_matches(name, known, n=3)
+        hint = f" Did you mean {' or '.join(near)}?" if near else ""
+        raise ValueError(f"timm knows no optimizer '{name}'.{hint} Known: {', '.join(known)}")
+
+
+def _refuse_idle(config: TrainConfig, data: DataSet) -> None:
+    """Raise ValueError for an option that was set and that nothing would read."""
+    mixes, streamed = [config.recipe.mixup > 0, config.recipe.cutmix > 0], data.train is None
+    teacher, stream = "a --teacher", "a set that is read as it comes (hfids/NAME)"
+    readers: list[tuple[TrainConfig | Recipe | Source, str, bool, str]] = [
+        (config, "teacher_checkpoint", config.teacher is not None, teacher),
+        (config.recipe, "distillation_share", config.teacher is not None, teacher),
+        (config.recipe, "mix_prob", any(mixes), "--mixup or --cutmix"),
+        (config.recipe, "mix_switch_prob", all(mixes), "both --mixup and --cutmix"),
+        (config.source, "epoch_pictures", streamed, stream),
+        (config.source, "shuffle", streamed, stream),
+    ]
+    for part, name, is_read, reader in readers:
+        given, default = getattr(part, name), getattr(type(part), name)
+        if given != default and not is_read:
+            raise ValueError(
+                f"--{name.replace('_', '-')} {given} does nothing without {reader}: add that, or leave the option out "
+                f"(its default is {default})"
+            )
+
+
+def _check_retrofit(config: TrainConfig, settings: ModelConfig | ForeignConfig) -> None:
+    """Raise ValueError for what does not go with a retrofit."""
+    if isinstance(settings, ModelConfig):
+        raise ValueError("our own models take PEG by name: train with --encoding learned+peg (and --start)")
+    if config.recipe.layer_decay is not None:
+        raise ValueError("--layer-decay does not go with a retrofit, whose PEGs learn at a rate of their own")
+
+
+def _try_optimizer(recipe: Recipe) -> None:
+    """Raise ValueError for an optimizer that cannot take a step, be saved, or be gone on with: tried on a few numbers."""
+    _check_optimizer(recipe.optimizer)
+    plain, doing = replace(recipe, layer_decay=None), "be made"
+    device = "cuda" if recipe.optimizer.startswith(ON_GPUS) and torch.cuda.is_available() else "cpu"
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]), torch.compiler.set_stance("force_eager"):
+        warnings.simplefilter("ignore")  # they come in the training
+        tiny = nn.Sequential(nn.Conv2d(2, 2, 1), nn.Flatten(), nn.Linear(2, 2)).to(device)
+        try:
+            optimizer: Any = create_optimizer(tiny, plain, None, fused=False)
+            doing = "learn"
+            if getattr(optimizer, "is_second_order", False):
+                raise TypeError("it needs second derivatives, and training computes the first alone")
+            tiny(torch.ones(1, 2, 1, 1, device=device)).sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            doing = "be saved and gone on with"
+            how, saved = StateDictOptions(full_state_dict=True), io.BytesIO()
+            torch.save(get_state_dict(tiny, optimizer, options=how), saved)
+            saved.seek(0)
+            weights, state = torch.load(saved, weights_only=True)
+            again = create_optimizer(tiny, plain, None, fused=False)
+            set_state_dict(tiny, again, model_state_dict=weights, optim_state_dict=state, options=how)
+        except Exception as error:  # whatever an optimizer of any maker raises
+            why = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise ValueError(
+                f"--optimizer {recipe.optimizer} cannot {doing} here ({why}); choose another, such as adamw"
+            ) from error

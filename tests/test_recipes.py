@@ -46,6 +46,25 @@ def test_deit_is_what_the_paper_says():
     assert deit(512).lr == 5e-4
 
 
+def test_deit_is_short_where_asked_and_says_what_it_does_not_take(tmp_path):
+    assert [deit(epochs=epochs).warmup_share for epochs in (1, 5, 10, 20)] == [0.5, 0.5, 0.5, 0.25]
+    with pytest.raises(ValueError, match="epochs must be 1 or more; got 0"):
+        deit(epochs=0)
+    path = tmp_path / "mistaken.py"
+    for call, words in {
+        "deit(epoch=5)": "does not take 'epoch'. Did you mean epochs.* Known options: epochs, batch_size",
+        "deit(accumulate=2)": "does not take 'accumulate'. It is an option of Engine",
+        "deit(512, 300, 1e-3)": "deit\\(\\) takes .* 3 were given.*options go by their names, as in epochs=3",
+        "Recipe(3, epochs=3)": "got multiple values for argument 'epochs'",
+        "TrainConfig()": "missing 1 required positional argument: 'out'",
+    }.items():
+        path.write_text(
+            f"from cpvt.config import *\nfrom cpvt.recipes import deit\nconfig = TrainConfig('x', recipe={call})\n"
+        )
+        with pytest.raises(ValueError, match=f"recipe '.*mistaken.py'.*{words}"):
+            read_recipe(path)
+
+
 def test_options_of_the_command_line_go_over_those_of_the_recipe(tmp_path):
     recipe = tmp_path / "mine.py"
     recipe.write_text(
@@ -54,6 +73,20 @@ def test_options_of_the_command_line_go_over_those_of_the_recipe(tmp_path):
     config = parse(["train", str(recipe), "--epochs", "9", "--train-sizes", "160", "224", "--no-shard"])
     assert (config.out, config.model, config.recipe.epochs, config.recipe.lr) == ("here", "cpvt_tiny", 9, 1e-4)
     assert config.train_sizes == (160, 224)
+
+
+@pytest.mark.parametrize(
+    "command", ["--epochs 9 RECIPE --no-shard", "RECIPE --epochs 9", "--train-sizes 160 RECIPE --epochs 9"]
+)
+def test_a_recipe_may_stand_anywhere_among_the_options(tmp_path, command):
+    recipe = tmp_path / "mine.py"
+    recipe.write_text("from cpvt.config import *\nconfig = TrainConfig(out='here', recipe=Recipe(lr=1e-4))\n")
+    config = parse(["train", *command.replace("RECIPE", str(recipe)).split()])
+    assert (config.out, config.recipe.epochs, config.recipe.lr) == ("here", 9, 1e-4)
+    with pytest.raises(ValueError, match="train takes one recipe, and here are 2: a.py, b.py"):
+        parse(["train", "a.py", "--epochs", "9", "b.py"])
+    with pytest.raises(ValueError, match="no such recipe: 'a.py'"):
+        parse(["train", "--epochs", "9", "a.py"])
 
 
 def test_a_recipe_trains_from_the_command_line(tmp_path, tiny_folder, capsys):

@@ -267,10 +267,14 @@ def parse(arguments: list[str] | None = None) -> Any:
     """The configuration that a command line asks for; `train RECIPE.py ...` puts options over those of the recipe."""
     words = sys.argv[1:] if arguments is None else list(arguments)
     recipe: TrainConfig | None = None
-    if words[:1] == ["train"] and words[1:2] and words[1].endswith(".py"):
+    files = [word for word in words[1:] if word.endswith(".py") and not word.startswith("-")]
+    if words[:1] == ["train"] and files:
         from cpvt.recipes import read_recipe
 
-        recipe = read_recipe(words.pop(1))
+        if len(files) > 1:
+            raise ValueError(f"train takes one recipe, and here are {len(files)}: {', '.join(files)}; leave one")
+        words.remove(files[0])
+        recipe = read_recipe(files[0])
     union: Any = None
     for name, (kind, _, about) in VERBS.items():
         by_place = (tyro.conf.PositionalRequiredArgs,) if name in POSITIONAL else ()

@@ -17,12 +17,13 @@ DEIT_EPOCHS, DEIT_WARMUP = 300, 5
 def deit(batch_size: int = 2048, epochs: int = DEIT_EPOCHS, **others: Any) -> Recipe:
     """DeiT's recipe for ImageNet, which CPVT's authors took over untuned; `others` go over it.
 
-    The rate goes with the batch. Left out, as in both papers: clipping of gradients. Weights are averaged as DeiT does.
+    The rate goes with the batch; the warm-up is five epochs, of fewer than ten epochs half. Left out, as in both papers:
+    clipping of gradients. Weights are averaged as DeiT does.
     Source: Touvron et al., arXiv 2012.12877, table 9; Chu et al., arXiv 2102.10882, section 4.1.
     """
     plain: dict[str, Any] = dict(
         epochs=epochs, batch_size=batch_size, optimizer="adamw", lr=5e-4 * batch_size / 512, min_lr=1e-5,
-        warmup_share=DEIT_WARMUP / epochs, warmup_lr=1e-6, weight_decay=0.05, label_smoothing=0.1, drop_path_rate=0.1,
+        warmup_share=min(0.5, DEIT_WARMUP / max(epochs, 1)), warmup_lr=1e-6, weight_decay=0.05, label_smoothing=0.1, drop_path_rate=0.1,
         augment="resized-crop", crop_scale=(0.08, 1.0), auto_augment="rand-m9-mstd0.5-inc1", color_jitter=0.4, erasing=0.25,
         repeats=3, mixup=0.8, cutmix=1.0, mix_prob=1.0, mix_switch_prob=0.5, ema=0.99996, precision="bf16",
     )  # fmt: skip
@@ -55,10 +56,11 @@ def read_recipe(path: str | Path) -> TrainConfig:
 
 
 def _explain(path: Path, error: TypeError) -> Exception:
-    """What to say to an option that does not exist; another TypeError is passed on as it is."""
+    """What to say to an option that does not exist, stands without its name or is missing; another TypeError is passed on."""
     match = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error))
     if not match or match[1] not in PARTS:
-        return error
+        ours = re.match(rf"({'|'.join((*PARTS, deit.__name__))})\b.*\(\) (takes|got|missing)", str(error))
+        return ValueError(f"recipe '{path}': {error}; options go by their names, as in epochs=3") if ours else error
     known = [field.name for field in fields(PARTS[match[1]])]
     near = difflib.get_close_matches(match[2], known, n=1)
     elsewhere = [name for name, part in PARTS.items() if match[2] in {field.name for field in fields(part)}]

@@ -6,14 +6,6 @@ Published: 82.3 % top-1 (Chu et al., arXiv 2102.10882). Neither that number nor 
 One process that runs out of memory takes its part of a step in several parts: --accumulate 4.
 """
 
-from cpvt.config import Engine, Source, TrainConfig
-from cpvt.recipes import deit
+from cpvt.recipes import imagenet
 
-config = TrainConfig(
-    out="runs/imagenet_cpvt_base",
-    model="cpvt_base_peg5",
-    test_every=10,
-    engine=Engine(track=("tensorboard",)),
-    source=Source(data="/data/imagenet", on_bad_picture="skip", loader_workers=8),
-    recipe=deit(),
-)
+config = imagenet("cpvt_base_peg5", out="runs/imagenet_cpvt_base")

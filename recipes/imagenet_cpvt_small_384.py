@@ -10,15 +10,13 @@ no number is known for it fine-tuned, and none was measured here.
 
 from dataclasses import replace
 
-from cpvt.config import Source, TrainConfig
-from cpvt.recipes import deit
+from cpvt.recipes import deit, imagenet
 
-config = TrainConfig(
+config = imagenet(
+    "cpvt_small_peg5",
     out="runs/imagenet_cpvt_small_384",
-    model="cpvt_small_peg5",
     start="runs/imagenet_cpvt_small",
     train_size=384,
-    source=Source(data="/data/imagenet", on_bad_picture="skip", loader_workers=8),
     recipe=replace(
         deit(batch_size=512, epochs=30), lr=5e-6, min_lr=1e-6, warmup_share=0.0, weight_decay=1e-8, repeats=1, ema=None
     ),

@@ -2,18 +2,10 @@
 
     accelerate launch --num_processes 8 -m cpvt train recipes/imagenet_cpvt_tiny.py --data /data/imagenet
 
-Published: 73.4 (five PEGs) % top-1 (Chu et al., arXiv 2102.10882). Neither that number nor the time it takes is reproduced here.
+Published: 73.4 % top-1 (Chu et al., arXiv 2102.10882). Neither that number nor the time it takes is reproduced here.
 One process that runs out of memory takes its part of a step in several parts: --accumulate 4.
 """
 
-from cpvt.config import Engine, Source, TrainConfig
-from cpvt.recipes import deit
+from cpvt.recipes import imagenet
 
-config = TrainConfig(
-    out="runs/imagenet_cpvt_tiny",
-    model="cpvt_tiny_peg5",
-    test_every=10,
-    engine=Engine(track=("tensorboard",)),
-    source=Source(data="/data/imagenet", on_bad_picture="skip", loader_workers=8),
-    recipe=deit(),
-)
+config = imagenet("cpvt_tiny_peg5", out="runs/imagenet_cpvt_tiny")

@@ -196,18 +196,19 @@ def starting_weights(
     same_classes = class_names is None or list(class_names) == record["class_names"]
     if isinstance(wanted, ModelConfig):
         assert isinstance(model, VisionTransformer)  # as its record says
-        model, words = continue_model(model, wanted, same_classes)
-    else:
-        model, words = continue_foreign(model, wanted, same_classes, f"in '{start}'")
-    for each in words:
-        say(each)
-    return model
+        return _told(continue_model(model, wanted, same_classes), say)
+    return _told(continue_foreign(model, wanted, same_classes, f"in '{start}'"), say)
 
 
 def published_weights(wanted: ForeignConfig, say: Callable[[str], Any] = lambda words: None) -> nn.Module:
     """A model of another library with the weights that it publishes; its head starts afresh for another number of classes."""
     subject: Any = open_subject(wanted.name)
-    model, words = continue_foreign(subject.model, wanted, where=f"published for {wanted.name}")
+    return _told(continue_foreign(subject.model, wanted, where=f"published for {wanted.name}"), say)
+
+
+def _told(continued: tuple[nn.Module, list[str]], say: Callable[[str], Any]) -> nn.Module:
+    """The model, after what became of its weights was said."""
+    model, words = continued
     for each in words:
         say(each)
     return model

@@ -30,6 +30,15 @@ def deit(batch_size: int = 2048, epochs: int = DEIT_EPOCHS, **others: Any) -> Re
     return Recipe(**{**plain, **others})
 
 
+def imagenet(model: str, **others: Any) -> TrainConfig:
+    """A training on ImageNet by DeiT's recipe, tested every ten epochs and logged to TensorBoard; `others` go over it."""
+    plain: dict[str, Any] = dict(
+        model=model, test_every=10, engine=Engine(track=("tensorboard",)), recipe=deit(),
+        source=Source(data="/data/imagenet", on_bad_picture="skip", loader_workers=8),
+    )  # fmt: skip
+    return TrainConfig(**{**plain, **others})
+
+
 PARTS = {each.__name__: each for each in (TrainConfig, Recipe, Source, Engine)}
 
 
@@ -59,7 +68,9 @@ def _explain(path: Path, error: TypeError) -> Exception:
     """What to say to an option that does not exist, stands without its name or is missing; another TypeError is passed on."""
     match = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error))
     if not match or match[1] not in PARTS:
-        ours = re.match(rf"({'|'.join((*PARTS, deit.__name__))})\b.*\(\) (takes|got|missing)", str(error))
+        ours = re.match(
+            rf"({'|'.join((*PARTS, deit.__name__, imagenet.__name__))})\b.*\(\) (takes|got|missing)", str(error)
+        )
         return ValueError(f"recipe '{path}': {error}; options go by their names, as in epochs=3") if ours else error
     known = [field.name for field in fields(PARTS[match[1]])]
     near = difflib.get_close_matches(match[2], known, n=1)

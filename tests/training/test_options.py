@@ -242,9 +242,11 @@ def test_the_way_pictures_are_read_is_found_once(config, monkeypatch):
     assert opened == [vit]
 
 
-def test_a_model_of_another_library_sees_grey_pictures_in_grey(config):
+def test_weights_of_a_file_for_another_library_see_grey_pictures_in_grey(config, tmp_path):
+    (tmp_path / "weights.safetensors").touch()
     vit = "timm:vit_tiny_patch16_224(patch_size=4, embed_dim=16, depth=1, num_heads=2)"
-    settings, view = check(replace(config, model=vit, source=Source()), open_data("digits"))
+    start = str(tmp_path / "weights.safetensors")
+    settings, view = check(replace(config, model=vit, start=start, source=Source()), open_data("digits"))
     assert (settings.in_chans, view.transform.mode) == (1, "L")
 
 

@@ -16,12 +16,11 @@ from torch import nn
 from cpvt import processes
 from cpvt.config import Engine, Recipe, Retrofit, Source, TrainConfig
 from cpvt.data import open_data
-from cpvt.training import StoppedError, starting_model, train
+from cpvt.training import StoppedError, check, starting_model, train
 from cpvt.training.engine import Machine
 from cpvt.training.learning import Lessons
 from cpvt.training.run import Run
 from cpvt.training.saving import PREVIOUS, STATE, read_state, write_state
-from cpvt.training.starting import check
 
 STEPS = 3  # an epoch: eleven pictures, four a step
 
@@ -43,6 +42,14 @@ def interrupt(name, at):
             raise KeyboardInterrupt
 
     return watch
+
+
+def set_up(config):
+    """A run before its first step."""
+    data = open_data(config.source.data)
+    settings, view = check(config, data)
+    model = starting_model(config, settings, data.class_names)
+    return Run(config, settings, view, model, data, Machine(config), Lessons(config.recipe, 2))
 
 
 def history(run):
@@ -129,10 +136,7 @@ def test_a_table_that_fades_is_gone_from_the_average_too(config):
 
 def test_a_process_without_a_picture_adds_nothing(config):
     config = replace(config, model="timm:test_resnet")
-    data = open_data(config.source.data)
-    settings = check(config, data)
-    run = Run(config, settings, starting_model(config, settings, data.class_names), data, Machine(config),
-              Lessons(config.recipe, 2, None))  # fmt: skip
+    run = set_up(config)
     run.model.train()
     before = {name: buffer.clone() for name, buffer in run.module.named_buffers()}
     run._learn_nothing(run.plan.steps(0)[0])
@@ -144,10 +148,7 @@ def test_a_process_without_a_picture_adds_nothing(config):
 
 def test_processes_that_share_a_model_take_as_many_parts_each(config):
     config = replace(config, engine=Engine(accumulate=3))
-    data = open_data(config.source.data)
-    settings = check(config, data)
-    run = Run(config, settings, starting_model(config, settings, data.class_names), data, Machine(config),
-              Lessons(config.recipe, 2, None))  # fmt: skip
+    run = set_up(config)
     lengths = {}
     for run.machine.sharded in (False, True):
         lengths[run.machine.sharded] = [

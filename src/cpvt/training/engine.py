@@ -15,6 +15,7 @@ from cpvt.checkpoint import pick_device
 from cpvt.config import TrainConfig
 from cpvt.subjects import is_foreign
 
+FSDP = "ACCELERATE_USE_FSDP"
 PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}  # our words -> accelerate's
 
 
@@ -23,10 +24,12 @@ class Machine:
 
     def __init__(self, config: TrainConfig) -> None:
         # `accelerate launch` with a configuration for FSDP: by torch's fully_shard, on CPUs too, which its plugin passes over
-        asked = os.environ.pop("ACCELERATE_USE_FSDP", "false").lower() == "true"
-        self.config, self.sharded = config, asked or config.engine.shard
+        asked = os.environ.pop(FSDP, None)
+        self.config, self.sharded = config, config.engine.shard or (asked or "").lower() == "true"
         wanted = pick_device(config.device) if not processes.launched() else None
         self.accelerator = _accelerator(config, wanted)
+        if asked is not None:
+            os.environ[FSDP] = asked  # for the next training of this process
         self.device: torch.device = wanted or self.accelerator.device
         if self.sharded and not processes.together():
             raise ValueError(

@@ -1,5 +1,7 @@
 """What a model is told: mixed pictures and labels, a teacher's answers in the teacher's own eyes."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 import torch
@@ -38,6 +40,17 @@ def test_of_an_odd_number_the_one_in_the_middle_stays_as_it_is():
     torch.testing.assert_close(targets.sum(1), torch.ones(7))
     alone, _ = Lessons(BOTH, 5).mix(*[part[:1].clone() for part in (pictures, labels)], 3)
     assert torch.equal(alone, pictures[:1])
+
+
+def test_as_many_steps_are_mixed_and_by_cutmix_as_the_recipe_says():
+    lessons, kinds = Lessons(Recipe(mixup=0.8, cutmix=1.0, mix_prob=0.6, mix_switch_prob=0.2), 2), Counter()
+    for seed in range(400):
+        black_and_white = torch.tensor([0.0, 1.0])[:, None, None, None].expand(2, 1, 8, 8).clone()
+        mixed, _ = lessons.mix(black_and_white, torch.tensor([0, 1]), seed)
+        shades = set(mixed[0].flatten().tolist())
+        kinds["blended" if shades - {0.0, 1.0} else "cut" if 1.0 in shades else "as they were"] += 1
+    assert kinds["blended"] / 400 == pytest.approx(0.6 * 0.8, abs=0.06)
+    assert kinds["cut"] / 400 == pytest.approx(0.6 * 0.2, abs=0.04)
 
 
 def test_processes_that_hold_pairs_of_a_batch_mix_what_one_would():

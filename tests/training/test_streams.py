@@ -1,15 +1,13 @@
 """Training on a set that is read as it comes: each process its own part, gone on with in the middle, tested exactly."""
 
-import json
 from dataclasses import replace
 
 import pytest
-import torch
-from safetensors.torch import load_file
 
 import cpvt
 from cpvt.config import Engine, Recipe, Source, TrainConfig
 from cpvt.training import train
+from tests.training.runs import assert_same, history, weights
 
 pytest.importorskip("datasets")
 
@@ -22,9 +20,8 @@ def config(tmp_path, tiny_folder):
 
 
 def test_a_stream_is_trained_on_whole_and_gone_on_with_to_the_same_bits(config, tmp_path):
-    whole = load_file(train(replace(config, out=str(tmp_path / "whole"))) / "model.safetensors")
-    lines = [json.loads(line) for line in (tmp_path / "whole" / "history.jsonl").read_text().splitlines()]
-    assert [line["pictures"] for line in lines] == [11, 11, 11]
+    whole = train(replace(config, out=str(tmp_path / "whole")))
+    assert [line["pictures"] for line in history(whole)] == [11, 11, 11]
     saving = replace(config, engine=Engine(save_minutes=0))
 
     def interrupt(what, done, total, words):
@@ -33,8 +30,7 @@ def test_a_stream_is_trained_on_whole_and_gone_on_with_to_the_same_bits(config, 
 
     with pytest.raises(KeyboardInterrupt):
         train(saving, interrupt)
-    again = load_file(train(saving) / "model.safetensors")
-    assert all(torch.equal(again[name], tensor) for name, tensor in whole.items())
+    assert_same(weights(train(saving)), weights(whole))
 
 
 def test_a_stream_is_tested_as_a_folder_is(config, tiny_folder):

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 import cpvt
 from cpvt.config import Engine, Recipe, Source, TrainConfig
 from cpvt.training import DivergedError, learning, train
 from cpvt.training.saving import PREVIOUS, STATE
+from tests.training.runs import assert_same, weights
 
 STEPS = 24  # of the whole training
 processes = multiprocessing.get_context("forkserver")  # children have everything imported, and no threads of ours
@@ -40,16 +40,6 @@ def whole(config, tmp_path):
     """The weights of the same training, never interrupted."""
     torch.set_num_threads(1)  # as in the children
     return weights(train(replace(config, out=str(tmp_path / "whole"))))
-
-
-def weights(run):
-    return load_file(f"{run}/model.safetensors")
-
-
-def assert_same(first, second):
-    assert first.keys() == second.keys()
-    for name in first:
-        assert torch.equal(first[name], second[name]), name
 
 
 def train_and_tell(config, tell, room=None):

@@ -3,15 +3,16 @@
 import json
 import math
 from dataclasses import replace
+from importlib.metadata import version
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 import cpvt
 from cpvt.config import Recipe, Source, TrainConfig
 from cpvt.training import DivergedError, learning, train
 from cpvt.training import run as running
+from tests.training.runs import assert_same, history, weights
 
 
 @pytest.fixture
@@ -19,16 +20,6 @@ def config(tmp_path, picture_folder):
     folder = picture_folder({"train/cat": 6, "train/dog": 5, "test/cat": 3, "test/dog": 3})
     recipe = Recipe(epochs=3, batch_size=4, drop_path_rate=0.2, lr=1e-3)
     return TrainConfig(out=str(tmp_path / "run"), train_size=8, source=Source(data=str(folder)), recipe=recipe)
-
-
-def weights(run):
-    return load_file(f"{run}/model.safetensors")
-
-
-def assert_same(first, second):
-    assert first.keys() == second.keys()
-    for name in first:
-        assert torch.equal(first[name], second[name]), name
 
 
 def test_a_run_is_weights_record_and_history(config):
@@ -40,10 +31,9 @@ def test_a_run_is_weights_record_and_history(config):
     assert record["at"] == [1]
     assert record["training"]["seed"] == 0
     assert set(record["provenance"]) == {"versions", "commit", "command", "machine", "gpu", "processes"}
-    assert record["provenance"]["versions"]["torch"] == torch.__version__.split("+")[0] or torch.__version__
-    history = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
-    assert [line["epoch"] for line in history] == [1, 2, 3]
-    assert all(math.isfinite(line["loss"]) and line["pictures"] == 11 for line in history)
+    assert record["provenance"]["versions"]["torch"] == version("torch")
+    assert [line["epoch"] for line in history(run)] == [1, 2, 3]
+    assert all(math.isfinite(line["loss"]) and line["pictures"] == 11 for line in history(run))
     assert steps[-1][1:3] == (9, 9)
     assert "loss" in steps[0][3]
     assert "pictures/s" in steps[0][3]
@@ -157,7 +147,7 @@ def test_large_pictures_are_shrunk_alike_in_training_and_test(config, picture_fo
         Image.new("RGB", (400, 200)).save(folder / part / "cat" / "large.png")
     recipe = replace(config.recipe, augment="crop", epochs=1)
     run = train(replace(config, source=Source(str(folder)), recipe=recipe))
-    assert json.loads((run / "history.jsonl").read_text())["shrunk"] == 1
+    assert history(run)[0]["shrunk"] == 1
     checkpoint = cpvt.load(run)
     assert checkpoint.transform.longest_side == 32  # four times the training size
     assert next(cpvt.sweep(checkpoint, None, [8], protocol="canvas")).shrunk == 1
@@ -190,8 +180,7 @@ def test_pictures_that_do_not_decode(config, tmp_path):
     with pytest.raises(ValueError, match="bad.jpg"):
         train(config)
     run = train(replace(config, source=replace(config.source, on_bad_picture="skip")))
-    history = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
-    assert [(line["pictures"], line["skipped"]) for line in history] == [(11, 1)] * 3
+    assert [(line["pictures"], line["skipped"]) for line in history(run)] == [(11, 1)] * 3
 
 
 def test_digits_are_learned_without_augmentation_and_in_grey(tmp_path):
@@ -211,9 +200,9 @@ def test_training_lowers_the_loss(tmp_path, picture_folder):
     folder = picture_folder({"train/cat": 4, "train/dog": 4})
     recipe = Recipe(epochs=30, batch_size=8, augment="none", lr=3e-3, warmup_share=0.0, label_smoothing=0.0)
     run = train(TrainConfig(out=str(tmp_path / "run"), train_size=8, source=Source(str(folder)), recipe=recipe))
-    history = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
-    assert history[-1]["loss"] < history[0]["loss"] / 3
-    assert history[-1]["accuracy"] == 1.0
+    first, *_, last = history(run)
+    assert last["loss"] < first["loss"] / 3
+    assert last["accuracy"] == 1.0
 
 
 @pytest.mark.parametrize(

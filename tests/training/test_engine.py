@@ -1,0 +1,51 @@
+"""The machine does what Engine asks of it: parts, a compiled program, trackers that are told."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from cpvt.config import Engine, Recipe, Source, TrainConfig
+from cpvt.training import train
+from cpvt.training.engine import Machine
+from tests.training.runs import history
+
+
+@pytest.fixture
+def config(tmp_path, tiny_folder):
+    recipe = Recipe(epochs=2, batch_size=4)
+    return TrainConfig(out=str(tmp_path / "run"), train_size=8, device="cpu", source=Source(str(tiny_folder)), recipe=recipe)  # fmt: skip
+
+
+def test_a_step_is_taken_in_as_many_parts_as_asked(config, monkeypatch):
+    parts, forward = [], Machine.forward
+    monkeypatch.setattr(
+        Machine,
+        "forward",
+        lambda self, model, pictures: parts.append(len(pictures)) or forward(self, model, pictures),
+    )
+    train(replace(config, engine=Engine(accumulate=3), recipe=replace(config.recipe, epochs=1)))
+    assert parts == [1, 1, 2, 1, 1, 2, 1, 1, 1]
+
+
+def test_what_is_compiled_is_what_is_called(config, monkeypatch):
+    calls = []
+
+    def compiled(function, **options):
+        return lambda *given: calls.append(1) or function(*given)
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    for asked in (False, True):
+        model = Machine(replace(config, engine=Engine(compile=asked))).wrap(torch.nn.Linear(2, 2))
+        model(torch.zeros(1, 2))
+        assert bool(calls) == asked
+
+
+def test_trackers_are_told_what_the_history_holds(config):
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    run = train(replace(config, engine=Engine(track=("tensorboard",)), test_every=1))
+    told = events.EventAccumulator(str(run / "logs")).Reload()
+    assert set(told.Tags()["scalars"]) == {"loss", "accuracy", "lr", "pictures_per_second", "test_accuracy"}
+    for name in ("loss", "accuracy", "lr", "test_accuracy"):
+        values = {event.step: event.value for event in told.Scalars(name)}
+        assert [values[3], values[6]] == pytest.approx([line[name] for line in history(run)])  # after each epoch

@@ -1,14 +1,12 @@
 """Faults, for real: killed processes, a disk without room, damaged files. Nothing good is lost, and the run goes on."""
 
-import multiprocessing
 import os
 import random
 import resource
 import shutil
 import signal
-import subprocess
-import sys
 import tarfile
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,11 +17,11 @@ import cpvt
 from cpvt.config import Engine, Recipe, Source, TrainConfig
 from cpvt.training import DivergedError, learning, train
 from cpvt.training.saving import PREVIOUS, STATE
+from tests.children import children
+from tests.training import together
 from tests.training.runs import assert_same, weights
 
 STEPS = 24  # of the whole training
-processes = multiprocessing.get_context("forkserver")  # children have everything imported, and no threads of ours
-processes.set_forkserver_preload(["cpvt.training"])
 
 
 @pytest.fixture
@@ -55,8 +53,8 @@ def train_and_tell(config, tell, room=None):
 
 
 def start(config, room=None):
-    hear, tell = processes.Pipe(duplex=False)
-    child = processes.Process(target=train_and_tell, args=(config, tell, room))
+    hear, tell = children.Pipe(duplex=False)
+    child = children.Process(target=train_and_tell, args=(config, tell, room))
     child.start()
     tell.close()
     return child, hear
@@ -105,32 +103,17 @@ def test_killed_at_ten_random_steps_the_weights_are_the_same_to_the_bit(config, 
     assert sorted(os.listdir(config.out)) == ["checkpoint.json", "history.jsonl", "model.safetensors"]
 
 
-def test_sigterm_saves_and_exits_with_the_documented_code(config, whole):
+def test_sigterm_saves_and_exits_with_the_documented_code(config, whole, tmp_path):
     recipe = "--epochs 4 --batch-size 2 --drop-path-rate 0.2 --mixup 0.5 --cutmix 0.5 --ema 0.9 --augment resized-crop --lr 1e-3"
-    command = [
-        sys.executable,
-        "-m",
-        "cpvt",
-        "train",
-        "--out",
-        config.out,
-        "--data",
-        config.source.data,
-        "--train-size",
-        "8",
-        *recipe.split(),
-    ]
-    # slowed, so that the signal comes before the end
-    slow = "import time, torch, sys; from cpvt.training import run; learn = run.Run._learn; run.Run._learn = lambda *a: (time.sleep(0.2), learn(*a)); torch.set_num_threads(1); from cpvt.cli import main; main(sys.argv[1:])"
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    child = subprocess.Popen(
-        [sys.executable, "-c", slow, *command[3:]], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env
-    )
+    command = f"train --out {config.out} --data {config.source.data} --train-size 8 {recipe}"
+    started = (child,) = together.start(
+        tmp_path, command.split(), count=1, pause=0.2
+    )  # the signal comes before the end
     while not os.path.exists(f"{config.out}/checkpoint.json"):  # an epoch is done
-        assert child.poll() is None, child.stderr.read()
-    child.send_signal(signal.SIGTERM)
-    _, said = child.communicate(timeout=60)
-    assert child.returncode == 75, said
+        assert child.is_alive(), together.finish(started, tmp_path)
+        time.sleep(0.02)
+    child.terminate()
+    said = together.finish(started, tmp_path, code=75)
     assert "stopped after step" in said
     assert "goes on from there" in said
     assert os.path.exists(f"{config.out}/{STATE}")

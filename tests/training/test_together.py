@@ -5,78 +5,32 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
+import time
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 import cpvt
 from cpvt.cli import main, parse
-from cpvt.training import train
+from cpvt.training import EXIT_CODE, train
+from cpvt.training.saving import has_state
+from tests.training.runs import history, weights
+from tests.training.together import finish, start
 
-PLAIN = ["--batch-size", "6", "--epochs", "2", "--lr", "1e-3", "--train-size", "8"]
-WHOLE = [
-    *PLAIN,
-    "--mixup",
-    "0.8",
-    "--cutmix",
-    "1.0",
-    "--ema",
-    "0.9",
-    "--clip-grad",
-    "1.0",
-    "--repeats",
-    "2",
-    "--layer-decay",
-    "0.8",
-]
-PARTS = [
-    *PLAIN,
-    "--batch-size",
-    "5",
-    "--accumulate",
-    "3",
-]  # shares of two and three pictures, and steps that one has none of
-SIZES = [*PLAIN, "--train-sizes", "8", "12", "16", "--augment", "resized-crop", "--on-bad-picture", "skip"]
+PLAIN = "--batch-size 6 --epochs 2 --lr 1e-3 --train-size 8"
+WHOLE = f"{PLAIN} --mixup 0.8 --cutmix 1.0 --ema 0.9 --clip-grad 1.0 --repeats 2 --layer-decay 0.8"
+SIZES = f"{PLAIN} --train-sizes 8 12 16 --augment resized-crop --on-bad-picture skip"
+SGD = f"{PLAIN} --optimizer sgd --lr 0.05"  # unlike Adam, it minds how long a gradient is
+PARTS = f"{PLAIN} --batch-size 5 --accumulate 3"  # shares of two and three pictures, and steps that one has none of
+DDP, FSDP = ("DistributedDataParallel", "Parameter"), ("FSDPVisionTransformer", "DTensor")
 
 
-def run(folder, out, options, env):
-    """Train on a folder by the command line in two processes; returns what the command printed."""
-    launcher = [
-        "-m",
-        "torch.distributed.run",
-        "--nproc_per_node=2",
-        "--rdzv_backend=c10d",
-        "--rdzv_endpoint=localhost:0",
-    ]
-    script = str(Path(__file__).with_name("together.py"))
-    command = [
-        sys.executable,
-        *launcher,
-        script,
-        "train",
-        "--data",
-        str(folder),
-        "--out",
-        str(out),
-        "--device",
-        "cpu",
-        *options,
-    ]
-    env = {**os.environ, "OMP_NUM_THREADS": "1", **env}
-    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
-
-
-def losses(out):
-    lines = [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
-    return [line["loss"] for line in lines], [line["pictures"] for line in lines]
+def command(data, out, options):
+    return ["train", "--data", str(data), "--out", str(out), "--device", "cpu", *options.split()]
 
 
 def assert_alike(first, second):
-    one, two = (load_file(out / "model.safetensors") for out in (first, second))
+    one, two = weights(first), weights(second)
     for name, tensor in one.items():
         places = slice(None)
         if name.endswith(
@@ -85,9 +39,9 @@ def assert_alike(first, second):
             places = torch.arange(len(tensor)) // (len(tensor) // 3) != 1
         alike = torch.isclose(two[name][places], tensor[places], atol=2e-5, rtol=1e-4).float().mean()
         assert alike > 0.998, name  # a gradient that is zero by chance makes noise of any weight
-    (before, seen), (after, seen_too) = losses(first), losses(second)
-    assert after == pytest.approx(before, rel=1e-5)
-    assert seen == seen_too
+    before, after = history(first), history(second)
+    assert [line["loss"] for line in after] == pytest.approx([line["loss"] for line in before], rel=1e-5)
+    assert [line["pictures"] for line in after] == [line["pictures"] for line in before]
 
 
 def begin(folder, out, options, step):
@@ -98,45 +52,74 @@ def begin(folder, out, options, step):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(parse(["train", "--data", str(folder), "--out", str(out), "--device", "cpu", *options]), interrupt)
+        train(parse(command(folder, out, options)), interrupt)
 
 
 @pytest.mark.parametrize(
-    ("options", "shard"),
-    [(WHOLE, ["--shard"]), (WHOLE, []), (SIZES, []), (PARTS, {"ACCELERATE_USE_FSDP": "true"})],  # as accelerate says it
-    ids=["whole-fsdp", "whole-ddp", "sizes-ddp", "parts-fsdp"],
+    ("options", "how", "env", "form"),
+    [
+        (WHOLE, "--shard", {}, FSDP),
+        (WHOLE, "", {}, DDP),
+        (SIZES, "", {}, DDP),
+        (PARTS, "", {"ACCELERATE_USE_FSDP": "true"}, FSDP),  # as accelerate says it
+        (SGD, "--accumulate 2", {}, DDP),
+        (f"{SGD} --augment native", "--accumulate 2", {}, DDP),
+        (f"{PLAIN} --teacher TEACHER", "", {}, DDP),
+    ],
+    ids=["whole-fsdp", "whole-ddp", "sizes-ddp", "parts-fsdp", "parts-ddp", "native-ddp", "taught-ddp"],
 )
-def test_two_processes_learn_what_one_learns(tmp_path, tiny_folder, options, shard):
+def test_two_processes_learn_what_one_learns(tmp_path, tiny_folder, options, how, env, form):
     if options is SIZES:
         (tiny_folder / "train" / "cat" / "bad.png").write_text("no picture")
-    main(["train", "--data", str(tiny_folder), "--out", str(tmp_path / "one"), "--device", "cpu", *options])
+    if "TEACHER" in options:
+        options = options.replace("TEACHER", str(tmp_path / "teacher"))
+        main(command(tiny_folder, tmp_path / "teacher", f"{PLAIN} --pool gap"))
+    main(command(tiny_folder, tmp_path / "one", options))
     if options is WHOLE:  # what one process began, two go on with
-        begin(tiny_folder, tmp_path / "two", [*options, "--save-minutes", "0"], step=2)
-    told = run(
-        tiny_folder,
-        tmp_path / "two",
-        [*options, *(shard if isinstance(shard, list) else [])],
-        env=dict(shard or {}) if isinstance(shard, dict) else {},
-    )
-    looks = [json.loads(found) for found in re.findall(r"LOOK (\{.*?\})", told)]
-    assert len(looks) == 2
-    for look in looks:
-        assert look["kinds"] == (["DTensor"] if shard else ["Parameter"])
-        assert look["wrapper"] == ("FSDPVisionTransformer" if shard else "DistributedDataParallel")
-        assert not shard or look["local"] < 0.7 * look["all"]
+        begin(tiny_folder, tmp_path / "two", f"{options} --save-minutes 0", step=2)
+    told = finish(start(tmp_path, command(tiny_folder, tmp_path / "two", f"{options} {how}"), **env), tmp_path)
+    look = json.loads(re.search(r"LOOK (\{.*?\})", told)[1])
+    assert (look["wrapper"], *look["kinds"]) == form
+    assert form is DDP or look["local"] < 0.7 * look["all"]
     assert_alike(tmp_path / "one", tmp_path / "two")
     json.loads(told.splitlines()[-1])
     one, two = (json.loads((tmp_path / out / "rows.jsonl").read_text()) for out in ("one", "two"))
     assert (two["correct"], two["total"], two["hits"]) == (one["correct"], 6, one["hits"])
-    assert len((tmp_path / "two" / "rows.jsonl").read_text().splitlines()) == 1
 
 
 def test_two_processes_share_a_stream_and_test_it_exactly(tmp_path, tiny_folder):
     pytest.importorskip("datasets")
-    stream = ["--data-root", str(tmp_path / "cache"), "--shuffle", "4", "--epoch-pictures", "11"]
-    run(f"hfids/{tiny_folder}", tmp_path / "run", [*PLAIN, *stream], env={})
-    assert losses(tmp_path / "run")[1] == [11, 11]  # uneven parts, each picture once
+    stream = f"{PLAIN} --data-root {tmp_path / 'cache'} --shuffle 4 --epoch-pictures 11"
+    finish(start(tmp_path, command(f"hfids/{tiny_folder}", tmp_path / "run", stream)), tmp_path)
+    assert [line["pictures"] for line in history(tmp_path / "run")] == [11, 11]  # uneven parts, each picture once
     row = json.loads((tmp_path / "run" / "rows.jsonl").read_text())
     assert row["total"] == 6
     alone = next(cpvt.sweep(tmp_path / "run", str(tiny_folder), [8]))
     assert row["correct"] == alone.correct
+
+
+def test_two_processes_that_are_asked_to_stop_save_and_one_goes_on(tmp_path, tiny_folder):
+    main(command(tiny_folder, tmp_path / "one", PLAIN))
+    two = command(tiny_folder, tmp_path / "two", PLAIN)
+    started = start(tmp_path, two, pause=0.5)  # so that the signal comes before the end
+    while not (tmp_path / "two" / "checkpoint.json").exists():  # an epoch is done
+        assert all(child.is_alive() for child in started), finish(started, tmp_path)
+        time.sleep(0.05)
+    for child in started:
+        child.terminate()
+    assert "The same command goes on from there" in finish(started, tmp_path, code=EXIT_CODE)
+    assert has_state(tmp_path / "two")
+    main(two)
+    assert_alike(tmp_path / "one", tmp_path / "two")
+
+
+def test_torchrun_starts_them(tmp_path, tiny_folder):
+    main(command(tiny_folder, tmp_path / "one", PLAIN))
+    torchrun = "-m torch.distributed.run --nproc_per_node=2 --rdzv_backend=c10d --rdzv_endpoint=localhost:0 -m cpvt"
+    told = subprocess.run(
+        [sys.executable, *torchrun.split(), *command(tiny_folder, tmp_path / "two", PLAIN)], capture_output=True, text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=300,
+    )  # fmt: skip
+    assert told.returncode == 0, told.stderr[-3000:]
+    assert json.loads((tmp_path / "two" / "checkpoint.json").read_text())["provenance"]["processes"] == 2
+    assert_alike(tmp_path / "one", tmp_path / "two")

@@ -1,6 +1,7 @@
 """The benchmarks run, keep what they measured, and measure what they say; what they find is no matter for a test."""
 
 import json
+import multiprocessing
 import os
 
 import pytest
@@ -26,19 +27,27 @@ from cpvt.benchmarks import (
 )
 from cpvt.cli import main
 from cpvt.config import BenchConfig
+from tests.children import children
 
 
 def make_small(monkeypatch):
-    """Every benchmark at sizes that take seconds."""
+    """Every benchmark at sizes that take seconds; what measures memory does its work here, and processes are forked."""
+    for each in (scattered, packed, memory):
+        monkeypatch.setattr(each, "peak_memory", lambda work, *arguments: work(*arguments) or 1)
+    monkeypatch.setattr(multiprocessing, "get_context", lambda method: children)
     monkeypatch.setattr(peg, "SHAPES", [((1, 12, 8), (3, 4))])
-    monkeypatch.setattr(peg, "MODEL_SIZE", 32)
+    monkeypatch.setattr(peg, "MODELS", ("cpvt_micro", "cpvt_micro_gap"))
+    monkeypatch.setattr(peg, "MODEL_SIZE", 8)
     monkeypatch.setattr(scattered, "COUNTS", (100,))
     monkeypatch.setattr(scattered, "SIDE", 4)
-    monkeypatch.setattr(model, "SIZE", 224)  # timm's takes no other
+    monkeypatch.setattr(model, "OURS", "cpvt_tiny_gap")
+    monkeypatch.setattr(model, "THEIRS", "deit_tiny_patch16_224")
     monkeypatch.setattr(model, "BATCH", 1)
+    monkeypatch.setattr(packed, "MODEL", "cpvt_micro")
     monkeypatch.setattr(packed, "PICTURES", 3)
     monkeypatch.setattr(packed, "SIDES", (32, 48))
     monkeypatch.setattr(padding, "EPOCHS", 1)
+    monkeypatch.setattr(padding, "DIGITS", 40)
     monkeypatch.setattr(padding, "SIDES", (8, 9))
     monkeypatch.setattr(memory, "SIZES", (64,))
     monkeypatch.setattr(memory, "ENCODINGS", ("peg",))
@@ -98,7 +107,8 @@ def test_peak_memory_is_that_of_a_fresh_process():
     )  # copies of the tokens
 
 
-def test_a_process_that_dies_is_an_error():
+def test_a_process_that_dies_is_an_error(monkeypatch):
+    monkeypatch.setattr(multiprocessing, "get_context", lambda method: children)
     with pytest.raises(ChildProcessError, match=r"the process of _exit\(1,\) died"):
         measuring.peak_memory(os._exit, 1)
 
@@ -167,6 +177,7 @@ def test_processes_apart_share_the_work_by_their_speed():
 
 def test_a_training_process_that_dies_is_an_error(monkeypatch):
     monkeypatch.setattr(processes, "PROCESSES", 1)
+    monkeypatch.setattr(multiprocessing, "get_context", lambda method: children)
     case = processes.Case("cpvt_nothing", 8, 4, 3, steps=1)
     with pytest.raises(ChildProcessError, match="a process that trains died"), processes._started(case, together=False):
         pass

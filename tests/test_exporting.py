@@ -11,6 +11,7 @@ import torch
 import cpvt
 from cpvt import exporting
 from cpvt.encodings import TABLE
+from tests.pairs import pairs
 
 
 def build(encoding, pool):
@@ -22,9 +23,9 @@ def build(encoding, pool):
     return model.eval()
 
 
-@pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
-@pytest.mark.parametrize("pool", ["token", "avg"])
-@pytest.mark.parametrize("encoding", [*TABLE, "learned+peg"])
+@pytest.mark.parametrize(
+    ("encoding", "pool", "suffix"), pairs([*TABLE, "learned+peg"], ["token", "avg"], [".onnx", ".pt2"])
+)
 def test_every_encoding_and_pool_exports_for_all_sizes(encoding, pool, suffix, tmp_path):
     model = build(encoding, pool)
     exported = cpvt.export(model, tmp_path / f"model{suffix}")

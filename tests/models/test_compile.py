@@ -8,6 +8,7 @@ import torch
 import cpvt
 from cpvt.encodings import TABLE
 from cpvt.models import linear
+from tests.pairs import pairs
 
 SIZES = [
     (2, 32, 32), (3, 24, 40), (2, 33, 50), (4, 48, 24), (5, 16, 16), (2, 64, 96), (3, 17, 29), (7, 40, 40), (2, 45, 20),
@@ -28,9 +29,9 @@ def compile_and_count(model, dynamic):
     return torch.compile(model, backend=count, dynamic=dynamic), graphs
 
 
-@pytest.mark.parametrize("dynamic", [None, True])
-@pytest.mark.parametrize("pool", ["token", "avg"])
-@pytest.mark.parametrize("encoding", [*TABLE, "learned+peg", "relative+rope"])
+@pytest.mark.parametrize(
+    ("encoding", "pool", "dynamic"), pairs([*TABLE, "learned+peg", "relative+rope"], ["token", "avg"], [None, True])
+)
 def test_twenty_sizes_make_at_most_two_graphs(encoding, pool, dynamic):
     torch.manual_seed(0)
     model = cpvt.create_model("cpvt_micro", encoding=encoding, global_pool=pool, depth=2, num_classes=5).eval()

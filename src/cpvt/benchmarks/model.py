@@ -14,15 +14,16 @@ import cpvt
 from cpvt.benchmarks.measuring import Figure, alternate, plainly, ratio
 
 BATCH, SIZE = 8, 224
+OURS, THEIRS = "cpvt_small_gap", "deit_small_patch16_224"
 
 
 def run(rounds: int) -> Iterator[Figure]:
     """Figures of `cpvt bench --only model`."""
-    models = {"cpvt": cpvt.create_model("cpvt_small_gap"), "timm": timm.create_model("deit_small_patch16_224")}
+    models = {"cpvt": cpvt.create_model(OURS), "timm": timm.create_model(THEIRS)}
     pictures, labels = torch.randn(BATCH, 3, SIZE, SIZE), torch.randint(0, 1000, (BATCH,))
     for model in models.values():
         model.eval()
-    words = f"throughput of cpvt_small_gap / deit_small_patch16_224, {SIZE}, batch {BATCH}"
+    words = f"throughput of {OURS} / {THEIRS}, {SIZE}, batch {BATCH}"
     with torch.inference_mode():
         yield from _compare(f"{words}, forward", {k: functools.partial(m, pictures) for k, m in models.items()}, rounds)
     steps = {name: _training_step(model, pictures, labels) for name, model in models.items()}

@@ -15,8 +15,9 @@ from torch import Tensor
 import cpvt
 from cpvt.benchmarks.measuring import Figure, alternate, mark_memory, peak_memory, plainly, ratio
 from cpvt.models.packing import pad_to_patches
+from cpvt.models.zoo import model_config
 
-PICTURES, SIDES, PATCH = 64, (96, 320), 16
+MODEL, PICTURES, SIDES = "cpvt_small", 64, (96, 320)
 MODES = {"forward": False, "forward + backward": True}
 Contender = Callable[[], Tensor]
 
@@ -29,7 +30,8 @@ def run(rounds: int) -> Iterator[Figure]:
         alone = contenders["loop"]()
         for name in ("packed", "grouped"):
             torch.testing.assert_close(contenders[name](), alone, atol=1e-4, rtol=1e-4)
-    words = f"{PICTURES} pictures with sides of {SIDES[0]}-{SIDES[1]}, width 384, 12 blocks"
+    shape = model_config(MODEL)
+    words = f"{PICTURES} pictures with sides of {SIDES[0]}-{SIDES[1]}, width {shape.embed_dim}, {shape.depth} blocks"
     for mode, backward in MODES.items():
         forms: dict[str, Callable[[], None]] = {
             name: functools.partial(_work, form, backward) for name, form in contenders.items()
@@ -59,7 +61,7 @@ def draw(count: int, sides: tuple[int, int]) -> list[Tensor]:
 
 
 def _ours(pictures: list[Tensor]) -> dict[str, Contender]:
-    model = cpvt.create_model("cpvt_small")
+    model = cpvt.create_model(MODEL)
     groups: dict[tuple[int, int], list[int]] = {}
     for number, picture in enumerate(pictures):
         groups.setdefault(model.patch_embed.dynamic_feat_size(picture.shape[1:]), []).append(number)
@@ -79,14 +81,15 @@ def _ours(pictures: list[Tensor]) -> dict[str, Contender]:
 
 def _padded(pictures: list[Tensor]) -> dict[str, Contender]:
     """timm's own model for many sizes, given patches that are padded to the longest already (not timed)."""
+    shape = model_config(MODEL)
+    patch = (shape.patch_size, shape.patch_size)
     parts: list[dict[str, Any]] = [
-        dict(zip(("patches", "patch_coord", "patch_valid"), patchify_image(picture, (PATCH, PATCH))))
-        for picture in pictures
+        dict(zip(("patches", "patch_coord", "patch_valid"), patchify_image(picture, patch))) for picture in pictures
     ]
     longest = max(part["patches"].shape[0] for part in parts)
     batch = {key: torch.stack([_lengthen(part[key], longest) for part in parts]) for key in parts[0]}
     settings = NaFlexVitCfg(
-        patch_size=PATCH, embed_dim=384, depth=12, num_heads=6, class_token=True, global_pool="token",
+        patch_size=shape.patch_size, embed_dim=shape.embed_dim, depth=shape.depth, num_heads=shape.num_heads, class_token=True, global_pool="token",
         pos_embed_grid_size=(14, 14), use_key_only_attn_mask=True,  # of its two kinds of mask the smaller
     )  # fmt: skip
     return {"padded": functools.partial(NaFlexVit(settings, num_classes=1000), batch)}

@@ -13,7 +13,7 @@ from cpvt import ops
 from cpvt.benchmarks.measuring import Figure, alternate, ratio
 
 SHAPES = [((8, 14 * 14, 192), (14, 14)), ((8, 14 * 14, 384), (14, 14)), ((8, 32 * 32, 384), (32, 32))]
-MODEL_SIZE = 224
+MODELS, MODEL_SIZE = ("cpvt_small", "cpvt_small_gap"), 224
 
 
 def run(rounds: int) -> Iterator[Figure]:
@@ -48,11 +48,12 @@ def _against_plain(rounds: int) -> Iterator[Figure]:
 
 
 def _share_of_a_model(rounds: int) -> Iterator[Figure]:
-    for name, prefix in (("cpvt_small", 1), ("cpvt_small_gap", 0)):
+    for name in MODELS:
         model = cpvt.create_model(name).eval()
-        layer, pictures = cpvt.PEG(384), torch.randn(8, 3, MODEL_SIZE, MODEL_SIZE)
-        grid = (MODEL_SIZE // 16, MODEL_SIZE // 16)
-        tokens = torch.randn(8, prefix + grid[0] * grid[1], 384)
+        shape = model.config
+        width, prefix, grid = shape.embed_dim, shape.prefix_tokens, (MODEL_SIZE // shape.patch_size,) * 2
+        layer, pictures = cpvt.PEG(width), torch.randn(8, 3, MODEL_SIZE, MODEL_SIZE)
+        tokens = torch.randn(8, prefix + grid[0] * grid[1], width)
         with torch.inference_mode():
             forms = {"peg": lambda: layer(tokens, grid, prefix), "model": lambda: model(pictures)}
             seconds = alternate(forms, rounds)

@@ -1,6 +1,5 @@
 """Going on with an interrupted run: with the same pictures, and nothing that was due is left out."""
 
-import json
 import os
 import random
 import shutil
@@ -10,7 +9,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
 from cpvt import processes
@@ -21,6 +19,7 @@ from cpvt.training.engine import Machine
 from cpvt.training.learning import Lessons
 from cpvt.training.run import Run
 from cpvt.training.saving import PREVIOUS, STATE, read_state, write_state
+from tests.training.runs import history, weights
 
 STEPS = 3  # an epoch: eleven pictures, four a step
 
@@ -50,11 +49,6 @@ def set_up(config):
     settings, view = check(config, data)
     model = starting_model(config, settings, data.class_names)
     return Run(config, settings, view, model, data, Machine(config), Lessons(config.recipe, 2))
-
-
-def history(run):
-    with open(f"{run}/history.jsonl") as file:
-        return [json.loads(line) for line in file]
 
 
 def test_other_pictures_are_noticed(config, tiny_folder):
@@ -130,7 +124,7 @@ def test_a_table_that_fades_is_gone_from_the_average_too(config):
     name = "timm:vit_tiny_patch16_224(patch_size=4, embed_dim=16, depth=2, num_heads=2)"
     recipe = replace(config.recipe, ema=0.99)
     run = train(replace(config, model=name, recipe=recipe), retrofit=Retrofit(absolute="fade"))
-    shares = [value for key, value in load_file(f"{run}/model.safetensors").items() if key.endswith("share")]
+    shares = [value for key, value in weights(run).items() if key.endswith("share")]
     assert shares == [0]
 
 

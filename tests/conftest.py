@@ -1,5 +1,6 @@
 """What several test files need: rows to report on, folders of small pictures; Triton's interpreter where no GPU is."""
 
+import multiprocessing
 import os
 
 import numpy as np
@@ -8,7 +9,10 @@ import torch
 from PIL import Image
 
 from cpvt.results import Row
+from tests.children import children
 
+torch.set_num_threads(1)  # more only get in each other's way in models as small as those of the tests
+os.environ["OMP_NUM_THREADS"] = "1"  # in processes that tests start, too
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # before anything imports triton
 
@@ -17,6 +21,12 @@ ROW = Row(
     seconds=1.5, parameters=1234, at=(1,), data="digits", train_size=32, crop_ratio=1.0, interpolation="bicubic", longest_side=128,
     fill=0.0, shrunk=0, skipped=0,
 )  # fmt: skip
+
+
+@pytest.fixture
+def forked(monkeypatch):
+    """Have the package fork its processes off one that has everything imported: the same work, begun sooner."""
+    monkeypatch.setattr(multiprocessing, "get_context", lambda method: children)
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """The benchmarks run, keep what they measured, and measure what they say; what they find is no matter for a test."""
 
 import json
-import multiprocessing
 import os
 
 import pytest
@@ -27,14 +26,12 @@ from cpvt.benchmarks import (
 )
 from cpvt.cli import main
 from cpvt.config import BenchConfig
-from tests.children import children
 
 
 def make_small(monkeypatch):
-    """Every benchmark at sizes that take seconds; what measures memory does its work here, and processes are forked."""
+    """Every benchmark at sizes that take seconds; what measures memory does its work here."""
     for each in (scattered, packed, memory):
         monkeypatch.setattr(each, "peak_memory", lambda work, *arguments: work(*arguments) or 1)
-    monkeypatch.setattr(multiprocessing, "get_context", lambda method: children)
     monkeypatch.setattr(peg, "SHAPES", [((1, 12, 8), (3, 4))])
     monkeypatch.setattr(peg, "MODELS", ("cpvt_micro", "cpvt_micro_gap"))
     monkeypatch.setattr(peg, "MODEL_SIZE", 8)
@@ -60,7 +57,7 @@ def make_small(monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda module: module)  # the compiler is not what is tested
 
 
-def test_every_benchmark_leaves_its_figures(monkeypatch, tmp_path, capsys):
+def test_every_benchmark_leaves_its_figures(monkeypatch, tmp_path, capsys, forked):
     make_small(monkeypatch)
     main(["bench", "--out", str(tmp_path), "--rounds", "1"])
     said = json.loads(capsys.readouterr().out.splitlines()[-1])
@@ -107,8 +104,7 @@ def test_peak_memory_is_that_of_a_fresh_process():
     )  # copies of the tokens
 
 
-def test_a_process_that_dies_is_an_error(monkeypatch):
-    monkeypatch.setattr(multiprocessing, "get_context", lambda method: children)
+def test_a_process_that_dies_is_an_error(forked):
     with pytest.raises(ChildProcessError, match=r"the process of _exit\(1,\) died"):
         measuring.peak_memory(os._exit, 1)
 
@@ -175,9 +171,8 @@ def test_processes_apart_share_the_work_by_their_speed():
     assert processes._for_one_batch([1.0, 0.5]) == pytest.approx(1 / 3)
 
 
-def test_a_training_process_that_dies_is_an_error(monkeypatch):
+def test_a_training_process_that_dies_is_an_error(monkeypatch, forked):
     monkeypatch.setattr(processes, "PROCESSES", 1)
-    monkeypatch.setattr(multiprocessing, "get_context", lambda method: children)
     case = processes.Case("cpvt_nothing", 8, 4, 3, steps=1)
     with pytest.raises(ChildProcessError, match="a process that trains died"), processes._started(case, together=False):
         pass

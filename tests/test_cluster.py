@@ -60,11 +60,10 @@ def test_the_first_error_stops_the_others_and_what_was_told_before_is_heard(ray,
             time.sleep(0.05)
         (folder / f"{task}-ends").touch()
 
-    folder, heard, start = tmp_path, [], time.monotonic()
+    folder, heard = tmp_path, []
     with pytest.raises(ValueError, match="task 0 is no good"):
         run(work, range(4), folder, lambda *what: heard.append(what))
     assert set(heard) >= {("begins", 0), ("begins", 1)}
-    assert time.monotonic() - start < 25
     assert not list(folder.glob("*-ends"))
     assert not (folder / "3-begins").exists()
 

@@ -41,7 +41,7 @@ def test_pools_and_seeds_multiply_with_seeds_outermost(config):
     ]  # fmt: skip
 
 
-def test_processes_give_the_rows_of_one_process(config, tmp_path):
+def test_processes_give_the_rows_of_one_process(config, tmp_path, forked):
     cpvt.compare(config)
     beside = replace(config, out=str(tmp_path / "beside"), parallel=2)
     told, rows = [], []
@@ -101,7 +101,7 @@ def test_another_recipe_in_the_same_folder_is_refused(config):
     assert (comparing.Path(config.out) / "rows.jsonl").read_text() == before
 
 
-def test_a_failing_worker_says_why(config):
+def test_a_failing_worker_says_why(config, forked):
     (comparing.Path(config.source.data) / "train" / "cat" / "bad.jpg").write_text("no picture")
     with pytest.raises(ValueError, match="bad.jpg"):
         cpvt.compare(replace(config, parallel=2))
@@ -159,7 +159,7 @@ def test_rows_without_checkpoints_are_enough(config, monkeypatch):
     cpvt.compare(config, on_row=lambda row: pytest.fail("tested again"))
 
 
-def test_a_listener_that_fails_stops_the_comparison(config):
+def test_a_listener_that_fails_stops_the_comparison(config, forked):
     def fail(row):
         raise OSError("no space left on device")
 

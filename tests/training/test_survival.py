@@ -36,7 +36,6 @@ def config(tmp_path, tiny_folder):
 @pytest.fixture
 def whole(config, tmp_path):
     """The weights of the same training, never interrupted."""
-    torch.set_num_threads(1)  # as in the children
     return weights(train(replace(config, out=str(tmp_path / "whole"))))
 
 
@@ -181,7 +180,6 @@ def test_damaged_pictures_and_shards_stop_a_run_that_goes_on_once_they_are_mende
             for number, path in enumerate(sorted((tiny_folder / part).rglob("*.png"))):
                 tar.add(path, f"{path.parent.name}/{number}.png")
     config = replace(config, source=Source(f"wds/{shards}"))
-    torch.set_num_threads(1)
     whole = weights(train(replace(config, out=str(tmp_path / "other"))))
     kill_at(config, 9)
     kept = weights(config.out)

@@ -3,4 +3,6 @@
 import multiprocessing
 
 children = multiprocessing.get_context("forkserver")
-children.set_forkserver_preload(["cpvt.cli", "cpvt.training", "cpvt.sweeping", "cpvt.benchmarks.rehearsal"])
+children.set_forkserver_preload(
+    ["cpvt.cli", "cpvt.training", "cpvt.sweeping", "cpvt.benchmarks.rehearsal", "torch.distributed.fsdp"]
+)

@@ -36,7 +36,9 @@ def start(folder, command, count=2, pause=0.0, **env):
 def finish(started, folder, code=0):
     """Wait until every process has ended with an exit code; returns what the first of them said."""
     for child in started:
-        child.join(timeout=120)
+        child.join(timeout=300)
+        child.kill()  # one that still waits for the other
+        child.join()
     said = [(folder / f"said-{number}.txt").read_text() for number in range(len(started))]
     assert [child.exitcode for child in started] == [code] * len(started), "\n".join(said)[-5000:]
     return said[0]

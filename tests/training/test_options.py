@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 import cpvt
 from cpvt.config import Engine, Recipe, Retrofit, Source, TrainConfig
@@ -14,16 +13,13 @@ from cpvt.data import open_data
 from cpvt.models import vit
 from cpvt.training import check, starting, train
 from cpvt.training import run as running
+from tests.training.runs import weights
 
 
 @pytest.fixture
 def config(tmp_path, tiny_folder):
     recipe = Recipe(epochs=2, batch_size=4, lr=1e-3, augment="resized-crop")
     return TrainConfig(out=str(tmp_path / "run"), train_size=8, source=Source(str(tiny_folder)), recipe=recipe)
-
-
-def weights(run):
-    return load_file(f"{run}/model.safetensors")
 
 
 def differ(first, second):

@@ -30,7 +30,7 @@ def compile_and_count(model, dynamic):
 
 @pytest.mark.parametrize("dynamic", [None, True])
 @pytest.mark.parametrize("pool", ["token", "avg"])
-@pytest.mark.parametrize("encoding", [*TABLE, "learned+peg", "relative+rope"])
+@pytest.mark.parametrize("encoding", [*TABLE, "learned+peg", "relative(shared=True)+rope"])
 def test_twenty_sizes_make_at_most_two_graphs(encoding, pool, dynamic):
     torch.manual_seed(0)
     model = cpvt.create_model("cpvt_micro", encoding=encoding, global_pool=pool, depth=2, num_classes=5).eval()

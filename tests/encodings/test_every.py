@@ -9,12 +9,13 @@ import torch
 from cpvt.encodings import TABLE, ModelShape, create_encoding
 from cpvt.encodings.base import PositionalEncoding
 from cpvt.encodings.peg import PEGEncoding
+from cpvt.encodings.relative import RelativeEncoding
 from cpvt.encodings.sincos import SinCosEncoding
 from cpvt.models.parts import Block, Positions
 from cpvt.ops import reference
 from cpvt.shapes import Layout
 
-NAMES = [*TABLE, "learned+peg", "relative+rope"]
+NAMES = [*TABLE, "relative(shared=True)", "learned+peg", "relative+rope"]
 SHAPE = ModelShape(dim=16, depth=3, num_heads=2, grid=(4, 6))
 GRIDS = [(4, 6), (6, 4), (3, 5), (1, 7), (7, 1), (1, 1), (9, 2)]
 
@@ -32,7 +33,7 @@ class Tower(torch.nn.Module):
         positions = Positions.build(self.encoding, layout, x)
         x = self.encoding(x, layout, 0)
         for depth, block in enumerate(self.blocks, start=1):
-            x = self.encoding(block(x, positions), layout, depth)
+            x = self.encoding(block(x, positions.with_bias(self.encoding, layout, depth)), layout, depth)
         return x
 
 
@@ -250,6 +251,13 @@ class BatchLeak(PEGEncoding):
     forward = PositionalEncoding.forward
 
 
+class FirstTableOnly(RelativeEncoding):
+    """Gives every block the first one's bias."""
+
+    def bias(self, grid, depth):
+        return super().bias(grid, 1)
+
+
 class Identity(PEGEncoding):
     """Has weights and uses none."""
 
@@ -275,6 +283,7 @@ def planted(fault):
         (CountInsteadOfGrid, check_equal_token_counts_on_other_grids_differ),
         (RowsForBothAxes, check_both_axes_are_seen),
         (BatchLeak, check_pictures_do_not_see_each_other),
+        (FirstTableOnly, check_every_parameter_gets_a_gradient),
         (Identity, check_positions_matter),
         (Identity, check_every_parameter_gets_a_gradient),
     ],

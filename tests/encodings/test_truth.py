@@ -1,6 +1,7 @@
 """Each encoding against a slow version that can be checked by eye."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -60,18 +61,45 @@ def test_sincos_is_sines_and_cosines_of_row_and_column(grid, rule):
             torch.testing.assert_close(table[row * grid[1] + column], torch.tensor(expected), atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("grid", [*GRIDS, (2, 12)])
-def test_relative_is_one_number_per_head_and_clipped_offset(grid):
-    encoding = create_encoding("relative(max_offset=3)", SHAPE)
-    table = encoding.table.detach().view(2, 7, 7)
+def relative_by_hand(table, grid):
+    """The number of each pair of tokens in a table (heads, 7, 7) of offsets from -3 to 3."""
     h, w = grid
-    bias = encoding.bias(grid)
-    assert bias.shape == (2, h * w, h * w)
+    bias = torch.zeros(len(table), h * w, h * w)
     for query in range(h * w):
         for key in range(h * w):
             rows = min(max(key // w - query // w, -3), 3)
             columns = min(max(key % w - query % w, -3), 3)
-            assert torch.equal(bias[:, query, key], table[:, rows + 3, columns + 3])
+            bias[:, query, key] = table[:, rows + 3, columns + 3]
+    return bias
+
+
+@pytest.mark.parametrize("grid", [*GRIDS, (2, 12)])
+def test_relative_is_one_number_per_block_head_and_clipped_offset(grid):
+    encoding = create_encoding("relative(max_offset=3)", SHAPE)
+    assert len(encoding.tables) == 4
+    for depth, table in zip((1, 2, 3, 4), encoding.tables):
+        assert torch.equal(encoding.bias(grid, depth), relative_by_hand(table.detach().view(2, 7, 7), grid))
+
+
+def test_a_shared_relative_table_serves_all_blocks():
+    torch.manual_seed(0)
+    encoding = create_encoding("relative(max_offset=3, shared=True)", SHAPE)
+    torch.manual_seed(0)
+    drawn = torch.nn.init.trunc_normal_(torch.empty(2, 49), std=0.02)
+    (table,) = encoding.tables
+    assert torch.equal(table, drawn)
+    for depth in (1, 2, 3, 4):
+        assert torch.equal(encoding.bias((3, 5), depth), relative_by_hand(drawn.view(2, 7, 7), (3, 5)))
+
+
+def test_tables_of_one_content_are_one_table():
+    alone, shared = (create_encoding(f"relative(shared={shared})", SHAPE) for shared in (False, True))
+    assert not any(torch.equal(table, other) for table, other in pairwise(alone.tables))
+    with torch.no_grad():
+        for table in alone.tables:
+            table.copy_(shared.tables[0])
+    for depth in (1, 2, 3, 4):
+        assert torch.equal(alone.bias((4, 6), depth), shared.bias((4, 6), depth))
 
 
 @pytest.mark.parametrize("rule", ["scaled", "raw"])
@@ -107,8 +135,9 @@ def test_rope_makes_attention_depend_on_offsets_alone():
 
 def test_prefix_tokens_are_not_turned_and_get_no_bias():
     encoding = create_encoding("rope+relative", SHAPE)
-    (cos, _), bias = encoding.rotation((4, 6), torch.device("cpu")), encoding.bias((4, 6))
-    positions = Positions.build(encoding, Layout(((4, 6),), 2), torch.zeros(1, 26, 16))
+    (cos, _), bias = encoding.rotation((4, 6), torch.device("cpu")), encoding.bias((4, 6), 3)
+    layout = Layout(((4, 6),), 2)
+    positions = Positions.build(encoding, layout, torch.zeros(1, 26, 16)).with_bias(encoding, layout, 3)
     assert torch.equal(positions.cos[:2], torch.ones(2, 8))
     assert torch.equal(positions.sin[:2], torch.zeros(2, 8))
     assert torch.equal(positions.cos[2:], cos)
@@ -133,7 +162,9 @@ def test_a_sum_applies_its_parts_from_left_to_right():
     torch.testing.assert_close(encoding(tokens, layout, 0), peg(learned(tokens, layout, 0), layout, 0))
     torch.testing.assert_close(encoding(tokens, layout, 2), peg(tokens, layout, 2))
     both = create_encoding("relative+rope+relative", SHAPE)
-    torch.testing.assert_close(both.bias((3, 5)), both.parts[0].bias((3, 5)) + both.parts[2].bias((3, 5)))
+    for depth in (1, 4):
+        first, second = (part.bias((3, 5), depth) for part in (both.parts[0], both.parts[2]))
+        torch.testing.assert_close(both.bias((3, 5), depth), first + second)
     assert both.rotation((3, 5), torch.device("cpu")) is not None
 
 

@@ -30,7 +30,8 @@ def compile_and_count(model, dynamic):
 
 
 @pytest.mark.parametrize(
-    ("encoding", "pool", "dynamic"), pairs([*TABLE, "learned+peg", "relative+rope"], ["token", "avg"], [None, True])
+    ("encoding", "pool", "dynamic"),
+    pairs([*TABLE, "learned+peg", "relative(shared=True)+rope"], ["token", "avg"], [None, True]),
 )
 def test_twenty_sizes_make_at_most_two_graphs(encoding, pool, dynamic):
     torch.manual_seed(0)

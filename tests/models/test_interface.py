@@ -129,7 +129,9 @@ def test_intermediates_of_what_has_none():
         build().forward_intermediates(torch.randn(1, 3, 8, 8), output_fmt="NHWC")
 
 
-@pytest.mark.parametrize("encoding", [*NAMES, "sincos+peg(at=(0, 2, 4), kernel_size=5)", "learned+peg(at=(3,))"])
+@pytest.mark.parametrize(
+    "encoding", [*NAMES, "relative(shared=True)", "sincos+peg(at=(0, 2, 4), kernel_size=5)", "learned+peg(at=(3,))"]
+)
 def test_a_pruned_model_gives_the_same_intermediates_with_less(encoding):
     model, pictures = build(encoding), torch.randn(2, 3, 21, 33)
     expected = model.forward_intermediates(pictures, [0, 1], intermediates_only=True)
@@ -138,7 +140,9 @@ def test_a_pruned_model_gives_the_same_intermediates_with_less(encoding):
     pruned = model.forward_intermediates(pictures, [0, 1], intermediates_only=True)
     assert all(torch.equal(got, wanted) for got, wanted in zip(pruned, expected))
     assert len(model.blocks) == len(model.feature_info) == model.config.depth == 2
-    assert not [name for name in model.state_dict() if any(name.startswith(f"encoding.{late}.") for late in later)]
+    assert not [
+        name for name in model.state_dict() if any(f"{name}.".startswith(f"encoding.{late}.") for late in later)
+    ]
     assert model.num_classes == 0
     assert torch.equal(model(pictures), rebuilt(model)(pictures))
 
@@ -218,6 +222,8 @@ def expected_layer(name, depth):
         return int(parts[1]) + 1
     if "peg" in parts:
         return int(parts[parts.index("peg") + 1])
+    if "tables" in parts:
+        return int(parts[parts.index("tables") + 1]) + 1
     return {"norm": depth, "head": depth + 1}.get(parts[0], 0)
 
 
@@ -231,8 +237,15 @@ def test_every_parameter_is_in_its_layer(encoding, coarse):
     assert layers == {name: expected_layer(name, 4) for name, _ in model.named_parameters()}
 
 
-def test_layers_beyond_nine_are_told_apart():
-    model = cpvt.create_model("cpvt_tiny", encoding="peg(at=(1, 11, 12))", device="meta")
+def test_a_table_that_serves_all_blocks_is_in_the_stem():
+    model = build("peg+relative(shared=True)")
+    layers = group_parameters(model, model.group_matcher(), reverse=True)
+    assert (layers["encoding.parts.1.tables.0"], layers["encoding.parts.0.peg.1.weight"]) == (0, 1)
+
+
+@pytest.mark.parametrize("encoding", ["peg(at=(1, 11, 12))", "relative"])
+def test_layers_beyond_nine_are_told_apart(encoding):
+    model = cpvt.create_model("cpvt_tiny", encoding=encoding, device="meta")
     layers = group_parameters(model, model.group_matcher(), reverse=True)
     assert layers == {name: expected_layer(name, 12) for name, _ in model.named_parameters()}
 

@@ -11,7 +11,9 @@ from cpvt.models import packing, parts
 
 # equal sizes apart from each other, equal counts on other grids, sizes the patch does not divide, one patch, one row
 SIZES = [(24, 16), (33, 50), (8, 8), (16, 24), (24, 16), (9, 70), (13, 18), (40, 40), (16, 20), (24, 16)]
-ENCODINGS = [*TABLE, "learned+peg", "relative+rope", "peg5+relative", "peg(at=(0, 1, 2), padding_mode='replicate')"]
+ENCODINGS = [
+    *TABLE, "learned+peg", "relative+rope", "peg5+relative(shared=True)", "peg(at=(0, 1, 2), padding_mode='replicate')",
+]  # fmt: skip
 POOLS = ["token", "avg", ""]
 
 
@@ -46,9 +48,12 @@ def check_equals_alone(model, sizes=SIZES, tolerance=1e-5):
     assert alone.abs().max() > 0.5
     assert (together - alone).abs().max() < tolerance * alone.abs().max()
     expected = gradients(model, pictures, alone)
+    # of the last block the class token alone is read, and it gets no bias
+    unread = f".tables.{len(model.blocks) - 1}" if model.config.global_pool == "token" else None
     for name, gradient in gradients(model, pictures, together).items():
-        assert expected[name].abs().max() > 0, name
-        assert (gradient - expected[name]).abs().max() < tolerance * expected[name].abs().max(), name
+        largest = expected[name].abs().max()
+        assert (largest == 0) == (unread is not None and name.endswith(unread)), name
+        assert (gradient - expected[name]).abs().max() <= tolerance * largest, name
 
 
 @pytest.mark.parametrize("pool", POOLS)

@@ -152,9 +152,10 @@ def test_a_traced_model_answers_alike_at_every_size(encoding, pool):
     assert len(gradients) == len(list(model.parameters()))
 
 
+@pytest.mark.parametrize("encoding", ["learned+peg(at=(1, 3))", "peg(at=(1, 3))+relative"])
 @pytest.mark.parametrize("form", ["fx", "hook", "getter"])
-def test_every_form_of_features_holds_the_peg(form):
-    options = dict(encoding="learned+peg(at=(1, 3))", num_classes=0)
+def test_every_form_of_features_holds_the_peg(form, encoding):
+    options = dict(encoding=encoding, num_classes=0)
     torch.manual_seed(0)
     whole = timm.create_model("cpvt_micro", **options).eval()
     torch.manual_seed(0)

@@ -102,7 +102,8 @@ def test_the_attention_map_is_what_the_block_computes(encoding, pool, prefix):
     model = build(encoding=encoding, global_pool=pool)
     pictures = torch.randn(2, 3, 8, 20)
     x, layout, positions = model.embed(pictures)
-    x = model.encoding(model.blocks[0](x, positions), layout, 1)
+    first, positions = (positions.with_bias(model.encoding, layout, depth) for depth in (1, 2))
+    x = model.encoding(model.blocks[0](x, first), layout, 1)
     attention = model.blocks[1].attn
     weights = attention.weights(model.blocks[1].norm1(x), positions)
     _, _, value = attention._heads(model.blocks[1].norm1(x), positions)
@@ -111,6 +112,51 @@ def test_the_attention_map_is_what_the_block_computes(encoding, pool, prefix):
     torch.testing.assert_close(model.attention_map(pictures, 2), weights[:, :, prefix:, prefix:])
     with pytest.raises(ValueError, match="from 1 to 3; got 4"):
         model.attention_map(pictures, 4)
+
+
+@pytest.mark.parametrize("pool", ["token", "avg"])
+def test_each_block_has_a_bias_of_its_own(pool):
+    pictures = torch.randn(2, 3, 8, 20)
+
+    def look(model):
+        maps = [model.attention_map(pictures, block) for block in (1, 2, 3)]
+        return model.forward_intermediates(pictures, intermediates_only=True), maps
+
+    before = look(build(encoding="relative", global_pool=pool))
+    for changed in (1, 2, 3):
+        model = build(encoding="relative", global_pool=pool)
+        with torch.no_grad():
+            model.encoding.tables[changed - 1].normal_()
+        for seen, known in zip(look(model), before):
+            assert [not torch.equal(x, y) for x, y in zip(seen, known)] == [block >= changed for block in (1, 2, 3)]
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_shared_table_is_a_table_in_each_block_that_learns_from_all(checkpointing):
+    shared, alone = (build(encoding=f"relative(shared={each})", global_pool="avg") for each in (True, False))
+    state = shared.state_dict()
+    table = state.pop("encoding.tables.0")
+    alone.load_state_dict({**state, **{f"encoding.tables.{number}": table for number in range(3)}})
+    pictures = [torch.randn(3, 8, 20), torch.randn(3, 13, 6), torch.randn(3, 8, 20)]
+    for asked in (torch.stack(pictures[::2]), pictures):
+        for model in (shared, alone):
+            model.set_grad_checkpointing(checkpointing)
+            model.zero_grad()
+            model(asked).square().sum().backward()
+        assert torch.equal(shared(asked), alone(asked))
+        by_block = [each.grad for each in alone.encoding.tables]
+        assert not torch.allclose(by_block[0], by_block[1])
+        torch.testing.assert_close(shared.encoding.tables[0].grad, sum(by_block), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_the_last_bias_takes_part_where_nothing_reads_it(checkpointing):
+    # the class token gets no bias, and behind the last block it alone is read; processes that share a model wait for all
+    for pool, read in (("token", False), ("avg", True)):
+        model = build(encoding="relative", global_pool=pool)
+        model.set_grad_checkpointing(checkpointing)
+        model(torch.randn(2, 3, 8, 20)).square().sum().backward()
+        assert [bool(table.grad.any()) for table in model.encoding.tables] == [True, True, read]
 
 
 def test_drop_path_grows_with_depth_and_acts_in_training_only():

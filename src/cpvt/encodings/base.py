@@ -41,8 +41,8 @@ class PositionalEncoding(nn.Module):
         """Cosine and sine, (N, d) each in float32, by which queries and keys are turned; once per forward."""
         return None
 
-    def bias(self, grid: Grid) -> Tensor | None:
-        """What is added to the attention logits, (heads, N, N); once per forward."""
+    def bias(self, grid: Grid, depth: int) -> Tensor | None:
+        """What is added to the attention logits of block `depth`, counted from 1, (heads, N, N); once per block."""
         return None
 
     def forward(self, x: Tensor, layout: Layout, depth: int) -> Tensor:
@@ -63,7 +63,10 @@ class PositionalEncoding(nn.Module):
         return torch.cat([prefix, self.tokens(patches, layout.grid, depth)], dim=1)
 
     def layers(self) -> dict[str, int]:
-        """Name -> depth of each submodule that is called at one depth; parameters outside them serve the whole model."""
+        """Name -> depth of each submodule that `tokens` calls at one depth, and of each parameter that serves one block.
+
+        Parameters that are not named, and in no submodule that is, serve the whole model.
+        """
         return {}
 
     def reset_parameters(self) -> None:
@@ -80,7 +83,7 @@ class PositionalEncoding(nn.Module):
         return {}
 
     def prune(self, depth: int) -> dict[str, Any]:
-        """Forget what is applied after more than `depth` blocks; returns options as `set_grid` does."""
+        """Forget what serves later blocks than `depth`, or is applied after them; returns options as `set_grid` does."""
         return {}
 
 

@@ -37,8 +37,8 @@ class SumEncoding(PositionalEncoding):
                 return rotation
         return None
 
-    def bias(self, grid: Grid) -> Tensor | None:
-        biases = [bias for bias in (part.bias(grid) for part in self.encodings()) if bias is not None]
+    def bias(self, grid: Grid, depth: int) -> Tensor | None:
+        biases = [bias for bias in (part.bias(grid, depth) for part in self.encodings()) if bias is not None]
         return sum(biases[1:], start=biases[0]) if biases else None
 
     def layers(self) -> dict[str, int]:

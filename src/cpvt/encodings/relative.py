@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -13,29 +15,40 @@ class RelativeEncoding(PositionalEncoding):
     """A learned number per head for each offset (rows, columns) between two tokens, added to their attention.
 
     Offsets are clipped to -K..K on each axis (K = 8 as in the CPVT paper), so any grid has a value for any pair.
-    One table (heads, (2K + 1)^2) serves all blocks. Prefix tokens get no bias.
-    Source: the 2-D form of Shaw et al., arXiv 1803.02155, as a bias on logits like Liu et al. (Swin), arXiv 2103.14030.
+    Each block has a table (heads, (2K + 1)^2) of its own; shared=True: one serves all blocks. Prefix tokens get no bias.
+    Source: the 2-D form of Shaw et al., arXiv 1803.02155, as a bias on logits like Liu et al. (Swin), arXiv 2103.14030;
+    one table for all blocks as in Raffel et al. (T5), arXiv 1910.10683.
     """
 
-    def __init__(self, shape: ModelShape, max_offset: int = 8) -> None:
+    def __init__(self, shape: ModelShape, max_offset: int = 8, shared: bool = False) -> None:
         super().__init__()
         if max_offset < 1:
             raise ValueError(f"max_offset must be 1 or more; got {max_offset}")
-        self.max_offset = max_offset
-        self.table = nn.Parameter(torch.empty(shape.num_heads, (2 * max_offset + 1) ** 2))
+        self.max_offset, self.shared = max_offset, shared
+        size = (shape.num_heads, (2 * max_offset + 1) ** 2)
+        self.tables = nn.ParameterList(torch.empty(size) for _ in range(1 if shared else shape.depth))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        nn.init.trunc_normal_(self.table, std=0.02)
+        for table in self.tables:
+            nn.init.trunc_normal_(table, std=0.02)
 
-    def bias(self, grid: Grid) -> Tensor:
+    def bias(self, grid: Grid, depth: int) -> Tensor:
+        table: Tensor = self.tables[0 if self.shared else depth - 1]
         h, w = grid
-        rows, columns = self._offsets(h), self._offsets(w)  # (h, h), (w, w)
+        rows, columns = self._offsets(h, table.device), self._offsets(w, table.device)  # (h, h), (w, w)
         index = rows[:, None, :, None] * (2 * self.max_offset + 1) + columns[None, :, None, :]  # (h, w, h, w)
-        return self.table.index_select(1, index.flatten()).view(-1, h * w, h * w)
+        return table.index_select(1, index.flatten()).view(-1, h * w, h * w)
 
-    def _offsets(self, length: int) -> Tensor:
+    def layers(self) -> dict[str, int]:
+        return {} if self.shared else {f"tables.{number}": number + 1 for number in range(len(self.tables))}
+
+    def prune(self, depth: int) -> dict[str, Any]:
+        self.tables = self.tables[:depth]  # one that is shared stays
+        return {}
+
+    def _offsets(self, length: int, device: torch.device) -> Tensor:
         """Clipped offset from place i (query) to place j (key) of one axis, counted from 0; (length, length)."""
-        places = torch.arange(length, device=self.table.device)
+        places = torch.arange(length, device=device)
         offsets = places[None, :] - places[:, None]
         return offsets.clamp(-self.max_offset, self.max_offset) + self.max_offset

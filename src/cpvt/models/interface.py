@@ -83,7 +83,8 @@ class Backbone(nn.Module):
 
     def list_features(self) -> list[dict[str, Any]]:
         """For each block its width, its stride in pixels, and the module whose output the next block receives."""
-        after = {depth: f"encoding.{name}" for name, depth in self.encoding.layers().items()}
+        modules = dict(self.encoding.named_modules())  # parameters hand nothing on
+        after = {depth: f"encoding.{name}" for name, depth in self.encoding.layers().items() if name in modules}
         return [
             {
                 "module": after.get(depth, f"blocks.{depth - 1}"),
@@ -151,7 +152,7 @@ class Backbone(nn.Module):
     def prune_intermediate_layers(
         self, indices: Indices = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Drop blocks that no wanted intermediate needs, and the PEGs after them; returns the blocks wanted."""
+        """Drop blocks that no wanted intermediate needs, and their PEGs and tables; returns the blocks wanted."""
         taken = take_indices(indices, len(self.blocks))
         depth = max(taken) + 1
         self.blocks = self.blocks[:depth]
@@ -171,8 +172,9 @@ class Backbone(nn.Module):
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Patterns that sort parameters into layers, for learning rates that fall with depth.
 
-        The stem holds the patch embedding, the prefix tokens and all positions that block 1 already meets (tables, also
-        relative ones, and a PEG at depth 0); a PEG at depth d belongs with block d, `blocks.{d - 1}`.
+        The stem holds the patch embedding, the prefix tokens and all positions that block 1 already meets (learned tables,
+        also a relative one for all blocks, and a PEG at depth 0); what serves block d alone, its relative table or a PEG
+        after it, belongs with it, `blocks.{d - 1}`.
         """
         later = {re.escape(name): depth for name, depth in self.encoding.layers().items() if depth}
         other = rf"(?!\.(?:{'|'.join(later)})\b)" if later else ""

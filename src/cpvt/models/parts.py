@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from typing import NamedTuple
 
 import torch
@@ -19,13 +20,20 @@ class Pack:
     An object of its own kind, not a tuple: compiled blocks would look into a tuple and hold its contents for constant.
     """
 
-    def __init__(self, layout: Layout, biases: list[Tensor], device: torch.device) -> None:
+    def __init__(self, layout: Layout, device: torch.device) -> None:
         lengths = torch.tensor(layout.lengths)
-        self.layout, self.biases, self.longest = layout, biases, max(layout.lengths)
+        self.layout, self.longest = layout, max(layout.lengths)
+        self.biases: list[Tensor] = []  # one for each group of equal grids, or none
         # (pictures + 1,): the first token of each picture, and T
         self.offsets = F.pad(lengths.cumsum(0), (1, 0)).to(device, torch.int32)
         # (T,): the picture that each token belongs to
         self.owner = torch.arange(len(lengths)).repeat_interleave(lengths, output_size=sum(layout.lengths)).to(device)
+
+    def with_biases(self, biases: list[Tensor]) -> Pack:
+        """The same pictures, with biases on their attention."""
+        pack = copy(self)
+        pack.biases = biases
+        return pack
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]  # which grids are equal is no matter for a graph
     def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -68,32 +76,38 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = Non
 
 
 class Positions(NamedTuple):
-    """What attention needs to know of positions, built once per forward and widened for P prefix tokens."""
+    """What attention needs to know of positions, widened for P prefix tokens; all but the bias serves every block."""
 
     cos: Tensor | None = None  # (P + N, d), of a pack (T, d): turns queries and keys; prefix tokens by nothing
     sin: Tensor | None = None
-    bias: Tensor | None = None  # (1, heads, P + N, P + N): added to the logits; zero for prefix tokens
+    bias: Tensor | None = None  # (1, heads, P + N, P + N): added to the logits of one block; zero for prefix tokens
     pack: Pack | None = None  # which then holds the biases
 
     @classmethod
     def build(cls, encoding: PositionalEncoding, layout: Layout, x: Tensor) -> Positions:
-        """Ask the encoding for its tables, widen them by the prefix and cast them, last, to the dtype of the tokens x."""
+        """Ask the encoding for what serves all blocks, and cast it, last, to the dtype of the tokens x."""
         cosines: list[Tensor] = []
         sines: list[Tensor] = []
-        biases: list[Tensor] = []
         prefix = layout.prefix_tokens
         for grid, count in layout.groups:
-            rotation, bias = encoding.rotation(grid, x.device), encoding.bias(grid)
+            rotation = encoding.rotation(grid, x.device)
             if rotation is not None:
                 cosines += [F.pad(rotation[0], (0, 0, prefix, 0), value=1.0).to(x.dtype)] * count
                 sines += [F.pad(rotation[1], (0, 0, prefix, 0)).to(x.dtype)] * count
-            if bias is not None:
-                # four axes: with three, the CPU's fused kernel is not taken (measured 4 times slower at 577 tokens)
-                biases.append(F.pad(bias, (prefix, 0, prefix, 0)).to(x.dtype).unsqueeze(0))
         cos, sin = (torch.cat(tables) if tables else None for tables in (cosines, sines))
-        if layout.packed:
-            return cls(cos, sin, None, Pack(layout, biases, x.device))
-        return cls(cos, sin, biases[0] if biases else None)
+        return cls(cos, sin, None, Pack(layout, x.device) if layout.packed else None)
+
+    def with_bias(self, encoding: PositionalEncoding, layout: Layout, depth: int) -> Positions:
+        """The same for block `depth`, counted from 1, with its bias where it has one; asked for only when its turn comes."""
+        prefix = layout.prefix_tokens
+        asked = (encoding.bias(grid, depth) for grid, _ in layout.groups)
+        # four axes: with three, the CPU's fused kernel is not taken (measured 4 times slower at 577 tokens)
+        biases = [F.pad(bias, (prefix, 0, prefix, 0)).unsqueeze(0) for bias in asked if bias is not None]
+        if not biases:
+            return self
+        if self.pack is None:
+            return Positions(self.cos, self.sin, biases[0])
+        return Positions(self.cos, self.sin, None, self.pack.with_biases(biases))
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -122,7 +136,7 @@ class Attention(nn.Module):
         """The attention matrix itself, (B, heads, P + N, P + N), for looking at; `forward` never builds it."""
         query, key, _ = self._heads(x, positions)
         logits = query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5
-        return (logits if positions.bias is None else logits + positions.bias).softmax(dim=-1)
+        return (logits if positions.bias is None else logits + positions.bias.to(logits.dtype)).softmax(dim=-1)
 
     def _heads(self, x: Tensor, positions: Positions) -> tuple[Tensor, Tensor, Tensor]:
         qkv = self.qkv(x).unflatten(2, (3, self.num_heads, -1))  # (B, P + N, 3, heads, d)

@@ -144,6 +144,7 @@ class VisionTransformer(Backbone):
         return self._forward_step(depth, x, layout, positions)
 
     def _forward_step(self, depth: int, x: Tensor, layout: Layout, positions: Positions) -> Tensor:
+        positions = positions.with_bias(self.encoding, layout, depth)
         y: Tensor = self.encoding(self.blocks[depth - 1](x, positions), layout, depth)
         return y
 
@@ -274,6 +275,7 @@ class VisionTransformer(Backbone):
             raise ValueError(f"block must be from 1 to {len(self.blocks)}; got {block}")
         x, layout, positions = self.embed(pictures)
         x = self._through(block - 1, x, layout, positions)
+        positions = positions.with_bias(self.encoding, layout, block)
         looked_at: Block = self.blocks[block - 1]  # type: ignore[assignment]
         weights = looked_at.attn.weights(looked_at.norm1(x), positions)
         return weights[:, :, self.num_prefix_tokens :, self.num_prefix_tokens :]

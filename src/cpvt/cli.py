@@ -291,12 +291,13 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         config = parse(arguments)
         act = next(act for kind, act, _ in VERBS.values() if isinstance(config, kind))
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1 and act not in (train, sweep):
+        if _launched() and act not in (train, sweep):
             raise ValueError(
                 "several processes were started, and of all verbs `train` and `sweep` share their work among them; start one "
                 "(`cpvt compare` starts its own: --parallel, --cluster)"
             )
         told = act(config)
+        _leave()
         if os.environ.get("RANK", "0") == "0":
             print(json.dumps(told))
     except (ValueError, OSError, FloatingPointError) as error:
@@ -309,4 +310,17 @@ def main(arguments: list[str] | None = None) -> None:
         if not hasattr(error, "exit_code"):
             raise
         print(f"cpvt: {error}", file=sys.stderr)
+        _leave()  # all were stopped
         raise SystemExit(error.exit_code) from None
+
+
+def _launched() -> bool:
+    """Whether there are other processes; as in cpvt.processes, without importing torch."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def _leave() -> None:
+    if _launched():
+        from cpvt import processes
+
+        processes.leave()

@@ -26,6 +26,13 @@ def join(device: str) -> None:
         PartialState(cpu=device == "cpu" or not torch.cuda.is_available())
 
 
+def leave() -> None:
+    """Part from the other processes, once all have come to this point: one that ends while others still talk to it aborts."""
+    if together():
+        dist.barrier()
+        dist.destroy_process_group()
+
+
 def together() -> bool:
     """Whether there are other processes."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1

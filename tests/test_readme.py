@@ -75,7 +75,7 @@ def test_the_tables_of_positions_are_those_made_from_rows_and_findings(tmp_path)
 
 
 def test_the_tables_of_photographs_are_those_of_the_rows(tmp_path):
-    page, results = (ROOT / "docs" / "photographs.md").read_text(), tmp_path / "docs" / "results"
+    pages, results = ("docs/photographs.md", "README.md"), tmp_path / "docs" / "results"
     results.mkdir(parents=True)
     shutil.copy(ROOT / "docs" / "results" / "tables.py", results)
     for name in ("cifar10", "scenes", "ablations"):
@@ -83,11 +83,14 @@ def test_the_tables_of_photographs_are_those_of_the_rows(tmp_path):
         rows = ROOT / "docs" / "results" / name / "rows.jsonl"
         if rows.exists():
             shutil.copy(rows, results / name)
-    bare = re.sub(r"(<!-- begin (.+?) -->).*?(<!-- end \2 -->)", r"\1\n\3", page, flags=re.DOTALL)
-    assert bare != page
-    (tmp_path / "docs" / "photographs.md").write_text(bare)
+    for page in pages:
+        text = (ROOT / page).read_text()
+        bare = re.sub(r"(<!-- begin (.+?) -->).*?(<!-- end \2 -->)", r"\1\n\3", text, flags=re.DOTALL)
+        assert bare != text
+        (tmp_path / page).write_text(bare)
     subprocess.run([sys.executable, str(results / "tables.py")], check=True, capture_output=True)
-    assert (tmp_path / "docs" / "photographs.md").read_text() == page, "run `python docs/results/tables.py`"
+    for page in pages:
+        assert (tmp_path / page).read_text() == (ROOT / page).read_text(), "run `python docs/results/tables.py`"
 
 
 def test_the_figures_of_speed_and_memory_are_those_measured():

@@ -1,6 +1,6 @@
-"""The tables of docs/photographs.md: python docs/results/tables.py, after run.sh of cifar10, scenes or ablations has measured.
+"""The tables of docs/photographs.md, and the README's of photographs: python docs/results/tables.py, after a run.sh has measured.
 
-Reads rows.jsonl of each folder beside this file, whatever seeds are there, and writes every table between its markers.
+Reads rows.jsonl of cifar10, scenes and ablations beside this file, whatever seeds are there; writes every table between its markers.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,11 +10,11 @@ from typing import NamedTuple
 from cpvt.config import Size
 from cpvt.reporting.contrasts import Contrast, Contrasts, Terms
 from cpvt.reporting.markdown import fill, lay_out
-from cpvt.reporting.summary import BASELINE, as_markdown, pixels, size_label, summarise
+from cpvt.reporting.summary import BASELINE, as_markdown, markdown_box, pixels, size_label, summarise, tabulate
 from cpvt.results import Row, read_rows
 
 HERE = Path(__file__).parent
-PAGE = HERE.parent / "photographs.md"
+PAGE, README = HERE.parent / "photographs.md", HERE.parents[1] / "README.md"
 PROTOCOLS = ("canvas", "resize")
 SETS = {"cifar10": "CIFAR-10", "scenes": "scenes"}
 ALIKE = 1.0  # points that 'alike' allows
@@ -172,6 +172,21 @@ def tables(rows_of: dict[str, list[Row]]) -> dict[str, str]:
     return made
 
 
+def brief(rows_of: dict[str, list[Row]]) -> str:
+    """Accuracy under resize at one, two and about three times the training size, of both sets side by side."""
+    columns, boxes = [], dict[str, list[str]]()
+    for name, words in SETS.items():
+        sizes = {nearest(rows_of[name], times) for times in (1, 2, 3)}
+        table = tabulate([cell for cell in summarise(rows_of[name]) if cell.size in sizes], "resize")
+        for label, cells in table.lines.items():
+            line = boxes.setdefault(label, ["–"] * len(columns))
+            line += [markdown_box(cell, table.best) for cell in cells]
+        columns += [f"{words}, {size_label(size)}" for size in table.sizes]
+    return lay_out(
+        "resize", columns, {label: line + ["–"] * (len(columns) - len(line)) for label, line in boxes.items()}
+    )
+
+
 def accuracy(rows: Sequence[Row], protocol: str, words: dict[str, str] | None = None) -> str:
     """Accuracy in percent; nothing where there are no rows."""
     table = as_markdown(summarise(rows), protocol)
@@ -183,3 +198,4 @@ def accuracy(rows: Sequence[Row], protocol: str, words: dict[str, str] | None = 
 if __name__ == "__main__":
     rows_of = {name: read_rows(HERE / name / "rows.jsonl") for name in (*SETS, "ablations")}
     PAGE.write_text(fill(PAGE.read_text(), tables(rows_of)))
+    README.write_text(fill(README.read_text(), {"photographs": brief(rows_of)}))

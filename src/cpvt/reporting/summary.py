@@ -216,15 +216,15 @@ def tabulate(cells: Sequence[Cell], protocol: str) -> Table:
 def as_markdown(cells: Sequence[Cell], protocol: str) -> str:
     """Accuracy of one protocol as a Markdown table, mean and standard deviation over seeds, the best in bold."""
     sizes, best, boxes = tabulate(cells, protocol)
-    lines = {
-        label: ["–" if cell is None else _markdown_box(cell, best[cell.size]) for cell in line]
-        for label, line in boxes.items()
-    }
+    lines = {label: [markdown_box(cell, best) for cell in line] for label, line in boxes.items()}
     return lay_out(protocol, [size_label(size) for size in sizes], lines)
 
 
-def _markdown_box(cell: Cell, best: float) -> str:
+def markdown_box(cell: Cell | None, best: dict[Size, float]) -> str:
+    """Mean and standard deviation over seeds, in bold where it is the best of its size."""
+    if cell is None:
+        return "–"
     if cell.refused:
         return "refused"
-    mean_text = f"**{cell.mean:.1f}**" if cell.mean == best else f"{cell.mean:.1f}"
+    mean_text = f"**{cell.mean:.1f}**" if cell.mean == best[cell.size] else f"{cell.mean:.1f}"
     return mean_text if cell.deviation is None else f"{mean_text} ± {cell.deviation:.1f}"

@@ -1,6 +1,7 @@
-# make compare: train every encoding alike on embedded data, test at sizes never seen, draw the page (about 5 minutes)
-# make test:    linters, types and tests
-# make benchmarks: take the published speeds and memory figures again (about half an hour)
+# make compare:    train every encoding on scikit-learn's digits, test at unseen sizes, write the report (about 5 minutes)
+# make test:       run linters, type checks and tests
+# make benchmarks: run the benchmarks (about half an hour)
+# make clean:      remove the environment, the runs and the built files
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -16,7 +17,7 @@ test: .venv/installed
 	$(BIN)/pytest
 
 benchmarks: .venv/installed
-	$(BIN)/cpvt bench
+	$(BIN)/python -m benchmarks
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv

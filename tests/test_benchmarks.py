@@ -7,10 +7,8 @@ import pytest
 import torch
 
 import cpvt
-from cpvt import processes as world
-from cpvt.benchmarks import (
-    BENCHMARKS,
-    bench,
+from benchmarks import (
+    TABLE,
     feeding,
     matmul,
     measuring,
@@ -21,11 +19,12 @@ from cpvt.benchmarks import (
     peg,
     processes,
     rehearsal,
+    run_benchmarks,
     scattered,
     training,
 )
-from cpvt.cli import main
-from cpvt.config import BenchConfig
+from benchmarks.__main__ import main
+from cpvt import processes as world
 
 
 def make_small(monkeypatch):
@@ -59,13 +58,13 @@ def make_small(monkeypatch):
 
 def test_every_benchmark_leaves_its_figures(monkeypatch, tmp_path, capsys, forked):
     make_small(monkeypatch)
-    main(["bench", "--out", str(tmp_path), "--rounds", "1"])
+    main(["--out", str(tmp_path), "--rounds", "1"])
     said = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert list(said["figures"]) == [name for name in BENCHMARKS if name != "fused" or torch.cuda.is_available()]
+    assert list(said["figures"]) == [name for name in TABLE if name != "fused" or torch.cuda.is_available()]
     for name, figures in said["figures"].items():
         kept = json.loads((tmp_path / f"{name}.json").read_text())
         assert kept["figures"] == figures
-        assert kept["command"] == f"cpvt bench --only {name} --rounds 1"
+        assert kept["command"] == f"python -m benchmarks --only {name} --rounds 1"
         assert kept["machine"]["torch"] == torch.__version__
         assert len({figure["what"] for figure in figures}) == len(figures)
         assert all(figure["value"] >= 0 for figure in figures), figures
@@ -73,13 +72,26 @@ def test_every_benchmark_leaves_its_figures(monkeypatch, tmp_path, capsys, forke
 
 def test_an_unknown_benchmark():
     with pytest.raises(ValueError, match="unknown benchmark 'peq'; known: peg, scattered, model"):
-        next(bench(BenchConfig(only=("peg", "peq"))))
+        next(run_benchmarks(["peg", "peq"]))
+
+
+def test_less_than_one_round():
+    with pytest.raises(ValueError, match="rounds must be 1 or more; got 0"):
+        next(run_benchmarks(rounds=0))
+
+
+def test_a_mistake_on_the_command_line_is_one_message(capsys, tmp_path):
+    with pytest.raises(SystemExit) as stopped:
+        main(["--only", "peq", "--out", str(tmp_path / "out")])
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err.endswith(f"error: unknown benchmark 'peq'; known: {', '.join(TABLE)}\n")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_benchmark_of_the_gpu_says_that_it_needs_one():
     with pytest.raises(ValueError, match="'fused' needs a GPU"):
-        next(bench(BenchConfig(only=("fused",))))
+        next(run_benchmarks(["fused"]))
 
 
 def test_a_ratio_is_taken_round_by_round():

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from cpvt.config import (
-    BenchConfig,
     CompareConfig,
     ExportConfig,
     ListConfig,
@@ -199,20 +198,6 @@ def report(config: ReportConfig) -> dict[str, Any]:
     return {"report": str(page), "rows": len(rows), "summary": str(page.parent / "summary.csv"), **probed}
 
 
-def bench(config: BenchConfig) -> dict[str, Any]:
-    from cpvt.benchmarks import BENCHMARKS
-    from cpvt.benchmarks import bench as run_benchmarks
-    from cpvt.reporting.terminal import print_figures
-
-    figures: dict[str, list[Any]] = {}
-    for name, figure in run_benchmarks(config):
-        print(f"{name}: {figure.what}: {figure}", file=sys.stderr, flush=True)
-        figures.setdefault(name, []).append(figure)
-    for name, found in figures.items():
-        print_figures(f"{name}: {BENCHMARKS[name]}", [(figure.what, str(figure)) for figure in found])
-    return {"out": config.out, "figures": {name: [vars(each) for each in found] for name, found in figures.items()}}
-
-
 def list_names(config: ListConfig) -> dict[str, Any]:
     from cpvt.data import KNOWN
     from cpvt.encodings import describe_encodings, markdown_table
@@ -249,7 +234,6 @@ VERBS: dict[str, tuple[type, Any, str]] = {
     "predict": (PredictConfig, predict, "name what pictures show, each at its own size"),
     "export": (ExportConfig, export, "write a model as one file for all sizes: .onnx or .pt2"),
     "report": (ReportConfig, report, "draw the page from rows again, of one folder or of several"),
-    "bench": (BenchConfig, bench, "take the published speeds and memory figures again, on this machine"),
     "list": (ListConfig, list_names, "encodings, models, data sets"),
 }
 

@@ -81,9 +81,15 @@ def test_everywhere_else_it_is_a_plain_product(roads, monkeypatch):
     layer.float()
     with torch.autocast("cpu", torch.bfloat16):
         layer(torch.randn(2, 500, 64))
+    with linear.plain_linear():
+        layer(torch.randn(2, 500, 64))
+    linear.plain_linear()(layer)(torch.randn(2, 500, 64))
+    assert roads == ["multiplied"] * 6
+    layer(torch.randn(2, 500, 64))
+    assert roads.pop() == "convolved"
     monkeypatch.setattr(linear, "ONEDNN_IS_FASTER", False)
     layer(torch.randn(2, 500, 64))
-    assert roads == ["multiplied"] * 5
+    assert roads == ["multiplied"] * 7
 
 
 def test_exported_programs_hold_a_plain_product(roads):

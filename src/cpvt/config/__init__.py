@@ -20,7 +20,6 @@ from cpvt.config.base import (
 from cpvt.config.models import ForeignConfig, ModelConfig
 from cpvt.config.training import CompareConfig, Engine, Recipe, Retrofit, RetrofitConfig, Source, TrainConfig
 from cpvt.config.using import (
-    BenchConfig,
     ExportConfig,
     ListConfig,
     PredictConfig,
@@ -34,7 +33,6 @@ __all__ = [
     "PROTOCOLS",
     "SWEEP_PROTOCOLS",
     "TOKEN_BUDGET",
-    "BenchConfig",
     "CompareConfig",
     "Engine",
     "ExportConfig",

@@ -126,22 +126,6 @@ class ReportConfig:
 
 
 @dataclass(frozen=True)
-class BenchConfig:
-    """Take the published figures again, on this machine."""
-
-    only: tuple[str, ...] = ()
-    """Which benchmarks: peg, scattered, model, packed, padding, memory, matmul, training, feeding, processes, and fused
-    where there is a GPU; by default all."""
-    out: str = "benchmarks/results"
-    """Folder for NAME.json: command, machine and figures of each benchmark."""
-    rounds: int = 21
-    """How often contenders take turns; some take a part or a multiple of it."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self, {"1 or more": ("rounds",)})
-
-
-@dataclass(frozen=True)
 class ListConfig:
     """Name the encodings, models and data sets there are."""
 

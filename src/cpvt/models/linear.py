@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -21,6 +23,17 @@ def processor() -> str:
 ONEDNN_IS_FASTER = (
     torch.backends.mkldnn.is_available() and torch.backends.mkl.is_available() and "AuthenticAMD" in processor()
 )
+
+
+@contextmanager
+def plain_linear() -> Iterator[None]:
+    """Compute every Linear as nn.Linear does while the context is active; also a decorator: `plain_linear()(function)`."""
+    global ONEDNN_IS_FASTER
+    previous, ONEDNN_IS_FASTER = ONEDNN_IS_FASTER, False
+    try:
+        yield
+    finally:
+        ONEDNN_IS_FASTER = previous
 
 
 LONG = 1024  # tokens: for more in one row, whose number divides badly (2,729 is prime), oneDNN's gradient of the weight

@@ -11,19 +11,6 @@ from cpvt.reporting.summary import Cell, protocol_words, size_label, summarise, 
 from cpvt.results import Row
 
 
-def print_figures(title: str, figures: Sequence[tuple[str, str]]) -> None:
-    """Print what was measured beside what came out."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    table.add_column("what", overflow="fold")
-    table.add_column("figure", no_wrap=True)
-    for what, figure in figures:
-        table.add_row(what, figure)
-    Console(highlight=False).print(table)
-
-
 def print_findings(findings: Sequence[Finding]) -> None:
     """Print the numbers that stand for each probe, a table for each model beside its twins, and what could not run."""
     from rich.console import Console

@@ -11,13 +11,14 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import cpvt
-from cpvt.benchmarks.measuring import Figure, alternate, plainly, ratio
+from benchmarks.measuring import Figure, alternate, ratio
+from cpvt.models.linear import plain_linear
 
 SIZE, BATCHES, SQUARE = 224, (1, 8), 1536
 
 
 def run(rounds: int) -> Iterator[Figure]:
-    """Figures of `cpvt bench --only matmul`."""
+    """Yield the figures of `python -m benchmarks --only matmul`."""
     model = cpvt.create_model("cpvt_small_gap").eval()
     compiled: Any = torch.compile(model)
     square, picture = torch.randn(SQUARE, SQUARE), torch.randn(1, SQUARE, 1, SQUARE).permute(0, 3, 1, 2)
@@ -32,7 +33,7 @@ def run(rounds: int) -> Iterator[Figure]:
             "linear layers": _linear_layers(model, tokens),
             "eager": lambda: model(pictures),
             "compiled": lambda: compiled(pictures),
-            "eager with nn.Linear": lambda: plainly(lambda: model(pictures)),
+            "eager with nn.Linear": plain_linear()(lambda: model(pictures)),
         }
         with torch.inference_mode():
             seconds = alternate(forms, rounds)
@@ -47,11 +48,12 @@ def run(rounds: int) -> Iterator[Figure]:
             scaled = [operations * second for second in seconds[name]]  # as long as it would take for the square's work
             words = f"cpvt_small_gap, {SIZE}, batch {batch}, {name}"
             yield ratio(f"{words}: share of the rate of a {SQUARE}x{SQUARE} product", fastest, scaled)
-            yield ratio(f"{words}: share of its time that its linear layers need alone", seconds["linear layers"], seconds[name])  # fmt: skip
+            alone = f"{words}: share of its time that its linear layers need alone"
+            yield ratio(alone, seconds["linear layers"], seconds[name])
 
 
 def _linear_layers(model: nn.Module, tokens: int) -> Callable[[], list[Tensor]]:
-    """The model's own linear layers, one after the other on tokens that lie ready, and nothing else."""
-    layers = [layer for layer in model.blocks.modules() if isinstance(layer, nn.Linear)]  # type: ignore[union-attr]
+    """The model's own linear layers, one after the other, on tokens in memory."""
+    layers = [layer for layer in model.blocks.modules() if isinstance(layer, nn.Linear)]
     inputs = {width: torch.randn(1, tokens, width) for width in {layer.in_features for layer in layers}}
     return lambda: [layer(inputs[layer.in_features]) for layer in layers]

@@ -1,4 +1,4 @@
-"""What a padded batch does to the answers of a model with a convolution, and that a pack gives each picture its own."""
+"""What padding a batch does to the predictions of a model with a convolution, and that packing leaves them alone."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cpvt.benchmarks.measuring import Figure
+from benchmarks.measuring import Figure
 from cpvt.checkpoint import Checkpoint, load
 from cpvt.config import Recipe, TrainConfig
 from cpvt.data import open_data
@@ -24,7 +24,10 @@ EPOCHS, DIGITS = 20, 597  # that a model is trained for; that it is asked about,
 
 
 def run(rounds: int) -> Iterator[Figure]:
-    """Figures of `cpvt bench --only padding`: a model is trained on digits, then asked about canvases of many sizes."""
+    """Yield the figures of `python -m benchmarks --only padding`.
+
+    A model is trained on digits, then tested on canvases of many sizes.
+    """
     with tempfile.TemporaryDirectory() as folder:
         config = TrainConfig(out=str(Path(folder) / "run"), encoding="peg", pool="gap", recipe=Recipe(epochs=EPOCHS))
         checkpoint = load(train(config), "cpu")
@@ -35,9 +38,11 @@ def run(rounds: int) -> Iterator[Figure]:
         alone = torch.cat([model(picture[None]) for picture in pictures])
         answers = {
             "padded, attention and head masked": torch.cat([_padded(model, batch, False) for batch in batches]),
-            "padded, and its padding set to zero before the convolution": torch.cat([_padded(model, batch, True) for batch in batches]),
+            "padded, and its padding set to zero before the convolution": torch.cat(
+                [_padded(model, batch, True) for batch in batches]
+            ),
             "packed": torch.cat([model(batch) for batch in batches]),
-        }  # fmt: skip
+        }
     words = f"{len(pictures)} digits on canvases of {SIDES[0] * 4}-{SIDES[1] * 4} pixels, GAP"
     yield Figure(f"{words}: right, one picture at a time", _percent(alone.argmax(1) == labels), "%")
     for name, logits in answers.items():

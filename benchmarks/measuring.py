@@ -1,4 +1,4 @@
-"""Measuring that can be compared on a noisy machine: in one process, in turn, as ratios with their spread."""
+"""Timing that is comparable on a noisy machine: contenders alternate in one process; results are ratios with spread."""
 
 from __future__ import annotations
 
@@ -8,19 +8,17 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from statistics import median
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
 from cpvt import memory
-from cpvt.models import linear
-
-Result = TypeVar("Result")
+from cpvt.models.linear import processor
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One measured number: the middle of several rounds, and where the middle eight tenths of them lie."""
+    """One measured number: the median of several rounds, and the range of the middle 80 %."""
 
     what: str
     value: float
@@ -39,7 +37,7 @@ Clock = Callable[[Callable[[], Any], int], float]  # (function, repeats) -> seco
 
 
 def wall(function: Callable[[], Any], repeats: int) -> float:
-    """Seconds a call takes by the clock on the wall."""
+    """Return seconds per call of wall-clock time."""
     start = time.perf_counter()
     for _ in range(repeats):
         function()
@@ -47,14 +45,14 @@ def wall(function: Callable[[], Any], repeats: int) -> float:
 
 
 def told(function: Callable[[], Any], repeats: int) -> float:
-    """Seconds that a function which measures itself gives."""
+    """Return the mean of the seconds that a function reports about itself."""
     return sum(float(function()) for _ in range(repeats)) / repeats
 
 
 def alternate(
     functions: Mapping[str, Callable[[], Any]], rounds: int, repeats: int = 1, warm_up: int = 2, clock: Clock = wall
 ) -> dict[str, list[float]]:
-    """Seconds per call of each function, one figure a round; who goes first changes from round to round."""
+    """Return each function's seconds per call, one number per round; the order rotates from round to round."""
     names = list(functions)
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for turn in range(-warm_up, rounds):
@@ -67,25 +65,16 @@ def alternate(
 
 
 def ratio(what: str, over: list[float], under: list[float], unit: str = "ratio") -> Figure:
-    """Round by round over / under: the median, and the range of the middle eight tenths (of fewer than ten rounds: all)."""
+    """Return over / under, round by round: the median and the range of the middle 80 % (below ten rounds: of all)."""
     ratios = sorted(a / b for a, b in zip(over, under))
     tenth = len(ratios) // 10
     return Figure(what, median(ratios), unit, ratios[tenth], ratios[-1 - tenth], len(ratios))
 
 
-def plainly(work: Callable[[], Result]) -> Result:
-    """What `work` gives when our models use PyTorch's own linear layers, as anybody else's do."""
-    known, linear.ONEDNN_IS_FASTER = linear.ONEDNN_IS_FASTER, False
-    try:
-        return work()
-    finally:
-        linear.ONEDNN_IS_FASTER = known
-
-
 def peak_memory(work: Callable[..., None], *arguments: Any) -> int:
-    """Bytes by which `work` raises the memory of a fresh process above what it held when `work` called `mark_memory`.
+    """Return the bytes by which `work` raises a fresh process's memory above its level at `mark_memory()`.
 
-    work: a function of a module (it goes to the process by name).
+    work: a module-level function that calls `mark_memory` (the process imports it by name).
     """
     context = multiprocessing.get_context("spawn")
     receive, send = context.Pipe(duplex=False)
@@ -107,7 +96,7 @@ _marked = 0
 
 
 def mark_memory() -> None:
-    """Say that all that is held until now (model, inputs) does not count."""
+    """Exclude what is held until now (model, inputs) from the peak."""
     global _marked
     _marked = memory.mark_memory()
 
@@ -118,7 +107,7 @@ def _measure_peak(send: Any, work: Callable[..., None], arguments: tuple[Any, ..
 
 
 def machine() -> dict[str, Any]:
-    """What the figures were taken on."""
+    """Describe the machine that the figures come from."""
     found = {
         "system": f"{platform.system()} {platform.machine()}",
         "processor": _processor(),
@@ -132,7 +121,7 @@ def machine() -> dict[str, Any]:
 
 
 def _processor() -> str:
-    lines = linear.processor().splitlines()
+    lines = processor().splitlines()
     return next(
         (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor()
     )

@@ -11,14 +11,15 @@ import torch
 import torch.nn.functional as F
 
 import cpvt
-from cpvt.benchmarks.measuring import Figure, alternate, plainly, ratio
+from benchmarks.measuring import Figure, alternate, ratio
+from cpvt.models.linear import plain_linear
 
 BATCH, SIZE = 8, 224
 OURS, THEIRS = "cpvt_small_gap", "deit_small_patch16_224"
 
 
 def run(rounds: int) -> Iterator[Figure]:
-    """Figures of `cpvt bench --only model`."""
+    """Yield the figures of `python -m benchmarks --only model`."""
     models = {"cpvt": cpvt.create_model(OURS), "timm": timm.create_model(THEIRS)}
     pictures, labels = torch.randn(BATCH, 3, SIZE, SIZE), torch.randint(0, 1000, (BATCH,))
     for model in models.values():
@@ -32,7 +33,7 @@ def run(rounds: int) -> Iterator[Figure]:
 
 def _compare(words: str, forms: dict[str, Callable[[], Any]], rounds: int) -> Iterator[Figure]:
     """As both come, and with PyTorch's own linear layers in ours as in timm's."""
-    seconds = alternate({**forms, "alike": lambda: plainly(forms["cpvt"])}, rounds)
+    seconds = alternate({**forms, "alike": plain_linear()(forms["cpvt"])}, rounds)
     yield ratio(words, seconds["timm"], seconds["cpvt"])
     yield ratio(f"{words}, nn.Linear in both", seconds["timm"], seconds["alike"])
 

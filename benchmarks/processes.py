@@ -1,4 +1,4 @@
-"""Two processes that train one model (DDP over gloo) against one alone, a thread each, both cores at work in either case."""
+"""Two processes that train one model (DDP over gloo) against two that train a model each, one thread per process."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from typing import Any, NamedTuple
 
 import torch
 
-from cpvt.benchmarks.measuring import Figure, alternate, ratio, told
-from cpvt.benchmarks.rehearsal import rehearse
+from benchmarks.measuring import Figure, alternate, ratio, told
+from benchmarks.rehearsal import rehearse
 
 PROCESSES = 2
 
 
 class Case(NamedTuple):
-    """What is trained; pictures a step are those of all processes together."""
+    """What is trained; the batch size is that of all processes together."""
 
     model: str
     size: int
@@ -33,7 +33,7 @@ CASES = (Case("cpvt_mini_peg5_gap", 32, 64, 10, steps=8), Case("cpvt_tiny_gap", 
 
 
 def run(rounds: int) -> Iterator[Figure]:
-    """Figures of `cpvt bench --only processes`."""
+    """Yield the figures of `python -m benchmarks --only processes`."""
     for case in CASES:
         with _started(case, together=True) as together, _started(case, together=False) as apart:
             seconds = alternate(
@@ -44,20 +44,21 @@ def run(rounds: int) -> Iterator[Figure]:
             )
         words = f"{case.model}, {case.size}, {case.batch_size} pictures a step, a thread each"
         yield ratio(
-            f"throughput of {PROCESSES} processes that train one model / of {PROCESSES} that train a model each, {words}",
+            f"throughput of {PROCESSES} processes that train one model / of {PROCESSES} that train a model each, "
+            f"{words}",
             seconds["apart"],
             seconds["together"],
         )
 
 
 def _for_one_batch(seconds: list[float]) -> float:
-    """What a batch takes where several processes, each on its own, work through batches side by side."""
+    """Return seconds per batch of several independent processes that run concurrently."""
     return 1 / sum(1 / each for each in seconds)
 
 
 @contextmanager
 def _started(case: Case, together: bool) -> Iterator[Callable[[], list[float]]]:
-    """Processes with a training each, or one between them; a call has all make their steps, and gives each one's seconds a step."""
+    """Start processes that train one model together or one each; a call steps all and returns seconds per step."""
     context, port = multiprocessing.get_context("spawn"), _free_port()
     pipes, started = list[Connection](), list[Any]()
     try:
@@ -79,7 +80,7 @@ def _started(case: Case, together: bool) -> Iterator[Callable[[], list[float]]]:
 
 
 def _told(pipes: list[Connection]) -> list[Connection]:
-    """The pipes, once all processes were told to make their steps."""
+    """Return the pipes after telling every process to make its steps."""
     for pipe in pipes:
         pipe.send("go")
     return pipes
@@ -89,13 +90,13 @@ def _answer(pipe: Connection) -> float:
     try:
         return float(pipe.recv())
     except EOFError as error:
-        raise ChildProcessError("a process that trains died; what it said stands above") from error
+        raise ChildProcessError("a process that trains died; its own error is above") from error
 
 
 def _train(pipe: Connection, case: Case, place: tuple[int, int] | None) -> None:
-    """In a process of its own: make the steps whenever told to, and say how many seconds one took.
+    """Run in a child process: make the steps on each request and answer with the seconds per step.
 
-    place: its number among those that train one model, and the port at which they meet; None for one by itself.
+    place: (rank, port) among processes that train one model together; None for a process on its own.
     """
     if place is not None:
         number, port = (str(each) for each in place)

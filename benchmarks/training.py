@@ -1,4 +1,4 @@
-"""A step of our training against the plainest loop there can be, around timm's transformer of the same shape and around our own."""
+"""A training step of the package against a minimal loop, on timm's transformer of that shape and on the same model."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 import cpvt
-from cpvt.benchmarks.measuring import Figure, alternate, plainly, ratio
-from cpvt.benchmarks.rehearsal import rehearse
+from benchmarks.measuring import Figure, alternate, ratio
+from benchmarks.rehearsal import rehearse
+from cpvt.models.linear import plain_linear
 from cpvt.models.zoo import model_config
 
 
 class Case(NamedTuple):
-    """What is trained, and by which part of the rounds it is measured."""
+    """What is trained; it takes 1 / part of the rounds."""
 
     model: str
     size: int
@@ -30,12 +31,12 @@ CASES = (Case("cpvt_small_gap", 224, 8, 1000, part=3), Case("cpvt_mini_peg5_gap"
 
 
 def run(rounds: int) -> Iterator[Figure]:
-    """Figures of `cpvt bench --only training`."""
+    """Yield the figures of `python -m benchmarks --only training`."""
     for case in CASES:
         ours = rehearse(case.model, case.size, case.batch_size, case.classes)
         forms: dict[str, Callable[[], None]] = {
             "ours": ours,
-            "ours, nn.Linear": lambda: plainly(ours),
+            "ours, nn.Linear": plain_linear()(ours),
             "plain, timm's": _plain_loop(counterpart(case), case),
             "plain, ours": _plain_loop(cpvt.create_model(case.model, num_classes=case.classes), case),
         }
@@ -49,7 +50,7 @@ def run(rounds: int) -> Iterator[Figure]:
 
 
 def counterpart(case: Case) -> VisionTransformer:
-    """timm's own transformer of the same width, depth and patch, without class token as ours, with a table of positions."""
+    """Return timm's transformer of the same width, depth and patch size, with learned positions and no class token."""
     shape = model_config(case.model)
     return VisionTransformer(
         case.size, shape.patch_size, num_classes=case.classes, embed_dim=shape.embed_dim, depth=shape.depth,
@@ -58,7 +59,7 @@ def counterpart(case: Case) -> VisionTransformer:
 
 
 def _plain_loop(model: nn.Module, case: Case) -> Callable[[], None]:
-    """Forward, cross entropy, backward, a step of fused AdamW: nothing is scheduled, smoothed, counted or told."""
+    """Forward, cross entropy, backward, a step of fused AdamW; no schedule, label smoothing, metrics or logs."""
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
     pictures = torch.randn(case.batch_size, 3, case.size, case.size)

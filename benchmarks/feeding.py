@@ -1,4 +1,4 @@
-"""Pictures a second that are read, that are learned from, and that a training comes to which does both."""
+"""Images per second: reading alone, learning alone, and a training that does both."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from cpvt.benchmarks.measuring import Figure, alternate, ratio, told
-from cpvt.benchmarks.rehearsal import rehearse
+from benchmarks.measuring import Figure, alternate, ratio, told
+from benchmarks.rehearsal import rehearse
 from cpvt.config import Recipe, Source, TrainConfig
 from cpvt.data import Draw, load_plan, open_data
 from cpvt.training import check, train
@@ -39,7 +39,10 @@ CASES = (  # in the first learning is the slower, in the second reading
 
 
 def run(rounds: int) -> Iterator[Figure]:
-    """Figures of `cpvt bench --only feeding`: one thread learns, and reads too, or a process beside it reads."""
+    """Yield the figures of `python -m benchmarks --only feeding`.
+
+    One thread trains; the images are read in the same process or by one loader worker.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

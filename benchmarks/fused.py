@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.measuring import Clock, Figure, alternate, ratio
 from cpvt import ops
-from cpvt.benchmarks.measuring import Clock, Figure, alternate, ratio
 
+NEEDS_GPU = True
 CASES = [  # batch, prefix tokens, grid, width, dtype
     (64, 0, (14, 14), 384, torch.bfloat16),
     (64, 1, (14, 14), 384, torch.bfloat16),
@@ -19,8 +20,8 @@ CASES = [  # batch, prefix tokens, grid, width, dtype
     (64, 0, (14, 14), 384, torch.float32),
     (16, 0, (64, 64), 384, torch.float32),
 ]
-FLUSHED = 2**31  # bytes written before every call: the caches then hold none of its data, and the host, which meanwhile
-# queues the call, is done before the GPU is (about 0.7 ms on an H100), so that the kernels' time is measured, not its own
+FLUSHED = 2**31  # bytes written before every call, which empties the caches. The host queues the call meanwhile and is
+# done before the GPU (about 0.7 ms on an H100), so the kernels' time is measured, not the host's.
 WORST = 0.01  # largest difference from the convolution in float32 that still counts as equal, of the largest value
 
 
@@ -88,7 +89,7 @@ def check(tokens: Tensor, weight: Tensor, bias: Tensor, prefix: int, grid: tuple
 
 
 def run(rounds: int) -> Iterator[Figure]:
-    """Figures of `cpvt bench --only fused`."""
+    """Yield the figures of `python -m benchmarks --only fused`."""
     clock = gpu_clock()
     for batch, prefix, grid, width, dtype in CASES:
         shape = (batch, prefix + grid[0] * grid[1], width)

@@ -9,15 +9,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import cpvt
+from benchmarks.measuring import Figure, alternate, ratio
 from cpvt import ops
-from cpvt.benchmarks.measuring import Figure, alternate, ratio
 
 SHAPES = [((8, 14 * 14, 192), (14, 14)), ((8, 14 * 14, 384), (14, 14)), ((8, 32 * 32, 384), (32, 32))]
 MODELS, MODEL_SIZE = ("cpvt_small", "cpvt_small_gap"), 224
 
 
 def run(rounds: int) -> Iterator[Figure]:
-    """Figures of `cpvt bench --only peg`."""
+    """Yield the figures of `python -m benchmarks --only peg`."""
     yield from _against_plain(3 * rounds)
     yield from _share_of_a_model(rounds)
 

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 import cpvt
-from cpvt.benchmarks.measuring import Figure, alternate, mark_memory, peak_memory, ratio
+from benchmarks.measuring import Figure, alternate, mark_memory, peak_memory, ratio
 
 WIDTH, COUNTS, SIDE = 512, (50_000, 100_000, 200_000), 128
 
 
 def run(rounds: int) -> Iterator[Figure]:
-    """Figures of `cpvt bench --only scattered`."""
+    """Yield the figures of `python -m benchmarks --only scattered`."""
     for count in COUNTS:
         words = f"forward_at, forward + backward beside its inputs, {count:,} tokens of width {WIDTH}"
         yield Figure(words, round(peak_memory(step_once, count) / count), "bytes a token")

@@ -7,14 +7,14 @@ from collections.abc import Iterator
 import torch
 
 import cpvt
-from cpvt.benchmarks.measuring import Figure, mark_memory, peak_memory
+from benchmarks.measuring import Figure, mark_memory, peak_memory
 
 SIZES = (512, 768, 1024)
 ENCODINGS = ("peg", "learned", "sincos", "rope", "relative")
 
 
 def run(rounds: int) -> Iterator[Figure]:
-    """Figures of `cpvt bench --only memory`; nothing is drawn by lot, so one round is enough."""
+    """Yield the figures of `python -m benchmarks --only memory`; nothing is random, so one round is enough."""
     for encoding in ENCODINGS:
         for size in SIZES:
             tokens = (size // 16) ** 2

@@ -1,4 +1,7 @@
-"""Training on pictures that lie ready, of which nothing is kept: its steps apart from all reading and writing."""
+"""The package's own training steps alone: no images are read and no checkpoint is written.
+
+Only this file depends on the internals of cpvt.training.
+"""
 
 from __future__ import annotations
 
@@ -19,18 +22,18 @@ from cpvt.training.plan import own_share
 from cpvt.training.run import Run
 from cpvt.training.stopping import Stop
 
-EPOCHS = 10_000  # so many that the learning rate never comes to its end
+EPOCHS = 10_000  # so many that the schedule never ends
 
 
 class Rehearsal(Run):
-    """A run whose every step learns from the same noise, and that forgets an epoch when it ends; called, it makes one."""
+    """A training without input and output: a call trains one epoch on a fixed batch of noise and records nothing."""
 
     def __call__(self) -> None:
         self._train_epoch(ignore_progress, Stop())
 
     @cached_property
     def batch(self) -> Batch:
-        """This process's pictures of a step."""
+        """This process's part of a step's batch."""
         count = len(own_share(self.plan.steps(0)[0]))
         pictures = torch.randn(count, len(self.view.transform.mean), *self.view.sides)
         return Batch(pictures, torch.arange(count) % len(self.data.class_names), 0.0, 0, [])
@@ -44,9 +47,9 @@ class Rehearsal(Run):
 
 
 def rehearse(model: str, size: int, batch_size: int, classes: int, steps: int = 1) -> Rehearsal:
-    """Set up a training by the recipe's defaults, on the CPU, with epochs of `steps` steps.
+    """Build a training with the default options on the CPU, with epochs of `steps` steps.
 
-    size: side of the pictures. batch_size: pictures a step, over all processes together.
+    size: side of the images. batch_size: images per step, over all processes together.
     """
     recipe, engine = Recipe(epochs=EPOCHS, batch_size=batch_size), Engine(save_minutes=float("inf"))
     config = TrainConfig(out="", model=model, train_size=size, device="cpu", engine=engine, recipe=recipe)
@@ -58,7 +61,7 @@ def rehearse(model: str, size: int, batch_size: int, classes: int, steps: int = 
 
 
 class _Unread:
-    """So many pictures, none of which is ever asked for."""
+    """A dataset of known length that is never read."""
 
     def __init__(self, count: int) -> None:
         self.count = count

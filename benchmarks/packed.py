@@ -1,4 +1,4 @@
-"""A list of pictures of many sizes: packed, against a loop, groups of equal grids, and padding with a mask (timm's NaFlex ViT)."""
+"""A list of images of many sizes: packed, in a loop, grouped by grid, and padded with a mask (timm's NaFlex ViT)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from timm.models.naflexvit import NaFlexVit, NaFlexVitCfg
 from torch import Tensor
 
 import cpvt
-from cpvt.benchmarks.measuring import Figure, alternate, mark_memory, peak_memory, plainly, ratio
+from benchmarks.measuring import Figure, alternate, mark_memory, peak_memory, ratio
+from cpvt.models.linear import plain_linear
 from cpvt.models.packing import pad_to_patches
 from cpvt.models.zoo import model_config
 
@@ -23,7 +24,7 @@ Contender = Callable[[], Tensor]
 
 
 def run(rounds: int) -> Iterator[Figure]:
-    """Figures of `cpvt bench --only packed`."""
+    """Yield the figures of `python -m benchmarks --only packed`."""
     pictures = draw(PICTURES, SIDES)
     contenders = {**_ours(pictures), **_padded(pictures)}
     with torch.no_grad():
@@ -36,14 +37,14 @@ def run(rounds: int) -> Iterator[Figure]:
         forms: dict[str, Callable[[], None]] = {
             name: functools.partial(_work, form, backward) for name, form in contenders.items()
         }
-        forms["packed, nn.Linear"] = lambda: plainly(forms["packed"])
+        forms["packed, nn.Linear"] = plain_linear()(forms["packed"])
         seconds = alternate(forms, max(5, rounds // 3), warm_up=1)
         best = [min(pair) for pair in zip(seconds["loop"], seconds["grouped"])]
         yield ratio(f"{words}, {mode}: time of the better of loop and groups / packed", best, seconds["packed"])
         for name in ("loop", "grouped", "padded"):
             yield ratio(f"{words}, {mode}: time {name} / packed", seconds[name], seconds["packed"])
-        alike = ratio(f"{words}, {mode}: time padded / packed, nn.Linear in both", seconds["padded"], seconds["packed, nn.Linear"])  # fmt: skip
-        yield alike
+        alike = f"{words}, {mode}: time padded / packed, nn.Linear in both"
+        yield ratio(alike, seconds["padded"], seconds["packed, nn.Linear"])
     for mode, backward in MODES.items():
         for name in contenders:
             yield Figure(
@@ -80,7 +81,7 @@ def _ours(pictures: list[Tensor]) -> dict[str, Contender]:
 
 
 def _padded(pictures: list[Tensor]) -> dict[str, Contender]:
-    """timm's own model for many sizes, given patches that are padded to the longest already (not timed)."""
+    """timm's own model for many sizes; the patches are padded to the longest image beforehand (not timed)."""
     shape = model_config(MODEL)
     patch = (shape.patch_size, shape.patch_size)
     parts: list[dict[str, Any]] = [
@@ -89,8 +90,9 @@ def _padded(pictures: list[Tensor]) -> dict[str, Contender]:
     longest = max(part["patches"].shape[0] for part in parts)
     batch = {key: torch.stack([_lengthen(part[key], longest) for part in parts]) for key in parts[0]}
     settings = NaFlexVitCfg(
-        patch_size=shape.patch_size, embed_dim=shape.embed_dim, depth=shape.depth, num_heads=shape.num_heads, class_token=True, global_pool="token",
-        pos_embed_grid_size=(14, 14), use_key_only_attn_mask=True,  # of its two kinds of mask the smaller
+        patch_size=shape.patch_size, embed_dim=shape.embed_dim, depth=shape.depth, num_heads=shape.num_heads,
+        class_token=True, global_pool="token", pos_embed_grid_size=(14, 14),
+        use_key_only_attn_mask=True,  # the smaller of its two kinds of mask
     )  # fmt: skip
     return {"padded": functools.partial(NaFlexVit(settings, num_classes=1000), batch)}
 

@@ -1,4 +1,4 @@
-"""Dense prediction through timm's features_only: find the strokes of digits in noise, learned at 32 pixels, tested at more."""
+"""Dense prediction by timm's features_only: segment digits in noise, trained at 32 pixels, tested at larger sizes."""
 
 import timm
 import torch

@@ -6,7 +6,12 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {  # public name -> where it lives; nothing is imported before it is used
+    "Checkpoint": "cpvt.checkpoint",
+    "ModelConfig": "cpvt.config",
     "PEG": "cpvt.encodings",
+    "PositionalEncoding": "cpvt.encodings",
+    "Row": "cpvt.results",
+    "TrainConfig": "cpvt.config",
     "create_model": "cpvt.models",
     "open_data": "cpvt.data",
     "load": "cpvt.checkpoint",
@@ -34,15 +39,20 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:
+    from cpvt.checkpoint import Checkpoint as Checkpoint
     from cpvt.checkpoint import load as load
     from cpvt.comparing import compare as compare
+    from cpvt.config import ModelConfig as ModelConfig
+    from cpvt.config import TrainConfig as TrainConfig
     from cpvt.data import open_data as open_data
     from cpvt.encodings import PEG as PEG
+    from cpvt.encodings import PositionalEncoding as PositionalEncoding
     from cpvt.exporting import export as export
     from cpvt.models import create_model as create_model
     from cpvt.predicting import predict as predict
     from cpvt.probing import probe as probe
     from cpvt.reporting import report as report
+    from cpvt.results import Row as Row
     from cpvt.retrofitting import retrofit as retrofit
     from cpvt.sweeping import sweep as sweep
     from cpvt.training import train as train

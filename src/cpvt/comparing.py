@@ -15,6 +15,7 @@ from cpvt.checkpoint import load, provenance
 from cpvt.cluster import check_address, import_ray, run_on_cluster
 from cpvt.config import CompareConfig, ModelConfig, Size, TrainConfig, Watch, ignore_progress, parse_size, refuse_other
 from cpvt.data import open_data
+from cpvt.encodings import TABLE
 from cpvt.looking import Subject, look_closer
 from cpvt.models.zoo import model_config
 from cpvt.parallel import Tell, cores, run_in_processes
@@ -26,7 +27,7 @@ from cpvt.training import check, check_here, is_finished, train
 RECORD, ROWS = "compare.json", "rows.jsonl"
 STEPS = {"canvas": (1, 1.5, 2, 3), "resize": (0.5, 0.75, 1, 1.5, 2)}  # test sizes by default, in training sizes
 QUICK_STEPS = {"canvas": (1, 1.5, 2), "resize": (0.75, 1, 1.5)}
-QUICK_ENCODINGS, QUICK_EPOCHS = ("learned", "rope", "peg"), 12
+QUICK_EPOCHS = 12
 GROWS = (
     "out",
     "encodings",
@@ -124,7 +125,8 @@ def spell_out(config: CompareConfig) -> CompareConfig:
         config,
         quick=False,
         out=config.out or ("runs/quick" if quick else "runs/compare"),
-        encodings=QUICK_ENCODINGS if quick and config.encodings == plain.encodings else config.encodings,
+        encodings=config.encodings
+        or tuple(name for name, entry in TABLE.items() if (entry.quick if quick else entry.default)),
         pool=config.pool or (("cls",) if quick else ()),
         canvas_sizes=config.canvas_sizes or _steps(model, steps["canvas"]),
         resize_sizes=config.resize_sizes or _steps(model, steps["resize"]),

@@ -73,6 +73,29 @@ def split_options(text: str) -> tuple[str, dict[str, Any]]:
         ) from error
 
 
+def encoding_name(what: Any) -> str:
+    """How files and rows call an encoding: a text as it is; "module:Class" for a class, or for the class of an instance."""
+    if isinstance(what, str):
+        return what
+    made_by = what if hasattr(what, "__qualname__") else type(what)
+    return f"{made_by.__module__}:{made_by.__qualname__}".replace("<locals>.", "")
+
+
+def importable_encoding(what: Any) -> str:
+    """The name of an encoding that other processes, and later ones, are to find; ValueError where they cannot."""
+    if isinstance(what, str):
+        return what
+    if not hasattr(what, "__qualname__"):
+        raise ValueError(
+            f"a training builds its encoding itself: give the class or its name, not a {type(what).__name__}"
+        )
+    if "<locals>" in what.__qualname__:
+        raise ValueError(
+            f"'{what.__qualname__}' is defined inside a function, where nothing else finds it; move it to a module"
+        )
+    return encoding_name(what)
+
+
 def differences(before: dict[str, Any], after: Any, ignore: tuple[str, ...] = ()) -> list[str]:
     """What differs between a configuration read from JSON and a dataclass, as 'name: before -> after'.
 

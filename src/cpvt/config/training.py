@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from cpvt.config.base import PROTOCOLS, check_ranges, parse_size
+from cpvt.config.base import PROTOCOLS, check_ranges, importable_encoding, parse_size
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,8 @@ class TrainConfig:
     out: str
     """Folder of the run: model.safetensors, checkpoint.json, history.jsonl."""
     encoding: str | None = None
-    """Positional encoding, such as peg or "learned+peg"; by default the model's own."""
+    """Positional encoding, such as peg or "learned+peg", or one's own as mypackage.module:MyEncoding; by default the
+    model's own."""
     pool: str | None = None
     """What the head reads: cls (class token) or gap (global average pooling); by default the model's own."""
     model: str = "cpvt_micro"
@@ -163,6 +164,8 @@ class TrainConfig:
     recipe: Recipe = field(default_factory=Recipe)
 
     def __post_init__(self) -> None:
+        if self.encoding is not None:
+            object.__setattr__(self, "encoding", importable_encoding(self.encoding))
         check_ranges(self, {"1 or more": ("train_size",), "0 or more": ("test_every", "seed")})
         for size in self.train_sizes:
             parse_size(size)
@@ -223,7 +226,8 @@ class CompareConfig:
 
     out: str = ""
     """Folder of the comparison; by default runs/compare, or runs/quick."""
-    encodings: tuple[str, ...] = ("none", "learned", "sincos", "relative", "rope", "peg", "peg5")
+    encodings: tuple[str, ...] = ()
+    """Names, sums such as "learned+peg", or one's own as mypackage.module:MyEncoding; by default those of `cpvt list`."""
     pool: tuple[str, ...] = ()
     """cls, gap or both, for every encoding; by default cls for all and gap for peg too."""
     protocols: tuple[str, ...] = PROTOCOLS
@@ -248,4 +252,5 @@ class CompareConfig:
     recipe: Recipe = field(default_factory=Recipe)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "encodings", tuple(map(importable_encoding, self.encodings)))
         check_ranges(self, {"1 or more": ("train_size", "parallel"), "0 or more": ("seeds",)})

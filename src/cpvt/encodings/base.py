@@ -23,15 +23,25 @@ class ModelShape(NamedTuple):
         return self.dim // self.num_heads
 
 
+SYMMETRIES = {  # name -> what it says; cpvt.testing measures what an encoding declares
+    "permutation": "any order of the tokens: no position is encoded at all",
+    "transpose": "rows and columns exchanged: the two axes mean the same",
+    "flip": "rows or columns in reverse: only distances count, not directions",
+}
+
+
 class PositionalEncoding(nn.Module):
     """Tells a transformer where its tokens stand; subclasses override the hooks they need.
 
     at: the depths at which `tokens` is called: 0 = on the patch embeddings, d = after block d.
     Hooks never see prefix tokens. The paper's position "0" of a PEG is `at=(1,)` here, its "-1" is `at=(0,)`.
+    symmetries: what is declared is measured by `cpvt.testing.check_encoding`, and so is what is not.
     Beside the hooks stand a few methods for models that change after they are built; most encodings need none of them.
     """
 
     at: tuple[int, ...] = ()
+    symmetries: frozenset[str] = frozenset()
+    """Which of SYMMETRIES the encoding has: moving the tokens so only moves the outputs likewise."""
 
     def tokens(self, x: Tensor, grid: Grid, depth: int) -> Tensor:
         """Return the tokens (B, N, D) with positions in them; may look at the content."""

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from cpvt.config import ModelConfig
-from cpvt.encodings import PEG, ModelShape, create_encoding
+from cpvt.encodings import PEG, ModelShape, PositionalEncoding, create_encoding
+from cpvt.encodings.naming import Builder
 from cpvt.models.interface import (
     PREFIX,
     Backbone,
@@ -50,17 +51,21 @@ class VisionTransformer(Backbone):
     """
 
     def __init__(
-        self, config: ModelConfig, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+        self,
+        config: ModelConfig,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        encoding: Builder | PositionalEncoding | None = None,
     ) -> None:
         super().__init__()
         check_config(config)
         self.config = config
         with nullcontext() if device is None else torch.device(device):
-            self._build(config)
+            self._build(config, encoding or config.encoding)
         self.to(dtype)  # weights are drawn in float32 whatever they are kept in
         self.feature_info = self.list_features()
 
-    def _build(self, config: ModelConfig) -> None:
+    def _build(self, config: ModelConfig, encoding: str | Builder | PositionalEncoding) -> None:
         self.patch_embed = PatchEmbed(
             config.img_size, config.patch_size, config.in_chans, config.embed_dim,
             flatten=False, output_fmt="NHWC", strict_img_size=False, dynamic_img_pad=True,
@@ -77,7 +82,7 @@ class VisionTransformer(Backbone):
             self.add_module(name, create_head(config))
         self._init_trunk(config.weight_init)
         shape = ModelShape(config.embed_dim, config.depth, config.num_heads, self.grid)
-        self.encoding = create_encoding(config.encoding, shape)  # draws its own weights, last
+        self.encoding = create_encoding(encoding, shape)  # draws its own weights, last
 
     def _init_trunk(self, weight_init: str) -> None:
         """The patch embedding and norms keep torch's start."""

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from timm.models import build_model_with_cfg, generate_default_cfgs, is_model, register_model
 
-from cpvt.config import ModelConfig, sides, split_options
+from cpvt.config import ModelConfig, encoding_name, sides, split_options
 from cpvt.models.interface import head_names, tidy_size
 from cpvt.models.shipped import describe_shipped, shipped_names
 from cpvt.models.vit import VisionTransformer
@@ -65,6 +65,8 @@ def model_config(name: str, **options: Any) -> ModelConfig:
     for option in options:
         if option not in known:
             raise ValueError(f"create_model does not take '{option}'; known options: {', '.join(known)}")
+    if options.get("encoding") is not None:
+        options["encoding"] = encoding_name(options["encoding"])
     if options.get("img_size") is not None:
         options["img_size"] = tidy_size(options["img_size"])
     return dataclasses.replace(MODELS[name][0], **options)
@@ -83,7 +85,7 @@ def create_model(
     pretrained: with the weights that come with the package, where there are some of that name (`cpvt list` says so);
     for another number of classes its head starts afresh. Otherwise weights are random.
     options: any field of ModelConfig, with timm's names: num_classes=1000, in_chans=3, img_size (the training size),
-    encoding="learned+peg", global_pool="token" or "avg", drop_path_rate, ... `timm.create_model` builds the same, and
+    encoding="learned+peg" (or a class of one's own), global_pool="token" or "avg", drop_path_rate, ... `timm.create_model` builds the same, and
     takes timm's own options besides, such as features_only=True. Raises ValueError for a name or an option that does
     not exist, or a name without weights, listing those that do; and for options that the weights do not fit.
     """
@@ -102,7 +104,7 @@ def _build(name: str, pretrained: bool = False, **options: Any) -> Any:
     """What timm calls: a model with timm's metadata, pretrained or features-only as asked."""
 
     def construct(*, device: Any = None, dtype: Any = None, **fields: Any) -> VisionTransformer:
-        return VisionTransformer(model_config(name, **fields), device, dtype)
+        return VisionTransformer(model_config(name, **fields), device, dtype, _own_encoding(fields))
 
     config = MODELS[name][0]
     if options.get("distilled"):  # two heads to leave out where the weights have other classes
@@ -126,6 +128,12 @@ def _build(name: str, pretrained: bool = False, **options: Any) -> Any:
     if resize:
         getattr(model, "model", model).set_input_size(**resize)
     return model
+
+
+def _own_encoding(options: dict[str, Any]) -> Any:
+    """A class or an instance that the caller gave; None for a name, which the configuration holds."""
+    given = options.get("encoding")
+    return None if isinstance(given, str) else given
 
 
 def _check_weights(state: dict[str, torch.Tensor], model: VisionTransformer) -> dict[str, torch.Tensor]:

@@ -9,8 +9,9 @@ from statistics import fmean, stdev
 from typing import TYPE_CHECKING
 
 from cpvt.config import POOLS
+from cpvt.encodings import TABLE
 from cpvt.reporting.figures import colours, legend_columns
-from cpvt.reporting.summary import ORDER, head_label
+from cpvt.reporting.summary import head_label
 from cpvt.results import read_json, read_lines, write_lines
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def gather_curves(folders: Sequence[str | Path]) -> list[Epoch]:
             for epoch in epochs:
                 read.setdefault((epoch.label, epoch.pool, epoch.seed), []).append(epoch)
             found |= read
-    names = list(dict.fromkeys((*ORDER, *(label for label, _, _ in found))))
+    names = list(dict.fromkeys((*TABLE, *(label for label, _, _ in found))))
     order = sorted(found, key=lambda key: (names.index(key[0]), key[1], key[2]))
     return [epoch for key in order for epoch in found[key]]
 

@@ -11,15 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpvt.config import Size
+from cpvt.encodings import TABLE
 from cpvt.reporting.summary import Cell, head_label, pixels, size_label
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-COLOURS = {  # colour-blind safe (Okabe and Ito); ours in the two reds
-    "none": "#8c8c8c", "learned": "#0072b2", "sincos": "#56b4e9", "relative": "#009e73", "rope": "#cc79a7",
-    "peg": "#d55e00", "peg5": "#7f2a00",
-}  # fmt: skip
 SPARE = ("#e69f00", "#000000", "#6a3d9a", "#0b775e", "#b15928", "#f0e442")
 PROTOCOL_WORDS = {
     "canvas": "canvas: objects keep their pixels, the field of view grows",
@@ -31,7 +28,7 @@ PROTOCOL_WORDS = {
 def colours(encodings: Sequence[str]) -> dict[str, str]:
     """One colour per encoding, the same on every page for those of the table."""
     spare = iter(SPARE * len(encodings))
-    return {name: COLOURS.get(name) or next(spare) for name in dict.fromkeys(encodings)}
+    return {name: TABLE[name].colour if name in TABLE else next(spare) for name in dict.fromkeys(encodings)}
 
 
 def accuracy_figure(cells: Sequence[Cell], train_sizes: Sequence[Size]) -> Figure:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cpvt.encodings import TABLE
 from cpvt.findings import ARRAYS, Finding, attention_file
-from cpvt.reporting.figures import COLOURS, SPARE, tile
+from cpvt.reporting.figures import SPARE, tile
 from cpvt.reporting.probed import Line, Probed, leading_word
 from cpvt.reporting.summary import pixels, size_label
 
@@ -24,10 +25,13 @@ def palette(probed: Probed) -> dict[str, str]:
     """Model -> colour: that of its encoding where its name begins with one that no other model has taken, else a spare."""
     taken: dict[str, str] = {}
     for model in probed.models:
-        own = COLOURS.get(leading_word(model))
+        own = TABLE[leading_word(model)].colour if leading_word(model) in TABLE else None
         if own and own not in taken.values():
             taken[model] = own
-    spare = cycle([colour for colour in (*SPARE, *COLOURS.values()) if colour not in taken.values()] or SPARE)
+    spare = cycle(
+        [colour for colour in (*SPARE, *(entry.colour for entry in TABLE.values())) if colour not in taken.values()]
+        or SPARE
+    )
     return {model: taken.get(model) or next(spare) for model in probed.models}
 
 

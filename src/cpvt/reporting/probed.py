@@ -9,8 +9,8 @@ from functools import cached_property
 from pathlib import PurePath
 from typing import NamedTuple
 
+from cpvt.encodings import TABLE
 from cpvt.findings import TWINS, Finding
-from cpvt.reporting.summary import ORDER
 
 TWIN_WORDS = {"model": "", "untrained": "untrained", "none": "encoding off"}
 
@@ -53,7 +53,7 @@ class Probed:
     def models(self) -> list[str]:
         """Names of models, those named after an encoding of the table in its order, then others as they come."""
         names = dict.fromkeys(finding.model for finding in self.findings)
-        return sorted(names, key=lambda name: (*ORDER, leading_word(name)).index(leading_word(name)))
+        return sorted(names, key=lambda name: (*TABLE, leading_word(name)).index(leading_word(name)))
 
     @cached_property
     def labels(self) -> dict[str, str]:

@@ -11,11 +11,11 @@ from statistics import mean, stdev
 from typing import NamedTuple
 
 from cpvt.config import Size
+from cpvt.encodings import TABLE
 from cpvt.reporting.markdown import lay_out
 from cpvt.results import Row
 
 BASELINE = "learned"
-ORDER = ("none", BASELINE, "sincos", "relative", "rope", "peg", "peg5")  # others follow as they come
 
 
 @dataclass(frozen=True)
@@ -86,11 +86,11 @@ Groups = dict[tuple[str, Size, str, str], dict[int, Row]]  # (protocol, size, en
 
 
 def summarise(rows: Sequence[Row]) -> list[Cell]:
-    """One cell per (protocol, size, encoding, pool): known encodings in the order of ORDER, gap after cls."""
+    """One cell per (protocol, size, encoding, pool): known encodings in the order of the TABLE, gap after cls."""
     groups: Groups = {}
     for row in rows:
         groups.setdefault((row.protocol, row.size, _name(row, rows), row.pool), {})[row.seed] = row
-    names = list(dict.fromkeys((*ORDER, *(_name(row, rows) for row in rows))))
+    names = list(dict.fromkeys((*TABLE, *(_name(row, rows) for row in rows))))
     keys = sorted(groups, key=lambda key: (key[0], names.index(key[2]), key[3], pixels(key[1])))
     return [_cell(key, groups[key], groups) for key in keys]
 

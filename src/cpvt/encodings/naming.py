@@ -1,0 +1,133 @@
+"""Encodings by name: "peg", "peg(at=(1, 2))", "learned+peg", "mypackage.module:MyEncoding(alpha=2)", or a class of one's own."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+from collections.abc import Callable
+from importlib import import_module
+from operator import attrgetter
+from typing import Any
+
+from cpvt.config import encoding_name
+from cpvt.encodings import TABLE
+from cpvt.encodings.base import ModelShape, PositionalEncoding
+from cpvt.encodings.compose import SumEncoding
+
+Builder = Callable[..., PositionalEncoding]  # (shape, **options) -> encoding
+COLON = ".__of__."  # stands for the colon of "module:Class" while Python's parser reads the rest
+
+
+def create_encoding(what: str | Builder | PositionalEncoding, shape: ModelShape) -> PositionalEncoding:
+    """Build an encoding for a model of this shape, by name or from a class of one's own.
+
+    what: a name with options, or a sum, such as "peg", "peg(at=(1, 2), kernel_size=5)", "learned+peg"; an encoding from
+    outside the package as "mypackage.module:MyEncoding"; a class or function that takes the shape; or an instance, which
+    is used as it is. Raises ValueError for a name or an option that does not exist (the known ones are listed), or for a
+    model that the encoding does not fit.
+    """
+    if isinstance(what, PositionalEncoding):
+        return what
+    if not isinstance(what, str):
+        return _checked(what(shape), encoding_name(what))
+    parts = [_checked(find_builder(name)(shape, **options), name) for name, options in parse_encoding(what)]
+    return parts[0] if len(parts) == 1 else SumEncoding(parts)
+
+
+def _checked(encoding: Any, name: str) -> PositionalEncoding:
+    if not isinstance(encoding, PositionalEncoding):
+        raise ValueError(f"'{name}' must build a cpvt.PositionalEncoding; it gave {type(encoding).__name__}")
+    return encoding
+
+
+def find_builder(name: str) -> Builder:
+    """The class or function behind a name of TABLE or "module:Class"; ValueError where it cannot be imported."""
+    module, colon, attribute = (TABLE[name].builder if name in TABLE else name).partition(":")
+    if not colon:
+        raise ValueError(_unknown(name))
+    try:
+        found: Builder = attrgetter(attribute)(import_module(module))
+    except (ImportError, AttributeError) as error:
+        raise ValueError(
+            f"the encoding '{name}' cannot be imported here ({error}); install its package, or put its folder on PYTHONPATH"
+        ) from error
+    if not callable(found):
+        raise ValueError(f"'{name}' must be a class or a function that builds an encoding; got {type(found).__name__}")
+    return found
+
+
+def parse_encoding(text: str) -> list[tuple[str, dict[str, Any]]]:
+    """Split "learned+peg(at=1)" into [("learned", {}), ("peg", {"at": 1})]; names and options are checked."""
+    terms = split_encoding(text)
+    for name, options in terms:
+        known = [parameter for parameter in inspect.signature(find_builder(name)).parameters if parameter != "shape"]
+        unknown = [option for option in options if option not in known]
+        if unknown:
+            raise ValueError(
+                f"encoding '{name}' does not take option '{unknown[0]}'; known options: {', '.join(known) or 'none at all'}"
+            )
+    return terms
+
+
+def split_encoding(text: str) -> list[tuple[str, dict[str, Any]]]:
+    """Names and options as `parse_encoding` gives them, whether or not there is such an encoding."""
+    try:
+        node: ast.expr = ast.parse(re.sub(r"\b([\w.]+):([\w.]+)", rf"\1{COLON}\2", text), mode="eval").body
+    except SyntaxError as error:
+        raise ValueError(_unknown(text)) from error
+    terms: list[ast.expr] = []
+    while isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+        terms.insert(0, node.right)
+        node = node.left
+    return [_split_term(term) for term in [node, *terms]]
+
+
+def _split_term(term: ast.expr) -> tuple[str, dict[str, Any]]:
+    called = term if isinstance(term, ast.Call) else None
+    name_node = called.func if called else term
+    name = ast.unparse(name_node).replace(COLON, ":")
+    if not isinstance(name_node, (ast.Name, ast.Attribute)) or (name not in TABLE and ":" not in name):
+        raise ValueError(_unknown(ast.unparse(term).replace(COLON, ":")))
+    if called is None:
+        return name, {}
+    if called.args:
+        raise ValueError(f"encoding '{name}' does not take options without a name; write them as in peg(at=(1, 2))")
+    try:
+        return name, {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in called.keywords}
+    except ValueError as error:
+        raise ValueError(f"options of '{name}' must be plain numbers, texts in quotes or tuples") from error
+
+
+def change_encoding(
+    encoding: PositionalEncoding, text: str, change: Callable[[PositionalEncoding], dict[str, Any]]
+) -> str:
+    """Change each encoding of a sum, by `set_grid` or `prune`; returns the text that now describes them."""
+    parts = encoding.encodings() if isinstance(encoding, SumEncoding) else [encoding]
+    terms = []
+    for part, (name, options) in zip(parts, split_encoding(text)):
+        options |= change(part)
+        if "at" in options:
+            name = "peg" if name == "peg5" else name  # peg5 takes no `at`
+            name, options = (name, options) if options["at"] else ("none", {})
+        terms.append(name + (f"({', '.join(f'{key}={value!r}' for key, value in options.items())})" if options else ""))
+    encoding.at = tuple(sorted({depth for part in parts for depth in part.at}))
+    return "+".join(terms)
+
+
+def describe_encodings() -> dict[str, str]:
+    """Name -> one line for a newcomer, from the first line of each docstring."""
+    return {name: (inspect.getdoc(find_builder(name)) or "").splitlines()[0] for name in TABLE}
+
+
+def markdown_table() -> str:
+    """The encodings as the README's table."""
+    lines = [f"| `{name}` | {words} |" for name, words in describe_encodings().items()]
+    return "\n".join(["| name | what it does |", "|---|---|", *lines])
+
+
+def _unknown(text: str) -> str:
+    return (
+        f"unknown encoding '{text}'; known: {', '.join(TABLE)}, sums such as learned+peg, options as in peg(at=(1, 2)), "
+        "one's own as mypackage.module:MyEncoding"
+    )

@@ -1,0 +1,153 @@
+"""An encoding from outside the package is accepted wherever a name is."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import timm
+import torch
+
+import cpvt
+from cpvt.config import CompareConfig, Recipe, TrainConfig, encoding_name
+from cpvt.encodings import PositionalEncoding, create_encoding, parse_encoding
+from cpvt.testing import SHAPE, check_encoding
+
+MODULE = '''
+import torch
+from torch import nn
+from cpvt import PositionalEncoding
+
+
+class Corner(PositionalEncoding):
+    """A learned vector that grows with the distance from the upper left corner."""
+
+    at = (0,)
+
+    def __init__(self, shape, strength=1.0):
+        super().__init__()
+        self.strength = strength
+        self.directions = nn.Parameter(torch.randn(2, shape.dim))
+
+    def tokens(self, x, grid, depth):
+        rows, columns = (torch.arange(side, device=x.device, dtype=torch.float32) for side in grid)
+        places = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1).flatten(0, 1)
+        return x + (self.strength * places @ self.directions.float()).to(x.dtype)
+
+
+nothing = 3
+
+
+def wrong(shape):
+    return nothing
+'''
+NAME = "somewhere_else.mine:Corner"
+
+
+@pytest.fixture
+def mine(tmp_path, monkeypatch):
+    """A module of one's own, on the path of this process and of those that it starts."""
+    (tmp_path / "somewhere_else").mkdir()
+    (tmp_path / "somewhere_else" / "mine.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield NAME
+    for name in [name for name in sys.modules if name.startswith("somewhere_else")]:
+        del sys.modules[name]
+
+
+def test_a_name_finds_it_with_options_and_in_sums(mine):
+    assert parse_encoding(f"learned+{mine}(strength=2.5)") == [("learned", {}), (mine, {"strength": 2.5})]
+    assert create_encoding(f"{mine}(strength=2.5)", SHAPE).strength == 2.5
+    check_encoding(f"{mine}+peg")
+    model = cpvt.create_model("cpvt_micro", encoding=f"learned+{mine}", num_classes=3)
+    assert model(torch.randn(1, 3, 20, 24)).shape == (1, 3)
+    assert model.config.encoding == f"learned+{mine}"
+
+
+def test_a_class_is_the_same_as_its_name(mine):
+    from somewhere_else.mine import Corner
+
+    models = []
+    for given in (mine, Corner):
+        torch.manual_seed(0)
+        models.append(cpvt.create_model("cpvt_micro", encoding=given, num_classes=3).eval())
+    torch.manual_seed(0)
+    models.append(timm.create_model("cpvt_micro", encoding=Corner, num_classes=3).eval())
+    x = torch.randn(1, 3, 20, 24)
+    assert all(torch.equal(model(x), models[0](x)) for model in models)
+    assert {model.config.encoding for model in models} == {mine}
+
+
+def test_an_instance_is_used_as_it_is(mine):
+    from somewhere_else.mine import Corner
+
+    instance = Corner(SHAPE._replace(dim=64), strength=3.0)
+    model = cpvt.create_model("cpvt_micro", encoding=instance)
+    assert model.encoding is instance
+    assert model.config.encoding == mine
+
+
+def test_a_class_of_a_function_works_in_a_model_and_not_in_a_training():
+    class Local(PositionalEncoding):
+        def __init__(self, shape):
+            super().__init__()
+
+    assert isinstance(cpvt.create_model("cpvt_micro", encoding=Local).encoding, Local)
+    with pytest.raises(ValueError, match="defined inside a function, where nothing else finds it; move it to a module"):
+        TrainConfig(out="", encoding=Local)
+    with pytest.raises(ValueError, match="give the class or its name, not a Local"):
+        CompareConfig(encodings=(Local(SHAPE),))
+
+
+def test_a_training_takes_a_class(mine):
+    from somewhere_else.mine import Corner
+
+    assert TrainConfig(out="", encoding=Corner).encoding == mine
+    assert CompareConfig(encodings=(Corner, "peg")).encodings == (mine, "peg")
+    assert encoding_name(Corner) == mine
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        (
+            "nowhere_at_all:Corner",
+            "cannot be imported here \\(No module named 'nowhere_at_all'\\); install its package, or put",
+        ),
+        ("somewhere_else.mine:Missing", "cannot be imported here .*has no attribute 'Missing'"),
+        ("somewhere_else.mine:nothing", "must be a class or a function that builds an encoding; got int"),
+        ("somewhere_else.mine:wrong", "must build a cpvt.PositionalEncoding; it gave int"),
+        (f"{NAME}(colour='red')", "does not take option 'colour'; known options: strength"),
+        ("Corner", "one's own as mypackage.module:MyEncoding"),
+    ],
+)
+def test_what_cannot_be_found_or_built_is_said(mine, name, words):
+    with pytest.raises(ValueError, match=words):
+        cpvt.create_model("cpvt_micro", encoding=name)
+
+
+def test_a_checkpoint_loads_where_the_module_is_and_says_what_is_missing_elsewhere(mine, tmp_path, tiny_folder):
+    from cpvt.config import Source
+
+    config = TrainConfig(
+        out=str(tmp_path / "run"), train_size=8, encoding=mine, source=Source(str(tiny_folder)), recipe=Recipe(epochs=1)
+    )
+    folder = cpvt.train(config)
+    assert cpvt.load(folder).config.encoding == mine
+    load = f"import cpvt; cpvt.load({str(folder)!r})"
+    elsewhere = subprocess.run([sys.executable, "-c", load], capture_output=True, text=True, check=False, cwd="/")
+    assert f"the encoding '{mine}' cannot be imported here" in elsewhere.stderr
+    here = subprocess.run([sys.executable, "-c", load], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert here.returncode == 0, here.stderr
+
+
+def test_two_processes_compare_it(mine, tmp_path, tiny_folder):
+    words = ["compare", "--data", str(tiny_folder), "--encodings", mine, "peg", "--pool", "cls", "--epochs", "1", "--parallel", "2",
+             "--protocols", "resize", "--resize-sizes", "32", "--out", str(tmp_path / "out")]  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", "from cpvt.cli import main; main()", *words], capture_output=True, text=True, check=False,
+        cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in (tmp_path / "out" / "rows.jsonl").read_text().splitlines()]
+    assert [row["encoding"] for row in sorted(rows, key=lambda row: row["encoding"])] == ["peg", mine]

@@ -11,8 +11,8 @@ import cpvt
 from cpvt.config import Engine, Recipe, Retrofit, Source, TrainConfig
 from cpvt.data import open_data
 from cpvt.models import vit
-from cpvt.training import check, starting, train
-from cpvt.training import run as running
+from cpvt.training import build, check, train
+from cpvt.training import trainer as running
 from tests.training.runs import weights
 
 
@@ -225,13 +225,13 @@ def test_what_does_not_go_with_a_retrofit_is_refused_before_anything_is_built(co
 
 def test_the_way_pictures_are_read_is_found_once(config, monkeypatch):
     opened = []
-    before = starting.open_subject
+    before = build.open_subject
 
     def look(name, checkpoint=None, pretrained=True):
         opened.append(name)
         return before(name, pretrained=False)
 
-    monkeypatch.setattr(starting, "open_subject", look)
+    monkeypatch.setattr(build, "open_subject", look)
     monkeypatch.setattr("cpvt.checkpoint.open_subject", lambda name: before(name, pretrained=False))
     vit = "timm:vit_tiny_patch16_224(patch_size=4, embed_dim=16, depth=1, num_heads=2, img_size=8, num_classes=2)"
     train(replace(config, model=vit, start="published", recipe=replace(config.recipe, epochs=1)))

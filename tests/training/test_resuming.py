@@ -15,10 +15,10 @@ from cpvt import processes
 from cpvt.config import Engine, Recipe, Retrofit, Source, TrainConfig
 from cpvt.data import open_data
 from cpvt.training import StoppedError, check, starting_model, train
-from cpvt.training.engine import Machine
-from cpvt.training.learning import Lessons
-from cpvt.training.run import Run
-from cpvt.training.saving import PREVIOUS, STATE, read_state, write_state
+from cpvt.training.backend import Machine
+from cpvt.training.loss import Lessons
+from cpvt.training.resume import PREVIOUS, STATE, read_state, write_state
+from cpvt.training.trainer import Run
 from tests.training.runs import history, weights
 
 STEPS = 3  # an epoch: eleven pictures, four a step

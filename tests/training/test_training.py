@@ -10,8 +10,8 @@ import torch
 
 import cpvt
 from cpvt.config import Recipe, Source, TrainConfig
-from cpvt.training import DivergedError, learning, train
-from cpvt.training import run as running
+from cpvt.training import DivergedError, loss, train
+from cpvt.training import trainer as running
 from tests.training.runs import assert_same, history, weights
 
 
@@ -90,13 +90,13 @@ def test_another_configuration_in_the_same_folder_is_refused(config):
 
 
 def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(config, monkeypatch):
-    real, calls = learning.F.cross_entropy, []
+    real, calls = loss.F.cross_entropy, []
 
     def poisoned(*arguments, **options):
         calls.append(1)
         return real(*arguments, **options) * (float("nan") if len(calls) == 5 else 1.0)
 
-    monkeypatch.setattr(learning.F, "cross_entropy", poisoned)
+    monkeypatch.setattr(loss.F, "cross_entropy", poisoned)
     with pytest.raises(DivergedError, match=r"no longer a number at step 5 \(epoch 2\); epoch 1 is kept"):
         train(config)
     checkpoint = cpvt.load(config.out)

@@ -11,7 +11,7 @@ from torch.distributed.tensor import DTensor
 
 from cpvt import processes
 from cpvt.cli import main
-from cpvt.training import run as running
+from cpvt.training import trainer as running
 from tests.children import children
 
 

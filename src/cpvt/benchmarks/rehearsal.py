@@ -13,11 +13,11 @@ from cpvt.config import Engine, Recipe, TrainConfig, Watch, ignore_progress
 from cpvt.data import Batch, Draw
 from cpvt.data.base import data_set
 from cpvt.training import check, starting_model
-from cpvt.training.engine import Machine
-from cpvt.training.learning import Lessons
-from cpvt.training.plan import own_share
-from cpvt.training.run import Run
+from cpvt.training.backend import Machine
+from cpvt.training.loss import Lessons
+from cpvt.training.sampler import own_share
 from cpvt.training.stopping import Stop
+from cpvt.training.trainer import Run
 
 EPOCHS = 10_000  # so many that the learning rate never comes to its end
 

@@ -10,12 +10,12 @@ from cpvt import processes
 from cpvt.config import Retrofit, TrainConfig, Watch, ignore_progress
 from cpvt.data import open_data
 from cpvt.models import VisionTransformer
-from cpvt.training.checking import check, check_here
-from cpvt.training.engine import Machine
-from cpvt.training.learning import Lessons
-from cpvt.training.run import HISTORY, DivergedError, Run
-from cpvt.training.starting import PUBLISHED, is_finished, open_teacher, retrofitted, starting_model
+from cpvt.training.backend import Machine
+from cpvt.training.build import PUBLISHED, is_finished, open_teacher, retrofitted, starting_model
+from cpvt.training.loss import Lessons
 from cpvt.training.stopping import EXIT_CODE, StoppedError, listening
+from cpvt.training.trainer import HISTORY, DivergedError, Run
+from cpvt.training.validation import check, check_here
 
 __all__ = [
     "EXIT_CODE", "HISTORY", "PUBLISHED", "DivergedError", "StoppedError", "check", "check_here", "is_finished",

@@ -6,7 +6,7 @@ import pytest
 
 from cpvt.config import Recipe, Source, TrainConfig
 from cpvt.training import train
-from cpvt.training.engine import Machine
+from cpvt.training.backend import Machine
 from tests.training.runs import history
 
 

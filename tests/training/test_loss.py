@@ -12,7 +12,7 @@ from cpvt.config import Recipe
 from cpvt.data import Transform
 from cpvt.data.variations import seeded
 from cpvt.subjects import Subject
-from cpvt.training.learning import Lessons, Teacher, check_teacher, step_seed
+from cpvt.training.loss import Lessons, Teacher, check_teacher, step_seed
 
 BOTH = Recipe(mixup=0.8, cutmix=1.0)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cpvt import processes
-from cpvt.training.plan import own_share, plan_training
+from cpvt.training.sampler import own_share, plan_training
 
 
 def plan(**options):

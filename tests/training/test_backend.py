@@ -7,7 +7,7 @@ import torch
 
 from cpvt.config import Engine, Recipe, Source, TrainConfig
 from cpvt.training import train
-from cpvt.training.engine import Machine
+from cpvt.training.backend import Machine
 from tests.training.runs import history
 
 

@@ -20,8 +20,8 @@ from cpvt.data import VIEWS, DataSet, View
 from cpvt.models import VisionTransformer
 from cpvt.results import check_writable
 from cpvt.subjects import is_foreign
-from cpvt.training.saving import has_state
-from cpvt.training.starting import PUBLISHED, create_optimizer, plan_of, settings_of, start_of, training_view
+from cpvt.training.build import PUBLISHED, create_optimizer, plan_of, settings_of, start_of, training_view
+from cpvt.training.resume import has_state
 
 LOOKAHEAD = "lookahead_"  # before the name of any optimizer, timm wraps it
 ON_GPUS = ("bnb", "fused")  # names of optimizers that are made for GPUs alone begin so

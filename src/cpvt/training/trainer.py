@@ -33,11 +33,11 @@ from cpvt.models import VisionTransformer
 from cpvt.results import remove_leftovers, write_lines
 from cpvt.retrofitting import fade_share, set_absolute_share
 from cpvt.scoring import count_test, load_test, measure
-from cpvt.training.engine import Machine
-from cpvt.training.learning import Lessons, seed_layers, step_seed
-from cpvt.training.plan import own_share
-from cpvt.training.saving import STATE, fail_to_save, read_state, remove_state, write_state
-from cpvt.training.starting import create_optimizer, plain, plan_of, refuse_other_pictures, refuse_other_run
+from cpvt.training.backend import Machine
+from cpvt.training.build import create_optimizer, plain, plan_of, refuse_other_pictures, refuse_other_run
+from cpvt.training.loss import Lessons, seed_layers, step_seed
+from cpvt.training.resume import STATE, fail_to_save, read_state, remove_state, write_state
+from cpvt.training.sampler import own_share
 from cpvt.training.stopping import Stop, StoppedError, until_stopped
 
 HISTORY = "history.jsonl"

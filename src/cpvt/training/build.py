@@ -45,9 +45,9 @@ from cpvt.models.zoo import model_config
 from cpvt.retrofitting import parameter_groups
 from cpvt.retrofitting import retrofit as retrofit_model
 from cpvt.subjects import describe, is_foreign, open_subject
-from cpvt.training.learning import Teacher, check_teacher
-from cpvt.training.plan import Plan, plan_training
-from cpvt.training.saving import has_state
+from cpvt.training.loss import Teacher, check_teacher
+from cpvt.training.resume import has_state
+from cpvt.training.sampler import Plan, plan_training
 
 PUBLISHED = "published"  # weights to start from: those that a library publishes
 # may differ between a run and the command that goes on with it

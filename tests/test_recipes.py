@@ -130,7 +130,7 @@ def test_the_whole_recipe_passes_the_checks_of_a_training(tmp_path, tiny_folder)
     config = read_recipe("recipes/imagenet_cpvt_tiny_distilled.py")
     assert config.teacher == "timm:regnety_160.deit_in1k"
     assert config.recipe == deit()
-    settings, _ = check(config, open_data(str(tiny_folder)))
-    assert settings.distilled
-    assert settings.drop_path_rate == 0.1
+    model = check(config, open_data(str(tiny_folder))).model
+    assert model.distilled
+    assert model.drop_path_rate == 0.1
     assert isinstance(config.recipe, Recipe)

@@ -1,12 +1,12 @@
-"""What a training starts from: the model that is asked for, its first weights, and how its pictures are seen."""
+"""What a training is built from: the model and its first weights, its view of images, its sampler and its optimizer."""
 
 from __future__ import annotations
 
 import functools
-import warnings
-from dataclasses import asdict, fields, replace
+import logging
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from timm.optim import create_optimizer_v2
@@ -14,70 +14,69 @@ from torch import nn
 
 from cpvt import processes
 from cpvt.checkpoint import (
-    RECORD,
     as_subject,
-    build_model,
     is_run,
+    provenance,
     published_weights,
     read_record,
     starting_weights,
     transform_from_json,
 )
-from cpvt.config import (
-    POOLS,
-    Engine,
-    ForeignConfig,
-    ModelConfig,
-    Recipe,
-    Retrofit,
-    Size,
-    TrainConfig,
-    Watch,
-    ignore_progress,
-    parse_size,
-    refuse_other,
-    sides,
-)
+from cpvt.checkpoint import build_model as build_fresh_model
+from cpvt.config import POOLS, ForeignConfig, ModelConfig, Recipe, Retrofit, Size, TrainConfig, parse_size, sides
 from cpvt.data import DataSet, Transform, View
 from cpvt.data.variations import Variation
+from cpvt.models import VisionTransformer
 from cpvt.models.shipped import shipped_names
 from cpvt.models.zoo import model_config
-from cpvt.retrofitting import parameter_groups
-from cpvt.retrofitting import retrofit as retrofit_model
+from cpvt.retrofitting import parameter_groups, retrofit
 from cpvt.subjects import describe, is_foreign, open_subject
 from cpvt.training.loss import Teacher, check_teacher
-from cpvt.training.resume import has_state
-from cpvt.training.sampler import Plan, plan_training
+from cpvt.training.sampler import BatchSampler, create_sampler
 
+logger = logging.getLogger(__name__)
 PUBLISHED = "published"  # weights to start from: those that a library publishes
-# may differ between a run and the command that goes on with it
-FREE = ("out", "device", "loader_workers", *(each.name for each in fields(Engine)))
 
 
-def plan_of(config: TrainConfig, data: DataSet, settings: ModelConfig | ForeignConfig) -> Plan:
-    """Which pictures each step learns from; ValueError for a size below a patch."""
-    patch_size = settings.patch_size if isinstance(settings, ModelConfig) else 1
-    train_size, recipe = sides(settings.img_size), config.recipe
+class TrainingSetup(NamedTuple):
+    """What a checked configuration comes to, with the data it was checked against."""
+
+    model: ModelConfig | ForeignConfig
+    view: View  # how training images are seen
+    sampler: BatchSampler
+
+
+def build_setup(config: TrainConfig, data: DataSet) -> TrainingSetup:
+    """The model, view and sampler that a configuration asks for; ValueError for a choice that does not exist."""
+    model = _foreign_config(config, data) if is_foreign(config.model) else _model_config(config, data)
+    return TrainingSetup(model, _training_view(config, data, model), _build_sampler(config, data, model))
+
+
+def _build_sampler(config: TrainConfig, data: DataSet, model: ModelConfig | ForeignConfig) -> BatchSampler:
+    """Which images each step learns from; ValueError for a size below a patch."""
+    patch_size = model.patch_size if isinstance(model, ModelConfig) else 1
+    train_size, recipe = sides(model.img_size), config.recipe
     sizes = [sides(parse_size(size)) for size in config.train_sizes] or [train_size]
     small = [f"{height}x{width}" for height, width in sizes if min(height, width) < patch_size]
     if small:
         raise ValueError(
-            f"--train-sizes must not be below a patch, {patch_size}x{patch_size} pixels in this model; got {', '.join(small)}"
+            f"--train-sizes must not be below a patch, {patch_size}x{patch_size} pixels in this model; "
+            f"got {', '.join(small)}"
         )
-    return plan_training(
-        _count_pictures(config, data), recipe.batch_size, recipe.repeats, config.seed, train_size, sizes, patch_size
+    return create_sampler(
+        _count_images(config, data), recipe.batch_size, recipe.repeats, config.seed, train_size, sizes, patch_size
     )
 
 
-def _count_pictures(config: TrainConfig, data: DataSet) -> int:
-    """Pictures of an epoch; ValueError where a stream does not say, or for what a stream cannot do."""
+def _count_images(config: TrainConfig, data: DataSet) -> int:
+    """Images of an epoch; ValueError where a stream does not say, or for what a stream cannot do."""
     if data.train is not None:
         return len(data.train)
     assert data.train_stream is not None  # `check` refuses a set without either
     if config.recipe.repeats > 1 or config.train_sizes:
         raise ValueError(
-            f"'{data.name}' is read as it comes, each picture once and at one size: leave --repeats and --train-sizes out, "
-            "or bring the pictures into folders or shards"
+            f"'{data.name}' is read as it comes, each picture once and at one size: leave --repeats and --train-sizes "
+            "out, or bring the pictures into folders or shards"
         )
     count = config.source.epoch_pictures or data.train_stream.length
     if count is None:
@@ -97,32 +96,54 @@ def open_teacher(config: TrainConfig, data: DataSet, transform: Transform, devic
     return Teacher(subject, transform)
 
 
-def starting_model(
-    config: TrainConfig,
-    settings: ModelConfig | ForeignConfig,
-    class_names: tuple[str, ...],
-    watch: Watch = ignore_progress,
-) -> nn.Module:
-    """The model with the weights that its training starts from; `watch` is told what became of them."""
+def build_model(
+    config: TrainConfig, wanted: ModelConfig | ForeignConfig, class_names: tuple[str, ...]
+) -> tuple[nn.Module, ModelConfig | ForeignConfig]:
+    """The model with its first weights, retrofitted where asked, and what it is.
+
+    What became of weights from elsewhere is logged. What comes out may be written otherwise than `wanted`: another
+    training size is written into some encodings.
+    """
 
     def say(words: str) -> None:
-        watch("start", 1, 1, words)
+        if processes.is_first():
+            logger.info(words)
 
     start = start_of(config)
     if start is None:
-        model = build_model(settings)
+        model = build_fresh_model(wanted)
     elif start == PUBLISHED:
-        assert isinstance(settings, ForeignConfig)  # `check` refuses others
-        model = published_weights(settings, say)
+        assert isinstance(wanted, ForeignConfig)  # `check` refuses others
+        model = published_weights(wanted, say)
     else:
-        model = starting_weights(settings, start, class_names, say)
+        model = starting_weights(wanted, start, class_names, say)
     if config.teacher is not None:
         ask_for_both_heads(model, config.model)
-    return model
+    if isinstance(model, VisionTransformer):
+        return model, model.config
+    assert isinstance(wanted, ForeignConfig)  # the models of other libraries
+    if config.retrofit is None:
+        return model, wanted
+    model = retrofit(model, config.retrofit.at, config.retrofit.absolute, config.retrofit.kernel_size)
+    done: Any = model.retrofitted
+    return model, replace(wanted, retrofit=done)
+
+
+def make_record(config: TrainConfig, setup: TrainingSetup, model: nn.Module, data: DataSet) -> dict[str, Any]:
+    """What checkpoint.json holds of a run, but for the epoch."""
+    at = model.encoding.at if isinstance(model, VisionTransformer) else config.retrofit.at if config.retrofit else ()
+    return {
+        "model": asdict(setup.model),
+        "transform": asdict(setup.view.transform),
+        "class_names": list(data.class_names),
+        "at": list(at),
+        "training": asdict(config),
+        "provenance": {**provenance(), "processes": processes.count()},
+    }
 
 
 def start_of(config: TrainConfig) -> str | None:
-    """What a training starts from; the published weights of one of our own models are those that come with the package."""
+    """What a training starts from; the published weights of our own models are those that come with the package."""
     return config.model if config.start == PUBLISHED and config.model in shipped_names() else config.start
 
 
@@ -130,42 +151,22 @@ def ask_for_both_heads(model: Any, name: str) -> None:
     """Have a distilled model give the logits of both its heads in training."""
     if not hasattr(model, "set_distilled_training"):
         raise ValueError(
-            f"--teacher needs a model with a head for the teacher's answers; '{name}' has none: take one of ours, or timm's "
-            "distilled ones, such as timm:deit_tiny_distilled_patch16_224"
+            f"--teacher needs a model with a head for the teacher's answers; '{name}' has none: take one of ours, or "
+            "timm's distilled ones, such as timm:deit_tiny_distilled_patch16_224"
         )
     model.set_distilled_training(True)
 
 
-def retrofitted(
-    model: nn.Module, settings: ModelConfig | ForeignConfig, wanted: Retrofit
-) -> tuple[nn.Module, ForeignConfig]:
-    """The model with PEGs put in, and the configuration that says so."""
-    assert isinstance(settings, ForeignConfig)  # `check` refuses others
-    model = retrofit_model(model, wanted.at, wanted.absolute, wanted.kernel_size)
-    done: dict[str, Any] = model.retrofitted  # type: ignore[assignment]
-    return model, replace(settings, retrofit=done)
-
-
-def settings_of(config: TrainConfig, data: DataSet) -> ModelConfig | ForeignConfig:
-    """The model that a configuration asks for, fit for the pictures; ValueError for a choice that does not exist."""
-    return _foreign_config(config, data) if is_foreign(config.model) else _model_config(config, data)
-
-
 def _model_config(config: TrainConfig, data: DataSet) -> ModelConfig:
-    options: dict[str, Any] = {"num_classes": len(data.class_names), "in_chans": len(data.mean)}
-    if config.recipe.drop_path_rate:
-        options["drop_path_rate"] = config.recipe.drop_path_rate
-    if config.teacher is not None:
-        options["distilled"] = True
-    if config.encoding is not None:
-        options["encoding"] = config.encoding
-    if config.pool is not None:
-        if config.pool not in POOLS:
-            raise ValueError(f"pool must be one of {', '.join(POOLS)}; got '{config.pool}'")
-        options["global_pool"] = POOLS[config.pool]
-    if config.train_size is not None:
-        options["img_size"] = config.train_size
-    return model_config(config.model, **options)
+    """One of our own models, with what the configuration says over its defaults."""
+    if config.pool is not None and config.pool not in POOLS:
+        raise ValueError(f"pool must be one of {', '.join(POOLS)}; got '{config.pool}'")
+    options = {
+        "num_classes": len(data.class_names), "in_chans": len(data.mean), "img_size": config.train_size,
+        "encoding": config.encoding, "global_pool": POOLS.get(config.pool or ""),
+        "drop_path_rate": config.recipe.drop_path_rate or None, "distilled": config.teacher is not None or None,
+    }  # fmt: skip
+    return model_config(config.model, **{name: value for name, value in options.items() if value is not None})
 
 
 def _foreign_config(config: TrainConfig, data: DataSet) -> ForeignConfig:
@@ -191,7 +192,7 @@ def _described(name: str, classes: int, channels: int) -> tuple[Size | None, Tra
 
 
 def _transform_of(config: TrainConfig, data: DataSet, settings: ModelConfig | ForeignConfig) -> Transform:
-    """How pictures are read, in training and test: as for the weights that training starts from, else as fits the data."""
+    """How images are read in training and test: as for the weights that training starts from, else as fits the data."""
     known, source = _reading(config, data) or Transform(data.mean, data.std, data.crop_ratio), config.source
     crop_ratio = known.crop_ratio if source.crop_ratio is None else source.crop_ratio
     longest_side = source.longest_side or 4 * max(sides(settings.img_size))
@@ -210,8 +211,8 @@ def _reading(config: TrainConfig, data: DataSet) -> Transform | None:
     return _described(config.model, len(data.class_names), len(data.mean))[1]
 
 
-def training_view(config: TrainConfig, data: DataSet, settings: ModelConfig | ForeignConfig) -> View:
-    """How training pictures are seen."""
+def _training_view(config: TrainConfig, data: DataSet, settings: ModelConfig | ForeignConfig) -> View:
+    """How training images are seen."""
     transform = _transform_of(config, data, settings)
     augment = config.recipe.augment or data.augment
     kind = {"none": "canvas", "native": "native-mirrored"}.get(augment, augment)
@@ -223,11 +224,14 @@ def training_view(config: TrainConfig, data: DataSet, settings: ModelConfig | Fo
     return view.at((transform.longest_side, transform.longest_side))
 
 
-def create_optimizer(model: nn.Module, recipe: Recipe, retrofit: Retrofit | None, fused: bool) -> torch.optim.Optimizer:
+def create_optimizer(
+    model: nn.Module, recipe: Recipe, retrofitted: Retrofit | None, fused: bool
+) -> torch.optim.Optimizer:
     """timm's optimizer; of a retrofitted model on the parameters that are to learn, its PEGs at a rate of their own."""
     learns: Any = model
-    if retrofit is not None:
-        learns = parameter_groups(model, retrofit.train_only, recipe.lr, recipe.weight_decay, retrofit.peg_lr_scale)
+    if retrofitted is not None:
+        scale = retrofitted.peg_lr_scale
+        learns = parameter_groups(model, retrofitted.train_only, recipe.lr, recipe.weight_decay, scale)
     options: dict[str, Any] = {"fused": fused} if recipe.optimizer in ("adam", "adamw") else {}
     if recipe.layer_decay is not None:
         options["layer_decay"] = recipe.layer_decay
@@ -235,47 +239,3 @@ def create_optimizer(model: nn.Module, recipe: Recipe, retrofit: Retrofit | None
         learns, recipe.optimizer, lr=recipe.lr, weight_decay=recipe.weight_decay, **options
     )
     return optimizer
-
-
-def is_finished(config: TrainConfig, retrofit: Retrofit | None = None) -> bool:
-    """Whether the folder holds this very run, trained to its end; ValueError where it holds another one."""
-    folder = Path(config.out)
-    if not (folder / RECORD).exists():
-        return False
-    record = read_record(folder)
-    refuse_other_run(folder, record["training"], config)
-    if record.get("retrofit") != (None if retrofit is None else plain(retrofit)):
-        raise ValueError(
-            f"'{folder}' holds a run retrofitted in another way; choose another --out, or delete the folder"
-        )
-    return bool(record["epoch"] == config.recipe.epochs) and not has_state(folder)
-
-
-def plain(retrofit: Retrofit) -> dict[str, Any]:
-    """As JSON gives it back."""
-    return {**asdict(retrofit), "at": list(retrofit.at)}
-
-
-def refuse_other_run(folder: Path, before: dict[str, Any], config: TrainConfig) -> None:
-    """Raise ValueError where the folder holds a run that another configuration made."""
-    refuse_other(folder, "a run with another configuration", before, config, FREE)
-
-
-def refuse_other_pictures(folder: Path, state: dict[str, Any], data: DataSet, plan: Plan) -> None:
-    """Raise ValueError where the pictures are not those that an interrupted run began with."""
-    for name, now in (("class_names", list(data.class_names)), ("pictures", plan.pictures)):
-        if state[name] != now:
-            raise ValueError(
-                f"the run in '{folder}' began with other pictures ({name.replace('_', ' ')}: {_short(state[name])} then, "
-                f"{_short(now)} now); bring those back, or train into another folder (from these weights: --start)"
-            )
-    if data.train is None and state["done"] and state["processes"] != processes.count() and processes.is_first():
-        warnings.warn(
-            f"the stream is now dealt out to {processes.count()} processes, not to {state['processes']} as before: until the "
-            "epoch ends, some pictures come a second time and some not at all", stacklevel=2,
-        )  # fmt: skip
-
-
-def _short(value: Any) -> str:
-    words = str(value)
-    return words if len(words) < 120 else f"{words[:100]}... ({len(value)})"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cpvt.cli import main, parse
-from cpvt.config import Recipe
+from cpvt.config import Recipe, Retrofit
 from cpvt.data import open_data
 from cpvt.models.zoo import model_config
 from cpvt.recipes import deit, read_recipe
@@ -73,6 +73,18 @@ def test_options_of_the_command_line_go_over_those_of_the_recipe(tmp_path):
     config = parse(["train", str(recipe), "--epochs", "9", "--train-sizes", "160", "224", "--no-shard"])
     assert (config.out, config.model, config.recipe.epochs, config.recipe.lr) == ("here", "cpvt_tiny", 9, 1e-4)
     assert config.train_sizes == (160, 224)
+
+
+def test_a_retrofit_is_a_recipes_to_say_and_no_flag_of_train(tmp_path, capsys):
+    (tmp_path / "mine.py").write_text(
+        "from cpvt.config import Retrofit, TrainConfig\n"
+        "config = TrainConfig(out='out', model='timm:vit', retrofit=Retrofit(at=(2,)))\n"
+    )
+    assert parse(["train", str(tmp_path / "mine.py")]).retrofit == Retrofit(at=(2,))
+    assert parse(["train", "--out", "out"]).retrofit is None
+    with pytest.raises(SystemExit):
+        parse(["train", "--out", "out", "--at", "2"])
+    assert "--at" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -170,8 +170,8 @@ def test_a_run_of_before_retrofits_were_configuration_is_known_again(config, tmp
     folder = tmp_path / "run"
     state = torch.load(folder / STATE, weights_only=True)
     training = json.loads(state["training"])
-    kept = training.pop("retrofit")
-    write_state(folder, {**state, "training": json.dumps(training), "tally": [*state.pop("metrics").values(), 0, 0]})
+    kept, tally = training.pop("retrofit"), [*state.pop("metrics").values(), 0, 0]
+    write_state(folder, {**state, "training": json.dumps(training), "tally": tally})
     record = json.loads((folder / "checkpoint.json").read_text())
     (folder / "checkpoint.json").write_text(json.dumps({**record, "training": training, "retrofit": kept}))
     for other in (Retrofit((1,), "drop"), None if retrofit else Retrofit()):

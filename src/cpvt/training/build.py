@@ -118,7 +118,7 @@ def build_model(
     else:
         model = starting_weights(wanted, start, class_names, say)
     if config.teacher is not None:
-        ask_for_both_heads(model, config.model)
+        _enable_both_heads(model, config.model)
     if isinstance(model, VisionTransformer):
         return model, model.config
     assert isinstance(wanted, ForeignConfig)  # the models of other libraries
@@ -147,7 +147,7 @@ def start_of(config: TrainConfig) -> str | None:
     return config.model if config.start == PUBLISHED and config.model in shipped_names() else config.start
 
 
-def ask_for_both_heads(model: Any, name: str) -> None:
+def _enable_both_heads(model: Any, name: str) -> None:
     """Have a distilled model give the logits of both its heads in training."""
     if not hasattr(model, "set_distilled_training"):
         raise ValueError(

@@ -65,8 +65,8 @@ class Criterion:
             logits = logits_of(output)
             return LossResult(self._cross_entropy(logits, targets), (logits.argmax(1) == hard).sum())
         logits, distilled = output
-        taught, share = self.teacher(pictures), self.recipe.distillation_share
-        loss = (1 - share) * self._cross_entropy(logits, targets) + share * F.cross_entropy(distilled, taught)
+        labels, share = self.teacher(pictures), self.recipe.distillation_share
+        loss = (1 - share) * self._cross_entropy(logits, targets) + share * F.cross_entropy(distilled, labels)
         return LossResult(loss, ((logits + distilled).argmax(1) == hard).sum())
 
     def _cross_entropy(self, logits: Tensor, targets: Tensor) -> Tensor:
@@ -84,7 +84,7 @@ class Teacher:
             raise ValueError(
                 f"the teacher '{subject.name}' reads {len(own.mean)} channels, the pictures have {len(transform.mean)}"
             )
-        self.subject, self.ready = subject, dict[tuple[int, int], Subject]()
+        self.subject, self.at_sizes = subject, dict[tuple[int, int], Subject]()
         values = (own.mean, own.std, transform.mean, transform.std)
         mean, std, student_mean, student_std = (
             torch.tensor(each, dtype=torch.float32)[:, None, None] for each in values
@@ -95,15 +95,15 @@ class Teacher:
         """The class that the teacher names for each picture, (B,)."""
         with torch.inference_mode():
             if isinstance(pictures, list):
-                logits = self.subject.logits_of_list([self._see(picture) for picture in pictures])
+                logits = self.subject.logits_of_list([self._renormalize(picture) for picture in pictures])
             else:
                 sides = (pictures.shape[2], pictures.shape[3])
-                if sides not in self.ready:
-                    self.ready[sides] = self.subject.at_size(sides)
-                logits = self.ready[sides].logits(self._see(pictures))
+                if sides not in self.at_sizes:
+                    self.at_sizes[sides] = self.subject.at_size(sides)
+                logits = self.at_sizes[sides].logits(self._renormalize(pictures))
         return logits.argmax(1).clone()
 
-    def _see(self, pictures: Tensor) -> Tensor:
+    def _renormalize(self, pictures: Tensor) -> Tensor:
         return pictures * self.scale.to(pictures.device) + self.shift.to(pictures.device)
 
 
@@ -120,9 +120,9 @@ def check_teacher(subject: Subject, class_names: tuple[str, ...]) -> None:
     if known is None and subject.channels is not None:
         size = subject.train_size or 224
         sides = (size, size) if isinstance(size, int) else size
-        told = subject.logits(torch.zeros(1, subject.channels, *sides, device=subject.device)).shape[1]
-        if told != len(class_names):
+        classes = subject.logits(torch.zeros(1, subject.channels, *sides, device=subject.device)).shape[1]
+        if classes != len(class_names):
             raise ValueError(
-                f"the teacher '{subject.name}' tells {told} classes apart, the pictures have {len(class_names)}; "
+                f"the teacher '{subject.name}' tells {classes} classes apart, the pictures have {len(class_names)}; "
                 "a teacher must have been trained on the same classes"
             )

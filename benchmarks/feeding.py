@@ -16,7 +16,7 @@ from PIL import Image
 from benchmarks.measuring import Figure, alternate, ratio, told
 from benchmarks.rehearsal import rehearse
 from cpvt.config import Recipe, Source, TrainConfig
-from cpvt.data import Draw, load_plan, open_data
+from cpvt.data import SampleSpec, load_plan, open_data
 from cpvt.training import check, train
 
 CLASSES = 10
@@ -109,8 +109,8 @@ def _read(config: TrainConfig) -> float:
     """Seconds from one batch to the next; what it takes to start is left out."""
     data = open_data(config.source.data)
     assert data.train is not None
-    (_, view), size = check(config, data), config.recipe.batch_size
-    plan = [[Draw(number) for number in range(start, start + size)] for start in range(0, len(data.train), size)]
+    view, size = check(config, data).view, config.recipe.batch_size
+    plan = [[SampleSpec(number) for number in range(start, start + size)] for start in range(0, len(data.train), size)]
     times = [time.perf_counter() for _ in load_plan(data.train, view, plan, workers=config.source.loader_workers)]
     return _step(times)
 

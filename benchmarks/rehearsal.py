@@ -6,44 +6,46 @@ Only this file depends on the internals of cpvt.training.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import cached_property
 
 import numpy as np
 import torch
 from PIL import Image
 
-from cpvt.config import Engine, Recipe, TrainConfig, Watch, ignore_progress
-from cpvt.data import Batch, Draw
+from cpvt.config import Engine, Recipe, TrainConfig, ignore_progress
+from cpvt.data import Batch
 from cpvt.data.base import data_set
-from cpvt.training import check, starting_model
-from cpvt.training.engine import Machine
-from cpvt.training.learning import Lessons
-from cpvt.training.plan import own_share
-from cpvt.training.run import Run
+from cpvt.training import build_model, check
+from cpvt.training.backend import Backend
+from cpvt.training.loss import Criterion
+from cpvt.training.sampler import Step, own_share
 from cpvt.training.stopping import Stop
+from cpvt.training.trainer import Trainer
 
 EPOCHS = 10_000  # so many that the schedule never ends
 
 
-class Rehearsal(Run):
-    """A training without input and output: a call trains one epoch on a fixed batch of noise and records nothing."""
+class Rehearsal:
+    """A training whose every step learns from the same noise; called, it takes the steps of an epoch and keeps nothing."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.trainer = trainer
 
     def __call__(self) -> None:
-        self._train_epoch(ignore_progress, Stop())
+        self.trainer.train_epoch(ignore_progress, Stop())
+        self.trainer.progress.next_epoch()
 
-    @cached_property
-    def batch(self) -> Batch:
-        """This process's part of a step's batch."""
-        count = len(own_share(self.plan.steps(0)[0]))
-        pictures = torch.randn(count, len(self.view.transform.mean), *self.view.sides)
-        return Batch(pictures, torch.arange(count) % len(self.data.class_names), 0.0, 0, [])
 
-    def _load(self, shares: Sequence[Sequence[Draw]]) -> Iterator[Batch]:
-        return (self.batch for _ in shares)
+class Noise:
+    """Gives every step the same images; call it as `cpvt.training.trainer.Load`."""
 
-    def _end_epoch(self, watch: Watch, stop: Stop) -> None:
-        self.before, self.epoch, self.done, self.seconds = self.before + self.done, self.epoch + 1, 0, 0.0
-        self.tally = self._zeros()
+    def __init__(self, channels: int, sides: tuple[int, int], classes: int) -> None:
+        self.shape, self.classes, self.batch = (channels, *sides), classes, Batch([], torch.zeros(0), 0.0, 0, [])
+
+    def __call__(self, epoch: int, steps: Sequence[Step], first: int) -> Iterator[Batch]:
+        count = len(own_share(steps[0]))  # this process's images of a step
+        if count != len(self.batch.labels):
+            self.batch = Batch(torch.randn(count, *self.shape), torch.arange(count) % self.classes, 0.0, 0, [])
+        return (self.batch for _ in steps[first:])
 
 
 def rehearse(model: str, size: int, batch_size: int, classes: int, steps: int = 1) -> Rehearsal:
@@ -55,9 +57,10 @@ def rehearse(model: str, size: int, batch_size: int, classes: int, steps: int = 
     config = TrainConfig(out="", model=model, train_size=size, device="cpu", engine=engine, recipe=recipe)
     names = [f"class {number}" for number in range(classes)]
     data = data_set("noise", names, _Unread(steps * batch_size), None, "RGB")
-    settings, view = check(config, data)
-    module = starting_model(config, settings, data.class_names)
-    return Rehearsal(config, settings, view, module, data, Machine(config), Lessons(recipe, classes))
+    setup = check(config, data)
+    module, _ = build_model(config, setup.model, data.class_names)
+    noise = Noise(len(data.mean), setup.view.sides, classes)
+    return Rehearsal(Trainer(config, setup, module, data, Backend(config), Criterion(recipe, classes), noise))
 
 
 class _Unread:

@@ -128,16 +128,17 @@ def test_a_function_may_measure_itself():
 @pytest.mark.parametrize(("count", "own"), [(1, 8), (2, 4)])
 def test_a_rehearsal_learns_as_a_training_does_and_keeps_nothing(monkeypatch, tmp_path, count, own):
     monkeypatch.chdir(tmp_path)
-    run = rehearsal.rehearse("cpvt_micro_gap", 8, batch_size=8, classes=3, steps=2)
-    before = {name: weight.clone() for name, weight in run.module.named_parameters()}
-    run()
-    run()
-    assert (run.epoch, run.before, run.done, run.history) == (2, 4, 0, [])
-    assert all(bool((weight != before[name]).any()) for name, weight in run.module.named_parameters())
+    rehearse = rehearsal.rehearse("cpvt_micro_gap", 8, batch_size=8, classes=3, steps=2)
+    module, progress = rehearse.trainer.module, rehearse.trainer.progress
+    before = {name: weight.clone() for name, weight in module.named_parameters()}
+    rehearse()
+    rehearse()
+    assert (progress.epoch, progress.before, progress.step, progress.history) == (2, 4, 0, [])
+    assert all(bool((weight != before[name]).any()) for name, weight in module.named_parameters())
     assert list(tmp_path.iterdir()) == []
-    del run.batch
     monkeypatch.setattr(world, "count", lambda: count)
-    assert run.batch.pictures.shape == (own, 3, 8, 8)
+    batches = list(rehearse.trainer.load(0, rehearse.trainer.setup.sampler.steps(0), 0))
+    assert [batch.pictures.shape for batch in batches] == [(own, 3, 8, 8)] * 2
 
 
 def test_the_counterpart_has_the_same_shape_and_the_plain_loop_trains_it():

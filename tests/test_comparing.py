@@ -6,9 +6,11 @@ from dataclasses import replace
 import pytest
 
 import cpvt
-from cpvt import comparing, looking
+from cpvt import comparing, looking, training
 from cpvt.config import CompareConfig, Recipe, Source
+from cpvt.data import open_data
 from cpvt.results import read_rows
+from cpvt.training import check
 
 
 @pytest.fixture
@@ -64,7 +66,7 @@ def test_an_interrupted_comparison_goes_on_and_recomputes_nothing(config, stop_a
         cpvt.compare(config, on_row=interrupt)
     trained = []
     monkeypatch.setattr(
-        comparing, "train", lambda training, watch: (trained.append(training.out), real(training, watch))[1]
+        comparing, "train", lambda training, *given: (trained.append(training.out), real(training, *given))[1]
     )
     cpvt.compare(config, on_row=lambda row: seen.append(row.key))
     assert len(seen) == len(set(seen)) == 12
@@ -182,3 +184,13 @@ def test_what_the_page_shows_beside_accuracy(config):
         assert all(rate > 0 for rate in look["pictures_per_second"])
         attention = looking.np.load(folder / "arrays" / f"attention-{look['name']}.npy")
         assert attention.shape == (4, 4)
+
+
+def test_data_is_opened_and_options_are_checked_once(config, monkeypatch):
+    opened, checked = [], []
+    for module in (comparing, training):
+        monkeypatch.setattr(module, "open_data", lambda *given: opened.append(given) or open_data(*given))
+        monkeypatch.setattr(module, "check", lambda config, data: checked.append(config.out) or check(config, data))
+    cpvt.compare(config)
+    assert len(opened) == 1
+    assert len(checked) == len(set(checked)) == 3

@@ -1,5 +1,7 @@
 """Progress in a log: a line now and then, with what is left at the pace so far."""
 
+import logging
+
 from cpvt.progress import Bars
 
 
@@ -26,3 +28,11 @@ def test_an_unknown_length_is_no_end(capsys, monkeypatch):
         bars("test", done, 0, "accuracy 50.0%")
         clock[0] += 12
     assert capsys.readouterr().err.splitlines() == ["test  128/?  accuracy 50.0%"]
+
+
+def test_messages_of_the_package_stand_above_the_bars(capsys):
+    logger = logging.getLogger("cpvt.training.build")
+    with Bars():
+        logger.info("the head starts afresh")
+    logger.info("nobody listens")
+    assert capsys.readouterr().err == "the head starts afresh\n"

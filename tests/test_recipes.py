@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cpvt.cli import main, parse
-from cpvt.config import Recipe
+from cpvt.config import Recipe, Retrofit
 from cpvt.data import open_data
 from cpvt.models.zoo import model_config
 from cpvt.recipes import deit, read_recipe
@@ -75,6 +75,18 @@ def test_options_of_the_command_line_go_over_those_of_the_recipe(tmp_path):
     assert config.train_sizes == (160, 224)
 
 
+def test_a_retrofit_is_a_recipes_to_say_and_no_flag_of_train(tmp_path, capsys):
+    (tmp_path / "mine.py").write_text(
+        "from cpvt.config import Retrofit, TrainConfig\n"
+        "config = TrainConfig(out='out', model='timm:vit', retrofit=Retrofit(at=(2,)))\n"
+    )
+    assert parse(["train", str(tmp_path / "mine.py")]).retrofit == Retrofit(at=(2,))
+    assert parse(["train", "--out", "out"]).retrofit is None
+    with pytest.raises(SystemExit):
+        parse(["train", "--out", "out", "--at", "2"])
+    assert "--at" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "command", ["--epochs 9 RECIPE --no-shard", "RECIPE --epochs 9", "--train-sizes 160 RECIPE --epochs 9"]
 )
@@ -130,7 +142,7 @@ def test_the_whole_recipe_passes_the_checks_of_a_training(tmp_path, tiny_folder)
     config = read_recipe("recipes/imagenet_cpvt_tiny_distilled.py")
     assert config.teacher == "timm:regnety_160.deit_in1k"
     assert config.recipe == deit()
-    settings, _ = check(config, open_data(str(tiny_folder)))
-    assert settings.distilled
-    assert settings.drop_path_rate == 0.1
+    model = check(config, open_data(str(tiny_folder))).model
+    assert model.distilled
+    assert model.drop_path_rate == 0.1
     assert isinstance(config.recipe, Recipe)

@@ -22,7 +22,7 @@ from cpvt import __version__
 from cpvt.config import ForeignConfig, ModelConfig, sides
 from cpvt.data import Transform
 from cpvt.models import VisionTransformer
-from cpvt.models.continuing import continue_model
+from cpvt.models.continuing import adapt_model
 from cpvt.models.shipped import Files, shipped_files, shipped_names
 from cpvt.models.zoo import MODELS
 from cpvt.results import read_json, replacing, write_json
@@ -196,7 +196,7 @@ def starting_weights(
     same_classes = class_names is None or list(class_names) == record["class_names"]
     if isinstance(wanted, ModelConfig):
         assert isinstance(model, VisionTransformer)  # as its record says
-        return _told(continue_model(model, wanted, same_classes), say)
+        return _told(adapt_model(model, wanted, same_classes), say)
     return _told(continue_foreign(model, wanted, same_classes, f"in '{start}'"), say)
 
 

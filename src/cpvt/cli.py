@@ -35,13 +35,13 @@ def train(config: TrainConfig) -> dict[str, Any]:
     from cpvt.training import HISTORY
     from cpvt.training import train as run_training
 
+    source = config.source
     with Bars() as bars:
-        folder = run_training(config, bars)
+        data = open_data(source.data, source.data_root)
+        folder = run_training(config, bars, data)
         checkpoint = load(folder, config.device)
         history = [values for _, values in read_lines(folder / HISTORY)]
         rows: list[Row] = []
-        source = config.source
-        data = open_data(source.data, source.data_root)
         if data.test is not None or data.test_stream is not None:  # by all processes together
             rows += sweep(
                 checkpoint, data, [checkpoint.config.img_size], protocol="resize", crop_ratio=source.crop_ratio, on_bad_picture=source.on_bad_picture,
@@ -263,7 +263,8 @@ def parse(arguments: list[str] | None = None) -> Any:
     for name, (kind, _, about) in VERBS.items():
         by_place = (tyro.conf.PositionalRequiredArgs,) if name in POSITIONAL else ()
         default: dict[str, Any] = {"default": recipe} if kind is TrainConfig and recipe is not None else {}
-        marked: Any = (kind, tyro.conf.subcommand(name, description=about, **default), *by_place)
+        plain = (tyro.conf.AvoidSubcommands,) if kind is TrainConfig else ()  # no flags for the PEGs of a retrofit
+        marked: Any = (kind, tyro.conf.subcommand(name, description=about, **default), *by_place, *plain)
         option = Annotated[marked]
         union = option if union is None else union | option
     about = "Which positional encoding holds at any size? The last line of every command's output is one JSON object."

@@ -14,7 +14,7 @@ import torch
 from cpvt.checkpoint import load, provenance
 from cpvt.cluster import check_address, import_ray, run_on_cluster
 from cpvt.config import CompareConfig, ModelConfig, Size, TrainConfig, Watch, ignore_progress, parse_size, refuse_other
-from cpvt.data import open_data
+from cpvt.data import DataSet, open_data
 from cpvt.encodings import TABLE
 from cpvt.looking import Subject, look_closer
 from cpvt.models.zoo import model_config
@@ -22,7 +22,7 @@ from cpvt.parallel import Tell, cores, run_in_processes
 from cpvt.results import Row, append_rows, check_writable, read_json, read_rows, write_json
 from cpvt.subjects import is_foreign
 from cpvt.sweeping import check_sizes, sweep
-from cpvt.training import check, check_here, is_finished, train
+from cpvt.training import TrainingSetup, check, check_here, is_finished, train
 
 RECORD, ROWS = "compare.json", "rows.jsonl"
 STEPS = {"canvas": (1, 1.5, 2, 3), "resize": (0.5, 0.75, 1, 1.5, 2)}  # test sizes by default, in training sizes
@@ -49,6 +49,7 @@ class _Task:
 
     training: TrainConfig
     tests: tuple[tuple[str, Any], ...]  # (protocol, size)
+    setup: TrainingSetup | None = None  # once the training was checked
 
     @property
     def name(self) -> str:
@@ -80,8 +81,7 @@ def compare(
     data = open_data(config.source.data, config.source.data_root)
     if data.test is None:
         raise ValueError(f"'{data.name}' has no test/ (or val/) to test on")
-    for task in tasks:
-        check(task.training, data)
+    tasks = [replace(task, setup=check(task.training, data)) for task in tasks]
     done = {row.key for row in read_rows(folder / ROWS)}
     unfinished = [task for task in (_remaining(task, done) for task in tasks) if task is not None]
     parallel = _parallel(config, len(unfinished))
@@ -106,7 +106,7 @@ def compare(
         run_in_processes(_run_in_worker, unfinished, parallel, _threads(parallel), hear)
     else:
         for task in unfinished:
-            _run(task, watch, keep)
+            _run(task, data, watch, keep)
     look_closer(
         folder, [_subject(task) for task in tasks if task.training.seed == config.seeds[0]], data, config.device, watch
     )
@@ -210,13 +210,12 @@ def _subject(task: _Task) -> Subject:
     return Subject(f"{slug(encoding)}-{pool}", encoding, pool, task.training.out)
 
 
-def _run(task: _Task, watch: Watch, keep: Callable[[Row], None]) -> None:
+def _run(task: _Task, data: DataSet, watch: Watch, keep: Callable[[Row], None]) -> None:
     def watch_task(step: str, done: int, total: int, words: str) -> None:
         watch(f"{task.name}: {step}" if step != "train" else task.name, done, total, words)
 
-    folder = train(task.training, watch_task)
+    folder = train(task.training, watch_task, data, task.setup)
     checkpoint = load(folder, task.training.device)
-    data = open_data(task.training.source.data, task.training.source.data_root)
     for protocol, size in task.tests:
         source = task.training.source
         rows = sweep(
@@ -257,4 +256,5 @@ def _run_in_worker(task: _Task, tell: Tell) -> None:
             said = time.monotonic()
             tell("progress", *progress)
 
-    _run(task, watch, lambda row: tell("row", row))
+    source = task.training.source
+    _run(task, open_data(source.data, source.data_root), watch, lambda row: tell("row", row))

@@ -16,7 +16,7 @@ from cpvt.results import Row, append_rows, read_json, read_rows, write_json
 from cpvt.retrofitting import describe_retrofit, retrofit
 from cpvt.subjects import Subject, is_foreign, subject_of
 from cpvt.sweeping import default_sizes, sweep
-from cpvt.training import PUBLISHED, check, check_here, starting_model, train
+from cpvt.training import PUBLISHED, build_model, check, check_here, train
 
 ROWS, RECORD = "rows.jsonl", "retrofit.json"
 GROWS = ("out", "sizes", "protocols", "control", "device", "loader_workers")
@@ -35,17 +35,18 @@ def retrofit_and_test(
     folder, training = Path(config.out), _training(config)
     data = open_data(config.source.data, config.source.data_root)
     check_here(training)
-    settings, view = check(training, data, config.retrofit)
-    assert isinstance(settings, ForeignConfig)  # _training takes no other
+    setup, untouched = check(training, data), replace(training, retrofit=None)
+    assert isinstance(setup.model, ForeignConfig)  # _training takes no other
+    name = setup.model.name
     _refuse_other(folder, config)
     done = {(row.encoding, row.protocol, row.size) for row in read_rows(folder / ROWS)}
     torch.manual_seed(config.seed)
-    model = starting_model(training, settings, data.class_names, watch)
+    model, _ = build_model(untouched, setup.model, data.class_names)
     wanted = config.retrofit
     retrofit(model, wanted.at, wanted.absolute, wanted.kernel_size)  # refuses what cannot be before anything is trained
     before = replace(
         subject_of(model.to(pick_device(config.device))),
-        name=settings.name, transform=view.transform, train_size=settings.img_size,
+        name=name, transform=setup.view.transform, train_size=setup.model.img_size,
     )  # fmt: skip
     sizes = [parse_size(size) for size in config.sizes] or default_sizes(before)
 
@@ -55,16 +56,16 @@ def retrofit_and_test(
                 continue
             bad = config.source.on_bad_picture
             for row in sweep(subject, data, [size], protocol=protocol, on_bad_picture=bad, watch=watch):
-                row = replace(row, model=settings.name, encoding=label, seed=config.seed)
+                row = replace(row, model=name, encoding=label, seed=config.seed)
                 append_rows(folder / ROWS, [row])
                 on_row(row)
 
     write_json(folder / RECORD, {"config": asdict(config), "provenance": provenance()})
     test(before, BEFORE)
     if config.control and wanted.train_only == "all":  # with PEGs alone to learn, the model as it came is the control
-        control = replace(training, out=str(folder / "control"))
-        test(load(train(control, watch), config.device).subject, CONTROL)
-    test(load(train(training, watch, wanted), config.device).subject, describe_retrofit(asdict(wanted)))
+        control = replace(untouched, out=str(folder / "control"))
+        test(load(train(control, watch, data, setup), config.device).subject, CONTROL)
+    test(load(train(training, watch, data, setup), config.device).subject, describe_retrofit(asdict(wanted)))
     return folder
 
 
@@ -75,7 +76,7 @@ def _refuse_other(folder: Path, config: RetrofitConfig) -> None:
 
 
 def _training(config: RetrofitConfig) -> TrainConfig:
-    """How the model is trained on, with or without PEGs."""
+    """How the retrofitted model is trained on."""
     name, start, size, source = config.model, config.checkpoint or PUBLISHED, config.train_size, config.source
     if not is_foreign(name):
         record = read_record(Path(name))
@@ -89,5 +90,5 @@ def _training(config: RetrofitConfig) -> TrainConfig:
         size = size or record["model"]["img_size"]
     return TrainConfig(
         out=config.out, model=name, start=str(start), train_size=size, seed=config.seed, device=config.device,
-        source=source, recipe=config.recipe,
+        source=source, recipe=config.recipe, retrofit=config.retrofit,
     )  # fmt: skip

@@ -1,11 +1,23 @@
-"""Progress on standard error: bars in a terminal, a line now and then in a log."""
+"""Progress on standard error: bars in a terminal, a line now and then in a log, and the package's messages above them."""
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from types import TracebackType
 from typing import Any
+
+
+class _Messages(logging.Handler):
+    """Prints the package's messages above the bars."""
+
+    def __init__(self, bars: Bars) -> None:
+        super().__init__(logging.INFO)
+        self.bars = bars
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.bars.say(self.format(record))
 
 
 class Bars:
@@ -22,9 +34,13 @@ class Bars:
         self.drawn = self.console.is_terminal
         left = TimeRemainingColumn()
         columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[words]}"), left)
+        self.messages, self.logger = _Messages(self), logging.getLogger("cpvt")
         self.progress = Progress(*columns, TimeElapsedColumn(), console=self.console, disable=not self.drawn)
 
     def __enter__(self) -> Bars:
+        self.level = self.logger.level
+        self.logger.setLevel(logging.INFO)
+        self.logger.addHandler(self.messages)
         self.progress.start()
         return self
 
@@ -32,6 +48,8 @@ class Bars:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.progress.stop()
+        self.logger.removeHandler(self.messages)
+        self.logger.setLevel(self.level)
 
     def __call__(self, name: str, done: int, total: int, words: str) -> None:
         if not self.drawn:

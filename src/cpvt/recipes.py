@@ -9,7 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from cpvt.config import Engine, Recipe, Source, TrainConfig
+from cpvt.config import Engine, Recipe, Retrofit, Source, TrainConfig
 
 DEIT_EPOCHS, DEIT_WARMUP = 300, 5
 
@@ -39,7 +39,7 @@ def imagenet(model: str, **others: Any) -> TrainConfig:
     return TrainConfig(**{**plain, **others})
 
 
-PARTS = {each.__name__: each for each in (TrainConfig, Recipe, Source, Engine)}
+PARTS = {each.__name__: each for each in (TrainConfig, Recipe, Source, Engine, Retrofit)}
 
 
 def read_recipe(path: str | Path) -> TrainConfig:

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cpvt.data import BadPictureError, Draw, Transform, View, load_batches, load_plan
+from cpvt.data import BadPictureError, SampleSpec, Transform, View, load_batches, load_plan
 
 TRANSFORM = Transform((0.5,) * 3, (0.25,) * 3)
 SIZES = [(12, 20), (8, 8), (30, 9), (5, 30), (16, 16), (9, 9)]  # height, width
@@ -40,56 +40,56 @@ def one(draw, **options):
 
 @workers_too
 def test_each_element_makes_a_batch_in_order_and_an_empty_one_an_empty_batch(workers):
-    plan = [[Draw(3), Draw(0)], [], [Draw(4)], [Draw(0), Draw(1), Draw(2)]]
+    plan = [[SampleSpec(3), SampleSpec(0)], [], [SampleSpec(4)], [SampleSpec(0), SampleSpec(1), SampleSpec(2)]]
     batches = load(iter(plan), workers=workers)
     assert [batch.labels.tolist() for batch in batches] == [[3, 0], [], [4], [0, 1, 2]]
     assert [len(batch.pictures) for batch in batches] == [2, 0, 1, 3]
     assert torch.equal(batches[0].pictures[1], batches[3].pictures[0])
-    assert torch.equal(batches[0].pictures[1], one(Draw(0)))
+    assert torch.equal(batches[0].pictures[1], one(SampleSpec(0)))
 
 
 @workers_too
 def test_copies_of_a_picture_differ_and_the_first_is_the_one_of_batches(workers):
-    (batch,) = load([[Draw(0, copy) for copy in range(8)]], workers=workers, seed=3, epoch=2)
+    (batch,) = load([[SampleSpec(0, copy) for copy in range(8)]], workers=workers, seed=3, epoch=2)
     (plain,) = load_batches(Noise(), view(), 1, order=[0], seed=3, epoch=2)
     assert torch.equal(batch.pictures[0], plain.pictures[0])
     assert len({picture.numpy().tobytes() for picture in batch.pictures}) > 5  # of 7 x 14 places, mirrored or not
     for copy, picture in enumerate(batch.pictures):
-        assert torch.equal(one(Draw(0, copy), seed=3, epoch=2), picture)
+        assert torch.equal(one(SampleSpec(0, copy), seed=3, epoch=2), picture)
 
 
 @pytest.mark.parametrize("change", [{"seed": 1}, {"epoch": 1}])
 @pytest.mark.parametrize("copy", [0, 1])
 def test_seed_and_epoch_change_every_copy(change, copy):
-    plan = [[Draw(number, copy) for number in range(5)]]
+    plan = [[SampleSpec(number, copy) for number in range(5)]]
     assert not torch.equal(load(plan)[0].pictures, load(plan, **change)[0].pictures)
 
 
 def test_the_address_of_a_first_copy_is_that_of_published_results():
     expected = np.random.default_rng((7, 3, 11)).random(4)
-    assert np.array_equal(Draw(11).generator(7, 3).random(4), expected)
-    assert not np.array_equal(Draw(11, 1).generator(7, 3).random(4), expected)
+    assert np.array_equal(SampleSpec(11).generator(7, 3).random(4), expected)
+    assert not np.array_equal(SampleSpec(11, 1).generator(7, 3).random(4), expected)
 
 
 @workers_too
 @pytest.mark.parametrize("kind", ["crop", "resized-crop", "resize", "canvas"])
 def test_sides_of_a_draw_stand_in_for_those_of_the_view(kind, workers):
-    plan = [[Draw(0, 0, (4, 10)), Draw(1, 0, (4, 10))], [Draw(0)]]
+    plan = [[SampleSpec(0, 0, (4, 10)), SampleSpec(1, 0, (4, 10))], [SampleSpec(0)]]
     large, own = load(plan, kind, workers=workers)
     assert large.pictures.shape == (2, 3, 4, 10)
     assert own.pictures.shape == (1, 3, 6, 7)
-    direct = View(TRANSFORM, kind, (4, 10))(Noise().read(0, None)[0], Draw(0).generator(0, 0))
+    direct = View(TRANSFORM, kind, (4, 10))(Noise().read(0, None)[0], SampleSpec(0).generator(0, 0))
     assert torch.equal(large.pictures[0], direct)
 
 
 def test_sides_of_a_draw_count_in_what_is_filled():
-    (batch,) = load([[Draw(1, 0, (8, 16)), Draw(1)]], stack=False)  # 8 x 8 fills half, and all
+    (batch,) = load([[SampleSpec(1, 0, (8, 16)), SampleSpec(1)]], stack=False)  # 8 x 8 fills half, and all
     assert batch.filled == pytest.approx((1 / 2 + 0) / 2)
 
 
 @workers_too
 def test_without_stacking_each_picture_keeps_its_size(workers):
-    plan = [[Draw(0), Draw(2, 0, (10, 10))], [Draw(4)]]
+    plan = [[SampleSpec(0), SampleSpec(2, 0, (10, 10))], [SampleSpec(4)]]
     first, second = load_plan(Noise(), view("native", (99, 99)), plan, stack=False, workers=workers)
     assert [tuple(picture.shape) for picture in first.pictures] == [(3, 12, 20), (3, 10, 3)]
     assert first.shrunk == 1
@@ -100,13 +100,13 @@ def test_without_stacking_each_picture_keeps_its_size(workers):
 @pytest.mark.parametrize("sizes", [((4, 10), (10, 4)), ((4, 4), (5, 5))])
 def test_pictures_of_several_sizes_do_not_stack(sizes):
     with pytest.raises(ValueError, match="several sizes do not stack; pass stack=False"):
-        load([[Draw(0, 0, side) for side in sizes]])
+        load([[SampleSpec(0, 0, side) for side in sizes]])
 
 
 def test_native_pictures_to_train_on_are_whole_and_half_of_them_mirrored():
     mirrored = 0
     for copy in range(60):
-        picture = one(Draw(3, copy), kind="native-mirrored", stack=False)
+        picture = one(SampleSpec(3, copy), kind="native-mirrored", stack=False)
         whole = View(TRANSFORM, "native", (6, 7))(Noise().read(3, None)[0], np.random.default_rng(0))
         assert torch.equal(picture, whole) or torch.equal(picture, whole.flip(2))
         mirrored += not torch.equal(picture, whole)
@@ -121,15 +121,15 @@ def test_a_view_says_whether_its_pictures_stack(kind, stacks):
 @workers_too
 def test_pictures_that_are_bad_or_too_small_are_an_error_or_left_out(workers):
     with pytest.raises(BadPictureError, match="^picture 5 does not decode"):
-        load([[Draw(0)], [Draw(5)]], workers=workers)
+        load([[SampleSpec(0)], [SampleSpec(5)]], workers=workers)
     with pytest.raises(BadPictureError, match="^picture number 1 comes to 6x7 pixels, and the model takes 7x7"):
-        load([[Draw(1)]], workers=workers, smallest_side=7)
-    (batch,) = load([[Draw(5), Draw(0)]], workers=workers, on_bad_picture="skip")
+        load([[SampleSpec(1)]], workers=workers, smallest_side=7)
+    (batch,) = load([[SampleSpec(5), SampleSpec(0)]], workers=workers, on_bad_picture="skip")
     assert (batch.labels.tolist(), batch.skipped) == ([0], ["picture 5 does not decode"])
 
 
 @workers_too
 def test_reading_leaves_the_generators_of_all_alone(workers):
     before = torch.get_rng_state()
-    load([[Draw(0)], [Draw(1)]], workers=workers)
+    load([[SampleSpec(0)], [SampleSpec(1)]], workers=workers)
     assert torch.equal(torch.get_rng_state(), before)

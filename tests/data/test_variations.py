@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cpvt.data import Draw, Transform, Variation, View, load_plan
+from cpvt.data import SampleSpec, Transform, Variation, View, load_plan
 from cpvt.data.variations import AUTO_AUGMENTS
 
 TRANSFORMS = {
@@ -170,7 +170,7 @@ def test_a_picture_is_varied_alike_whoever_reads_it_and_after_whatever(kind):
     view = view_of(kind, Variation(AUTO_AUGMENTS[0], erasing=0.5))
 
     def read(numbers, workers, **options):
-        plan = [[Draw(number, copy) for copy in range(2)] for number in numbers]
+        plan = [[SampleSpec(number, copy) for copy in range(2)] for number in numbers]
         batches = list(load_plan(Pictures(), view, plan, workers=workers, **options))
         return {number: batch.pictures for number, batch in zip(numbers, batches)}
 

@@ -8,7 +8,7 @@ from torch.testing import assert_close
 
 from cpvt.config import ModelConfig
 from cpvt.models import VisionTransformer
-from cpvt.models.continuing import continue_model
+from cpvt.models.continuing import adapt_model
 
 SMALL = dict(embed_dim=16, depth=3, num_heads=2, patch_size=4, img_size=32, num_classes=5, encoding="peg")
 HEADS = ("head.", "head_dist.")
@@ -33,7 +33,7 @@ def test_at_another_size_it_answers_as_before(encoding, size):
     sides = (size, size) if isinstance(size, int) else size
     pictures, others = torch.randn(2, 3, *sides), torch.randn(2, 3, 32, 32)
     expected, expected_of_others = model(pictures), model(others)
-    continued, words = continue_model(model, replace(model.config, img_size=size))
+    continued, words = adapt_model(model, replace(model.config, img_size=size))
     assert continued.config.img_size == size
     assert_close(continued.eval()(pictures), expected)
     if "learned" not in encoding:  # a table resized twice is a little off
@@ -44,16 +44,16 @@ def test_at_another_size_it_answers_as_before(encoding, size):
 
 
 def test_a_text_that_leaves_the_grid_out_means_the_one_that_is_there():
-    once, _ = continue_model(build(encoding="rope"), ModelConfig(**{**SMALL, "encoding": "rope", "img_size": 48}))
+    once, _ = adapt_model(build(encoding="rope"), ModelConfig(**{**SMALL, "encoding": "rope", "img_size": 48}))
     assert once.config.encoding == "rope(grid=(8, 8))"
     pictures = torch.randn(2, 3, 20, 20)
     expected = once.eval()(pictures)
     for text in ("rope", "rope(grid=(8, 8))"):
         wanted = ModelConfig(**{**SMALL, "encoding": text, "img_size": 20})
-        twice, _ = continue_model(continue_model(once, once.config)[0], wanted)
+        twice, _ = adapt_model(adapt_model(once, once.config)[0], wanted)
         assert_close(twice.eval()(pictures), expected)
     with pytest.raises(ValueError, match=r"encoding: rope\(grid=\(8, 8\)\) -> rope\(grid=\(12, 12\)\)"):
-        continue_model(once, replace(once.config, encoding="rope(grid=(12, 12))"))
+        adapt_model(once, replace(once.config, encoding="rope(grid=(12, 12))"))
 
 
 def trunk(model):
@@ -71,7 +71,7 @@ def same(first, second):
 def test_heads_for_other_classes_start_afresh_on_the_same_trunk(distilled, classes, same_classes, words):
     model = build(distilled=distilled)
     before, head = trunk(model), model.head.weight.clone()
-    continued, told = continue_model(model, replace(model.config, num_classes=classes), same_classes)
+    continued, told = adapt_model(model, replace(model.config, num_classes=classes), same_classes)
     assert same(trunk(continued), before)
     assert told == [f"{words}: the head starts afresh"]
     assert continued(torch.randn(1, 3, 20, 20)).shape == (1, classes)
@@ -82,7 +82,7 @@ def test_heads_for_other_classes_start_afresh_on_the_same_trunk(distilled, class
 def test_the_same_model_is_left_alone_but_for_what_training_drops():
     model = build()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    continued, words = continue_model(model, replace(model.config, drop_rate=0.5, drop_path_rate=0.3))
+    continued, words = adapt_model(model, replace(model.config, drop_rate=0.5, drop_path_rate=0.3))
     assert words == []
     assert same(continued.state_dict(), before)
     assert continued.config == replace(model.config, drop_rate=0.5, drop_path_rate=0.3)
@@ -92,10 +92,10 @@ def test_the_same_model_is_left_alone_but_for_what_training_drops():
 def test_a_second_head_starts_as_the_first():
     model, pictures = build(global_pool="avg"), torch.randn(2, 3, 20, 20)
     expected = model(pictures)
-    continued, words = continue_model(model, replace(model.config, distilled=True))
+    continued, words = adapt_model(model, replace(model.config, distilled=True))
     assert "a head for the teacher's answers was added" in words[0]
     assert_close(continued.eval()(pictures), expected)
-    token, _ = continue_model(build(), ModelConfig(**{**SMALL, "distilled": True}))
+    token, _ = adapt_model(build(), ModelConfig(**{**SMALL, "distilled": True}))
     assert torch.equal(token.dist_token, token.cls_token)
     assert token.dist_token.data_ptr() != token.cls_token.data_ptr()
     assert torch.equal(token.head_dist.weight, token.head.weight)
@@ -107,7 +107,7 @@ def test_a_second_head_starts_as_the_first():
 def test_a_second_head_may_be_left_behind(pool):
     model = build(distilled=True, global_pool=pool)
     before = {name: tensor for name, tensor in model.state_dict().items() if "dist" not in name}
-    continued, words = continue_model(model, replace(model.config, distilled=False))
+    continued, words = adapt_model(model, replace(model.config, distilled=False))
     assert same(continued.state_dict(), before)
     assert "left behind" in words[0]
 
@@ -115,15 +115,15 @@ def test_a_second_head_may_be_left_behind(pool):
 def test_another_model_is_refused_with_all_that_differs():
     wanted = dict(embed_dim=32, depth=4, encoding="peg5", in_chans=1, global_pool="avg")
     with pytest.raises(ValueError, match="trained on as it is") as error:
-        continue_model(build(), ModelConfig(**{**SMALL, **wanted}))
+        adapt_model(build(), ModelConfig(**{**SMALL, **wanted}))
     for words in (
         "embed_dim: 16 -> 32", "depth: 3 -> 4", "encoding: peg -> peg5", "in_chans: 3 -> 1", "global_pool: token -> avg",
         "class_token: True -> False",
     ):  # fmt: skip
         assert words in str(error.value)
     with pytest.raises(ValueError, match=r"encoding: peg -> peg\+learned"):
-        continue_model(build(), ModelConfig(**{**SMALL, "encoding": "peg+learned"}))
+        adapt_model(build(), ModelConfig(**{**SMALL, "encoding": "peg+learned"}))
     with pytest.raises(ValueError, match=r"encoding: peg -> peg\(kernel_size=5\)"):
-        continue_model(build(), ModelConfig(**{**SMALL, "encoding": "peg(kernel_size=5)"}))
-    kept, _ = continue_model(build(), ModelConfig(**{**SMALL, "class_token": True}))  # said, not another
+        adapt_model(build(), ModelConfig(**{**SMALL, "encoding": "peg(kernel_size=5)"}))
+    kept, _ = adapt_model(build(), ModelConfig(**{**SMALL, "class_token": True}))  # said, not another
     assert kept.num_prefix_tokens == 1

@@ -11,8 +11,8 @@ import cpvt
 from cpvt.config import Engine, Recipe, Retrofit, Source, TrainConfig
 from cpvt.data import open_data
 from cpvt.models import vit
-from cpvt.training import check, starting, train
-from cpvt.training import run as running
+from cpvt.training import build, check, train
+from cpvt.training.trainer import Trainer
 from tests.training.runs import weights
 
 
@@ -67,13 +67,13 @@ def test_checkpointing_computes_again(config, tmp_path, monkeypatch):
 def test_the_average_of_the_weights_is_kept_and_goes_on_from_what_was_saved(config, tmp_path):
     seen = []
     with pytest.MonkeyPatch.context() as patch:
-        learn = running.Run._learn
+        learn = Trainer.train_step
 
-        def look(run, *arguments):
-            learn(run, *arguments)
-            seen.append({name: tensor.clone() for name, tensor in run.module.state_dict().items()})
+        def look(trainer, *arguments):
+            learn(trainer, *arguments)
+            seen.append({name: tensor.clone() for name, tensor in trainer.module.state_dict().items()})
 
-        patch.setattr(running.Run, "_learn", look)
+        patch.setattr(Trainer, "train_step", look)
         kept = trained(config, tmp_path, "run", {"ema": 0.6})
     average = None
     for step, state in enumerate(seen, start=1):
@@ -213,25 +213,25 @@ def test_a_folder_with_other_files_is_taken_but_no_weights_are_written_over(conf
 def test_what_does_not_go_with_a_retrofit_is_refused_before_anything_is_built(config, monkeypatch, absolute):
     vit = replace(config, model="timm:vit_tiny_patch16_224(patch_size=4, embed_dim=16, depth=1, num_heads=2)")
     with pytest.raises(ValueError, match="--layer-decay does not go with a retrofit"):
-        train(replace(vit, recipe=replace(config.recipe, layer_decay=0.5)), retrofit=Retrofit())
+        train(replace(vit, recipe=replace(config.recipe, layer_decay=0.5), retrofit=Retrofit()))
     with pytest.raises(ValueError, match="our own models take PEG by name"):
-        train(config, retrofit=Retrofit())
+        train(replace(config, retrofit=Retrofit()))
     monkeypatch.setattr("cpvt.processes.together", lambda: True)
-    monkeypatch.setattr("cpvt.training.starting_model", lambda *given: pytest.fail("built"))
+    monkeypatch.setattr("cpvt.training.build_model", lambda *given: pytest.fail("built"))
     with pytest.raises(ValueError, match=f"--absolute {absolute} changes the table .* leave --shard out, or keep"):
-        train(replace(vit, engine=Engine(shard=True)), retrofit=Retrofit(absolute=absolute))
+        train(replace(vit, engine=Engine(shard=True), retrofit=Retrofit(absolute=absolute)))
     assert not Path(config.out).exists()
 
 
 def test_the_way_pictures_are_read_is_found_once(config, monkeypatch):
     opened = []
-    before = starting.open_subject
+    before = build.open_subject
 
     def look(name, checkpoint=None, pretrained=True):
         opened.append(name)
         return before(name, pretrained=False)
 
-    monkeypatch.setattr(starting, "open_subject", look)
+    monkeypatch.setattr(build, "open_subject", look)
     monkeypatch.setattr("cpvt.checkpoint.open_subject", lambda name: before(name, pretrained=False))
     vit = "timm:vit_tiny_patch16_224(patch_size=4, embed_dim=16, depth=1, num_heads=2, img_size=8, num_classes=2)"
     train(replace(config, model=vit, start="published", recipe=replace(config.recipe, epochs=1)))
@@ -242,8 +242,8 @@ def test_weights_of_a_file_for_another_library_see_grey_pictures_in_grey(config,
     (tmp_path / "weights.safetensors").touch()
     vit = "timm:vit_tiny_patch16_224(patch_size=4, embed_dim=16, depth=1, num_heads=2)"
     start = str(tmp_path / "weights.safetensors")
-    settings, view = check(replace(config, model=vit, start=start, source=Source()), open_data("digits"))
-    assert (settings.in_chans, view.transform.mode) == (1, "L")
+    setup = check(replace(config, model=vit, start=start, source=Source()), open_data("digits"))
+    assert (setup.model.in_chans, setup.view.transform.mode) == (1, "L")
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: CPUs do not train in float16")
@@ -252,17 +252,13 @@ def test_half_precision_trains_on_a_gpu(config, tmp_path):
 
 
 @pytest.mark.parametrize("start", ["published", "cpvt_mini_peg5_gap"])
-def test_a_training_starts_from_the_weights_of_the_package_for_other_classes(config, tmp_path, start):
+def test_a_training_starts_from_the_weights_of_the_package_for_other_classes(config, caplog, start):
     slow = {"lr": 1e-12, "min_lr": 1e-13, "weight_decay": 0.0, "epochs": 1}
-    told = []
-    run = train(
-        replace(
-            config, model="cpvt_mini_peg5_gap", start=start, train_size=None, recipe=replace(config.recipe, **slow)
-        ),
-        lambda *words: told.append(words),
-    )
+    recipe = replace(config.recipe, **slow)
+    with caplog.at_level("INFO", "cpvt"):
+        run = train(replace(config, model="cpvt_mini_peg5_gap", start=start, train_size=None, recipe=recipe))
     known, found = cpvt.load("cpvt_mini_peg5_gap"), cpvt.load(run)
     torch.testing.assert_close(found.model.state_dict()["norm.weight"], known.model.state_dict()["norm.weight"])
     assert found.model.head.out_features == 2
     assert found.transform.mean == known.transform.mean
-    assert any(what == "start" and "head" in words for what, _, _, words in told)
+    assert any("the head starts afresh" in words for words in caplog.messages)

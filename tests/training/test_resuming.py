@@ -1,5 +1,6 @@
 """Going on with an interrupted run: with the same pictures, and nothing that was due is left out."""
 
+import json
 import os
 import random
 import shutil
@@ -14,12 +15,12 @@ from torch import nn
 from cpvt import processes
 from cpvt.config import Engine, Recipe, Retrofit, Source, TrainConfig
 from cpvt.data import open_data
-from cpvt.training import StoppedError, check, starting_model, train
-from cpvt.training.engine import Machine
-from cpvt.training.learning import Lessons
-from cpvt.training.run import Run
-from cpvt.training.saving import PREVIOUS, STATE, read_state, write_state
-from tests.training.runs import history, weights
+from cpvt.training import StoppedError, build_model, check, train
+from cpvt.training.backend import Backend
+from cpvt.training.loss import Criterion
+from cpvt.training.resume import PREVIOUS, STATE, read_state, write_state
+from cpvt.training.trainer import Trainer
+from tests.training.runs import assert_same, history, weights
 
 STEPS = 3  # an epoch: eleven pictures, four a step
 
@@ -44,11 +45,11 @@ def interrupt(name, at):
 
 
 def set_up(config):
-    """A run before its first step."""
+    """A trainer before its first step."""
     data = open_data(config.source.data)
-    settings, view = check(config, data)
-    model = starting_model(config, settings, data.class_names)
-    return Run(config, settings, view, model, data, Machine(config), Lessons(config.recipe, 2))
+    setup = check(config, data)
+    model, _ = build_model(config, setup.model, data.class_names)
+    return Trainer(config, setup, model, data, Backend(config), Criterion(config.recipe, 2))
 
 
 def test_other_pictures_are_noticed(config, tiny_folder):
@@ -123,30 +124,30 @@ def test_a_state_damaged_anywhere_is_never_read_as_something_else(tmp_path):
 def test_a_table_that_fades_is_gone_from_the_average_too(config):
     name = "timm:vit_tiny_patch16_224(patch_size=4, embed_dim=16, depth=2, num_heads=2)"
     recipe = replace(config.recipe, ema=0.99)
-    run = train(replace(config, model=name, recipe=recipe), retrofit=Retrofit(absolute="fade"))
+    run = train(replace(config, model=name, recipe=recipe, retrofit=Retrofit(absolute="fade")))
     shares = [value for key, value in weights(run).items() if key.endswith("share")]
     assert shares == [0]
 
 
 def test_a_process_without_a_picture_adds_nothing(config):
     config = replace(config, model="timm:test_resnet")
-    run = set_up(config)
-    run.model.train()
-    before = {name: buffer.clone() for name, buffer in run.module.named_buffers()}
-    run._learn_nothing(run.plan.steps(0)[0])
-    assert any(isinstance(each, nn.BatchNorm2d) for each in run.module.modules())
-    assert all(torch.equal(buffer, before[name]) for name, buffer in run.module.named_buffers())
-    assert all(not parameter.grad.any() for parameter in run.module.parameters() if parameter.grad is not None)
-    assert all(each.training for each in run.module.modules())
+    trainer = set_up(config)
+    trainer.model.train()
+    before = {name: buffer.clone() for name, buffer in trainer.module.named_buffers()}
+    trainer._train_on_nothing(trainer.setup.sampler.steps(0)[0])
+    assert any(isinstance(each, nn.BatchNorm2d) for each in trainer.module.modules())
+    assert all(torch.equal(buffer, before[name]) for name, buffer in trainer.module.named_buffers())
+    assert all(not parameter.grad.any() for parameter in trainer.module.parameters() if parameter.grad is not None)
+    assert all(each.training for each in trainer.module.modules())
 
 
 def test_processes_that_share_a_model_take_as_many_parts_each(config):
     config = replace(config, engine=Engine(accumulate=3))
-    run = set_up(config)
+    trainer = set_up(config)
     lengths = {}
-    for run.machine.sharded in (False, True):
-        lengths[run.machine.sharded] = [
-            [len(targets) for _, targets in run._parts(torch.zeros(count, 3), torch.zeros(count))]
+    for trainer.backend.sharded in (False, True):
+        lengths[trainer.backend.sharded] = [
+            [len(targets) for _, targets in trainer._split(torch.zeros(count, 3), torch.zeros(count))]
             for count in (0, 2, 5)
         ]
     assert lengths == {False: [[0], [1, 1], [1, 2, 2]], True: [[0, 0, 0], [0, 1, 1], [1, 2, 2]]}
@@ -157,3 +158,23 @@ def test_processes_are_met_only_where_a_launcher_started_some(monkeypatch):
     assert not processes.together()
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert processes.launched()
+
+
+@pytest.mark.parametrize("retrofit", [None, Retrofit(absolute="fade")], ids=["plain", "retrofitted"])
+def test_a_run_of_before_retrofits_were_configuration_is_known_again(config, tmp_path, retrofit):
+    name = "timm:vit_tiny_patch16_224(patch_size=4, embed_dim=16, depth=1, num_heads=2)"
+    config = replace(config, model=name, retrofit=retrofit)
+    whole = weights(train(replace(config, out=str(tmp_path / "whole"))))
+    with pytest.raises(KeyboardInterrupt):
+        train(config, interrupt("train", 5))
+    folder = tmp_path / "run"
+    state = torch.load(folder / STATE, weights_only=True)
+    training = json.loads(state["training"])
+    kept, tally = training.pop("retrofit"), [*state.pop("metrics").values(), 0, 0]
+    write_state(folder, {**state, "training": json.dumps(training), "tally": tally})
+    record = json.loads((folder / "checkpoint.json").read_text())
+    (folder / "checkpoint.json").write_text(json.dumps({**record, "training": training, "retrofit": kept}))
+    for other in (Retrofit((1,), "drop"), None if retrofit else Retrofit()):
+        with pytest.raises(ValueError, match="holds a run retrofitted in another way"):
+            train(replace(config, retrofit=other))
+    assert_same(weights(train(config)), whole)

@@ -15,8 +15,8 @@ import torch
 
 import cpvt
 from cpvt.config import Engine, Recipe, Source, TrainConfig
-from cpvt.training import DivergedError, learning, train
-from cpvt.training.saving import PREVIOUS, STATE
+from cpvt.training import DivergedError, loss, train
+from cpvt.training.resume import PREVIOUS, STATE
 from tests.children import children
 from tests.training import together
 from tests.training.runs import assert_same, weights
@@ -198,13 +198,13 @@ def test_damaged_pictures_and_shards_stop_a_run_that_goes_on_once_they_are_mende
 
 
 def test_a_loss_that_is_no_number_in_the_middle_leaves_the_last_good_step(config, monkeypatch):
-    real, calls = learning.F.cross_entropy, []
+    real, calls = loss.F.cross_entropy, []
 
     def poisoned(*arguments, **options):
         calls.append(1)
         return real(*arguments, **options) * (float("nan") if len(calls) == 15 else 1.0)
 
-    monkeypatch.setattr(learning.F, "cross_entropy", poisoned)
+    monkeypatch.setattr(loss.F, "cross_entropy", poisoned)
     with pytest.raises(
         DivergedError, match=r"at step 15 \(epoch 3\); step 2 of epoch 3 is kept in .*Lower the learning rate"
     ):

@@ -13,7 +13,7 @@ import torch
 import cpvt
 from cpvt.cli import main, parse
 from cpvt.training import EXIT_CODE, train
-from cpvt.training.saving import has_state
+from cpvt.training.resume import has_state
 from tests.training.runs import history, weights
 from tests.training.together import finish, start
 

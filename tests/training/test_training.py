@@ -10,8 +10,7 @@ import torch
 
 import cpvt
 from cpvt.config import Recipe, Source, TrainConfig
-from cpvt.training import DivergedError, learning, train
-from cpvt.training import run as running
+from cpvt.training import DivergedError, loss, resume, train
 from tests.training.runs import assert_same, history, weights
 
 
@@ -90,13 +89,13 @@ def test_another_configuration_in_the_same_folder_is_refused(config):
 
 
 def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(config, monkeypatch):
-    real, calls = learning.F.cross_entropy, []
+    real, calls = loss.F.cross_entropy, []
 
     def poisoned(*arguments, **options):
         calls.append(1)
         return real(*arguments, **options) * (float("nan") if len(calls) == 5 else 1.0)
 
-    monkeypatch.setattr(learning.F, "cross_entropy", poisoned)
+    monkeypatch.setattr(loss.F, "cross_entropy", poisoned)
     with pytest.raises(DivergedError, match=r"no longer a number at step 5 \(epoch 2\); epoch 1 is kept"):
         train(config)
     checkpoint = cpvt.load(config.out)
@@ -105,15 +104,15 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(confi
 
 
 def test_weights_that_are_no_numbers_are_never_saved(config, monkeypatch):
-    real = running.Run.save
+    real = resume.Checkpointer.save
 
-    def poison(run):
-        if run.epoch == 2:
+    def poison(checkpointer, progress):
+        if progress.epoch == 2:
             with torch.no_grad():
-                run.model.head.weight[0, 0] = float("inf")
-        real(run)
+                checkpointer.parts.module.head.weight[0, 0] = float("inf")
+        real(checkpointer, progress)
 
-    monkeypatch.setattr(running.Run, "save", poison)
+    monkeypatch.setattr(resume.Checkpointer, "save", poison)
     with pytest.raises(DivergedError, match=r"a weight is no longer a number at step 6 \(epoch 2\); epoch 1 is kept"):
         train(config)
     assert cpvt.load(config.out).model.head.weight.isfinite().all()
@@ -122,17 +121,17 @@ def test_weights_that_are_no_numbers_are_never_saved(config, monkeypatch):
 @pytest.mark.parametrize("epoch", [1, 3])
 def test_an_interruption_between_the_files_of_a_save_loses_nothing(config, tmp_path, monkeypatch, epoch):
     whole = train(config)
-    real, cut = running.save_checkpoint, replace(config, out=str(tmp_path / "cut"))
+    real, cut = resume.save_checkpoint, replace(config, out=str(tmp_path / "cut"))
 
     def interrupt(folder, model, record):
         if record["epoch"] == epoch:
             raise KeyboardInterrupt
         real(folder, model, record)
 
-    monkeypatch.setattr(running, "save_checkpoint", interrupt)
+    monkeypatch.setattr(resume, "save_checkpoint", interrupt)
     with pytest.raises(KeyboardInterrupt):
         train(cut)
-    monkeypatch.setattr(running, "save_checkpoint", real)
+    monkeypatch.setattr(resume, "save_checkpoint", real)
     with pytest.raises(ValueError, match="another configuration"):  # also where no record was written yet
         train(replace(cut, seed=5))
     assert_same(weights(train(cut)), weights(whole))

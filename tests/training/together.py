@@ -11,7 +11,7 @@ from torch.distributed.tensor import DTensor
 
 from cpvt import processes
 from cpvt.cli import main
-from cpvt.training import run as running
+from cpvt.training.trainer import Trainer
 from tests.children import children
 
 
@@ -51,7 +51,7 @@ def work(command, env, pause, said):
     file = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for stream in (1, 2):
         os.dup2(file, stream)
-    build, learn = running.Run.__init__, running.Run._learn
+    build, learn = Trainer.__init__, Trainer.train_step
 
     def build_and_look(self, *given):
         build(self, *given)
@@ -61,18 +61,18 @@ def work(command, env, pause, said):
         time.sleep(pause)
         learn(self, *given)
 
-    running.Run.__init__, running.Run._learn = build_and_look, rest_and_learn
+    Trainer.__init__, Trainer.train_step = build_and_look, rest_and_learn
     main(command)
     sys.stdout.flush()
 
 
-def look(run):
+def look(trainer):
     """Say how a model is spread over the processes."""
     assert processes.count() == int(os.environ.get("WORLD_SIZE", "1"))
     assert not processes.together() or dist.get_backend() == "gloo"
-    kinds = {type(parameter).__name__ for parameter in run.module.parameters()}
-    spread = [parameter for parameter in run.module.parameters() if isinstance(parameter, DTensor)]
-    told = {"wrapper": type(run.model).__name__, "kinds": sorted(kinds),
+    kinds = {type(parameter).__name__ for parameter in trainer.module.parameters()}
+    spread = [parameter for parameter in trainer.module.parameters() if isinstance(parameter, DTensor)]
+    told = {"wrapper": type(trainer.model).__name__, "kinds": sorted(kinds),
             "local": sum(parameter.to_local().numel() for parameter in spread),
-            "all": sum(parameter.numel() for parameter in run.module.parameters())}  # fmt: skip
+            "all": sum(parameter.numel() for parameter in trainer.module.parameters())}  # fmt: skip
     print("LOOK " + json.dumps(told), flush=True)

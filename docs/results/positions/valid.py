@@ -58,7 +58,7 @@ class Cropped(VisionTransformer):
 
 
 def main(runs: Path) -> None:
-    cpvt.checkpoint.VisionTransformer = cpvt.training.VisionTransformer = Cropped
+    cpvt.checkpoint.VisionTransformer = Cropped
     for seed in range(3):
         folder = cpvt.train(TrainConfig(str(runs / f"valid-seed{seed}"), encoding="peg", seed=seed))
         for protocol, sizes in SIZES.items():

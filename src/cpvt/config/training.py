@@ -129,6 +129,28 @@ class Engine:
 
 
 @dataclass(frozen=True)
+class Retrofit:
+    """PEGs that start at zero, put into a trained model."""
+
+    at: tuple[int, ...] = (1,)
+    """Blocks after which a PEG is put, counted from 1; in a model of stages, of every stage."""
+    absolute: Literal["keep", "fade", "drop"] = "keep"
+    """What becomes of the table of absolute positions: kept, faded out over the training, or dropped at once."""
+    fade_end: float = 0.5
+    """Under fade: the part of the training after which nothing of the table is left."""
+    kernel_size: int = 3
+    train_only: Literal["all", "peg", "peg+norms"] = "all"
+    """What learns; the rest is frozen. There is a control for 'all' alone."""
+    peg_lr_scale: float = 10.0
+    """The PEGs, which start from nothing, learn at so many times the learning rate."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, {"above 0": ("peg_lr_scale",)})
+        if not 0 < self.fade_end <= 1:
+            raise ValueError(f"fade_end is a part of the training, above 0 and at most 1; got {self.fade_end}")
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """Train one model."""
 
@@ -159,6 +181,8 @@ class TrainConfig:
     seed: int = 0
     device: str = "auto"
     """auto, cpu, cuda, ..."""
+    retrofit: Retrofit | None = None
+    """PEGs to put into a model of another library before it is trained on; by default none."""
     engine: Engine = field(default_factory=Engine)
     source: Source = field(default_factory=Source)
     recipe: Recipe = field(default_factory=Recipe)
@@ -169,28 +193,6 @@ class TrainConfig:
         check_ranges(self, {"1 or more": ("train_size",), "0 or more": ("test_every", "seed")})
         for size in self.train_sizes:
             parse_size(size)
-
-
-@dataclass(frozen=True)
-class Retrofit:
-    """PEGs that start at zero, put into a trained model."""
-
-    at: tuple[int, ...] = (1,)
-    """Blocks after which a PEG is put, counted from 1; in a model of stages, of every stage."""
-    absolute: Literal["keep", "fade", "drop"] = "keep"
-    """What becomes of the table of absolute positions: kept, faded out over the training, or dropped at once."""
-    fade_end: float = 0.5
-    """Under fade: the part of the training after which nothing of the table is left."""
-    kernel_size: int = 3
-    train_only: Literal["all", "peg", "peg+norms"] = "all"
-    """What learns; the rest is frozen. There is a control for 'all' alone."""
-    peg_lr_scale: float = 10.0
-    """The PEGs, which start from nothing, learn at so many times the learning rate."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self, {"above 0": ("peg_lr_scale",)})
-        if not 0 < self.fade_end <= 1:
-            raise ValueError(f"fade_end is a part of the training, above 0 and at most 1; got {self.fade_end}")
 
 
 @dataclass(frozen=True)

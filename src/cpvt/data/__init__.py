@@ -6,13 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from cpvt.data.base import DataSet, Encoded, Split, Stream, data_set
-from cpvt.data.loading import Batch, Draw, check_on_bad_picture, load_batches, load_packs, load_plan, load_stream
+from cpvt.data.loading import Batch, SampleSpec, check_on_bad_picture, load_batches, load_packs, load_plan, load_stream
 from cpvt.data.pictures import BadPictureError, check_usable, decode
 from cpvt.data.variations import Variation
 from cpvt.data.views import NATIVE_VIEWS, VIEWS, Transform, View
 
 __all__ = [
-    "NATIVE_VIEWS", "VIEWS", "BadPictureError", "Batch", "DataSet", "Draw", "Encoded", "Split", "Stream", "Transform", "Variation", "View",
+    "NATIVE_VIEWS", "VIEWS", "BadPictureError", "Batch", "DataSet", "Encoded", "SampleSpec", "Split", "Stream", "Transform", "Variation", "View",
     "check_on_bad_picture", "check_usable", "decode", "load_batches", "load_packs", "load_plan", "load_stream", "open_data", "open_stream",
 ]  # fmt: skip
 

@@ -38,7 +38,7 @@ class Batch(NamedTuple):
         return [picture.to(device, non_blocking=without_waiting) for picture in self.pictures]
 
 
-class Draw(NamedTuple):
+class SampleSpec(NamedTuple):
     """One picture of a plan: which, in which of its variations, and at which sides."""
 
     number: int  # in the split
@@ -70,8 +70,8 @@ class _Looking(Dataset["tuple[Tensor, _Seen] | str"]):
     def __init__(self, split: Split | None, view: View, seed: int, epoch: int, smallest_side: int) -> None:
         self.split, self.view, self.seed, self.epoch, self.smallest_side = split, view, seed, epoch, smallest_side
 
-    def __getitem__(self, wanted: Draw | Encoded) -> tuple[Tensor, _Seen] | str:
-        where = Draw(wanted.number) if isinstance(wanted, Encoded) else wanted
+    def __getitem__(self, wanted: SampleSpec | Encoded) -> tuple[Tensor, _Seen] | str:
+        where = SampleSpec(wanted.number) if isinstance(wanted, Encoded) else wanted
         draw, view = where.generator(self.seed, self.epoch), self.view.at(where.sides)
         try:
             picture, label = self._read(wanted, draw)
@@ -81,7 +81,7 @@ class _Looking(Dataset["tuple[Tensor, _Seen] | str"]):
             return str(error)  # as words: torch would wrap an error from a worker in that worker's traceback
         return tensor, _Seen(tuple(tensor.shape), label, view.filled(picture), view.shrinks(picture))
 
-    def _read(self, wanted: Draw | Encoded, draw: np.random.Generator) -> tuple[Image.Image, int]:
+    def _read(self, wanted: SampleSpec | Encoded, draw: np.random.Generator) -> tuple[Image.Image, int]:
         if isinstance(wanted, Encoded):
             return decode(io.BytesIO(wanted.content), wanted.name, self.view.transform.mode), wanted.label
         assert self.split is not None
@@ -112,7 +112,7 @@ def _batch(part: _Part, stack: bool) -> Batch:
 def load_plan(
     split: Split,
     view: View,
-    plan: Iterable[Sequence[Draw]],
+    plan: Iterable[Sequence[SampleSpec]],
     *,
     seed: int = 0,
     epoch: int = 0,
@@ -163,7 +163,12 @@ def load_stream(
 
 
 def _load(
-    looking: Any, plan: Iterable[Sequence[Draw | Encoded]], on_bad_picture: str, workers: int, stack: bool, pin: bool
+    looking: Any,
+    plan: Iterable[Sequence[SampleSpec | Encoded]],
+    on_bad_picture: str,
+    workers: int,
+    stack: bool,
+    pin: bool,
 ) -> Iterator[Batch]:
     check_on_bad_picture(on_bad_picture)
     loader = DataLoader(
@@ -222,10 +227,10 @@ def load_packs(
         yield _joined(pack)
 
 
-def _plan(split: Split, order: Sequence[int] | None, batch_size: int) -> Iterator[list[Draw]]:
+def _plan(split: Split, order: Sequence[int] | None, batch_size: int) -> Iterator[list[SampleSpec]]:
     numbers = range(len(split)) if order is None else order
     for start in range(0, len(numbers), batch_size):
-        yield [Draw(int(number)) for number in numbers[start : start + batch_size]]
+        yield [SampleSpec(int(number)) for number in numbers[start : start + batch_size]]
 
 
 def _owned(batch: Batch) -> Batch:

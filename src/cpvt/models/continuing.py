@@ -16,7 +16,7 @@ from cpvt.shapes import Grid
 FREE = ("img_size", "num_classes", "drop_rate", "drop_path_rate", "weight_init", "distilled", "class_token", "encoding")
 
 
-def continue_model(
+def adapt_model(
     model: VisionTransformer, wanted: ModelConfig, same_classes: bool = True
 ) -> tuple[VisionTransformer, list[str]]:
     """A model as wanted with the weights of another, and what became of them, in words; the other is used up.

@@ -1,4 +1,4 @@
-"""Training one model, on one device or many, from which it can be interrupted and gone on with at any step."""
+"""Training one model, on one device or many; an interrupted training resumes after its last saved step."""
 
 from __future__ import annotations
 
@@ -7,58 +7,47 @@ from pathlib import Path
 import torch
 
 from cpvt import processes
-from cpvt.config import Retrofit, TrainConfig, Watch, ignore_progress
-from cpvt.data import open_data
-from cpvt.models import VisionTransformer
-from cpvt.training.checking import check, check_here
-from cpvt.training.engine import Machine
-from cpvt.training.learning import Lessons
-from cpvt.training.run import HISTORY, DivergedError, Run
-from cpvt.training.starting import PUBLISHED, is_finished, open_teacher, retrofitted, starting_model
-from cpvt.training.stopping import EXIT_CODE, StoppedError, listening
+from cpvt.config import TrainConfig, Watch, ignore_progress
+from cpvt.data import DataSet, open_data
+from cpvt.training.backend import Backend
+from cpvt.training.build import PUBLISHED, TrainingSetup, build_model, open_teacher
+from cpvt.training.loss import Criterion
+from cpvt.training.resume import HISTORY, DivergedError, is_finished
+from cpvt.training.stopping import EXIT_CODE, StoppedError, handle_sigterm
+from cpvt.training.trainer import Trainer
+from cpvt.training.validation import check, check_here
 
 __all__ = [
-    "EXIT_CODE", "HISTORY", "PUBLISHED", "DivergedError", "StoppedError", "check", "check_here", "is_finished",
-    "starting_model", "train",
+    "EXIT_CODE", "HISTORY", "PUBLISHED", "DivergedError", "StoppedError", "TrainingSetup", "build_model", "check",
+    "check_here", "is_finished", "train",
 ]  # fmt: skip
 
 
-def train(config: TrainConfig, watch: Watch = ignore_progress, retrofit: Retrofit | None = None) -> Path:
+def train(
+    config: TrainConfig, watch: Watch = ignore_progress, data: DataSet | None = None, setup: TrainingSetup | None = None
+) -> Path:
     """Train what `config` says and return the folder of the run, which `cpvt.load` reads.
 
-    retrofit: PEGs to put into a model of another library before it is trained on (see `cpvt.retrofit`).
-
-    The same configuration goes on where an interrupted run stopped (after its last saved step) and does nothing where it
-    had finished; device, number of processes and all of Engine may have changed. Same seed, machine and thread count give
-    the same weights to the bit on the CPU, interrupted or not. Started in several processes (torchrun, accelerate launch),
-    they train one model together. Raises ValueError where the folder holds another configuration, DivergedError where the
-    loss is not a number, StoppedError where SIGTERM came and all is saved, OSError where it can't be saved.
+    The same configuration resumes an interrupted run after its last saved step, and does nothing where it had finished;
+    device, number of processes and all of Engine may have changed. Same seed, machine and thread count give the same
+    weights to the bit on the CPU, interrupted or not. Several processes (torchrun, accelerate launch) train one model.
+    data, setup: the data set, where the caller has opened it, and what `check` returned for it, where it was checked.
+    Raises ValueError where the folder holds another configuration, DivergedError where the loss is not a number,
+    StoppedError where SIGTERM came and all is saved, OSError where it can't be saved.
     """
-    folder = Path(config.out)
     processes.join(config.device)
-    if is_finished(config, retrofit):
-        return folder
+    if is_finished(config):
+        return Path(config.out)
     check_here(config)
-    data = open_data(config.source.data, config.source.data_root)
-    settings, view = check(config, data, retrofit)
-    machine = Machine(config)
-    if machine.sharded and retrofit is not None and retrofit.absolute != "keep":
-        raise ValueError(
-            f"--absolute {retrofit.absolute} changes the table of positions, which --shard cuts in parts: leave --shard out, "
-            "or keep the table"
-        )
+    data = data or open_data(config.source.data, config.source.data_root)
+    setup = setup or check(config, data)
+    backend = Backend(config)
     torch.manual_seed(config.seed)
-    model = starting_model(config, settings, data.class_names, watch if processes.is_first() else ignore_progress)
-    if isinstance(model, VisionTransformer):
-        settings = model.config  # another training size is written into some encodings
-    if retrofit is not None:
-        model, settings = retrofitted(model, settings, retrofit)
-    teacher = open_teacher(config, data, view.transform, str(machine.device))
-    lessons = Lessons(config.recipe, len(data.class_names), teacher)
-    with listening() as stop:
-        run = Run(config, settings, view, model, data, machine, lessons, retrofit)
-        run.resume()
-        if run.epoch and not run.done:
-            run.save()  # an interruption may have fallen between the files of the last save
-        run.go(watch if processes.is_first() else ignore_progress, stop)
-    return folder
+    model, model_config = build_model(config, setup.model, data.class_names)
+    setup = setup._replace(model=model_config)
+    teacher = open_teacher(config, data, setup.view.transform, str(backend.device))
+    criterion = Criterion(config.recipe, len(data.class_names), teacher)
+    with handle_sigterm() as stop:
+        trainer = Trainer(config, setup, model, data, backend, criterion)
+        trainer.fit(watch if processes.is_first() else ignore_progress, stop)
+    return Path(config.out)

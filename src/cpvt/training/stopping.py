@@ -27,8 +27,8 @@ class Stop:
 
 
 @contextmanager
-def listening() -> Iterator[Stop]:
-    """Note SIGTERM instead of dying of it, while the block runs; elsewhere than in the main thread nothing is changed."""
+def handle_sigterm() -> Iterator[Stop]:
+    """Note SIGTERM instead of dying of it, while the block runs; outside the main thread nothing changes."""
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop

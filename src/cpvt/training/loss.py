@@ -1,10 +1,9 @@
-"""What a model is told of its answers: labels smoothed or mixed, and a teacher's answers."""
+"""The loss: labels smoothed or mixed (mixup, cutmix), and a teacher's answers (distillation)."""
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from timm.data import Mixup
@@ -18,15 +17,15 @@ from cpvt.subjects import Subject, logits_of
 Pictures = Tensor | list[Tensor]
 
 
-class Answer(NamedTuple):
-    """How a model did on some pictures."""
+class LossResult(NamedTuple):
+    """How a model did on some images."""
 
     loss: Tensor  # mean over them
     correct: Tensor  # how many were named right; of mixed pictures, the one that shows more
 
 
-class Lessons:
-    """Mixes pictures, and measures answers against labels and teacher."""
+class Criterion:
+    """Mixes images and labels, and measures a model's output against labels and teacher."""
 
     def __init__(self, recipe: Recipe, classes: int, teacher: Teacher | None = None) -> None:
         self.recipe, self.teacher = recipe, teacher
@@ -59,16 +58,16 @@ class Lessons:
         smoothing, classes = self.recipe.label_smoothing, self.mixing.num_classes
         return F.one_hot(labels, classes) * (1.0 - smoothing) + smoothing / classes
 
-    def judge(self, output: Any, pictures: Pictures, targets: Tensor) -> Answer:
+    def __call__(self, output: Any, pictures: Pictures, targets: Tensor) -> LossResult:
         """Loss and number of right answers of a model's output; of a distilled model its two heads' logits."""
         hard = targets if targets.ndim == 1 else targets.argmax(1)
         if self.teacher is None:
             logits = logits_of(output)
-            return Answer(self._cross_entropy(logits, targets), (logits.argmax(1) == hard).sum())
+            return LossResult(self._cross_entropy(logits, targets), (logits.argmax(1) == hard).sum())
         logits, distilled = output
-        taught, share = self.teacher(pictures), self.recipe.distillation_share
-        loss = (1 - share) * self._cross_entropy(logits, targets) + share * F.cross_entropy(distilled, taught)
-        return Answer(loss, ((logits + distilled).argmax(1) == hard).sum())
+        labels, share = self.teacher(pictures), self.recipe.distillation_share
+        loss = (1 - share) * self._cross_entropy(logits, targets) + share * F.cross_entropy(distilled, labels)
+        return LossResult(loss, ((logits + distilled).argmax(1) == hard).sum())
 
     def _cross_entropy(self, logits: Tensor, targets: Tensor) -> Tensor:
         smoothing = self.recipe.label_smoothing if targets.ndim == 1 else 0.0  # mixed ones are smoothed already
@@ -85,24 +84,26 @@ class Teacher:
             raise ValueError(
                 f"the teacher '{subject.name}' reads {len(own.mean)} channels, the pictures have {len(transform.mean)}"
             )
-        self.subject, self.ready = subject, dict[tuple[int, int], Subject]()
-        columns = [torch.tensor(of, dtype=torch.float32)[:, None, None] for of in (own.mean, own.std, transform.mean, transform.std)]  # fmt: skip
-        mean, std, student_mean, student_std = columns
+        self.subject, self.at_sizes = subject, dict[tuple[int, int], Subject]()
+        values = (own.mean, own.std, transform.mean, transform.std)
+        mean, std, student_mean, student_std = (
+            torch.tensor(each, dtype=torch.float32)[:, None, None] for each in values
+        )
         self.scale, self.shift = student_std / std, (student_mean - mean) / std
 
     def __call__(self, pictures: Pictures) -> Tensor:
         """The class that the teacher names for each picture, (B,)."""
         with torch.inference_mode():
             if isinstance(pictures, list):
-                logits = self.subject.logits_of_list([self._see(picture) for picture in pictures])
+                logits = self.subject.logits_of_list([self._renormalize(picture) for picture in pictures])
             else:
                 sides = (pictures.shape[2], pictures.shape[3])
-                if sides not in self.ready:
-                    self.ready[sides] = self.subject.at_size(sides)
-                logits = self.ready[sides].logits(self._see(pictures))
+                if sides not in self.at_sizes:
+                    self.at_sizes[sides] = self.subject.at_size(sides)
+                logits = self.at_sizes[sides].logits(self._renormalize(pictures))
         return logits.argmax(1).clone()
 
-    def _see(self, pictures: Tensor) -> Tensor:
+    def _renormalize(self, pictures: Tensor) -> Tensor:
         return pictures * self.scale.to(pictures.device) + self.shift.to(pictures.device)
 
 
@@ -119,21 +120,9 @@ def check_teacher(subject: Subject, class_names: tuple[str, ...]) -> None:
     if known is None and subject.channels is not None:
         size = subject.train_size or 224
         sides = (size, size) if isinstance(size, int) else size
-        told = subject.logits(torch.zeros(1, subject.channels, *sides, device=subject.device)).shape[1]
-        if told != len(class_names):
+        classes = subject.logits(torch.zeros(1, subject.channels, *sides, device=subject.device)).shape[1]
+        if classes != len(class_names):
             raise ValueError(
-                f"the teacher '{subject.name}' tells {told} classes apart, the pictures have {len(class_names)}; "
+                f"the teacher '{subject.name}' tells {classes} classes apart, the pictures have {len(class_names)}; "
                 "a teacher must have been trained on the same classes"
             )
-
-
-def step_seed(seed: int, step: int, *more: int) -> int:
-    """The seed of all that is random in one step, from nothing but its arguments."""
-    return int(np.random.default_rng((seed, step, *more)).integers(2**31))
-
-
-def seed_layers(seed: int, device: torch.device) -> None:
-    """Seed what layers draw from; torch.manual_seed would also write a traceback for every GPU to come."""
-    torch.default_generator.manual_seed(seed)
-    if device.type == "cuda":
-        torch.cuda.manual_seed(seed)

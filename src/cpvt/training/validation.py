@@ -1,11 +1,11 @@
-"""What a training cannot be, said before it starts: choices that do not exist, or not together, or not on this machine."""
+"""Checks before a training starts: choices that do not exist, or not together, or not on this machine."""
 
 from __future__ import annotations
 
 import difflib
+import functools
 import io
 import warnings
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +15,20 @@ from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 
 from cpvt.checkpoint import RECORD, WEIGHTS, is_run
-from cpvt.config import ForeignConfig, ModelConfig, Recipe, Retrofit, Source, TrainConfig
-from cpvt.data import VIEWS, DataSet, View
+from cpvt.config import ModelConfig, Recipe, Source, TrainConfig
+from cpvt.data import VIEWS, DataSet
 from cpvt.models import VisionTransformer
 from cpvt.results import check_writable
 from cpvt.subjects import is_foreign
-from cpvt.training.saving import has_state
-from cpvt.training.starting import PUBLISHED, create_optimizer, plan_of, settings_of, start_of, training_view
+from cpvt.training.build import PUBLISHED, TrainingSetup, build_setup, create_optimizer, start_of
+from cpvt.training.resume import has_state
 
 LOOKAHEAD = "lookahead_"  # before the name of any optimizer, timm wraps it
 ON_GPUS = ("bnb", "fused")  # names of optimizers that are made for GPUs alone begin so
 
 
-def check(
-    config: TrainConfig, data: DataSet, retrofit: Retrofit | None = None
-) -> tuple[ModelConfig | ForeignConfig, View]:
-    """The model that a configuration asks for, and how it sees pictures.
+def check(config: TrainConfig, data: DataSet) -> TrainingSetup:
+    """The model that a configuration asks for, how it sees images, and which ones in each step.
 
     Raises ValueError for anything in it that does not exist or fit, on whatever machine, at no cost.
     """
@@ -41,20 +39,20 @@ def check(
     _check_start(config)
     _check_recipe(config)
     _refuse_idle(config, data)
-    settings = settings_of(config, data)
-    if isinstance(settings, ModelConfig):
+    setup = build_setup(config, data)
+    if isinstance(setup.model, ModelConfig):
         with torch.device("meta"):  # builds without memory or random numbers
-            VisionTransformer(settings)
+            VisionTransformer(setup.model)
     elif config.recipe.augment == "native":
         raise ValueError(
             "--augment native gives the model lists of pictures, which our own models take; "
-            f"for '{settings.name}' augment by {', '.join(VIEWS)} or none"
+            f"for '{setup.model.name}' augment by {', '.join(VIEWS)} or none"
         )
-    if retrofit is not None:
-        _check_retrofit(config, settings)
-    view = training_view(config, data, settings)
-    plan_of(config, data, settings)
-    return settings, view
+    if config.retrofit is not None and isinstance(setup.model, ModelConfig):
+        raise ValueError("our own models take PEG by name: train with --encoding learned+peg (and --start)")
+    if config.retrofit is not None and config.recipe.layer_decay is not None:
+        raise ValueError("--layer-decay does not go with a retrofit, whose PEGs learn at a rate of their own")
+    return setup
 
 
 def check_here(config: TrainConfig) -> None:
@@ -69,7 +67,7 @@ def check_here(config: TrainConfig) -> None:
     on_cpu = not torch.cuda.is_available() if config.device == "auto" else config.device.startswith("cpu")
     if config.recipe.precision == "fp16" and on_cpu:
         raise ValueError("--precision fp16 is for GPUs, and this would train on a CPU: choose bf16 or fp32")
-    _try_optimizer(config.recipe)
+    _try_optimizer(config.recipe.optimizer, config.recipe.lr, config.recipe.weight_decay)
 
 
 def _check_start(config: TrainConfig) -> None:
@@ -122,24 +120,17 @@ def _refuse_idle(config: TrainConfig, data: DataSet) -> None:
             )
 
 
-def _check_retrofit(config: TrainConfig, settings: ModelConfig | ForeignConfig) -> None:
-    """Raise ValueError for what does not go with a retrofit."""
-    if isinstance(settings, ModelConfig):
-        raise ValueError("our own models take PEG by name: train with --encoding learned+peg (and --start)")
-    if config.recipe.layer_decay is not None:
-        raise ValueError("--layer-decay does not go with a retrofit, whose PEGs learn at a rate of their own")
-
-
-def _try_optimizer(recipe: Recipe) -> None:
-    """Raise ValueError for an optimizer that cannot take a step, be saved, or be gone on with: tried on a few numbers."""
-    _check_optimizer(recipe.optimizer)
-    plain, doing = replace(recipe, layer_decay=None), "be made"
-    device = "cuda" if recipe.optimizer.startswith(ON_GPUS) and torch.cuda.is_available() else "cpu"
+@functools.cache
+def _try_optimizer(name: str, lr: float, weight_decay: float) -> None:
+    """Raise ValueError for an optimizer that cannot take a step, be saved, or be resumed: tried on a few numbers."""
+    _check_optimizer(name)
+    recipe, doing = Recipe(optimizer=name, lr=lr, min_lr=0.0, weight_decay=weight_decay), "be made"
+    device = "cuda" if name.startswith(ON_GPUS) and torch.cuda.is_available() else "cpu"
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]), torch.compiler.set_stance("force_eager"):
         warnings.simplefilter("ignore")  # they come in the training
         tiny = nn.Sequential(nn.Conv2d(2, 2, 1), nn.Flatten(), nn.Linear(2, 2)).to(device)
         try:
-            optimizer: Any = create_optimizer(tiny, plain, None, fused=False)
+            optimizer: Any = create_optimizer(tiny, recipe, None, fused=False)
             doing = "learn"
             if getattr(optimizer, "is_second_order", False):
                 raise TypeError("it needs second derivatives, and training computes the first alone")
@@ -151,10 +142,10 @@ def _try_optimizer(recipe: Recipe) -> None:
             torch.save(get_state_dict(tiny, optimizer, options=how), saved)
             saved.seek(0)
             weights, state = torch.load(saved, weights_only=True)
-            again = create_optimizer(tiny, plain, None, fused=False)
+            again = create_optimizer(tiny, recipe, None, fused=False)
             set_state_dict(tiny, again, model_state_dict=weights, optim_state_dict=state, options=how)
         except Exception as error:  # whatever an optimizer of any maker raises
             why = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise ValueError(
-                f"--optimizer {recipe.optimizer} cannot {doing} here ({why}); choose another, such as adamw"
+                f"--optimizer {name} cannot {doing} here ({why}); choose another, such as adamw"
             ) from error

@@ -1,4 +1,4 @@
-"""The machine that trains: devices, processes, precision, sharding and trackers, by accelerate and torch."""
+"""Where training runs: device, processes, precision, sharding and trackers, by accelerate and torch."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ FSDP = "ACCELERATE_USE_FSDP"
 PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}  # our words -> accelerate's
 
 
-class Machine:
-    """Where a model is trained: alone, or by several processes that each hold a copy (DDP) or a part (FSDP2) of it."""
+class Backend:
+    """Runs a model in training: in one process, or in several that each hold a copy (DDP) or a part (FSDP2) of it."""
 
     def __init__(self, config: TrainConfig) -> None:
-        # `accelerate launch` with a configuration for FSDP: by torch's fully_shard, on CPUs too, which its plugin passes over
+        # `accelerate launch` configured for FSDP: by torch's fully_shard, on CPUs too, which its plugin passes over
         asked = os.environ.pop(FSDP, None)
         self.config, self.sharded = config, config.engine.shard or (asked or "").lower() == "true"
         wanted = pick_device(config.device) if not processes.launched() else None
@@ -38,8 +38,14 @@ class Machine:
             )
         if self.sharded and config.recipe.augment == "native" and self.device.type == "cpu":
             raise ValueError(
-                "--shard with --augment native is for GPUs, where the pictures of a step go through the model in one pack; "
-                "on the CPU they make several, in each process another number: leave --shard out"
+                "--shard with --augment native is for GPUs, where the pictures of a step go through the model in one "
+                "pack; on the CPU they make several, in each process another number: leave --shard out"
+            )
+
+        if self.sharded and config.retrofit is not None and config.retrofit.absolute != "keep":
+            raise ValueError(
+                f"--absolute {config.retrofit.absolute} changes the table of positions, which --shard cuts in parts: "
+                "leave --shard out, or keep the table"
             )
 
     def place(self, model: nn.Module) -> nn.Module:
@@ -78,6 +84,7 @@ class Machine:
         return _in_float(output)
 
     def backward(self, loss: Tensor) -> None:
+        """Add the gradients of a loss, scaled under fp16."""
         self.accelerator.backward(loss)
 
     def step(self, optimizer: Any, parameters: list[nn.Parameter], clip: float | None) -> None:
@@ -89,10 +96,12 @@ class Machine:
         optimizer.zero_grad()
 
     def log(self, values: dict[str, float], step: int) -> None:
+        """Send values to the trackers that were asked for."""
         if self.config.engine.track:
             self.accelerator.log(values, step=step)
 
     def finish(self) -> None:
+        """Close the trackers."""
         if self.config.engine.track:
             self.accelerator.end_training()
 

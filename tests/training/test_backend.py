@@ -1,4 +1,4 @@
-"""The machine does what Engine asks of it: parts, a compiled program, trackers that are told."""
+"""The backend does what Engine asks of it: parts, a compiled program, trackers that are told."""
 
 from dataclasses import replace
 
@@ -7,7 +7,7 @@ import torch
 
 from cpvt.config import Engine, Recipe, Source, TrainConfig
 from cpvt.training import train
-from cpvt.training.engine import Machine
+from cpvt.training.backend import Backend
 from tests.training.runs import history
 
 
@@ -18,9 +18,9 @@ def config(tmp_path, tiny_folder):
 
 
 def test_a_step_is_taken_in_as_many_parts_as_asked(config, monkeypatch):
-    parts, forward = [], Machine.forward
+    parts, forward = [], Backend.forward
     monkeypatch.setattr(
-        Machine,
+        Backend,
         "forward",
         lambda self, model, pictures: parts.append(len(pictures)) or forward(self, model, pictures),
     )
@@ -36,7 +36,7 @@ def test_what_is_compiled_is_what_is_called(config, monkeypatch):
 
     monkeypatch.setattr(torch, "compile", compiled)
     for asked in (False, True):
-        model = Machine(replace(config, engine=Engine(compile=asked))).wrap(torch.nn.Linear(2, 2))
+        model = Backend(replace(config, engine=Engine(compile=asked))).wrap(torch.nn.Linear(2, 2))
         model(torch.zeros(1, 2))
         assert bool(calls) == asked
 

@@ -5,7 +5,7 @@ import torch
 
 import cpvt
 from cpvt.config import Recipe
-from cpvt.training.starting import create_optimizer
+from cpvt.training.build import create_optimizer
 
 
 @pytest.mark.parametrize("layer_decay", [None, 1.0])

@@ -6,19 +6,19 @@ import pytest
 
 from cpvt.config import Recipe, Source, TrainConfig
 from cpvt.training import train
-from cpvt.training.engine import Machine
+from cpvt.training.backend import Backend
 from tests.training.runs import history
 
 
 @pytest.mark.parametrize(("warmup_lr", "first"), [(None, 1e-4), (4e-4, 4e-4)])
 def test_the_rate_rises_evenly_then_falls_along_a_cosine(tmp_path, tiny_folder, monkeypatch, warmup_lr, first):
-    rates, step = [], Machine.step
+    rates, step = [], Backend.step
 
     def note(machine, optimizer, *others):
         rates.append({group["lr"] for group in optimizer.param_groups})
         step(machine, optimizer, *others)
 
-    monkeypatch.setattr(Machine, "step", note)
+    monkeypatch.setattr(Backend, "step", note)
     recipe = Recipe(epochs=4, batch_size=4, lr=1e-3, min_lr=1e-4, warmup_share=0.25, warmup_lr=warmup_lr)
     run = train(TrainConfig(str(tmp_path / "run"), train_size=8, source=Source(str(tiny_folder)), recipe=recipe))
     rising = [first + (1e-3 - first) * step / 3 for step in range(3)]

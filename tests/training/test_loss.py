@@ -12,7 +12,8 @@ from cpvt.config import Recipe
 from cpvt.data import Transform
 from cpvt.data.variations import seeded
 from cpvt.subjects import Subject
-from cpvt.training.learning import Lessons, Teacher, check_teacher, step_seed
+from cpvt.training.loss import Criterion, Teacher, check_teacher
+from cpvt.training.sampler import step_seed
 
 BOTH = Recipe(mixup=0.8, cutmix=1.0)
 
@@ -27,26 +28,26 @@ def test_mixing_is_timms(seed):
     pictures, labels = batch(6)
     with seeded(seed, numpy_too=True):
         wanted = Mixup(0.8, 1.0, label_smoothing=0.1, num_classes=5)(pictures.clone(), labels)
-    found = Lessons(BOTH, 5).mix(pictures.clone(), labels, seed)
+    found = Criterion(BOTH, 5).mix(pictures.clone(), labels, seed)
     torch.testing.assert_close(found, tuple(wanted))
 
 
 def test_of_an_odd_number_the_one_in_the_middle_stays_as_it_is():
     pictures, labels = batch(7)
-    mixed, targets = Lessons(BOTH, 5).mix(pictures.clone(), labels, 3)
+    mixed, targets = Criterion(BOTH, 5).mix(pictures.clone(), labels, 3)
     assert torch.equal(mixed[3], pictures[3])
     assert not torch.equal(mixed[2], pictures[2])
     torch.testing.assert_close(targets[3], F.one_hot(labels[3], 5) * 0.9 + 0.02)
     torch.testing.assert_close(targets.sum(1), torch.ones(7))
-    alone, _ = Lessons(BOTH, 5).mix(*[part[:1].clone() for part in (pictures, labels)], 3)
+    alone, _ = Criterion(BOTH, 5).mix(*[part[:1].clone() for part in (pictures, labels)], 3)
     assert torch.equal(alone, pictures[:1])
 
 
 def test_as_many_steps_are_mixed_and_by_cutmix_as_the_recipe_says():
-    lessons, kinds = Lessons(Recipe(mixup=0.8, cutmix=1.0, mix_prob=0.6, mix_switch_prob=0.2), 2), Counter()
+    criterion, kinds = Criterion(Recipe(mixup=0.8, cutmix=1.0, mix_prob=0.6, mix_switch_prob=0.2), 2), Counter()
     for seed in range(400):
         black_and_white = torch.tensor([0.0, 1.0])[:, None, None, None].expand(2, 1, 8, 8).clone()
-        mixed, _ = lessons.mix(black_and_white, torch.tensor([0, 1]), seed)
+        mixed, _ = criterion.mix(black_and_white, torch.tensor([0, 1]), seed)
         shades = set(mixed[0].flatten().tolist())
         kinds["blended" if shades - {0.0, 1.0} else "cut" if 1.0 in shades else "as they were"] += 1
     assert kinds["blended"] / 400 == pytest.approx(0.6 * 0.8, abs=0.06)
@@ -55,9 +56,9 @@ def test_as_many_steps_are_mixed_and_by_cutmix_as_the_recipe_says():
 
 def test_processes_that_hold_pairs_of_a_batch_mix_what_one_would():
     pictures, labels = batch(8)
-    whole = Lessons(BOTH, 5).mix(pictures.clone(), labels, 9)
+    whole = Criterion(BOTH, 5).mix(pictures.clone(), labels, 9)
     share = [0, 2, 5, 7]
-    part = Lessons(BOTH, 5).mix(pictures[share].clone(), labels[share], 9)
+    part = Criterion(BOTH, 5).mix(pictures[share].clone(), labels[share], 9)
     for one, two in zip(part, whole):
         torch.testing.assert_close(one, two[share])
 
@@ -65,9 +66,9 @@ def test_processes_that_hold_pairs_of_a_batch_mix_what_one_would():
 def test_smoothing_of_plain_labels_and_of_mixed_ones_is_the_same():
     pictures, labels = batch(4)
     logits = torch.randn(4, 5, generator=torch.Generator().manual_seed(0))
-    plain = Lessons(Recipe(), 5).judge(logits, pictures, labels)
-    unmixed = Lessons(Recipe(mixup=1e-9, mix_prob=1e-9), 5)  # never mixed: labels as shares all the same
-    soft = unmixed.judge(logits, pictures, unmixed.mix(pictures, labels, 0)[1])
+    plain = Criterion(Recipe(), 5)(logits, pictures, labels)
+    unmixed = Criterion(Recipe(mixup=1e-9, mix_prob=1e-9), 5)  # never mixed: labels as shares all the same
+    soft = unmixed(logits, pictures, unmixed.mix(pictures, labels, 0)[1])
     torch.testing.assert_close(plain.loss, soft.loss)
     assert plain.correct == soft.correct == (logits.argmax(1) == labels).sum()
 
@@ -90,9 +91,7 @@ def test_a_teacher_sees_pictures_in_its_own_way_and_half_of_the_loss_is_its_answ
     assert torch.equal(teacher(bright), torch.tensor([0, 0]))
     first, second = torch.randn(2, 2, 3, generator=torch.Generator().manual_seed(1))
     labels = torch.tensor([2, 0])
-    answer = Lessons(Recipe(label_smoothing=0.0, distillation_share=0.3), 3, teacher).judge(
-        (first, second), seen, labels
-    )
+    answer = Criterion(Recipe(label_smoothing=0.0, distillation_share=0.3), 3, teacher)((first, second), seen, labels)
     wanted = 0.7 * F.cross_entropy(first, labels) + 0.3 * F.cross_entropy(second, torch.tensor([1, 1]))
     torch.testing.assert_close(answer.loss, wanted)
     assert answer.correct == ((first + second).argmax(1) == labels).sum()

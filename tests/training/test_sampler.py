@@ -1,4 +1,4 @@
-"""Plans: every picture once an epoch, the same in every process, many sizes within one budget of tokens."""
+"""Samplers: every image once an epoch, the same in every process, many sizes within one budget of tokens."""
 
 from collections import Counter
 
@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from cpvt import processes
-from cpvt.training.plan import own_share, plan_training
+from cpvt.training.sampler import create_sampler, own_share
 
 
-def plan(**options):
+def sampler(**options):
     given = {
-        "pictures": 103,
+        "images": 103,
         "batch_size": 8,
         "repeats": 1,
         "seed": 3,
@@ -19,19 +19,19 @@ def plan(**options):
         "sizes": [(32, 32)],
         "patch_size": 4,
     }
-    return plan_training(**{**given, **options})
+    return create_sampler(**{**given, **options})
 
 
 def test_an_epoch_holds_every_picture_once_in_the_order_of_its_seed():
-    steps = plan().steps(5)
+    steps = sampler().steps(5)
     assert [len(step) for step in steps] == [8] * 12 + [7]
     numbers = [draw.number for step in steps for draw in step]
     assert numbers == np.random.default_rng((3, 5)).permutation(103).tolist()
-    assert numbers != [draw.number for step in plan().steps(6) for draw in step]
+    assert numbers != [draw.number for step in sampler().steps(6) for draw in step]
 
 
 def test_repeated_augmentation_holds_fewer_pictures_each_in_several_variations():
-    draws = [draw for step in plan(repeats=3).steps(0) for draw in step]
+    draws = [draw for step in sampler(repeats=3).steps(0) for draw in step]
     assert len(draws) == 103
     assert len(set(draws)) == 103
     counts = Counter(draw.number for draw in draws)
@@ -40,7 +40,7 @@ def test_repeated_augmentation_holds_fewer_pictures_each_in_several_variations()
 
 
 def test_each_step_has_one_size_and_about_the_tokens_of_a_batch():
-    many = plan(pictures=5000, sizes=[(16, 16), (32, 32), (48, 64)])
+    many = sampler(images=5000, sizes=[(16, 16), (32, 32), (48, 64)])
     steps = many.steps(0)
     assert sorted(draw.number for step in steps for draw in step) == list(range(5000))
     seen = Counter()
@@ -48,21 +48,21 @@ def test_each_step_has_one_size_and_about_the_tokens_of_a_batch():
         ((height, _),) = {draw.sides or (32, 32) for draw in step}
         seen[height] += 1
         assert len(step) == {16: 32, 32: 8, 48: 3}[height]  # 512 tokens: 16, 64 and 192 a picture
-    assert len(steps) == many.length(0)
-    assert many.total(3) == sum(len(many.steps(epoch)) for epoch in range(3))
+    assert len(steps) == many.num_steps(0)
+    assert many.total_steps(3) == sum(len(many.steps(epoch)) for epoch in range(3))
     assert max(seen.values()) < 1.4 * min(seen.values())
     assert [step[0].sides for step in steps] != [step[0].sides for step in many.steps(1)][: len(steps)]
 
 
 def test_one_other_size_is_that_size():
-    assert {draw.sides for step in plan(sizes=[(16, 16)]).steps(0) for draw in step} == {(16, 16)}
-    assert {draw.sides for step in plan().steps(0) for draw in step} == {None}
+    assert {draw.sides for step in sampler(sizes=[(16, 16)]).steps(0) for draw in step} == {(16, 16)}
+    assert {draw.sides for step in sampler().steps(0) for draw in step} == {None}
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 8])
 @pytest.mark.parametrize("length", [1, 7, 8, 2])
 def test_processes_share_a_step_and_keep_the_pairs_that_are_mixed(monkeypatch, count, length):
-    step, shares = plan().steps(0)[0][:length], []
+    step, shares = sampler().steps(0)[0][:length], []
     monkeypatch.setattr(processes, "count", lambda: count)
     for number in range(count):
         monkeypatch.setattr(processes, "number", lambda number=number: number)

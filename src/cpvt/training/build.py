@@ -1,0 +1,241 @@
+"""What a training is built from: the model and its first weights, its view of images, its sampler and its optimizer."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from timm.optim import create_optimizer_v2
+from torch import nn
+
+from cpvt import processes
+from cpvt.checkpoint import (
+    as_subject,
+    is_run,
+    provenance,
+    published_weights,
+    read_record,
+    starting_weights,
+    transform_from_json,
+)
+from cpvt.checkpoint import build_model as build_fresh_model
+from cpvt.config import POOLS, ForeignConfig, ModelConfig, Recipe, Retrofit, Size, TrainConfig, parse_size, sides
+from cpvt.data import DataSet, Transform, View
+from cpvt.data.variations import Variation
+from cpvt.models import VisionTransformer
+from cpvt.models.shipped import shipped_names
+from cpvt.models.zoo import model_config
+from cpvt.retrofitting import parameter_groups, retrofit
+from cpvt.subjects import describe, is_foreign, open_subject
+from cpvt.training.loss import Teacher, check_teacher
+from cpvt.training.sampler import BatchSampler, create_sampler
+
+logger = logging.getLogger(__name__)
+PUBLISHED = "published"  # weights to start from: those that a library publishes
+
+
+class TrainingSetup(NamedTuple):
+    """What a checked configuration comes to, with the data it was checked against."""
+
+    model: ModelConfig | ForeignConfig
+    view: View  # how training images are seen
+    sampler: BatchSampler
+
+
+def build_setup(config: TrainConfig, data: DataSet) -> TrainingSetup:
+    """The model, view and sampler that a configuration asks for; ValueError for a choice that does not exist."""
+    model = _foreign_config(config, data) if is_foreign(config.model) else _model_config(config, data)
+    return TrainingSetup(model, _training_view(config, data, model), _build_sampler(config, data, model))
+
+
+def _build_sampler(config: TrainConfig, data: DataSet, model: ModelConfig | ForeignConfig) -> BatchSampler:
+    """Which images each step learns from; ValueError for a size below a patch."""
+    patch_size = model.patch_size if isinstance(model, ModelConfig) else 1
+    train_size, recipe = sides(model.img_size), config.recipe
+    sizes = [sides(parse_size(size)) for size in config.train_sizes] or [train_size]
+    small = [f"{height}x{width}" for height, width in sizes if min(height, width) < patch_size]
+    if small:
+        raise ValueError(
+            f"--train-sizes must not be below a patch, {patch_size}x{patch_size} pixels in this model; "
+            f"got {', '.join(small)}"
+        )
+    return create_sampler(
+        _count_images(config, data), recipe.batch_size, recipe.repeats, config.seed, train_size, sizes, patch_size
+    )
+
+
+def _count_images(config: TrainConfig, data: DataSet) -> int:
+    """Images of an epoch; ValueError where a stream does not say, or for what a stream cannot do."""
+    if data.train is not None:
+        return len(data.train)
+    assert data.train_stream is not None  # `check` refuses a set without either
+    if config.recipe.repeats > 1 or config.train_sizes:
+        raise ValueError(
+            f"'{data.name}' is read as it comes, each picture once and at one size: leave --repeats and --train-sizes "
+            "out, or bring the pictures into folders or shards"
+        )
+    count = config.source.epoch_pictures or data.train_stream.length
+    if count is None:
+        raise ValueError(f"'{data.name}' does not say how many pictures it has: say --epoch-pictures")
+    return count
+
+
+def open_teacher(config: TrainConfig, data: DataSet, transform: Transform, device: str) -> Teacher | None:
+    """The teacher that a configuration names, ready to answer; ValueError where it knows other classes.
+
+    transform: how the student's pictures are read.
+    """
+    if config.teacher is None:
+        return None
+    subject = as_subject(config.teacher, config.teacher_checkpoint, device)
+    check_teacher(subject, data.class_names)
+    return Teacher(subject, transform)
+
+
+def build_model(
+    config: TrainConfig, wanted: ModelConfig | ForeignConfig, class_names: tuple[str, ...]
+) -> tuple[nn.Module, ModelConfig | ForeignConfig]:
+    """The model with its first weights, retrofitted where asked, and what it is.
+
+    What became of weights from elsewhere is logged. What comes out may be written otherwise than `wanted`: another
+    training size is written into some encodings.
+    """
+
+    def say(words: str) -> None:
+        if processes.is_first():
+            logger.info(words)
+
+    start = start_of(config)
+    if start is None:
+        model = build_fresh_model(wanted)
+    elif start == PUBLISHED:
+        assert isinstance(wanted, ForeignConfig)  # `check` refuses others
+        model = published_weights(wanted, say)
+    else:
+        model = starting_weights(wanted, start, class_names, say)
+    if config.teacher is not None:
+        _enable_both_heads(model, config.model)
+    if isinstance(model, VisionTransformer):
+        return model, model.config
+    assert isinstance(wanted, ForeignConfig)  # the models of other libraries
+    if config.retrofit is None:
+        return model, wanted
+    model = retrofit(model, config.retrofit.at, config.retrofit.absolute, config.retrofit.kernel_size)
+    done: Any = model.retrofitted
+    return model, replace(wanted, retrofit=done)
+
+
+def make_record(config: TrainConfig, setup: TrainingSetup, model: nn.Module, data: DataSet) -> dict[str, Any]:
+    """What checkpoint.json holds of a run, but for the epoch."""
+    at = model.encoding.at if isinstance(model, VisionTransformer) else config.retrofit.at if config.retrofit else ()
+    return {
+        "model": asdict(setup.model),
+        "transform": asdict(setup.view.transform),
+        "class_names": list(data.class_names),
+        "at": list(at),
+        "training": asdict(config),
+        "provenance": {**provenance(), "processes": processes.count()},
+    }
+
+
+def start_of(config: TrainConfig) -> str | None:
+    """What a training starts from; the published weights of our own models are those that come with the package."""
+    return config.model if config.start == PUBLISHED and config.model in shipped_names() else config.start
+
+
+def _enable_both_heads(model: Any, name: str) -> None:
+    """Have a distilled model give the logits of both its heads in training."""
+    if not hasattr(model, "set_distilled_training"):
+        raise ValueError(
+            f"--teacher needs a model with a head for the teacher's answers; '{name}' has none: take one of ours, or "
+            "timm's distilled ones, such as timm:deit_tiny_distilled_patch16_224"
+        )
+    model.set_distilled_training(True)
+
+
+def _model_config(config: TrainConfig, data: DataSet) -> ModelConfig:
+    """One of our own models, with what the configuration says over its defaults."""
+    if config.pool is not None and config.pool not in POOLS:
+        raise ValueError(f"pool must be one of {', '.join(POOLS)}; got '{config.pool}'")
+    options = {
+        "num_classes": len(data.class_names), "in_chans": len(data.mean), "img_size": config.train_size,
+        "encoding": config.encoding, "global_pool": POOLS.get(config.pool or ""),
+        "drop_path_rate": config.recipe.drop_path_rate or None, "distilled": config.teacher is not None or None,
+    }  # fmt: skip
+    return model_config(config.model, **{name: value for name, value in options.items() if value is not None})
+
+
+def _foreign_config(config: TrainConfig, data: DataSet) -> ForeignConfig:
+    """A model of another library; what its own constructor decides is refused here."""
+    own = {"--encoding": config.encoding, "--pool": config.pool, "--drop-path-rate": config.recipe.drop_path_rate}
+    for option, value in own.items():
+        if value:
+            raise ValueError(
+                f"{option} is for our own models; options of '{config.model}' go in brackets, as in timm:NAME(depth=4)"
+            )
+    classes, channels = len(data.class_names), len(data.mean)
+    size = config.train_size or _described(config.model, classes, channels)[0]
+    if size is None:
+        raise ValueError(f"'{config.model}' does not say for which size of pictures it is: say --train-size")
+    return ForeignConfig(config.model, classes, size, channels)
+
+
+@functools.lru_cache(maxsize=16)
+def _described(name: str, classes: int, channels: int) -> tuple[Size | None, Transform | None]:
+    """Training size and normalisation that another library says of a model, which must be built for that."""
+    subject = describe(name, classes, channels)
+    return subject.train_size, subject.transform
+
+
+def _transform_of(config: TrainConfig, data: DataSet, settings: ModelConfig | ForeignConfig) -> Transform:
+    """How images are read in training and test: as for the weights that training starts from, else as fits the data."""
+    known, source = _reading(config, data) or Transform(data.mean, data.std, data.crop_ratio), config.source
+    crop_ratio = known.crop_ratio if source.crop_ratio is None else source.crop_ratio
+    longest_side = source.longest_side or 4 * max(sides(settings.img_size))
+    return Transform(known.mean, known.std, crop_ratio, source.interpolation, longest_side)
+
+
+def _reading(config: TrainConfig, data: DataSet) -> Transform | None:
+    """How the pictures were read for the weights that training starts from; None where that is not known."""
+    start = start_of(config)
+    if start is not None and is_run(start) and not Path(start).is_file():
+        return transform_from_json(read_record(start)["transform"])
+    if start is None or not is_foreign(config.model):
+        return None
+    if start == PUBLISHED:
+        return open_subject(config.model).transform
+    return _described(config.model, len(data.class_names), len(data.mean))[1]
+
+
+def _training_view(config: TrainConfig, data: DataSet, settings: ModelConfig | ForeignConfig) -> View:
+    """How training images are seen."""
+    transform = _transform_of(config, data, settings)
+    augment = config.recipe.augment or data.augment
+    kind = {"none": "canvas", "native": "native-mirrored"}.get(augment, augment)
+    recipe = config.recipe
+    variation = Variation(recipe.auto_augment, recipe.color_jitter, recipe.erasing)
+    view = View(transform, kind, sides(settings.img_size), recipe.crop_scale, variation)
+    if view.stacks or transform.longest_side is None:
+        return view
+    return view.at((transform.longest_side, transform.longest_side))
+
+
+def create_optimizer(
+    model: nn.Module, recipe: Recipe, retrofitted: Retrofit | None, fused: bool
+) -> torch.optim.Optimizer:
+    """timm's optimizer; of a retrofitted model on the parameters that are to learn, its PEGs at a rate of their own."""
+    learns: Any = model
+    if retrofitted is not None:
+        scale = retrofitted.peg_lr_scale
+        learns = parameter_groups(model, retrofitted.train_only, recipe.lr, recipe.weight_decay, scale)
+    options: dict[str, Any] = {"fused": fused} if recipe.optimizer in ("adam", "adamw") else {}
+    if recipe.layer_decay is not None:
+        options["layer_decay"] = recipe.layer_decay
+    optimizer: torch.optim.Optimizer = create_optimizer_v2(
+        learns, recipe.optimizer, lr=recipe.lr, weight_decay=recipe.weight_decay, **options
+    )
+    return optimizer

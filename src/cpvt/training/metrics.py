@@ -1,0 +1,50 @@
+"""What training counts: sums over images, kept on the device between reductions so that counting never waits for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cpvt import processes
+
+
+@dataclass
+class Metrics:
+    """Named sums over the images of some steps; numbers, or tensors on the device while steps add to them."""
+
+    loss: Any = 0.0
+    correct: Any = 0.0
+    images: float = 0.0  # that were learned from
+    skipped: float = 0.0  # that do not decode
+    shrunk: float = 0.0  # that were larger than the longest side allowed
+
+    def count(self, loss: Tensor, correct: Tensor, images: int) -> None:
+        """Count so many images, of which the mean loss and the number of right answers are given."""
+        self.loss = self.loss + (loss.detach() * images).to(_dtype(loss.device))
+        self.correct = self.correct + correct
+        self.images += images
+
+    def add(self, other: Metrics) -> None:
+        """Add the sums of further steps to these."""
+        for name, value in vars(other).items():
+            setattr(self, name, getattr(self, name) + value)
+
+    def mean(self, name: str) -> float:
+        """A sum per image that was learned from."""
+        return float(getattr(self, name) / max(1.0, self.images))
+
+
+def reduce(metrics: Metrics, flags: list[bool], device: torch.device) -> tuple[Metrics, list[bool]]:
+    """The sums of all processes, and which flags any process raised, by one reduction. Every process must call it."""
+    values = [*vars(metrics).values(), *map(float, flags)]
+    summed = torch.stack([torch.as_tensor(value, device=device).to(_dtype(device)) for value in values])
+    sums = processes.add_up(summed).tolist()
+    count = len(fields(Metrics))
+    return Metrics(*sums[:count]), [value > 0 for value in sums[count:]]
+
+
+def _dtype(device: torch.device) -> torch.dtype:
+    return torch.float32 if device.type == "mps" else torch.float64

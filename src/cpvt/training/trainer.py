@@ -1,0 +1,230 @@
+"""The training loop: steps, reductions over processes, saves and tests on the way."""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+from timm.scheduler import CosineLRScheduler
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from cpvt import processes
+from cpvt.checkpoint import load
+from cpvt.config import TrainConfig, Watch, sides
+from cpvt.data import Batch, DataSet, View
+from cpvt.retrofitting import fade_share, set_absolute_share
+from cpvt.scoring import count_test, load_test, measure
+from cpvt.training.backend import Backend
+from cpvt.training.build import TrainingSetup, create_optimizer, make_record
+from cpvt.training.loss import Criterion
+from cpvt.training.metrics import Metrics, reduce
+from cpvt.training.resume import Checkpointer, Parts, Progress, remove_state
+from cpvt.training.sampler import Step, StepLoader, seed_layers, step_seed
+from cpvt.training.stopping import Stop, StoppedError, until_stopped
+
+REDUCE_EVERY = 10  # steps between reductions of the metrics where one makes the device or other processes wait
+Load = Callable[[int, Sequence[Step], int], Iterator[Batch]]
+
+
+class Trainer:
+    """Trains one model, alone or as one of several processes that train it together."""
+
+    def __init__(
+        self, config: TrainConfig, setup: TrainingSetup, model: nn.Module, data: DataSet, backend: Backend,
+        criterion: Criterion, load: Load | None = None,
+    ) -> None:  # fmt: skip
+        """load: (epoch, its steps, the first one wanted) -> batches of this process; by default they are read."""
+        self.config, self.setup, self.data, self.backend, self.criterion = config, setup, data, backend, criterion
+        recipe, device = config.recipe, backend.device
+        self.load = load or StepLoader(config, data, setup.view, pin=device.type == "cuda")
+        record = make_record(config, setup, model, data)
+        self.average = None if recipe.ema is None else ModelEmaV3(model.to(device), recipe.ema, use_warmup=True)
+        if self.average is not None:
+            backend.place(self.average.module)
+        self.module = backend.place(model)
+        fused = device.type in ("cpu", "cuda") and not backend.sharded
+        self.optimizer = backend.accelerator.prepare_optimizer(
+            create_optimizer(self.module, recipe, config.retrofit, fused)
+        )
+        self.parameters = [each for group in self.optimizer.param_groups for each in group["params"]]
+        self.model = backend.wrap(self.module)
+        self.steps = setup.sampler.total_steps(recipe.epochs)
+        self.schedule = CosineLRScheduler(
+            self.optimizer.optimizer, t_initial=self.steps, lr_min=recipe.min_lr,
+            warmup_t=int(recipe.warmup_share * self.steps), t_in_epochs=False,
+            warmup_lr_init=recipe.min_lr if recipe.warmup_lr is None else recipe.warmup_lr,
+        )  # fmt: skip
+        self.reduce_every = 1 if device.type == "cpu" and not processes.together() else REDUCE_EVERY
+        average = None if self.average is None else self.average.module
+        parts = Parts(self.module, self.optimizer.optimizer, average, backend.accelerator.scaler)
+        self.checkpointer = Checkpointer(config, parts, record, setup.sampler.images)
+        self.progress, self.pending = Progress(), Metrics()  # pending: of this process, since the last reduction
+
+    def fit(self, watch: Watch, stop: Stop) -> None:
+        """Train to the end, from where an interrupted run stopped.
+
+        Raises StoppedError where `stop` was asked for, DivergedError where the loss or a weight is no longer a number.
+        """
+        self.progress = self.checkpointer.restore(streamed=self.data.train is None)
+        if self.progress.epoch and not self.progress.step:  # interrupted between the files of a save, or before a test
+            self.checkpointer.save(self.progress)
+            self._test_if_due(watch, stop)
+        while self.progress.epoch < self.config.recipe.epochs:
+            self.train_epoch(watch, stop)
+            self._end_epoch()
+            self._test_if_due(watch, stop)
+        processes.wait()
+        if processes.is_first():
+            remove_state(self.checkpointer.folder)
+        self.backend.finish()
+
+    def train_epoch(self, watch: Watch, stop: Stop) -> None:
+        """Take the steps that are left of the epoch."""
+        self.model.train()
+        progress, steps = self.progress, self.setup.sampler.steps(self.progress.epoch)
+        first, began = progress.step, time.perf_counter() - progress.seconds
+        for batch, step in zip(self.load(progress.epoch, steps, first), steps[first:]):
+            self.train_step(batch, step)
+            progress.step, progress.seconds = progress.step + 1, time.perf_counter() - began
+            is_last = progress.step == len(steps)
+            if progress.step % self.reduce_every == 0 or is_last:
+                self._reduce(watch, stop, is_last)
+
+    def train_step(self, batch: Batch, step: Step) -> None:
+        """Learn from one batch, in parts that fit the memory; gradients are means over the images of all processes."""
+        backend, seed, at = self.backend, self.config.seed, self.progress.total
+        self.pending.skipped += len(batch.skipped)
+        self.pending.shrunk += batch.shrunk
+        count = self._count_images(batch, step)
+        if isinstance(count, int) and not count:
+            return
+        self.schedule.step_update(at)
+        self._fade_table(at)
+        images, labels = batch.pictures_on(backend.device), batch.labels.to(backend.device)
+        if isinstance(images, Tensor) and len(labels):
+            images, labels = self.criterion.mix(images, labels, step_seed(seed, at))
+        parts = self._split(images, labels)
+        for number, (some, targets) in enumerate(parts):
+            seed_layers(step_seed(seed, at, processes.number(), number), backend.device)
+            with backend.computing(self.model, last=number == len(parts) - 1):
+                if len(targets):
+                    result = self.criterion(backend.forward(self.model, some), some, targets)
+                    backend.backward(result.loss * (processes.count() / count * len(targets)))
+                    self.pending.count(*result, len(targets))
+                else:
+                    self._train_on_nothing(step)
+        backend.step(self.optimizer, self.parameters, self.config.recipe.clip_grad)
+        if self.average is not None:
+            self.average.update(self.module, step=at + 1)
+
+    def _count_images(self, batch: Batch, step: Step) -> int | Tensor:
+        """Images that all processes learn from in this step; of several a tensor, at least 1, that none waits for."""
+        if self.config.source.on_bad_picture == "error" and self.data.train is not None:
+            return len(step)
+        if not processes.together():
+            return len(batch.labels)
+        return processes.add_up(torch.tensor(float(len(batch.labels)), device=self.backend.device)).clamp(min=1)
+
+    def _split(self, images: Any, targets: Tensor) -> list[tuple[Any, Tensor]]:
+        """The images of a step in `accumulate` parts of about the same number.
+
+        Processes go through a sharded model part by part together, so all have as many, some perhaps empty.
+        """
+        count = self.config.engine.accumulate
+        if not self.backend.sharded:
+            count = max(1, min(count, len(targets)))
+        cuts = [len(targets) * part // count for part in range(count + 1)]
+        return [(images[start:end], targets[start:end]) for start, end in pairwise(cuts)]
+
+    def _train_on_nothing(self, step: Step) -> None:
+        """Add zeros to the gradients where this process has no image: the others wait for its backward."""
+        backend, view = self.backend, self.setup.view
+        image = torch.zeros(1, len(view.transform.mean), *(step[0].sides or view.sides), device=backend.device)
+        norms = [each for each in self.module.modules() if isinstance(each, _BatchNorm)]
+        for norm in norms:
+            norm.eval()  # a black image is none to learn statistics from
+        output = backend.forward(self.model, image if view.stacks else [image[0]])
+        result = self.criterion(output, image, torch.zeros(1, dtype=torch.int64, device=backend.device))
+        backend.backward(result.loss * 0.0)
+        for norm in norms:
+            norm.train()
+
+    def _fade_table(self, step: int) -> None:
+        """Set how much is left of a retrofitted model's table of positions, where that fades."""
+        retrofit = self.config.retrofit
+        if retrofit is None or retrofit.absolute != "fade":
+            return
+        for model in (self.module, *([] if self.average is None else [self.average.module])):
+            set_absolute_share(model, fade_share(step + 1, self.steps, end=retrofit.fade_end))
+
+    def _reduce(self, watch: Watch, stop: Stop, is_last: bool) -> None:
+        """Add up what all processes counted since the last reduction; report, save and stop as is due."""
+        progress, metrics = self.progress, self.progress.metrics
+        flags = [stop.asked, processes.is_first() and self.checkpointer.is_due]
+        counted, (stopped, is_due) = reduce(self.pending, flags, self.backend.device)
+        self.pending = Metrics()
+        metrics.add(counted)
+        if not math.isfinite(metrics.loss):
+            raise self.checkpointer.diverged("the loss is no longer a number", progress)
+        loss, accuracy, rate = metrics.mean("loss"), metrics.mean("correct"), metrics.images / progress.seconds
+        words = f"loss {loss:.3f}  accuracy {accuracy:.1%}  {rate:.0f} pictures/s"
+        watch("train", progress.total, self.steps, words)
+        values = {"loss": loss, "accuracy": accuracy, "lr": self._rate(), "pictures_per_second": rate}
+        self.backend.log(values, progress.total)
+        if stopped or (is_due and not is_last):
+            self.checkpointer.save_state(progress)
+        if stopped:
+            raise StoppedError(
+                f"stopped after step {progress.total} of {self.steps}, as the system asked; "
+                f"{self.checkpointer.describe_kept()}. The same command goes on from there"
+            )
+
+    def _rate(self) -> float:
+        return float(max(group["lr"] for group in self.optimizer.param_groups))
+
+    def _end_epoch(self) -> None:
+        """Note what the epoch came to, and save."""
+        progress, metrics, expected = self.progress, self.progress.metrics, self.setup.sampler.images
+        if not metrics.images:
+            raise ValueError(f"none of the {expected} training pictures decodes")
+        read = metrics.images + metrics.skipped
+        if self.data.train is None and read < expected and processes.is_first():
+            warnings.warn(
+                f"the stream ended after {read:.0f} of {expected} pictures, and the steps that were left "
+                "of the epoch did nothing: give its length by --epoch-pictures", stacklevel=2,
+            )  # fmt: skip
+        progress.history.append(
+            {"epoch": progress.epoch + 1, "loss": metrics.mean("loss"), "accuracy": metrics.mean("correct"),
+             "pictures": round(metrics.images), "skipped": round(metrics.skipped), "shrunk": round(metrics.shrunk),
+             "seconds": round(progress.seconds, 3), "lr": self._rate()}
+        )  # fmt: skip
+        progress.next_epoch()
+        self.checkpointer.save(progress)
+
+    def _test_if_due(self, watch: Watch, stop: Stop) -> None:
+        """Test the weights just saved at the training size and note the accuracy, after every so many epochs."""
+        progress, every, source = self.progress, self.config.test_every, self.config.source
+        due = every and (progress.epoch % every == 0 or progress.epoch == self.config.recipe.epochs)
+        if not due or "test_accuracy" in progress.history[-1]:
+            return
+        processes.wait()
+        subject = load(self.checkpointer.folder, str(self.backend.device)).subject
+        view = View(self.setup.view.transform, "resize", sides(self.setup.model.img_size))
+        batches = load_test(self.data, view, 64, on_bad_picture=source.on_bad_picture, workers=source.loader_workers)
+        count, classes = count_test(self.data), len(self.data.class_names)
+        score = measure(subject, until_stopped(batches, stop), count, classes, "test", watch)
+        if processes.largest(float(stop.asked)):
+            raise StoppedError(
+                f"stopped in a test, as the system asked; {self.checkpointer.describe_kept()}. "
+                "The same command goes on from there"
+            )
+        progress.history[-1]["test_accuracy"] = score.correct / score.total
+        self.backend.log({"test_accuracy": score.correct / score.total}, progress.before)
+        self.checkpointer.write_history(progress)

@@ -112,7 +112,7 @@ def test_a_picture_outside_any_class_is_an_error(picture_folder):
 
 
 def test_a_picture_that_a_set_opened_itself_is_turned_upright_too():
-    from cpvt.data.timm_sets import IndexedSplit
+    from cpvt.data.datasets.timm_sets import IndexedSplit
 
     picture = Image.new("RGB", (20, 10))
     picture.getexif()[0x0112] = 6
@@ -277,7 +277,7 @@ def test_a_batch_says_how_much_was_filled_and_how_many_were_shrunk(tmp_path):
 
 
 def test_the_part_to_test_on_may_have_several_names(monkeypatch, picture_folder):
-    from cpvt.data import timm_sets
+    from cpvt.data.datasets import timm_sets
 
     def create(name, root, split, is_training):
         if split not in ("train", "test"):

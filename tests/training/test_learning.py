@@ -10,7 +10,7 @@ from timm.data import Mixup
 
 from cpvt.config import Recipe
 from cpvt.data import Transform
-from cpvt.data.variations import seeded
+from cpvt.data.augmentation import seeded
 from cpvt.subjects import Subject
 from cpvt.training.learning import Lessons, Teacher, check_teacher, step_seed
 

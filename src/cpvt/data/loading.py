@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from cpvt.config import TOKEN_BUDGET
 from cpvt.data.base import Encoded, Sides, Split, Stream
-from cpvt.data.pictures import BadPictureError, check_usable, decode
+from cpvt.data.decoding import BadPictureError, check_usable, decode
 from cpvt.data.views import View
 from cpvt.shapes import patch_count, within_budget
 

@@ -39,7 +39,8 @@ from cpvt.config import (
     sides,
 )
 from cpvt.data import DataSet, Transform, View
-from cpvt.data.variations import Variation
+from cpvt.data.augmentation import Variation
+from cpvt.data.protocols import AUGMENTS
 from cpvt.models.shipped import shipped_names
 from cpvt.models.zoo import model_config
 from cpvt.retrofitting import parameter_groups
@@ -214,7 +215,7 @@ def training_view(config: TrainConfig, data: DataSet, settings: ModelConfig | Fo
     """How training pictures are seen."""
     transform = _transform_of(config, data, settings)
     augment = config.recipe.augment or data.augment
-    kind = {"none": "canvas", "native": "native-mirrored"}.get(augment, augment)
+    kind = AUGMENTS.get(augment, augment)
     recipe = config.recipe
     variation = Variation(recipe.auto_augment, recipe.color_jitter, recipe.erasing)
     view = View(transform, kind, sides(settings.img_size), recipe.crop_scale, variation)

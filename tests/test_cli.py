@@ -11,6 +11,7 @@ import pytest
 from cpvt.checkpoint import load
 from cpvt.cli import VERBS, main
 from cpvt.data import describe_datasets
+from cpvt.data.protocols import describe_protocols
 from cpvt.encodings import TABLE, markdown_table
 from cpvt.models import describe_models
 from cpvt.models.shipped import DEFAULT
@@ -22,8 +23,9 @@ def test_list_names_all_there_is_and_ends_with_json(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert json.loads(lines[-1]) == {
         "encodings": list(TABLE), "models": list(describe_models()), "data sets": list(describe_datasets()),
+        "protocols": list(describe_protocols()),
     }  # fmt: skip
-    for name in (*TABLE, *describe_models(), *describe_datasets()):
+    for name in (*TABLE, *describe_models(), *describe_datasets(), *describe_protocols()):
         assert any(line.startswith(f"  {name} ") for line in lines)
 
 

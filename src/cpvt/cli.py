@@ -215,13 +215,19 @@ def bench(config: BenchConfig) -> dict[str, Any]:
 
 def list_names(config: ListConfig) -> dict[str, Any]:
     from cpvt.data import describe_datasets
+    from cpvt.data.protocols import describe_protocols
     from cpvt.encodings import describe_encodings, markdown_table
     from cpvt.models import describe_models
 
     if config.markdown:
         print(markdown_table())
         return {"encodings": list(describe_encodings())}
-    parts = {"encodings": describe_encodings(), "models": describe_models(), "data sets": describe_datasets()}
+    parts = {
+        "encodings": describe_encodings(),
+        "models": describe_models(),
+        "data sets": describe_datasets(),
+        "protocols": describe_protocols(),
+    }
     for title, names in parts.items():
         width = max(map(len, names))
         print(f"{title}:\n" + "\n".join(f"  {name:{width}}  {words}" for name, words in names.items()) + "\n")

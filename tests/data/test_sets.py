@@ -9,7 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from cpvt.data import BadPictureError, DataSet, Transform, View, load_batches, open_data
+from cpvt.data import BadPictureError, DataSet, Transform, View, describe_datasets, load_batches, open_data
+from cpvt.data.datasets import TABLE
 
 
 def draw():
@@ -290,3 +291,19 @@ def test_the_part_to_test_on_may_have_several_names(monkeypatch, picture_folder)
     monkeypatch.setattr(timm_sets, "SPLITS", {"train": ("learning",)})
     with pytest.raises(ValueError, match=r"'tfds/some' does not open in 'None' \(Unknown split 'learning'\)"):
         open_data("tfds/some")
+
+
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [
+        ("digits", "digits"), (".", "PATH"), ("torch/cifar10", "torch/NAME"), ("hfds/user/set", "hfds/NAME"),
+        ("hfids/user/set", "hfids/NAME"), ("tfds/mnist", "tfds/NAME"), ("wds//data/{train,val}-{0..9}.tar", "wds/PATH"),
+        ("wds/https://host/train.tar", "wds/URL"), ("wds/pipe:cat train.tar", "wds/URL"), ("nothing", None),
+    ],
+)  # fmt: skip
+def test_a_name_belongs_to_one_source_at_most(name, form):
+    assert [known for known, source in TABLE.items() if source.matches(name)] == ([] if form is None else [form])
+
+
+def test_every_source_has_a_line_for_newcomers():
+    assert all(describe_datasets().values())

@@ -143,7 +143,7 @@ class BenchConfig:
 
 @dataclass(frozen=True)
 class ListConfig:
-    """Name the encodings, models and data sets there are."""
+    """Name the encodings, models, data sets and protocols there are."""
 
     markdown: bool = False
     """Print the table of encodings as the README holds it."""

@@ -8,7 +8,17 @@ from cpvt.data.protocols.native import Native
 from cpvt.data.protocols.resize import Resize
 from cpvt.data.protocols.training import Crop, NativeMirrored, ResizedCrop
 
-__all__ = ["AUGMENTS", "TABLE", "TRAINING", "Protocol", "describe", "find_protocol", "keeps_sizes", "options_read"]
+__all__ = [
+    "AUGMENTS",
+    "TABLE",
+    "TRAINING",
+    "Protocol",
+    "describe",
+    "describe_protocols",
+    "find_protocol",
+    "keeps_sizes",
+    "options_read",
+]
 
 TABLE: dict[str, type[Protocol]] = {"canvas": Canvas, "resize": Resize, "native": Native}
 TRAINING: dict[str, type[Protocol]] = {"resized-crop": ResizedCrop, "crop": Crop, "native-mirrored": NativeMirrored}
@@ -37,3 +47,8 @@ def options_read(name: str) -> tuple[str, ...]:
 def describe(name: str) -> str:
     """A protocol as figures, tables and pages call it; its name alone for one of a later version."""
     return f"{name}: {TABLE[name].title}" if name in TABLE else name
+
+
+def describe_protocols() -> dict[str, str]:
+    """Name -> one line for a newcomer."""
+    return {name: protocol.title for name, protocol in TABLE.items()}

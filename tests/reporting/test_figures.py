@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 
+from cpvt.data.protocols import TABLE, describe
 from cpvt.reporting.figures import COLOURS, accuracy_figure, as_bytes, attention_figure, colours, tile
 from cpvt.reporting.summary import summarise
+from cpvt.reporting.terminal import print_tables
 
 
 def drawn(picture):
@@ -67,6 +69,15 @@ def test_accuracy_is_a_panel_per_protocol_and_a_line_per_encoding_and_pool(cells
         assert [line.get_linestyle() for line in lines.values()] == ["-", "-", "--"]
         assert to_hex(lines["peg"].get_color()) == to_hex(lines["peg · gap"].get_color()) == COLOURS["peg"]
         assert [label.get_text() for label in panel.get_xticklabels()] == ["32", "48x64", "96"]
+
+
+@pytest.mark.parametrize("protocol", [*TABLE, "zoom"])
+def test_every_protocol_is_drawn_and_printed_and_one_of_a_later_version_by_its_name(protocol, make_row, capsys):
+    rows = [make_row(protocol=protocol)]
+    (panel,) = accuracy_figure(summarise(rows), [32]).axes
+    print_tables(rows)
+    assert panel.get_title(loc="left") == describe(protocol)
+    assert " ".join(capsys.readouterr().out.split()).startswith(f"accuracy, %, {describe(protocol)}")
 
 
 @pytest.mark.parametrize("kind", ["svg", "png"])

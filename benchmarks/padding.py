@@ -14,7 +14,7 @@ from torch import Tensor
 from benchmarks.measuring import Figure
 from cpvt.checkpoint import Checkpoint, load
 from cpvt.config import Recipe, TrainConfig
-from cpvt.data import open_data
+from cpvt.data import View, open_data
 from cpvt.models import VisionTransformer
 from cpvt.models.parts import Positions
 from cpvt.training import train
@@ -61,7 +61,7 @@ def _draw(checkpoint: Checkpoint) -> tuple[list[Tensor], Tensor]:
         draw = np.random.default_rng((0, 0, number))
         picture, label = test.read(number, draw)
         height, width = (4 * int(side) for side in draw.integers(SIDES[0], SIDES[1] + 1, 2))
-        pictures.append(checkpoint.transform.canvas(picture, (height, width), draw))
+        pictures.append(View(checkpoint.transform, "canvas", (height, width))(picture, draw))
         labels.append(label)
     return pictures, torch.tensor(labels)
 

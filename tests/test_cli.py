@@ -10,7 +10,8 @@ import pytest
 
 from cpvt.checkpoint import load
 from cpvt.cli import VERBS, main
-from cpvt.data import KNOWN
+from cpvt.data import describe_datasets
+from cpvt.data.protocols import describe_protocols
 from cpvt.encodings import TABLE, markdown_table
 from cpvt.models import describe_models
 from cpvt.models.shipped import DEFAULT
@@ -21,9 +22,10 @@ def test_list_names_all_there_is_and_ends_with_json(capsys):
     main(["list"])
     lines = capsys.readouterr().out.splitlines()
     assert json.loads(lines[-1]) == {
-        "encodings": list(TABLE), "models": list(describe_models()), "data sets": list(KNOWN),
+        "encodings": list(TABLE), "models": list(describe_models()), "data sets": list(describe_datasets()),
+        "protocols": list(describe_protocols()),
     }  # fmt: skip
-    for name in (*TABLE, *describe_models(), *KNOWN):
+    for name in (*TABLE, *describe_models(), *describe_datasets(), *describe_protocols()):
         assert any(line.startswith(f"  {name} ") for line in lines)
 
 
@@ -52,7 +54,7 @@ MISTAKES = [  # command, what the message says; OUT does not exist, EMPTY is a f
     ("train --out OUT --pool max", r"pool must be one of cls, gap; got 'max'"),
     (
         "train --out OUT --augment mixup",
-        r"unknown view or augmentation 'mixup'; known: resize, canvas, resized-crop, crop",
+        r"unknown view or augmentation 'mixup'; known: canvas, resize, native, resized-crop, crop",
     ),
     ("train --out OUT --interpolation cubic", r"unknown interpolation 'cubic'; known: nearest, bilinear, bicubic"),
     ("train --out OUT --crop-ratio 0", r"a crop ratio is above 0 and at most 1; got 0"),
@@ -61,7 +63,7 @@ MISTAKES = [  # command, what the message says; OUT does not exist, EMPTY is a f
     ("compare --out OUT --parallel 1 --model cpvt_mikro", r"unknown model 'cpvt_mikro'\. Did you mean cpvt_micro"),
     ("compare --out OUT --parallel 1 --data nowhere", r"unknown data set 'nowhere'.*Known:.*digits"),
     ("compare --out OUT --parallel 1 --pool cls max", r"pool must be one of cls, gap; got 'max'"),
-    ("compare --out OUT --parallel 1 --augment mixup", r"unknown view or augmentation 'mixup'; known: resize, canvas"),
+    ("compare --out OUT --parallel 1 --augment mixup", r"unknown view or augmentation 'mixup'; known: canvas, resize"),
     ("compare --out OUT --parallel 1 --interpolation cubic", r"unknown interpolation 'cubic'; known: nearest"),
     ("compare --out OUT --parallel 1 --data UNTESTED", r"'.*' has no test/ \(or val/\) to test on"),
     ("compare --out OUT --parallel 1 --canvas-sizes 32 12y", r"a side such as 48, or .* such as 48x64; got '12y'"),

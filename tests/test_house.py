@@ -11,10 +11,10 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src"
 FLOORS = {
     0: ("shapes", "config", "results", "findings"),
-    1: ("recipes", "progress", "memory", "ops", "parallel", "cluster", "processes", "reporting"),
+    1: ("recipes", "progress", "memory", "ops", "parallel", "cluster", "processes"),
     2: ("encodings",),
     3: ("models", "data"),
-    4: ("subjects", "retrofitting"),
+    4: ("subjects", "retrofitting", "reporting"),
     5: ("checkpoint", "scoring"),
     6: ("training", "sweeping", "predicting", "looking", "probing", "exporting"),
     7: ("comparing", "finetuning"),
@@ -202,6 +202,10 @@ def loaded_by(statement, blocked=()):
 
 def test_importing_the_package_imports_no_torch():
     assert not {"torch", "numpy", "timm", "tyro"} & loaded_by("import cpvt")
+
+
+def test_reports_and_protocols_need_no_torch():
+    assert "torch" not in loaded_by("import cpvt.reporting, cpvt.data.protocols")
 
 
 OTHERS = ("timm", "torchvision", "matplotlib", "sklearn", "scipy", "rich", "tyro", "safetensors", "PIL")

@@ -11,7 +11,7 @@ from PIL import Image
 
 import cpvt
 from cpvt.cli import main
-from cpvt.data import Transform, open_data
+from cpvt.data import Transform, View, open_data
 from cpvt.reporting.summary import summarise
 from cpvt.results import read_rows, unpack_hits
 from cpvt.subjects import open_subject
@@ -34,7 +34,7 @@ def test_the_count_is_that_of_a_loop_over_pictures(tiny_run, tiny_folder):
     for index in range(len(data.test)):
         draw = np.random.default_rng((0, 0, index))
         picture, label = data.test.read(index, draw)
-        seen = checkpoint.transform.canvas(picture, (12, 12), draw)
+        seen = View(checkpoint.transform, "canvas", (12, 12))(picture, draw)
         with torch.no_grad():
             correct += int(checkpoint.model(seen[None]).argmax()) == label
     assert row.correct == correct
@@ -118,12 +118,12 @@ def test_a_model_of_another_library_is_tested_in_its_own_way(tmp_path, tiny_fold
     assert first.mean == (0.5, 0.5, 0.5)
     assert first.refused is None
     model, data = open_subject(TIMM, path).model, open_data(str(tiny_folder))
-    view = Transform((0.5,) * 3, (0.5,) * 3, 0.9)
+    view = View(Transform((0.5,) * 3, (0.5,) * 3, 0.9), "resize", (8, 8))
     hits = []
     for index in range(6):
         picture, label = data.test.read(index, None)
         with torch.no_grad():
-            hits.append(int(model(view.resize(picture, (8, 8))[None]).argmax()) == label)
+            hits.append(int(model(view(picture, None)[None]).argmax()) == label)
     assert unpack_hits(first.hits, 6) == hits
     assert (first.correct, first.top5) == (sum(hits), 6)
 
@@ -135,7 +135,8 @@ def test_reading_can_be_overruled(tiny_folder):
     (row,) = cpvt.sweep(lambda pictures: seen.append(pictures) or pictures.mean((2, 3))[:, :2], data, [8], **how)
     assert {name: getattr(row, name) for name in how} == how
     picture, _ = data.test.read(0, None)
-    expected = Transform((0.1, 0.2, 0.3), (0.4, 0.5, 0.6), 0.5, "bilinear").resize(picture, (8, 8))
+    transform = Transform((0.1, 0.2, 0.3), (0.4, 0.5, 0.6), 0.5, "bilinear")
+    expected = View(transform, "resize", (8, 8))(picture, None)
     torch.testing.assert_close(seen[0][0], expected)
     for wrong in ({"mean": (0.5, 0.5)}, {"mean": (0.5, 0.5, 0.5), "std": (1, 1, 0)}):
         with pytest.raises(ValueError, match="mean and std are one number each, or three"):

@@ -199,14 +199,20 @@ def report(config: ReportConfig) -> dict[str, Any]:
 
 
 def list_names(config: ListConfig) -> dict[str, Any]:
-    from cpvt.data import KNOWN
+    from cpvt.data import describe_datasets
+    from cpvt.data.protocols import describe_protocols
     from cpvt.encodings import describe_encodings, markdown_table
     from cpvt.models import describe_models
 
     if config.markdown:
         print(markdown_table())
         return {"encodings": list(describe_encodings())}
-    parts = {"encodings": describe_encodings(), "models": describe_models(), "data sets": KNOWN}
+    parts = {
+        "encodings": describe_encodings(),
+        "models": describe_models(),
+        "data sets": describe_datasets(),
+        "protocols": describe_protocols(),
+    }
     for title, names in parts.items():
         width = max(map(len, names))
         print(f"{title}:\n" + "\n".join(f"  {name:{width}}  {words}" for name, words in names.items()) + "\n")

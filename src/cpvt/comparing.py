@@ -13,9 +13,10 @@ import torch
 
 from cpvt.checkpoint import load, provenance
 from cpvt.cluster import check_address, import_ray, run_on_cluster
-from cpvt.config import CompareConfig, ModelConfig, Size, TrainConfig, Watch, ignore_progress, parse_size, refuse_other
+from cpvt.config import CompareConfig, Size, TrainConfig, Watch, ignore_progress, parse_size, refuse_other
 from cpvt.data import DataSet, open_data
-from cpvt.encodings import TABLE
+from cpvt.data.protocols import TABLE as PROTOCOLS
+from cpvt.encodings import TABLE as ENCODINGS
 from cpvt.looking import Subject, look_closer
 from cpvt.models.zoo import model_config
 from cpvt.parallel import Tell, cores, run_in_processes
@@ -25,8 +26,6 @@ from cpvt.sweeping import check_sizes, sweep
 from cpvt.training import TrainingSetup, check, check_here, is_finished, train
 
 RECORD, ROWS = "compare.json", "rows.jsonl"
-STEPS = {"canvas": (1, 1.5, 2, 3), "resize": (0.5, 0.75, 1, 1.5, 2)}  # test sizes by default, in training sizes
-QUICK_STEPS = {"canvas": (1, 1.5, 2), "resize": (0.75, 1, 1.5)}
 QUICK_EPOCHS = 12
 GROWS = (
     "out",
@@ -69,13 +68,13 @@ def compare(
     """
     if is_foreign(config.model):
         raise ValueError(f"compare changes the encoding of our own models; train and sweep '{config.model}' by itself")
-    config = spell_out(config)
+    config, quick = spell_out(config), config.quick
     if config.cluster:
         check_address(config.cluster)
         import_ray()
         _share(config, 1)
     folder = Path(config.out)
-    tasks = _plan(config)
+    tasks = _plan(config, quick)
     check_writable(folder)
     _refuse_other(folder, config)
     data = open_data(config.source.data, config.source.data_root)
@@ -116,8 +115,9 @@ def compare(
 def spell_out(config: CompareConfig) -> CompareConfig:
     """The configuration with everything that was left to defaults, or to `--quick`, filled in."""
     plain, quick = CompareConfig(), config.quick
-    model = model_config(config.model, **({} if config.train_size is None else {"img_size": config.train_size}))
-    steps = QUICK_STEPS if quick else STEPS
+    sizes: dict[str, Any] = {
+        f"{name}_sizes": _sizes(config, name, quick) for name in PROTOCOLS if hasattr(config, f"{name}_sizes")
+    }
     recipe, epochs = config.recipe, config.recipe.epochs
     if quick and epochs == plain.recipe.epochs:
         recipe = replace(recipe, epochs=QUICK_EPOCHS)
@@ -126,18 +126,21 @@ def spell_out(config: CompareConfig) -> CompareConfig:
         quick=False,
         out=config.out or ("runs/quick" if quick else "runs/compare"),
         encodings=config.encodings
-        or tuple(name for name, entry in TABLE.items() if (entry.quick if quick else entry.default)),
+        or tuple(name for name, entry in ENCODINGS.items() if (entry.quick if quick else entry.default)),
         pool=config.pool or (("cls",) if quick else ()),
-        canvas_sizes=config.canvas_sizes or _steps(model, steps["canvas"]),
-        resize_sizes=config.resize_sizes or _steps(model, steps["resize"]),
         recipe=recipe,
+        **sizes,
     )
 
 
-def _steps(model: ModelConfig, steps: tuple[float, ...]) -> tuple[int | str, ...]:
-    """Test sizes in proportion to the training size, no side below a patch."""
+def _sizes(config: CompareConfig, protocol: str, quick: bool) -> tuple[int | str, ...]:
+    """Test sizes of a protocol: those asked for where it has an option, else its own multiples of the training size."""
+    given: tuple[int | str, ...] = getattr(config, f"{protocol}_sizes", ())
+    if given:
+        return given
+    model = model_config(config.model, **({} if config.train_size is None else {"img_size": config.train_size}))
     sizes: list[int | str] = []
-    for step in steps:
+    for step in PROTOCOLS[protocol].quick_multiples if quick else PROTOCOLS[protocol].multiples:
         if isinstance(model.img_size, int):
             sizes.append(max(model.patch_size, round(step * model.img_size)))
         else:
@@ -145,7 +148,7 @@ def _steps(model: ModelConfig, steps: tuple[float, ...]) -> tuple[int | str, ...
     return tuple(sizes)
 
 
-def _plan(config: CompareConfig) -> list[_Task]:
+def _plan(config: CompareConfig, quick: bool) -> list[_Task]:
     """Every training of the comparison; seeds outermost, so that an interrupted one is a complete smaller one."""
     for name in ("encodings", "seeds", "protocols"):
         if not getattr(config, name):
@@ -153,7 +156,7 @@ def _plan(config: CompareConfig) -> list[_Task]:
     heads = [(encoding, pool) for pool in config.pool or ("cls",) for encoding in config.encodings]
     if not config.pool and "peg" in config.encodings:
         heads.append(("peg", "gap"))
-    tests = _tests(config)
+    tests = _tests(config, quick)
     tasks = []
     for seed in dict.fromkeys(config.seeds):
         for encoding, pool in dict.fromkeys(heads):
@@ -166,13 +169,13 @@ def _plan(config: CompareConfig) -> list[_Task]:
     return tasks
 
 
-def _tests(config: CompareConfig) -> tuple[tuple[str, Size], ...]:
+def _tests(config: CompareConfig, quick: bool) -> tuple[tuple[str, Size], ...]:
     """Every (protocol, size) that each model is tested at."""
-    given = {"canvas": config.canvas_sizes, "resize": config.resize_sizes}
+    known = [name for name, protocol in PROTOCOLS.items() if protocol.multiples]
     for protocol in config.protocols:
-        if protocol not in given:
-            raise ValueError(f"protocols must be among {', '.join(given)}; got '{protocol}'")
-    tests = [(protocol, parse_size(size)) for protocol in config.protocols for size in given[protocol]]
+        if protocol not in known:
+            raise ValueError(f"protocols must be among {', '.join(known)}; got '{protocol}'")
+    tests = [(name, parse_size(size)) for name in config.protocols for size in _sizes(config, name, quick)]
     check_sizes([size for _, size in tests], model_config(config.model).patch_size)
     return tuple(dict.fromkeys(tests))
 

@@ -7,11 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 from torch import Tensor
 
 from cpvt.checkpoint import Checkpoint, is_run, load
-from cpvt.config import TOKEN_BUDGET
-from cpvt.data import BadPictureError, Transform, check_on_bad_picture, check_usable, decode
+from cpvt.config import TOKEN_BUDGET, sides
+from cpvt.data import BadPictureError, Transform, View, check_on_bad_picture, check_usable, decode
 from cpvt.models.shipped import DEFAULT, shipped_names
 from cpvt.shapes import patch_count, within_budget
 from cpvt.subjects import Subject
@@ -99,13 +100,13 @@ class _Read(NamedTuple):
 def _read(path: str | Path, transform: Transform, patch_size: int) -> _Read:
     try:
         whole = decode(path, str(path), transform.mode)
-        picture = transform.limit(whole)
-        tensor = transform(picture)
+        view = View(transform, "native", sides(transform.longest_side or max(whole.size)))
+        tensor = view(whole, np.random.default_rng(0))
         check_usable(tensor.shape, patch_size, f"picture '{path}'")
     except BadPictureError as error:
         return _Read(str(path), (0, 0), None, None, str(error))
-    shrunk = None if picture is whole else (whole.height, whole.width)
-    return _Read(str(path), (picture.height, picture.width), shrunk, tensor, None)
+    height, width = tensor.shape[1:]
+    return _Read(str(path), (height, width), (whole.height, whole.width) if view.shrinks(whole) else None, tensor, None)
 
 
 def _logits(subject: Subject, pictures: list[Tensor]) -> list[Tensor]:

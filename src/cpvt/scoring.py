@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from cpvt import processes
-from cpvt.config import Watch, ignore_progress
-from cpvt.data import Batch, DataSet, View, load_batches, load_stream
+from cpvt.config import TOKEN_BUDGET, Watch, ignore_progress
+from cpvt.data import Batch, DataSet, View, load_batches, load_packs, load_stream
 from cpvt.memory import mark_memory, peak_memory
 from cpvt.subjects import Subject
 
@@ -41,17 +42,27 @@ def count_test(data: DataSet) -> int:
 
 
 def load_test(
-    data: DataSet, view: View, batch_size: int, *, on_bad_picture: str = "error", workers: int = 0
+    data: DataSet,
+    view: View,
+    batch_size: int,
+    *,
+    patch_size: int = 1,
+    token_budget: int = TOKEN_BUDGET,
+    on_bad_picture: str = "error",
+    workers: int = 0,
 ) -> Iterator[Batch]:
-    """This process's own share of the pictures to test on, in batches."""
-    if data.test is not None:
-        order = processes.share(range(len(data.test)))
-        return load_batches(data.test, view, batch_size, order=order, on_bad_picture=on_bad_picture, workers=workers)
-    assert data.test_stream is not None  # whoever tests has asked
-    part, parts = processes.number(), processes.count()
-    return load_stream(
-        data.test_stream, view, batch_size, part=part, parts=parts, on_bad_picture=on_bad_picture, workers=workers
-    )
+    """This process's own share of the test images: in batches, or in lists where the view leaves sizes apart.
+
+    patch_size, token_budget: of lists, see `load_packs`.
+    """
+    how: dict[str, Any] = {"on_bad_picture": on_bad_picture, "workers": workers}
+    if data.test is None:
+        assert data.test_stream is not None  # whoever tests has asked
+        return load_stream(data.test_stream, view, batch_size, part=processes.number(), parts=processes.count(), **how)
+    order = processes.share(range(len(data.test)))
+    if view.stacks:
+        return load_batches(data.test, view, batch_size, order=order, **how)
+    return load_packs(data.test, view, patch_size, token_budget, order=order, **how)
 
 
 def measure(

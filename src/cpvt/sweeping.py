@@ -7,11 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cpvt import processes
 from cpvt.checkpoint import Checkpoint, as_subject, is_run, load
 from cpvt.config import (
     POOLS,
-    SWEEP_PROTOCOLS,
     TOKEN_BUDGET,
     ModelConfig,
     Size,
@@ -20,7 +18,8 @@ from cpvt.config import (
     parse_size,
     sides,
 )
-from cpvt.data import Batch, DataSet, Split, Transform, View, load_packs, open_data
+from cpvt.data import Batch, DataSet, Transform, View, open_data
+from cpvt.data.protocols import TABLE
 from cpvt.results import Row, pack_hits
 from cpvt.retrofitting import describe_retrofit
 from cpvt.scoring import Score, count_test, load_test, measure
@@ -66,7 +65,7 @@ def sweep(
     (`checkpoint`: a file with its weights), or any module or callable, (B, C, H, W) -> (B, classes). data: a data set or
     its name, by default the run's own; classes are matched by number where the model does not know their names.
     sizes: sides or (height, width) in pixels, by default from half to three times the training size.
-    protocol: 'resize', 'canvas' or 'native' (see `cpvt.data.views`); under 'native' a size is the longest side allowed, a
+    protocol: 'resize', 'canvas' or 'native' (see `cpvt.data.protocols`); under 'native' a size is the longest side allowed, a
     larger one than any picture's shows all at their own sizes, and `token_budget` patches go through the model at a time.
     Pictures are normalised, cropped and interpolated as the model's own configuration says, else as fits the data.
     longest_side: larger pictures are shrunk to it before they are laid on a canvas, by default four times the training
@@ -78,33 +77,23 @@ def sweep(
     subject, identity = as_subject(model, checkpoint, device), _identity(model)
     if train_size is not None:
         subject = replace(subject, train_size=train_size)
-    if protocol not in SWEEP_PROTOCOLS:
-        raise ValueError(f"protocol must be one of {', '.join(SWEEP_PROTOCOLS)}; got '{protocol}'")
+    if protocol not in TABLE:
+        raise ValueError(f"protocol must be one of {', '.join(TABLE)}; got '{protocol}'")
     data = _data_of(model, subject, data, data_root)
-    split = _test_split(data, subject, protocol)
+    _check_data(data, subject, protocol)
     wanted = [parse_size(size) if isinstance(size, str) else size for size in sizes] or default_sizes(subject)
     check_sizes(wanted, subject.patch_size or 1)
-    if protocol == "native" and not all(isinstance(size, int) for size in wanted):
-        raise ValueError(f"under native a size is the longest side allowed, such as 224; got {wanted}")
-    if protocol == "native" and (longest_side is not None or crop_ratio is not None):
-        raise ValueError(
-            "under native the sizes are the longest sides and nothing is cropped: leave longest_side and crop_ratio out"
-        )
+    if TABLE[protocol].size_is_limit:
+        _check_limits(protocol, wanted, longest_side, crop_ratio)
     changes: dict[str, Any] = {"mean": tuple(mean) or None, "std": tuple(std) or None}
     changes |= {"crop_ratio": crop_ratio, "interpolation": interpolation, "longest_side": longest_side}
     known = {name: value for name, value in changes.items() if value is not None}
     transform = replace(_transform_of(subject, data, max(max(sides(size)) for size in wanted)), **known)
     for size in wanted:
-        view = View(transform, protocol, sides(size))
-        if view.stacks:
-            batches = load_test(data, view, batch_size, on_bad_picture=on_bad_picture, workers=loader_workers)
-        else:
-            assert split is not None  # _test_split refuses a stream
-            order = processes.share(range(len(split)))
-            batches = load_packs(
-                split, view, subject.patch_size or 1, token_budget, order=order, on_bad_picture=on_bad_picture,
-                workers=loader_workers,
-            )  # fmt: skip
+        batches = load_test(
+            data, View(transform, protocol, sides(size)), batch_size, patch_size=subject.patch_size or 1,
+            token_budget=token_budget, on_bad_picture=on_bad_picture, workers=loader_workers,
+        )  # fmt: skip
         ready, score = _measure_at(subject, size, protocol, batches, data, watch)
         yield replace(_row(identity, ready, data.name, protocol, size, transform, score), weights=str(checkpoint or ""))
 
@@ -153,7 +142,7 @@ def _measure_at(
     """The subject as it was made ready for the size, and its score; a refusal is a score too."""
     ready, count = subject, count_test(data)
     try:
-        ready = subject if protocol == "native" else subject.at_size(sides(size))
+        ready = subject if TABLE[protocol].size_is_limit else subject.at_size(sides(size))
         return ready, measure(ready, batches, count, len(data.class_names), f"{protocol} {size}", watch)
     except RefusedError as refusal:
         watch(f"{protocol} {size}", count, count, "refused")
@@ -177,12 +166,23 @@ def default_sizes(subject: Subject) -> list[Size]:
     return [max(subject.patch_size or 1, side * half // 2) for half in (1, 2, 3, 4, 6)]
 
 
-def _test_split(data: DataSet, subject: Subject, protocol: str) -> Split | None:
-    """The pictures to test on, checked against the model's classes; None for a stream."""
+def _check_limits(protocol: str, wanted: Sequence[Size], longest_side: int | None, crop_ratio: float | None) -> None:
+    """Raise ValueError for what a protocol whose sizes are longest sides cannot do."""
+    if not all(isinstance(size, int) for size in wanted):
+        raise ValueError(f"under {protocol} a size is the longest side allowed, such as 224; got {wanted}")
+    if longest_side is not None or crop_ratio is not None:
+        raise ValueError(
+            f"under {protocol} the sizes are the longest sides and nothing is cropped: leave longest_side and crop_ratio out"
+        )
+
+
+def _check_data(data: DataSet, subject: Subject, protocol: str) -> None:
+    """Raise ValueError unless there are images to test on, of the model's classes, that the protocol can read."""
     if data.test is None and data.test_stream is None:
         raise ValueError(f"'{data.name}' has no test/ (or val/) to test on")
-    if data.test is None and protocol == "native":
-        raise ValueError(f"'{data.name}' is read as it comes, which 'native' cannot do; choose resize or canvas")
+    if data.test is None and not TABLE[protocol].streams:
+        others = " or ".join(name for name, other in TABLE.items() if other.streams)
+        raise ValueError(f"'{data.name}' is read as it comes, which '{protocol}' cannot do; choose {others}")
     if not data.class_names:
         raise ValueError(f"'{data.name}' has no labels, so nothing can be counted as right")
     names = subject.class_names
@@ -191,7 +191,6 @@ def _test_split(data: DataSet, subject: Subject, protocol: str) -> Split | None:
             f"the classes of '{data.name}' are not the model's: the model has {len(names)} "
             f"({_some(names)}), the data {len(data.class_names)} ({_some(data.class_names)})"
         )
-    return data.test
 
 
 def _some(names: tuple[str, ...]) -> str:

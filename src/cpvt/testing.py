@@ -65,7 +65,7 @@ def builder(encoding: Any, shape: ModelShape = SHAPE) -> Build:
 def tokens(tower: Tower, grid: Grid, prefix: int = 0, batch: int = 2) -> Tensor:
     """The same random tokens (B, P + N, D) at every call, in the precision of the tower."""
     weight = next(tower.blocks.parameters())
-    width = tower.blocks[0].norm1.weight.shape[0]  # type: ignore[union-attr]
+    width = tower.blocks[0].norm1.weight.shape[0]  # type: ignore[union-attr, index]
     generator = torch.Generator().manual_seed(1)
     drawn = torch.randn(batch, prefix + grid[0] * grid[1], width, generator=generator, dtype=torch.float64)  # type: ignore[arg-type]
     return drawn.to(weight.dtype)
@@ -173,7 +173,8 @@ def parameters_get_gradients(build: Build) -> None:
     run(tower, (4, 6), 1).square().sum().backward()
     for name, parameter in tower.named_parameters():
         if parameter.requires_grad:
-            assert parameter.grad is not None and parameter.grad.abs().sum() > 0, f"{name} gets no gradient"
+            gradient = 0.0 if parameter.grad is None else parameter.grad.abs().sum().item()
+            assert gradient > 0, f"{name} gets no gradient"
 
 
 def models_share_no_state(build: Build) -> None:

@@ -7,7 +7,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 from cpvt.data import open_data
-from cpvt.data.digits import Digits
+from cpvt.data.datasets.digits import Digits
 
 
 @pytest.fixture(scope="module")

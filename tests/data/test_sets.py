@@ -9,7 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from cpvt.data import BadPictureError, DataSet, Transform, View, load_batches, open_data
+from cpvt.data import BadPictureError, DataSet, Transform, View, describe_datasets, load_batches, open_data
+from cpvt.data.datasets import TABLE
 
 
 def draw():
@@ -112,7 +113,7 @@ def test_a_picture_outside_any_class_is_an_error(picture_folder):
 
 
 def test_a_picture_that_a_set_opened_itself_is_turned_upright_too():
-    from cpvt.data.timm_sets import IndexedSplit
+    from cpvt.data.datasets.timm_sets import IndexedSplit
 
     picture = Image.new("RGB", (20, 10))
     picture.getexif()[0x0112] = 6
@@ -277,7 +278,7 @@ def test_a_batch_says_how_much_was_filled_and_how_many_were_shrunk(tmp_path):
 
 
 def test_the_part_to_test_on_may_have_several_names(monkeypatch, picture_folder):
-    from cpvt.data import timm_sets
+    from cpvt.data.datasets import timm_sets
 
     def create(name, root, split, is_training):
         if split not in ("train", "test"):
@@ -290,3 +291,19 @@ def test_the_part_to_test_on_may_have_several_names(monkeypatch, picture_folder)
     monkeypatch.setattr(timm_sets, "SPLITS", {"train": ("learning",)})
     with pytest.raises(ValueError, match=r"'tfds/some' does not open in 'None' \(Unknown split 'learning'\)"):
         open_data("tfds/some")
+
+
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [
+        ("digits", "digits"), (".", "PATH"), ("torch/cifar10", "torch/NAME"), ("hfds/user/set", "hfds/NAME"),
+        ("hfids/user/set", "hfids/NAME"), ("tfds/mnist", "tfds/NAME"), ("wds//data/{train,val}-{0..9}.tar", "wds/PATH"),
+        ("wds/https://host/train.tar", "wds/URL"), ("wds/pipe:cat train.tar", "wds/URL"), ("nothing", None),
+    ],
+)  # fmt: skip
+def test_a_name_belongs_to_one_source_at_most(name, form):
+    assert [known for known, source in TABLE.items() if source.matches(name)] == ([] if form is None else [form])
+
+
+def test_every_source_has_a_line_for_newcomers():
+    assert all(describe_datasets().values())

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from cpvt.data import SampleSpec, Transform, Variation, View, load_plan
-from cpvt.data.variations import AUTO_AUGMENTS
+from cpvt.data.augmentation import AUTO_AUGMENTS
 
 TRANSFORMS = {
     "L": Transform(mean=(0.1,), std=(0.5,), crop_ratio=1.0),

@@ -8,7 +8,10 @@ import torch
 from PIL import Image
 
 from cpvt.data import Transform, View
-from cpvt.data.views import INTERPOLATIONS, VIEWS
+from cpvt.data.protocols import TABLE, TRAINING
+from cpvt.data.transform import INTERPOLATIONS
+
+VIEWS = [name for name, protocol in {**TABLE, **TRAINING}.items() if protocol.stacks]
 
 # no whole value from 0 to 255 is normalised to zero by these, so fill can be told from picture
 TRANSFORMS = {
@@ -57,13 +60,13 @@ def test_a_picture_in_another_mode_is_converted():
 @channels
 def test_canvas_cuts_a_larger_picture_from_its_middle(mode):
     picture, transform = noise(8, 11, mode), TRANSFORMS[mode]
-    assert torch.equal(transform.canvas(picture, (4, 6), draw()), transform(picture)[:, 2:6, 2:8])
+    assert torch.equal(View(transform, "canvas", (4, 6))(picture, draw()), transform(picture)[:, 2:6, 2:8])
 
 
 @channels
 def test_canvas_leaves_a_smaller_picture_intact_and_fills_with_zero(mode):
     picture, transform = noise(4, 7, mode), TRANSFORMS[mode]
-    whole, canvas = transform(picture), transform.canvas(picture, (9, 12), draw())
+    whole, canvas = transform(picture), View(transform, "canvas", (9, 12))(picture, draw())
     assert canvas.shape == (len(transform.mean), 9, 12)
     y, x = place_of(whole, canvas)
     assert whole.all()  # else zeros of the picture would pass for fill
@@ -73,7 +76,7 @@ def test_canvas_leaves_a_smaller_picture_intact_and_fills_with_zero(mode):
 
 def test_canvas_cuts_one_axis_and_fills_the_other():
     picture, transform = noise(8, 3), TRANSFORMS["RGB"]
-    canvas = transform.canvas(picture, (4, 10), draw())
+    canvas = View(transform, "canvas", (4, 10))(picture, draw())
     assert place_of(transform(picture)[:, 2:6], canvas)[0] == 0
     assert canvas.count_nonzero() == 3 * 4 * 3
 
@@ -88,7 +91,7 @@ def test_the_place_on_a_canvas_follows_from_the_generator_and_may_be_any():
 
 def test_resize_to_the_same_sides_changes_nothing():
     picture, transform = noise(6, 9), TRANSFORMS["RGB"]
-    assert torch.equal(transform.resize(picture, (6, 9)), transform(picture))
+    assert torch.equal(View(transform, "resize", (6, 9))(picture, draw()), transform(picture))
 
 
 @pytest.mark.parametrize(
@@ -110,13 +113,13 @@ def test_resize_scales_to_cover_and_cuts_the_middle(mode, sides, crop_ratio, sca
     by_hand = picture.resize(scaled[::-1], Image.Resampling.BICUBIC)
     (top, left), (height, width) = corner, sides
     by_hand = by_hand.crop((left, top, left + width, top + height))
-    torch.testing.assert_close(transform.resize(picture, sides), normalised(by_hand, transform))
+    torch.testing.assert_close(View(transform, "resize", sides)(picture, draw()), normalised(by_hand, transform))
 
 
 def test_interpolation_is_the_one_asked_for():
     picture, transform = noise(6, 6), Transform((0.5,) * 3, (0.5,) * 3, 1.0, "nearest")
     by_hand = picture.resize((18, 18), Image.Resampling.NEAREST)
-    torch.testing.assert_close(transform.resize(picture, (18, 18)), normalised(by_hand, transform))
+    torch.testing.assert_close(View(transform, "resize", (18, 18))(picture, draw()), normalised(by_hand, transform))
 
 
 def limited(longest_side):
@@ -182,7 +185,8 @@ def test_every_view_gives_the_sides_asked_for(kind, mode):
 
 def test_an_unknown_view_is_an_error_that_lists_the_known():
     with pytest.raises(
-        ValueError, match="unknown view or augmentation 'zoom'; known: resize, canvas, resized-crop, crop, none"
+        ValueError,
+        match="unknown view or augmentation 'zoom'; known: canvas, resize, native, resized-crop, crop, native-mirrored, none",
     ):
         View(TRANSFORMS["RGB"], "zoom", (8, 8))
 

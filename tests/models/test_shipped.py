@@ -14,6 +14,7 @@ from timm.data import create_transform, resolve_model_data_config
 import cpvt
 from cpvt.checkpoint import as_subject
 from cpvt.config import ModelConfig
+from cpvt.data import View
 from cpvt.models import describe_models, shipped
 from cpvt.models.zoo import MODELS
 
@@ -148,7 +149,7 @@ def test_timm_reads_pictures_as_they_were_read_in_training(run):
     assert (known["crop_pct"], known["interpolation"]) == (transform.crop_ratio, transform.interpolation)
     values = np.random.default_rng(0).integers(0, 256, size=(40, 50, 3), dtype=np.uint8)
     picture = Image.fromarray(values)
-    torch.testing.assert_close(create_transform(**known)(picture), transform.resize(picture, (32, 32)))
+    torch.testing.assert_close(create_transform(**known)(picture), View(transform, "resize", (32, 32))(picture, None))
 
 
 def test_timm_is_told_what_the_record_says_and_not_its_own_defaults(tmp_path, monkeypatch):

@@ -4,8 +4,11 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 
-from cpvt.reporting.figures import COLOURS, accuracy_figure, as_bytes, attention_figure, colours, tile
+from cpvt.data.protocols import TABLE, describe
+from cpvt.encodings import TABLE as ENCODINGS
+from cpvt.reporting.figures import accuracy_figure, as_bytes, attention_figure, colours, tile
 from cpvt.reporting.summary import summarise
+from cpvt.reporting.terminal import print_tables
 
 
 def drawn(picture):
@@ -65,8 +68,17 @@ def test_accuracy_is_a_panel_per_protocol_and_a_line_per_encoding_and_pool(cells
         np.testing.assert_allclose(lines["peg"].get_xdata(), [32, (48 * 64) ** 0.5, 96])
         np.testing.assert_allclose(lines["peg · gap"].get_ydata(), [71, 71, 71])
         assert [line.get_linestyle() for line in lines.values()] == ["-", "-", "--"]
-        assert to_hex(lines["peg"].get_color()) == to_hex(lines["peg · gap"].get_color()) == COLOURS["peg"]
+        assert to_hex(lines["peg"].get_color()) == to_hex(lines["peg · gap"].get_color()) == ENCODINGS["peg"].colour
         assert [label.get_text() for label in panel.get_xticklabels()] == ["32", "48x64", "96"]
+
+
+@pytest.mark.parametrize("protocol", [*TABLE, "zoom"])
+def test_every_protocol_is_drawn_and_printed_and_one_of_a_later_version_by_its_name(protocol, make_row, capsys):
+    rows = [make_row(protocol=protocol)]
+    (panel,) = accuracy_figure(summarise(rows), [32]).axes
+    print_tables(rows)
+    assert panel.get_title(loc="left") == describe(protocol)
+    assert " ".join(capsys.readouterr().out.split()).startswith(f"accuracy, %, {describe(protocol)}")
 
 
 @pytest.mark.parametrize("kind", ["svg", "png"])
@@ -78,8 +90,8 @@ def test_the_same_cells_give_the_same_bytes(cells, kind):
 
 
 def test_colours_do_not_depend_on_what_else_is_shown():
-    assert colours(["rope", "peg"]) == {"rope": COLOURS["rope"], "peg": COLOURS["peg"]}
-    assert colours(list(reversed(COLOURS))) == COLOURS
+    assert colours(["rope", "peg"]) == {"rope": ENCODINGS["rope"].colour, "peg": ENCODINGS["peg"].colour}
+    assert colours(list(reversed(ENCODINGS))) == {name: entry.colour for name, entry in ENCODINGS.items()}
 
 
 def test_encodings_that_are_not_in_the_table_get_colours_of_their_own():

@@ -10,7 +10,7 @@ from timm.data import Mixup
 
 from cpvt.config import Recipe
 from cpvt.data import Transform
-from cpvt.data.variations import seeded
+from cpvt.data.augmentation import seeded
 from cpvt.subjects import Subject
 from cpvt.training.loss import Criterion, Teacher, check_teacher
 from cpvt.training.sampler import step_seed

@@ -5,8 +5,6 @@ Standard library only, so that `cpvt --help` is quick; names are checked where t
 
 from cpvt.config.base import (
     POOLS,
-    PROTOCOLS,
-    SWEEP_PROTOCOLS,
     TOKEN_BUDGET,
     Size,
     Watch,
@@ -31,8 +29,6 @@ from cpvt.config.using import (
 
 __all__ = [
     "POOLS",
-    "PROTOCOLS",
-    "SWEEP_PROTOCOLS",
     "TOKEN_BUDGET",
     "CompareConfig",
     "Engine",

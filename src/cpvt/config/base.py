@@ -9,8 +9,6 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
-PROTOCOLS = ("canvas", "resize")
-SWEEP_PROTOCOLS = (*PROTOCOLS, "native")
 TOKEN_BUDGET = 4096  # patches that go through a model at a time, where pictures have sizes of their own
 POOLS = {"cls": "token", "gap": "avg"}  # as rows and the command line say it -> as timm and ModelConfig say it
 Size = int | tuple[int, int]  # side, or height and width, in pixels

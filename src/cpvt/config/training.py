@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from cpvt.config.base import PROTOCOLS, check_ranges, importable_encoding, parse_size
+from cpvt.config.base import check_ranges, importable_encoding, parse_size
 
 
 @dataclass(frozen=True)
@@ -232,7 +232,7 @@ class CompareConfig:
     """Names, sums such as "learned+peg", or one's own as mypackage.module:MyEncoding; by default those of `cpvt list`."""
     pool: tuple[str, ...] = ()
     """cls, gap or both, for every encoding; by default cls for all and gap for peg too."""
-    protocols: tuple[str, ...] = PROTOCOLS
+    protocols: tuple[str, ...] = ("canvas", "resize")
     seeds: tuple[int, ...] = (0,)
     canvas_sizes: tuple[int | str, ...] = ()
     """By default once, one and a half, two and three times the training size."""

@@ -127,7 +127,7 @@ class ReportConfig:
 
 @dataclass(frozen=True)
 class ListConfig:
-    """Name the encodings, models and data sets there are."""
+    """Name the encodings, models, data sets and protocols there are."""
 
     markdown: bool = False
     """Print the table of encodings as the README holds it."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 Sides = tuple[int, int]  # height, width in pixels
+SPLITS = {"train": ("train",), "test": ("validation", "test", "val")}  # part -> what sets call theirs
 
 
 @runtime_checkable
@@ -73,6 +74,19 @@ class DataSet:
     @property
     def mode(self) -> str:
         return "L" if len(self.mean) == 1 else "RGB"
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """One kind of data set: which names are its own, and how such a set is opened."""
+
+    description: str
+    """One line for a newcomer."""
+    matches: Callable[[str], bool]
+    open: Callable[[str, str | None, str], DataSet]
+    """Opens (name, folder of the files where it was given, 'RGB' or 'L')."""
+    mode: str = "RGB"
+    """How images are read unless asked otherwise."""
 
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from cpvt.config import TOKEN_BUDGET
 from cpvt.data.base import Encoded, Sides, Split, Stream
-from cpvt.data.pictures import BadPictureError, check_usable, decode
+from cpvt.data.decoding import BadPictureError, check_usable, decode
 from cpvt.data.views import View
 from cpvt.shapes import patch_count, within_budget
 
@@ -182,19 +182,13 @@ def _load(
 
 
 def load_batches(
-    split: Split,
-    view: View,
-    batch_size: int,
-    *,
-    order: Sequence[int] | None = None,
-    seed: int = 0,
-    epoch: int = 0,
-    on_bad_picture: str = "error",
-    workers: int = 0,
+    split: Split, view: View, batch_size: int, *, order: Sequence[int] | None = None, **how: Any
 ) -> Iterator[Batch]:
-    """Yield the split in batches, in the given order of numbers (by default as it stands); see `load_plan`."""
-    plan = _plan(split, order, batch_size)
-    return load_plan(split, view, plan, seed=seed, epoch=epoch, on_bad_picture=on_bad_picture, workers=workers)
+    """Yield the split in batches, in the given order of numbers (by default as it stands).
+
+    how: the options of `load_plan`.
+    """
+    return load_plan(split, view, _plan(split, order, batch_size), **how)
 
 
 def load_packs(
@@ -204,10 +198,7 @@ def load_packs(
     token_budget: int = TOKEN_BUDGET,
     *,
     order: Sequence[int] | None = None,
-    seed: int = 0,
-    epoch: int = 0,
-    on_bad_picture: str = "error",
-    workers: int = 0,
+    **how: Any,
 ) -> Iterator[Batch]:
     """Yield the split in lists of pictures of their own sizes, as many as fit a budget of tokens.
 
@@ -215,10 +206,7 @@ def load_packs(
     holds at most; a picture with more makes a list of its own. As `load_batches` otherwise; a picture smaller than a
     patch counts as one that does not decode.
     """
-    singles = load_plan(
-        split, view, _plan(split, order, 1), seed=seed, epoch=epoch, on_bad_picture=on_bad_picture, workers=workers,
-        smallest_side=patch_size, stack=False,
-    )  # fmt: skip
+    singles = load_plan(split, view, _plan(split, order, 1), smallest_side=patch_size, stack=False, **how)
 
     def tokens(single: Batch) -> int:
         return sum(patch_count(picture.shape, patch_size) for picture in single.pictures)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpvt.config import Size
+from cpvt.data.protocols import describe
 from cpvt.encodings import TABLE
 from cpvt.reporting.summary import Cell, head_label, pixels, size_label
 
@@ -18,11 +19,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SPARE = ("#e69f00", "#000000", "#6a3d9a", "#0b775e", "#b15928", "#f0e442")
-PROTOCOL_WORDS = {
-    "canvas": "canvas: objects keep their pixels, the field of view grows",
-    "resize": "resize: the same picture in more pixels, objects grow",
-    "native": "native: whole pictures in their own proportions, longest side at most",
-}
 
 
 def colours(encodings: Sequence[str]) -> dict[str, str]:
@@ -58,7 +54,7 @@ def accuracy_figure(cells: Sequence[Cell], train_sizes: Sequence[Size]) -> Figur
         panel.set_xscale("log")
         panel.set_xticks([pixels(size) for size in sizes], [size_label(size) for size in sizes])
         panel.minorticks_off()
-        panel.set_title(PROTOCOL_WORDS.get(protocol, protocol), fontsize=10, loc="left")
+        panel.set_title(describe(protocol), fontsize=10, loc="left")
         panel.set_xlabel(
             "test size, pixels"
             + (f" (dotted: training size, {', '.join(map(size_label, train_sizes))})" if train_sizes else "")

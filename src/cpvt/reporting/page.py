@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 
 from cpvt.config import Size
+from cpvt.data.protocols import TABLE, describe
 from cpvt.findings import RECORD
 from cpvt.reporting.curves import CURVES, curves_figure, gather_curves, keep_curves
-from cpvt.reporting.figures import PROTOCOL_WORDS, accuracy_figure, as_bytes, attention_figure
+from cpvt.reporting.figures import accuracy_figure, as_bytes, attention_figure
 from cpvt.reporting.pairs import paired_differences
 from cpvt.reporting.probes import report_probes
 from cpvt.reporting.sections import curves_section, inline, pairs_section, sizes_section
@@ -162,7 +163,7 @@ def _accuracy_table(cells: Sequence[Cell], protocol: str) -> str:
     )
     note = f"<p class=note>Share of the canvas that is fill — {fills}.</p>" if any(fill.values()) else ""
     return (
-        f"<h3>{escape(PROTOCOL_WORDS.get(protocol, protocol))}</h3>"
+        f"<h3>{escape(describe(protocol))}</h3>"
         f"<div class=scroll><table><thead><tr><th></th>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>{note}{refused}"
     )
 
@@ -228,10 +229,9 @@ def _attention_section(looks: Sequence[dict[str, Any]], png: bytes | None) -> st
 
 
 def _how(material: Material) -> str:
-    row = material.rows[0]
     facts = {
-        "Resize": f"crop ratio {row.crop_ratio:g}, {row.interpolation}; zero-shot, nothing is fine-tuned at a test size",
-        "Canvas": "own scale; cut from the middle when larger, else at a seeded place on zeros (after normalisation)",
+        row.protocol.capitalize(): TABLE[row.protocol].details for row in material.rows if row.protocol in TABLE
+    } | {
         "Skipped": f"{max(row.skipped for row in material.rows)} pictures did not decode; "
         f"{max(row.shrunk for row in material.rows)} were shrunk to the longest side allowed",
     }

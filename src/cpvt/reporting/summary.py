@@ -11,6 +11,7 @@ from statistics import mean, stdev
 from typing import NamedTuple
 
 from cpvt.config import Size
+from cpvt.data.protocols import options_read
 from cpvt.encodings import TABLE
 from cpvt.reporting.markdown import lay_out
 from cpvt.results import Row
@@ -70,7 +71,7 @@ def _way(rows: Sequence[Row]) -> str:
         "zero-shot",
         "training size unknown" if row.train_size is None else f"trained at {size_label(row.train_size)}",
     ]
-    if any(row.protocol == "resize" for row in rows):
+    if any("crop_ratio" in options_read(row.protocol) for row in rows):
         words += [f"crop ratio {row.crop_ratio:g}", row.interpolation]
     if row.mean:
         words.append(f"normalised by mean {_numbers(row.mean)}, deviation {_numbers(row.std)}")
@@ -105,7 +106,8 @@ def _name(row: Row, rows: Sequence[Row]) -> str:
         f"crop ratio {row.crop_ratio:g}": row.crop_ratio != first.crop_ratio,
         row.interpolation: row.interpolation != first.interpolation,
         f"longest side {row.longest_side}": row.longest_side != first.longest_side
-        and row.protocol == first.protocol == "canvas",
+        and row.protocol == first.protocol
+        and "longest_side" in options_read(row.protocol),
     }
     others = [word for word, differs in words.items() if differs]
     if foreign:  # makers read pictures in their own ways: said only where it tells rows of one model apart

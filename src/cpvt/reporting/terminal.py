@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from cpvt.data.protocols import describe
 from cpvt.findings import Finding
-from cpvt.reporting.figures import PROTOCOL_WORDS
 from cpvt.reporting.probed import HEADLINES, TWIN_WORDS, Probed, headline
 from cpvt.reporting.summary import Cell, protocol_words, size_label, summarise, tabulate
 from cpvt.results import Row
@@ -41,7 +41,7 @@ def print_tables(rows: Sequence[Row]) -> None:
     console = Console()
     for protocol in dict.fromkeys(cell.protocol for cell in cells):
         sizes, best, lines = tabulate(cells, protocol)
-        console.print(f"accuracy, %, {PROTOCOL_WORDS[protocol]}", highlight=False)
+        console.print(f"accuracy, %, {describe(protocol)}", highlight=False)
         table = Table(show_edge=False)
         table.add_column("encoding", overflow="fold")
         for size in sizes:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from cpvt import processes
 from cpvt.checkpoint import pick_device
 from cpvt.config import TrainConfig
+from cpvt.data.protocols import keeps_sizes
 from cpvt.subjects import is_foreign
 
 FSDP = "ACCELERATE_USE_FSDP"
@@ -36,12 +37,11 @@ class Backend:
                 "--shard spreads a model over several processes, and there is one; start more with "
                 "`accelerate launch --num_processes N -m cpvt train ...`, or leave --shard out"
             )
-        if self.sharded and config.recipe.augment == "native" and self.device.type == "cpu":
+        if self.sharded and keeps_sizes(config.recipe.augment) and self.device.type == "cpu":
             raise ValueError(
-                "--shard with --augment native is for GPUs, where the pictures of a step go through the model in one "
+                f"--shard with --augment {config.recipe.augment} is for GPUs, where the pictures of a step go through the model in one "
                 "pack; on the CPU they make several, in each process another number: leave --shard out"
             )
-
         if self.sharded and config.retrofit is not None and config.retrofit.absolute != "keep":
             raise ValueError(
                 f"--absolute {config.retrofit.absolute} changes the table of positions, which --shard cuts in parts: "

@@ -25,7 +25,8 @@ from cpvt.checkpoint import (
 from cpvt.checkpoint import build_model as build_fresh_model
 from cpvt.config import POOLS, ForeignConfig, ModelConfig, Recipe, Retrofit, Size, TrainConfig, parse_size, sides
 from cpvt.data import DataSet, Transform, View
-from cpvt.data.variations import Variation
+from cpvt.data.augmentation import Variation
+from cpvt.data.protocols import AUGMENTS
 from cpvt.models import VisionTransformer
 from cpvt.models.shipped import shipped_names
 from cpvt.models.zoo import model_config
@@ -215,7 +216,7 @@ def _training_view(config: TrainConfig, data: DataSet, settings: ModelConfig | F
     """How training images are seen."""
     transform = _transform_of(config, data, settings)
     augment = config.recipe.augment or data.augment
-    kind = {"none": "canvas", "native": "native-mirrored"}.get(augment, augment)
+    kind = AUGMENTS.get(augment, augment)
     recipe = config.recipe
     variation = Variation(recipe.auto_augment, recipe.color_jitter, recipe.erasing)
     view = View(transform, kind, sides(settings.img_size), recipe.crop_scale, variation)

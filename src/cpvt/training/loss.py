@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cpvt.config import Recipe
 from cpvt.data import Transform
-from cpvt.data.variations import seeded
+from cpvt.data.augmentation import seeded
 from cpvt.subjects import Subject, logits_of
 
 Pictures = Tensor | list[Tensor]

@@ -16,7 +16,8 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_
 
 from cpvt.checkpoint import RECORD, WEIGHTS, is_run
 from cpvt.config import ModelConfig, Recipe, Source, TrainConfig
-from cpvt.data import VIEWS, DataSet
+from cpvt.data import DataSet
+from cpvt.data.protocols import TRAINING, keeps_sizes
 from cpvt.models import VisionTransformer
 from cpvt.results import check_writable
 from cpvt.subjects import is_foreign
@@ -43,10 +44,10 @@ def check(config: TrainConfig, data: DataSet) -> TrainingSetup:
     if isinstance(setup.model, ModelConfig):
         with torch.device("meta"):  # builds without memory or random numbers
             VisionTransformer(setup.model)
-    elif config.recipe.augment == "native":
+    elif keeps_sizes(config.recipe.augment):
         raise ValueError(
-            "--augment native gives the model lists of pictures, which our own models take; "
-            f"for '{setup.model.name}' augment by {', '.join(VIEWS)} or none"
+            f"--augment {config.recipe.augment} gives the model lists of pictures, which our own models take; "
+            f"for '{setup.model.name}' augment by {', '.join(name for name, each in TRAINING.items() if each.stacks)} or none"
         )
     if config.retrofit is not None and isinstance(setup.model, ModelConfig):
         raise ValueError("our own models take PEG by name: train with --encoding learned+peg (and --start)")
@@ -83,9 +84,9 @@ def _check_recipe(config: TrainConfig) -> None:
     """Raise ValueError for parts of a recipe that do not exist, or not together."""
     recipe = config.recipe
     _check_optimizer(recipe.optimizer)
-    if recipe.augment == "native" and (recipe.mixup or recipe.cutmix or config.train_sizes):
+    if keeps_sizes(recipe.augment) and (recipe.mixup or recipe.cutmix or config.train_sizes):
         raise ValueError(
-            "pictures of their own sizes (--augment native) cannot be mixed or brought to --train-sizes; "
+            f"pictures of their own sizes (--augment {recipe.augment}) cannot be mixed or brought to --train-sizes; "
             "leave out mixup, cutmix and --train-sizes, or augment by 'resized-crop' or 'crop'"
         )
 

@@ -31,10 +31,15 @@ def decode(file: str | Path | IO[bytes], name: str, mode: str = "RGB") -> Image.
     except FileNotFoundError:
         raise
     except Exception as error:  # decoders raise many kinds: OSError, SyntaxError, struct.error, ...
-        raise BadPictureError(
-            f"picture '{name}' does not decode ({type(error).__name__}: {error}); "
-            "mend or remove the file, or pass --on-bad-picture skip"
-        ) from error
+        raise undecodable(name, error) from error
+
+
+def undecodable(name: str, error: Exception) -> BadPictureError:
+    """The error for an image that a decoder refused."""
+    return BadPictureError(
+        f"picture '{name}' does not decode ({type(error).__name__}: {error}); "
+        "mend or remove the file, or pass --on-bad-picture skip"
+    )
 
 
 @lru_cache(maxsize=1)

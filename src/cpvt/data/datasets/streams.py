@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from cpvt.data.base import Encoded, Stream
-from cpvt.data.timm_sets import SPLITS
+from cpvt.data.base import SPLITS, DataSet, DataSource, Encoded, Stream, data_set
 
 SHARD = 1 << 32  # numbers of one shard's pictures, so that a picture's own does not depend on the shards before it
 
@@ -83,6 +83,16 @@ def open_stream(name: str, part: str = "train", root: str | None = None) -> Stre
     raise ValueError(f"data set '{name}' does not open to {part} ({refused})")
 
 
+def open_streams(name: str, root: str | None, mode: str) -> DataSet:
+    """Both parts of a set that is read as it comes; one to test on may be absent."""
+    train = open_stream(name, "train", root)
+    try:
+        test = open_stream(name, "test", root)
+    except ValueError:
+        test = None
+    return replace(data_set(name, train.class_names, None, None, mode), train_stream=train, test_stream=test)
+
+
 def _content(picture: dict[str, Any] | None) -> bytes:
     """The picture's file; nothing, which does not decode, where there is none."""
     if not picture:
@@ -107,3 +117,10 @@ def _shuffled(found: Iterable[Encoded], held: int, draw: np.random.Generator) ->
             waiting[place] = encoded
     for place in draw.permutation(len(waiting)):
         yield waiting[place]
+
+
+STREAM = DataSource(
+    "a Hugging Face set that is read as it comes and never held whole (needs the package datasets)",
+    matches=lambda name: name.startswith("hfids/"),
+    open=open_streams,
+)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 
-from cpvt.data.pictures import picture_endings
+from cpvt.data.decoding import picture_endings
 
 LABELS = ("cls", "json", "cls.txt")  # what stands beside a picture: its class, facts about it, its class in words
 KEYS = ("label", "cls")  # of the class among the facts

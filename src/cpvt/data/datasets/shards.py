@@ -13,11 +13,10 @@ import numpy as np
 from PIL import Image
 from timm.utils.misc import natural_key
 
-from cpvt.data.base import DataSet, data_set
-from cpvt.data.pictures import decode
-from cpvt.data.tars import KEYS, Sample, read_samples
+from cpvt.data.base import SPLITS, DataSet, DataSource, data_set
+from cpvt.data.datasets.tars import KEYS, Sample, read_samples
+from cpvt.data.decoding import decode
 
-PARTS = {"train": ("train",), "test": ("validation", "test", "val")}  # part -> what its shards are called
 INFO = "_info.json"  # of timm's sets: which shards are in which part
 
 
@@ -100,7 +99,7 @@ def _find(where: str) -> tuple[dict[str, list[Path]], tuple[str, ...]]:
         of_word = {}
         for path in sorted(paths, key=lambda path: natural_key(str(path))):
             of_word.setdefault(_word(path, root if root.is_dir() else path.parent.parent), []).append(path)
-    found = {part: next((of_word[word] for word in words if of_word.get(word)), []) for part, words in PARTS.items()}
+    found = {part: next((of_word[word] for word in words if of_word.get(word)), []) for part, words in SPLITS.items()}
     found = {part: paths for part, paths in found.items() if paths}
     if not found:
         folder = root if root.is_dir() else root.parent
@@ -132,9 +131,21 @@ def _expand(pattern: str) -> list[Path]:
 
 def _word(path: Path, base: Path) -> str:
     """The last word of a shard's name that says which part it belongs to, or else of its folders; '' without any."""
-    known = {word for words in PARTS.values() for word in words}
+    known = {word for words in SPLITS.values() for word in words}
     for name in (path.name, *reversed(path.relative_to(base).parent.parts)):
         said = [word for word in re.split(r"[-_.]", name.lower()) if word in known]
         if said:
             return said[-1]
     return ""
+
+
+def is_remote(name: str) -> bool:
+    """Whether a set of shards is not in files of this machine."""
+    return any(mark in name for mark in ("://", "pipe:"))
+
+
+SHARDS = DataSource(
+    "shards of WebDataset: a folder, or a pattern such as wds//data/{train,val}-{000..146}.tar",
+    matches=lambda name: name.startswith("wds/") and not is_remote(name),
+    open=lambda name, root, mode: open_shards(str(Path(root or "", name.removeprefix("wds/"))), mode),
+)

@@ -9,8 +9,9 @@ import numpy as np
 from PIL import Image
 from timm.utils.misc import natural_key
 
-from cpvt.data.base import DataSet, Split, data_set
-from cpvt.data.pictures import decode, picture_endings
+from cpvt.data.base import DataSet, DataSource, Split, data_set
+from cpvt.data.datasets.shards import holds_shards, open_shards
+from cpvt.data.decoding import decode, picture_endings
 
 TEST_FOLDERS = ("test", "val", "validation")
 
@@ -29,12 +30,13 @@ class FolderSplit:
         return decode(path, str(path), self.mode), self.labels[index]
 
 
-def open_folder(root: Path, mode: str) -> DataSet:
+def open_folder(where: str, mode: str) -> DataSet:
     """Pictures in class folders below train/ and test/ (or val/); either part may be absent.
 
     A class is a folder directly below; its pictures may lie deeper. Raises ValueError for a picture outside any class
     folder, a class folder without pictures, or a class to test that is not there to train.
     """
+    root = Path(where)
     train_root = root / "train"
     test_root = next((root / name for name in TEST_FOLDERS if (root / name).is_dir()), None)
     if not train_root.is_dir() and test_root is None:
@@ -82,3 +84,10 @@ def _pictures_by_class(root: Path) -> dict[str, list[Path]]:
 
 def _is_class(path: Path) -> bool:
     return path.is_dir() and not path.name.startswith(".")
+
+
+FOLDER = DataSource(
+    "a folder with train/CLASS/picture.jpg and test/CLASS/picture.jpg (or val/), or with tar archives of such",
+    matches=lambda name: Path(name).is_dir(),
+    open=lambda name, root, mode: (open_shards if holds_shards(Path(name)) else open_folder)(name, mode),
+)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from cpvt.data.base import DataSet
+from cpvt.data.base import DataSet, DataSource
 
 CANVAS = 32  # side of the canvas, pixels
 SIDES = range(18, 27)  # sides a digit may be enlarged to, pixels
@@ -61,3 +61,11 @@ def open_digits(mode: str = "L") -> DataSet:
         crop_ratio=1.0,
         augment="none",
     )
+
+
+DIGITS = DataSource(
+    "scikit-learn's handwritten digits on a 32x32 canvas, 1,200 to train and 597 to test; embedded, no download",
+    matches=lambda name: name == "digits",
+    open=lambda name, root, mode: open_digits(mode),
+    mode="L",
+)

@@ -7,21 +7,18 @@ readers are used here.
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
 from timm.data import create_dataset
 
-from cpvt.data.base import DataSet, Split, data_set
-from cpvt.data.folders import open_folder
-from cpvt.data.pictures import BadPictureError, convert, decode
+from cpvt.data.base import SPLITS, DataSet, DataSource, Split, data_set
+from cpvt.data.datasets.folders import open_folder
+from cpvt.data.datasets.shards import is_remote
+from cpvt.data.decoding import convert, decode, undecodable
 
-SPLITS = {"train": ("train",), "test": ("validation", "test", "val")}  # sets name theirs in several ways
-PREFIXES = {  # prefix of a name -> the package that it needs
-    "torch": "torchvision", "hfds": "datasets", "hfids": "datasets", "tfds": "tensorflow-datasets", "wds": "webdataset",
-}  # fmt: skip
+PACKAGES = {"torch": "torchvision", "hfds": "datasets", "tfds": "tensorflow-datasets", "wds": "webdataset"}
 
 
 class ReaderSplit:
@@ -54,7 +51,7 @@ class IndexedSplit:
             picture, label = self.pictures[index]
             upright = convert(ImageOps.exif_transpose(picture), self.mode)
         except (OSError, SyntaxError) as error:
-            raise BadPictureError(f"picture {index} of {self.name} does not decode ({error})") from error
+            raise undecodable(f"{index} of {self.name}", error) from error
         return upright, int(label)
 
 
@@ -64,14 +61,14 @@ def open_named(name: str, root: str | None, mode: str) -> DataSet:
     if prefix == "torch" and root is None:
         raise ValueError(f"'{name}' needs the folder that its files are in: pass --data-root")
     if root is not None and name in ("torch/image_folder", "torch/folder"):
-        return open_folder(Path(root), mode)  # torchvision's would number the classes of each part by itself
+        return open_folder(root, mode)  # torchvision's would number the classes of each part by itself
     if prefix == "wds":
         name, root = "wds/", rest
     parts: dict[str, Split] = {}
     class_names: tuple[str, ...] = ()
     for split, names in SPLITS.items():
         dataset = _create(name, root, names)
-        if prefix in ("hfds",):
+        if prefix == "hfds":
             parts[split] = ReaderSplit(dataset.reader, mode)
         else:
             if hasattr(dataset, "loader"):  # torchvision's folder sets: decode as we do everywhere
@@ -86,17 +83,12 @@ def open_named(name: str, root: str | None, mode: str) -> DataSet:
     return data_set(name, class_names, parts["train"], parts["test"], mode)
 
 
-def is_remote(name: str) -> bool:
-    """Whether a set of shards is not in files of this machine."""
-    return any(mark in name for mark in ("://", "pipe:"))
-
-
 def _create(name: str, root: str | None, splits: tuple[str, ...]) -> Any:
     """timm's data set of the first split that there is."""
     try:
         return create_dataset(name, root=root, split=splits[0], is_training=False)
     except ImportError as error:
-        package = PREFIXES[name.partition("/")[0]]
+        package = PACKAGES[name.partition("/")[0]]
         raise ValueError(f"'{name}' needs a package that is not installed ({error}): pip install {package}") from error
     except (AssertionError, RuntimeError, ValueError) as error:  # an unknown name, absent files, an unknown split
         if "split" in str(error) and len(splits) > 1:
@@ -111,3 +103,21 @@ def _decode(path: str, mode: str) -> Image.Image:
 def _class_names(dataset: Any) -> tuple[str, ...]:
     classes = getattr(dataset, "classes", None) or getattr(getattr(dataset, "reader", None), "class_to_idx", None)
     return tuple(str(name) for name in classes) if classes else ()
+
+
+TORCHVISION = DataSource(
+    "a torchvision set, such as torch/cifar10; --data-root says where its files are",
+    lambda name: name.startswith("torch/"),
+    open_named,
+)
+HUGGING_FACE = DataSource(
+    "a Hugging Face set (needs the package datasets)", lambda name: name.startswith("hfds/"), open_named
+)
+TENSORFLOW = DataSource(
+    "a TensorFlow set (needs tensorflow-datasets)", lambda name: name.startswith("tfds/"), open_named
+)
+REMOTE_SHARDS = DataSource(
+    "shards of WebDataset elsewhere (needs webdataset), such as wds/https://host/{train,val}-{000..146}.tar",
+    lambda name: name.startswith("wds/") and is_remote(name),
+    open_named,
+)

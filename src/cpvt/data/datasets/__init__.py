@@ -1,0 +1,43 @@
+"""THE TABLE: every source of data sets by the form of its names. A new one is one file here and one line below."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from cpvt.data.base import DataSet, DataSource
+from cpvt.data.datasets.digits import DIGITS
+from cpvt.data.datasets.folders import FOLDER
+from cpvt.data.datasets.shards import SHARDS
+from cpvt.data.datasets.streams import STREAM, open_stream
+from cpvt.data.datasets.timm_sets import HUGGING_FACE, REMOTE_SHARDS, TENSORFLOW, TORCHVISION
+
+__all__ = ["TABLE", "describe_datasets", "open_data", "open_stream"]
+
+TABLE: dict[str, DataSource] = {  # a name opens by the first that it matches
+    "digits": DIGITS,
+    "PATH": FOLDER,
+    "torch/NAME": TORCHVISION,
+    "hfds/NAME": HUGGING_FACE,
+    "hfids/NAME": STREAM,
+    "tfds/NAME": TENSORFLOW,
+    "wds/PATH": SHARDS,
+    "wds/URL": REMOTE_SHARDS,
+}
+
+
+def open_data(data: str, root: str | None = None, mode: str | None = None) -> DataSet:
+    """Open a data set: 'digits', a folder, or a name that timm's dataset factory takes.
+
+    root: where the files of a named set are. mode: 'RGB' or 'L'; by default grey for digits, RGB for the rest.
+    Raises ValueError for a name that means nothing, listing what is known.
+    """
+    for source in TABLE.values():
+        if source.matches(data):
+            return replace(source.open(data, root, mode or source.mode), name=data)
+    known = "\n".join(f"  {form}: {words}" for form, words in describe_datasets().items())
+    raise ValueError(f"unknown data set '{data}': no such folder and no such name. Known:\n{known}")
+
+
+def describe_datasets() -> dict[str, str]:
+    """Form of the names -> one line for a newcomer."""
+    return {form: source.description for form, source in TABLE.items()}

@@ -1,0 +1,54 @@
+"""canvas: objects keep their pixels and the field of view grows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from cpvt.config import Size
+from cpvt.data.protocols.base import Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL import Image
+    from torch import Tensor
+
+
+class Canvas(Protocol):
+    """Cuts a larger image from its middle; lays a smaller one at a random place on zeros (after normalisation)."""
+
+    title = "objects keep their pixels, the field of view grows"
+    details = "own scale; cut from the middle when larger, else at a seeded place on zeros (after normalisation)"
+    multiples = (1, 1.5, 2, 3)
+    quick_multiples = (1, 1.5, 2)
+    reads = ("longest_side",)
+    augments = True
+    anywhere: ClassVar[bool] = False
+    """Whether a larger image is cut at a random place."""
+
+    def __call__(self, image: Image.Image, generator: np.random.Generator) -> Tensor:
+        import torch
+
+        image = self.transform.limit(image)
+        (top, y, rows), (left, x, columns) = (
+            _place(length, side, generator, self.anywhere)
+            for length, side in zip((image.height, image.width), self.sides)
+        )
+        seen = self.augment(image.crop((left, top, left + columns, top + rows)), generator)
+        canvas = torch.zeros(len(self.transform.mean), *self.sides)
+        canvas[:, y : y + rows, x : x + columns] = self.transform(seen)
+        return canvas
+
+    def padding_fraction(self, image: Image.Image) -> float:
+        (width, height), (rows, columns) = self.transform.limited(image), self.sides
+        return 1 - min(height, rows) * min(width, columns) / (rows * columns)
+
+    @staticmethod
+    def scale(size: Size, train_size: Size) -> tuple[float, float] | None:
+        return 1.0, 1.0
+
+
+def _place(length: int, side: int, generator: np.random.Generator, anywhere: bool) -> tuple[int, int, int]:
+    """Along one axis: where to start in the image, where on the canvas, and how many pixels."""
+    if length >= side:
+        return (int(generator.integers(0, length - side + 1)) if anywhere else (length - side) // 2), 0, side
+    return 0, int(generator.integers(0, side - length + 1)), length

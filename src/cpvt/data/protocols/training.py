@@ -1,0 +1,49 @@
+"""How training images are shown, where that differs from a test."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cpvt.data.protocols.canvas import Canvas
+from cpvt.data.protocols.native import Native
+from cpvt.data.protocols.resize import Resize
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL import Image
+    from torch import Tensor
+
+
+class ResizedCrop(Resize):
+    """Scales a random part of the image, `crop_scale` of its area, to the sides; half of them mirrored."""
+
+    reads = ("interpolation",)
+    augments = True
+
+    def __call__(self, image: Image.Image, generator: np.random.Generator) -> Tensor:
+        from cpvt.data.augmentation import crop
+
+        part = crop(image, self.sides, self.crop_scale, self.transform.interpolation, generator)
+        return self.transform(self.augment(part, generator))
+
+
+class Crop(Canvas):
+    """Shows a random place at the image's own scale; half of them mirrored."""
+
+    anywhere = True
+
+    def __call__(self, image: Image.Image, generator: np.random.Generator) -> Tensor:
+        return _mirror(super().__call__(image, generator), generator)
+
+
+class NativeMirrored(Native):
+    """Shows an image whole, as `native` does; half of them mirrored."""
+
+    augments = True
+
+    def __call__(self, image: Image.Image, generator: np.random.Generator) -> Tensor:
+        return _mirror(super().__call__(image, generator), generator)
+
+
+def _mirror(tensor: Tensor, generator: np.random.Generator) -> Tensor:
+    return tensor.flip(2) if generator.random() < 0.5 else tensor

@@ -1,0 +1,72 @@
+"""The transform: an image becomes a normalised tensor, shrunk first where a side is too long."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")  # PIL's, as timm names them
+
+
+@dataclass(frozen=True)
+class Transform:
+    """Turns pictures into normalised tensors (C, H, W); saved with every checkpoint."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    crop_ratio: float = 0.875
+    interpolation: str = "bicubic"
+    longest_side: int | None = None
+    """Pictures with a longer side are shrunk to it before they are cropped, laid on a canvas or seen whole."""
+
+    def __post_init__(self) -> None:
+        if len(self.mean) != len(self.std) or len(self.mean) not in (1, 3) or min(self.std) <= 0:
+            raise ValueError(
+                f"mean and std are one number each, or three (std above 0); got {self.mean} and {self.std}"
+            )
+        if self.longest_side is not None and self.longest_side < 1:
+            raise ValueError(f"the longest side is 1 pixel or more; got {self.longest_side}")
+        if not 0 < self.crop_ratio <= 1:
+            raise ValueError(f"a crop ratio is above 0 and at most 1; got {self.crop_ratio}")
+        if self.interpolation not in INTERPOLATIONS:
+            raise ValueError(f"unknown interpolation '{self.interpolation}'; known: {', '.join(INTERPOLATIONS)}")
+
+    @property
+    def mode(self) -> str:
+        return "L" if len(self.mean) == 1 else "RGB"
+
+    def __call__(self, picture: Image.Image) -> Tensor:
+        """The whole picture at its own size."""
+        values = np.asarray(picture if picture.mode == self.mode else picture.convert(self.mode))
+        return self.normalise(values.reshape(*values.shape[:2], len(self.mean)).transpose(2, 0, 1))
+
+    def normalise(self, seen: NDArray[np.uint8]) -> Tensor:
+        """The normalised tensor of values from 0 to 255, (C, H, W)."""
+        values = seen.astype(np.float32, order="C")  # in memory as in the tensor, then in place: four times as fast
+        values /= 255
+        values -= _by_channel(self.mean)
+        values /= _by_channel(self.std)
+        return torch.from_numpy(values)
+
+    def limit(self, picture: Image.Image) -> Image.Image:
+        """The picture, shrunk in proportion where a side is longer than `longest_side`; else the very same object."""
+        size = self.limited(picture)
+        return picture if size == picture.size else picture.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0)
+
+    def limited(self, picture: Image.Image) -> tuple[int, int]:
+        """Width and height to which a picture is shrunk; its own where no side is too long."""
+        width, height = picture.size
+        scale = min(1.0, (self.longest_side or math.inf) / max(width, height))
+        return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+@lru_cache(maxsize=16)
+def _by_channel(values: tuple[float, ...]) -> NDArray[np.float32]:
+    return np.array(values, dtype=np.float32)[:, None, None]

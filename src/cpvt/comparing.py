@@ -12,12 +12,11 @@ from typing import Any
 import torch
 
 from cpvt.checkpoint import load, provenance
-from cpvt.cluster import check_address, import_ray, run_on_cluster
 from cpvt.config import CompareConfig, ModelConfig, Size, TrainConfig, Watch, ignore_progress, parse_size, refuse_other
 from cpvt.data import open_data
 from cpvt.looking import Subject, look_closer
 from cpvt.models.zoo import model_config
-from cpvt.parallel import Tell, cores, run_in_processes
+from cpvt.pool import Tell, check_address, cores, import_ray, process_pool, ray_pool, run_tasks
 from cpvt.results import Row, append_rows, check_writable, read_json, read_rows, write_json
 from cpvt.subjects import is_foreign
 from cpvt.sweeping import check_sizes, sweep
@@ -63,7 +62,7 @@ def compare(
     recomputes nothing; encodings, seeds, protocols and sizes may be added to a finished one. Raises ValueError where
     the folder holds a comparison with another model, data set or recipe. Trainings run in processes of their own,
     so a script that calls this needs the usual `if __name__ == "__main__":` (or parallel=1); with `cluster` they run on the
-    machines of a Ray cluster, see `cpvt.cluster`.
+    machines of a Ray cluster, see `cpvt.pool`.
     """
     if is_foreign(config.model):
         raise ValueError(f"compare changes the encoding of our own models; train and sweep '{config.model}' by itself")
@@ -100,9 +99,9 @@ def compare(
 
     if config.cluster and unfinished:
         cpus, gpu = _share(config, parallel)
-        run_on_cluster(_run_in_worker, unfinished, config.cluster, folder, cpus, gpu, hear)
+        run_tasks(_run_in_worker, unfinished, ray_pool(config.cluster, folder, cpus, gpu), hear)
     elif parallel > 1:
-        run_in_processes(_run_in_worker, unfinished, parallel, _threads(parallel), hear)
+        run_tasks(_run_in_worker, unfinished, process_pool(parallel, _threads(parallel)), hear)
     else:
         for task in unfinished:
             _run(task, watch, keep)

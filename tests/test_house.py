@@ -9,12 +9,14 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src"
 FLOORS = {
-    "shapes": 0, "config": 0, "results": 0, "findings": 0, "recipes": 1, "progress": 1, "memory": 1, "ops": 1, "pool": 1, "processes": 1, "reporting": 1, "encodings": 2, "models": 3,
+    "shapes": 0, "config": 0, "files": -1, "folders": -1, "results": 0, "findings": 0, "recipes": 1, "progress": 1, "memory": 1, "ops": 1, "pool": 1, "processes": 1, "reporting": 1, "encodings": 2, "models": 3,
     "data": 3, "subjects": 4, "retrofitting": 4, "checkpoint": 5, "scoring": 5, "training": 6, "sweeping": 6, "predicting": 6, "looking": 6, "probing": 6, "exporting": 6, "comparing": 7, "finetuning": 7, "benchmarks": 7, "cli": 8, "__main__": 9,
 }  # fmt: skip
 LIGHT = {
     "shapes": {"torch"},
     "config": set(),
+    "files": set(),
+    "folders": set(),
     "results": set(),
     "findings": set(),
     "ops": {"torch", "triton"},

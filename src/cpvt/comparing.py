@@ -14,15 +14,16 @@ import torch
 from cpvt.checkpoint import load, provenance
 from cpvt.config import CompareConfig, ModelConfig, Size, TrainConfig, Watch, ignore_progress, parse_size, refuse_other
 from cpvt.data import open_data
+from cpvt.files import append_rows, check_writable, read_json, write_json
+from cpvt.folders import COMPARISON, ROWS, RUNS
 from cpvt.looking import Subject, look_closer
 from cpvt.models.zoo import model_config
 from cpvt.pool import Tell, check_address, cores, import_ray, process_pool, ray_pool, run_tasks
-from cpvt.results import Row, append_rows, check_writable, read_json, read_rows, write_json
+from cpvt.results import Row, read_rows
 from cpvt.subjects import is_foreign
 from cpvt.sweeping import check_sizes, sweep
 from cpvt.training import check, check_here, is_finished, train
 
-RECORD, ROWS = "compare.json", "rows.jsonl"
 STEPS = {"canvas": (1, 1.5, 2, 3), "resize": (0.5, 0.75, 1, 1.5, 2)}  # test sizes by default, in training sizes
 QUICK_STEPS = {"canvas": (1, 1.5, 2), "resize": (0.75, 1, 1.5)}
 QUICK_ENCODINGS, QUICK_EPOCHS = ("learned", "rope", "peg"), 12
@@ -154,7 +155,7 @@ def _plan(config: CompareConfig) -> list[_Task]:
     tasks = []
     for seed in dict.fromkeys(config.seeds):
         for encoding, pool in dict.fromkeys(heads):
-            out = Path(config.out) / "runs" / f"{slug(encoding)}-{pool}-seed{seed}"
+            out = Path(config.out) / RUNS / f"{slug(encoding)}-{pool}-seed{seed}"
             training = TrainConfig(
                 out=str(out), encoding=encoding, pool=pool, model=config.model, train_size=config.train_size,
                 seed=seed, device=config.device, source=config.source, recipe=config.recipe,
@@ -181,15 +182,15 @@ def slug(encoding: str) -> str:
 
 def _record(folder: Path, config: CompareConfig, parallel: int) -> None:
     """Write down what is about to be measured, and by which commands the rows before it were."""
-    earlier = read_json(folder / RECORD)["commands"] if (folder / RECORD).exists() else []
+    earlier = read_json(folder / COMPARISON)["commands"] if (folder / COMPARISON).exists() else []
     origin = {**provenance(), "trainings_at_once": parallel, "threads_each": _threads(parallel)}
     commands = list(dict.fromkeys([*earlier, origin["command"]]))
-    write_json(folder / RECORD, {"config": asdict(config), "provenance": origin, "commands": commands})
+    write_json(folder / COMPARISON, {"config": asdict(config), "provenance": origin, "commands": commands})
 
 
 def _refuse_other(folder: Path, config: CompareConfig) -> None:
-    if (folder / RECORD).exists():
-        before = read_json(folder / RECORD)["config"]
+    if (folder / COMPARISON).exists():
+        before = read_json(folder / COMPARISON)["config"]
         refuse_other(folder, "a comparison with another configuration", before, config, (*GROWS, "loader_workers"))
 
 

@@ -21,6 +21,7 @@ from cpvt.config import (
     sides,
 )
 from cpvt.data import Batch, DataSet, Split, Transform, View, load_packs, open_data
+from cpvt.models.convert import some_names
 from cpvt.results import Row, pack_hits
 from cpvt.retrofitting import describe_retrofit
 from cpvt.scoring import Score, count_test, load_test, measure
@@ -100,7 +101,7 @@ def sweep(
             batches = load_test(data, view, batch_size, on_bad_picture=on_bad_picture, workers=loader_workers)
         else:
             assert split is not None  # _test_split refuses a stream
-            order = processes.share(range(len(split)))
+            order = processes.shard(range(len(split)))
             batches = load_packs(
                 split, view, subject.patch_size or 1, token_budget, order=order, on_bad_picture=on_bad_picture,
                 workers=loader_workers,
@@ -189,13 +190,9 @@ def _test_split(data: DataSet, subject: Subject, protocol: str) -> Split | None:
     if names is not None and data.class_names != names:
         raise ValueError(
             f"the classes of '{data.name}' are not the model's: the model has {len(names)} "
-            f"({_some(names)}), the data {len(data.class_names)} ({_some(data.class_names)})"
+            f"({some_names(names)}), the data {len(data.class_names)} ({some_names(data.class_names)})"
         )
     return data.test
-
-
-def _some(names: tuple[str, ...]) -> str:
-    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
 def _row(

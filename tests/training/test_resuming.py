@@ -154,6 +154,6 @@ def test_processes_that_share_a_model_take_as_many_parts_each(config):
 
 def test_processes_are_met_only_where_a_launcher_started_some(monkeypatch):
     processes.join("cpu")  # alone: would fail, or wait for others, if it tried
-    assert not processes.together()
+    assert not processes.is_distributed()
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert processes.launched()

@@ -68,8 +68,8 @@ def work(command, env, pause, said):
 
 def look(run):
     """Say how a model is spread over the processes."""
-    assert processes.count() == int(os.environ.get("WORLD_SIZE", "1"))
-    assert not processes.together() or dist.get_backend() == "gloo"
+    assert processes.world_size() == int(os.environ.get("WORLD_SIZE", "1"))
+    assert not processes.is_distributed() or dist.get_backend() == "gloo"
     kinds = {type(parameter).__name__ for parameter in run.module.parameters()}
     spread = [parameter for parameter in run.module.parameters() if isinstance(parameter, DTensor)]
     told = {"wrapper": type(run.model).__name__, "kinds": sorted(kinds),

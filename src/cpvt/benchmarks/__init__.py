@@ -10,7 +10,7 @@ import torch
 
 from cpvt.benchmarks.measuring import Figure, machine
 from cpvt.config import BenchConfig
-from cpvt.results import write_json
+from cpvt.files import write_json
 
 BENCHMARKS = {
     "peg": "PEG against the plain transposed-view form, and its share of a model",

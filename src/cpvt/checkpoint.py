@@ -22,7 +22,8 @@ from cpvt import __version__
 from cpvt.config import ForeignConfig, ModelConfig, sides
 from cpvt.data import Transform
 from cpvt.files import read_json, replacing, write_json
-from cpvt.folders import CHECKPOINT, WEIGHTS
+from cpvt.folders import CHECKPOINT
+from cpvt.folders import WEIGHTS as WEIGHTS  # so: until cpvt.training imports from cpvt.folders
 from cpvt.models import VisionTransformer
 from cpvt.models.continuing import continue_model
 from cpvt.models.shipped import Files, shipped_files, shipped_names
@@ -32,7 +33,7 @@ from cpvt.subjects import MAKERS, Subject, is_foreign, open_subject, subject_of
 from cpvt.subjects.continuing import build_foreign, continue_foreign
 from cpvt.subjects.weights import load_weights_file
 
-RECORD = CHECKPOINT  # until cpvt.training imports from cpvt.folders
+RECORD = CHECKPOINT  # likewise
 
 
 @dataclass(frozen=True)

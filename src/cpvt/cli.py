@@ -51,7 +51,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
     told = {"run": str(folder), "train_accuracy": history[-1]["accuracy"],
             "skipped": history[-1]["skipped"] + sum(row.skipped for row in rows),
             "test_accuracy": rows[0].accuracy if rows else None}  # fmt: skip
-    if not processes.is_first():
+    if not processes.is_main_process():
         return told
     append_rows(folder / ROWS, rows)
     if history[-1]["shrunk"]:
@@ -81,7 +81,7 @@ def sweep(config: SweepConfig) -> dict[str, Any]:
     with Bars() as bars:
         for row in run_sweep(model, options.pop("data", None), sizes, watch=bars, **options):
             rows.append(row)
-            if not processes.is_first():
+            if not processes.is_main_process():
                 continue
             append_rows(folder / ROWS, [row])
             if row.refused:
@@ -90,7 +90,7 @@ def sweep(config: SweepConfig) -> dict[str, Any]:
                 bars.say(f"{row.shrunk} pictures were shrunk to the longest side allowed (--longest-side)")
             if row.skipped:
                 bars.say(f"{row.skipped} pictures could not be used and were left out")
-    if processes.is_first():
+    if processes.is_main_process():
         _print_table(rows)
     return {"model": model, "rows": str(folder / ROWS),
             "accuracy": {_size(row): None if row.refused else round(row.accuracy, 4) for row in rows}}  # fmt: skip

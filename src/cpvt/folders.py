@@ -21,6 +21,7 @@ SAMPLE = "sample.npy"  # the image that attention maps belong to
 # Reports
 REPORT, PROBE_REPORT = "report.html", "probes.html"
 SUMMARY, CURVES = "summary.csv", "curves.jsonl"
+ACCURACY_SVG, ACCURACY_PNG, ATTENTION_PNG, CURVES_SVG = "accuracy.svg", "accuracy.png", "attention.png", "curves.svg"
 
 
 def attention_file(name: str) -> str:

@@ -89,7 +89,9 @@ def unwrap_checkpoint(checkpoint: Any) -> dict[str, Tensor]:
         if isinstance(checkpoint, Mapping) and isinstance(checkpoint.get(wrapper), Mapping):
             checkpoint = checkpoint[wrapper]
             break
-    state = clean_state_dict(dict(checkpoint)) if isinstance(checkpoint, Mapping) else {type(checkpoint).__name__: None}
+    state: dict[str, Any] = {type(checkpoint).__name__: None}
+    if isinstance(checkpoint, Mapping):
+        state = clean_state_dict(dict(checkpoint))
     strangers = [name for name, value in state.items() if not isinstance(value, Tensor)]
     if strangers:
         raise ValueError(

@@ -12,9 +12,13 @@ import numpy as np
 from cpvt.config import Size
 from cpvt.files import read_json, replacing
 from cpvt.folders import (
+    ACCURACY_PNG,
+    ACCURACY_SVG,
     ARRAYS,
+    ATTENTION_PNG,
     COMPARISON,
     CURVES,
+    CURVES_SVG,
     PROBE_RESULTS,
     PROFILE,
     REPORT,
@@ -64,8 +68,8 @@ def report(*folders: str | Path, out: str | Path | None = None) -> Path:
     material = Material(rows, summarise(rows), record, looks, _curves(folders, folder))
     accuracy = accuracy_figure(material.cells, _train_sizes(rows))
     svg = as_bytes(accuracy, "svg")
-    _write(folder / "accuracy.svg", svg)
-    _write(folder / "accuracy.png", as_bytes(accuracy, "png"))
+    _write(folder / ACCURACY_SVG, svg)
+    _write(folder / ACCURACY_PNG, as_bytes(accuracy, "png"))
     attention = _attention(single, folder, looks)
     _write(folder / SUMMARY, as_csv(material.cells).encode())
     _write(folder / REPORT, _page(material, svg, attention).encode())
@@ -92,7 +96,7 @@ def _curves(folders: Sequence[str | Path], out: Path) -> bytes | None:
     if len(folders) == 1:
         keep_curves(out / CURVES, epochs)
     svg = as_bytes(curves_figure(epochs), "svg")
-    _write(out / "curves.svg", svg)
+    _write(out / CURVES_SVG, svg)
     return svg
 
 
@@ -102,7 +106,7 @@ def _attention(folder: Path, out: Path, looks: Sequence[dict[str, Any]]) -> byte
     maps = [np.load(folder / ARRAYS / attention_file(look["name"])) for look in looks]
     sample = np.load(folder / ARRAYS / SAMPLE)
     png = as_bytes(attention_figure(looks, maps, sample), "png")
-    _write(out / "attention.png", png)
+    _write(out / ATTENTION_PNG, png)
     return png
 
 

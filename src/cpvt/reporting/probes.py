@@ -63,7 +63,7 @@ def _page(probed: Probed, folders: Sequence[Path]) -> str:
 
 
 MISSING = Markup("<p class=note>Not measured.</p>")
-Table = tuple[str, list[str], Callable[[Line], list[str]]]  # title, heads, and the boxes of a line
+Table = tuple[str, list[str], Callable[[Line], Sequence[str]]]  # title, heads, and the boxes of a line
 
 
 def _has(probed: Probed, probe: str) -> bool:
@@ -119,7 +119,7 @@ def _translation(probed: Probed, way: str) -> Table:
 
 def _islam(probed: Probed, name: str) -> Table:
     def boxes(line: Line) -> list[str]:
-        cells = []
+        cells: list[str] = []
         for kind, suffix in ISLAM_COLUMNS:
             correlation = probed.one(line, "islam", "spearman", name + suffix, kind)
             error = probed.one(line, "islam", "mae", name + suffix, kind)

@@ -1,5 +1,6 @@
-"""Tasks on a cluster: a real one of Ray's on this machine, two CPUs, no dashboard."""
+"""Tasks in processes of this machine, and on a real Ray cluster of one machine: two CPUs, no dashboard."""
 
+import os
 import sys
 import time
 from dataclasses import replace
@@ -48,6 +49,30 @@ def run(work, tasks, folder, hear=lambda *what: None, cpus=1):
     pool.run_tasks(work, tasks, pool.ray_pool("ray", folder, cpus, None), hear)
 
 
+def die_or_wait(task, send):
+    send("begins", task)
+    if task == "dies":
+        os._exit(1)
+    if task == "fails":
+        time.sleep(0.3)
+        raise ValueError("task fails")
+    for _ in range(1200):
+        time.sleep(0.05)
+        send("waits", task)
+
+
+@pytest.mark.parametrize(
+    ("first", "error", "words"), [("dies", ChildProcessError, "died.*--parallel"), ("fails", ValueError, "task fails")]
+)
+def test_the_first_error_stops_the_other_processes(first, error, words, forked):
+    heard, start = [], time.monotonic()
+    with pytest.raises(error, match=words):
+        pool.run_tasks(die_or_wait, [first, 1, 2, 3], pool.process_pool(2, 1), lambda *what: heard.append(what))
+    assert ("begins", first) in heard
+    assert ("begins", 3) not in heard
+    assert time.monotonic() - start < 50
+
+
 def test_the_first_error_stops_the_others_and_what_was_told_before_is_heard(ray, tmp_path):
     def work(task, tell):
         tell("begins", task)
@@ -78,8 +103,6 @@ def test_a_listener_that_fails_stops_the_tasks(ray, tmp_path):
 
 def test_a_process_that_dies_is_named_as_such(ray, tmp_path):
     def work(task, tell):
-        import os
-
         os._exit(1)
 
     with pytest.raises(ChildProcessError, match="died.*--parallel"):

@@ -9,8 +9,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import cpvt
-from cpvt.checkpoint import RECORD, WEIGHTS, build_model, published_weights, starting_weights
+from cpvt.checkpoint import build_model, published_weights, starting_weights
 from cpvt.config import ForeignConfig, ModelConfig
+from cpvt.folders import CHECKPOINT, WEIGHTS
 from cpvt.models import VisionTransformer
 from cpvt.subjects import subject_of
 
@@ -57,13 +58,13 @@ def test_truncated_and_missing_weights(tiny_run):
 
 
 def test_a_broken_record(tiny_run):
-    (tiny_run / RECORD).write_text('{"model": ')
+    (tiny_run / CHECKPOINT).write_text('{"model": ')
     with pytest.raises(ValueError, match="is not whole JSON"):
         cpvt.load(tiny_run)
 
 
 def test_the_record_is_plain_json(tiny_run):
-    record = json.loads((tiny_run / RECORD).read_text())
+    record = json.loads((tiny_run / CHECKPOINT).read_text())
     assert record["training"]["recipe"]["epochs"] == 1
     assert record["transform"]["crop_ratio"] == 0.875
 
@@ -82,7 +83,7 @@ def make_run(tmp_path):
             torch.nn.init.normal_(parameter, std=0.3)
         save_file(model.state_dict(), tmp_path / WEIGHTS)
         record = {"model": asdict(config), "class_names": list(class_names)}
-        (tmp_path / RECORD).write_text(json.dumps(record))
+        (tmp_path / CHECKPOINT).write_text(json.dumps(record))
         return tmp_path
 
     return make

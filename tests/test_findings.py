@@ -2,8 +2,9 @@
 
 import pytest
 
-from cpvt.findings import Finding, attention_file, finite, read_findings
-from cpvt.results import append_rows
+from cpvt.files import append_rows
+from cpvt.findings import Finding, finite, read_findings
+from cpvt.folders import probe_attention_file
 
 FINDING = Finding("runs/peg", "digits", "position", "r2", "", "model", 2, "noise", (16, 24), 0, 0.5, 0.1, 8)
 
@@ -33,4 +34,4 @@ def test_numbers_keep_five_digits_and_what_is_none_is_none():
 
 
 def test_file_names_hold_no_slashes():
-    assert attention_file("/tmp/a b/peg(at=(1, 2))", "none") == "probe-attention-tmp-a-b-peg-at=-1-2-none.npy"
+    assert probe_attention_file("/tmp/a b/peg(at=(1, 2))", "none") == "probe-attention-tmp-a-b-peg-at=-1-2-none.npy"

@@ -10,8 +10,9 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src"
 FLOORS = {
+    -1: ("files", "folders"),
     0: ("shapes", "config", "results", "findings"),
-    1: ("recipes", "progress", "memory", "ops", "parallel", "cluster", "processes"),
+    1: ("recipes", "progress", "memory", "ops", "pool", "processes"),
     2: ("encodings",),
     3: ("models", "data"),
     4: ("subjects", "retrofitting", "reporting"),
@@ -26,6 +27,8 @@ FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 LIGHT = {  # room -> the packages that it may import, besides the standard library
     "shapes": {"torch"},
     "config": set(),
+    "files": set(),
+    "folders": set(),
     "results": set(),
     "findings": set(),
     "ops": {"torch", "triton"},

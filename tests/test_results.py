@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from cpvt.results import append_rows, pack_hits, read_json, read_rows, replacing, unpack_hits, write_json
+from cpvt.files import append_rows, read_json, replacing, write_json
+from cpvt.results import pack_hits, read_rows, unpack_hits
 
 
 def test_rows_are_read_back_as_they_were(tmp_path, make_row):

@@ -21,17 +21,16 @@ from torch import Tensor, nn
 from cpvt import __version__
 from cpvt.config import ForeignConfig, ModelConfig, sides
 from cpvt.data import Transform
+from cpvt.files import read_json, replacing, write_json
+from cpvt.folders import CHECKPOINT, WEIGHTS
 from cpvt.models import VisionTransformer
 from cpvt.models.continuing import adapt_model
 from cpvt.models.shipped import Files, shipped_files, shipped_names
 from cpvt.models.zoo import MODELS
-from cpvt.results import read_json, replacing, write_json
 from cpvt.retrofitting import retrofit
 from cpvt.subjects import MAKERS, Subject, is_foreign, open_subject, subject_of
 from cpvt.subjects.continuing import build_foreign, continue_foreign
 from cpvt.subjects.weights import load_weights_file
-
-WEIGHTS, RECORD = "model.safetensors", "checkpoint.json"
 
 
 @dataclass(frozen=True)
@@ -122,7 +121,7 @@ def files_of(run: str | Path) -> Files:
     folder = Path(run)
     if not folder.exists() and str(run) in shipped_names():
         return shipped_files(str(run))
-    return Files(folder / WEIGHTS, folder / RECORD)
+    return Files(folder / WEIGHTS, folder / CHECKPOINT)
 
 
 def save_checkpoint(folder: Path, weights: Mapping[str, Tensor], record: dict[str, Any]) -> None:
@@ -130,14 +129,16 @@ def save_checkpoint(folder: Path, weights: Mapping[str, Tensor], record: dict[st
     state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights.items()}
     with replacing(folder / WEIGHTS) as file:
         file.write(safetensors.torch.save(state))
-    write_json(folder / RECORD, record)
+    write_json(folder / CHECKPOINT, record)
 
 
 def read_record(run: str | Path) -> dict[str, Any]:
     """The record of a run; ValueError where the folder holds none."""
     path = files_of(run).record
     if not path.is_file():
-        raise ValueError(f"'{run}' holds no checkpoint: expected {RECORD} and {WEIGHTS}, as `cpvt train` writes them")
+        raise ValueError(
+            f"'{run}' holds no checkpoint: expected {CHECKPOINT} and {WEIGHTS}, as `cpvt train` writes them"
+        )
     record: dict[str, Any] = read_json(path)
     missing = [name for name in ("model", "class_names") if name not in record]
     if missing:

@@ -29,10 +29,10 @@ def train(config: TrainConfig) -> dict[str, Any]:
     from cpvt import processes
     from cpvt.checkpoint import load
     from cpvt.data import open_data
+    from cpvt.files import append_rows, read_lines
+    from cpvt.folders import HISTORY, ROWS
     from cpvt.progress import Bars
-    from cpvt.results import append_rows, read_lines
     from cpvt.sweeping import sweep
-    from cpvt.training import HISTORY
     from cpvt.training import train as run_training
 
     source = config.source
@@ -50,9 +50,9 @@ def train(config: TrainConfig) -> dict[str, Any]:
     told = {"run": str(folder), "train_accuracy": history[-1]["accuracy"],
             "skipped": history[-1]["skipped"] + sum(row.skipped for row in rows),
             "test_accuracy": rows[0].accuracy if rows else None}  # fmt: skip
-    if not processes.is_first():
+    if not processes.is_main_process():
         return told
-    append_rows(folder / "rows.jsonl", rows)
+    append_rows(folder / ROWS, rows)
     if history[-1]["shrunk"]:
         print(f"{history[-1]['shrunk']} training pictures were shrunk to the longest side allowed (--longest-side)")
     tested = f", test accuracy {rows[0].accuracy:.1%} at {rows[0].size} pixels" if rows else ""
@@ -66,8 +66,9 @@ def sweep(config: SweepConfig) -> dict[str, Any]:
     from pathlib import Path
 
     from cpvt import processes
+    from cpvt.files import append_rows, check_writable
+    from cpvt.folders import ROWS
     from cpvt.progress import Bars
-    from cpvt.results import append_rows, check_writable
     from cpvt.sweeping import sweep as run_sweep
 
     options = asdict(config)
@@ -79,18 +80,18 @@ def sweep(config: SweepConfig) -> dict[str, Any]:
     with Bars() as bars:
         for row in run_sweep(model, options.pop("data", None), sizes, watch=bars, **options):
             rows.append(row)
-            if not processes.is_first():
+            if not processes.is_main_process():
                 continue
-            append_rows(folder / "rows.jsonl", [row])
+            append_rows(folder / ROWS, [row])
             if row.refused:
                 bars.say(f"refuses {_size(row)}: {row.refused}")
             if row.shrunk:
                 bars.say(f"{row.shrunk} pictures were shrunk to the longest side allowed (--longest-side)")
             if row.skipped:
                 bars.say(f"{row.skipped} pictures could not be used and were left out")
-    if processes.is_first():
+    if processes.is_main_process():
         _print_table(rows)
-    return {"model": model, "rows": str(folder / "rows.jsonl"),
+    return {"model": model, "rows": str(folder / ROWS),
             "accuracy": {_size(row): None if row.refused else round(row.accuracy, 4) for row in rows}}  # fmt: skip
 
 
@@ -182,7 +183,8 @@ def compare(config: CompareConfig) -> dict[str, Any]:
 def report(config: ReportConfig) -> dict[str, Any]:
     from pathlib import Path
 
-    from cpvt.findings import RECORD, read_findings
+    from cpvt.findings import read_findings
+    from cpvt.folders import PROBE_REPORT, PROBE_RESULTS, SUMMARY
     from cpvt.reporting import gather
     from cpvt.reporting import report as draw_report
     from cpvt.reporting.terminal import print_findings
@@ -190,12 +192,12 @@ def report(config: ReportConfig) -> dict[str, Any]:
     page = draw_report(*config.folders, out=config.out)
     rows = gather(config.folders)
     _print_table(rows)
-    findings = [finding for folder in config.folders for finding in read_findings(Path(folder) / RECORD)]
+    findings = [finding for folder in config.folders for finding in read_findings(Path(folder) / PROBE_RESULTS)]
     if findings:
         print_findings(findings)
     print(f"the page: {page}")
-    probed = {"findings": len(findings), "probes": str(page.parent / "probes.html")} if findings else {}
-    return {"report": str(page), "rows": len(rows), "summary": str(page.parent / "summary.csv"), **probed}
+    probed = {"findings": len(findings), "probes": str(page.parent / PROBE_REPORT)} if findings else {}
+    return {"report": str(page), "rows": len(rows), "summary": str(page.parent / SUMMARY), **probed}
 
 
 def list_names(config: ListConfig) -> dict[str, Any]:

@@ -12,20 +12,20 @@ from typing import Any
 import torch
 
 from cpvt.checkpoint import load, provenance
-from cpvt.cluster import check_address, import_ray, run_on_cluster
 from cpvt.config import CompareConfig, Size, TrainConfig, Watch, ignore_progress, parse_size, refuse_other
 from cpvt.data import DataSet, open_data
 from cpvt.data.protocols import TABLE as PROTOCOLS
 from cpvt.encodings import TABLE as ENCODINGS
+from cpvt.files import append_rows, check_writable, read_json, write_json
+from cpvt.folders import COMPARISON, ROWS, RUNS
 from cpvt.looking import Subject, look_closer
 from cpvt.models.zoo import model_config
-from cpvt.parallel import Tell, cores, run_in_processes
-from cpvt.results import Row, append_rows, check_writable, read_json, read_rows, write_json
+from cpvt.pool import Tell, check_address, cores, import_ray, process_pool, ray_pool, run_tasks
+from cpvt.results import Row, read_rows
 from cpvt.subjects import is_foreign
 from cpvt.sweeping import check_sizes, sweep
 from cpvt.training import TrainingSetup, check, check_here, is_finished, train
 
-RECORD, ROWS = "compare.json", "rows.jsonl"
 QUICK_EPOCHS = 12
 GROWS = (
     "out",
@@ -64,7 +64,7 @@ def compare(
     recomputes nothing; encodings, seeds, protocols and sizes may be added to a finished one. Raises ValueError where
     the folder holds a comparison with another model, data set or recipe. Trainings run in processes of their own,
     so a script that calls this needs the usual `if __name__ == "__main__":` (or parallel=1); with `cluster` they run on the
-    machines of a Ray cluster, see `cpvt.cluster`.
+    machines of a Ray cluster, see `cpvt.pool`.
     """
     if is_foreign(config.model):
         raise ValueError(f"compare changes the encoding of our own models; train and sweep '{config.model}' by itself")
@@ -100,9 +100,9 @@ def compare(
 
     if config.cluster and unfinished:
         cpus, gpu = _share(config, parallel)
-        run_on_cluster(_run_in_worker, unfinished, config.cluster, folder, cpus, gpu, hear)
+        run_tasks(_run_in_worker, unfinished, ray_pool(config.cluster, folder, cpus, gpu), hear)
     elif parallel > 1:
-        run_in_processes(_run_in_worker, unfinished, parallel, _threads(parallel), hear)
+        run_tasks(_run_in_worker, unfinished, process_pool(parallel, _threads(parallel)), hear)
     else:
         for task in unfinished:
             _run(task, data, watch, keep)
@@ -160,7 +160,7 @@ def _plan(config: CompareConfig, quick: bool) -> list[_Task]:
     tasks = []
     for seed in dict.fromkeys(config.seeds):
         for encoding, pool in dict.fromkeys(heads):
-            out = Path(config.out) / "runs" / f"{slug(encoding)}-{pool}-seed{seed}"
+            out = Path(config.out) / RUNS / f"{slug(encoding)}-{pool}-seed{seed}"
             training = TrainConfig(
                 out=str(out), encoding=encoding, pool=pool, model=config.model, train_size=config.train_size,
                 seed=seed, device=config.device, source=config.source, recipe=config.recipe,
@@ -187,15 +187,15 @@ def slug(encoding: str) -> str:
 
 def _record(folder: Path, config: CompareConfig, parallel: int) -> None:
     """Write down what is about to be measured, and by which commands the rows before it were."""
-    earlier = read_json(folder / RECORD)["commands"] if (folder / RECORD).exists() else []
+    earlier = read_json(folder / COMPARISON)["commands"] if (folder / COMPARISON).exists() else []
     origin = {**provenance(), "trainings_at_once": parallel, "threads_each": _threads(parallel)}
     commands = list(dict.fromkeys([*earlier, origin["command"]]))
-    write_json(folder / RECORD, {"config": asdict(config), "provenance": origin, "commands": commands})
+    write_json(folder / COMPARISON, {"config": asdict(config), "provenance": origin, "commands": commands})
 
 
 def _refuse_other(folder: Path, config: CompareConfig) -> None:
-    if (folder / RECORD).exists():
-        before = read_json(folder / RECORD)["config"]
+    if (folder / COMPARISON).exists():
+        before = read_json(folder / COMPARISON)["config"]
         refuse_other(folder, "a comparison with another configuration", before, config, (*GROWS, "loader_workers"))
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
-import re
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-RECORD, ARRAYS = "findings.jsonl", "arrays"
+from cpvt.files import read_lines
+
 TWINS = ("model", "untrained", "none")
 
 
@@ -48,14 +47,8 @@ def finite(value: float) -> float | None:
 
 def read_findings(path: Path) -> list[Finding]:
     """Read findings back, the last one of each key; half-written lines are passed over. No file means no findings."""
-    if not path.exists():
-        return []
     found: dict[tuple[Any, ...], Finding] = {}
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
-        try:
-            values = json.loads(line)
-        except json.JSONDecodeError:
-            continue
+    for number, values in read_lines(path):
         finding = _finding(values, f"{path}, line {number}")
         found.pop(finding.key, None)
         found[finding.key] = finding
@@ -69,8 +62,3 @@ def _finding(values: Any, where: str) -> Finding:
     known = {name: values[name] for name in names}
     size = known["size"] if isinstance(known["size"], int) else tuple(known["size"])
     return Finding(**{**known, "size": size})
-
-
-def attention_file(model: str, twin: str) -> str:
-    """Name of the file below arrays/ that holds a model's mean attention, (h, w, h, w)."""
-    return f"probe-attention-{re.sub(r'[^A-Za-z0-9.=_-]+', '-', model).strip('-')}-{twin}.npy"

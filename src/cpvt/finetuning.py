@@ -12,13 +12,14 @@ import torch
 from cpvt.checkpoint import load, pick_device, provenance, read_record
 from cpvt.config import ForeignConfig, RetrofitConfig, TrainConfig, Watch, ignore_progress, parse_size, refuse_other
 from cpvt.data import open_data
-from cpvt.results import Row, append_rows, read_json, read_rows, write_json
+from cpvt.files import append_rows, read_json, write_json
+from cpvt.folders import CONTROL_RUN, RETROFIT, ROWS
+from cpvt.results import Row, read_rows
 from cpvt.retrofitting import describe_retrofit, retrofit
 from cpvt.subjects import Subject, is_foreign, subject_of
 from cpvt.sweeping import default_sizes, sweep
 from cpvt.training import PUBLISHED, build_model, check, check_here, train
 
-ROWS, RECORD = "rows.jsonl", "retrofit.json"
 GROWS = ("out", "sizes", "protocols", "control", "device", "loader_workers")
 BEFORE, CONTROL = "as it came", "trained on, no PEG"
 
@@ -60,10 +61,10 @@ def retrofit_and_test(
                 append_rows(folder / ROWS, [row])
                 on_row(row)
 
-    write_json(folder / RECORD, {"config": asdict(config), "provenance": provenance()})
+    write_json(folder / RETROFIT, {"config": asdict(config), "provenance": provenance()})
     test(before, BEFORE)
     if config.control and wanted.train_only == "all":  # with PEGs alone to learn, the model as it came is the control
-        control = replace(untouched, out=str(folder / "control"))
+        control = replace(untouched, out=str(folder / CONTROL_RUN))
         test(load(train(control, watch, data, setup), config.device).subject, CONTROL)
     test(load(train(training, watch, data, setup), config.device).subject, describe_retrofit(asdict(wanted)))
     return folder
@@ -71,8 +72,8 @@ def retrofit_and_test(
 
 def _refuse_other(folder: Path, config: RetrofitConfig) -> None:
     """ValueError where the folder holds another retrofit; sizes and protocols may be added."""
-    if (folder / RECORD).exists():
-        refuse_other(folder, "another retrofit", read_json(folder / RECORD)["config"], config, GROWS)
+    if (folder / RETROFIT).exists():
+        refuse_other(folder, "another retrofit", read_json(folder / RETROFIT)["config"], config, GROWS)
 
 
 def _training(config: RetrofitConfig) -> TrainConfig:

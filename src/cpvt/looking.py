@@ -15,9 +15,9 @@ import torch
 from cpvt.checkpoint import Checkpoint, load
 from cpvt.config import Watch, ignore_progress, sides
 from cpvt.data import DataSet, View
-from cpvt.results import read_json, write_json
+from cpvt.files import read_json, write_json
+from cpvt.folders import ARRAYS, CHECKPOINT, PROFILE, SAMPLE, attention_file
 
-RECORD, ARRAYS = "looks.json", "arrays"
 ROUNDS, BATCH = 7, 64  # of the speeds
 
 
@@ -39,10 +39,10 @@ def look_closer(
     Nothing is done where all are there already. Speeds compare only if taken in turn, so one missing subject has all
     measured again, those of earlier commands too as long as their checkpoints are there.
     """
-    looks = {look["name"]: look for look in (read_json(folder / RECORD) if (folder / RECORD).exists() else [])}
+    looks = {look["name"]: look for look in (read_json(folder / PROFILE) if (folder / PROFILE).exists() else [])}
     known = [Subject(look["name"], look["encoding"], look["pool"], look["run"]) for look in looks.values()]
     wanted = {subject.name: subject for subject in (*known, *subjects)}
-    there = [subject for subject in wanted.values() if (Path(subject.run) / "checkpoint.json").exists()]
+    there = [subject for subject in wanted.values() if (Path(subject.run) / CHECKPOINT).exists()]
     if all(subject.name in looks for subject in there):
         return
     assert data.test is not None
@@ -52,11 +52,11 @@ def look_closer(
     for subject, checkpoint, rates in zip(there, checkpoints, _speeds(checkpoints, watch)):
         view = View(checkpoint.transform, "resize", sides(checkpoint.config.img_size))
         picture = view(sample, np.random.default_rng(0))
-        np.save(folder / ARRAYS / "sample.npy", picture.numpy())
-        look = _look(checkpoint, picture, folder / ARRAYS / f"attention-{subject.name}.npy")
+        np.save(folder / ARRAYS / SAMPLE, picture.numpy())
+        look = _look(checkpoint, picture, folder / ARRAYS / attention_file(subject.name))
         origin = {"sample_class": data.class_names[label], "pictures_per_second": [round(rate, 1) for rate in rates]}
         looks[subject.name] = {**vars(subject), **look, **origin}
-    write_json(folder / RECORD, list(looks.values()))
+    write_json(folder / PROFILE, list(looks.values()))
 
 
 def _look(checkpoint: Checkpoint, picture: torch.Tensor, path: Path) -> dict[str, Any]:

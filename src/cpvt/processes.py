@@ -1,4 +1,4 @@
-"""Processes that train or test one model together: how many there are, and what they add up. Alone, one is all."""
+"""Processes that train or test one model together (torch.distributed). A single process initialises nothing."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ T = TypeVar("T")
 
 
 def launched() -> bool:
-    """Whether a launcher (torchrun, accelerate launch) started this process beside others."""
+    """Whether a launcher (torchrun, accelerate launch) started this process next to others."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def join(device: str) -> None:
-    """Meet the processes that a launcher started beside this one; where there are none, nothing happens."""
+    """Join the process group that a launcher set up; without a launcher nothing happens."""
     if launched():
         from accelerate import PartialState
 
@@ -27,47 +27,47 @@ def join(device: str) -> None:
 
 
 def leave() -> None:
-    """Part from the other processes, once all have come to this point: one that ends while others still talk to it aborts."""
-    if together():
+    """Leave the process group once all have come to this point: one that ends while others still talk to it aborts."""
+    if is_distributed():
         dist.barrier()
         dist.destroy_process_group()
 
 
-def together() -> bool:
+def is_distributed() -> bool:
     """Whether there are other processes."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
-def count() -> int:
-    """How many processes there are."""
-    return dist.get_world_size() if together() else 1
+def world_size() -> int:
+    """Number of processes."""
+    return dist.get_world_size() if is_distributed() else 1
 
 
-def number() -> int:
-    """Which of them this is, from 0."""
-    return dist.get_rank() if together() else 0
+def rank() -> int:
+    """Index of this process, from 0."""
+    return dist.get_rank() if is_distributed() else 0
 
 
-def is_first() -> bool:
-    """Whether this is the one that writes files and talks."""
-    return number() == 0
+def is_main_process() -> bool:
+    """Whether this process writes files and reports progress."""
+    return rank() == 0
 
 
-def share(items: Sequence[T]) -> Sequence[T]:
-    """This process's own part of a sequence: each item falls to exactly one, and some may get one less."""
-    return items[number() :: count()]
+def shard(items: Sequence[T]) -> Sequence[T]:
+    """The items of this process: each item falls to exactly one process, and some processes may get one less."""
+    return items[rank() :: world_size()]
 
 
-def add_up(values: Tensor) -> Tensor:
-    """The sum of a tensor over all processes. Every process must call it."""
-    if together():
+def all_reduce_sum(values: Tensor) -> Tensor:
+    """The sum of a tensor over all processes, in place. Every process must call it."""
+    if is_distributed():
         dist.all_reduce(values)
     return values
 
 
-def largest(value: float) -> float:
+def all_reduce_max(value: float) -> float:
     """The largest of a number over all processes. Every process must call it."""
-    if not together():
+    if not is_distributed():
         return value
     device = torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")
     values = torch.tensor([value], dtype=torch.float64, device=device)
@@ -75,7 +75,7 @@ def largest(value: float) -> float:
     return float(values[0])
 
 
-def wait() -> None:
-    """Let every process come to this point."""
-    if together():
+def barrier() -> None:
+    """Wait until every process has come to this point."""
+    if is_distributed():
         dist.barrier()

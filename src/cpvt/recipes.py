@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
-import re
 import runpy
-from dataclasses import fields
+import traceback
 from pathlib import Path
 from typing import Any
 
-from cpvt.config import Engine, Recipe, Retrofit, Source, TrainConfig
+from cpvt.config import Engine, Recipe, Source, TrainConfig
 
 DEIT_EPOCHS, DEIT_WARMUP = 300, 5
 
@@ -39,43 +37,31 @@ def imagenet(model: str, **others: Any) -> TrainConfig:
     return TrainConfig(**{**plain, **others})
 
 
-PARTS = {each.__name__: each for each in (TrainConfig, Recipe, Source, Engine, Retrofit)}
-
-
 def read_recipe(path: str | Path) -> TrainConfig:
     """The configuration that a recipe file holds; options of the command line go over it.
 
-    The file is run, as a script of the user's own. Raises ValueError where it defines no `config`, or names an option
-    that does not exist (the known ones are listed).
+    The file is run, as a script of the user's own. Raises ValueError, with the line, where it defines no `config` or
+    Python stumbles over an option.
     """
     if not Path(path).is_file():
         raise ValueError(f"no such recipe: '{path}'; a recipe is a Python file with config = TrainConfig(...)")
     try:
         config = runpy.run_path(str(path)).get("config")
-    except TypeError as error:
-        raise _explain(Path(path), error) from error
     except SyntaxError as error:
         raise ValueError(f"recipe '{path}', line {error.lineno}: {error.msg}") from error
+    except TypeError as error:  # an option that does not exist, is missing, or has no name
+        raise ValueError(
+            f"recipe {_place(path, error)}: {error}. Options go by their names, as in epochs=3; "
+            "`cpvt train --help` lists those of each part"
+        ) from error
     except ValueError as error:
-        raise ValueError(f"recipe '{path}': {error}") from error
+        raise ValueError(f"recipe {_place(path, error)}: {error}") from error
     if not isinstance(config, TrainConfig):
         got = "nothing of that name" if config is None else type(config).__name__
         raise ValueError(f"recipe '{path}' must define config = TrainConfig(...), from cpvt.config; it defines {got}")
     return config
 
 
-def _explain(path: Path, error: TypeError) -> Exception:
-    """What to say to an option that does not exist, stands without its name or is missing; another TypeError is passed on."""
-    match = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error))
-    if not match or match[1] not in PARTS:
-        ours = re.match(
-            rf"({'|'.join((*PARTS, deit.__name__, imagenet.__name__))})\b.*\(\) (takes|got|missing)", str(error)
-        )
-        return ValueError(f"recipe '{path}': {error}; options go by their names, as in epochs=3") if ours else error
-    known = [field.name for field in fields(PARTS[match[1]])]
-    near = difflib.get_close_matches(match[2], known, n=1)
-    elsewhere = [name for name, part in PARTS.items() if match[2] in {field.name for field in fields(part)}]
-    hint = f" It is an option of {elsewhere[0]}." if elsewhere else f" Did you mean {near[0]}?" if near else ""
-    return ValueError(
-        f"recipe '{path}': {match[1]} does not take '{match[2]}'.{hint} Known options: {', '.join(known)}"
-    )
+def _place(path: str | Path, error: Exception) -> str:
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    return f"'{path}', line {lines[-1]}" if lines else f"'{path}'"

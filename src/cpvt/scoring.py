@@ -58,8 +58,10 @@ def load_test(
     how: dict[str, Any] = {"on_bad_picture": on_bad_picture, "workers": workers}
     if data.test is None:
         assert data.test_stream is not None  # whoever tests has asked
-        return load_stream(data.test_stream, view, batch_size, part=processes.number(), parts=processes.count(), **how)
-    order = processes.share(range(len(data.test)))
+        return load_stream(
+            data.test_stream, view, batch_size, part=processes.rank(), parts=processes.world_size(), **how
+        )
+    order = processes.shard(range(len(data.test)))
     if view.stacks:
         return load_batches(data.test, view, batch_size, order=order, **how)
     return load_packs(data.test, view, patch_size, token_budget, order=order, **how)
@@ -75,12 +77,12 @@ def measure(
 ) -> Score:
     """Count how many of `count` pictures a model names right, batch by batch. RefusedError where it refuses them.
 
-    batches: where several processes test together, this one's share of the pictures (`processes.share` of their numbers,
+    batches: where several processes test together, this one's share of the pictures (`processes.shard` of their numbers,
     or its part of a stream, with `count` 0 if unknown); shares may be uneven, and the score, the same in every process,
     is that of all of them.
     """
     score, device, start = Score(), subject.device, time.perf_counter()
-    held, watch = _mark(device), watch if processes.is_first() else ignore_progress
+    held, watch = _mark(device), watch if processes.is_main_process() else ignore_progress
     for batch in batches:
         read = len(batch.labels)
         score.skipped += len(batch.skipped)
@@ -99,7 +101,7 @@ def measure(
         score.fill += batch.filled * read
         watch(name, score.total + score.skipped, count, f"accuracy {score.correct / max(1, score.total):.1%}")
     score.seconds, score.peak_memory = time.perf_counter() - start, max(0, _peak(device) - held)
-    if processes.together():
+    if processes.is_distributed():
         _add_up(score, count, device)
     if not score.total:
         raise ValueError(f"none of the {count or ''} test pictures can be used")
@@ -111,21 +113,26 @@ def _add_up(score: Score, count: int, device: torch.device) -> None:
     """Turn a share's score into that of all shares; which pictures were right is known only if none was skipped."""
     counted = ("correct", "top5", "total", "fill", "shrunk", "skipped")
     right = torch.zeros(count, dtype=torch.float64)
-    own = processes.share(range(count))
+    own = processes.shard(range(count))
     whole = len(score.hits) == len(own)
     if whole:
         right[list(own)] = torch.tensor(score.hits, dtype=torch.float64)
     numbers = [float(getattr(score, name)) for name in counted]
-    summed = processes.add_up(
+    summed = processes.all_reduce_sum(
         torch.cat([torch.tensor([*numbers, float(whole)], dtype=torch.float64), right]).to(device)
     )
     for name, value in zip(counted, summed.tolist()):
         setattr(score, name, value if name == "fill" else round(value))
     score.hits = (
-        [hit > 0 for hit in summed[len(counted) + 1 :].tolist()] if summed[len(counted)] == processes.count() else []
+        [hit > 0 for hit in summed[len(counted) + 1 :].tolist()]
+        if summed[len(counted)] == processes.world_size()
+        else []
     )
-    score.seconds, score.model_seconds = processes.largest(score.seconds), processes.largest(score.model_seconds)
-    score.peak_memory = round(processes.largest(float(score.peak_memory or 0)))
+    score.seconds, score.model_seconds = (
+        processes.all_reduce_max(score.seconds),
+        processes.all_reduce_max(score.model_seconds),
+    )
+    score.peak_memory = round(processes.all_reduce_max(float(score.peak_memory or 0)))
 
 
 def _count(score: Score, logits: Tensor, labels: Tensor) -> None:

@@ -20,6 +20,7 @@ from cpvt.config import (
 )
 from cpvt.data import Batch, DataSet, Transform, View, open_data
 from cpvt.data.protocols import TABLE
+from cpvt.models.convert import some_names
 from cpvt.results import Row, pack_hits
 from cpvt.retrofitting import describe_retrofit
 from cpvt.scoring import Score, count_test, load_test, measure
@@ -189,12 +190,8 @@ def _check_data(data: DataSet, subject: Subject, protocol: str) -> None:
     if names is not None and data.class_names != names:
         raise ValueError(
             f"the classes of '{data.name}' are not the model's: the model has {len(names)} "
-            f"({_some(names)}), the data {len(data.class_names)} ({_some(data.class_names)})"
+            f"({some_names(names)}), the data {len(data.class_names)} ({some_names(data.class_names)})"
         )
-
-
-def _some(names: tuple[str, ...]) -> str:
-    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
 def _row(

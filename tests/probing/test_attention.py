@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from cpvt.findings import ARRAYS, attention_file
+from cpvt.folders import ARRAYS, probe_attention_file
 from cpvt.probing.attention import distances
 from cpvt.subjects import Subject, subject_of
 
@@ -47,7 +47,7 @@ def test_the_prefix_takes_no_part_and_the_tiles_are_saved(measured, tmp_path):
     subject = Neighbour(torch.nn.Conv2d(1, 4, 4, 4), "a/neighbour", train_size=(12, 16), patch_size=4)
     find = measured(subject, "attention", out=tmp_path)
     assert find("distance", case="head 1") == [0.75, 0.75]
-    tiles = np.load(tmp_path / ARRAYS / attention_file("a/neighbour", "model"))
+    tiles = np.load(tmp_path / ARRAYS / probe_attention_file("a/neighbour", "model"))
     assert tiles.shape == (3, 4, 3, 4)
     assert tiles[1, 1, 1, 2] == 1
     assert tiles.sum() == 12

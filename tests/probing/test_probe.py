@@ -8,7 +8,8 @@ import torch
 
 import cpvt
 from cpvt.cli import main
-from cpvt.findings import RECORD, TWINS, read_findings
+from cpvt.findings import TWINS, read_findings
+from cpvt.folders import PROBE_RESULTS
 from cpvt.probing import PROBES
 from cpvt.subjects import subject_of
 
@@ -170,7 +171,7 @@ def test_from_the_command_to_the_page(capsys, tmp_path, tiny_run, tiny_folder):
     main(["probe", str(tiny_run), "--data", str(tiny_folder), "--out", str(out), "--pictures", "4", "--sizes", "12"])
     said = capsys.readouterr().out.splitlines()
     last = json.loads(said[-1])
-    found = read_findings(out / RECORD)
+    found = read_findings(out / PROBE_RESULTS)
     assert last["findings"] == len(found) > 100
     assert last["refused"] == 0
     assert None not in last["headlines"].values()

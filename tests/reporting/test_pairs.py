@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
+from cpvt.files import append_rows
 from cpvt.reporting import gather, summarise
 from cpvt.reporting.pairs import bootstrap_interval, paired_differences
-from cpvt.results import append_rows, pack_hits
+from cpvt.results import pack_hits
 
 
 def row_of(make_row, hits, **values):

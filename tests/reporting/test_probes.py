@@ -5,13 +5,14 @@ import re
 import numpy as np
 import pytest
 
-from cpvt.findings import ARRAYS, RECORD, Finding, attention_file
+from cpvt.files import append_rows
+from cpvt.findings import Finding
+from cpvt.folders import ARRAYS, PROBE_RESULTS, probe_attention_file
 from cpvt.reporting import report
 from cpvt.reporting.probe_figures import border_figure, depth_figure, longer_figure, palette, tiles_figure
 from cpvt.reporting.probed import Line, Probed, plain
 from cpvt.reporting.probes import report_probes
 from cpvt.reporting.terminal import print_findings
-from cpvt.results import append_rows
 
 
 def finding(probe, measure, value, *, model="runs/peg-cls", case="", twin="model", depth=None, pictures="noise", size=32,
@@ -41,7 +42,7 @@ def findings():
 
 
 def test_findings_alone_make_a_page_of_their_own(tmp_path, findings):
-    append_rows(tmp_path / RECORD, findings)
+    append_rows(tmp_path / PROBE_RESULTS, findings)
     assert report(tmp_path) == tmp_path / "probes.html"
     page = (tmp_path / "probes.html").read_text()
     row = re.search(r"<tr><th scope=row>peg</th>(.*?)</tr>", page)[1]
@@ -56,14 +57,14 @@ def test_rows_and_findings_make_two_pages_and_nothing_an_error(tmp_path, finding
     with pytest.raises(ValueError, match="holds no rows"):
         report(tmp_path)
     append_rows(tmp_path / "rows.jsonl", [make_row()])
-    append_rows(tmp_path / RECORD, findings)
+    append_rows(tmp_path / PROBE_RESULTS, findings)
     assert report(tmp_path) == tmp_path / "report.html"
     assert (tmp_path / "probes.html").exists()
 
 
 def test_findings_of_several_folders_make_one_page(tmp_path, findings):
     for number, model in enumerate(("runs/peg-cls", "runs/rope-cls")):
-        append_rows(tmp_path / str(number) / RECORD, [each for each in findings if each.model == model])
+        append_rows(tmp_path / str(number) / PROBE_RESULTS, [each for each in findings if each.model == model])
     page = report_probes(tmp_path / "0", tmp_path / "1", out=tmp_path / "page")
     assert page == tmp_path / "page" / "probes.html"
     assert all(f"<th scope=row>{name}</th>" in page.read_text() for name in ("peg", "rope"))
@@ -92,7 +93,7 @@ def test_tiles_are_drawn_of_what_was_saved(tmp_path, findings):
     probed = Probed(findings)
     assert tiles_figure(probed, [tmp_path]) is None
     (tmp_path / ARRAYS).mkdir()
-    np.save(tmp_path / ARRAYS / attention_file("runs/peg-cls", "none"), np.eye(6).reshape(2, 3, 2, 3))
+    np.save(tmp_path / ARRAYS / probe_attention_file("runs/peg-cls", "none"), np.eye(6).reshape(2, 3, 2, 3))
     figure = tiles_figure(probed, [tmp_path])
     (panel,) = (axes for axes in figure.axes if axes.images)
     assert panel.get_title() == "peg · encoding off"

@@ -216,7 +216,7 @@ def test_what_does_not_go_with_a_retrofit_is_refused_before_anything_is_built(co
         train(replace(vit, recipe=replace(config.recipe, layer_decay=0.5), retrofit=Retrofit()))
     with pytest.raises(ValueError, match="our own models take PEG by name"):
         train(replace(config, retrofit=Retrofit()))
-    monkeypatch.setattr("cpvt.processes.together", lambda: True)
+    monkeypatch.setattr("cpvt.processes.is_distributed", lambda: True)
     monkeypatch.setattr("cpvt.training.build_model", lambda *given: pytest.fail("built"))
     with pytest.raises(ValueError, match=f"--absolute {absolute} changes the table .* leave --shard out, or keep"):
         train(replace(vit, engine=Engine(shard=True), retrofit=Retrofit(absolute=absolute)))

@@ -15,10 +15,11 @@ from torch import nn
 from cpvt import processes
 from cpvt.config import Engine, Recipe, Retrofit, Source, TrainConfig
 from cpvt.data import open_data
+from cpvt.folders import PREVIOUS_STATE, STATE
 from cpvt.training import StoppedError, build_model, check, train
 from cpvt.training.backend import Backend
 from cpvt.training.loss import Criterion
-from cpvt.training.resume import PREVIOUS, STATE, read_state, write_state
+from cpvt.training.resume import read_state, write_state
 from cpvt.training.trainer import Trainer
 from tests.training.runs import assert_same, history, weights
 
@@ -105,7 +106,7 @@ def test_a_state_damaged_anywhere_is_never_read_as_something_else(tmp_path):
     draw, state = random.Random(0), {"training": "{}", "model": {"weight": torch.arange(300.0)}, "epoch": 3}
     write_state(tmp_path, state)
     sound = (tmp_path / STATE).read_bytes()
-    (tmp_path / PREVIOUS).write_bytes(sound)
+    (tmp_path / PREVIOUS_STATE).write_bytes(sound)
     for number in range(400):
         damaged = bytearray(sound)
         if number % 4:
@@ -155,7 +156,7 @@ def test_processes_that_share_a_model_take_as_many_parts_each(config):
 
 def test_processes_are_met_only_where_a_launcher_started_some(monkeypatch):
     processes.join("cpu")  # alone: would fail, or wait for others, if it tried
-    assert not processes.together()
+    assert not processes.is_distributed()
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert processes.launched()
 

@@ -15,8 +15,8 @@ import torch
 
 import cpvt
 from cpvt.config import Engine, Recipe, Source, TrainConfig
+from cpvt.folders import PREVIOUS_STATE, STATE
 from cpvt.training import DivergedError, loss, train
-from cpvt.training.resume import PREVIOUS, STATE
 from tests.children import children
 from tests.training import together
 from tests.training.runs import assert_same, weights
@@ -136,7 +136,7 @@ def test_a_full_disk_loses_nothing(config, whole, tmp_path):
 @pytest.mark.parametrize("damage", ["truncated", "empty", "flipped", "missing"])
 def test_a_damaged_state_is_passed_over_for_the_one_before(config, whole, damage):
     kill_at(config, 9)
-    state, previous = (os.path.join(config.out, name) for name in (STATE, PREVIOUS))
+    state, previous = (os.path.join(config.out, name) for name in (STATE, PREVIOUS_STATE))
     assert os.path.exists(previous)
     content = bytearray(Path(state).read_bytes())
     if damage == "missing":  # killed between two renamings
@@ -150,7 +150,7 @@ def test_a_damaged_state_is_passed_over_for_the_one_before(config, whole, damage
     with pytest.raises(ValueError, match="no state to go on from is whole.*Delete them to train from the start"):
         train(config)
     os.replace(kept, previous)
-    with pytest.warns(UserWarning, match=f"{STATE}.*is not whole; going on from .*{PREVIOUS}"):
+    with pytest.warns(UserWarning, match=f"{STATE}.*is not whole; going on from .*{PREVIOUS_STATE}"):
         train(config)
     assert_same(weights(config.out), whole)
 

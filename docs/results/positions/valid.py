@@ -18,8 +18,8 @@ from torch import Tensor
 import cpvt.checkpoint
 import cpvt.training
 from cpvt.config import TrainConfig
+from cpvt.files import append_rows
 from cpvt.models import VisionTransformer
-from cpvt.results import append_rows
 from cpvt.shapes import Layout
 
 HERE, NAME = Path(__file__).parent, "peg, valid"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from timm.models import clean_state_dict
@@ -36,11 +36,11 @@ def from_timm(checkpoint: Mapping[str, Any], grid: Grid | None = None) -> dict[s
     Raises ValueError for weights that have no home in the model (registers, norms of queries and keys, a norm after
     pooling, ...), naming them.
     """
-    state = _unwrap(checkpoint)
+    state = unwrap_checkpoint(checkpoint)
     _fold_layer_scale(state)
     homeless = [name for name in state if not HOME.fullmatch(name)]
     if homeless or "patch_embed.proj.weight" not in state:
-        what = f"no home for {_some(homeless)}" if homeless else "no patch_embed.proj.weight in it"
+        what = f"no home for {some_names(homeless)}" if homeless else "no patch_embed.proj.weight in it"
         raise ValueError(
             f"expected a plain DeiT or timm ViT (class token, learned positions, pre-norm blocks); there is {what}. "
             "cpvt.retrofit adds PEGs to timm's own model instead"
@@ -65,7 +65,7 @@ def peg_from_timm(layer: nn.Module | Mapping[str, Tensor], layout: str = "NLC") 
     kernels = {name: tensor for name, tensor in state.items() if tensor.ndim == 4}
     if len(kernels) != 1 or len(state) - len(kernels) > 1:
         raise ValueError(
-            f"expected one convolution, a weight and a bias at most; got {_some(list(state)) or 'nothing'}"
+            f"expected one convolution, a weight and a bias at most; got {some_names(list(state)) or 'nothing'}"
         )
     ((name, kernel),) = kernels.items()
     bias = next((tensor for tensor in state.values() if tensor.ndim != 4), None)
@@ -80,16 +80,22 @@ def peg_from_timm(layer: nn.Module | Mapping[str, Tensor], layout: str = "NLC") 
     return peg
 
 
-def _unwrap(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
+def unwrap_checkpoint(checkpoint: Any) -> dict[str, Tensor]:
+    """The tensors of a state dict, or of what a training script saved around one; ValueError where there are others.
+
+    Averaged weights are preferred, and 'module.' and '_orig_mod.' are removed from names.
+    """
     for wrapper in WRAPPERS:
-        if isinstance(checkpoint.get(wrapper), Mapping):
+        if isinstance(checkpoint, Mapping) and isinstance(checkpoint.get(wrapper), Mapping):
             checkpoint = checkpoint[wrapper]
             break
-    state = clean_state_dict(dict(checkpoint))
+    state: dict[str, Any] = {type(checkpoint).__name__: None}
+    if isinstance(checkpoint, Mapping):
+        state = clean_state_dict(dict(checkpoint))
     strangers = [name for name, value in state.items() if not isinstance(value, Tensor)]
     if strangers:
         raise ValueError(
-            f"expected tensors by name, or those under one of {', '.join(WRAPPERS)}; got {_some(strangers)}"
+            f"expected tensors by name, or those under one of {', '.join(WRAPPERS)}; got {some_names(strangers)}"
         )
     return {name: tensor.detach() for name, tensor in state.items()}
 
@@ -149,5 +155,6 @@ def _check_layer(layer: nn.Module) -> None:
             )
 
 
-def _some(names: list[str]) -> str:
+def some_names(names: Sequence[str]) -> str:
+    """The first few of some names, and how many more there are."""
     return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cpvt.results import read_json
+from cpvt.files import read_json
 
 DEFAULT = "cpvt_mini_peg5_gap"  # names pictures where nobody says which model should
 FOLDER = Path(__file__).parent / "weights"  # NAME.safetensors (float16) and NAME.json, written by recipes/ship.py

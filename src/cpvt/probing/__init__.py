@@ -11,12 +11,13 @@ from typing import Any
 from cpvt.checkpoint import Checkpoint, as_subject
 from cpvt.config import TOKEN_BUDGET, Size, Watch, ignore_progress, parse_size, sides
 from cpvt.data import DataSet, open_data
-from cpvt.findings import ARRAYS, RECORD, TWINS, Finding
+from cpvt.files import append_rows
+from cpvt.findings import TWINS, Finding
+from cpvt.folders import ARRAYS, PROBE_RESULTS
 from cpvt.probing import attention, islam, order, position, translation
 from cpvt.probing.pictures import Album
 from cpvt.probing.study import Sides, Study
 from cpvt.probing.subject import check_labels, fit_transform, patch_of, read_grids, training_sides
-from cpvt.results import append_rows
 from cpvt.subjects import CannotError, RefusedError, Subject
 
 __all__ = ["PROBES", "Album", "Finding", "Study", "probe"]
@@ -81,7 +82,7 @@ def probe(
     )  # fmt: skip
     for finding in _findings(study, probes, watch):
         if out is not None:
-            append_rows(Path(out) / RECORD, [finding])
+            append_rows(Path(out) / PROBE_RESULTS, [finding])
         yield finding
 
 

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cpvt.findings import Finding, attention_file
+from cpvt.findings import Finding
+from cpvt.folders import probe_attention_file
 from cpvt.probing.study import Study
 from cpvt.shapes import Grid
 from cpvt.subjects import CannotError
@@ -51,7 +52,7 @@ def distance(study: Study) -> Iterator[Finding]:
             study.arrays.mkdir(parents=True, exist_ok=True)
             grid = study.grids[block]
             picture = (total / len(heads)).numpy().reshape(*grid, *grid)
-            np.save(study.arrays / attention_file(study.model, study.twin), picture)
+            np.save(study.arrays / probe_attention_file(study.model, study.twin), picture)
 
 
 def _attention(study: Study, block: int) -> Iterator[Tensor]:

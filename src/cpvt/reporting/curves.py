@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 
 from cpvt.config import POOLS
 from cpvt.encodings import TABLE
+from cpvt.files import read_json, read_lines, write_lines
+from cpvt.folders import CHECKPOINT, CURVES, HISTORY, RUNS
 from cpvt.reporting.figures import colours, legend_columns
 from cpvt.reporting.summary import head_label
-from cpvt.results import read_json, read_lines, write_lines
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-CURVES, HISTORY, RECORD = "curves.jsonl", "history.jsonl", "checkpoint.json"
 MEASURES = ("loss", "accuracy", "test_accuracy", "lr")  # of an epoch; those that a run did not write are None
 PANELS = {"loss": "loss in training", "accuracy": "accuracy in training, %", "test_accuracy": "accuracy in tests, %"}
 
@@ -44,7 +44,7 @@ def gather_curves(folders: Sequence[str | Path]) -> list[Epoch]:
     found: dict[tuple[str, str, int], list[Epoch]] = {}
     for folder in map(Path, folders):
         trainings = [_read_kept(folder / CURVES)]
-        trainings += [_read_run(history.parent) for history in sorted(folder.glob(f"runs/*/{HISTORY}"))]
+        trainings += [_read_run(history.parent) for history in sorted(folder.glob(f"{RUNS}/*/{HISTORY}"))]
         trainings += [_read_run(folder)] if (folder / HISTORY).exists() else []
         for epochs in trainings:
             read: dict[tuple[str, str, int], list[Epoch]] = {}
@@ -67,9 +67,9 @@ def _read_kept(path: Path) -> list[Epoch]:
 
 def _read_run(folder: Path) -> list[Epoch]:
     """The epochs of one run; none where its record is not there yet."""
-    if not (folder / RECORD).exists():
+    if not (folder / CHECKPOINT).exists():
         return []
-    record = read_json(folder / RECORD)
+    record = read_json(folder / CHECKPOINT)
     model, training = record["model"], record["training"]
     pools = {timm: own for own, timm in POOLS.items()}
     label = model.get("encoding") or model["name"] + (" with PEG" if model.get("retrofit") else "")

@@ -2,34 +2,39 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
-from importlib.resources import files
 from pathlib import Path
-from statistics import median
-from string import Template
 from typing import Any
 
 import numpy as np
 
 from cpvt.config import Size
 from cpvt.data.protocols import TABLE, describe
-from cpvt.findings import RECORD
-from cpvt.reporting.curves import CURVES, curves_figure, gather_curves, keep_curves
+from cpvt.files import read_json, replacing
+from cpvt.folders import (
+    ACCURACY_PNG,
+    ACCURACY_SVG,
+    ARRAYS,
+    ATTENTION_PNG,
+    COMPARISON,
+    CURVES,
+    CURVES_SVG,
+    PROBE_RESULTS,
+    PROFILE,
+    REPORT,
+    ROWS,
+    SAMPLE,
+    SUMMARY,
+    attention_file,
+)
+from cpvt.reporting.curves import curves_figure, gather_curves, keep_curves
 from cpvt.reporting.figures import accuracy_figure, as_bytes, attention_figure
 from cpvt.reporting.pairs import paired_differences
 from cpvt.reporting.probes import report_probes
-from cpvt.reporting.sections import curves_section, inline, pairs_section, sizes_section
 from cpvt.reporting.summary import BASELINE, Cell, as_csv, pixels, protocol_words, size_label, summarise, tabulate
-from cpvt.results import Row, read_json, read_rows, replacing
-
-DIFFERENCE = (
-    f", then the paired difference to <i>{BASELINE}</i> in points with its 95 % interval (Student's t over seeds; none for a "
-    "single seed)"
-)
-PAGE, SUMMARY = "report.html", "summary.csv"
+from cpvt.reporting.templates import as_data, inline, render
+from cpvt.results import Row, read_rows
 
 
 @dataclass(frozen=True)
@@ -59,17 +64,17 @@ def report(*folders: str | Path, out: str | Path | None = None) -> Path:
     record: dict[str, Any] | None = None
     looks: list[dict[str, Any]] = []
     if len(folders) == 1:
-        record = read_json(single / "compare.json") if (single / "compare.json").exists() else None
-        looks = read_json(single / "looks.json") if (single / "looks.json").exists() else []
+        record = read_json(single / COMPARISON) if (single / COMPARISON).exists() else None
+        looks = read_json(single / PROFILE) if (single / PROFILE).exists() else []
     material = Material(rows, summarise(rows), record, looks, _curves(folders, folder))
     accuracy = accuracy_figure(material.cells, _train_sizes(rows))
     svg = as_bytes(accuracy, "svg")
-    _write(folder / "accuracy.svg", svg)
-    _write(folder / "accuracy.png", as_bytes(accuracy, "png"))
+    _write(folder / ACCURACY_SVG, svg)
+    _write(folder / ACCURACY_PNG, as_bytes(accuracy, "png"))
     attention = _attention(single, folder, looks)
     _write(folder / SUMMARY, as_csv(material.cells).encode())
-    _write(folder / PAGE, _page(material, svg, attention).encode())
-    return folder / PAGE
+    _write(folder / REPORT, _page(material, svg, attention).encode())
+    return folder / REPORT
 
 
 def gather(folders: Sequence[str | Path]) -> list[Row]:
@@ -78,11 +83,9 @@ def gather(folders: Sequence[str | Path]) -> list[Row]:
         raise ValueError("say which folders' rows to report on")
     rows: list[Row] = []
     for folder in map(Path, folders):
-        found = read_rows(folder / "rows.jsonl")
-        if not found and not (folder / RECORD).exists():
-            raise ValueError(
-                f"'{folder}' holds no rows: expected rows.jsonl, as `cpvt compare` or `cpvt sweep` writes it"
-            )
+        found = read_rows(folder / ROWS)
+        if not found and not (folder / PROBE_RESULTS).exists():
+            raise ValueError(f"'{folder}' holds no rows: expected {ROWS}, as `cpvt compare` or `cpvt sweep` writes it")
         rows += found
     return list({(row.key, row.way): row for row in rows}.values())
 
@@ -94,17 +97,17 @@ def _curves(folders: Sequence[str | Path], out: Path) -> bytes | None:
     if len(folders) == 1:
         keep_curves(out / CURVES, epochs)
     svg = as_bytes(curves_figure(epochs), "svg")
-    _write(out / "curves.svg", svg)
+    _write(out / CURVES_SVG, svg)
     return svg
 
 
 def _attention(folder: Path, out: Path, looks: Sequence[dict[str, Any]]) -> bytes | None:
     if not looks:
         return None
-    maps = [np.load(folder / "arrays" / f"attention-{look['name']}.npy") for look in looks]
-    sample = np.load(folder / "arrays" / "sample.npy")
+    maps = [np.load(folder / ARRAYS / attention_file(look["name"])) for look in looks]
+    sample = np.load(folder / ARRAYS / SAMPLE)
     png = as_bytes(attention_figure(looks, maps, sample), "png")
-    _write(out / "attention.png", png)
+    _write(out / ATTENTION_PNG, png)
     return png
 
 
@@ -114,22 +117,22 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def _page(material: Material, accuracy_svg: bytes, attention_png: bytes | None) -> str:
-    template = Template(files("cpvt.reporting").joinpath("page.html").read_text())
-    protocols = list(dict.fromkeys(cell.protocol for cell in material.cells))
-    ours = all(row.pool for row in material.rows)
-    return template.substitute(
-        what="positional encoding" if ours else "model",
-        styles="Solid: class token. Dashed: global average pooling (gap). " if ours else "",
-        difference=DIFFERENCE if any(cell.difference is not None for cell in material.cells) else "",
-        subtitle=escape(_subtitle(material.rows)),
+    rows, cells = material.rows, material.cells
+    return render(
+        "page.html",
+        ours=all(row.pool for row in rows),
+        baseline=BASELINE,
+        compared=any(cell.difference is not None for cell in cells),
+        subtitle=_subtitle(rows),
         accuracy=inline(accuracy_svg),
-        tables="\n".join(_accuracy_table(material.cells, protocol) for protocol in protocols),
-        pairs=pairs_section(paired_differences(material.rows)),
-        sizes=sizes_section(material.cells),
-        curves=curves_section(material.curves),
-        cost=_cost_table(material),
-        attention=_attention_section(material.looks, attention_png),
-        how=_how(material),
+        accuracies=[_accuracies(cells, protocol) for protocol in dict.fromkeys(cell.protocol for cell in cells)],
+        pairs=paired_differences(rows),
+        measured=[cell for cell in cells if cell.rate is not None],
+        curves=inline(material.curves) if material.curves else None,
+        looks=material.looks,
+        costs=_costs(material),
+        attention=as_data(attention_png) if attention_png else None,
+        facts=_facts(material),
     )
 
 
@@ -148,87 +151,31 @@ def _subtitle(rows: Sequence[Row]) -> str:
     )
 
 
-def _accuracy_table(cells: Sequence[Cell], protocol: str) -> str:
-    sizes, best, table = tabulate(cells, protocol)
-    lines = [
-        f"<tr><th scope=row>{escape(label)}</th>{''.join(_box(cell, best) for cell in line)}</tr>"
-        for label, line in table.items()
-    ]
-    head = "".join(f"<th scope=col>{size_label(size)}</th>" for size in sizes)
-    fill = {cell.size: cell.fill for line in table.values() for cell in line if cell is not None}
-    fills = ", ".join(f"{size_label(size)}: {fill[size]:.0%}" for size in sizes)
+def _accuracies(cells: Sequence[Cell], protocol: str) -> dict[str, Any]:
+    """A table of accuracies, the share of the canvas that is fill at each size, and which model refused what."""
+    sizes, best, lines = tabulate(cells, protocol)
+    fill = {cell.size: cell.fill for line in lines.values() for cell in line if cell is not None}
+    fills = ", ".join(f"{size_label(size)}: {fill[size]:.0%}" for size in sizes) if any(fill.values()) else ""
     refusals = dict.fromkeys((cell.label, cell.refused) for cell in cells if cell.refused and cell.protocol == protocol)
-    refused = "".join(
-        f"<p class=note>{escape(label)} refused, in its own words: {escape(words)}</p>" for label, words in refusals
-    )
-    note = f"<p class=note>Share of the canvas that is fill — {fills}.</p>" if any(fill.values()) else ""
-    return (
-        f"<h3>{escape(describe(protocol))}</h3>"
-        f"<div class=scroll><table><thead><tr><th></th>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>{note}{refused}"
-    )
+    title = describe(protocol)
+    return {"title": title, "sizes": sizes, "best": best, "lines": lines, "fills": fills, "refusals": list(refusals)}
 
 
-def _box(cell: Cell | None, best: dict[Size, float]) -> str:
-    if cell is None:
-        return "<td>–</td>"
-    spread = f"<span class=sd> ± {cell.deviation:.1f}</span>" if cell.deviation is not None else ""
-    small = [f"keeps {cell.kept:.0f} %"] if cell.kept is not None else []
-    if cell.difference is not None:
-        interval = f" [{cell.interval[0]:+.1f}, {cell.interval[1]:+.1f}]" if cell.interval else ""
-        small.append(f"{cell.difference:+.1f}{interval}")
-    if cell.refused:
-        return f"<td title='{escape(cell.refused, quote=True)}'><i>refused</i></td>"
-    mark = " class=best" if cell.mean == best[cell.size] else ""
-    return f"<td{mark}><b>{cell.mean:.1f}</b>{spread}<br><small>{'<br>'.join(small)}</small></td>"
-
-
-def _cost_table(material: Material) -> str:
-    """Depths and parameters, and where speeds were taken, those."""
-    looks = {(look["encoding"], look["pool"]): look for look in material.looks}
-    baseline = looks.get((BASELINE, "cls"))
-    lines = []
-    for cell in {(cell.encoding, cell.pool): cell for cell in material.cells}.values():
+def _costs(material: Material) -> list[dict[str, Any]]:
+    """Depths and parameters of each model, and where speeds were taken, those, also relative to the baseline's."""
+    rates = {(look["encoding"], look["pool"]): look["pictures_per_second"] for look in material.looks}
+    baseline, costs = rates.get((BASELINE, "cls")), []
+    for key, cell in {(cell.encoding, cell.pool): cell for cell in material.cells}.items():
         depths = ", ".join(map(str, cell.at)) or ("–" if cell.encoding == "none" or not cell.pool else "in attention")
-        cells = f"<td>{depths}</td><td>{cell.parameters:,}</td>"
-        if looks:
-            cells += _speed_cells(looks.get((cell.encoding, cell.pool)), baseline)
-        lines.append(f"<tr><th scope=row>{escape(cell.label)}</th>{cells}</tr>")
-    speeds = f"<th>pictures a second, forward</th><th>relative to {BASELINE}</th>" if looks else ""
-    note = (
-        "<p>Speeds were taken in turn, so that every model met the same machine; the range is over the turns.</p>"
-        if looks
-        else ""
-    )
-    return (
-        f"{note}<div class=scroll><table><thead><tr><th></th><th>depths that touch tokens</th><th>parameters</th>{speeds}"
-        f"</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
-    )
+        own = rates.get(key)
+        ratios = [mine / theirs for mine, theirs in zip(own, baseline)] if own and baseline else None
+        costs.append(
+            {"label": cell.label, "depths": depths, "parameters": cell.parameters, "rates": own, "ratios": ratios}
+        )
+    return costs
 
 
-def _speed_cells(look: dict[str, Any] | None, baseline: dict[str, Any] | None) -> str:
-    speed = ratio = "–"
-    if look:
-        rates = look["pictures_per_second"]
-        speed = f"{median(rates):.0f} <small>({min(rates):.0f} to {max(rates):.0f})</small>"
-        if baseline:
-            ratios = [mine / theirs for mine, theirs in zip(rates, baseline["pictures_per_second"])]
-            ratio = f"{median(ratios):.2f} <small>({min(ratios):.2f} to {max(ratios):.2f})</small>"
-    return f"<td>{speed}</td><td>{ratio}</td>"
-
-
-def _attention_section(looks: Sequence[dict[str, Any]], png: bytes | None) -> str:
-    if png is None:
-        return ""
-    data = base64.b64encode(png).decode()
-    return (
-        f"<h2>What each encoding makes of one sample</h2><p>Attention of block {looks[0]['block']}, averaged over heads: "
-        "every small map shows where the token standing there looks (a row of the N × N matrix, bright is much). "
-        "A bright spot that moves with the tile is locality; identical tiles mean that the token does not know where "
-        f'it stands.</p><img alt="attention maps" src="data:image/png;base64,{data}">'
-    )
-
-
-def _how(material: Material) -> str:
+def _facts(material: Material) -> dict[str, str]:
     facts = {
         row.protocol.capitalize(): TABLE[row.protocol].details for row in material.rows if row.protocol in TABLE
     } | {
@@ -247,7 +194,7 @@ def _how(material: Material) -> str:
             facts["Machine"] += (
                 f"; {origin['trainings_at_once']} trainings at once, {origin['threads_each']} threads each"
             )
-    return "".join(f"<dt>{escape(name)}</dt><dd>{escape(str(words))}</dd>" for name, words in facts.items())
+    return facts
 
 
 def _plain(value: Any) -> str:

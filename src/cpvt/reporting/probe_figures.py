@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cpvt.encodings import TABLE
-from cpvt.findings import ARRAYS, Finding, attention_file
+from cpvt.findings import Finding
+from cpvt.folders import ARRAYS, probe_attention_file
 from cpvt.reporting.figures import SPARE, tile
 from cpvt.reporting.probed import Line, Probed, leading_word
 from cpvt.reporting.summary import pixels, size_label
@@ -110,7 +111,7 @@ def tiles_figure(probed: Probed, folders: Sequence[Path]) -> Figure | None:
 
     found = []
     for line in probed.lines:
-        paths = [folder / ARRAYS / attention_file(*line) for folder in folders]
+        paths = [folder / ARRAYS / probe_attention_file(*line) for folder in folders]
         found += [(line, np.load(path)) for path in paths if path.exists()][:1]
     if not found:
         return None

@@ -12,6 +12,8 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from cpvt.models.convert import unwrap_checkpoint
+
 
 def says(error: BaseException) -> str:
     """The first line of what an error says."""
@@ -25,7 +27,7 @@ def load_weights_file(model: nn.Module, path: Path) -> None:
     Files that hold the weights under 'model', 'state_dict', 'model_ema' or 'state_dict_ema' (as training scripts write
     them), or with 'module.' before every name, are understood.
     """
-    load_weights(model, _unwrap(_read(path)), f"in '{path}'")
+    load_weights(model, unwrap_checkpoint(_read(path)), f"in '{path}'")
 
 
 def load_weights(model: nn.Module, state: dict[str, torch.Tensor], where: str) -> None:
@@ -59,13 +61,3 @@ def _read(path: Path) -> Any:
             f"'{path}' holds more than tensors, or is broken, and is not opened ({says(error)}); "
             "save the state_dict alone, best as .safetensors"
         ) from error
-
-
-def _unwrap(state: Any) -> dict[str, torch.Tensor]:
-    for key in ("state_dict_ema", "model_ema", "state_dict", "model"):
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
-            break
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise ValueError(f"a file of weights holds names and tensors; got {type(state).__name__}")
-    return {str(name).removeprefix("module.").removeprefix("_orig_mod."): value for name, value in state.items()}

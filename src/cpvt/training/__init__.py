@@ -12,13 +12,13 @@ from cpvt.data import DataSet, open_data
 from cpvt.training.backend import Backend
 from cpvt.training.build import PUBLISHED, TrainingSetup, build_model, open_teacher
 from cpvt.training.loss import Criterion
-from cpvt.training.resume import HISTORY, DivergedError, is_finished
+from cpvt.training.resume import DivergedError, is_finished
 from cpvt.training.stopping import EXIT_CODE, StoppedError, handle_sigterm
 from cpvt.training.trainer import Trainer
 from cpvt.training.validation import check, check_here
 
 __all__ = [
-    "EXIT_CODE", "HISTORY", "PUBLISHED", "DivergedError", "StoppedError", "TrainingSetup", "build_model", "check",
+    "EXIT_CODE", "PUBLISHED", "DivergedError", "StoppedError", "TrainingSetup", "build_model", "check",
     "check_here", "is_finished", "train",
 ]  # fmt: skip
 
@@ -49,5 +49,5 @@ def train(
     criterion = Criterion(config.recipe, len(data.class_names), teacher)
     with handle_sigterm() as stop:
         trainer = Trainer(config, setup, model, data, backend, criterion)
-        trainer.fit(watch if processes.is_first() else ignore_progress, stop)
+        trainer.fit(watch if processes.is_main_process() else ignore_progress, stop)
     return Path(config.out)

@@ -32,7 +32,7 @@ class Backend:
         if asked is not None:
             os.environ[FSDP] = asked  # for the next training of this process
         self.device: torch.device = wanted or self.accelerator.device
-        if self.sharded and not processes.together():
+        if self.sharded and not processes.is_distributed():
             raise ValueError(
                 "--shard spreads a model over several processes, and there is one; start more with "
                 "`accelerate launch --num_processes N -m cpvt train ...`, or leave --shard out"
@@ -142,7 +142,7 @@ def shard(model: nn.Module, device: torch.device) -> nn.Module:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
-    mesh = init_device_mesh(device.type, (processes.count(),))
+    mesh = init_device_mesh(device.type, (processes.world_size(),))
     for block in _blocks(model):
         fully_shard(block, mesh=mesh)
     fully_shard(model, mesh=mesh)

@@ -107,7 +107,7 @@ def build_model(
     """
 
     def say(words: str) -> None:
-        if processes.is_first():
+        if processes.is_main_process():
             logger.info(words)
 
     start = start_of(config)
@@ -139,7 +139,7 @@ def make_record(config: TrainConfig, setup: TrainingSetup, model: nn.Module, dat
         "class_names": list(data.class_names),
         "at": list(at),
         "training": asdict(config),
-        "provenance": {**provenance(), "processes": processes.count()},
+        "provenance": {**provenance(), "processes": processes.world_size()},
     }
 
 

@@ -27,13 +27,12 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from cpvt import processes
-from cpvt.checkpoint import RECORD, WEIGHTS, read_record, save_checkpoint
+from cpvt.checkpoint import read_record, save_checkpoint
 from cpvt.config import Engine, TrainConfig, differences, refuse_other
-from cpvt.results import remove_leftovers, replacing, write_lines
+from cpvt.files import remove_leftovers, replacing, write_lines
+from cpvt.folders import CHECKPOINT, HISTORY, PREVIOUS_STATE, STATE, WEIGHTS
 from cpvt.training.metrics import Metrics
 
-STATE, PREVIOUS = "training.pt", "training.previous.pt"
-HISTORY = "history.jsonl"
 BROKEN = (  # what reading a damaged file raises
     OSError, RuntimeError, ValueError, KeyError, TypeError, EOFError,
     zipfile.BadZipFile, zlib.error, pickle.UnpicklingError,
@@ -96,14 +95,14 @@ class Checkpointer:
     def save(self, progress: Progress) -> None:
         """Write the state to resume from, then what is used (weights, record, history), each file whole."""
         weights = self.save_state(progress)
-        if processes.is_first():
+        if processes.is_main_process():
             with self._saving():
                 save_checkpoint(self.folder, weights, {**self.record, "epoch": progress.epoch})
         self.write_history(progress)
 
     def write_history(self, progress: Progress) -> None:
         """Write what is known of each epoch."""
-        if processes.is_first():
+        if processes.is_main_process():
             write_lines(self.folder / HISTORY, progress.history)
 
     def save_state(self, progress: Progress) -> dict[str, Any]:
@@ -122,10 +121,10 @@ class Checkpointer:
             "model": model, "optimizer": state_of_optimizer, "average": averaged,
             "scaler": None if scaler is None else scaler.state_dict(),
             "history": progress.history, "epoch": progress.epoch, "done": progress.step, "before": progress.before,
-            "metrics": vars(progress.metrics), "seconds": progress.seconds, "processes": processes.count(),
+            "metrics": vars(progress.metrics), "seconds": progress.seconds, "processes": processes.world_size(),
             "class_names": self.record["class_names"], "pictures": self.images,
         }  # fmt: skip
-        if processes.is_first():
+        if processes.is_main_process():
             with self._saving():
                 write_state(self.folder, state)
         self.saved, self.kept = time.monotonic(), (progress.epoch, progress.step)
@@ -136,8 +135,8 @@ class Checkpointer:
 
         Raises ValueError where the state is of another configuration or of other images.
         """
-        if processes.is_first():
-            for name in (STATE, WEIGHTS, RECORD, HISTORY):
+        if processes.is_main_process():
+            for name in (STATE, WEIGHTS, CHECKPOINT, HISTORY):
                 remove_leftovers(self.folder / name)
         state = read_state(self.folder)
         if state is None:
@@ -154,7 +153,7 @@ class Checkpointer:
             scaler.load_state_dict(state["scaler"])
         metrics = Metrics(**state["metrics"]) if "metrics" in state else Metrics(*state["tally"][:5])  # older states
         self.kept = (state["epoch"], state["done"])
-        processes.wait()  # before the first one writes another state
+        processes.barrier()  # before the first one writes another state
         return Progress(*self.kept, state["before"], state["seconds"], metrics, state["history"])
 
     def describe_kept(self) -> str:
@@ -193,9 +192,9 @@ class Checkpointer:
                     f"the run in '{self.folder}' began with other pictures ({change}); bring those back, or train into "
                     "another folder (from these weights: --start)"
                 )
-        if streamed and state["done"] and state["processes"] != processes.count() and processes.is_first():
+        if streamed and state["done"] and state["processes"] != processes.world_size() and processes.is_main_process():
             warnings.warn(
-                f"the stream is now dealt out to {processes.count()} processes, not to {state['processes']} as before: "
+                f"the stream is now dealt out to {processes.world_size()} processes, not to {state['processes']} as before: "
                 "until the epoch ends, some pictures come a second time and some not at all", stacklevel=2,
             )  # fmt: skip
 
@@ -203,7 +202,7 @@ class Checkpointer:
 def is_finished(config: TrainConfig) -> bool:
     """Whether the folder holds this very run, trained to its end; ValueError where it holds another one."""
     folder = Path(config.out)
-    if not (folder / RECORD).exists():
+    if not (folder / CHECKPOINT).exists():
         return False
     record = read_record(folder)
     refuse_other_run(
@@ -228,7 +227,7 @@ def write_state(folder: Path, state: dict[str, Any]) -> None:
     """Write the state of a training; the last one stays beside it. An OSError (a full disk) changes nothing."""
     whole = io.BytesIO()  # torch.save into a file would hide why a write failed
     torch.save(state, whole)
-    with replacing(folder / STATE, keep=folder / PREVIOUS) as file:
+    with replacing(folder / STATE, keep=folder / PREVIOUS_STATE) as file:
         file.write(whole.getbuffer())
 
 
@@ -238,7 +237,7 @@ def read_state(folder: Path, device: torch.device | str = "cpu") -> dict[str, An
     A broken file is passed over with a warning. Raises ValueError where there are files and none is whole.
     """
     broken: list[str] = []
-    for path in (folder / STATE, folder / PREVIOUS):
+    for path in (folder / STATE, folder / PREVIOUS_STATE):
         if not path.exists():
             continue
         try:
@@ -259,13 +258,13 @@ def read_state(folder: Path, device: torch.device | str = "cpu") -> dict[str, An
 
 def remove_state(folder: Path) -> None:
     """Delete what only an unfinished training needs."""
-    for name in (PREVIOUS, STATE):  # this order: an interruption leaves the newer one
+    for name in (PREVIOUS_STATE, STATE):  # this order: an interruption leaves the newer one
         (folder / name).unlink(missing_ok=True)
 
 
 def has_state(folder: Path) -> bool:
     """Whether an unfinished training left something to go on from."""
-    return (folder / STATE).exists() or (folder / PREVIOUS).exists()
+    return (folder / STATE).exists() or (folder / PREVIOUS_STATE).exists()
 
 
 def _read(path: Path, device: torch.device | str) -> dict[str, Any]:

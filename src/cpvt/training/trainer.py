@@ -61,7 +61,7 @@ class Trainer:
             warmup_t=int(recipe.warmup_share * self.steps), t_in_epochs=False,
             warmup_lr_init=recipe.min_lr if recipe.warmup_lr is None else recipe.warmup_lr,
         )  # fmt: skip
-        self.reduce_every = 1 if device.type == "cpu" and not processes.together() else REDUCE_EVERY
+        self.reduce_every = 1 if device.type == "cpu" and not processes.is_distributed() else REDUCE_EVERY
         average = None if self.average is None else self.average.module
         parts = Parts(self.module, self.optimizer.optimizer, average, backend.accelerator.scaler)
         self.checkpointer = Checkpointer(config, parts, record, setup.sampler.images)
@@ -80,8 +80,8 @@ class Trainer:
             self.train_epoch(watch, stop)
             self._end_epoch()
             self._test_if_due(watch, stop)
-        processes.wait()
-        if processes.is_first():
+        processes.barrier()
+        if processes.is_main_process():
             remove_state(self.checkpointer.folder)
         self.backend.finish()
 
@@ -112,11 +112,11 @@ class Trainer:
             images, labels = self.criterion.mix(images, labels, step_seed(seed, at))
         parts = self._split(images, labels)
         for number, (some, targets) in enumerate(parts):
-            seed_layers(step_seed(seed, at, processes.number(), number), backend.device)
+            seed_layers(step_seed(seed, at, processes.rank(), number), backend.device)
             with backend.computing(self.model, last=number == len(parts) - 1):
                 if len(targets):
                     result = self.criterion(backend.forward(self.model, some), some, targets)
-                    backend.backward(result.loss * (processes.count() / count * len(targets)))
+                    backend.backward(result.loss * (processes.world_size() / count * len(targets)))
                     self.pending.count(*result, len(targets))
                 else:
                     self._train_on_nothing(step)
@@ -128,9 +128,9 @@ class Trainer:
         """Images that all processes learn from in this step; of several a tensor, at least 1, that none waits for."""
         if self.config.source.on_bad_picture == "error" and self.data.train is not None:
             return len(step)
-        if not processes.together():
+        if not processes.is_distributed():
             return len(batch.labels)
-        return processes.add_up(torch.tensor(float(len(batch.labels)), device=self.backend.device)).clamp(min=1)
+        return processes.all_reduce_sum(torch.tensor(float(len(batch.labels)), device=self.backend.device)).clamp(min=1)
 
     def _split(self, images: Any, targets: Tensor) -> list[tuple[Any, Tensor]]:
         """The images of a step in `accumulate` parts of about the same number.
@@ -167,7 +167,7 @@ class Trainer:
     def _reduce(self, watch: Watch, stop: Stop, is_last: bool) -> None:
         """Add up what all processes counted since the last reduction; report, save and stop as is due."""
         progress, metrics = self.progress, self.progress.metrics
-        flags = [stop.asked, processes.is_first() and self.checkpointer.is_due]
+        flags = [stop.asked, processes.is_main_process() and self.checkpointer.is_due]
         counted, (stopped, is_due) = reduce(self.pending, flags, self.backend.device)
         self.pending = Metrics()
         metrics.add(counted)
@@ -195,7 +195,7 @@ class Trainer:
         if not metrics.images:
             raise ValueError(f"none of the {expected} training pictures decodes")
         read = metrics.images + metrics.skipped
-        if self.data.train is None and read < expected and processes.is_first():
+        if self.data.train is None and read < expected and processes.is_main_process():
             warnings.warn(
                 f"the stream ended after {read:.0f} of {expected} pictures, and the steps that were left "
                 "of the epoch did nothing: give its length by --epoch-pictures", stacklevel=2,
@@ -214,13 +214,13 @@ class Trainer:
         due = every and (progress.epoch % every == 0 or progress.epoch == self.config.recipe.epochs)
         if not due or "test_accuracy" in progress.history[-1]:
             return
-        processes.wait()
+        processes.barrier()
         subject = load(self.checkpointer.folder, str(self.backend.device)).subject
         view = View(self.setup.view.transform, "resize", sides(self.setup.model.img_size))
         batches = load_test(self.data, view, 64, on_bad_picture=source.on_bad_picture, workers=source.loader_workers)
         count, classes = count_test(self.data), len(self.data.class_names)
         score = measure(subject, until_stopped(batches, stop), count, classes, "test", watch)
-        if processes.largest(float(stop.asked)):
+        if processes.all_reduce_max(float(stop.asked)):
             raise StoppedError(
                 f"stopped in a test, as the system asked; {self.checkpointer.describe_kept()}. "
                 "The same command goes on from there"

@@ -14,12 +14,13 @@ from timm.optim import list_optimizers
 from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 
-from cpvt.checkpoint import RECORD, WEIGHTS, is_run
+from cpvt.checkpoint import is_run
 from cpvt.config import ModelConfig, Recipe, Source, TrainConfig
 from cpvt.data import DataSet
 from cpvt.data.protocols import TRAINING, keeps_sizes
+from cpvt.files import check_writable
+from cpvt.folders import CHECKPOINT, WEIGHTS
 from cpvt.models import VisionTransformer
-from cpvt.results import check_writable
 from cpvt.subjects import is_foreign
 from cpvt.training.build import PUBLISHED, TrainingSetup, build_setup, create_optimizer, start_of
 from cpvt.training.resume import has_state
@@ -60,9 +61,9 @@ def check_here(config: TrainConfig) -> None:
     """Raise ValueError for what this machine cannot do: a precision, an optimizer, a folder."""
     folder = Path(config.out)
     check_writable(folder)
-    if (folder / WEIGHTS).exists() and not (folder / RECORD).exists() and not has_state(folder):
+    if (folder / WEIGHTS).exists() and not (folder / CHECKPOINT).exists() and not has_state(folder):
         raise ValueError(
-            f"'{folder}' holds {WEIGHTS} and no {RECORD}, so it is not a run's, and training would write over it: "
+            f"'{folder}' holds {WEIGHTS} and no {CHECKPOINT}, so it is not a run's, and training would write over it: "
             "choose another --out"
         )
     on_cpu = not torch.cuda.is_available() if config.device == "auto" else config.device.startswith("cpu")

@@ -1,5 +1,6 @@
-"""Tasks on a cluster: a real one of Ray's on this machine, two CPUs, no dashboard."""
+"""Tasks in processes of this machine, and on a real Ray cluster of one machine: two CPUs, no dashboard."""
 
+import os
 import sys
 import time
 from dataclasses import replace
@@ -7,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 import cpvt
-from cpvt import cluster
+from cpvt import pool
 from cpvt.config import CompareConfig, Recipe, Source
 from cpvt.results import read_rows
 
@@ -45,7 +46,31 @@ def test_a_comparison_on_a_cluster_gives_the_rows_of_one_process(ray, config, tm
 
 
 def run(work, tasks, folder, hear=lambda *what: None, cpus=1):
-    cluster.run_on_cluster(work, tasks, "ray", folder, cpus, None, hear)
+    pool.run_tasks(work, tasks, pool.ray_pool("ray", folder, cpus, None), hear)
+
+
+def die_or_wait(task, send):
+    send("begins", task)
+    if task == "dies":
+        os._exit(1)
+    if task == "fails":
+        time.sleep(0.3)
+        raise ValueError("task fails")
+    for _ in range(1200):
+        time.sleep(0.05)
+        send("waits", task)
+
+
+@pytest.mark.parametrize(
+    ("first", "error", "words"), [("dies", ChildProcessError, "died.*--parallel"), ("fails", ValueError, "task fails")]
+)
+def test_the_first_error_stops_the_other_processes(first, error, words, forked):
+    heard, start = [], time.monotonic()
+    with pytest.raises(error, match=words):
+        pool.run_tasks(die_or_wait, [first, 1, 2, 3], pool.process_pool(2, 1), lambda *what: heard.append(what))
+    assert ("begins", first) in heard
+    assert ("begins", 3) not in heard
+    assert time.monotonic() - start < 50
 
 
 def test_the_first_error_stops_the_others_and_what_was_told_before_is_heard(ray, tmp_path):
@@ -78,8 +103,6 @@ def test_a_listener_that_fails_stops_the_tasks(ray, tmp_path):
 
 def test_a_process_that_dies_is_named_as_such(ray, tmp_path):
     def work(task, tell):
-        import os
-
         os._exit(1)
 
     with pytest.raises(ChildProcessError, match="died.*--parallel"):
@@ -90,11 +113,11 @@ def test_a_task_that_no_machine_has_room_for_is_refused(ray, tmp_path):
     with pytest.raises(ValueError, match="asks for 3 CPUs and 0 GPUs, which no machine.*2 CPUs and 0 GPUs"):
         run(print, [0], tmp_path, cpus=3)
     with pytest.raises(ValueError, match="1 CPUs and 1 GPUs"):
-        cluster.run_on_cluster(print, [0], "ray", tmp_path, 1, True, print)
+        pool.run_tasks(print, [0], pool.ray_pool("ray", tmp_path, 1, True), print)
 
 
 def test_folders_that_are_not_shared_are_named(ray, tmp_path, monkeypatch):
-    monkeypatch.setattr(cluster, "_sees", lambda file, here: False)
+    monkeypatch.setattr(pool, "_sees", lambda file, here: False)
     with pytest.raises(ValueError, match=f"must share the folders '{tmp_path / 'out'}'.*did not find them"):
         run(print, [0], tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []
@@ -102,9 +125,9 @@ def test_folders_that_are_not_shared_are_named(ray, tmp_path, monkeypatch):
 
 def test_what_a_machine_sees(tmp_path):
     (tmp_path / "file").touch()
-    assert cluster._sees(str(tmp_path / "file"), str(tmp_path))
-    assert not cluster._sees(str(tmp_path / "missing"), str(tmp_path))
-    assert not cluster._sees(str(tmp_path / "file"), str(tmp_path / "missing"))
+    assert pool._sees(str(tmp_path / "file"), str(tmp_path))
+    assert not pool._sees(str(tmp_path / "missing"), str(tmp_path))
+    assert not pool._sees(str(tmp_path / "file"), str(tmp_path / "missing"))
 
 
 def test_words_that_are_no_cluster_and_a_ray_that_is_missing(config, monkeypatch):
@@ -115,4 +138,4 @@ def test_words_that_are_no_cluster_and_a_ray_that_is_missing(config, monkeypatch
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ValueError, match=r"pip install 'cpvt\[cluster\]'"):
         cpvt.compare(config)
-    assert not cluster.Path(config.out).exists()
+    assert not pool.Path(config.out).exists()

@@ -1,0 +1,96 @@
+"""Files that are whole or not there: JSON and JSON lines. Standard library only."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, Any
+
+
+def append_rows(path: Path, rows: Iterable[Any]) -> None:
+    """Add rows, or other dataclasses, to a file of JSON lines; a line that an interruption left half-written is closed off first."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab+") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                file.write(b"\n")
+        file.write("".join(json.dumps(asdict(row)) + "\n" for row in rows).encode())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, Any]]:
+    """Each whole line of a file of JSON lines, with its number from 1; half-written ones are passed over. No file, no lines."""
+    for number, line in enumerate(path.read_text().splitlines() if path.exists() else (), start=1):
+        try:
+            yield number, json.loads(line)
+        except json.JSONDecodeError:
+            continue
+
+
+def write_lines(path: Path, values: Iterable[Any]) -> None:
+    """Write a file of JSON lines, whole or not at all."""
+    with replacing(path) as file:
+        file.write("".join(json.dumps(value) + "\n" for value in values).encode())
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file; a broken one is a ValueError that names it."""
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"'{path}' is not whole JSON ({error}); restore it, or delete it and run again") from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file, whole or not at all."""
+    with replacing(path) as file:
+        file.write((json.dumps(value, indent=2) + "\n").encode())
+
+
+@contextmanager
+def replacing(path: Path, keep: Path | None = None) -> Iterator[IO[bytes]]:
+    """A file to write that takes the place of `path` when the block ends well, and vanishes when it does not.
+
+    keep: where to move what `path` held before, once the new file is whole.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        if keep is not None and path.exists():
+            os.replace(path, keep)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def check_writable(folder: Path) -> None:
+    """Raise ValueError for a folder in which nothing can be written, or that cannot be made; nothing is left behind."""
+    try:
+        nearest = next(each for each in (folder, *folder.parents) if each.exists())
+        if not nearest.is_dir():
+            raise ValueError(f"nothing can be written to '{folder}': '{nearest}' is a file; choose another --out")
+        with tempfile.TemporaryFile(dir=nearest):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f"nothing can be written to '{folder}' ({error.strerror or error}); choose another --out"
+        ) from error
+
+
+def remove_leftovers(path: Path) -> None:
+    """Delete what killed processes left of a `path` half-written. Only for who alone writes it."""
+    for left in path.parent.glob(f".{path.name}.????????"):
+        left.unlink(missing_ok=True)

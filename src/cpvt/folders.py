@@ -1,0 +1,34 @@
+"""Every file name of the folders that training, tests, comparisons and probes write. Standard library only."""
+
+from __future__ import annotations
+
+import re
+
+# A run: one training
+CHECKPOINT, WEIGHTS = "checkpoint.json", "model.safetensors"
+HISTORY = "history.jsonl"  # loss and accuracy of each epoch
+STATE, PREVIOUS_STATE = "training.pt", "training.previous.pt"  # what a training resumes from
+
+# Measurements
+ROWS = "rows.jsonl"
+COMPARISON, RETROFIT = "compare.json", "retrofit.json"  # configuration and provenance of the rows
+RUNS, CONTROL_RUN = "runs", "control"  # folders of the trainings
+PROFILE = "looks.json"  # parameters, speed and attention of each model
+PROBE_RESULTS = "findings.jsonl"
+ARRAYS = "arrays"  # folder of .npy files
+SAMPLE = "sample.npy"  # the image that attention maps belong to
+
+# Reports
+REPORT, PROBE_REPORT = "report.html", "probes.html"
+SUMMARY, CURVES = "summary.csv", "curves.jsonl"
+ACCURACY_SVG, ACCURACY_PNG, ATTENTION_PNG, CURVES_SVG = "accuracy.svg", "accuracy.png", "attention.png", "curves.svg"
+
+
+def attention_file(name: str) -> str:
+    """Name of the file below arrays/ that holds the attention of a comparison's model, (N, N)."""
+    return f"attention-{name}.npy"
+
+
+def probe_attention_file(model: str, baseline: str) -> str:
+    """Name of the file below arrays/ that holds a probed model's mean attention, (h, w, h, w)."""
+    return f"probe-attention-{re.sub(r'[^A-Za-z0-9.=_-]+', '-', model).strip('-')}-{baseline}.npy"

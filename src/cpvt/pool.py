@@ -1,0 +1,201 @@
+"""Runs independent tasks next to each other: in processes of this machine, or on the machines of a Ray cluster."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import multiprocessing
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+Task = TypeVar("Task")
+Tell = Callable[..., None]
+
+LOCAL = "ray"  # a cluster that runs already where there is one, else one of this machine alone
+POLL_SECONDS = 0.2  # between looks at the messages of tasks
+STOP_SECONDS = 30  # that tasks have to stop in
+DIED = (
+    "a process or a machine died (most often for want of memory); what was finished is kept. Run the same command again, "
+    "with fewer at once (--parallel)"
+)
+
+
+class Pool(NamedTuple):
+    """Where tasks run: `submit(work, task)` starts one, and what it sends arrives in `messages`."""
+
+    submit: Callable[..., Future[None]]
+    messages: Any  # a queue of the standard library's or of Ray's
+
+
+def run_tasks(
+    work: Callable[[Task, Tell], None], tasks: Sequence[Task], pool: AbstractContextManager[Pool], on_message: Callable[..., Any],
+) -> None:  # fmt: skip
+    """Call `work(task, send)` for every task in a pool; `on_message` gets, here, what each task sends.
+
+    The first error of a task, or of `on_message`, stops all others and is raised here. ChildProcessError: a process or
+    a machine died.
+    """
+    with pool as (submit, messages):
+        waiting = {submit(work, task) for task in tasks}
+        while waiting:
+            done, waiting = wait(waiting, POLL_SECONDS, FIRST_COMPLETED)
+            while not messages.empty():
+                on_message(*messages.get())
+            for future in done:
+                future.result()
+
+
+@contextmanager
+def process_pool(processes: int, threads: int) -> Iterator[Pool]:
+    """So many processes of this machine, each with so many threads. `work` must be importable: a function of a module.
+
+    An error stops running tasks when they next send a message.
+    """
+    context = multiprocessing.get_context("spawn")
+    with context.Manager() as manager, ProcessPoolExecutor(processes, context) as executor:
+        messages, stopping = manager.Queue(), manager.Event()
+
+        def submit(work: Callable[..., None], task: Any) -> Future[None]:
+            return executor.submit(_work, work, task, messages, threads, os.getcwd(), stopping)
+
+        try:
+            yield Pool(submit, messages)
+        except BrokenProcessPool as error:
+            raise ChildProcessError(DIED) from error
+        finally:
+            stopping.set()
+            executor.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def ray_pool(address: str, folder: Path, cpus: int, gpu: bool | None) -> Iterator[Pool]:
+    """The machines of a Ray cluster, as many tasks at a time as have room.
+
+    address: 'ray', 'auto', 'HOST:PORT' or 'ray://HOST:PORT'. cpus: of each task, and its threads. gpu: whether each task
+    takes a GPU too; None: where the cluster has any. folder: what tasks write goes below it, so all machines must share
+    it, as they must the working folder of this process, in which tasks work, too. cpvt must be installed on all.
+    Raises ValueError where Ray is missing, the address is none, folders are not shared or no machine is large enough, and
+    ConnectionError where no cluster answers. A connection of the caller's own is used and left open.
+    """
+    check_address(address)
+    ray = import_ray()
+    with _connected(ray, address):
+        gpus = int(bool(ray.cluster_resources().get("GPU")) if gpu is None else gpu)
+        _check_shared(ray, folder, _large_enough(ray, cpus, gpus))
+        messages = importlib.import_module("ray.util.queue").Queue(actor_options={"num_cpus": 0})
+        remote = ray.remote(_work).options(num_cpus=cpus, num_gpus=gpus, max_retries=0)
+        running: list[Any] = []
+
+        def submit(work: Callable[..., None], task: Any) -> Future[None]:
+            running.append(remote.remote(work, task, messages, cpus, os.getcwd()))
+            return running[-1].future()
+
+        try:
+            yield Pool(submit, messages)
+        except ray.exceptions.RayTaskError as error:
+            raise error.cause from error
+        except ray.exceptions.RayError as error:
+            raise ChildProcessError(DIED) from error
+        finally:
+            _stop(ray, running)
+            messages.shutdown()
+
+
+def _stop(ray: Any, running: list[Any]) -> None:
+    unfinished = ray.wait(running, num_returns=len(running), timeout=0)[1] if running else []
+    for each in unfinished:
+        ray.cancel(each)
+    if unfinished:
+        ray.wait(unfinished, num_returns=len(unfinished), timeout=STOP_SECONDS)
+
+
+def _work(work: Callable[..., None], task: Any, messages: Any, threads: int, folder: str, stopping: Any = None) -> None:
+    def send(*message: Any) -> None:
+        if stopping is not None and stopping.is_set():
+            raise KeyboardInterrupt("another task failed, or the parent was interrupted")
+        if message:
+            messages.put(message)
+
+    send()
+    os.chdir(folder)
+    import torch
+
+    torch.set_num_threads(threads)
+    work(task, send)
+
+
+def cores() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def check_address(address: str) -> None:
+    """Raise ValueError for what is no address of a cluster."""
+    if address not in (LOCAL, "auto") and ":" not in address:
+        raise ValueError(f"cluster must be 'ray', 'auto', HOST:PORT or ray://HOST:PORT; got '{address}'")
+
+
+def import_ray() -> Any:
+    """The package, which is optional; ValueError where it is missing."""
+    try:
+        return importlib.import_module("ray")
+    except ImportError as error:
+        raise ValueError("a cluster needs the package ray: pip install 'cpvt[cluster]'") from error
+
+
+@contextmanager
+def _connected(ray: Any, address: str) -> Iterator[None]:
+    if ray.is_initialized():
+        yield
+        return
+    ray.init(
+        address=None if address == LOCAL else address, include_dashboard=False, log_to_driver=False,
+        logging_level=logging.ERROR,
+    )  # fmt: skip
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _large_enough(ray: Any, cpus: int, gpus: int) -> list[dict[str, Any]]:
+    """The machines on which a task has room; ValueError where there are none, as it would wait for ever."""
+    machines = [(node, node["Resources"].get("CPU", 0), node["Resources"].get("GPU", 0))
+                for node in ray.nodes() if node["Alive"]]  # fmt: skip
+    nodes = [node for node, has_cpus, has_gpus in machines if has_cpus >= cpus and has_gpus >= gpus]
+    if not nodes:
+        largest = ", ".join(f"{has_cpus:g} CPUs and {has_gpus:g} GPUs" for _, has_cpus, has_gpus in machines)
+        raise ValueError(
+            f"each training asks for {cpus} CPUs and {gpus} GPUs, which no machine of the cluster has ({largest}): "
+            "raise --parallel, or choose another --device"
+        )
+    return nodes
+
+
+def _check_shared(ray: Any, folder: Path, nodes: Sequence[dict[str, Any]]) -> None:
+    """Raise ValueError unless these machines see a file that is new in `folder`, and the working folder."""
+    near = importlib.import_module("ray.util.scheduling_strategies").NodeAffinitySchedulingStrategy
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=folder.absolute(), prefix=".shared-") as file:
+        asked = {
+            node["NodeManagerHostname"]: ray.remote(_sees)
+            .options(num_cpus=0, scheduling_strategy=near(node["NodeID"], soft=False))
+            .remote(file.name, os.getcwd())
+            for node in nodes
+        }
+        blind = sorted(name for name, seen in asked.items() if not ray.get(seen))
+    if blind:
+        raise ValueError(
+            f"all machines of the cluster must share the folders '{folder.absolute()}' and '{os.getcwd()}'; "
+            f"{', '.join(blind)} did not find them. Work in a shared folder, with --out below it"
+        )
+
+
+def _sees(file: str, here: str) -> bool:
+    return os.path.exists(file) and os.path.isdir(here)

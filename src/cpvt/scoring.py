@@ -48,14 +48,14 @@ def load_test(
     *,
     patch_size: int = 1,
     token_budget: int = TOKEN_BUDGET,
-    on_bad_picture: str = "error",
+    on_bad_image: str = "error",
     workers: int = 0,
 ) -> Iterator[Batch]:
     """This process's own share of the test images: in batches, or in lists where the view leaves sizes apart.
 
     patch_size, token_budget: of lists, see `load_packs`.
     """
-    how: dict[str, Any] = {"on_bad_picture": on_bad_picture, "workers": workers}
+    how: dict[str, Any] = {"on_bad_image": on_bad_image, "workers": workers}
     if data.test is None:
         assert data.test_stream is not None  # whoever tests has asked
         return load_stream(

@@ -9,7 +9,7 @@ import timm
 import torch
 
 import cpvt
-from cpvt.config import CompareConfig, Recipe, TrainConfig, encoding_name
+from cpvt.config import CompareConfig, OptimConfig, TrainConfig, encoding_name
 from cpvt.encodings import PositionalEncoding, create_encoding, parse_encoding
 from cpvt.testing import SHAPE, check_encoding
 
@@ -127,10 +127,10 @@ def test_what_cannot_be_found_or_built_is_said(mine, name, words):
 
 
 def test_a_checkpoint_loads_where_the_module_is_and_says_what_is_missing_elsewhere(mine, tmp_path, tiny_folder):
-    from cpvt.config import Source
+    from cpvt.config import DataConfig
 
     config = TrainConfig(
-        out=str(tmp_path / "run"), train_size=8, encoding=mine, source=Source(str(tiny_folder)), recipe=Recipe(epochs=1)
+        out=str(tmp_path / "run"), img_size=8, encoding=mine, dataset=DataConfig(str(tiny_folder)), optim=OptimConfig(epochs=1)
     )
     folder = cpvt.train(config)
     assert cpvt.load(folder).config.encoding == mine

@@ -8,14 +8,14 @@ import torch
 import torch.nn.functional as F
 from timm.data import Mixup
 
-from cpvt.config import Recipe
+from cpvt.config import OptimConfig
 from cpvt.data import Transform
 from cpvt.data.augmentation import seeded
 from cpvt.subjects import Subject
 from cpvt.training.loss import Criterion, Teacher, check_teacher
 from cpvt.training.sampler import step_seed
 
-BOTH = Recipe(mixup=0.8, cutmix=1.0)
+BOTH = OptimConfig(mixup=0.8, cutmix=1.0)
 
 
 def batch(count, classes=5):
@@ -44,7 +44,7 @@ def test_of_an_odd_number_the_one_in_the_middle_stays_as_it_is():
 
 
 def test_as_many_steps_are_mixed_and_by_cutmix_as_the_recipe_says():
-    criterion, kinds = Criterion(Recipe(mixup=0.8, cutmix=1.0, mix_prob=0.6, mix_switch_prob=0.2), 2), Counter()
+    criterion, kinds = Criterion(OptimConfig(mixup=0.8, cutmix=1.0, mixup_prob=0.6, mixup_switch_prob=0.2), 2), Counter()
     for seed in range(400):
         black_and_white = torch.tensor([0.0, 1.0])[:, None, None, None].expand(2, 1, 8, 8).clone()
         mixed, _ = criterion.mix(black_and_white, torch.tensor([0, 1]), seed)
@@ -66,8 +66,8 @@ def test_processes_that_hold_pairs_of_a_batch_mix_what_one_would():
 def test_smoothing_of_plain_labels_and_of_mixed_ones_is_the_same():
     pictures, labels = batch(4)
     logits = torch.randn(4, 5, generator=torch.Generator().manual_seed(0))
-    plain = Criterion(Recipe(), 5)(logits, pictures, labels)
-    unmixed = Criterion(Recipe(mixup=1e-9, mix_prob=1e-9), 5)  # never mixed: labels as shares all the same
+    plain = Criterion(OptimConfig(), 5)(logits, pictures, labels)
+    unmixed = Criterion(OptimConfig(mixup=1e-9, mixup_prob=1e-9), 5)  # never mixed: labels as shares all the same
     soft = unmixed(logits, pictures, unmixed.mix(pictures, labels, 0)[1])
     torch.testing.assert_close(plain.loss, soft.loss)
     assert plain.correct == soft.correct == (logits.argmax(1) == labels).sum()
@@ -91,7 +91,7 @@ def test_a_teacher_sees_pictures_in_its_own_way_and_half_of_the_loss_is_its_answ
     assert torch.equal(teacher(bright), torch.tensor([0, 0]))
     first, second = torch.randn(2, 2, 3, generator=torch.Generator().manual_seed(1))
     labels = torch.tensor([2, 0])
-    answer = Criterion(Recipe(label_smoothing=0.0, distillation_share=0.3), 3, teacher)((first, second), seen, labels)
+    answer = Criterion(OptimConfig(smoothing=0.0, distillation_alpha=0.3), 3, teacher)((first, second), seen, labels)
     wanted = 0.7 * F.cross_entropy(first, labels) + 0.3 * F.cross_entropy(second, torch.tensor([1, 1]))
     torch.testing.assert_close(answer.loss, wanted)
     assert answer.correct == ((first + second).argmax(1) == labels).sum()

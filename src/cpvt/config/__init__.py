@@ -17,7 +17,7 @@ from cpvt.config.base import (
     split_options,
 )
 from cpvt.config.models import ForeignConfig, ModelConfig
-from cpvt.config.training import CompareConfig, Engine, Recipe, Retrofit, RetrofitConfig, Source, TrainConfig
+from cpvt.config.training import CompareConfig, RuntimeConfig, OptimConfig, Retrofit, RetrofitConfig, DataConfig, TrainConfig
 from cpvt.config.using import (
     ExportConfig,
     ListConfig,
@@ -31,19 +31,19 @@ __all__ = [
     "POOLS",
     "TOKEN_BUDGET",
     "CompareConfig",
-    "Engine",
+    "RuntimeConfig",
     "ExportConfig",
     "ForeignConfig",
     "ListConfig",
     "ModelConfig",
     "PredictConfig",
     "ProbeConfig",
-    "Recipe",
+    "OptimConfig",
     "ReportConfig",
     "Retrofit",
     "RetrofitConfig",
     "Size",
-    "Source",
+    "DataConfig",
     "SweepConfig",
     "TrainConfig",
     "Watch",

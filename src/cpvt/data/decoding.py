@@ -38,7 +38,7 @@ def undecodable(name: str, error: Exception) -> BadPictureError:
     """The error for an image that a decoder refused."""
     return BadPictureError(
         f"picture '{name}' does not decode ({type(error).__name__}: {error}); "
-        "mend or remove the file, or pass --on-bad-picture skip"
+        "mend or remove the file, or pass --on-bad-image skip"
     )
 
 
@@ -74,5 +74,5 @@ def check_usable(shape: Sequence[int], smallest: int, name: str) -> None:
     if min(height, width) < smallest:
         raise BadPictureError(
             f"{name} comes to {height}x{width} pixels, and the model takes {smallest}x{smallest} or more; "
-            "allow a longer side, remove the file, or pass --on-bad-picture skip"
+            "allow a longer side, remove the file, or pass --on-bad-image skip"
         )

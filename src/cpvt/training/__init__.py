@@ -29,7 +29,7 @@ def train(
     """Train what `config` says and return the folder of the run, which `cpvt.load` reads.
 
     The same configuration resumes an interrupted run after its last saved step, and does nothing where it had finished;
-    device, number of processes and all of Engine may have changed. Same seed, machine and thread count give the same
+    device, number of processes and all of RuntimeConfig may have changed. Same seed, machine and thread count give the same
     weights to the bit on the CPU, interrupted or not. Several processes (torchrun, accelerate launch) train one model.
     data, setup: the data set, where the caller has opened it, and what `check` returned for it, where it was checked.
     Raises ValueError where the folder holds another configuration, DivergedError where the loss is not a number,
@@ -39,14 +39,14 @@ def train(
     if is_finished(config):
         return Path(config.out)
     check_here(config)
-    data = data or open_data(config.source.data, config.source.data_root)
+    data = data or open_data(config.dataset.data, config.dataset.data_dir)
     setup = setup or check(config, data)
     backend = Backend(config)
     torch.manual_seed(config.seed)
     model, model_config = build_model(config, setup.model, data.class_names)
     setup = setup._replace(model=model_config)
     teacher = open_teacher(config, data, setup.view.transform, str(backend.device))
-    criterion = Criterion(config.recipe, len(data.class_names), teacher)
+    criterion = Criterion(config.optim, len(data.class_names), teacher)
     with handle_sigterm() as stop:
         trainer = Trainer(config, setup, model, data, backend, criterion)
         trainer.fit(watch if processes.is_main_process() else ignore_progress, stop)

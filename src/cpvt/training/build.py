@@ -23,7 +23,7 @@ from cpvt.checkpoint import (
     transform_from_json,
 )
 from cpvt.checkpoint import build_model as build_fresh_model
-from cpvt.config import POOLS, ForeignConfig, ModelConfig, Recipe, Retrofit, Size, TrainConfig, parse_size, sides
+from cpvt.config import POOLS, ForeignConfig, ModelConfig, OptimConfig, Retrofit, Size, TrainConfig, parse_size, sides
 from cpvt.data import DataSet, Transform, View
 from cpvt.data.augmentation import Variation
 from cpvt.data.protocols import AUGMENTS
@@ -56,7 +56,7 @@ def build_setup(config: TrainConfig, data: DataSet) -> TrainingSetup:
 def _build_sampler(config: TrainConfig, data: DataSet, model: ModelConfig | ForeignConfig) -> BatchSampler:
     """Which images each step learns from; ValueError for a size below a patch."""
     patch_size = model.patch_size if isinstance(model, ModelConfig) else 1
-    train_size, recipe = sides(model.img_size), config.recipe
+    train_size, recipe = sides(model.img_size), config.optim
     sizes = [sides(parse_size(size)) for size in config.train_sizes] or [train_size]
     small = [f"{height}x{width}" for height, width in sizes if min(height, width) < patch_size]
     if small:
@@ -65,7 +65,7 @@ def _build_sampler(config: TrainConfig, data: DataSet, model: ModelConfig | Fore
             f"got {', '.join(small)}"
         )
     return create_sampler(
-        _count_images(config, data), recipe.batch_size, recipe.repeats, config.seed, train_size, sizes, patch_size
+        _count_images(config, data), recipe.batch_size, recipe.aug_repeats, config.seed, train_size, sizes, patch_size
     )
 
 
@@ -74,14 +74,14 @@ def _count_images(config: TrainConfig, data: DataSet) -> int:
     if data.train is not None:
         return len(data.train)
     assert data.train_stream is not None  # `check` refuses a set without either
-    if config.recipe.repeats > 1 or config.train_sizes:
+    if config.optim.aug_repeats > 1 or config.train_sizes:
         raise ValueError(
-            f"'{data.name}' is read as it comes, each picture once and at one size: leave --repeats and --train-sizes "
+            f"'{data.name}' is read as it comes, each picture once and at one size: leave --aug-repeats and --train-sizes "
             "out, or bring the pictures into folders or shards"
         )
-    count = config.source.epoch_pictures or data.train_stream.length
+    count = config.dataset.train_num_samples or data.train_stream.length
     if count is None:
-        raise ValueError(f"'{data.name}' does not say how many pictures it has: say --epoch-pictures")
+        raise ValueError(f"'{data.name}' does not say how many pictures it has: say --train-num-samples")
     return count
 
 
@@ -145,7 +145,7 @@ def make_record(config: TrainConfig, setup: TrainingSetup, model: nn.Module, dat
 
 def start_of(config: TrainConfig) -> str | None:
     """What a training starts from; the published weights of our own models are those that come with the package."""
-    return config.model if config.start == PUBLISHED and config.model in shipped_names() else config.start
+    return config.model if config.initial_checkpoint == PUBLISHED and config.model in shipped_names() else config.initial_checkpoint
 
 
 def _enable_both_heads(model: Any, name: str) -> None:
@@ -163,25 +163,25 @@ def _model_config(config: TrainConfig, data: DataSet) -> ModelConfig:
     if config.pool is not None and config.pool not in POOLS:
         raise ValueError(f"pool must be one of {', '.join(POOLS)}; got '{config.pool}'")
     options = {
-        "num_classes": len(data.class_names), "in_chans": len(data.mean), "img_size": config.train_size,
+        "num_classes": len(data.class_names), "in_chans": len(data.mean), "img_size": config.img_size,
         "encoding": config.encoding, "global_pool": POOLS.get(config.pool or ""),
-        "drop_path_rate": config.recipe.drop_path_rate or None, "distilled": config.teacher is not None or None,
+        "drop_path_rate": config.optim.drop_path or None, "distilled": config.teacher is not None or None,
     }  # fmt: skip
     return model_config(config.model, **{name: value for name, value in options.items() if value is not None})
 
 
 def _foreign_config(config: TrainConfig, data: DataSet) -> ForeignConfig:
     """A model of another library; what its own constructor decides is refused here."""
-    own = {"--encoding": config.encoding, "--pool": config.pool, "--drop-path-rate": config.recipe.drop_path_rate}
+    own = {"--encoding": config.encoding, "--pool": config.pool, "--drop-path": config.optim.drop_path}
     for option, value in own.items():
         if value:
             raise ValueError(
                 f"{option} is for our own models; options of '{config.model}' go in brackets, as in timm:NAME(depth=4)"
             )
     classes, channels = len(data.class_names), len(data.mean)
-    size = config.train_size or _described(config.model, classes, channels)[0]
+    size = config.img_size or _described(config.model, classes, channels)[0]
     if size is None:
-        raise ValueError(f"'{config.model}' does not say for which size of pictures it is: say --train-size")
+        raise ValueError(f"'{config.model}' does not say for which size of pictures it is: say --img-size")
     return ForeignConfig(config.model, classes, size, channels)
 
 
@@ -194,8 +194,8 @@ def _described(name: str, classes: int, channels: int) -> tuple[Size | None, Tra
 
 def _transform_of(config: TrainConfig, data: DataSet, settings: ModelConfig | ForeignConfig) -> Transform:
     """How images are read in training and test: as for the weights that training starts from, else as fits the data."""
-    known, source = _reading(config, data) or Transform(data.mean, data.std, data.crop_ratio), config.source
-    crop_ratio = known.crop_ratio if source.crop_ratio is None else source.crop_ratio
+    known, source = _reading(config, data) or Transform(data.mean, data.std, data.crop_ratio), config.dataset
+    crop_ratio = known.crop_ratio if source.crop_pct is None else source.crop_pct
     longest_side = source.longest_side or 4 * max(sides(settings.img_size))
     return Transform(known.mean, known.std, crop_ratio, source.interpolation, longest_side)
 
@@ -215,10 +215,10 @@ def _reading(config: TrainConfig, data: DataSet) -> Transform | None:
 def _training_view(config: TrainConfig, data: DataSet, settings: ModelConfig | ForeignConfig) -> View:
     """How training images are seen."""
     transform = _transform_of(config, data, settings)
-    augment = config.recipe.augment or data.augment
+    augment = config.optim.augment or data.augment
     kind = AUGMENTS.get(augment, augment)
-    recipe = config.recipe
-    variation = Variation(recipe.auto_augment, recipe.color_jitter, recipe.erasing)
+    recipe = config.optim
+    variation = Variation(recipe.aa, recipe.color_jitter, recipe.reprob)
     view = View(transform, kind, sides(settings.img_size), recipe.crop_scale, variation)
     if view.stacks or transform.longest_side is None:
         return view
@@ -226,17 +226,17 @@ def _training_view(config: TrainConfig, data: DataSet, settings: ModelConfig | F
 
 
 def create_optimizer(
-    model: nn.Module, recipe: Recipe, retrofitted: Retrofit | None, fused: bool
+    model: nn.Module, recipe: OptimConfig, retrofitted: Retrofit | None, fused: bool
 ) -> torch.optim.Optimizer:
     """timm's optimizer; of a retrofitted model on the parameters that are to learn, its PEGs at a rate of their own."""
     learns: Any = model
     if retrofitted is not None:
         scale = retrofitted.peg_lr_scale
         learns = parameter_groups(model, retrofitted.train_only, recipe.lr, recipe.weight_decay, scale)
-    options: dict[str, Any] = {"fused": fused} if recipe.optimizer in ("adam", "adamw") else {}
+    options: dict[str, Any] = {"fused": fused} if recipe.opt in ("adam", "adamw") else {}
     if recipe.layer_decay is not None:
         options["layer_decay"] = recipe.layer_decay
     optimizer: torch.optim.Optimizer = create_optimizer_v2(
-        learns, recipe.optimizer, lr=recipe.lr, weight_decay=recipe.weight_decay, **options
+        learns, recipe.opt, lr=recipe.lr, weight_decay=recipe.weight_decay, **options
     )
     return optimizer

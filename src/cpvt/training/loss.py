@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from timm.data import Mixup
 from torch import Tensor
 
-from cpvt.config import Recipe
+from cpvt.config import OptimConfig
 from cpvt.data import Transform
 from cpvt.data.augmentation import seeded
 from cpvt.subjects import Subject, logits_of
@@ -27,13 +27,13 @@ class LossResult(NamedTuple):
 class Criterion:
     """Mixes images and labels, and measures a model's output against labels and teacher."""
 
-    def __init__(self, recipe: Recipe, classes: int, teacher: Teacher | None = None) -> None:
+    def __init__(self, recipe: OptimConfig, classes: int, teacher: Teacher | None = None) -> None:
         self.recipe, self.teacher = recipe, teacher
         self.mixing: Any = None
         if recipe.mixup or recipe.cutmix:
             self.mixing = Mixup(
-                recipe.mixup, recipe.cutmix, prob=recipe.mix_prob, switch_prob=recipe.mix_switch_prob,
-                label_smoothing=recipe.label_smoothing, num_classes=classes,
+                recipe.mixup, recipe.cutmix, prob=recipe.mixup_prob, switch_prob=recipe.mixup_switch_prob,
+                label_smoothing=recipe.smoothing, num_classes=classes,
             )  # fmt: skip
 
     def mix(self, pictures: Tensor, labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
@@ -55,7 +55,7 @@ class Criterion:
 
     def _smooth(self, labels: Tensor) -> Tensor:
         """Labels as shares of classes, smoothed as timm's mixing smooths them."""
-        smoothing, classes = self.recipe.label_smoothing, self.mixing.num_classes
+        smoothing, classes = self.recipe.smoothing, self.mixing.num_classes
         return F.one_hot(labels, classes) * (1.0 - smoothing) + smoothing / classes
 
     def __call__(self, output: Any, pictures: Pictures, targets: Tensor) -> LossResult:
@@ -65,12 +65,12 @@ class Criterion:
             logits = logits_of(output)
             return LossResult(self._cross_entropy(logits, targets), (logits.argmax(1) == hard).sum())
         logits, distilled = output
-        labels, share = self.teacher(pictures), self.recipe.distillation_share
+        labels, share = self.teacher(pictures), self.recipe.distillation_alpha
         loss = (1 - share) * self._cross_entropy(logits, targets) + share * F.cross_entropy(distilled, labels)
         return LossResult(loss, ((logits + distilled).argmax(1) == hard).sum())
 
     def _cross_entropy(self, logits: Tensor, targets: Tensor) -> Tensor:
-        smoothing = self.recipe.label_smoothing if targets.ndim == 1 else 0.0  # mixed ones are smoothed already
+        smoothing = self.recipe.smoothing if targets.ndim == 1 else 0.0  # mixed ones are smoothed already
         return F.cross_entropy(logits, targets, label_smoothing=smoothing)
 
 

@@ -28,7 +28,7 @@ from torch.distributed.checkpoint.state_dict import (
 
 from cpvt import processes
 from cpvt.checkpoint import read_record, save_checkpoint
-from cpvt.config import Engine, TrainConfig, differences, refuse_other
+from cpvt.config import RuntimeConfig, TrainConfig, differences, refuse_other
 from cpvt.files import remove_leftovers, replacing, write_lines
 from cpvt.folders import CHECKPOINT, HISTORY, PREVIOUS_STATE, STATE, WEIGHTS
 from cpvt.training.metrics import Metrics
@@ -40,7 +40,7 @@ BROKEN = (  # what reading a damaged file raises
 GATHERED = StateDictOptions(full_state_dict=True, cpu_offload=True)  # whole, in the first process
 WHOLE = StateDictOptions(full_state_dict=True)
 # may differ between a run and the command that resumes it
-FREE = ("out", "device", "loader_workers", *(each.name for each in fields(Engine)))
+FREE = ("out", "device", "workers", *(each.name for each in fields(RuntimeConfig)))
 
 
 class DivergedError(FloatingPointError):
@@ -90,7 +90,7 @@ class Checkpointer:
     @property
     def is_due(self) -> bool:
         """Whether the last save is older than it may be."""
-        return time.monotonic() - self.saved > 60 * self.config.engine.save_minutes
+        return time.monotonic() - self.saved > 60 * self.config.runtime.save_minutes
 
     def save(self, progress: Progress) -> None:
         """Write the state to resume from, then what is used (weights, record, history), each file whole."""
@@ -168,7 +168,7 @@ class Checkpointer:
         epoch = progress.epoch + 1 if progress.step else progress.epoch
         return DivergedError(
             f"{what} at step {progress.total} (epoch {epoch}); {self.describe_kept()}. "
-            f"Lower the learning rate (now {self.config.recipe.lr}) and train again into another folder"
+            f"Lower the learning rate (now {self.config.optim.lr}) and train again into another folder"
         )
 
     @contextmanager
@@ -190,7 +190,7 @@ class Checkpointer:
                 change = f"{name.replace('_', ' ')}: {_short(state[name])} then, {_short(now)} now"
                 raise ValueError(
                     f"the run in '{self.folder}' began with other pictures ({change}); bring those back, or train into "
-                    "another folder (from these weights: --start)"
+                    "another folder (from these weights: --initial-checkpoint)"
                 )
         if streamed and state["done"] and state["processes"] != processes.world_size() and processes.is_main_process():
             warnings.warn(
@@ -208,7 +208,7 @@ def is_finished(config: TrainConfig) -> bool:
     refuse_other_run(
         folder, {"retrofit": record.get("retrofit"), **record["training"]}, config
     )  # once beside, now inside
-    return bool(record["epoch"] == config.recipe.epochs) and not has_state(folder)
+    return bool(record["epoch"] == config.optim.epochs) and not has_state(folder)
 
 
 def refuse_other_run(folder: Path, before: dict[str, Any], config: TrainConfig) -> None:
@@ -251,7 +251,7 @@ def read_state(folder: Path, device: torch.device | str = "cpu") -> dict[str, An
     if broken:
         raise ValueError(
             f"no state to go on from is whole: {', '.join(broken)}. Delete them to train from the start again; the "
-            f"weights of the last whole epoch, if any, are in '{folder}' and can be given to --start of another run"
+            f"weights of the last whole epoch, if any, are in '{folder}' and can be given to --initial-checkpoint of another run"
         )
     return None
 

@@ -89,7 +89,7 @@ class StepLoader:
     def __init__(self, config: TrainConfig, data: DataSet, view: View, pin: bool = False) -> None:
         """pin: put images where a GPU fetches them faster. ValueError where a streamed step cannot be shared evenly."""
         self.config, self.data, self.view, self.pin = config, data, view, pin
-        count, batch_size = processes.world_size(), config.recipe.batch_size
+        count, batch_size = processes.world_size(), config.optim.batch_size
         if data.train is None and batch_size % count:
             raise ValueError(
                 f"of a streamed set each of the {count} processes reads as many pictures a step, so --batch-size "
@@ -98,18 +98,18 @@ class StepLoader:
 
     def __call__(self, epoch: int, steps: Sequence[Step], first: int = 0) -> Iterator[Batch]:
         """A batch for each step from number `first` on."""
-        source = self.config.source
+        source = self.config.dataset
         how: dict[str, Any] = dict(
-            seed=self.config.seed, epoch=epoch, on_bad_picture=source.on_bad_picture, workers=source.loader_workers,
+            seed=self.config.seed, epoch=epoch, on_bad_image=source.on_bad_image, workers=source.workers,
             stack=self.view.stacks, pin=self.pin,
         )  # fmt: skip
         if self.data.train is not None:
             return load_plan(self.data.train, self.view, [own_share(step) for step in steps[first:]], **how)
         assert self.data.train_stream is not None  # `check` refuses a set without either
         part, parts = processes.rank(), processes.world_size()
-        share = self.config.recipe.batch_size // parts
+        share = self.config.optim.batch_size // parts
         batches = load_stream(
-            self.data.train_stream, self.view, share, part=part, parts=parts, shuffle=source.shuffle,
+            self.data.train_stream, self.view, share, part=part, parts=parts, shuffle=source.shuffle_buffer,
             skip=first * share, **how,
         )  # fmt: skip
         nothing = Batch([], torch.zeros(0, dtype=torch.int64), 0.0, 0, [])  # shares may end at different steps

@@ -42,10 +42,10 @@ class Trainer:
     ) -> None:  # fmt: skip
         """load: (epoch, its steps, the first one wanted) -> batches of this process; by default they are read."""
         self.config, self.setup, self.data, self.backend, self.criterion = config, setup, data, backend, criterion
-        recipe, device = config.recipe, backend.device
+        recipe, device = config.optim, backend.device
         self.load = load or StepLoader(config, data, setup.view, pin=device.type == "cuda")
         record = make_record(config, setup, model, data)
-        self.average = None if recipe.ema is None else ModelEmaV3(model.to(device), recipe.ema, use_warmup=True)
+        self.average = None if recipe.model_ema_decay is None else ModelEmaV3(model.to(device), recipe.model_ema_decay, use_warmup=True)
         if self.average is not None:
             backend.place(self.average.module)
         self.module = backend.place(model)
@@ -58,7 +58,7 @@ class Trainer:
         self.steps = setup.sampler.total_steps(recipe.epochs)
         self.schedule = CosineLRScheduler(
             self.optimizer.optimizer, t_initial=self.steps, lr_min=recipe.min_lr,
-            warmup_t=int(recipe.warmup_share * self.steps), t_in_epochs=False,
+            warmup_t=int(recipe.warmup_ratio * self.steps), t_in_epochs=False,
             warmup_lr_init=recipe.min_lr if recipe.warmup_lr is None else recipe.warmup_lr,
         )  # fmt: skip
         self.reduce_every = 1 if device.type == "cpu" and not processes.is_distributed() else REDUCE_EVERY
@@ -76,7 +76,7 @@ class Trainer:
         if self.progress.epoch and not self.progress.step:  # interrupted between the files of a save, or before a test
             self.checkpointer.save(self.progress)
             self._test_if_due(watch, stop)
-        while self.progress.epoch < self.config.recipe.epochs:
+        while self.progress.epoch < self.config.optim.epochs:
             self.train_epoch(watch, stop)
             self._end_epoch()
             self._test_if_due(watch, stop)
@@ -120,13 +120,13 @@ class Trainer:
                     self.pending.count(*result, len(targets))
                 else:
                     self._train_on_nothing(step)
-        backend.step(self.optimizer, self.parameters, self.config.recipe.clip_grad)
+        backend.step(self.optimizer, self.parameters, self.config.optim.clip_grad)
         if self.average is not None:
             self.average.update(self.module, step=at + 1)
 
     def _count_images(self, batch: Batch, step: Step) -> int | Tensor:
         """Images that all processes learn from in this step; of several a tensor, at least 1, that none waits for."""
-        if self.config.source.on_bad_picture == "error" and self.data.train is not None:
+        if self.config.dataset.on_bad_image == "error" and self.data.train is not None:
             return len(step)
         if not processes.is_distributed():
             return len(batch.labels)
@@ -137,7 +137,7 @@ class Trainer:
 
         Processes go through a sharded model part by part together, so all have as many, some perhaps empty.
         """
-        count = self.config.engine.accumulate
+        count = self.config.runtime.grad_accum_steps
         if not self.backend.sharded:
             count = max(1, min(count, len(targets)))
         cuts = [len(targets) * part // count for part in range(count + 1)]
@@ -198,7 +198,7 @@ class Trainer:
         if self.data.train is None and read < expected and processes.is_main_process():
             warnings.warn(
                 f"the stream ended after {read:.0f} of {expected} pictures, and the steps that were left "
-                "of the epoch did nothing: give its length by --epoch-pictures", stacklevel=2,
+                "of the epoch did nothing: give its length by --train-num-samples", stacklevel=2,
             )  # fmt: skip
         progress.history.append(
             {"epoch": progress.epoch + 1, "loss": metrics.mean("loss"), "accuracy": metrics.mean("correct"),
@@ -210,14 +210,14 @@ class Trainer:
 
     def _test_if_due(self, watch: Watch, stop: Stop) -> None:
         """Test the weights just saved at the training size and note the accuracy, after every so many epochs."""
-        progress, every, source = self.progress, self.config.test_every, self.config.source
-        due = every and (progress.epoch % every == 0 or progress.epoch == self.config.recipe.epochs)
+        progress, every, source = self.progress, self.config.test_every, self.config.dataset
+        due = every and (progress.epoch % every == 0 or progress.epoch == self.config.optim.epochs)
         if not due or "test_accuracy" in progress.history[-1]:
             return
         processes.barrier()
         subject = load(self.checkpointer.folder, str(self.backend.device)).subject
         view = View(self.setup.view.transform, "resize", sides(self.setup.model.img_size))
-        batches = load_test(self.data, view, 64, on_bad_picture=source.on_bad_picture, workers=source.loader_workers)
+        batches = load_test(self.data, view, 64, on_bad_image=source.on_bad_image, workers=source.workers)
         count, classes = count_test(self.data), len(self.data.class_names)
         score = measure(subject, until_stopped(batches, stop), count, classes, "test", watch)
         if processes.all_reduce_max(float(stop.asked)):

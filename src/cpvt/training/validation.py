@@ -15,7 +15,7 @@ from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 
 from cpvt.checkpoint import is_run
-from cpvt.config import ModelConfig, Recipe, Source, TrainConfig
+from cpvt.config import ModelConfig, OptimConfig, DataConfig, TrainConfig
 from cpvt.data import DataSet
 from cpvt.data.protocols import TRAINING, keeps_sizes
 from cpvt.files import check_writable
@@ -45,14 +45,14 @@ def check(config: TrainConfig, data: DataSet) -> TrainingSetup:
     if isinstance(setup.model, ModelConfig):
         with torch.device("meta"):  # builds without memory or random numbers
             VisionTransformer(setup.model)
-    elif keeps_sizes(config.recipe.augment):
+    elif keeps_sizes(config.optim.augment):
         raise ValueError(
-            f"--augment {config.recipe.augment} gives the model lists of pictures, which our own models take; "
+            f"--augment {config.optim.augment} gives the model lists of pictures, which our own models take; "
             f"for '{setup.model.name}' augment by {', '.join(name for name, each in TRAINING.items() if each.stacks)} or none"
         )
     if config.retrofit is not None and isinstance(setup.model, ModelConfig):
-        raise ValueError("our own models take PEG by name: train with --encoding learned+peg (and --start)")
-    if config.retrofit is not None and config.recipe.layer_decay is not None:
+        raise ValueError("our own models take PEG by name: train with --encoding learned+peg (and --initial-checkpoint)")
+    if config.retrofit is not None and config.optim.layer_decay is not None:
         raise ValueError("--layer-decay does not go with a retrofit, whose PEGs learn at a rate of their own")
     return setup
 
@@ -67,9 +67,9 @@ def check_here(config: TrainConfig) -> None:
             "choose another --out"
         )
     on_cpu = not torch.cuda.is_available() if config.device == "auto" else config.device.startswith("cpu")
-    if config.recipe.precision == "fp16" and on_cpu:
+    if config.optim.precision == "fp16" and on_cpu:
         raise ValueError("--precision fp16 is for GPUs, and this would train on a CPU: choose bf16 or fp32")
-    _try_optimizer(config.recipe.optimizer, config.recipe.lr, config.recipe.weight_decay)
+    _try_optimizer(config.optim.opt, config.optim.lr, config.optim.weight_decay)
 
 
 def _check_start(config: TrainConfig) -> None:
@@ -83,8 +83,8 @@ def _check_start(config: TrainConfig) -> None:
 
 def _check_recipe(config: TrainConfig) -> None:
     """Raise ValueError for parts of a recipe that do not exist, or not together."""
-    recipe = config.recipe
-    _check_optimizer(recipe.optimizer)
+    recipe = config.optim
+    _check_optimizer(recipe.opt)
     if keeps_sizes(recipe.augment) and (recipe.mixup or recipe.cutmix or config.train_sizes):
         raise ValueError(
             f"pictures of their own sizes (--augment {recipe.augment}) cannot be mixed or brought to --train-sizes; "
@@ -103,15 +103,15 @@ def _check_optimizer(name: str) -> None:
 
 def _refuse_idle(config: TrainConfig, data: DataSet) -> None:
     """Raise ValueError for an option that was set and that nothing would read."""
-    mixes, streamed = [config.recipe.mixup > 0, config.recipe.cutmix > 0], data.train is None
+    mixes, streamed = [config.optim.mixup > 0, config.optim.cutmix > 0], data.train is None
     teacher, stream = "a --teacher", "a set that is read as it comes (hfids/NAME)"
-    readers: list[tuple[TrainConfig | Recipe | Source, str, bool, str]] = [
+    readers: list[tuple[TrainConfig | OptimConfig | DataConfig, str, bool, str]] = [
         (config, "teacher_checkpoint", config.teacher is not None, teacher),
-        (config.recipe, "distillation_share", config.teacher is not None, teacher),
-        (config.recipe, "mix_prob", any(mixes), "--mixup or --cutmix"),
-        (config.recipe, "mix_switch_prob", all(mixes), "both --mixup and --cutmix"),
-        (config.source, "epoch_pictures", streamed, stream),
-        (config.source, "shuffle", streamed, stream),
+        (config.optim, "distillation_alpha", config.teacher is not None, teacher),
+        (config.optim, "mixup_prob", any(mixes), "--mixup or --cutmix"),
+        (config.optim, "mixup_switch_prob", all(mixes), "both --mixup and --cutmix"),
+        (config.dataset, "train_num_samples", streamed, stream),
+        (config.dataset, "shuffle", streamed, stream),
     ]
     for part, name, is_read, reader in readers:
         given, default = getattr(part, name), getattr(type(part), name)
@@ -126,7 +126,7 @@ def _refuse_idle(config: TrainConfig, data: DataSet) -> None:
 def _try_optimizer(name: str, lr: float, weight_decay: float) -> None:
     """Raise ValueError for an optimizer that cannot take a step, be saved, or be resumed: tried on a few numbers."""
     _check_optimizer(name)
-    recipe, doing = Recipe(optimizer=name, lr=lr, min_lr=0.0, weight_decay=weight_decay), "be made"
+    recipe, doing = OptimConfig(opt=name, lr=lr, min_lr=0.0, weight_decay=weight_decay), "be made"
     device = "cuda" if name.startswith(ON_GPUS) and torch.cuda.is_available() else "cpu"
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]), torch.compiler.set_stance("force_eager"):
         warnings.simplefilter("ignore")  # they come in the training
@@ -149,5 +149,5 @@ def _try_optimizer(name: str, lr: float, weight_decay: float) -> None:
         except Exception as error:  # whatever an optimizer of any maker raises
             why = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise ValueError(
-                f"--optimizer {name} cannot {doing} here ({why}); choose another, such as adamw"
+                f"--opt {name} cannot {doing} here ({why}); choose another, such as adamw"
             ) from error

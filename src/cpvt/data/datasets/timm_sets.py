@@ -59,7 +59,7 @@ def open_named(name: str, root: str | None, mode: str) -> DataSet:
     """A data set by timm's own name: torch/cifar10, hfds/user/set, wds//path/of/shards, ...; root: where its files are."""
     prefix, _, rest = name.partition("/")
     if prefix == "torch" and root is None:
-        raise ValueError(f"'{name}' needs the folder that its files are in: pass --data-root")
+        raise ValueError(f"'{name}' needs the folder that its files are in: pass --data-dir")
     if root is not None and name in ("torch/image_folder", "torch/folder"):
         return open_folder(root, mode)  # torchvision's would number the classes of each part by itself
     if prefix == "wds":
@@ -106,7 +106,7 @@ def _class_names(dataset: Any) -> tuple[str, ...]:
 
 
 TORCHVISION = DataSource(
-    "a torchvision set, such as torch/cifar10; --data-root says where its files are",
+    "a torchvision set, such as torch/cifar10; --data-dir says where its files are",
     lambda name: name.startswith("torch/"),
     open_named,
 )

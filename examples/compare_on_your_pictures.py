@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 import cpvt
-from cpvt.config import CompareConfig, Recipe, Source
+from cpvt.config import CompareConfig, OptimConfig, DataConfig
 
 
 def main(out: str = "runs/example", data: str = "digits") -> None:
@@ -13,8 +13,8 @@ def main(out: str = "runs/example", data: str = "digits") -> None:
         encodings=("learned", "peg"),
         canvas_sizes=(32, 48),
         resize_sizes=(32,),
-        recipe=Recipe(epochs=1, batch_size=64),
-        source=Source(data=data),
+        optim=OptimConfig(epochs=1, batch_size=64),
+        dataset=DataConfig(data=data),
     )
     folder = cpvt.compare(
         config, on_row=lambda row: print(row.encoding, row.pool, row.protocol, row.size, row.accuracy)

@@ -1,7 +1,7 @@
 """CPVT-S trained at 224 pixels, fine-tuned at 384: DeiT's recipe for other sizes, 30 epochs.
 
     accelerate launch --num_processes 8 -m cpvt train recipes/imagenet_cpvt_small_384.py --data /data/imagenet \\
-        --start runs/imagenet_cpvt_small
+        --initial-checkpoint runs/imagenet_cpvt_small
 
 Small steps (rate 5e-6 for 512 pictures, no warm-up, weight decay 1e-8), no repeated augmentation (Touvron et al., arXiv
 2012.12877). Published for CPVT-S with one PEG without fine-tuning: 80.4 % top-1 at 384 (Chu et al., arXiv 2102.10882);
@@ -18,6 +18,6 @@ config = imagenet(
     start="runs/imagenet_cpvt_small",
     train_size=384,
     recipe=replace(
-        deit(batch_size=512, epochs=30), lr=5e-6, min_lr=1e-6, warmup_share=0.0, weight_decay=1e-8, repeats=1, ema=None
+        deit(batch_size=512, epochs=30), lr=5e-6, min_lr=1e-6, warmup_ratio=0.0, weight_decay=1e-8, repeats=1, ema=None
     ),
 )

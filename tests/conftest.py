@@ -64,8 +64,8 @@ def tiny_folder(picture_folder):
 @pytest.fixture
 def tiny_run(tmp_path, tiny_folder):
     """A run trained for one epoch at 8 pixels on the tiny folder."""
-    from cpvt.config import Recipe, Source, TrainConfig
+    from cpvt.config import OptimConfig, DataConfig, TrainConfig
     from cpvt.training import train
 
-    recipe = Recipe(epochs=1, batch_size=4)
-    return train(TrainConfig(out=str(tmp_path / "run"), train_size=8, source=Source(str(tiny_folder)), recipe=recipe))
+    recipe = OptimConfig(epochs=1, batch_size=4)
+    return train(TrainConfig(out=str(tmp_path / "run"), img_size=8, dataset=DataConfig(str(tiny_folder)), optim=recipe))

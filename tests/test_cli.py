@@ -55,7 +55,7 @@ MISTAKES = [  # command, what the message says; OUT does not exist, EMPTY is a f
         r"unknown view or augmentation 'mixup'; known: resize, canvas, resized-crop, crop",
     ),
     ("train --out OUT --interpolation cubic", r"unknown interpolation 'cubic'; known: nearest, bilinear, bicubic"),
-    ("train --out OUT --crop-ratio 0", r"a crop ratio is above 0 and at most 1; got 0"),
+    ("train --out OUT --crop-pct 0", r"a crop ratio is above 0 and at most 1; got 0"),
     ("train --out OUT --device gpu", r"device 'gpu' cannot be used here.*try --device cpu"),
     ("compare --out OUT --parallel 1 --encodings learned pge", r"unknown encoding 'pge'; known: none, learned"),
     ("compare --out OUT --parallel 1 --model cpvt_mikro", r"unknown model 'cpvt_mikro'\. Did you mean cpvt_micro"),
@@ -147,7 +147,7 @@ def test_a_run_from_training_to_report(capsys, tmp_path, tiny_folder):
         main([word.replace("DATA", str(tiny_folder)).replace("OUT", str(tmp_path / "out")) for word in command.split()])
         return json.loads(capsys.readouterr().out.splitlines()[-1])
 
-    recipe = "--train-size 8 --epochs 1 --batch-size 4"
+    recipe = "--img-size 8 --epochs 1 --batch-size 4"
     trained = run(f"train --encoding peg --pool gap --data DATA {recipe} --out OUT/peg")
     assert trained["run"] == str(tmp_path / "out" / "peg")
     assert 0 <= trained["test_accuracy"] <= 1

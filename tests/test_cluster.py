@@ -8,7 +8,7 @@ import pytest
 
 import cpvt
 from cpvt import cluster
-from cpvt.config import CompareConfig, Recipe, Source
+from cpvt.config import CompareConfig, OptimConfig, DataConfig
 from cpvt.results import read_rows
 
 
@@ -24,7 +24,7 @@ def ray():
 def config(tmp_path, tiny_folder):
     return CompareConfig(
         out=str(tmp_path / "spread"), encodings=("peg",), pool=("cls",), seeds=(0, 1), canvas_sizes=(8, 12), resize_sizes=(8,),
-        train_size=8, parallel=2, cluster="ray", device="cpu", source=Source(str(tiny_folder)), recipe=Recipe(epochs=1, batch_size=4),
+        img_size=8, parallel=2, cluster="ray", device="cpu", dataset=DataConfig(str(tiny_folder)), optim=OptimConfig(epochs=1, batch_size=4),
     )  # fmt: skip
 
 
@@ -34,7 +34,7 @@ def without_clocks(rows):
 
 def test_a_comparison_on_a_cluster_gives_the_rows_of_one_process(ray, config, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # a folder of pictures is found from where the command was given
-    config = replace(config, source=replace(config.source, data="pictures"))
+    config = replace(config, dataset=replace(config.dataset, data="pictures"))
     rows, told = [], []
     folder = cpvt.compare(config, lambda *words: told.append(words), rows.append)
     assert len(rows) == 6

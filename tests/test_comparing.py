@@ -7,7 +7,7 @@ import pytest
 
 import cpvt
 from cpvt import comparing, looking
-from cpvt.config import CompareConfig, Recipe, Source
+from cpvt.config import CompareConfig, OptimConfig, DataConfig
 from cpvt.results import read_rows
 
 
@@ -15,7 +15,7 @@ from cpvt.results import read_rows
 def config(tmp_path, tiny_folder):
     return CompareConfig(
         out=str(tmp_path / "compare"), encodings=("learned", "peg"), canvas_sizes=(8, 12), resize_sizes=(8, "8x12"),
-        train_size=8, parallel=1, source=Source(str(tiny_folder)), recipe=Recipe(epochs=1, batch_size=4),
+        img_size=8, parallel=1, dataset=DataConfig(str(tiny_folder)), optim=OptimConfig(epochs=1, batch_size=4),
     )  # fmt: skip
 
 
@@ -97,12 +97,12 @@ def test_another_recipe_in_the_same_folder_is_refused(config):
     cpvt.compare(config)
     before = (comparing.Path(config.out) / "rows.jsonl").read_text()
     with pytest.raises(ValueError, match=r"another configuration \(lr: 0.003 -> 0.1\)"):
-        cpvt.compare(replace(config, recipe=replace(config.recipe, lr=0.1)))
+        cpvt.compare(replace(config, optim=replace(config.optim, lr=0.1)))
     assert (comparing.Path(config.out) / "rows.jsonl").read_text() == before
 
 
 def test_a_failing_worker_says_why(config, forked):
-    (comparing.Path(config.source.data) / "train" / "cat" / "bad.jpg").write_text("no picture")
+    (comparing.Path(config.dataset.data) / "train" / "cat" / "bad.jpg").write_text("no picture")
     with pytest.raises(ValueError, match="bad.jpg"):
         cpvt.compare(replace(config, parallel=2))
 
@@ -127,8 +127,8 @@ def test_quick_fills_in_only_what_was_not_asked_for():
     quick = comparing.spell_out(CompareConfig(quick=True))
     assert (quick.out, quick.encodings, quick.pool) == ("runs/quick", ("learned", "rope", "peg"), ("cls",))
     assert (quick.canvas_sizes, quick.resize_sizes) == ((32, 48, 64), (24, 32, 48))
-    assert quick.recipe == replace(Recipe(), epochs=12)
-    asked = CompareConfig(quick=True, out="mine", encodings=("none",), canvas_sizes=(40,), recipe=Recipe(epochs=3))
+    assert quick.optim == replace(OptimConfig(), epochs=12)
+    asked = CompareConfig(quick=True, out="mine", encodings=("none",), canvas_sizes=(40,), optim=OptimConfig(epochs=3))
     spelled = comparing.spell_out(asked)
     assert (spelled.out, spelled.encodings, spelled.canvas_sizes) == ("mine", ("none",), (40,))
     assert spelled.recipe.epochs == 3
@@ -139,7 +139,7 @@ def test_sizes_by_default_follow_the_training_size():
     assert (plain.out, plain.canvas_sizes, plain.resize_sizes) == (
         "runs/compare", (32, 48, 64, 96), (16, 24, 32, 48, 64),
     )  # fmt: skip
-    larger = comparing.spell_out(CompareConfig(train_size=64))
+    larger = comparing.spell_out(CompareConfig(img_size=64))
     assert (larger.canvas_sizes, larger.resize_sizes) == ((64, 96, 128, 192), (32, 48, 64, 96, 128))
 
 

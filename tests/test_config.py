@@ -6,7 +6,7 @@ import pytest
 
 from cpvt import config as configs
 from cpvt.cli import main
-from cpvt.config import CompareConfig, Engine, PredictConfig, ProbeConfig, Recipe, RetrofitConfig, Source, SweepConfig
+from cpvt.config import CompareConfig, RuntimeConfig, PredictConfig, ProbeConfig, OptimConfig, RetrofitConfig, DataConfig, SweepConfig
 from cpvt.config.base import RANGES, check_ranges
 
 
@@ -17,24 +17,24 @@ def train(**options):
 @pytest.mark.parametrize(
     ("make", "option", "value", "words"),
     [
-        (Engine, "accumulate", 0, "1 or more; got 0"),
-        (Engine, "accumulate", -1, "1 or more"),
-        (Engine, "save_minutes", -1, "0 or more"),
-        (Source, "longest_side", 0, "1 or more"),
-        (Source, "shuffle", -1, "0 or more"),
-        (Source, "epoch_pictures", 0, "1 or more"),
-        (Source, "epoch_pictures", -5, "1 or more"),
-        (Source, "loader_workers", -1, "0 or more"),
+        (RuntimeConfig, "accumulate", 0, "1 or more; got 0"),
+        (RuntimeConfig, "accumulate", -1, "1 or more"),
+        (RuntimeConfig, "save_minutes", -1, "0 or more"),
+        (DataConfig, "longest_side", 0, "1 or more"),
+        (DataConfig, "shuffle", -1, "0 or more"),
+        (DataConfig, "train_num_samples", 0, "1 or more"),
+        (DataConfig, "train_num_samples", -5, "1 or more"),
+        (DataConfig, "workers", -1, "0 or more"),
         (train, "train_size", 0, "1 or more"),
         (train, "test_every", -1, "0 or more"),
         (train, "seed", -1, "0 or more"),
-        (Recipe, "batch_size", "32", "1 or more; got '32'"),
-        (Recipe, "lr", float("nan"), "above 0; got nan"),
-        (Recipe, "min_lr", 1.0, "from 0 to lr, 0.003; got 1.0"),
-        (Recipe, "warmup_lr", -1e-3, "from 0 to lr"),
-        (Recipe, "crop_scale", (0.0, 1.0), "above 0 and at most 1; got 0.0"),
-        (Recipe, "crop_scale", (0.9, 0.1), "go up, such as 0.35 1.0; got"),
-        (Recipe, "ema", 1.0, "above 0 and below 1"),
+        (OptimConfig, "batch_size", "32", "1 or more; got '32'"),
+        (OptimConfig, "lr", float("nan"), "above 0; got nan"),
+        (OptimConfig, "min_lr", 1.0, "from 0 to lr, 0.003; got 1.0"),
+        (OptimConfig, "warmup_lr", -1e-3, "from 0 to lr"),
+        (OptimConfig, "crop_scale", (0.0, 1.0), "above 0 and at most 1; got 0.0"),
+        (OptimConfig, "crop_scale", (0.9, 0.1), "go up, such as 0.35 1.0; got"),
+        (OptimConfig, "ema", 1.0, "above 0 and below 1"),
         (CompareConfig, "seeds", (0, -1), "0 or more; got -1"),
         (CompareConfig, "parallel", 0, "1 or more"),
         (lambda **options: RetrofitConfig("timm:x", **options), "seed", -1, "0 or more"),
@@ -58,7 +58,7 @@ def test_every_number_of_a_training_is_in_a_range(monkeypatch):
     """Whoever adds an option that takes a number says which numbers: it is checked here that they did."""
     checked = set()
     monkeypatch.setattr("cpvt.config.training.check_ranges", lambda config, ranges: checked.update(*ranges.values()))
-    parts = (Recipe(), Engine(), Source(), train(), RetrofitConfig("timm:x"), CompareConfig())
+    parts = (OptimConfig(), RuntimeConfig(), DataConfig(), train(), RetrofitConfig("timm:x"), CompareConfig())
     elsewhere = {"crop_ratio", "min_lr", "warmup_lr", "train_sizes", "sizes", "canvas_sizes", "resize_sizes"}
     numbers = {
         each.name for part in parts for each in fields(part) if {"int", "float"} & set(each.type.replace("[", " ").replace(",", " ").split())
@@ -69,7 +69,7 @@ def test_every_number_of_a_training_is_in_a_range(monkeypatch):
 def test_none_stands_for_a_default_and_limits_belong_to_their_range():
     limits = {"1 or more": 1, "0 or more": 0, "from 0 to 1": 1, "from 0 to below 1": 0, "above 0 and at most 1": 1}
     for words in RANGES:
-        check_ranges(Source(), {words: ("epoch_pictures",)})
+        check_ranges(DataConfig(), {words: ("train_num_samples",)})
         if words in limits:
             check_ranges(train(seed=limits[words]), {words: ("seed",)})
     for words in ("above 0", "above 0 and at most 1", "above 0 and below 1"):
@@ -77,7 +77,7 @@ def test_none_stands_for_a_default_and_limits_belong_to_their_range():
             check_ranges(train(seed=0), {words: ("seed",)})
 
 
-@pytest.mark.parametrize("command", ["train --out OUT --accumulate 0", "compare --seeds 0 -1 --out OUT"])
+@pytest.mark.parametrize("command", ["train --out OUT --grad-accum-steps 0", "compare --seeds 0 -1 --out OUT"])
 def test_the_command_line_says_it(capsys, tmp_path, command):
     with pytest.raises(SystemExit) as stop:
         main(command.replace("OUT", str(tmp_path / "out")).split())

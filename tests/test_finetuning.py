@@ -11,7 +11,7 @@ from PIL import Image
 
 import cpvt
 from cpvt.cli import main
-from cpvt.config import Recipe, Retrofit, RetrofitConfig, Source, TrainConfig
+from cpvt.config import OptimConfig, Retrofit, RetrofitConfig, DataConfig, TrainConfig
 from cpvt.finetuning import BEFORE, CONTROL, retrofit_and_test
 from cpvt.results import read_rows
 from cpvt.training import train
@@ -22,16 +22,16 @@ VIT = "timm:vit_tiny_patch16_224(patch_size=4, embed_dim=16, depth=3, num_heads=
 @pytest.fixture
 def vit(tmp_path, tiny_folder):
     """A small model of timm's, trained for one epoch."""
-    recipe, source = Recipe(epochs=1, batch_size=4), Source(str(tiny_folder))
-    return train(TrainConfig(str(tmp_path / "vit"), model=VIT, train_size=8, source=source, recipe=recipe))
+    recipe, source = OptimConfig(epochs=1, batch_size=4), DataConfig(str(tiny_folder))
+    return train(TrainConfig(str(tmp_path / "vit"), model=VIT, img_size=8, dataset=source, optim=recipe))
 
 
 @pytest.fixture
 def config(tmp_path, tiny_folder, vit):
-    recipe = Recipe(epochs=2, batch_size=4, lr=1e-3)
+    recipe = OptimConfig(epochs=2, batch_size=4, lr=1e-3)
     return RetrofitConfig(
         str(vit), str(tmp_path / "retro"), sizes=(8, "12x16"), retrofit=Retrofit((1, 2), "fade"),
-        source=Source(str(tiny_folder)), recipe=recipe,
+        dataset=DataConfig(str(tiny_folder)), optim=recipe,
     )  # fmt: skip
 
 

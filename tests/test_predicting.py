@@ -64,7 +64,7 @@ def test_pictures_that_cannot_be_read(tiny_run, picture, tmp_path):
     bad.write_text("no picture")
     with pytest.raises(ValueError, match=r"bad.jpg.*does not decode"):
         list(cpvt.predict(tiny_run, [bad]))
-    found = list(cpvt.predict(tiny_run, [bad, picture(8, 8)], on_bad_picture="skip"))
+    found = list(cpvt.predict(tiny_run, [bad, picture(8, 8)], on_bad_image="skip"))
     assert "does not decode" in found[0].error
     assert found[1].error is None
     with pytest.raises(ValueError, match="no such picture"):
@@ -88,6 +88,6 @@ def test_what_was_predicted_before_a_bad_picture_is_not_lost(tiny_run, picture):
     assert next(predictions).picture.endswith("good.png")
     with pytest.raises(ValueError, match=r"thin.png' comes to 3x40 pixels, and the model takes 4x4 or more"):
         next(predictions)
-    (good, thin) = cpvt.predict(tiny_run, paths, longest_side=40, on_bad_picture="skip")
+    (good, thin) = cpvt.predict(tiny_run, paths, longest_side=40, on_bad_image="skip")
     assert good.error is None
     assert "3x40" in thin.error

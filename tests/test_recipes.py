@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cpvt.cli import main, parse
-from cpvt.config import Recipe
+from cpvt.config import OptimConfig
 from cpvt.data import open_data
 from cpvt.models.zoo import model_config
 from cpvt.recipes import deit, read_recipe
@@ -33,8 +33,8 @@ def test_a_committed_recipe_holds_its_command_its_number_and_a_model_that_exists
 def test_deit_is_what_the_paper_says():
     recipe = deit()
     assert recipe.lr == 5e-4 * 2048 / 512
-    assert (recipe.epochs, recipe.warmup_share * recipe.epochs, recipe.warmup_lr, recipe.min_lr) == (300, 5, 1e-6, 1e-5)
-    assert (recipe.mixup, recipe.cutmix, recipe.erasing, recipe.repeats, recipe.drop_path_rate) == (
+    assert (recipe.epochs, recipe.warmup_ratio * recipe.epochs, recipe.warmup_lr, recipe.min_lr) == (300, 5, 1e-6, 1e-5)
+    assert (recipe.mixup, recipe.cutmix, recipe.reprob, recipe.aug_repeats, recipe.drop_path) == (
         0.8,
         1.0,
         0.25,
@@ -47,15 +47,15 @@ def test_deit_is_what_the_paper_says():
 
 
 def test_deit_is_short_where_asked_and_says_what_it_does_not_take(tmp_path):
-    assert [deit(epochs=epochs).warmup_share for epochs in (1, 5, 10, 20)] == [0.5, 0.5, 0.5, 0.25]
+    assert [deit(epochs=epochs).warmup_ratio for epochs in (1, 5, 10, 20)] == [0.5, 0.5, 0.5, 0.25]
     with pytest.raises(ValueError, match="epochs must be 1 or more; got 0"):
         deit(epochs=0)
     path = tmp_path / "mistaken.py"
     for call, words in {
         "deit(epoch=5)": "does not take 'epoch'. Did you mean epochs.* Known options: epochs, batch_size",
-        "deit(accumulate=2)": "does not take 'accumulate'. It is an option of Engine",
+        "deit(accumulate=2)": "does not take 'accumulate'. It is an option of RuntimeConfig",
         "deit(512, 300, 1e-3)": "deit\\(\\) takes .* 3 were given.*options go by their names, as in epochs=3",
-        "Recipe(3, epochs=3)": "got multiple values for argument 'epochs'",
+        "OptimConfig(3, epochs=3)": "got multiple values for argument 'epochs'",
         "TrainConfig()": "missing 1 required positional argument: 'out'",
     }.items():
         path.write_text(
@@ -68,10 +68,10 @@ def test_deit_is_short_where_asked_and_says_what_it_does_not_take(tmp_path):
 def test_options_of_the_command_line_go_over_those_of_the_recipe(tmp_path):
     recipe = tmp_path / "mine.py"
     recipe.write_text(
-        "from cpvt.config import *\nconfig = TrainConfig(out='here', model='cpvt_tiny', recipe=Recipe(epochs=7, lr=1e-4))\n"
+        "from cpvt.config import *\nconfig = TrainConfig(out='here', model='cpvt_tiny', recipe=OptimConfig(epochs=7, lr=1e-4))\n"
     )
     config = parse(["train", str(recipe), "--epochs", "9", "--train-sizes", "160", "224", "--no-shard"])
-    assert (config.out, config.model, config.recipe.epochs, config.recipe.lr) == ("here", "cpvt_tiny", 9, 1e-4)
+    assert (config.out, config.model, config.optim.epochs, config.optim.lr) == ("here", "cpvt_tiny", 9, 1e-4)
     assert config.train_sizes == (160, 224)
 
 
@@ -80,9 +80,9 @@ def test_options_of_the_command_line_go_over_those_of_the_recipe(tmp_path):
 )
 def test_a_recipe_may_stand_anywhere_among_the_options(tmp_path, command):
     recipe = tmp_path / "mine.py"
-    recipe.write_text("from cpvt.config import *\nconfig = TrainConfig(out='here', recipe=Recipe(lr=1e-4))\n")
+    recipe.write_text("from cpvt.config import *\nconfig = TrainConfig(out='here', recipe=OptimConfig(lr=1e-4))\n")
     config = parse(["train", *command.replace("RECIPE", str(recipe)).split()])
-    assert (config.out, config.recipe.epochs, config.recipe.lr) == ("here", 9, 1e-4)
+    assert (config.out, config.optim.epochs, config.optim.lr) == ("here", 9, 1e-4)
     with pytest.raises(ValueError, match="train takes one recipe, and here are 2: a.py, b.py"):
         parse(["train", "a.py", "--epochs", "9", "b.py"])
     with pytest.raises(ValueError, match="no such recipe: 'a.py'"):
@@ -95,7 +95,7 @@ def test_a_recipe_trains_from_the_command_line(tmp_path, tiny_folder, capsys):
         "from cpvt.config import TrainConfig\nfrom cpvt.recipes import deit\n"
         f"config = TrainConfig(out={str(tmp_path / 'run')!r}, train_size=8, recipe=deit(batch_size=4, epochs=10, lr=1e-3, precision='fp32'))\n"
     )
-    main(["train", str(recipe), "--data", str(tiny_folder), "--epochs", "2", "--loader-workers", "0"])
+    main(["train", str(recipe), "--data", str(tiny_folder), "--epochs", "2", "--workers", "0"])
     told = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert told["run"] == str(tmp_path / "run")
     record = json.loads((tmp_path / "run" / "checkpoint.json").read_text())
@@ -106,11 +106,11 @@ def test_a_recipe_trains_from_the_command_line(tmp_path, tiny_folder, capsys):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("config = TrainConfig(out='x', recipe=Recipe(epoch=3))", "Recipe does not take 'epoch'. Did you mean epochs\\? Known options: epochs, batch_size"),
-        ("config = TrainConfig(out='x', batch_size=3)", "TrainConfig does not take 'batch_size'. It is an option of Recipe"),
-        ("config = TrainConfig(out='x', recipe=Recipe(lr=-1))", "lr must be above 0; got -1"),
-        ("recipe = Recipe()", "must define config = TrainConfig.*it defines nothing of that name"),
-        ("config = Recipe()", "it defines Recipe"),
+        ("config = TrainConfig(out='x', recipe=OptimConfig(epoch=3))", "OptimConfig does not take 'epoch'. Did you mean epochs\\? Known options: epochs, batch_size"),
+        ("config = TrainConfig(out='x', batch_size=3)", "TrainConfig does not take 'batch_size'. It is an option of OptimConfig"),
+        ("config = TrainConfig(out='x', recipe=OptimConfig(lr=-1))", "lr must be above 0; got -1"),
+        ("recipe = OptimConfig()", "must define config = TrainConfig.*it defines nothing of that name"),
+        ("config = OptimConfig()", "it defines OptimConfig"),
         ("config = TrainConfig(out=", "line 2: "),
     ],
 )  # fmt: skip
@@ -129,8 +129,8 @@ def test_mistakes_in_a_recipe_are_explained(tmp_path, text, words, capsys):
 def test_the_whole_recipe_passes_the_checks_of_a_training(tmp_path, tiny_folder):
     config = read_recipe("recipes/imagenet_cpvt_tiny_distilled.py")
     assert config.teacher == "timm:regnety_160.deit_in1k"
-    assert config.recipe == deit()
+    assert config.optim == deit()
     settings, _ = check(config, open_data(str(tiny_folder)))
     assert settings.distilled
     assert settings.drop_path_rate == 0.1
-    assert isinstance(config.recipe, Recipe)
+    assert isinstance(config.optim, OptimConfig)

@@ -32,7 +32,7 @@ def make_run(tmp_path):
     def make(scale=1.0, training=None, **model):
         record = json.loads(shipped.shipped_files(shipped.DEFAULT).record.read_text())
         record["training"] |= {"out": "/data/runs/mini", "start": "/data/runs/other", **(training or {})}
-        record["provenance"]["command"] = "cpvt train /home/me/r.py --out=/data/runs/mini --track a/b"
+        record["provenance"]["command"] = "cpvt train /home/me/r.py --out=/data/runs/mini --report-to a/b"
         record["epoch"] = record["training"]["recipe"]["epochs"]
         record["model"] |= model
         torch.manual_seed(0)
@@ -56,7 +56,7 @@ def test_a_shipped_run_is_the_run_rounded_and_forgets_where_it_was_made(shipping
         assert torch.equal(after.model.state_dict()[name], tensor.half().float())
     training, came = after.record["training"], after.record["provenance"]
     assert (training["out"], training["start"]) == (shipped.DEFAULT, "other")
-    assert came["command"] == "cpvt train r.py --out=mini --track a/b"
+    assert came["command"] == "cpvt train r.py --out=mini --report-to a/b"
     assert after.record["rounding"] == told._asdict()
     assert (after.transform, after.class_names) == (before.transform, before.class_names)
     pictures = list(shipping.random_pictures(3))

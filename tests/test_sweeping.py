@@ -18,7 +18,7 @@ from cpvt.subjects import open_subject
 
 
 def test_rows_say_what_was_measured(tiny_run, tiny_folder):
-    rows = list(cpvt.sweep(tiny_run, None, [8, (12, 16), "6x10"], protocol="resize"))
+    rows = list(cpvt.sweep(tiny_run, None, [8, (12, 16), "6x10"], protocols="resize"))
     assert [row.size for row in rows] == [8, (12, 16), (6, 10)]
     row = rows[0]
     assert (row.model, row.encoding, row.pool, row.protocol) == ("cpvt_micro", "peg", "cls", "resize")
@@ -29,7 +29,7 @@ def test_rows_say_what_was_measured(tiny_run, tiny_folder):
 
 def test_the_count_is_that_of_a_loop_over_pictures(tiny_run, tiny_folder):
     checkpoint, data = cpvt.load(tiny_run), open_data(str(tiny_folder))
-    row = next(cpvt.sweep(checkpoint, None, [12], protocol="canvas", batch_size=4))
+    row = next(cpvt.sweep(checkpoint, None, [12], protocols="canvas", batch_size=4))
     correct = 0
     for index in range(len(data.test)):
         draw = np.random.default_rng((0, 0, index))
@@ -47,16 +47,16 @@ def test_sizes_by_default_go_from_half_to_three_times(tiny_run):
 
 def test_larger_pictures_are_shrunk_for_a_canvas_and_counted(tiny_run, tiny_folder):
     Image.new("RGB", (300, 100)).save(tiny_folder / "test" / "cat" / "large.png")
-    assert next(cpvt.sweep(tiny_run, None, [8], protocol="canvas")).shrunk == 1
-    assert next(cpvt.sweep(tiny_run, None, [8], protocol="canvas", longest_side=300)).shrunk == 0
-    assert next(cpvt.sweep(tiny_run, None, [8], protocol="resize")).shrunk == 0
+    assert next(cpvt.sweep(tiny_run, None, [8], protocols="canvas")).shrunk == 1
+    assert next(cpvt.sweep(tiny_run, None, [8], protocols="canvas", longest_side=300)).shrunk == 0
+    assert next(cpvt.sweep(tiny_run, None, [8], protocols="resize")).shrunk == 0
 
 
 def test_native_shows_whole_pictures_and_gives_the_count_of_a_loop(tiny_run, tiny_folder):
     for number, (width, height) in enumerate([(30, 10), (5, 17), (40, 40)]):
         Image.effect_noise((width, height), 80).save(tiny_folder / "test" / "dog" / f"noise{number}.png")
     checkpoint, data = cpvt.load(tiny_run), open_data(str(tiny_folder))
-    rows = list(cpvt.sweep(checkpoint, None, [20, 100], protocol="native", token_budget=30))
+    rows = list(cpvt.sweep(checkpoint, None, [20, 100], protocols="native", token_budget=30))
     for row, longest in zip(rows, (20, 100)):
         limited = replace(checkpoint.transform, longest_side=longest)
         correct = shrunk = 0
@@ -69,10 +69,10 @@ def test_native_shows_whole_pictures_and_gives_the_count_of_a_loop(tiny_run, tin
         assert (row.correct, row.total, row.shrunk, row.longest_side) == (correct, 9, shrunk, 32)
     assert [row.shrunk for row in rows] == [2, 0]
     with pytest.raises(ValueError, match="the longest side allowed, such as 224; got"):
-        next(cpvt.sweep(tiny_run, None, ["8x12"], protocol="native"))
+        next(cpvt.sweep(tiny_run, None, ["8x12"], protocols="native"))
     for options in ({"longest_side": 20}, {"crop_ratio": 1.0}):
         with pytest.raises(ValueError, match="nothing is cropped: leave longest_side and crop_ratio out"):
-            next(cpvt.sweep(tiny_run, None, [8], protocol="native", **options))
+            next(cpvt.sweep(tiny_run, None, [8], protocols="native", **options))
     cells = summarise(rows)
     assert [(cell.encoding, cell.size) for cell in cells] == [("peg", 20), ("peg", 100)]  # one curve, not two
 
@@ -81,13 +81,13 @@ def test_bad_pictures_are_an_error_or_counted(tiny_run, tiny_folder):
     (tiny_folder / "test" / "cat" / "bad.jpg").write_text("no picture")
     with pytest.raises(ValueError, match="bad.jpg"):
         list(cpvt.sweep(tiny_run, None, [8]))
-    row = next(cpvt.sweep(tiny_run, None, [8], on_bad_picture="skip"))
+    row = next(cpvt.sweep(tiny_run, None, [8], on_bad_image="skip"))
     assert (row.total, row.skipped) == (6, 1)
 
 
 def test_what_cannot_be_swept(tiny_run, picture_folder, tmp_path):
     with pytest.raises(ValueError, match="canvas, resize, native; got 'zoom'"):
-        next(cpvt.sweep(tiny_run, None, [8], protocol="zoom"))
+        next(cpvt.sweep(tiny_run, None, [8], protocols="zoom"))
     with pytest.raises(ValueError, match="size 3 is smaller than a patch; the smallest side of this model is 4"):
         next(cpvt.sweep(tiny_run, None, [8, 3]))
     with pytest.raises(ValueError, match="got '12y'"):
@@ -149,8 +149,8 @@ def test_any_module_or_callable_is_tested(tiny_folder):
             return torch.stack([mean, -mean], 1)
 
     data, seen = open_data(str(tiny_folder)), []
-    (row,) = cpvt.sweep(Brightest(), data, [12], protocol="canvas")
-    (same,) = cpvt.sweep(lambda pictures: seen.append(pictures) or Brightest()(pictures), data, [12], protocol="canvas")
+    (row,) = cpvt.sweep(Brightest(), data, [12], protocols="canvas")
+    (same,) = cpvt.sweep(lambda pictures: seen.append(pictures) or Brightest()(pictures), data, [12], protocols="canvas")
     assert (row.model, same.model) == ("Brightest", "function")
     assert (row.hits, row.train_size, row.mean) == (same.hits, None, data.mean)
     assert row.correct == sum(unpack_hits(row.hits, 6)) > 0
@@ -203,7 +203,7 @@ def test_names_that_are_nothing_are_errors_with_near_ones(name, hint, tiny_folde
 
 
 def test_a_given_training_size_does_not_change_how_sizes_are_taken(tmp_path, tiny_folder):
-    (row,) = cpvt.sweep(TIMM, str(tiny_folder), [12], checkpoint=weights_of(TIMM, tmp_path), train_size=12)
+    (row,) = cpvt.sweep(TIMM, str(tiny_folder), [12], checkpoint=weights_of(TIMM, tmp_path), img_size=12)
     assert (row.refused, row.takes_sizes, row.train_size) == (None, "set_input_size", 12)
 
 
@@ -233,7 +233,7 @@ def test_the_command_line_adds_rows_of_any_model_to_one_folder(tmp_path, tiny_fo
 
 @pytest.mark.parametrize("protocol", ["resize", "native"])
 def test_pictures_read_by_other_processes_are_the_same(tiny_run, protocol, monkeypatch):
-    here = next(cpvt.sweep(tiny_run, None, [12], protocol=protocol))
+    here = next(cpvt.sweep(tiny_run, None, [12], protocols=protocol))
     asked = []
     build = torch.utils.data.DataLoader.__init__
     monkeypatch.setattr(
@@ -241,6 +241,6 @@ def test_pictures_read_by_other_processes_are_the_same(tiny_run, protocol, monke
         "__init__",
         lambda self, *a, **how: (asked.append(how["num_workers"]), build(self, *a, **how))[1],
     )
-    there = next(cpvt.sweep(tiny_run, None, [12], protocol=protocol, loader_workers=1))
+    there = next(cpvt.sweep(tiny_run, None, [12], protocols=protocol, workers=1))
     assert asked == [1]
     assert (there.hits, there.total) == (here.hits, here.total)

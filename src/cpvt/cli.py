@@ -41,12 +41,12 @@ def train(config: TrainConfig) -> dict[str, Any]:
         checkpoint = load(folder, config.device)
         history = [values for _, values in read_lines(folder / HISTORY)]
         rows: list[Row] = []
-        source = config.source
-        data = open_data(source.data, source.data_root)
+        source = config.dataset
+        data = open_data(source.data, source.data_dir)
         if data.test is not None or data.test_stream is not None:  # by all processes together
             rows += sweep(
-                checkpoint, data, [checkpoint.config.img_size], protocol="resize", crop_ratio=source.crop_ratio, on_bad_picture=source.on_bad_picture,
-                loader_workers=source.loader_workers, watch=bars,
+                checkpoint, data, [checkpoint.config.img_size], protocols="resize", crop_pct=source.crop_pct, on_bad_image=source.on_bad_image,
+                workers=source.workers, watch=bars,
             )  # fmt: skip
     told = {"run": str(folder), "train_accuracy": history[-1]["accuracy"],
             "skipped": history[-1]["skipped"] + sum(row.skipped for row in rows),

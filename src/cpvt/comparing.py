@@ -76,7 +76,7 @@ def compare(
     tasks = _plan(config)
     check_writable(folder)
     _refuse_other(folder, config)
-    data = open_data(config.source.data, config.source.data_root)
+    data = open_data(config.dataset.data, config.dataset.data_dir)
     if data.test is None:
         raise ValueError(f"'{data.name}' has no test/ (or val/) to test on")
     for task in tasks:
@@ -115,10 +115,10 @@ def compare(
 def spell_out(config: CompareConfig) -> CompareConfig:
     """The configuration with everything that was left to defaults, or to `--quick`, filled in."""
     plain, quick = CompareConfig(), config.quick
-    model = model_config(config.model, **({} if config.train_size is None else {"img_size": config.train_size}))
+    model = model_config(config.model, **({} if config.img_size is None else {"img_size": config.img_size}))
     steps = QUICK_STEPS if quick else STEPS
-    recipe, epochs = config.recipe, config.recipe.epochs
-    if quick and epochs == plain.recipe.epochs:
+    recipe, epochs = config.optim, config.optim.epochs
+    if quick and epochs == plain.optim.epochs:
         recipe = replace(recipe, epochs=QUICK_EPOCHS)
     return replace(
         config,
@@ -128,7 +128,7 @@ def spell_out(config: CompareConfig) -> CompareConfig:
         pool=config.pool or (("cls",) if quick else ()),
         canvas_sizes=config.canvas_sizes or _steps(model, steps["canvas"]),
         resize_sizes=config.resize_sizes or _steps(model, steps["resize"]),
-        recipe=recipe,
+        optim=recipe,
     )
 
 
@@ -157,8 +157,8 @@ def _plan(config: CompareConfig) -> list[_Task]:
         for encoding, pool in dict.fromkeys(heads):
             out = Path(config.out) / "runs" / f"{slug(encoding)}-{pool}-seed{seed}"
             training = TrainConfig(
-                out=str(out), encoding=encoding, pool=pool, model=config.model, train_size=config.train_size,
-                seed=seed, device=config.device, source=config.source, recipe=config.recipe,
+                out=str(out), encoding=encoding, pool=pool, model=config.model, img_size=config.img_size,
+                seed=seed, device=config.device, dataset=config.dataset, optim=config.optim,
             )  # fmt: skip
             tasks.append(_Task(training, tests))
     return tasks
@@ -191,14 +191,14 @@ def _record(folder: Path, config: CompareConfig, parallel: int) -> None:
 def _refuse_other(folder: Path, config: CompareConfig) -> None:
     if (folder / RECORD).exists():
         before = read_json(folder / RECORD)["config"]
-        refuse_other(folder, "a comparison with another configuration", before, config, (*GROWS, "loader_workers"))
+        refuse_other(folder, "a comparison with another configuration", before, config, (*GROWS, "workers"))
 
 
 def _remaining(task: _Task, done: set[tuple[Any, ...]]) -> _Task | None:
     """The task less the tests whose rows are there; None where no row is missing."""
     training = task.training
     is_finished(training)  # refuses a folder that holds another run
-    measured = (training.source.data, training.model, training.encoding, training.pool, training.seed)
+    measured = (training.dataset.data, training.model, training.encoding, training.pool, training.seed)
     tests = tuple(test for test in task.tests if (*measured, *test) not in done)
     return replace(task, tests=tests) if tests else None
 
@@ -214,12 +214,12 @@ def _run(task: _Task, watch: Watch, keep: Callable[[Row], None]) -> None:
 
     folder = train(task.training, watch_task)
     checkpoint = load(folder, task.training.device)
-    data = open_data(task.training.source.data, task.training.source.data_root)
+    data = open_data(task.training.dataset.data, task.training.dataset.data_dir)
     for protocol, size in task.tests:
-        source = task.training.source
+        source = task.training.dataset
         rows = sweep(
-            checkpoint, data, [size], protocol=protocol, crop_ratio=source.crop_ratio,
-            on_bad_picture=source.on_bad_picture, watch=watch_task,
+            checkpoint, data, [size], protocols=protocol, crop_pct=source.crop_pct,
+            on_bad_image=source.on_bad_image, watch=watch_task,
         )  # fmt: skip
         for row in rows:
             keep(row)
@@ -237,7 +237,7 @@ def _share(config: CompareConfig, parallel: int) -> tuple[int, bool | None]:
     if config.device.startswith("cuda:"):
         raise ValueError(f"on a cluster every training gets a GPU of its own: say --device cuda; got '{config.device}'")
     if config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available()):
-        return 1 + config.source.loader_workers, True
+        return 1 + config.dataset.workers, True
     return max(1, cores() // parallel), None if config.device == "auto" else False
 
 

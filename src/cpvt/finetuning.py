@@ -19,7 +19,7 @@ from cpvt.sweeping import default_sizes, sweep
 from cpvt.training import PUBLISHED, check, check_here, starting_model, train
 
 ROWS, RECORD = "rows.jsonl", "retrofit.json"
-GROWS = ("out", "sizes", "protocols", "control", "device", "loader_workers")
+GROWS = ("out", "sizes", "protocols", "control", "device", "workers")
 BEFORE, CONTROL = "as it came", "trained on, no PEG"
 
 
@@ -33,7 +33,7 @@ def retrofit_and_test(
     and where the folder holds another retrofit.
     """
     folder, training = Path(config.out), _training(config)
-    data = open_data(config.source.data, config.source.data_root)
+    data = open_data(config.dataset.data, config.dataset.data_dir)
     check_here(training)
     settings, view = check(training, data, config.retrofit)
     assert isinstance(settings, ForeignConfig)  # _training takes no other
@@ -53,8 +53,8 @@ def retrofit_and_test(
         for protocol, size in itertools.product(config.protocols, sizes):
             if (label, protocol, size) in done:
                 continue
-            bad = config.source.on_bad_picture
-            for row in sweep(subject, data, [size], protocol=protocol, on_bad_picture=bad, watch=watch):
+            bad = config.dataset.on_bad_image
+            for row in sweep(subject, data, [size], protocols=protocol, on_bad_image=bad, watch=watch):
                 row = replace(row, model=settings.name, encoding=label, seed=config.seed)
                 append_rows(folder / ROWS, [row])
                 on_row(row)
@@ -76,18 +76,18 @@ def _refuse_other(folder: Path, config: RetrofitConfig) -> None:
 
 def _training(config: RetrofitConfig) -> TrainConfig:
     """How the model is trained on, with or without PEGs."""
-    name, start, size, source = config.model, config.checkpoint or PUBLISHED, config.train_size, config.source
+    name, start, size, source = config.model, config.checkpoint or PUBLISHED, config.img_size, config.dataset
     if not is_foreign(name):
         record = read_record(Path(name))
         if "name" not in record["model"]:
             raise ValueError(
-                f"'{name}' holds a model of our own, which takes PEG by name: train with --encoding learned+peg --start {name}"
+                f"'{name}' holds a model of our own, which takes PEG by name: train with --encoding learned+peg --initial-checkpoint {name}"
             )
         if config.checkpoint is not None:
             raise ValueError(f"a file of weights goes with timm:, hf: or torchvision: names; '{name}' has its own")
         start, name = name, record["model"]["name"]
         size = size or record["model"]["img_size"]
     return TrainConfig(
-        out=config.out, model=name, start=str(start), train_size=size, seed=config.seed, device=config.device,
-        source=source, recipe=config.recipe,
+        out=config.out, model=name, initial_checkpoint=str(start), img_size=size, seed=config.seed, device=config.device,
+        dataset=source, optim=config.optim,
     )  # fmt: skip

@@ -33,7 +33,7 @@ def predict(
     *,
     top: int = 5,
     longest_side: int | None = None,
-    on_bad_picture: str = "error",
+    on_bad_image: str = "error",
     token_budget: int = TOKEN_BUDGET,
     device: str = "auto",
 ) -> Iterator[Prediction]:
@@ -43,12 +43,12 @@ def predict(
     which knows the ten classes of CIFAR-10.
     A picture with a side longer than `longest_side` (by default the run's, four times the training size) is shrunk to
     it, and the prediction says so. Pictures go through the model together, `token_budget` patches at a time; each gets
-    what it would get alone. Raises ValueError for a picture that does not decode or is smaller than a patch, or with `on_bad_picture='skip'`
+    what it would get alone. Raises ValueError for a picture that does not decode or is smaller than a patch, or with `on_bad_image='skip'`
     says why in the prediction.
     """
     if not pictures or top < 1:
         raise ValueError(f"predict needs at least one picture and one class; got {len(pictures)} pictures, top {top}")
-    check_on_bad_picture(on_bad_picture)
+    check_on_bad_picture(on_bad_image)
     checkpoint = run if isinstance(run, Checkpoint) else load(DEFAULT if run is None else run, device)
     for path in pictures:
         if not Path(path).is_file():
@@ -65,7 +65,7 @@ def predict(
             if each.tensor is not None:
                 classes = _best(logits.pop(0), checkpoint.class_names, top)
                 yield Prediction(each.name, each.size, each.shrunk_from, classes)
-            elif on_bad_picture == "skip":
+            elif on_bad_image == "skip":
                 yield Prediction(each.name, each.size, None, (), each.error)
             else:
                 raise BadPictureError(each.error)

@@ -9,12 +9,12 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from cpvt.config import Engine, Recipe, Source, TrainConfig
+from cpvt.config import RuntimeConfig, OptimConfig, DataConfig, TrainConfig
 
 DEIT_EPOCHS, DEIT_WARMUP = 300, 5
 
 
-def deit(batch_size: int = 2048, epochs: int = DEIT_EPOCHS, **others: Any) -> Recipe:
+def deit(batch_size: int = 2048, epochs: int = DEIT_EPOCHS, **others: Any) -> OptimConfig:
     """DeiT's recipe for ImageNet, which CPVT's authors took over untuned; `others` go over it.
 
     The rate goes with the batch; the warm-up is five epochs, of fewer than ten epochs half. Left out, as in both papers:
@@ -23,23 +23,23 @@ def deit(batch_size: int = 2048, epochs: int = DEIT_EPOCHS, **others: Any) -> Re
     """
     plain: dict[str, Any] = dict(
         epochs=epochs, batch_size=batch_size, optimizer="adamw", lr=5e-4 * batch_size / 512, min_lr=1e-5,
-        warmup_share=min(0.5, DEIT_WARMUP / max(epochs, 1)), warmup_lr=1e-6, weight_decay=0.05, label_smoothing=0.1, drop_path_rate=0.1,
+        warmup_ratio=min(0.5, DEIT_WARMUP / max(epochs, 1)), warmup_lr=1e-6, weight_decay=0.05, label_smoothing=0.1, drop_path_rate=0.1,
         augment="resized-crop", crop_scale=(0.08, 1.0), auto_augment="rand-m9-mstd0.5-inc1", color_jitter=0.4, erasing=0.25,
-        repeats=3, mixup=0.8, cutmix=1.0, mix_prob=1.0, mix_switch_prob=0.5, ema=0.99996, precision="bf16",
+        repeats=3, mixup=0.8, cutmix=1.0, mixup_prob=1.0, mixup_switch_prob=0.5, ema=0.99996, precision="bf16",
     )  # fmt: skip
-    return Recipe(**{**plain, **others})
+    return OptimConfig(**{**plain, **others})
 
 
 def imagenet(model: str, **others: Any) -> TrainConfig:
     """A training on ImageNet by DeiT's recipe, tested every ten epochs and logged to TensorBoard; `others` go over it."""
     plain: dict[str, Any] = dict(
-        model=model, test_every=10, engine=Engine(track=("tensorboard",)), recipe=deit(),
-        source=Source(data="/data/imagenet", on_bad_picture="skip", loader_workers=8),
+        model=model, test_every=10, engine=RuntimeConfig(report_to=("tensorboard",)), recipe=deit(),
+        source=DataConfig(data="/data/imagenet", on_bad_image="skip", workers=8),
     )  # fmt: skip
     return TrainConfig(**{**plain, **others})
 
 
-PARTS = {each.__name__: each for each in (TrainConfig, Recipe, Source, Engine)}
+PARTS = {each.__name__: each for each in (TrainConfig, OptimConfig, DataConfig, RuntimeConfig)}
 
 
 def read_recipe(path: str | Path) -> TrainConfig:

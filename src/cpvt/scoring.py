@@ -41,16 +41,16 @@ def count_test(data: DataSet) -> int:
 
 
 def load_test(
-    data: DataSet, view: View, batch_size: int, *, on_bad_picture: str = "error", workers: int = 0
+    data: DataSet, view: View, batch_size: int, *, on_bad_image: str = "error", workers: int = 0
 ) -> Iterator[Batch]:
     """This process's own share of the pictures to test on, in batches."""
     if data.test is not None:
         order = processes.share(range(len(data.test)))
-        return load_batches(data.test, view, batch_size, order=order, on_bad_picture=on_bad_picture, workers=workers)
+        return load_batches(data.test, view, batch_size, order=order, on_bad_image=on_bad_image, workers=workers)
     assert data.test_stream is not None  # whoever tests has asked
     part, parts = processes.number(), processes.count()
     return load_stream(
-        data.test_stream, view, batch_size, part=part, parts=parts, on_bad_picture=on_bad_picture, workers=workers
+        data.test_stream, view, batch_size, part=part, parts=parts, on_bad_image=on_bad_image, workers=workers
     )
 
 

@@ -46,17 +46,17 @@ def sweep(
     *,
     protocol: str = "resize",
     checkpoint: str | Path | None = None,
-    data_root: str | None = None,
+    data_dir: str | None = None,
     train_size: Size | None = None,
     crop_ratio: float | None = None,
     interpolation: str | None = None,
     mean: Sequence[float] = (),
     std: Sequence[float] = (),
     longest_side: int | None = None,
-    on_bad_picture: str = "error",
+    on_bad_image: str = "error",
     batch_size: int = 64,
     token_budget: int = TOKEN_BUDGET,
-    loader_workers: int = 0,
+    workers: int = 0,
     device: str = "auto",
     watch: Watch = ignore_progress,
 ) -> Iterator[Row]:
@@ -70,7 +70,7 @@ def sweep(
     larger one than any picture's shows all at their own sizes, and `token_budget` patches go through the model at a time.
     Pictures are normalised, cropped and interpolated as the model's own configuration says, else as fits the data.
     longest_side: larger pictures are shrunk to it before they are laid on a canvas, by default four times the training
-    size; how many were is in the row. loader_workers: processes that read beside this one. A size that the model refuses gives a row with its words in `refused`.
+    size; how many were is in the row. workers: processes that read beside this one. A size that the model refuses gives a row with its words in `refused`.
     Raises ValueError for a size below a patch, classes that are not the model's, and output that is not (B, classes).
     """
     if isinstance(model, (str, Path)) and is_run(model) and not is_foreign(str(model)) and checkpoint is None:
@@ -80,7 +80,7 @@ def sweep(
         subject = replace(subject, train_size=train_size)
     if protocol not in SWEEP_PROTOCOLS:
         raise ValueError(f"protocol must be one of {', '.join(SWEEP_PROTOCOLS)}; got '{protocol}'")
-    data = _data_of(model, subject, data, data_root)
+    data = _data_of(model, subject, data, data_dir)
     split = _test_split(data, subject, protocol)
     wanted = [parse_size(size) if isinstance(size, str) else size for size in sizes] or default_sizes(subject)
     check_sizes(wanted, subject.patch_size or 1)
@@ -97,13 +97,13 @@ def sweep(
     for size in wanted:
         view = View(transform, protocol, sides(size))
         if view.stacks:
-            batches = load_test(data, view, batch_size, on_bad_picture=on_bad_picture, workers=loader_workers)
+            batches = load_test(data, view, batch_size, on_bad_image=on_bad_image, workers=workers)
         else:
             assert split is not None  # _test_split refuses a stream
             order = processes.share(range(len(split)))
             batches = load_packs(
-                split, view, subject.patch_size or 1, token_budget, order=order, on_bad_picture=on_bad_picture,
-                workers=loader_workers,
+                split, view, subject.patch_size or 1, token_budget, order=order, on_bad_image=on_bad_image,
+                workers=workers,
             )  # fmt: skip
         ready, score = _measure_at(subject, size, protocol, batches, data, watch)
         yield replace(_row(identity, ready, data.name, protocol, size, transform, score), weights=str(checkpoint or ""))
@@ -136,7 +136,7 @@ def _data_of(model: Any, subject: Subject, data: str | DataSet | None, root: str
         return open_data(data, root, mode)
     source = model.record["training"]["source"]
     own = data is None or data == source["data"]
-    return open_data(data or source["data"], root or (source["data_root"] if own else None), mode)
+    return open_data(data or source["data"], root or (source["data_dir"] if own else None), mode)
 
 
 def _transform_of(subject: Subject, data: DataSet, largest: int) -> Transform:

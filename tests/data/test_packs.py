@@ -60,17 +60,17 @@ def test_a_picture_above_the_budget_makes_a_list_of_its_own():
 
 
 def test_a_longest_side_shrinks_in_proportion_and_counts():
-    (pack,) = load_packs(Noise(), native(20), 4, 1000, on_bad_picture="skip")
+    (pack,) = load_packs(Noise(), native(20), 4, 1000, on_bad_image="skip")
     assert [tuple(picture.shape[1:]) for picture in pack.pictures] == [(12, 20), (8, 8), (20, 4), (16, 16), (9, 9)]
     assert pack.shrunk == 1  # the one of 5x30 comes out at 3x20, below a patch
-    assert pack.skipped == ["picture number 3 comes to 3x20 pixels, and the model takes 4x4 or more; allow a longer side, remove the file, or pass --on-bad-picture skip"]  # fmt: skip
+    assert pack.skipped == ["picture number 3 comes to 3x20 pixels, and the model takes 4x4 or more; allow a longer side, remove the file, or pass --on-bad-image skip"]  # fmt: skip
     assert pack.filled == 0
 
 
 def test_pictures_that_do_not_decode_are_an_error_or_left_out():
     with pytest.raises(BadPictureError, match="picture 2 does not decode"):
         list(load_packs(Noise(bad=[2]), native(100), 4, 35))
-    packs = list(load_packs(Noise(bad=[0, 5]), native(100), 4, 35, on_bad_picture="skip"))
+    packs = list(load_packs(Noise(bad=[0, 5]), native(100), 4, 35, on_bad_image="skip"))
     assert [pack.labels.tolist() for pack in packs] == [[1, 2], [3, 4]]
     assert [len(pack.skipped) for pack in packs] == [1, 1]
 
@@ -79,7 +79,7 @@ def test_options_that_make_no_sense():
     with pytest.raises(ValueError, match="1 or more; got 0"):
         next(load_packs(Noise(), native(100), 4, 0))
     with pytest.raises(ValueError, match="'error' or 'skip'; got 'ignore'"):
-        next(load_packs(Noise(), native(100), 4, on_bad_picture="ignore"))
+        next(load_packs(Noise(), native(100), 4, on_bad_image="ignore"))
 
 
 def test_a_stream_is_cut_where_the_budget_ends():

@@ -124,7 +124,7 @@ def test_pictures_that_are_bad_or_too_small_are_an_error_or_left_out(workers):
         load([[Draw(0)], [Draw(5)]], workers=workers)
     with pytest.raises(BadPictureError, match="^picture number 1 comes to 6x7 pixels, and the model takes 7x7"):
         load([[Draw(1)]], workers=workers, smallest_side=7)
-    (batch,) = load([[Draw(5), Draw(0)]], workers=workers, on_bad_picture="skip")
+    (batch,) = load([[Draw(5), Draw(0)]], workers=workers, on_bad_image="skip")
     assert (batch.labels.tolist(), batch.skipped) == ([0], ["picture 5 does not decode"])
 
 

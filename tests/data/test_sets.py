@@ -202,7 +202,7 @@ def test_a_picture_that_does_not_decode_is_an_error_that_names_it(one_bad, worke
 
 @pytest.mark.parametrize("batch_size", [1, 2, 5])
 def test_a_picture_that_does_not_decode_is_skipped_and_named_on_demand(one_bad, batch_size):
-    batches = list(load_batches(one_bad.test, view_of(one_bad), batch_size, on_bad_picture="skip"))
+    batches = list(load_batches(one_bad.test, view_of(one_bad), batch_size, on_bad_image="skip"))
     assert torch.cat([batch.labels for batch in batches]).tolist() == [0, 0, 0, 1]
     assert sum(len(batch.pictures) for batch in batches) == 4
     (words,) = [words for batch in batches for words in batch.skipped]
@@ -211,7 +211,7 @@ def test_a_picture_that_does_not_decode_is_skipped_and_named_on_demand(one_bad, 
 
 def test_what_to_do_with_a_bad_picture_is_one_of_two(one_bad):
     with pytest.raises(ValueError, match="must be 'error' or 'skip'; got 'ignore'"):
-        list(load_batches(one_bad.test, view_of(one_bad), 2, on_bad_picture="ignore"))
+        list(load_batches(one_bad.test, view_of(one_bad), 2, on_bad_image="ignore"))
 
 
 @pytest.fixture

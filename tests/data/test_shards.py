@@ -231,7 +231,7 @@ def test_a_picture_that_does_not_decode_is_named_with_its_shard_and_can_be_skipp
     view = View(Transform(data.mean, data.std), "canvas", (5, 6))
     with pytest.raises(BadPictureError, match=r"^picture '9.png of .*train-000001.tar' does not decode"):
         list(load_batches(data.train, view, 2, workers=workers))
-    batches = list(load_batches(data.train, view, 2, on_bad_picture="skip", workers=workers))
+    batches = list(load_batches(data.train, view, 2, on_bad_image="skip", workers=workers))
     assert torch.cat([batch.labels for batch in batches]).tolist() == [1, 0, 2, 0]
     assert sum(len(batch.skipped) for batch in batches) == 1
 

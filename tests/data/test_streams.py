@@ -115,7 +115,7 @@ def test_pictures_that_do_not_decode_are_an_error_or_left_out(tmp_path):
     stream = open_stream(write(tmp_path, (3, 3), make))
     with pytest.raises(BadPictureError, match=r"picture '1 in shard 1 of hfids/.* \(train\)' does not decode"):
         list(load_stream(stream, view(), 2))
-    batches = list(load_stream(stream, view(), 2, on_bad_picture="skip"))
+    batches = list(load_stream(stream, view(), 2, on_bad_image="skip"))
     assert [batch.labels.tolist() for batch in batches] == [[0, 1], [2, 0], [2]]
     assert [len(batch.skipped) for batch in batches] == [0, 0, 1]
 

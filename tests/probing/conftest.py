@@ -69,7 +69,7 @@ def measured(digits):
     """Runs probes and gives a function that looks findings up: find(measure, case=..., twin=...) -> values."""
 
     def run(model, *probes, pictures=16, data=digits, **options):
-        findings = list(probe(model, data, probes=probes, pictures=pictures, **options))
+        findings = list(probe(model, data, probes=probes, images=pictures, **options))
 
         def find(measure, **wanted):
             wanted = {"twin": "model", **wanted}

@@ -69,4 +69,4 @@ def test_a_picture_that_does_not_decode_is_named_or_left_out(album, tiny_folder)
     data = open_data(str(tiny_folder), mode="L")
     with pytest.raises(ValueError, match="0.png' does not decode"):
         gather(album(data), "natural")
-    assert len(gather(album(data, on_bad_picture="skip"), "natural")[0]) == 5
+    assert len(gather(album(data, on_bad_image="skip"), "natural")[0]) == 5

@@ -1,11 +1,11 @@
-"""The machine does what Engine asks of it: parts, a compiled program, trackers that are told."""
+"""The machine does what RuntimeConfig asks of it: parts, a compiled program, trackers that are told."""
 
 from dataclasses import replace
 
 import pytest
 import torch
 
-from cpvt.config import Engine, Recipe, Source, TrainConfig
+from cpvt.config import RuntimeConfig, OptimConfig, DataConfig, TrainConfig
 from cpvt.training import train
 from cpvt.training.engine import Machine
 from tests.training.runs import history
@@ -13,8 +13,8 @@ from tests.training.runs import history
 
 @pytest.fixture
 def config(tmp_path, tiny_folder):
-    recipe = Recipe(epochs=2, batch_size=4)
-    return TrainConfig(out=str(tmp_path / "run"), train_size=8, device="cpu", source=Source(str(tiny_folder)), recipe=recipe)  # fmt: skip
+    recipe = OptimConfig(epochs=2, batch_size=4)
+    return TrainConfig(out=str(tmp_path / "run"), img_size=8, device="cpu", dataset=DataConfig(str(tiny_folder)), optim=recipe)  # fmt: skip
 
 
 def test_a_step_is_taken_in_as_many_parts_as_asked(config, monkeypatch):
@@ -24,7 +24,7 @@ def test_a_step_is_taken_in_as_many_parts_as_asked(config, monkeypatch):
         "forward",
         lambda self, model, pictures: parts.append(len(pictures)) or forward(self, model, pictures),
     )
-    train(replace(config, engine=Engine(accumulate=3), recipe=replace(config.recipe, epochs=1)))
+    train(replace(config, runtime=RuntimeConfig(grad_accum_steps=3), optim=replace(config.optim, epochs=1)))
     assert parts == [1, 1, 2, 1, 1, 2, 1, 1, 1]
 
 
@@ -36,14 +36,14 @@ def test_what_is_compiled_is_what_is_called(config, monkeypatch):
 
     monkeypatch.setattr(torch, "compile", compiled)
     for asked in (False, True):
-        model = Machine(replace(config, engine=Engine(compile=asked))).wrap(torch.nn.Linear(2, 2))
+        model = Machine(replace(config, runtime=RuntimeConfig(compile=asked))).wrap(torch.nn.Linear(2, 2))
         model(torch.zeros(1, 2))
         assert bool(calls) == asked
 
 
 def test_trackers_are_told_what_the_history_holds(config):
     events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    run = train(replace(config, engine=Engine(track=("tensorboard",)), test_every=1))
+    run = train(replace(config, runtime=RuntimeConfig(report_to=("tensorboard",)), test_every=1))
     told = events.EventAccumulator(str(run / "logs")).Reload()
     assert set(told.Tags()["scalars"]) == {"loss", "accuracy", "lr", "pictures_per_second", "test_accuracy"}
     for name in ("loss", "accuracy", "lr", "test_accuracy"):

@@ -8,13 +8,13 @@ import torch
 import torch.nn.functional as F
 from timm.data import Mixup
 
-from cpvt.config import Recipe
+from cpvt.config import OptimConfig
 from cpvt.data import Transform
 from cpvt.data.variations import seeded
 from cpvt.subjects import Subject
 from cpvt.training.learning import Lessons, Teacher, check_teacher, step_seed
 
-BOTH = Recipe(mixup=0.8, cutmix=1.0)
+BOTH = OptimConfig(mixup=0.8, cutmix=1.0)
 
 
 def batch(count, classes=5):
@@ -43,7 +43,7 @@ def test_of_an_odd_number_the_one_in_the_middle_stays_as_it_is():
 
 
 def test_as_many_steps_are_mixed_and_by_cutmix_as_the_recipe_says():
-    lessons, kinds = Lessons(Recipe(mixup=0.8, cutmix=1.0, mix_prob=0.6, mix_switch_prob=0.2), 2), Counter()
+    lessons, kinds = Lessons(OptimConfig(mixup=0.8, cutmix=1.0, mixup_prob=0.6, mixup_switch_prob=0.2), 2), Counter()
     for seed in range(400):
         black_and_white = torch.tensor([0.0, 1.0])[:, None, None, None].expand(2, 1, 8, 8).clone()
         mixed, _ = lessons.mix(black_and_white, torch.tensor([0, 1]), seed)
@@ -65,8 +65,8 @@ def test_processes_that_hold_pairs_of_a_batch_mix_what_one_would():
 def test_smoothing_of_plain_labels_and_of_mixed_ones_is_the_same():
     pictures, labels = batch(4)
     logits = torch.randn(4, 5, generator=torch.Generator().manual_seed(0))
-    plain = Lessons(Recipe(), 5).judge(logits, pictures, labels)
-    unmixed = Lessons(Recipe(mixup=1e-9, mix_prob=1e-9), 5)  # never mixed: labels as shares all the same
+    plain = Lessons(OptimConfig(), 5).judge(logits, pictures, labels)
+    unmixed = Lessons(OptimConfig(mixup=1e-9, mixup_prob=1e-9), 5)  # never mixed: labels as shares all the same
     soft = unmixed.judge(logits, pictures, unmixed.mix(pictures, labels, 0)[1])
     torch.testing.assert_close(plain.loss, soft.loss)
     assert plain.correct == soft.correct == (logits.argmax(1) == labels).sum()
@@ -90,7 +90,7 @@ def test_a_teacher_sees_pictures_in_its_own_way_and_half_of_the_loss_is_its_answ
     assert torch.equal(teacher(bright), torch.tensor([0, 0]))
     first, second = torch.randn(2, 2, 3, generator=torch.Generator().manual_seed(1))
     labels = torch.tensor([2, 0])
-    answer = Lessons(Recipe(label_smoothing=0.0, distillation_share=0.3), 3, teacher).judge(
+    answer = Lessons(OptimConfig(smoothing=0.0, distillation_alpha=0.3), 3, teacher).judge(
         (first, second), seen, labels
     )
     wanted = 0.7 * F.cross_entropy(first, labels) + 0.3 * F.cross_entropy(second, torch.tensor([1, 1]))

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import cpvt
-from cpvt.config import Engine, Recipe, Retrofit, Source, TrainConfig
+from cpvt.config import RuntimeConfig, OptimConfig, Retrofit, DataConfig, TrainConfig
 from cpvt.data import open_data
 from cpvt.models import vit
 from cpvt.training import check, starting, train
@@ -18,8 +18,8 @@ from tests.training.runs import weights
 
 @pytest.fixture
 def config(tmp_path, tiny_folder):
-    recipe = Recipe(epochs=2, batch_size=4, lr=1e-3, augment="resized-crop")
-    return TrainConfig(out=str(tmp_path / "run"), train_size=8, source=Source(str(tiny_folder)), recipe=recipe)
+    recipe = OptimConfig(epochs=2, batch_size=4, lr=1e-3, augment="resized-crop")
+    return TrainConfig(out=str(tmp_path / "run"), img_size=8, dataset=DataConfig(str(tiny_folder)), optim=recipe)
 
 
 def differ(first, second):
@@ -28,8 +28,8 @@ def differ(first, second):
 
 
 def trained(config, tmp_path, out, recipe=None, engine=None, **options):
-    recipe, engine = replace(config.recipe, **(recipe or {})), replace(config.engine, **(engine or {}))
-    return weights(train(replace(config, out=str(tmp_path / out), recipe=recipe, engine=engine, **options)))
+    recipe, engine = replace(config.optim, **(recipe or {})), replace(config.runtime, **(engine or {}))
+    return weights(train(replace(config, out=str(tmp_path / out), optim=recipe, runtime=engine, **options)))
 
 
 @pytest.mark.parametrize(
@@ -147,35 +147,35 @@ def test_trackers_are_told(config, tmp_path):
         ({"optimizer": "adamv"}, {}, "timm knows no optimizer 'adamv'. Did you mean adam"),
         ({"auto_augment": "random"}, {}, "rand-m9-mstd0.5-inc1"),
         ({"augment": "native", "mixup": 0.8}, {}, "cannot be mixed or brought to --train-sizes"),
-        ({}, {"engine": Engine(shard=True)}, "--shard spreads a model over several processes, and there is one"),
-        ({"optimizer": "adahessian"}, {}, "--optimizer adahessian cannot learn here .it needs second derivatives"),
-        ({"optimizer": "adafactorbv"}, {}, "--optimizer adafactorbv cannot be saved and gone on with here .*such as adamw"),
+        ({}, {"engine": RuntimeConfig(fsdp=True)}, "--fsdp spreads a model over several processes, and there is one"),
+        ({"optimizer": "adahessian"}, {}, "--opt adahessian cannot learn here .it needs second derivatives"),
+        ({"optimizer": "adafactorbv"}, {}, "--opt adafactorbv cannot be saved and gone on with here .*such as adamw"),
         ({"precision": "fp16"}, {"device": "cpu"}, "fp16 is for GPUs, and this would train on a CPU: choose bf16 or fp32"),
-        ({"distillation_share": 0.3}, {}, "--distillation-share 0.3 does nothing without a --teacher"),
+        ({"distillation_alpha": 0.3}, {}, "--distillation-alpha 0.3 does nothing without a --teacher"),
         ({}, {"teacher_checkpoint": "file"}, "--teacher-checkpoint file does nothing without a --teacher"),
-        ({"mix_prob": 0.5}, {}, "--mix-prob 0.5 does nothing without --mixup or --cutmix: add that, or leave the option out"),
-        ({"mixup": 0.8, "mix_switch_prob": 0.1}, {}, "--mix-switch-prob 0.1 does nothing without both --mixup and --cutmix"),
-        ({}, {"source": {"epoch_pictures": 5}}, "--epoch-pictures 5 does nothing without a set that is read as it comes"),
-        ({}, {"source": {"shuffle": 0}}, "--shuffle 0 does nothing without .* .its default is 10000"),
+        ({"mixup_prob": 0.5}, {}, "--mixup-prob 0.5 does nothing without --mixup or --cutmix: add that, or leave the option out"),
+        ({"mixup": 0.8, "mixup_switch_prob": 0.1}, {}, "--mixup-switch-prob 0.1 does nothing without both --mixup and --cutmix"),
+        ({}, {"source": {"train_num_samples": 5}}, "--train-num-samples 5 does nothing without a set that is read as it comes"),
+        ({}, {"source": {"shuffle": 0}}, "--shuffle-buffer 0 does nothing without .* .its default is 10000"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_refused_before_anything_is_written(config, tmp_path, recipe, options, words):
-    options = {**options, "source": replace(config.source, **options.get("source", {}))}
+    options = {**options, "source": replace(config.dataset, **options.get("source", {}))}
     with pytest.raises(ValueError, match=words):
-        train(replace(config, recipe=replace(config.recipe, **recipe), **options))
+        train(replace(config, optim=replace(config.optim, **recipe), **options))
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
-    "recipe", [{"mix_prob": 0.5, "mixup": 0.8}, {"mix_switch_prob": 0.1, "mixup": 0.8, "cutmix": 1.0}]
+    "recipe", [{"mixup_prob": 0.5, "mixup": 0.8}, {"mixup_switch_prob": 0.1, "mixup": 0.8, "cutmix": 1.0}]
 )
 def test_an_option_that_something_reads_is_taken(config, tiny_folder, recipe):
-    check(replace(config, recipe=replace(config.recipe, **recipe)), open_data(str(tiny_folder)))
+    check(replace(config, optim=replace(config.optim, **recipe)), open_data(str(tiny_folder)))
 
 
 def test_a_folder_that_cannot_be_written_is_found_before_anything_is_read(config, tmp_path):
     (tmp_path / "file").write_text("mine")
-    config = replace(config, source=Source("nowhere"))
+    config = replace(config, dataset=DataConfig("nowhere"))
     for out in ("file", "file/run/deep"):
         with pytest.raises(
             ValueError, match=f"nothing can be written to '.*/{out}': '.*/file' is a file; choose another"
@@ -205,7 +205,7 @@ def test_a_folder_with_other_files_is_taken_but_no_weights_are_written_over(conf
         train(config)
     (folder / "model.safetensors").unlink()
     (folder / "checkpoint.json").unlink()
-    train(replace(config, recipe=replace(config.recipe, epochs=1)))
+    train(replace(config, optim=replace(config.optim, epochs=1)))
     assert (folder / "train.log").read_text() == "where the shell sends what is said"
 
 
@@ -213,13 +213,13 @@ def test_a_folder_with_other_files_is_taken_but_no_weights_are_written_over(conf
 def test_what_does_not_go_with_a_retrofit_is_refused_before_anything_is_built(config, monkeypatch, absolute):
     vit = replace(config, model="timm:vit_tiny_patch16_224(patch_size=4, embed_dim=16, depth=1, num_heads=2)")
     with pytest.raises(ValueError, match="--layer-decay does not go with a retrofit"):
-        train(replace(vit, recipe=replace(config.recipe, layer_decay=0.5)), retrofit=Retrofit())
+        train(replace(vit, recipe=replace(config.optim, layer_decay=0.5)), retrofit=Retrofit())
     with pytest.raises(ValueError, match="our own models take PEG by name"):
         train(config, retrofit=Retrofit())
     monkeypatch.setattr("cpvt.processes.together", lambda: True)
     monkeypatch.setattr("cpvt.training.starting_model", lambda *given: pytest.fail("built"))
-    with pytest.raises(ValueError, match=f"--absolute {absolute} changes the table .* leave --shard out, or keep"):
-        train(replace(vit, engine=Engine(shard=True)), retrofit=Retrofit(absolute=absolute))
+    with pytest.raises(ValueError, match=f"--absolute {absolute} changes the table .* leave --fsdp out, or keep"):
+        train(replace(vit, engine=RuntimeConfig(fsdp=True)), retrofit=Retrofit(absolute=absolute))
     assert not Path(config.out).exists()
 
 
@@ -234,7 +234,7 @@ def test_the_way_pictures_are_read_is_found_once(config, monkeypatch):
     monkeypatch.setattr(starting, "open_subject", look)
     monkeypatch.setattr("cpvt.checkpoint.open_subject", lambda name: before(name, pretrained=False))
     vit = "timm:vit_tiny_patch16_224(patch_size=4, embed_dim=16, depth=1, num_heads=2, img_size=8, num_classes=2)"
-    train(replace(config, model=vit, start="published", recipe=replace(config.recipe, epochs=1)))
+    train(replace(config, model=vit, initial_checkpoint="published", optim=replace(config.optim, epochs=1)))
     assert opened == [vit]
 
 
@@ -242,7 +242,7 @@ def test_weights_of_a_file_for_another_library_see_grey_pictures_in_grey(config,
     (tmp_path / "weights.safetensors").touch()
     vit = "timm:vit_tiny_patch16_224(patch_size=4, embed_dim=16, depth=1, num_heads=2)"
     start = str(tmp_path / "weights.safetensors")
-    settings, view = check(replace(config, model=vit, start=start, source=Source()), open_data("digits"))
+    settings, view = check(replace(config, model=vit, initial_checkpoint=start, dataset=DataConfig()), open_data("digits"))
     assert (settings.in_chans, view.transform.mode) == (1, "L")
 
 
@@ -257,7 +257,7 @@ def test_a_training_starts_from_the_weights_of_the_package_for_other_classes(con
     told = []
     run = train(
         replace(
-            config, model="cpvt_mini_peg5_gap", start=start, train_size=None, recipe=replace(config.recipe, **slow)
+            config, model="cpvt_mini_peg5_gap", initial_checkpoint=start, img_size=None, optim=replace(config.optim, **slow)
         ),
         lambda *words: told.append(words),
     )

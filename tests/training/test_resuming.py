@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from cpvt import processes
-from cpvt.config import Engine, Recipe, Retrofit, Source, TrainConfig
+from cpvt.config import RuntimeConfig, OptimConfig, Retrofit, DataConfig, TrainConfig
 from cpvt.data import open_data
 from cpvt.training import StoppedError, check, starting_model, train
 from cpvt.training.engine import Machine
@@ -26,10 +26,10 @@ STEPS = 3  # an epoch: eleven pictures, four a step
 
 @pytest.fixture
 def config(tmp_path, tiny_folder):
-    recipe = Recipe(epochs=2, batch_size=4, augment="resized-crop", lr=1e-3)
-    engine = Engine(save_minutes=0)
+    recipe = OptimConfig(epochs=2, batch_size=4, augment="resized-crop", lr=1e-3)
+    engine = RuntimeConfig(save_minutes=0)
     return TrainConfig(
-        str(tmp_path / "run"), train_size=8, source=Source(str(tiny_folder)), recipe=recipe, engine=engine
+        str(tmp_path / "run"), img_size=8, dataset=DataConfig(str(tiny_folder)), optim=recipe, runtime=engine
     )
 
 
@@ -45,10 +45,10 @@ def interrupt(name, at):
 
 def set_up(config):
     """A run before its first step."""
-    data = open_data(config.source.data)
+    data = open_data(config.dataset.data)
     settings, view = check(config, data)
     model = starting_model(config, settings, data.class_names)
-    return Run(config, settings, view, model, data, Machine(config), Lessons(config.recipe, 2))
+    return Run(config, settings, view, model, data, Machine(config), Lessons(config.optim, 2))
 
 
 def test_other_pictures_are_noticed(config, tiny_folder):
@@ -122,8 +122,8 @@ def test_a_state_damaged_anywhere_is_never_read_as_something_else(tmp_path):
 
 def test_a_table_that_fades_is_gone_from_the_average_too(config):
     name = "timm:vit_tiny_patch16_224(patch_size=4, embed_dim=16, depth=2, num_heads=2)"
-    recipe = replace(config.recipe, ema=0.99)
-    run = train(replace(config, model=name, recipe=recipe), retrofit=Retrofit(absolute="fade"))
+    recipe = replace(config.optim, model_ema_decay=0.99)
+    run = train(replace(config, model=name, optim=recipe), retrofit=Retrofit(absolute="fade"))
     shares = [value for key, value in weights(run).items() if key.endswith("share")]
     assert shares == [0]
 
@@ -141,7 +141,7 @@ def test_a_process_without_a_picture_adds_nothing(config):
 
 
 def test_processes_that_share_a_model_take_as_many_parts_each(config):
-    config = replace(config, engine=Engine(accumulate=3))
+    config = replace(config, runtime=RuntimeConfig(grad_accum_steps=3))
     run = set_up(config)
     lengths = {}
     for run.machine.sharded in (False, True):

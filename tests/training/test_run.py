@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from cpvt.config import Recipe, Source, TrainConfig
+from cpvt.config import OptimConfig, DataConfig, TrainConfig
 from cpvt.training import train
 from cpvt.training.engine import Machine
 from tests.training.runs import history
@@ -19,8 +19,8 @@ def test_the_rate_rises_evenly_then_falls_along_a_cosine(tmp_path, tiny_folder, 
         step(machine, optimizer, *others)
 
     monkeypatch.setattr(Machine, "step", note)
-    recipe = Recipe(epochs=4, batch_size=4, lr=1e-3, min_lr=1e-4, warmup_share=0.25, warmup_lr=warmup_lr)
-    run = train(TrainConfig(str(tmp_path / "run"), train_size=8, source=Source(str(tiny_folder)), recipe=recipe))
+    recipe = OptimConfig(epochs=4, batch_size=4, lr=1e-3, min_lr=1e-4, warmup_ratio=0.25, warmup_lr=warmup_lr)
+    run = train(TrainConfig(str(tmp_path / "run"), img_size=8, dataset=DataConfig(str(tiny_folder)), optim=recipe))
     rising = [first + (1e-3 - first) * step / 3 for step in range(3)]
     falling = [1e-4 + 9e-4 * (1 + math.cos(math.pi * step / 12)) / 2 for step in range(3, 12)]
     assert [rate for (rate,) in rates] == pytest.approx(rising + falling)

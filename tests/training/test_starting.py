@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import cpvt
-from cpvt.config import Recipe
+from cpvt.config import OptimConfig
 from cpvt.training.starting import create_optimizer
 
 
@@ -12,7 +12,7 @@ from cpvt.training.starting import create_optimizer
 def test_weights_decay_and_the_encoding_prefix_norms_and_biases_do_not(layer_decay):
     model = cpvt.create_model("cpvt_micro", num_classes=2)
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-    recipe = Recipe(lr=0.1, weight_decay=0.5, layer_decay=layer_decay)
+    recipe = OptimConfig(lr=0.1, weight_decay=0.5, layer_decay=layer_decay)
     optimizer = create_optimizer(model, recipe, None, fused=False)
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)  # nothing is learned: what changes has decayed

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 import cpvt
-from cpvt.config import Engine, Recipe, Source, TrainConfig
+from cpvt.config import RuntimeConfig, OptimConfig, DataConfig, TrainConfig
 from cpvt.training import train
 from tests.training.runs import assert_same, history, weights
 
@@ -14,15 +14,15 @@ pytest.importorskip("datasets")
 
 @pytest.fixture
 def config(tmp_path, tiny_folder):
-    source = Source(f"hfids/{tiny_folder}", data_root=str(tmp_path / "cache"), shuffle=4, epoch_pictures=11)
-    recipe = Recipe(epochs=3, batch_size=4, augment="resized-crop")
-    return TrainConfig(out=str(tmp_path / "run"), train_size=8, source=source, recipe=recipe)
+    source = DataConfig(f"hfids/{tiny_folder}", data_dir=str(tmp_path / "cache"), shuffle_buffer=4, train_num_samples=11)
+    recipe = OptimConfig(epochs=3, batch_size=4, augment="resized-crop")
+    return TrainConfig(out=str(tmp_path / "run"), img_size=8, dataset=source, optim=recipe)
 
 
 def test_a_stream_is_trained_on_whole_and_gone_on_with_to_the_same_bits(config, tmp_path):
     whole = train(replace(config, out=str(tmp_path / "whole")))
     assert [line["pictures"] for line in history(whole)] == [11, 11, 11]
-    saving = replace(config, engine=Engine(save_minutes=0))
+    saving = replace(config, runtime=RuntimeConfig(save_minutes=0))
 
     def interrupt(what, done, total, words):
         if done == 6:  # the last step of epoch 2
@@ -36,31 +36,31 @@ def test_a_stream_is_trained_on_whole_and_gone_on_with_to_the_same_bits(config, 
 def test_a_stream_is_tested_as_a_folder_is(config, tiny_folder):
     run = train(config)
     streamed, read = (
-        next(cpvt.sweep(run, data, [8], data_root=config.source.data_root)) for data in (None, str(tiny_folder))
+        next(cpvt.sweep(run, data, [8], data_dir=config.dataset.data_dir)) for data in (None, str(tiny_folder))
     )
     assert (streamed.correct, streamed.total, streamed.hits) == (read.correct, 6, read.hits)
     with pytest.raises(ValueError, match="read as it comes, which 'native' cannot do"):
-        next(cpvt.sweep(run, None, [8], protocol="native"))
+        next(cpvt.sweep(run, None, [8], protocols="native"))
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"recipe": Recipe(repeats=3)}, "each picture once and at one size"),
+        ({"recipe": OptimConfig(aug_repeats=3)}, "each picture once and at one size"),
         ({"train_sizes": (8, 12)}, "each picture once and at one size"),
-        ({"source": {"epoch_pictures": None}}, "does not say how many pictures it has: say --epoch-pictures"),
+        ({"source": {"train_num_samples": None}}, "does not say how many pictures it has: say --train-num-samples"),
     ],
 )
 def test_what_a_stream_cannot_do_is_refused(config, change, words):
     if "source" in change:
-        change = {"source": replace(config.source, **change["source"])}
+        change = {"source": replace(config.dataset, **change["source"])}
     with pytest.raises(ValueError, match=words):
         train(replace(config, **change))
 
 
 def test_a_stream_shorter_than_was_said_is_told(config):
-    source = replace(config.source, epoch_pictures=20)
+    source = replace(config.dataset, train_num_samples=20)
     with pytest.warns(
-        UserWarning, match=r"the stream ended after 11 of 20 pictures.*give its length by --epoch-pictures"
+        UserWarning, match=r"the stream ended after 11 of 20 pictures.*give its length by --train-num-samples"
     ):
-        train(replace(config, source=source, recipe=replace(config.recipe, epochs=1)))
+        train(replace(config, dataset=source, optim=replace(config.optim, epochs=1)))

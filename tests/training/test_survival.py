@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import cpvt
-from cpvt.config import Engine, Recipe, Source, TrainConfig
+from cpvt.config import RuntimeConfig, OptimConfig, DataConfig, TrainConfig
 from cpvt.training import DivergedError, learning, train
 from cpvt.training.saving import PREVIOUS, STATE
 from tests.children import children
@@ -26,11 +26,11 @@ STEPS = 24  # of the whole training
 
 @pytest.fixture
 def config(tmp_path, tiny_folder):
-    recipe = Recipe(
-        epochs=4, batch_size=2, drop_path_rate=0.2, mixup=0.5, cutmix=0.5, ema=0.9, augment="resized-crop", lr=1e-3
+    recipe = OptimConfig(
+        epochs=4, batch_size=2, drop_path=0.2, mixup=0.5, cutmix=0.5, model_ema_decay=0.9, augment="resized-crop", lr=1e-3
     )
-    source, engine = Source(data=str(tiny_folder)), Engine(save_minutes=0)  # a save at every step: kills meet many
-    return TrainConfig(out=str(tmp_path / "run"), train_size=8, source=source, recipe=recipe, engine=engine)
+    source, engine = DataConfig(data=str(tiny_folder)), RuntimeConfig(save_minutes=0)  # a save at every step: kills meet many
+    return TrainConfig(out=str(tmp_path / "run"), img_size=8, dataset=source, optim=recipe, runtime=engine)
 
 
 @pytest.fixture
@@ -103,8 +103,8 @@ def test_killed_at_ten_random_steps_the_weights_are_the_same_to_the_bit(config, 
 
 
 def test_sigterm_saves_and_exits_with_the_documented_code(config, whole, tmp_path):
-    recipe = "--epochs 4 --batch-size 2 --drop-path-rate 0.2 --mixup 0.5 --cutmix 0.5 --ema 0.9 --augment resized-crop --lr 1e-3"
-    command = f"train --out {config.out} --data {config.source.data} --train-size 8 {recipe}"
+    recipe = "--epochs 4 --batch-size 2 --drop-path 0.2 --mixup 0.5 --cutmix 0.5 --model-ema-decay 0.9 --augment resized-crop --lr 1e-3"
+    command = f"train --out {config.out} --data {config.dataset.data} --img-size 8 {recipe}"
     started = (child,) = together.start(
         tmp_path, command.split(), count=1, pause=0.2
     )  # the signal comes before the end
@@ -157,18 +157,18 @@ def test_a_damaged_state_is_passed_over_for_the_one_before(config, whole, damage
 
 def test_what_may_change_when_a_run_goes_on_and_what_may_not(config, whole):
     kill_at(config, 9)
-    source = replace(config.source, data="digits")
+    source = replace(config.dataset, data="digits")
     for change in (
         {"encoding": "rope"},
         {"source": source},
-        {"recipe": replace(config.recipe, batch_size=4)},
+        {"recipe": replace(config.optim, batch_size=4)},
         {"seed": 1},
     ):
         with pytest.raises(ValueError, match="holds a run with another configuration"):
             train(replace(config, **change))
-    engine = replace(config.engine, save_minutes=5, grad_checkpointing=True)
-    workers = replace(config.source, loader_workers=1)
-    assert_same(weights(train(replace(config, engine=engine, source=workers, device="cpu"))), whole)
+    engine = replace(config.runtime, save_minutes=5, grad_checkpointing=True)
+    workers = replace(config.dataset, workers=1)
+    assert_same(weights(train(replace(config, runtime=engine, dataset=workers, device="cpu"))), whole)
     assert cpvt.load(config.out).record["epoch"] == 4
 
 
@@ -179,7 +179,7 @@ def test_damaged_pictures_and_shards_stop_a_run_that_goes_on_once_they_are_mende
         with tarfile.open(shards / f"{part}-000000.tar", "w") as tar:
             for number, path in enumerate(sorted((tiny_folder / part).rglob("*.png"))):
                 tar.add(path, f"{path.parent.name}/{number}.png")
-    config = replace(config, source=Source(f"wds/{shards}"))
+    config = replace(config, dataset=DataConfig(f"wds/{shards}"))
     whole = weights(train(replace(config, out=str(tmp_path / "other"))))
     kill_at(config, 9)
     kept = weights(config.out)

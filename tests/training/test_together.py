@@ -17,11 +17,11 @@ from cpvt.training.saving import has_state
 from tests.training.runs import history, weights
 from tests.training.together import finish, start
 
-PLAIN = "--batch-size 6 --epochs 2 --lr 1e-3 --train-size 8"
-WHOLE = f"{PLAIN} --mixup 0.8 --cutmix 1.0 --ema 0.9 --clip-grad 1.0 --repeats 2 --layer-decay 0.8"
-SIZES = f"{PLAIN} --train-sizes 8 12 16 --augment resized-crop --on-bad-picture skip"
-SGD = f"{PLAIN} --optimizer sgd --lr 0.05"  # unlike Adam, it minds how long a gradient is
-PARTS = f"{PLAIN} --batch-size 5 --accumulate 3"  # shares of two and three pictures, and steps that one has none of
+PLAIN = "--batch-size 6 --epochs 2 --lr 1e-3 --img-size 8"
+WHOLE = f"{PLAIN} --mixup 0.8 --cutmix 1.0 --model-ema-decay 0.9 --clip-grad 1.0 --aug-repeats 2 --layer-decay 0.8"
+SIZES = f"{PLAIN} --train-sizes 8 12 16 --augment resized-crop --on-bad-image skip"
+SGD = f"{PLAIN} --opt sgd --lr 0.05"  # unlike Adam, it minds how long a gradient is
+PARTS = f"{PLAIN} --batch-size 5 --grad-accum-steps 3"  # shares of two and three pictures, and steps that one has none of
 DDP, FSDP = ("DistributedDataParallel", "Parameter"), ("FSDPVisionTransformer", "DTensor")
 
 
@@ -58,12 +58,12 @@ def begin(folder, out, options, step):
 @pytest.mark.parametrize(
     ("options", "how", "env", "form"),
     [
-        (WHOLE, "--shard", {}, FSDP),
+        (WHOLE, "--fsdp", {}, FSDP),
         (WHOLE, "", {}, DDP),
         (SIZES, "", {}, DDP),
         (PARTS, "", {"ACCELERATE_USE_FSDP": "true"}, FSDP),  # as accelerate says it
-        (SGD, "--accumulate 2", {}, DDP),
-        (f"{SGD} --augment native", "--accumulate 2", {}, DDP),
+        (SGD, "--grad-accum-steps 2", {}, DDP),
+        (f"{SGD} --augment native", "--grad-accum-steps 2", {}, DDP),
         (f"{PLAIN} --teacher TEACHER", "", {}, DDP),
     ],
     ids=["whole-fsdp", "whole-ddp", "sizes-ddp", "parts-fsdp", "parts-ddp", "native-ddp", "taught-ddp"],
@@ -89,7 +89,7 @@ def test_two_processes_learn_what_one_learns(tmp_path, tiny_folder, options, how
 
 def test_two_processes_share_a_stream_and_test_it_exactly(tmp_path, tiny_folder):
     pytest.importorskip("datasets")
-    stream = f"{PLAIN} --data-root {tmp_path / 'cache'} --shuffle 4 --epoch-pictures 11"
+    stream = f"{PLAIN} --data-dir {tmp_path / 'cache'} --shuffle-buffer 4 --train-num-samples 11"
     finish(start(tmp_path, command(f"hfids/{tiny_folder}", tmp_path / "run", stream)), tmp_path)
     assert [line["pictures"] for line in history(tmp_path / "run")] == [11, 11]  # uneven parts, each picture once
     row = json.loads((tmp_path / "run" / "rows.jsonl").read_text())

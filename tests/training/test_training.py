@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import cpvt
-from cpvt.config import Recipe, Source, TrainConfig
+from cpvt.config import OptimConfig, DataConfig, TrainConfig
 from cpvt.training import DivergedError, learning, train
 from cpvt.training import run as running
 from tests.training.runs import assert_same, history, weights
@@ -18,8 +18,8 @@ from tests.training.runs import assert_same, history, weights
 @pytest.fixture
 def config(tmp_path, picture_folder):
     folder = picture_folder({"train/cat": 6, "train/dog": 5, "test/cat": 3, "test/dog": 3})
-    recipe = Recipe(epochs=3, batch_size=4, drop_path_rate=0.2, lr=1e-3)
-    return TrainConfig(out=str(tmp_path / "run"), train_size=8, source=Source(data=str(folder)), recipe=recipe)
+    recipe = OptimConfig(epochs=3, batch_size=4, drop_path=0.2, lr=1e-3)
+    return TrainConfig(out=str(tmp_path / "run"), img_size=8, dataset=DataConfig(data=str(folder)), optim=recipe)
 
 
 def test_a_run_is_weights_record_and_history(config):
@@ -49,7 +49,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_others(config, tmp_p
 
 def test_workers_that_read_do_not_change_a_bit(config, tmp_path):
     plain = train(config)
-    helped = train(replace(config, out=str(tmp_path / "w"), source=replace(config.source, loader_workers=2)))
+    helped = train(replace(config, out=str(tmp_path / "w"), dataset=replace(config.dataset, workers=2)))
     assert_same(weights(plain), weights(helped))
 
 
@@ -81,7 +81,7 @@ def test_a_finished_run_is_not_trained_again(config):
 def test_another_configuration_in_the_same_folder_is_refused(config):
     run = train(config)
     before = weights(run)
-    other = replace(config, seed=7, recipe=replace(config.recipe, lr=1.0))
+    other = replace(config, seed=7, optim=replace(config.optim, lr=1.0))
     with pytest.raises(ValueError, match="another configuration") as error:
         train(other)
     assert "seed: 0 -> 7" in str(error.value)
@@ -145,23 +145,23 @@ def test_large_pictures_are_shrunk_alike_in_training_and_test(config, picture_fo
     folder = picture_folder({"train/cat": 1, "test/cat": 1}, tmp_path / "large")
     for part in ("train", "test"):
         Image.new("RGB", (400, 200)).save(folder / part / "cat" / "large.png")
-    recipe = replace(config.recipe, augment="crop", epochs=1)
-    run = train(replace(config, source=Source(str(folder)), recipe=recipe))
+    recipe = replace(config.optim, augment="crop", epochs=1)
+    run = train(replace(config, dataset=DataConfig(str(folder)), optim=recipe))
     assert history(run)[0]["shrunk"] == 1
     checkpoint = cpvt.load(run)
     assert checkpoint.transform.longest_side == 32  # four times the training size
-    assert next(cpvt.sweep(checkpoint, None, [8], protocol="canvas")).shrunk == 1
+    assert next(cpvt.sweep(checkpoint, None, [8], protocols="canvas")).shrunk == 1
 
 
 @pytest.mark.parametrize(
     "option",
-    ["epochs=0", "batch_size=0", "lr=0.0", "min_lr=1.0", "warmup_share=1.0", "weight_decay=-1.0", "label_smoothing=1.0",
+    ["epochs=0", "batch_size=0", "lr=0.0", "min_lr=1.0", "warmup_ratio=1.0", "weight_decay=-1.0", "label_smoothing=1.0",
      "drop_path_rate=1.0", "crop_scale=(1.0, 0.1)"],
 )  # fmt: skip
 def test_recipes_that_make_no_sense(option):
     name, value = option.split("=")
     with pytest.raises(ValueError, match=f"{name} must .*; got "):
-        Recipe(**{name: eval(value)})
+        OptimConfig(**{name: eval(value)})
 
 
 def test_an_option_that_came_later_does_not_strand_an_older_run(config):
@@ -171,7 +171,7 @@ def test_an_option_that_came_later_does_not_strand_an_older_run(config):
     (run / "checkpoint.json").write_text(json.dumps(record))
     train(config, lambda *told: pytest.fail("trained again"))
     with pytest.raises(ValueError, match=r"crop_scale: \[0.35, 1.0\] -> \[0.5, 1.0\]"):
-        train(replace(config, recipe=replace(config.recipe, crop_scale=(0.5, 1.0))))
+        train(replace(config, optim=replace(config.optim, crop_scale=(0.5, 1.0))))
 
 
 def test_pictures_that_do_not_decode(config, tmp_path):
@@ -179,13 +179,13 @@ def test_pictures_that_do_not_decode(config, tmp_path):
     bad.write_text("no picture")
     with pytest.raises(ValueError, match="bad.jpg"):
         train(config)
-    run = train(replace(config, source=replace(config.source, on_bad_picture="skip")))
+    run = train(replace(config, dataset=replace(config.dataset, on_bad_image="skip")))
     assert [(line["pictures"], line["skipped"]) for line in history(run)] == [(11, 1)] * 3
 
 
 def test_digits_are_learned_without_augmentation_and_in_grey(tmp_path):
-    recipe = Recipe(epochs=1, batch_size=300, lr=1e-3)
-    run = train(TrainConfig(out=str(tmp_path / "run"), model="cpvt_micro", recipe=recipe))
+    recipe = OptimConfig(epochs=1, batch_size=300, lr=1e-3)
+    run = train(TrainConfig(out=str(tmp_path / "run"), model="cpvt_micro", optim=recipe))
     record = json.loads((run / "checkpoint.json").read_text())
     assert record["model"]["in_chans"] == 1
     assert record["model"]["num_classes"] == 10
@@ -193,13 +193,13 @@ def test_digits_are_learned_without_augmentation_and_in_grey(tmp_path):
 
 @pytest.mark.parametrize("augment", ["none", "crop", "resized-crop"])
 def test_every_augmentation_trains(config, augment):
-    train(replace(config, recipe=replace(config.recipe, augment=augment, epochs=1)))
+    train(replace(config, optim=replace(config.optim, augment=augment, epochs=1)))
 
 
 def test_training_lowers_the_loss(tmp_path, picture_folder):
     folder = picture_folder({"train/cat": 4, "train/dog": 4})
-    recipe = Recipe(epochs=30, batch_size=8, augment="none", lr=3e-3, warmup_share=0.0, label_smoothing=0.0)
-    run = train(TrainConfig(out=str(tmp_path / "run"), train_size=8, source=Source(str(folder)), recipe=recipe))
+    recipe = OptimConfig(epochs=30, batch_size=8, augment="none", lr=3e-3, warmup_ratio=0.0, smoothing=0.0)
+    run = train(TrainConfig(out=str(tmp_path / "run"), img_size=8, dataset=DataConfig(str(folder)), optim=recipe))
     first, *_, last = history(run)
     assert last["loss"] < first["loss"] / 3
     assert last["accuracy"] == 1.0
@@ -212,7 +212,7 @@ def test_training_lowers_the_loss(tmp_path, picture_folder):
         ({"encoding": "pge"}, "unknown encoding 'pge'"),
         ({"model": "vit"}, "unknown model 'vit'"),
         ({"device": "tpu9"}, "device 'tpu9' cannot be used here"),
-        ({"source": Source("no/such/folder")}, "unknown data set 'no/such/folder'"),
+        ({"source": DataConfig("no/such/folder")}, "unknown data set 'no/such/folder'"),
     ],
 )
 def test_choices_that_do_not_exist(config, change, words):
@@ -223,19 +223,19 @@ def test_choices_that_do_not_exist(config, change, words):
 def test_a_data_set_without_training_pictures(tmp_path, picture_folder):
     folder = picture_folder({"test/cat": 1})
     with pytest.raises(ValueError, match="has no train/"):
-        train(TrainConfig(out=str(tmp_path / "run"), source=Source(str(folder))))
+        train(TrainConfig(out=str(tmp_path / "run"), dataset=DataConfig(str(folder))))
 
 
 VIT = "timm:vit_tiny_patch16_224(patch_size=4, embed_dim=16, depth=1, num_heads=2)"
 
 
 def foreign(tmp_path, tiny_folder, out, **options):
-    recipe = options.pop("recipe", Recipe(epochs=1, batch_size=4))
+    recipe = options.pop("recipe", OptimConfig(epochs=1, batch_size=4))
     return TrainConfig(
         str(tmp_path / out),
         **{"model": VIT, "train_size": 8, **options},
-        source=Source(str(tiny_folder)),
-        recipe=recipe,
+        dataset=DataConfig(str(tiny_folder)),
+        optim=recipe,
     )
 
 
@@ -249,7 +249,7 @@ def test_a_model_of_another_library_is_trained_kept_and_opened_again(tmp_path, t
 
 
 def test_training_starts_from_the_weights_of_a_run_or_a_file(tmp_path, tiny_folder):
-    slow = Recipe(epochs=1, batch_size=4, lr=1e-12, min_lr=1e-13, weight_decay=0)
+    slow = OptimConfig(epochs=1, batch_size=4, lr=1e-12, min_lr=1e-13, weight_decay=0)
     first = train(foreign(tmp_path, tiny_folder, "first"))
     for start in (first, first / "model.safetensors"):
         again = train(foreign(tmp_path, tiny_folder, f"from-{start.name}", start=str(start), recipe=slow))
@@ -273,7 +273,7 @@ def test_a_run_that_starts_from_another_reads_pictures_as_that_did(tmp_path, tin
         ({"encoding": "peg"}, "--encoding is for our own models"),
         ({"pool": "gap"}, "--pool is for our own models"),
         ({"model": "timm:vit_tinny"}, "knows no model 'vit_tinny'"),
-        ({"model": "torchvision:shufflenet_v2_x0_5", "train_size": None}, "say --train-size"),
+        ({"model": "torchvision:shufflenet_v2_x0_5", "train_size": None}, "say --img-size"),
         ({"start": "nowhere"}, "no weights to start from at 'nowhere'"),
         ({"model": "cpvt_micro", "start": "published"}, "no weights of 'cpvt_micro' are published"),
     ],

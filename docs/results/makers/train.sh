@@ -8,7 +8,7 @@ export OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
 train() {  # NAME MODEL SEED ...: trained alike but for the model
     name=$1 model=$2 seed=$3; shift 3
-    python -m cpvt train --model "$model" --data "$scenes" --train-size 48 --epochs 12 --lr 1e-3 --batch-size 64 --seed "$seed" "$@" \
+    python -m cpvt train --model "$model" --data "$scenes" --img-size 48 --epochs 12 --lr 1e-3 --batch-size 64 --seed "$seed" "$@" \
         --out "$runs/$name" > "$runs/$name.log" 2>&1
 }
 

@@ -10,6 +10,6 @@ python -m cpvt train "$recipes/cifar10_cpvt_mini.py" --out "$run"
 python "$recipes/ship.py" "$run"
 rm -f "$here/rows.jsonl" # tested anew
 for protocol in resize canvas; do
-    python -m cpvt sweep $name --data cifar10 --protocol $protocol --sizes ${SIZES:-16 24 32 40 48 64 96} --out "$here"
+    python -m cpvt sweep $name --data cifar10 --protocols $protocol --sizes ${SIZES:-16 24 32 40 48 64 96} --out "$here"
 done
 python "$here/card.py"

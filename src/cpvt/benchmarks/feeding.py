@@ -15,7 +15,7 @@ from PIL import Image
 
 from cpvt.benchmarks.measuring import Figure, alternate, ratio, told
 from cpvt.benchmarks.rehearsal import rehearse
-from cpvt.config import Recipe, Source, TrainConfig
+from cpvt.config import OptimConfig, DataConfig, TrainConfig
 from cpvt.data import Draw, load_plan, open_data
 from cpvt.training import check, train
 
@@ -90,9 +90,9 @@ def _compare(case: Case, folder: Path, rounds: int) -> Iterator[Figure]:
 
 def _config(case: Case, folder: Path, workers: int, number: int = 0) -> TrainConfig:
     return TrainConfig(
-        out=str(folder / f"run{number}"), model=case.model, train_size=case.size, device="cpu",
-        source=Source(str(folder / "pictures"), loader_workers=workers),
-        recipe=Recipe(epochs=1, batch_size=case.batch_size, augment="resized-crop"),
+        out=str(folder / f"run{number}"), model=case.model, img_size=case.size, device="cpu",
+        dataset=DataConfig(str(folder / "pictures"), workers=workers),
+        optim=OptimConfig(epochs=1, batch_size=case.batch_size, augment="resized-crop"),
     )  # fmt: skip
 
 
@@ -104,11 +104,11 @@ def _time(work: Callable[[], Any]) -> float:
 
 def _read(config: TrainConfig) -> float:
     """Seconds from one batch to the next; what it takes to start is left out."""
-    data = open_data(config.source.data)
+    data = open_data(config.dataset.data)
     assert data.train is not None
-    (_, view), size = check(config, data), config.recipe.batch_size
+    (_, view), size = check(config, data), config.optim.batch_size
     plan = [[Draw(number) for number in range(start, start + size)] for start in range(0, len(data.train), size)]
-    times = [time.perf_counter() for _ in load_plan(data.train, view, plan, workers=config.source.loader_workers)]
+    times = [time.perf_counter() for _ in load_plan(data.train, view, plan, workers=config.dataset.workers)]
     return _step(times)
 
 

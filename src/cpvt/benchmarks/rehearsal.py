@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from cpvt.config import Engine, Recipe, TrainConfig, Watch, ignore_progress
+from cpvt.config import RuntimeConfig, OptimConfig, TrainConfig, Watch, ignore_progress
 from cpvt.data import Batch, Draw
 from cpvt.data.base import data_set
 from cpvt.training import check, starting_model
@@ -48,8 +48,8 @@ def rehearse(model: str, size: int, batch_size: int, classes: int, steps: int = 
 
     size: side of the pictures. batch_size: pictures a step, over all processes together.
     """
-    recipe, engine = Recipe(epochs=EPOCHS, batch_size=batch_size), Engine(save_minutes=float("inf"))
-    config = TrainConfig(out="", model=model, train_size=size, device="cpu", engine=engine, recipe=recipe)
+    recipe, engine = OptimConfig(epochs=EPOCHS, batch_size=batch_size), RuntimeConfig(save_minutes=float("inf"))
+    config = TrainConfig(out="", model=model, img_size=size, device="cpu", runtime=engine, optim=recipe)
     names = [f"class {number}" for number in range(classes)]
     data = data_set("noise", names, _Unread(steps * batch_size), None, "RGB")
     settings, view = check(config, data)

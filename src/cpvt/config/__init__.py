@@ -18,7 +18,7 @@ from cpvt.config.base import (
     split_options,
 )
 from cpvt.config.models import ForeignConfig, ModelConfig
-from cpvt.config.training import CompareConfig, Engine, Recipe, Retrofit, RetrofitConfig, Source, TrainConfig
+from cpvt.config.training import CompareConfig, RuntimeConfig, OptimConfig, Retrofit, RetrofitConfig, DataConfig, TrainConfig
 from cpvt.config.using import (
     BenchConfig,
     ExportConfig,
@@ -36,19 +36,19 @@ __all__ = [
     "TOKEN_BUDGET",
     "BenchConfig",
     "CompareConfig",
-    "Engine",
+    "RuntimeConfig",
     "ExportConfig",
     "ForeignConfig",
     "ListConfig",
     "ModelConfig",
     "PredictConfig",
     "ProbeConfig",
-    "Recipe",
+    "OptimConfig",
     "ReportConfig",
     "Retrofit",
     "RetrofitConfig",
     "Size",
-    "Source",
+    "DataConfig",
     "SweepConfig",
     "TrainConfig",
     "Watch",

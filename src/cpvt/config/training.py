@@ -9,46 +9,46 @@ from cpvt.config.base import PROTOCOLS, check_ranges, parse_size
 
 
 @dataclass(frozen=True)
-class Source:
+class DataConfig:
     """Which pictures, and how they are read."""
 
     data: str = "digits"
     """'digits', a folder with train/ and test/ (or val/), or a name of timm's dataset factory such as torch/cifar10."""
-    data_root: str | None = None
+    data_dir: str | None = None
     """Where the files of a named data set are."""
-    crop_ratio: float | None = None
+    crop_pct: float | None = None
     """Share of the resized picture that a test under `resize` shows; by default the data set's (1 for digits, else 0.875)."""
     interpolation: str = "bicubic"
     longest_side: int | None = None
     """Pictures with a longer side are shrunk to it before they are cropped or laid on a canvas, in training and test
     alike, and it is said; by default four times the training size."""
-    on_bad_picture: Literal["error", "skip"] = "error"
+    on_bad_image: Literal["error", "skip"] = "error"
     """What to do with a picture that does not decode: 'error', or 'skip' (counted and reported)."""
-    epoch_pictures: int | None = None
+    train_num_samples: int | None = None
     """How many pictures an epoch of a streamed set holds, where the set does not say."""
-    shuffle: int = 10_000
+    shuffle_buffer: int = 10_000
     """Pictures of a streamed set that wait in memory to be drawn from, in each process."""
-    loader_workers: int = 0
+    workers: int = 0
     """Processes that read pictures beside the one that trains."""
 
     def __post_init__(self) -> None:  # crop_ratio is checked where pictures are read
         check_ranges(
-            self, {"1 or more": ("longest_side", "epoch_pictures"), "0 or more": ("shuffle", "loader_workers")}
+            self, {"1 or more": ("longest_side", "train_num_samples"), "0 or more": ("shuffle_buffer", "workers")}
         )
 
 
 @dataclass(frozen=True)
-class Recipe:
+class OptimConfig:
     """How a model is trained; the same for every encoding."""
 
     epochs: int = 20
     batch_size: int = 32
     """Pictures that one step learns from, over all processes together."""
-    optimizer: str = "adamw"
+    opt: str = "adamw"
     """A name of timm's optimizers."""
     lr: float = 3e-3
     min_lr: float = 1e-5
-    warmup_share: float = 0.1
+    warmup_ratio: float = 0.1
     """Share of all steps over which the learning rate rises to lr."""
     warmup_lr: float | None = None
     """The rate from which it rises; by default min_lr."""
@@ -57,46 +57,46 @@ class Recipe:
     """Each layer learns at so many times the rate of the one above it; by default all learn alike."""
     clip_grad: float | None = None
     """Gradients longer than this together are shortened to it."""
-    label_smoothing: float = 0.1
-    drop_path_rate: float = 0.0
+    smoothing: float = 0.1
+    drop_path: float = 0.0
     augment: str | None = None
     """How training pictures are varied: 'resized-crop', 'crop' (own scale) or 'none'; by default as fits the data set."""
     crop_scale: tuple[float, float] = (0.35, 1.0)
     """Share of the area that a 'resized-crop' shows, from and to."""
-    auto_augment: str | None = None
+    aa: str | None = None
     """timm's words for RandAugment, AutoAugment or AugMix, such as rand-m9-mstd0.5-inc1."""
     color_jitter: float = 0.0
     """How far brightness, contrast and saturation may go; timm, as DeiT, leaves it out where auto_augment is given."""
-    erasing: float = 0.0
+    reprob: float = 0.0
     """Share of the pictures in which a rectangle is filled with noise."""
-    repeats: int = 1
+    aug_repeats: int = 1
     """Repeated augmentation: how many variations of a picture an epoch holds; it holds as many fewer pictures."""
     mixup: float = 0.0
     """Alpha of mixup: two pictures are blended, and their labels; 0 is off."""
     cutmix: float = 0.0
     """Alpha of cutmix: a rectangle of one picture is laid on another; 0 is off."""
-    mix_prob: float = 1.0
+    mixup_prob: float = 1.0
     """Share of the steps whose pictures are mixed."""
-    mix_switch_prob: float = 0.5
+    mixup_switch_prob: float = 0.5
     """Share of the mixed steps that take cutmix, where mixup is on too."""
-    ema: float | None = None
+    model_ema_decay: float | None = None
     """Decay, a step, of a moving average of the weights, which is then what is kept; by default none."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """In what the model computes (weights stay float32)."""
-    distillation_share: float = 0.5
+    distillation_alpha: float = 0.5
     """Share of the loss that a teacher's answers have, where there is a teacher."""
 
     def __post_init__(self) -> None:
         check_ranges(
             self,
             {
-                "1 or more": ("epochs", "batch_size", "repeats"),
+                "1 or more": ("epochs", "batch_size", "aug_repeats"),
                 "0 or more": ("weight_decay", "color_jitter", "mixup", "cutmix"),
                 "above 0": ("lr", "clip_grad"),
-                "from 0 to 1": ("erasing", "mix_prob", "mix_switch_prob", "distillation_share"),
-                "from 0 to below 1": ("warmup_share", "label_smoothing", "drop_path_rate"),
+                "from 0 to 1": ("reprob", "mixup_prob", "mixup_switch_prob", "distillation_alpha"),
+                "from 0 to below 1": ("warmup_ratio", "smoothing", "drop_path"),
                 "above 0 and at most 1": ("layer_decay", "crop_scale"),
-                "above 0 and below 1": ("ema",),
+                "above 0 and below 1": ("model_ema_decay",),
             },
         )
         for name in ("min_lr", "warmup_lr"):
@@ -108,24 +108,24 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class Engine:
+class RuntimeConfig:
     """How the work is done; whatever is chosen here, the run learns the same, but for rounding."""
 
-    accumulate: int = 1
+    grad_accum_steps: int = 1
     """In how many parts, one after the other, a process takes its pictures of a step: less memory."""
     grad_checkpointing: bool = False
     """Compute activations again in the backward instead of keeping them: less memory."""
     compile: bool = False
     """Let torch.compile turn the model into one faster program, at the first step."""
-    shard: bool = False
+    fsdp: bool = False
     """Spread parameters and optimizer over the processes (FSDP2) instead of keeping a copy in each (DDP)."""
     save_minutes: float = 10.0
     """Save at least so often, and after every epoch; an interrupted run goes on from there."""
-    track: tuple[str, ...] = ()
+    report_to: tuple[str, ...] = ()
     """Where else to log: tensorboard, wandb, or another tracker of accelerate's."""
 
     def __post_init__(self) -> None:
-        check_ranges(self, {"1 or more": ("accumulate",), "0 or more": ("save_minutes",)})
+        check_ranges(self, {"1 or more": ("grad_accum_steps",), "0 or more": ("save_minutes",)})
 
 
 @dataclass(frozen=True)
@@ -141,10 +141,10 @@ class TrainConfig:
     model: str = "cpvt_micro"
     """A name of `cpvt list`, or of another library, as timm:vit_tiny_patch16_224; options in brackets, as in
     "cpvt_micro(patch_size=8)"."""
-    start: str | None = None
+    initial_checkpoint: str | None = None
     """Weights to start from: a run's folder (its training size and classes may be others), a file, or 'published' for
     those of another library or of the package itself; by default random ones."""
-    train_size: int | None = None
+    img_size: int | None = None
     """Side of the training pictures, pixels; by default the model's."""
     train_sizes: tuple[int | str, ...] = ()
     """Sizes to train at: each step draws one, and takes as many pictures as make about the tokens of a batch at the
@@ -158,12 +158,12 @@ class TrainConfig:
     seed: int = 0
     device: str = "auto"
     """auto, cpu, cuda, ..."""
-    engine: Engine = field(default_factory=Engine)
-    source: Source = field(default_factory=Source)
-    recipe: Recipe = field(default_factory=Recipe)
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    dataset: DataConfig = field(default_factory=DataConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
 
     def __post_init__(self) -> None:
-        check_ranges(self, {"1 or more": ("train_size",), "0 or more": ("test_every", "seed")})
+        check_ranges(self, {"1 or more": ("img_size",), "0 or more": ("test_every", "seed")})
         for size in self.train_sizes:
             parse_size(size)
 
@@ -205,16 +205,16 @@ class RetrofitConfig:
     sizes: tuple[int | str, ...] = ()
     """Test sizes, sides in pixels or HEIGHTxWIDTH; by default half to three times the training size."""
     protocols: tuple[str, ...] = ("resize",)
-    train_size: int | None = None
+    img_size: int | None = None
     """Side of the training pictures, pixels; by default the model's."""
     seed: int = 0
     device: str = "auto"
     retrofit: Retrofit = field(default_factory=Retrofit)
-    source: Source = field(default_factory=Source)
-    recipe: Recipe = field(default_factory=lambda: Recipe(epochs=5, lr=2e-4))
+    dataset: DataConfig = field(default_factory=DataConfig)
+    optim: OptimConfig = field(default_factory=lambda: OptimConfig(epochs=5, lr=2e-4))
 
     def __post_init__(self) -> None:
-        check_ranges(self, {"1 or more": ("train_size",), "0 or more": ("seed",)})
+        check_ranges(self, {"1 or more": ("img_size",), "0 or more": ("seed",)})
 
 
 @dataclass(frozen=True)
@@ -236,7 +236,7 @@ class CompareConfig:
     """A first look in a minute and a half. Where not asked otherwise: learned, rope and peg, class token, fewer sizes,
     12 epochs."""
     model: str = "cpvt_micro"
-    train_size: int | None = None
+    img_size: int | None = None
     parallel: int | None = None
     """Trainings at once, a process each; by default one per core on the CPU (eight at most), on a GPU one. On a cluster: on
     a machine like this one."""
@@ -244,8 +244,8 @@ class CompareConfig:
     """Spread the trainings over a Ray cluster: 'auto', HOST:PORT or ray://HOST:PORT; 'ray' takes one that runs, else makes
     one of this machine. All its machines must share the folders."""
     device: str = "auto"
-    source: Source = field(default_factory=Source)
-    recipe: Recipe = field(default_factory=Recipe)
+    dataset: DataConfig = field(default_factory=DataConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
 
     def __post_init__(self) -> None:
-        check_ranges(self, {"1 or more": ("train_size", "parallel"), "0 or more": ("seeds",)})
+        check_ranges(self, {"1 or more": ("img_size", "parallel"), "0 or more": ("seeds",)})

@@ -19,34 +19,34 @@ class SweepConfig:
     """File with weights for a model of another library; by default those that the library publishes."""
     out: str | None = None
     """Folder to which the rows go; by default the run's, or runs/sweep. Rows of several models make one report."""
-    protocol: str = "resize"
+    protocols: str = "resize"
     """resize (same picture, more pixels: objects grow), canvas (objects keep their pixels, the field of view grows) or
     native (whole pictures in their own proportions; a size is the longest side allowed)."""
     sizes: tuple[int | str, ...] = ()
     """Sides in pixels, or HEIGHTxWIDTH; by default half to three times the training size."""
     data: str | None = None
     """Another data set than the run's own, with the same classes; for a model of another library it must be given."""
-    data_root: str | None = None
-    train_size: int | None = None
+    data_dir: str | None = None
+    img_size: int | None = None
     """Side of the pictures a model of another library was trained on, where the model does not say."""
-    crop_ratio: float | None = None
+    crop_pct: float | None = None
     interpolation: str | None = None
     """By default the model's own, or bicubic."""
     mean: tuple[float, ...] = ()
     """By which pictures are normalised, of values from 0 to 1, a number per channel; by default the model's own."""
     std: tuple[float, ...] = ()
-    on_bad_picture: Literal["error", "skip"] = "error"
+    on_bad_image: Literal["error", "skip"] = "error"
     longest_side: int | None = None
     """Larger pictures are shrunk to it before they are laid on a canvas, and it is said; by default as in training."""
     batch_size: int = 64
     token_budget: int = TOKEN_BUDGET
     """Under native: patches that go through the model at a time."""
-    loader_workers: int = 0
+    workers: int = 0
     """Processes that read pictures beside the one that tests."""
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        check_ranges(self, {"1 or more": ("train_size", "longest_side", "batch_size", "token_budget")})
+        check_ranges(self, {"1 or more": ("img_size", "longest_side", "batch_size", "token_budget")})
 
 
 @dataclass(frozen=True)
@@ -66,19 +66,19 @@ class ProbeConfig:
     """Larger sizes for `longer`; by default one and a half, two and three times the training size."""
     data: str = "digits"
     """'digits', a folder with train/ and test/ (or val/), or a name of timm's dataset factory such as torch/cifar10."""
-    data_root: str | None = None
-    pictures: int = 256
+    data_dir: str | None = None
+    images: int = 256
     """How many are shown."""
-    train_size: int | None = None
+    img_size: int | None = None
     """Side of the pictures the model was trained on, where it does not say."""
     seed: int = 0
-    on_bad_picture: Literal["error", "skip"] = "error"
+    on_bad_image: Literal["error", "skip"] = "error"
     token_budget: int = TOKEN_BUDGET
     """Patches that go through the model at a time."""
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        check_ranges(self, {"1 or more": ("pictures", "train_size", "token_budget"), "0 or more": ("seed",)})
+        check_ranges(self, {"1 or more": ("images", "img_size", "token_budget"), "0 or more": ("seed",)})
 
 
 @dataclass(frozen=True)
@@ -88,12 +88,12 @@ class PredictConfig:
     run: str
     """Folder that `cpvt train` wrote, or the name of a model that comes with weights. May be left out: then
     cpvt_mini_peg5_gap, which knows the ten classes of CIFAR-10."""
-    pictures: tuple[str, ...]
+    images: tuple[str, ...]
     """Picture files."""
     top: int = 5
     longest_side: int | None = None
     """Pictures with a longer side are shrunk to it first, and it is said; by default four times the training size."""
-    on_bad_picture: Literal["error", "skip"] = "error"
+    on_bad_image: Literal["error", "skip"] = "error"
     token_budget: int = TOKEN_BUDGET
     """Patches that go through the model at a time; every picture gets what it would get alone."""
     device: str = "auto"

@@ -19,7 +19,7 @@ __all__ = [
 KNOWN = {
     "digits": "scikit-learn's handwritten digits on a 32x32 canvas, 1,200 to train and 597 to test; embedded, no download",
     "PATH": "a folder with train/CLASS/picture.jpg and test/CLASS/picture.jpg (or val/), or with tar archives of such",
-    "torch/NAME": "a torchvision set, such as torch/cifar10; --data-root says where its files are",
+    "torch/NAME": "a torchvision set, such as torch/cifar10; --data-dir says where its files are",
     "hfds/NAME": "a Hugging Face set (needs the package datasets); hfids/NAME streams it",
     "tfds/NAME": "a TensorFlow set (needs tensorflow-datasets)",
     "wds/PATH": "shards of WebDataset: a folder, or a pattern such as wds//data/{train,val}-{000..146}.tar; URLs too",

@@ -116,7 +116,7 @@ def load_plan(
     *,
     seed: int = 0,
     epoch: int = 0,
-    on_bad_picture: str = "error",
+    on_bad_image: str = "error",
     workers: int = 0,
     smallest_side: int = 1,
     stack: bool = True,
@@ -126,13 +126,13 @@ def load_plan(
 
     What is random about a picture depends on (seed, epoch, its number), and on its copy where that is not 0, and on
     nothing else: not on who reads it, nor on what was read before. A picture that does not decode, or that has a side
-    below `smallest_side` pixels, is an error that names it, or with `on_bad_picture='skip'` is left out and named in
+    below `smallest_side` pixels, is an error that names it, or with `on_bad_image='skip'` is left out and named in
     the batch.
     workers: processes that read. stack: one tensor a batch, else a list, each picture at its own size.
     pin: put the pictures where a GPU fetches them faster.
     """
     looking = _Looking(split, view, seed, epoch, smallest_side)
-    return _load(looking, plan, on_bad_picture, workers, stack, pin)
+    return _load(looking, plan, on_bad_image, workers, stack, pin)
 
 
 def load_stream(
@@ -146,7 +146,7 @@ def load_stream(
     skip: int = 0,
     seed: int = 0,
     epoch: int = 0,
-    on_bad_picture: str = "error",
+    on_bad_image: str = "error",
     workers: int = 0,
     smallest_side: int = 1,
     stack: bool = True,
@@ -159,19 +159,19 @@ def load_stream(
     """
     found = islice(stream.share(part, parts, seed=seed, epoch=epoch, shuffle=shuffle), skip, None)
     looking = _Looking(None, view, seed, epoch, smallest_side)
-    return _load(looking, iter(lambda: list(islice(found, batch_size)), []), on_bad_picture, workers, stack, pin)
+    return _load(looking, iter(lambda: list(islice(found, batch_size)), []), on_bad_image, workers, stack, pin)
 
 
 def _load(
-    looking: Any, plan: Iterable[Sequence[Draw | Encoded]], on_bad_picture: str, workers: int, stack: bool, pin: bool
+    looking: Any, plan: Iterable[Sequence[Draw | Encoded]], on_bad_image: str, workers: int, stack: bool, pin: bool
 ) -> Iterator[Batch]:
-    check_on_bad_picture(on_bad_picture)
+    check_on_bad_picture(on_bad_image)
     loader = DataLoader(
         looking, batch_sampler=map(list, plan), num_workers=workers, collate_fn=_part, pin_memory=pin,
         generator=torch.Generator(),  # torch draws a seed for its workers, and would from the generator of all
     )  # fmt: skip
     for part in loader:
-        if part.skipped and on_bad_picture == "error":
+        if part.skipped and on_bad_image == "error":
             raise BadPictureError(part.skipped[0])
         yield _batch(part, stack)
 
@@ -184,12 +184,12 @@ def load_batches(
     order: Sequence[int] | None = None,
     seed: int = 0,
     epoch: int = 0,
-    on_bad_picture: str = "error",
+    on_bad_image: str = "error",
     workers: int = 0,
 ) -> Iterator[Batch]:
     """Yield the split in batches, in the given order of numbers (by default as it stands); see `load_plan`."""
     plan = _plan(split, order, batch_size)
-    return load_plan(split, view, plan, seed=seed, epoch=epoch, on_bad_picture=on_bad_picture, workers=workers)
+    return load_plan(split, view, plan, seed=seed, epoch=epoch, on_bad_image=on_bad_image, workers=workers)
 
 
 def load_packs(
@@ -201,7 +201,7 @@ def load_packs(
     order: Sequence[int] | None = None,
     seed: int = 0,
     epoch: int = 0,
-    on_bad_picture: str = "error",
+    on_bad_image: str = "error",
     workers: int = 0,
 ) -> Iterator[Batch]:
     """Yield the split in lists of pictures of their own sizes, as many as fit a budget of tokens.
@@ -211,7 +211,7 @@ def load_packs(
     patch counts as one that does not decode.
     """
     singles = load_plan(
-        split, view, _plan(split, order, 1), seed=seed, epoch=epoch, on_bad_picture=on_bad_picture, workers=workers,
+        split, view, _plan(split, order, 1), seed=seed, epoch=epoch, on_bad_image=on_bad_image, workers=workers,
         smallest_side=patch_size, stack=False,
     )  # fmt: skip
 
@@ -245,7 +245,7 @@ def _joined(batches: Sequence[Batch]) -> Batch:
     )
 
 
-def check_on_bad_picture(on_bad_picture: str) -> None:
+def check_on_bad_picture(on_bad_image: str) -> None:
     """Raise ValueError unless it is known what to do with a picture that does not decode."""
-    if on_bad_picture not in ("error", "skip"):
-        raise ValueError(f"on_bad_picture must be 'error' or 'skip'; got '{on_bad_picture}'")
+    if on_bad_image not in ("error", "skip"):
+        raise ValueError(f"on_bad_image must be 'error' or 'skip'; got '{on_bad_image}'")

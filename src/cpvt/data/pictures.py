@@ -33,7 +33,7 @@ def decode(file: str | Path | IO[bytes], name: str, mode: str = "RGB") -> Image.
     except Exception as error:  # decoders raise many kinds: OSError, SyntaxError, struct.error, ...
         raise BadPictureError(
             f"picture '{name}' does not decode ({type(error).__name__}: {error}); "
-            "mend or remove the file, or pass --on-bad-picture skip"
+            "mend or remove the file, or pass --on-bad-image skip"
         ) from error
 
 
@@ -69,5 +69,5 @@ def check_usable(shape: Sequence[int], smallest: int, name: str) -> None:
     if min(height, width) < smallest:
         raise BadPictureError(
             f"{name} comes to {height}x{width} pixels, and the model takes {smallest}x{smallest} or more; "
-            "allow a longer side, remove the file, or pass --on-bad-picture skip"
+            "allow a longer side, remove the file, or pass --on-bad-image skip"
         )

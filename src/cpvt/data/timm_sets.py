@@ -62,7 +62,7 @@ def open_named(name: str, root: str | None, mode: str) -> DataSet:
     """A data set by timm's own name: torch/cifar10, hfds/user/set, wds//path/of/shards, ...; root: where its files are."""
     prefix, _, rest = name.partition("/")
     if prefix == "torch" and root is None:
-        raise ValueError(f"'{name}' needs the folder that its files are in: pass --data-root")
+        raise ValueError(f"'{name}' needs the folder that its files are in: pass --data-dir")
     if root is not None and name in ("torch/image_folder", "torch/folder"):
         return open_folder(Path(root), mode)  # torchvision's would number the classes of each part by itself
     if prefix == "wds":

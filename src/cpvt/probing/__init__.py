@@ -45,9 +45,9 @@ def probe(
     pictures: int = 256,
     seed: int = 0,
     checkpoint: str | Path | None = None,
-    data_root: str | None = None,
+    data_dir: str | None = None,
     train_size: Size | None = None,
-    on_bad_picture: str = "error",
+    on_bad_image: str = "error",
     token_budget: int = TOKEN_BUDGET,
     device: str = "auto",
     out: str | Path | None = None,
@@ -69,12 +69,12 @@ def probe(
         raise ValueError(f"probes must be among {', '.join(PROBES)}; got {', '.join(probes) or 'none'}")
     subject = as_subject(model, checkpoint, device)
     if isinstance(data, str):
-        data = open_data(data, data_root, subject.transform.mode if subject.transform else None)
+        data = open_data(data, data_dir, subject.transform.mode if subject.transform else None)
     transform = fit_transform(subject, data)
     wanted = training_sides(subject, data, train_size)
     grids, missing = read_grids(subject, wanted, transform)
     patch = patch_of(subject, wanted, grids)
-    album = Album(data, transform, subject.device, pictures, patch or 16, seed, on_bad_picture, token_budget)
+    album = Album(data, transform, subject.device, pictures, patch or 16, seed, on_bad_image, token_budget)
     study = Study(
         subject, subject.name, TWINS[0], album, wanted, _larger(sizes, wanted, patch or 1), grids, missing, patch,
         has_labels=False, arrays=None if out is None else Path(out) / ARRAYS,

@@ -42,7 +42,7 @@ class Album:
     count: int
     patch_size: int
     seed: int = 0
-    on_bad_picture: str = "error"
+    on_bad_image: str = "error"
     token_budget: int = TOKEN_BUDGET
     kept: dict[Any, list[tuple[Tensor, Tensor]]] = field(default_factory=dict)
 
@@ -89,7 +89,7 @@ class Album:
         read, numbers = [], 0
         for batch in load_batches(
             self.split, view, self._batch(sides), order=self.numbers[low:high], seed=self.seed,
-            on_bad_picture=self.on_bad_picture,
+            on_bad_image=self.on_bad_image,
         ):  # fmt: skip
             if isinstance(batch.pictures, Tensor):
                 read.append((batch.pictures.to(self.device), batch.labels))

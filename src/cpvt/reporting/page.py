@@ -238,7 +238,7 @@ def _how(material: Material) -> str:
     facts |= protocol_words(material.rows)
     if material.record:
         config, origin = material.record["config"], material.record["provenance"]
-        facts["Recipe"] = ", ".join(f"{name} {_plain(value)}" for name, value in config["recipe"].items())
+        facts["OptimConfig"] = ", ".join(f"{name} {_plain(value)}" for name, value in config["recipe"].items())
         facts["Commands"] = "\n".join(material.record["commands"])
         facts["Versions"] = ", ".join(f"{name} {number}" for name, number in origin["versions"].items())
         facts["Commit"] = origin["commit"] or "not run from a checkout"

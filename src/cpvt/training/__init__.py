@@ -29,7 +29,7 @@ def train(config: TrainConfig, watch: Watch = ignore_progress, retrofit: Retrofi
     retrofit: PEGs to put into a model of another library before it is trained on (see `cpvt.retrofit`).
 
     The same configuration goes on where an interrupted run stopped (after its last saved step) and does nothing where it
-    had finished; device, number of processes and all of Engine may have changed. Same seed, machine and thread count give
+    had finished; device, number of processes and all of RuntimeConfig may have changed. Same seed, machine and thread count give
     the same weights to the bit on the CPU, interrupted or not. Started in several processes (torchrun, accelerate launch),
     they train one model together. Raises ValueError where the folder holds another configuration, DivergedError where the
     loss is not a number, StoppedError where SIGTERM came and all is saved, OSError where it can't be saved.
@@ -39,12 +39,12 @@ def train(config: TrainConfig, watch: Watch = ignore_progress, retrofit: Retrofi
     if is_finished(config, retrofit):
         return folder
     check_here(config)
-    data = open_data(config.source.data, config.source.data_root)
+    data = open_data(config.dataset.data, config.dataset.data_dir)
     settings, view = check(config, data, retrofit)
     machine = Machine(config)
     if machine.sharded and retrofit is not None and retrofit.absolute != "keep":
         raise ValueError(
-            f"--absolute {retrofit.absolute} changes the table of positions, which --shard cuts in parts: leave --shard out, "
+            f"--absolute {retrofit.absolute} changes the table of positions, which --fsdp cuts in parts: leave --fsdp out, "
             "or keep the table"
         )
     torch.manual_seed(config.seed)
@@ -54,7 +54,7 @@ def train(config: TrainConfig, watch: Watch = ignore_progress, retrofit: Retrofi
     if retrofit is not None:
         model, settings = retrofitted(model, settings, retrofit)
     teacher = open_teacher(config, data, view.transform, str(machine.device))
-    lessons = Lessons(config.recipe, len(data.class_names), teacher)
+    lessons = Lessons(config.optim, len(data.class_names), teacher)
     with listening() as stop:
         run = Run(config, settings, view, model, data, machine, lessons, retrofit)
         run.resume()

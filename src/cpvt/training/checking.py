@@ -15,7 +15,7 @@ from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 
 from cpvt.checkpoint import RECORD, WEIGHTS, is_run
-from cpvt.config import ForeignConfig, ModelConfig, Recipe, Retrofit, Source, TrainConfig
+from cpvt.config import ForeignConfig, ModelConfig, OptimConfig, Retrofit, DataConfig, TrainConfig
 from cpvt.data import VIEWS, DataSet, View
 from cpvt.models import VisionTransformer
 from cpvt.results import check_writable
@@ -45,7 +45,7 @@ def check(
     if isinstance(settings, ModelConfig):
         with torch.device("meta"):  # builds without memory or random numbers
             VisionTransformer(settings)
-    elif config.recipe.augment == "native":
+    elif config.optim.augment == "native":
         raise ValueError(
             "--augment native gives the model lists of pictures, which our own models take; "
             f"for '{settings.name}' augment by {', '.join(VIEWS)} or none"
@@ -67,9 +67,9 @@ def check_here(config: TrainConfig) -> None:
             "choose another --out"
         )
     on_cpu = not torch.cuda.is_available() if config.device == "auto" else config.device.startswith("cpu")
-    if config.recipe.precision == "fp16" and on_cpu:
+    if config.optim.precision == "fp16" and on_cpu:
         raise ValueError("--precision fp16 is for GPUs, and this would train on a CPU: choose bf16 or fp32")
-    _try_optimizer(config.recipe)
+    _try_optimizer(config.optim)
 
 
 def _check_start(config: TrainConfig) -> None:
@@ -83,8 +83,8 @@ def _check_start(config: TrainConfig) -> None:
 
 def _check_recipe(config: TrainConfig) -> None:
     """Raise ValueError for parts of a recipe that do not exist, or not together."""
-    recipe = config.recipe
-    _check_optimizer(recipe.optimizer)
+    recipe = config.optim
+    _check_optimizer(recipe.opt)
     if recipe.augment == "native" and (recipe.mixup or recipe.cutmix or config.train_sizes):
         raise ValueError(
             "pictures of their own sizes (--augment native) cannot be mixed or brought to --train-sizes; "
@@ -103,15 +103,15 @@ def _check_optimizer(name: str) -> None:
 
 def _refuse_idle(config: TrainConfig, data: DataSet) -> None:
     """Raise ValueError for an option that was set and that nothing would read."""
-    mixes, streamed = [config.recipe.mixup > 0, config.recipe.cutmix > 0], data.train is None
+    mixes, streamed = [config.optim.mixup > 0, config.optim.cutmix > 0], data.train is None
     teacher, stream = "a --teacher", "a set that is read as it comes (hfids/NAME)"
-    readers: list[tuple[TrainConfig | Recipe | Source, str, bool, str]] = [
+    readers: list[tuple[TrainConfig | OptimConfig | DataConfig, str, bool, str]] = [
         (config, "teacher_checkpoint", config.teacher is not None, teacher),
-        (config.recipe, "distillation_share", config.teacher is not None, teacher),
-        (config.recipe, "mix_prob", any(mixes), "--mixup or --cutmix"),
-        (config.recipe, "mix_switch_prob", all(mixes), "both --mixup and --cutmix"),
-        (config.source, "epoch_pictures", streamed, stream),
-        (config.source, "shuffle", streamed, stream),
+        (config.optim, "distillation_alpha", config.teacher is not None, teacher),
+        (config.optim, "mixup_prob", any(mixes), "--mixup or --cutmix"),
+        (config.optim, "mixup_switch_prob", all(mixes), "both --mixup and --cutmix"),
+        (config.dataset, "train_num_samples", streamed, stream),
+        (config.dataset, "shuffle", streamed, stream),
     ]
     for part, name, is_read, reader in readers:
         given, default = getattr(part, name), getattr(type(part), name)
@@ -125,16 +125,16 @@ def _refuse_idle(config: TrainConfig, data: DataSet) -> None:
 def _check_retrofit(config: TrainConfig, settings: ModelConfig | ForeignConfig) -> None:
     """Raise ValueError for what does not go with a retrofit."""
     if isinstance(settings, ModelConfig):
-        raise ValueError("our own models take PEG by name: train with --encoding learned+peg (and --start)")
-    if config.recipe.layer_decay is not None:
+        raise ValueError("our own models take PEG by name: train with --encoding learned+peg (and --initial-checkpoint)")
+    if config.optim.layer_decay is not None:
         raise ValueError("--layer-decay does not go with a retrofit, whose PEGs learn at a rate of their own")
 
 
-def _try_optimizer(recipe: Recipe) -> None:
+def _try_optimizer(recipe: OptimConfig) -> None:
     """Raise ValueError for an optimizer that cannot take a step, be saved, or be gone on with: tried on a few numbers."""
-    _check_optimizer(recipe.optimizer)
+    _check_optimizer(recipe.opt)
     plain, doing = replace(recipe, layer_decay=None), "be made"
-    device = "cuda" if recipe.optimizer.startswith(ON_GPUS) and torch.cuda.is_available() else "cpu"
+    device = "cuda" if recipe.opt.startswith(ON_GPUS) and torch.cuda.is_available() else "cpu"
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]), torch.compiler.set_stance("force_eager"):
         warnings.simplefilter("ignore")  # they come in the training
         tiny = nn.Sequential(nn.Conv2d(2, 2, 1), nn.Flatten(), nn.Linear(2, 2)).to(device)
@@ -156,5 +156,5 @@ def _try_optimizer(recipe: Recipe) -> None:
         except Exception as error:  # whatever an optimizer of any maker raises
             why = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise ValueError(
-                f"--optimizer {recipe.optimizer} cannot {doing} here ({why}); choose another, such as adamw"
+                f"--opt {recipe.opt} cannot {doing} here ({why}); choose another, such as adamw"
             ) from error

@@ -25,7 +25,7 @@ class Machine:
     def __init__(self, config: TrainConfig) -> None:
         # `accelerate launch` with a configuration for FSDP: by torch's fully_shard, on CPUs too, which its plugin passes over
         asked = os.environ.pop(FSDP, None)
-        self.config, self.sharded = config, config.engine.shard or (asked or "").lower() == "true"
+        self.config, self.sharded = config, config.runtime.fsdp or (asked or "").lower() == "true"
         wanted = pick_device(config.device) if not processes.launched() else None
         self.accelerator = _accelerator(config, wanted)
         if asked is not None:
@@ -33,13 +33,13 @@ class Machine:
         self.device: torch.device = wanted or self.accelerator.device
         if self.sharded and not processes.together():
             raise ValueError(
-                "--shard spreads a model over several processes, and there is one; start more with "
-                "`accelerate launch --num_processes N -m cpvt train ...`, or leave --shard out"
+                "--fsdp spreads a model over several processes, and there is one; start more with "
+                "`accelerate launch --num_processes N -m cpvt train ...`, or leave --fsdp out"
             )
-        if self.sharded and config.recipe.augment == "native" and self.device.type == "cpu":
+        if self.sharded and config.optim.augment == "native" and self.device.type == "cpu":
             raise ValueError(
-                "--shard with --augment native is for GPUs, where the pictures of a step go through the model in one pack; "
-                "on the CPU they make several, in each process another number: leave --shard out"
+                "--fsdp with --augment native is for GPUs, where the pictures of a step go through the model in one pack; "
+                "on the CPU they make several, in each process another number: leave --fsdp out"
             )
 
     def place(self, model: nn.Module) -> nn.Module:
@@ -49,11 +49,11 @@ class Machine:
 
     def wrap(self, model: nn.Module) -> nn.Module:
         """What to call in training: the model compiled, in its precision, its gradients added up over processes."""
-        if self.config.engine.grad_checkpointing:
+        if self.config.runtime.grad_checkpointing:
             if not hasattr(model, "set_grad_checkpointing"):
                 raise ValueError(f"--grad-checkpointing is for models that know how; {type(model).__name__} does not")
             model.set_grad_checkpointing(True)  # type: ignore[operator]
-        if self.config.engine.compile:
+        if self.config.runtime.compile:
             model.compile()
         if self.sharded:
             return model
@@ -89,11 +89,11 @@ class Machine:
         optimizer.zero_grad()
 
     def log(self, values: dict[str, float], step: int) -> None:
-        if self.config.engine.track:
+        if self.config.runtime.report_to:
             self.accelerator.log(values, step=step)
 
     def finish(self) -> None:
-        if self.config.engine.track:
+        if self.config.runtime.report_to:
             self.accelerator.end_training()
 
 
@@ -106,10 +106,10 @@ def _accelerator(config: TrainConfig, device: torch.device | None) -> Any:
     whole = DistributedDataParallelKwargs(find_unused_parameters=is_foreign(config.model))  # ours use all they have
     on_cpu = device.type == "cpu" if device is not None else config.device == "cpu" or not torch.cuda.is_available()
     accelerator = Accelerator(
-        mixed_precision=PRECISIONS[config.recipe.precision], cpu=on_cpu, log_with=_trackers(config.engine.track),
+        mixed_precision=PRECISIONS[config.optim.precision], cpu=on_cpu, log_with=_trackers(config.runtime.report_to),
         project_dir=config.out, kwargs_handlers=[whole],
     )  # fmt: skip
-    if config.engine.track:
+    if config.runtime.report_to:
         accelerator.init_trackers("logs", config={"command": str(config)})
     return accelerator
 

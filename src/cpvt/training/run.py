@@ -65,7 +65,7 @@ class Run:
         retrofit: Retrofit | None = None,
     ) -> None:
         self.config, self.data, self.machine, self.lessons = config, data, machine, lessons
-        self.folder, self.retrofit, recipe = Path(config.out), retrofit, config.recipe
+        self.folder, self.retrofit, recipe = Path(config.out), retrofit, config.optim
         self.plan = plan_of(config, data, settings)
         self._check_share()
         self.view = view
@@ -78,7 +78,7 @@ class Run:
             "retrofit": None if retrofit is None else plain(retrofit),
             "provenance": {**provenance(), "processes": processes.count()},
         }
-        self.average = None if recipe.ema is None else ModelEmaV3(model.to(machine.device), recipe.ema, use_warmup=True)
+        self.average = None if recipe.model_ema_decay is None else ModelEmaV3(model.to(machine.device), recipe.model_ema_decay, use_warmup=True)
         if self.average is not None:
             machine.place(self.average.module)
         self.module = machine.place(model)
@@ -90,7 +90,7 @@ class Run:
         self.steps = self.plan.total(recipe.epochs)
         self.schedule = CosineLRScheduler(
             self.optimizer.optimizer, t_initial=self.steps, lr_min=recipe.min_lr,
-            warmup_t=int(recipe.warmup_share * self.steps), warmup_lr_init=recipe.min_lr if recipe.warmup_lr is None else recipe.warmup_lr, t_in_epochs=False,
+            warmup_t=int(recipe.warmup_ratio * self.steps), warmup_lr_init=recipe.min_lr if recipe.warmup_lr is None else recipe.warmup_lr, t_in_epochs=False,
         )  # fmt: skip
         self.look_every = 1 if machine.device.type == "cpu" and not processes.together() else LOOK_EVERY
         self.epoch, self.done, self.before = 0, 0, 0  # whole epochs, steps done of the next one, steps of whole epochs
@@ -114,7 +114,7 @@ class Run:
         """Train to the end. StoppedError where that was asked, DivergedError where the loss is no longer a number."""
         if self.history and not self.done:
             self._test_where_due(watch, stop)  # an interruption may have fallen between a save and its test
-        while self.epoch < self.config.recipe.epochs:
+        while self.epoch < self.config.optim.epochs:
             self._train_epoch(watch, stop)
         processes.wait()
         if processes.is_first():
@@ -134,9 +134,9 @@ class Run:
 
     def _load(self, steps: Sequence[Sequence[Draw]]) -> Iterator[Batch]:
         """This process's part of each of the steps that are left of the epoch."""
-        source, first = self.config.source, self.done
+        source, first = self.config.dataset, self.done
         how: dict[str, Any] = dict(
-            seed=self.config.seed, epoch=self.epoch, on_bad_picture=source.on_bad_picture, workers=source.loader_workers,
+            seed=self.config.seed, epoch=self.epoch, on_bad_image=source.on_bad_image, workers=source.workers,
             stack=self.view.stacks, pin=self.machine.device.type == "cuda",
         )  # fmt: skip
         if self.data.train is not None:
@@ -149,7 +149,7 @@ class Run:
             share,
             part=part,
             parts=parts,
-            shuffle=source.shuffle,
+            shuffle=source.shuffle_buffer,
             skip=first * share,
             **how,
         )
@@ -158,7 +158,7 @@ class Run:
 
     def _learn(self, batch: Batch, step: Sequence[Draw]) -> None:
         """One step, in parts that fit the memory; its gradient is the mean over the pictures of all processes."""
-        machine, recipe, at = self.machine, self.config.recipe, self.before + self.done
+        machine, recipe, at = self.machine, self.config.optim, self.before + self.done
         self.fresh[3:5] += torch.tensor([len(batch.skipped), batch.shrunk], dtype=self.fresh.dtype).to(
             self.fresh.device
         )
@@ -189,7 +189,7 @@ class Run:
 
     def _count(self, batch: Batch, step: Sequence[Draw]) -> int | Tensor:
         """Pictures that all processes together learn from in this step; of several a tensor, 1 at least, that none waits for."""
-        if self.config.source.on_bad_picture == "error" and self.data.train is not None:
+        if self.config.dataset.on_bad_image == "error" and self.data.train is not None:
             return len(step)
         if not processes.together():
             return len(batch.labels)
@@ -211,7 +211,7 @@ class Run:
     def _parts(self, pictures: Any, targets: Tensor) -> list[tuple[Any, Tensor]]:
         """The pictures of a step in `accumulate` parts of about the same number; where processes go through a model part
         by part together, in as many everywhere, some perhaps empty."""
-        count = self.config.engine.accumulate
+        count = self.config.runtime.grad_accum_steps
         if not self.machine.sharded:
             count = max(1, min(count, len(targets)))
         cuts = [len(targets) * part // count for part in range(count + 1)]
@@ -226,7 +226,7 @@ class Run:
 
     def _look(self, watch: Watch, stop: Stop, last: bool) -> None:
         """Add up what all processes did since the last look; tell, log, save and stop as is due."""
-        due = processes.is_first() and time.monotonic() - self.saved > 60 * self.config.engine.save_minutes
+        due = processes.is_first() and time.monotonic() - self.saved > 60 * self.config.runtime.save_minutes
         self.fresh[5:] = torch.tensor([float(stop.asked), float(due)], dtype=self.fresh.dtype).to(self.fresh.device)
         self.tally += processes.add_up(self.fresh)
         self.fresh = self._zeros()
@@ -259,7 +259,7 @@ class Run:
         if self.data.train is None and pictures + skipped < self.plan.pictures and processes.is_first():
             warnings.warn(
                 f"the stream ended after {pictures + skipped:.0f} of {self.plan.pictures} pictures, and the steps that were left "
-                "of the epoch did nothing: give its length by --epoch-pictures", stacklevel=2,
+                "of the epoch did nothing: give its length by --train-num-samples", stacklevel=2,
             )  # fmt: skip
         self.history.append(
             {"epoch": self.epoch + 1, "loss": loss / pictures, "accuracy": correct / pictures, "pictures": round(pictures),
@@ -273,13 +273,13 @@ class Run:
     def _test_where_due(self, watch: Watch, stop: Stop) -> None:
         """Test the weights just saved at the training size and note the accuracy, after every so many epochs."""
         every = self.config.test_every
-        due = every and (self.epoch % every == 0 or self.epoch == self.config.recipe.epochs)
+        due = every and (self.epoch % every == 0 or self.epoch == self.config.optim.epochs)
         if not due or "test_accuracy" in self.history[-1]:
             return
         processes.wait()
-        subject, source = load(self.folder, str(self.machine.device)).subject, self.config.source
+        subject, source = load(self.folder, str(self.machine.device)).subject, self.config.dataset
         view = View(self.view.transform, "resize", sides(self.record["model"]["img_size"]))
-        batches = load_test(self.data, view, 64, on_bad_picture=source.on_bad_picture, workers=source.loader_workers)
+        batches = load_test(self.data, view, 64, on_bad_image=source.on_bad_image, workers=source.workers)
         heeding = until_stopped(batches, stop)
         score = measure(subject, heeding, count_test(self.data), len(self.data.class_names), "test", watch)
         if processes.largest(float(stop.asked)):
@@ -349,7 +349,7 @@ class Run:
         epoch = self.epoch + 1 if self.done else self.epoch
         return DivergedError(
             f"{what} at step {self.before + self.done} (epoch {epoch}); {self._kept()}. "
-            f"Lower the learning rate (now {self.config.recipe.lr}) and train again into another folder"
+            f"Lower the learning rate (now {self.config.optim.lr}) and train again into another folder"
         )
 
     def resume(self) -> None:

@@ -58,7 +58,7 @@ def read_state(folder: Path, device: torch.device | str = "cpu") -> dict[str, An
     if broken:
         raise ValueError(
             f"no state to go on from is whole: {', '.join(broken)}. Delete them to train from the start again; the weights "
-            f"of the last whole epoch, if any, are in '{folder}' and can be given to --start of another run"
+            f"of the last whole epoch, if any, are in '{folder}' and can be given to --initial-checkpoint of another run"
         )
     return None
 

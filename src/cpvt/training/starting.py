@@ -25,10 +25,10 @@ from cpvt.checkpoint import (
 )
 from cpvt.config import (
     POOLS,
-    Engine,
+    RuntimeConfig,
     ForeignConfig,
     ModelConfig,
-    Recipe,
+    OptimConfig,
     Retrofit,
     Size,
     TrainConfig,
@@ -51,13 +51,13 @@ from cpvt.training.saving import has_state
 
 PUBLISHED = "published"  # weights to start from: those that a library publishes
 # may differ between a run and the command that goes on with it
-FREE = ("out", "device", "loader_workers", *(each.name for each in fields(Engine)))
+FREE = ("out", "device", "workers", *(each.name for each in fields(RuntimeConfig)))
 
 
 def plan_of(config: TrainConfig, data: DataSet, settings: ModelConfig | ForeignConfig) -> Plan:
     """Which pictures each step learns from; ValueError for a size below a patch."""
     patch_size = settings.patch_size if isinstance(settings, ModelConfig) else 1
-    train_size, recipe = sides(settings.img_size), config.recipe
+    train_size, recipe = sides(settings.img_size), config.optim
     sizes = [sides(parse_size(size)) for size in config.train_sizes] or [train_size]
     small = [f"{height}x{width}" for height, width in sizes if min(height, width) < patch_size]
     if small:
@@ -65,7 +65,7 @@ def plan_of(config: TrainConfig, data: DataSet, settings: ModelConfig | ForeignC
             f"--train-sizes must not be below a patch, {patch_size}x{patch_size} pixels in this model; got {', '.join(small)}"
         )
     return plan_training(
-        _count_pictures(config, data), recipe.batch_size, recipe.repeats, config.seed, train_size, sizes, patch_size
+        _count_pictures(config, data), recipe.batch_size, recipe.aug_repeats, config.seed, train_size, sizes, patch_size
     )
 
 
@@ -74,14 +74,14 @@ def _count_pictures(config: TrainConfig, data: DataSet) -> int:
     if data.train is not None:
         return len(data.train)
     assert data.train_stream is not None  # `check` refuses a set without either
-    if config.recipe.repeats > 1 or config.train_sizes:
+    if config.optim.aug_repeats > 1 or config.train_sizes:
         raise ValueError(
-            f"'{data.name}' is read as it comes, each picture once and at one size: leave --repeats and --train-sizes out, "
+            f"'{data.name}' is read as it comes, each picture once and at one size: leave --aug-repeats and --train-sizes out, "
             "or bring the pictures into folders or shards"
         )
-    count = config.source.epoch_pictures or data.train_stream.length
+    count = config.dataset.train_num_samples or data.train_stream.length
     if count is None:
-        raise ValueError(f"'{data.name}' does not say how many pictures it has: say --epoch-pictures")
+        raise ValueError(f"'{data.name}' does not say how many pictures it has: say --train-num-samples")
     return count
 
 
@@ -123,7 +123,7 @@ def starting_model(
 
 def start_of(config: TrainConfig) -> str | None:
     """What a training starts from; the published weights of one of our own models are those that come with the package."""
-    return config.model if config.start == PUBLISHED and config.model in shipped_names() else config.start
+    return config.model if config.initial_checkpoint == PUBLISHED and config.model in shipped_names() else config.initial_checkpoint
 
 
 def ask_for_both_heads(model: Any, name: str) -> None:
@@ -153,8 +153,8 @@ def settings_of(config: TrainConfig, data: DataSet) -> ModelConfig | ForeignConf
 
 def _model_config(config: TrainConfig, data: DataSet) -> ModelConfig:
     options: dict[str, Any] = {"num_classes": len(data.class_names), "in_chans": len(data.mean)}
-    if config.recipe.drop_path_rate:
-        options["drop_path_rate"] = config.recipe.drop_path_rate
+    if config.optim.drop_path:
+        options["drop_path_rate"] = config.optim.drop_path
     if config.teacher is not None:
         options["distilled"] = True
     if config.encoding is not None:
@@ -163,23 +163,23 @@ def _model_config(config: TrainConfig, data: DataSet) -> ModelConfig:
         if config.pool not in POOLS:
             raise ValueError(f"pool must be one of {', '.join(POOLS)}; got '{config.pool}'")
         options["global_pool"] = POOLS[config.pool]
-    if config.train_size is not None:
-        options["img_size"] = config.train_size
+    if config.img_size is not None:
+        options["img_size"] = config.img_size
     return model_config(config.model, **options)
 
 
 def _foreign_config(config: TrainConfig, data: DataSet) -> ForeignConfig:
     """A model of another library; what its own constructor decides is refused here."""
-    own = {"--encoding": config.encoding, "--pool": config.pool, "--drop-path-rate": config.recipe.drop_path_rate}
+    own = {"--encoding": config.encoding, "--pool": config.pool, "--drop-path": config.optim.drop_path}
     for option, value in own.items():
         if value:
             raise ValueError(
                 f"{option} is for our own models; options of '{config.model}' go in brackets, as in timm:NAME(depth=4)"
             )
     classes, channels = len(data.class_names), len(data.mean)
-    size = config.train_size or _described(config.model, classes, channels)[0]
+    size = config.img_size or _described(config.model, classes, channels)[0]
     if size is None:
-        raise ValueError(f"'{config.model}' does not say for which size of pictures it is: say --train-size")
+        raise ValueError(f"'{config.model}' does not say for which size of pictures it is: say --img-size")
     return ForeignConfig(config.model, classes, size, channels)
 
 
@@ -192,8 +192,8 @@ def _described(name: str, classes: int, channels: int) -> tuple[Size | None, Tra
 
 def _transform_of(config: TrainConfig, data: DataSet, settings: ModelConfig | ForeignConfig) -> Transform:
     """How pictures are read, in training and test: as for the weights that training starts from, else as fits the data."""
-    known, source = _reading(config, data) or Transform(data.mean, data.std, data.crop_ratio), config.source
-    crop_ratio = known.crop_ratio if source.crop_ratio is None else source.crop_ratio
+    known, source = _reading(config, data) or Transform(data.mean, data.std, data.crop_ratio), config.dataset
+    crop_ratio = known.crop_ratio if source.crop_pct is None else source.crop_pct
     longest_side = source.longest_side or 4 * max(sides(settings.img_size))
     return Transform(known.mean, known.std, crop_ratio, source.interpolation, longest_side)
 
@@ -213,26 +213,26 @@ def _reading(config: TrainConfig, data: DataSet) -> Transform | None:
 def training_view(config: TrainConfig, data: DataSet, settings: ModelConfig | ForeignConfig) -> View:
     """How training pictures are seen."""
     transform = _transform_of(config, data, settings)
-    augment = config.recipe.augment or data.augment
+    augment = config.optim.augment or data.augment
     kind = {"none": "canvas", "native": "native-mirrored"}.get(augment, augment)
-    recipe = config.recipe
-    variation = Variation(recipe.auto_augment, recipe.color_jitter, recipe.erasing)
+    recipe = config.optim
+    variation = Variation(recipe.aa, recipe.color_jitter, recipe.reprob)
     view = View(transform, kind, sides(settings.img_size), recipe.crop_scale, variation)
     if view.stacks or transform.longest_side is None:
         return view
     return view.at((transform.longest_side, transform.longest_side))
 
 
-def create_optimizer(model: nn.Module, recipe: Recipe, retrofit: Retrofit | None, fused: bool) -> torch.optim.Optimizer:
+def create_optimizer(model: nn.Module, recipe: OptimConfig, retrofit: Retrofit | None, fused: bool) -> torch.optim.Optimizer:
     """timm's optimizer; of a retrofitted model on the parameters that are to learn, its PEGs at a rate of their own."""
     learns: Any = model
     if retrofit is not None:
         learns = parameter_groups(model, retrofit.train_only, recipe.lr, recipe.weight_decay, retrofit.peg_lr_scale)
-    options: dict[str, Any] = {"fused": fused} if recipe.optimizer in ("adam", "adamw") else {}
+    options: dict[str, Any] = {"fused": fused} if recipe.opt in ("adam", "adamw") else {}
     if recipe.layer_decay is not None:
         options["layer_decay"] = recipe.layer_decay
     optimizer: torch.optim.Optimizer = create_optimizer_v2(
-        learns, recipe.optimizer, lr=recipe.lr, weight_decay=recipe.weight_decay, **options
+        learns, recipe.opt, lr=recipe.lr, weight_decay=recipe.weight_decay, **options
     )
     return optimizer
 
@@ -248,7 +248,7 @@ def is_finished(config: TrainConfig, retrofit: Retrofit | None = None) -> bool:
         raise ValueError(
             f"'{folder}' holds a run retrofitted in another way; choose another --out, or delete the folder"
         )
-    return bool(record["epoch"] == config.recipe.epochs) and not has_state(folder)
+    return bool(record["epoch"] == config.optim.epochs) and not has_state(folder)
 
 
 def plain(retrofit: Retrofit) -> dict[str, Any]:
@@ -267,7 +267,7 @@ def refuse_other_pictures(folder: Path, state: dict[str, Any], data: DataSet, pl
         if state[name] != now:
             raise ValueError(
                 f"the run in '{folder}' began with other pictures ({name.replace('_', ' ')}: {_short(state[name])} then, "
-                f"{_short(now)} now); bring those back, or train into another folder (from these weights: --start)"
+                f"{_short(now)} now); bring those back, or train into another folder (from these weights: --initial-checkpoint)"
             )
     if data.train is None and state["done"] and state["processes"] != processes.count() and processes.is_first():
         warnings.warn(

@@ -7,7 +7,7 @@ import pytest
 
 import cpvt
 from cpvt import comparing, looking
-from cpvt.config import CompareConfig, OptimConfig, DataConfig
+from cpvt.config import CompareConfig, DataConfig, OptimConfig
 from cpvt.results import read_rows
 
 
@@ -131,7 +131,7 @@ def test_quick_fills_in_only_what_was_not_asked_for():
     asked = CompareConfig(quick=True, out="mine", encodings=("none",), canvas_sizes=(40,), optim=OptimConfig(epochs=3))
     spelled = comparing.spell_out(asked)
     assert (spelled.out, spelled.encodings, spelled.canvas_sizes) == ("mine", ("none",), (40,))
-    assert spelled.recipe.epochs == 3
+    assert spelled.optim.epochs == 3
 
 
 def test_sizes_by_default_follow_the_training_size():
@@ -182,3 +182,8 @@ def test_what_the_page_shows_beside_accuracy(config):
         assert all(rate > 0 for rate in look["pictures_per_second"])
         attention = looking.np.load(folder / "arrays" / f"attention-{look['name']}.npy")
         assert attention.shape == (4, 4)
+
+
+def test_sizes_for_every_protocol_give_way_to_a_protocols_own():
+    spelled = comparing.spell_out(CompareConfig(sizes=(16, "16x24"), canvas_sizes=("48",)))
+    assert (spelled.canvas_sizes, spelled.resize_sizes, spelled.sizes) == ((48,), (16, (16, 24)), ())

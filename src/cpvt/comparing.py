@@ -13,7 +13,7 @@ import torch
 
 from cpvt.checkpoint import load, provenance
 from cpvt.cluster import check_address, import_ray, run_on_cluster
-from cpvt.config import CompareConfig, ModelConfig, Size, TrainConfig, Watch, ignore_progress, parse_size, refuse_other
+from cpvt.config import CompareConfig, ModelConfig, Size, TrainConfig, Watch, ignore_progress, refuse_other, sides
 from cpvt.data import open_data
 from cpvt.looking import Subject, look_closer
 from cpvt.models.zoo import model_config
@@ -33,6 +33,7 @@ GROWS = (
     "pool",
     "protocols",
     "seeds",
+    "sizes",
     "canvas_sizes",
     "resize_sizes",
     "parallel",
@@ -126,21 +127,17 @@ def spell_out(config: CompareConfig) -> CompareConfig:
         out=config.out or ("runs/quick" if quick else "runs/compare"),
         encodings=QUICK_ENCODINGS if quick and config.encodings == plain.encodings else config.encodings,
         pool=config.pool or (("cls",) if quick else ()),
-        canvas_sizes=config.canvas_sizes or _steps(model, steps["canvas"]),
-        resize_sizes=config.resize_sizes or _steps(model, steps["resize"]),
+        sizes=(),
+        canvas_sizes=config.canvas_sizes or config.sizes or _steps(model, steps["canvas"]),
+        resize_sizes=config.resize_sizes or config.sizes or _steps(model, steps["resize"]),
         optim=recipe,
     )
 
 
-def _steps(model: ModelConfig, steps: tuple[float, ...]) -> tuple[int | str, ...]:
+def _steps(model: ModelConfig, steps: tuple[float, ...]) -> tuple[Size, ...]:
     """Test sizes in proportion to the training size, no side below a patch."""
-    sizes: list[int | str] = []
-    for step in steps:
-        if isinstance(model.img_size, int):
-            sizes.append(max(model.patch_size, round(step * model.img_size)))
-        else:
-            sizes.append("x".join(str(max(model.patch_size, round(step * side))) for side in model.img_size))
-    return tuple(sizes)
+    found = [tuple(max(model.patch_size, round(step * side)) for side in sides(model.img_size)) for step in steps]
+    return tuple(height if isinstance(model.img_size, int) else (height, width) for height, width in found)
 
 
 def _plan(config: CompareConfig) -> list[_Task]:
@@ -170,7 +167,7 @@ def _tests(config: CompareConfig) -> tuple[tuple[str, Size], ...]:
     for protocol in config.protocols:
         if protocol not in given:
             raise ValueError(f"protocols must be among {', '.join(given)}; got '{protocol}'")
-    tests = [(protocol, parse_size(size)) for protocol in config.protocols for size in given[protocol]]
+    tests = [(protocol, size) for protocol in config.protocols for size in given[protocol]]
     check_sizes([size for _, size in tests], model_config(config.model).patch_size)
     return tuple(dict.fromkeys(tests))
 
@@ -218,8 +215,8 @@ def _run(task: _Task, watch: Watch, keep: Callable[[Row], None]) -> None:
     for protocol, size in task.tests:
         source = task.training.dataset
         rows = sweep(
-            checkpoint, data, [size], protocols=protocol, crop_pct=source.crop_pct,
-            on_bad_image=source.on_bad_image, watch=watch_task,
+            checkpoint, data, [size], protocols=(protocol,), crop_pct=source.crop_pct,
+            on_bad_image=source.on_bad_image, on_progress=watch_task,
         )  # fmt: skip
         for row in rows:
             keep(row)

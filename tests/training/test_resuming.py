@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from cpvt import processes
-from cpvt.config import RuntimeConfig, OptimConfig, Retrofit, DataConfig, TrainConfig
+from cpvt.config import DataConfig, OptimConfig, Retrofit, RuntimeConfig, TrainConfig
 from cpvt.data import open_data
 from cpvt.training import StoppedError, check, starting_model, train
 from cpvt.training.engine import Machine

@@ -15,7 +15,7 @@ from PIL import Image
 
 from cpvt.benchmarks.measuring import Figure, alternate, ratio, told
 from cpvt.benchmarks.rehearsal import rehearse
-from cpvt.config import OptimConfig, DataConfig, TrainConfig
+from cpvt.config import DataConfig, OptimConfig, TrainConfig
 from cpvt.data import Draw, load_plan, open_data
 from cpvt.training import check, train
 

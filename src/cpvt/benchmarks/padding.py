@@ -26,7 +26,9 @@ EPOCHS, DIGITS = 20, 597  # that a model is trained for; that it is asked about,
 def run(rounds: int) -> Iterator[Figure]:
     """Figures of `cpvt bench --only padding`: a model is trained on digits, then asked about canvases of many sizes."""
     with tempfile.TemporaryDirectory() as folder:
-        config = TrainConfig(out=str(Path(folder) / "run"), encoding="peg", pool="gap", optim=OptimConfig(epochs=EPOCHS))
+        config = TrainConfig(
+            out=str(Path(folder) / "run"), encoding="peg", pool="gap", optim=OptimConfig(epochs=EPOCHS)
+        )
         checkpoint = load(train(config), "cpu")
     pictures, labels = _draw(checkpoint)
     model = checkpoint.own_model

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from cpvt.config import RuntimeConfig, OptimConfig, TrainConfig, Watch, ignore_progress
+from cpvt.config import OptimConfig, RuntimeConfig, TrainConfig, Watch, ignore_progress
 from cpvt.data import Batch, Draw
 from cpvt.data.base import data_set
 from cpvt.training import check, starting_model

@@ -8,18 +8,20 @@ from cpvt.config.base import (
     PROTOCOLS,
     SWEEP_PROTOCOLS,
     TOKEN_BUDGET,
+    Options,
     Size,
     Watch,
     differences,
     ignore_progress,
+    options_from,
     parse_size,
     refuse_other,
     sides,
     split_options,
+    takes_options,
 )
-from cpvt.config.models import ForeignConfig, ModelConfig
-from cpvt.config.training import CompareConfig, RuntimeConfig, OptimConfig, Retrofit, RetrofitConfig, DataConfig, TrainConfig
-from cpvt.config.using import (
+from cpvt.config.data import DataConfig
+from cpvt.config.evaluation import (
     BenchConfig,
     ExportConfig,
     ListConfig,
@@ -28,34 +30,43 @@ from cpvt.config.using import (
     ReportConfig,
     SweepConfig,
 )
+from cpvt.config.legacy import RENAMED
+from cpvt.config.model import ForeignConfig, ModelConfig
+from cpvt.config.optimisation import OptimConfig
+from cpvt.config.runtime import RuntimeConfig
+from cpvt.config.training import CompareConfig, Retrofit, RetrofitConfig, TrainConfig
 
 __all__ = [
     "POOLS",
     "PROTOCOLS",
+    "RENAMED",
     "SWEEP_PROTOCOLS",
     "TOKEN_BUDGET",
     "BenchConfig",
     "CompareConfig",
-    "RuntimeConfig",
+    "DataConfig",
     "ExportConfig",
     "ForeignConfig",
     "ListConfig",
     "ModelConfig",
+    "OptimConfig",
+    "Options",
     "PredictConfig",
     "ProbeConfig",
-    "OptimConfig",
     "ReportConfig",
     "Retrofit",
     "RetrofitConfig",
+    "RuntimeConfig",
     "Size",
-    "DataConfig",
     "SweepConfig",
     "TrainConfig",
     "Watch",
     "differences",
     "ignore_progress",
+    "options_from",
     "parse_size",
     "refuse_other",
     "sides",
     "split_options",
+    "takes_options",
 ]

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from cpvt.config import Size
+from cpvt.config.legacy import current
 from cpvt.findings import RECORD
 from cpvt.reporting.curves import CURVES, curves_figure, gather_curves, keep_curves
 from cpvt.reporting.figures import PROTOCOL_WORDS, accuracy_figure, as_bytes, attention_figure
@@ -237,8 +238,8 @@ def _how(material: Material) -> str:
     }
     facts |= protocol_words(material.rows)
     if material.record:
-        config, origin = material.record["config"], material.record["provenance"]
-        facts["OptimConfig"] = ", ".join(f"{name} {_plain(value)}" for name, value in config["recipe"].items())
+        config, origin = current(material.record["config"]), material.record["provenance"]
+        facts["Recipe"] = ", ".join(f"{name} {_plain(value)}" for name, value in config["optim"].items())
         facts["Commands"] = "\n".join(material.record["commands"])
         facts["Versions"] = ", ".join(f"{name} {number}" for name, number in origin["versions"].items())
         facts["Commit"] = origin["commit"] or "not run from a checkout"

@@ -15,7 +15,7 @@ from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 
 from cpvt.checkpoint import RECORD, WEIGHTS, is_run
-from cpvt.config import ForeignConfig, ModelConfig, OptimConfig, Retrofit, DataConfig, TrainConfig
+from cpvt.config import DataConfig, ForeignConfig, ModelConfig, OptimConfig, Retrofit, TrainConfig
 from cpvt.data import VIEWS, DataSet, View
 from cpvt.models import VisionTransformer
 from cpvt.results import check_writable
@@ -111,7 +111,7 @@ def _refuse_idle(config: TrainConfig, data: DataSet) -> None:
         (config.optim, "mixup_prob", any(mixes), "--mixup or --cutmix"),
         (config.optim, "mixup_switch_prob", all(mixes), "both --mixup and --cutmix"),
         (config.dataset, "train_num_samples", streamed, stream),
-        (config.dataset, "shuffle", streamed, stream),
+        (config.dataset, "shuffle_buffer", streamed, stream),
     ]
     for part, name, is_read, reader in readers:
         given, default = getattr(part, name), getattr(type(part), name)
@@ -125,7 +125,9 @@ def _refuse_idle(config: TrainConfig, data: DataSet) -> None:
 def _check_retrofit(config: TrainConfig, settings: ModelConfig | ForeignConfig) -> None:
     """Raise ValueError for what does not go with a retrofit."""
     if isinstance(settings, ModelConfig):
-        raise ValueError("our own models take PEG by name: train with --encoding learned+peg (and --initial-checkpoint)")
+        raise ValueError(
+            "our own models take PEG by name: train with --encoding learned+peg (and --initial-checkpoint)"
+        )
     if config.optim.layer_decay is not None:
         raise ValueError("--layer-decay does not go with a retrofit, whose PEGs learn at a rate of their own")
 

@@ -29,7 +29,7 @@ class Lessons:
     """Mixes pictures, and measures answers against labels and teacher."""
 
     def __init__(self, recipe: OptimConfig, classes: int, teacher: Teacher | None = None) -> None:
-        self.recipe, self.teacher = recipe, teacher
+        self.optim, self.teacher = recipe, teacher
         self.mixing: Any = None
         if recipe.mixup or recipe.cutmix:
             self.mixing = Mixup(
@@ -56,7 +56,7 @@ class Lessons:
 
     def _smooth(self, labels: Tensor) -> Tensor:
         """Labels as shares of classes, smoothed as timm's mixing smooths them."""
-        smoothing, classes = self.recipe.smoothing, self.mixing.num_classes
+        smoothing, classes = self.optim.smoothing, self.mixing.num_classes
         return F.one_hot(labels, classes) * (1.0 - smoothing) + smoothing / classes
 
     def judge(self, output: Any, pictures: Pictures, targets: Tensor) -> Answer:
@@ -66,12 +66,12 @@ class Lessons:
             logits = logits_of(output)
             return Answer(self._cross_entropy(logits, targets), (logits.argmax(1) == hard).sum())
         logits, distilled = output
-        taught, share = self.teacher(pictures), self.recipe.distillation_alpha
+        taught, share = self.teacher(pictures), self.optim.distillation_alpha
         loss = (1 - share) * self._cross_entropy(logits, targets) + share * F.cross_entropy(distilled, taught)
         return Answer(loss, ((logits + distilled).argmax(1) == hard).sum())
 
     def _cross_entropy(self, logits: Tensor, targets: Tensor) -> Tensor:
-        smoothing = self.recipe.smoothing if targets.ndim == 1 else 0.0  # mixed ones are smoothed already
+        smoothing = self.optim.smoothing if targets.ndim == 1 else 0.0  # mixed ones are smoothed already
         return F.cross_entropy(logits, targets, label_smoothing=smoothing)
 
 

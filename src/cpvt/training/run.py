@@ -78,7 +78,11 @@ class Run:
             "retrofit": None if retrofit is None else plain(retrofit),
             "provenance": {**provenance(), "processes": processes.count()},
         }
-        self.average = None if recipe.model_ema_decay is None else ModelEmaV3(model.to(machine.device), recipe.model_ema_decay, use_warmup=True)
+        self.average = (
+            None
+            if recipe.model_ema_decay is None
+            else ModelEmaV3(model.to(machine.device), recipe.model_ema_decay, use_warmup=True)
+        )
         if self.average is not None:
             machine.place(self.average.module)
         self.module = machine.place(model)

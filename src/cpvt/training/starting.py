@@ -25,16 +25,15 @@ from cpvt.checkpoint import (
 )
 from cpvt.config import (
     POOLS,
-    RuntimeConfig,
     ForeignConfig,
     ModelConfig,
     OptimConfig,
     Retrofit,
+    RuntimeConfig,
     Size,
     TrainConfig,
     Watch,
     ignore_progress,
-    parse_size,
     refuse_other,
     sides,
 )
@@ -58,7 +57,7 @@ def plan_of(config: TrainConfig, data: DataSet, settings: ModelConfig | ForeignC
     """Which pictures each step learns from; ValueError for a size below a patch."""
     patch_size = settings.patch_size if isinstance(settings, ModelConfig) else 1
     train_size, recipe = sides(settings.img_size), config.optim
-    sizes = [sides(parse_size(size)) for size in config.train_sizes] or [train_size]
+    sizes = [sides(size) for size in config.train_sizes] or [train_size]
     small = [f"{height}x{width}" for height, width in sizes if min(height, width) < patch_size]
     if small:
         raise ValueError(
@@ -123,7 +122,11 @@ def starting_model(
 
 def start_of(config: TrainConfig) -> str | None:
     """What a training starts from; the published weights of one of our own models are those that come with the package."""
-    return config.model if config.initial_checkpoint == PUBLISHED and config.model in shipped_names() else config.initial_checkpoint
+    return (
+        config.model
+        if config.initial_checkpoint == PUBLISHED and config.model in shipped_names()
+        else config.initial_checkpoint
+    )
 
 
 def ask_for_both_heads(model: Any, name: str) -> None:
@@ -223,7 +226,9 @@ def training_view(config: TrainConfig, data: DataSet, settings: ModelConfig | Fo
     return view.at((transform.longest_side, transform.longest_side))
 
 
-def create_optimizer(model: nn.Module, recipe: OptimConfig, retrofit: Retrofit | None, fused: bool) -> torch.optim.Optimizer:
+def create_optimizer(
+    model: nn.Module, recipe: OptimConfig, retrofit: Retrofit | None, fused: bool
+) -> torch.optim.Optimizer:
     """timm's optimizer; of a retrofitted model on the parameters that are to learn, its PEGs at a rate of their own."""
     learns: Any = model
     if retrofit is not None:

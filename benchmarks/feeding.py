@@ -15,7 +15,7 @@ from PIL import Image
 
 from benchmarks.measuring import Figure, alternate, ratio, told
 from benchmarks.rehearsal import rehearse
-from cpvt.config import OptimConfig, DataConfig, TrainConfig
+from cpvt.config import DataConfig, OptimConfig, TrainConfig
 from cpvt.data import SampleSpec, load_plan, open_data
 from cpvt.training import check, train
 

@@ -29,7 +29,9 @@ def run(rounds: int) -> Iterator[Figure]:
     A model is trained on digits, then tested on canvases of many sizes.
     """
     with tempfile.TemporaryDirectory() as folder:
-        config = TrainConfig(out=str(Path(folder) / "run"), encoding="peg", pool="gap", optim=OptimConfig(epochs=EPOCHS))
+        config = TrainConfig(
+            out=str(Path(folder) / "run"), encoding="peg", pool="gap", optim=OptimConfig(epochs=EPOCHS)
+        )
         checkpoint = load(train(config), "cpu")
     pictures, labels = _draw(checkpoint)
     model = checkpoint.own_model

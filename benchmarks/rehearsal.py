@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from cpvt.config import RuntimeConfig, OptimConfig, TrainConfig, ignore_progress
+from cpvt.config import OptimConfig, RuntimeConfig, TrainConfig, ignore_progress
 from cpvt.data import Batch
 from cpvt.data.base import data_set
 from cpvt.training import build_model, check

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 import cpvt
-from cpvt.config import CompareConfig, OptimConfig, DataConfig
+from cpvt.config import CompareConfig, DataConfig, OptimConfig
 
 
 def main(out: str = "runs/example", data: str = "digits") -> None:

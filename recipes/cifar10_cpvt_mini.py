@@ -7,7 +7,7 @@ Expected: about an hour on one free CPU core, 80 % of the test pictures at 32 pi
 (src/cpvt/models/weights/README.md).
 """
 
-from cpvt.config import OptimConfig, DataConfig, TrainConfig
+from cpvt.config import DataConfig, OptimConfig, TrainConfig
 
 config = TrainConfig(
     out="runs/cifar10_cpvt_mini",
@@ -15,6 +15,12 @@ config = TrainConfig(
     train_sizes=(24, 32, 40),
     dataset=DataConfig(data="cifar10"),
     optim=OptimConfig(
-        epochs=15, batch_size=128, lr=2e-3, weight_decay=0.05, clip_grad=1.0, crop_scale=(0.5, 1.0), model_ema_decay=0.999
+        epochs=15,
+        batch_size=128,
+        lr=2e-3,
+        weight_decay=0.05,
+        clip_grad=1.0,
+        crop_scale=(0.5, 1.0),
+        model_ema_decay=0.999,
     ),
 )

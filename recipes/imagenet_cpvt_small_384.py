@@ -15,9 +15,15 @@ from cpvt.recipes import deit, imagenet
 config = imagenet(
     "cpvt_small_peg5",
     out="runs/imagenet_cpvt_small_384",
-    start="runs/imagenet_cpvt_small",
-    train_size=384,
-    recipe=replace(
-        deit(batch_size=512, epochs=30), lr=5e-6, min_lr=1e-6, warmup_ratio=0.0, weight_decay=1e-8, repeats=1, ema=None
+    initial_checkpoint="runs/imagenet_cpvt_small",
+    img_size=384,
+    optim=replace(
+        deit(batch_size=512, epochs=30),
+        lr=5e-6,
+        min_lr=1e-6,
+        warmup_ratio=0.0,
+        weight_decay=1e-8,
+        aug_repeats=1,
+        model_ema_decay=None,
     ),
 )

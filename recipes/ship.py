@@ -49,7 +49,7 @@ def ship(run: Path, folder: Path = FOLDER) -> Rounding:
     otherwise than the run.
     """
     record = read_record(run)
-    name, epochs = record["training"]["model"], record["training"]["recipe"]["epochs"]
+    name, epochs = record["training"]["model"], record["training"]["optim"]["epochs"]
     if name not in MODELS or config_from_json(record["model"]) != MODELS[name][0]:
         raise ValueError(
             f"'{run}' trained '{name}' with options of its own; train the model as its name says to ship it"

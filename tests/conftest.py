@@ -64,7 +64,7 @@ def tiny_folder(picture_folder):
 @pytest.fixture
 def tiny_run(tmp_path, tiny_folder):
     """A run trained for one epoch at 8 pixels on the tiny folder."""
-    from cpvt.config import OptimConfig, DataConfig, TrainConfig
+    from cpvt.config import DataConfig, OptimConfig, TrainConfig
     from cpvt.training import train
 
     recipe = OptimConfig(epochs=1, batch_size=4)

@@ -65,7 +65,7 @@ def test_a_broken_record(tiny_run):
 
 def test_the_record_is_plain_json(tiny_run):
     record = json.loads((tiny_run / CHECKPOINT).read_text())
-    assert record["training"]["recipe"]["epochs"] == 1
+    assert record["training"]["optim"]["epochs"] == 1
     assert record["transform"]["crop_ratio"] == 0.875
 
 

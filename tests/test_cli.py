@@ -72,8 +72,8 @@ MISTAKES = [  # command, what the message says; OUT does not exist, EMPTY is a f
     ("sweep EMPTY", r"'.*' holds no checkpoint: expected checkpoint\.json and model\.safetensors"),
     ("sweep cpvt_mini_peg5_gap --data UNTESTED", r"'.*' has no test/ \(or val/\) to test on"),
     ("predict EMPTY cat.jpg", r"'.*' holds no checkpoint"),
-    ("predict cat.jpg", r"'cat\.jpg' is no picture, no run's folder and no model that comes with weights"),
-    ("predict cpvt_mini_peg5_gap", r"predict needs at least one picture"),
+    ("predict cat.jpg", r"'cat\.jpg' is no image, no run's folder and no model that comes with weights"),
+    ("predict cpvt_mini_peg5_gap", r"predict needs at least one image"),
     ("export cpvt_mini_peg5", r"'cpvt_mini_peg5' holds no checkpoint"),
     ("report EMPTY", r"'.*' holds no rows: expected rows\.jsonl"),
 ]
@@ -138,7 +138,7 @@ def test_a_name_with_weights_stands_for_a_run(capsys, tmp_path, picture_folder, 
     assert told["rows"] == "runs/sweep/rows.jsonl"
     (row, _) = read_rows(tmp_path / told["rows"])
     assert (row.model, row.encoding, row.pool, row.total) == (DEFAULT, "peg5", "gap", 10)
-    main(["probe", DEFAULT, "--data", str(data), "--probes", "order", "--pictures", "4", "--out", "probed"])
+    main(["probe", DEFAULT, "--data", str(data), "--probes", "order", "--images", "4", "--out", "probed"])
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["model"] == DEFAULT
     main(["export", DEFAULT, "--format", "torch-export"])
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["file"] == f"{DEFAULT}.pt2"
@@ -154,7 +154,7 @@ def test_a_run_from_training_to_report(capsys, tmp_path, tiny_folder):
     trained = run(f"train --encoding peg --pool gap --data DATA {recipe} --out OUT/peg")
     assert trained["run"] == str(tmp_path / "out" / "peg")
     assert 0 <= trained["test_accuracy"] <= 1
-    swept = run("sweep OUT/peg --protocol resize --sizes 8 12 8x12")
+    swept = run("sweep OUT/peg --protocols resize --sizes 8 12 8x12")
     assert list(swept["accuracy"]) == ["8", "12", "8x12"]
     pictures = sorted((tiny_folder / "test").rglob("*.png"))
     main(["predict", str(tmp_path / "out" / "peg"), *map(str, pictures[:2]), "--top", "1", "--longest-side", "6"])

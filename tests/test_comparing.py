@@ -7,7 +7,7 @@ import pytest
 
 import cpvt
 from cpvt import comparing, looking, training
-from cpvt.config import CompareConfig, OptimConfig, DataConfig
+from cpvt.config import CompareConfig, DataConfig, OptimConfig
 from cpvt.data import open_data
 from cpvt.results import read_rows
 from cpvt.training import check
@@ -133,7 +133,7 @@ def test_quick_fills_in_only_what_was_not_asked_for():
     asked = CompareConfig(quick=True, out="mine", encodings=("none",), canvas_sizes=(40,), optim=OptimConfig(epochs=3))
     spelled = comparing.spell_out(asked)
     assert (spelled.out, spelled.encodings, spelled.canvas_sizes) == ("mine", ("none",), (40,))
-    assert spelled.recipe.epochs == 3
+    assert spelled.optim.epochs == 3
 
 
 def test_sizes_by_default_follow_the_training_size():
@@ -194,3 +194,8 @@ def test_data_is_opened_and_options_are_checked_once(config, monkeypatch):
     cpvt.compare(config)
     assert len(opened) == 1
     assert len(checked) == len(set(checked)) == 3
+
+
+def test_sizes_for_every_protocol_give_way_to_a_protocols_own():
+    spelled = comparing.spell_out(CompareConfig(sizes=(16, "16x24"), canvas_sizes=("48",)))
+    assert (spelled.canvas_sizes, spelled.resize_sizes, spelled.sizes) == ((48,), (16, (16, 24)), (16, (16, 24)))

@@ -11,7 +11,7 @@ from PIL import Image
 
 import cpvt
 from cpvt.cli import main
-from cpvt.config import OptimConfig, Retrofit, RetrofitConfig, DataConfig, TrainConfig
+from cpvt.config import DataConfig, OptimConfig, Retrofit, RetrofitConfig, TrainConfig
 from cpvt.finetuning import BEFORE, CONTROL, retrofit_and_test
 from cpvt.results import read_rows
 from cpvt.training import train

@@ -9,7 +9,7 @@ import pytest
 
 import cpvt
 from cpvt import pool
-from cpvt.config import CompareConfig, OptimConfig, DataConfig
+from cpvt.config import CompareConfig, DataConfig, OptimConfig
 from cpvt.results import read_rows
 
 

@@ -42,12 +42,12 @@ def test_without_a_run_the_model_that_comes_with_the_package_answers(picture):
 
 def test_a_first_name_is_a_run_or_a_picture(tiny_run, picture):
     path = str(picture(8, 8))
-    assert split_names([path]) == (None, (path,))
-    assert split_names([path, str(tiny_run)]) == (None, (path, str(tiny_run)))
+    assert split_names([path]) == (DEFAULT, (path,))
+    assert split_names([path, str(tiny_run)]) == (DEFAULT, (path, str(tiny_run)))
     assert split_names([str(tiny_run), path]) == (str(tiny_run), (path,))
     assert split_names([DEFAULT, path, path]) == (DEFAULT, (path, path))
     assert split_names([DEFAULT]) == (DEFAULT, ())
-    with pytest.raises(ValueError, match=rf"'nowhere.png' is no picture, no run's folder and no model .*\({DEFAULT}\)"):
+    with pytest.raises(ValueError, match=rf"'nowhere.png' is no image, no run's folder and no model .*\({DEFAULT}\)"):
         split_names(["nowhere.png", path])
 
 
@@ -67,7 +67,7 @@ def test_pictures_that_cannot_be_read(tiny_run, picture, tmp_path):
     found = list(cpvt.predict(tiny_run, [bad, picture(8, 8)], on_bad_image="skip"))
     assert "does not decode" in found[0].error
     assert found[1].error is None
-    with pytest.raises(ValueError, match="no such picture"):
+    with pytest.raises(ValueError, match="no such image"):
         list(cpvt.predict(tiny_run, [tmp_path / "absent.png"]))
 
 

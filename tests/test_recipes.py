@@ -53,13 +53,14 @@ def test_deit_is_short_where_asked_and_says_what_it_does_not_take(tmp_path):
     path = tmp_path / "mistaken.py"
     for call, words in {
         "deit(epoch=5)": "line 3: .*unexpected keyword argument 'epoch'.*`cpvt train --help`",
-        "deit(accumulate=2)": "line 3: OptimConfig.* unexpected keyword argument 'accumulate'",
+        "deit(grad_accum_steps=2)": "line 3: OptimConfig.* unexpected keyword argument 'grad_accum_steps'",
+        "deit(erasing=0.5)": "line 3: .*\\('erasing' is now 'reprob'\\)",
         "deit(512, 300, 1e-3)": "deit\\(\\) takes .* 3 were given.*Options go by their names, as in epochs=3",
         "OptimConfig(3, epochs=3)": "got multiple values for argument 'epochs'",
         "TrainConfig()": "missing 1 required positional argument: 'out'",
     }.items():
         path.write_text(
-            f"from cpvt.config import *\nfrom cpvt.recipes import deit\nconfig = TrainConfig('x', recipe={call})\n"
+            f"from cpvt.config import *\nfrom cpvt.recipes import deit\nconfig = TrainConfig('x', optim={call})\n"
         )
         with pytest.raises(ValueError, match=f"recipe '.*mistaken.py'.*{words}"):
             read_recipe(path)
@@ -68,9 +69,9 @@ def test_deit_is_short_where_asked_and_says_what_it_does_not_take(tmp_path):
 def test_options_of_the_command_line_go_over_those_of_the_recipe(tmp_path):
     recipe = tmp_path / "mine.py"
     recipe.write_text(
-        "from cpvt.config import *\nconfig = TrainConfig(out='here', model='cpvt_tiny', recipe=OptimConfig(epochs=7, lr=1e-4))\n"
+        "from cpvt.config import *\nconfig = TrainConfig(out='here', model='cpvt_tiny', optim=OptimConfig(epochs=7, lr=1e-4))\n"
     )
-    config = parse(["train", str(recipe), "--epochs", "9", "--train-sizes", "160", "224", "--no-shard"])
+    config = parse(["train", str(recipe), "--epochs", "9", "--train-sizes", "160", "224", "--no-fsdp"])
     assert (config.out, config.model, config.optim.epochs, config.optim.lr) == ("here", "cpvt_tiny", 9, 1e-4)
     assert config.train_sizes == (160, 224)
 
@@ -88,11 +89,11 @@ def test_a_retrofit_is_a_recipes_to_say_and_no_flag_of_train(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "command", ["--epochs 9 RECIPE --no-shard", "RECIPE --epochs 9", "--train-sizes 160 RECIPE --epochs 9"]
+    "command", ["--epochs 9 RECIPE --no-fsdp", "RECIPE --epochs 9", "--train-sizes 160 RECIPE --epochs 9"]
 )
 def test_a_recipe_may_stand_anywhere_among_the_options(tmp_path, command):
     recipe = tmp_path / "mine.py"
-    recipe.write_text("from cpvt.config import *\nconfig = TrainConfig(out='here', recipe=OptimConfig(lr=1e-4))\n")
+    recipe.write_text("from cpvt.config import *\nconfig = TrainConfig(out='here', optim=OptimConfig(lr=1e-4))\n")
     config = parse(["train", *command.replace("RECIPE", str(recipe)).split()])
     assert (config.out, config.optim.epochs, config.optim.lr) == ("here", 9, 1e-4)
     with pytest.raises(ValueError, match="train takes one recipe, and here are 2: a.py, b.py"):
@@ -105,22 +106,22 @@ def test_a_recipe_trains_from_the_command_line(tmp_path, tiny_folder, capsys):
     recipe = tmp_path / "whole.py"
     recipe.write_text(
         "from cpvt.config import TrainConfig\nfrom cpvt.recipes import deit\n"
-        f"config = TrainConfig(out={str(tmp_path / 'run')!r}, train_size=8, recipe=deit(batch_size=4, epochs=10, lr=1e-3, precision='fp32'))\n"
+        f"config = TrainConfig(out={str(tmp_path / 'run')!r}, img_size=8, optim=deit(batch_size=4, epochs=10, lr=1e-3, precision='fp32'))\n"
     )
     main(["train", str(recipe), "--data", str(tiny_folder), "--epochs", "2", "--workers", "0"])
     told = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert told["run"] == str(tmp_path / "run")
     record = json.loads((tmp_path / "run" / "checkpoint.json").read_text())
-    assert record["training"]["recipe"]["repeats"] == 3
-    assert record["training"]["recipe"]["epochs"] == 2
+    assert record["training"]["optim"]["aug_repeats"] == 3
+    assert record["training"]["optim"]["epochs"] == 2
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("config = TrainConfig(out='x', recipe=OptimConfig(epoch=3))", "line 2: OptimConfig.* got an unexpected keyword argument 'epoch'.*`cpvt train --help`"),
+        ("config = TrainConfig(out='x', optim=OptimConfig(epoch=3))", "line 2: OptimConfig.* got an unexpected keyword argument 'epoch'.*`cpvt train --help`"),
         ("config = TrainConfig(out='x', batch_size=3)", "line 2: TrainConfig.* got an unexpected keyword argument 'batch_size'"),
-        ("config = TrainConfig(out='x', recipe=OptimConfig(lr=-1))", "lr must be above 0; got -1"),
+        ("config = TrainConfig(out='x', optim=OptimConfig(lr=-1))", "lr must be above 0; got -1"),
         ("recipe = OptimConfig()", "must define config = TrainConfig.*it defines nothing of that name"),
         ("config = OptimConfig()", "it defines OptimConfig"),
         ("config = TrainConfig(out=", "line 2: "),

@@ -10,6 +10,7 @@ import torch
 
 import cpvt
 from cpvt.checkpoint import save_checkpoint
+from cpvt.config.legacy import current
 from cpvt.models import shipped
 from cpvt.reporting.markdown import fill
 
@@ -31,9 +32,10 @@ def make_run(tmp_path):
 
     def make(scale=1.0, training=None, **model):
         record = json.loads(shipped.shipped_files(shipped.DEFAULT).record.read_text())
-        record["training"] |= {"out": "/data/runs/mini", "start": "/data/runs/other", **(training or {})}
+        record["training"] = current(record["training"])
+        record["training"] |= {"out": "/data/runs/mini", "initial_checkpoint": "/data/runs/other", **(training or {})}
         record["provenance"]["command"] = "cpvt train /home/me/r.py --out=/data/runs/mini --report-to a/b"
-        record["epoch"] = record["training"]["recipe"]["epochs"]
+        record["epoch"] = record["training"]["optim"]["epochs"]
         record["model"] |= model
         torch.manual_seed(0)
         weights = {key: scale * each for key, each in cpvt.create_model(shipped.DEFAULT).state_dict().items()}
@@ -55,7 +57,7 @@ def test_a_shipped_run_is_the_run_rounded_and_forgets_where_it_was_made(shipping
     for name, tensor in before.model.state_dict().items():
         assert torch.equal(after.model.state_dict()[name], tensor.half().float())
     training, came = after.record["training"], after.record["provenance"]
-    assert (training["out"], training["start"]) == (shipped.DEFAULT, "other")
+    assert (training["out"], training["initial_checkpoint"]) == (shipped.DEFAULT, "other")
     assert came["command"] == "cpvt train r.py --out=mini --report-to a/b"
     assert after.record["rounding"] == told._asdict()
     assert (after.transform, after.class_names) == (before.transform, before.class_names)

@@ -18,7 +18,7 @@ from cpvt.subjects import open_subject
 
 
 def test_rows_say_what_was_measured(tiny_run, tiny_folder):
-    rows = list(cpvt.sweep(tiny_run, None, [8, (12, 16), "6x10"], protocols="resize"))
+    rows = list(cpvt.sweep(tiny_run, None, [8, (12, 16), "6x10"], protocols=("resize",)))
     assert [row.size for row in rows] == [8, (12, 16), (6, 10)]
     row = rows[0]
     assert (row.model, row.encoding, row.pool, row.protocol) == ("cpvt_micro", "peg", "cls", "resize")
@@ -29,7 +29,7 @@ def test_rows_say_what_was_measured(tiny_run, tiny_folder):
 
 def test_the_count_is_that_of_a_loop_over_pictures(tiny_run, tiny_folder):
     checkpoint, data = cpvt.load(tiny_run), open_data(str(tiny_folder))
-    row = next(cpvt.sweep(checkpoint, None, [12], protocols="canvas", batch_size=4))
+    row = next(cpvt.sweep(checkpoint, None, [12], protocols=("canvas",), batch_size=4))
     correct = 0
     for index in range(len(data.test)):
         draw = np.random.default_rng((0, 0, index))
@@ -45,18 +45,27 @@ def test_sizes_by_default_go_from_half_to_three_times(tiny_run):
     assert [row.size for row in cpvt.sweep(tiny_run)] == [4, 8, 12, 16, 24]
 
 
+def test_several_protocols_are_tested_one_after_the_other(tiny_run):
+    both = list(cpvt.sweep(tiny_run, None, [8, "8x12"], protocols=["canvas", "resize"]))
+    assert [(row.protocol, row.size) for row in both] == [
+        ("canvas", 8), ("canvas", (8, 12)), ("resize", 8), ("resize", (8, 12)),
+    ]  # fmt: skip
+    (alone,) = cpvt.sweep(tiny_run, None, [(8, 12)], protocols=("resize",))
+    assert both[-1].hits == alone.hits
+
+
 def test_larger_pictures_are_shrunk_for_a_canvas_and_counted(tiny_run, tiny_folder):
     Image.new("RGB", (300, 100)).save(tiny_folder / "test" / "cat" / "large.png")
-    assert next(cpvt.sweep(tiny_run, None, [8], protocols="canvas")).shrunk == 1
-    assert next(cpvt.sweep(tiny_run, None, [8], protocols="canvas", longest_side=300)).shrunk == 0
-    assert next(cpvt.sweep(tiny_run, None, [8], protocols="resize")).shrunk == 0
+    assert next(cpvt.sweep(tiny_run, None, [8], protocols=("canvas",))).shrunk == 1
+    assert next(cpvt.sweep(tiny_run, None, [8], protocols=("canvas",), longest_side=300)).shrunk == 0
+    assert next(cpvt.sweep(tiny_run, None, [8], protocols=("resize",))).shrunk == 0
 
 
 def test_native_shows_whole_pictures_and_gives_the_count_of_a_loop(tiny_run, tiny_folder):
     for number, (width, height) in enumerate([(30, 10), (5, 17), (40, 40)]):
         Image.effect_noise((width, height), 80).save(tiny_folder / "test" / "dog" / f"noise{number}.png")
     checkpoint, data = cpvt.load(tiny_run), open_data(str(tiny_folder))
-    rows = list(cpvt.sweep(checkpoint, None, [20, 100], protocols="native", token_budget=30))
+    rows = list(cpvt.sweep(checkpoint, None, [20, 100], protocols=("native",), token_budget=30))
     for row, longest in zip(rows, (20, 100)):
         limited = replace(checkpoint.transform, longest_side=longest)
         correct = shrunk = 0
@@ -69,10 +78,10 @@ def test_native_shows_whole_pictures_and_gives_the_count_of_a_loop(tiny_run, tin
         assert (row.correct, row.total, row.shrunk, row.longest_side) == (correct, 9, shrunk, 32)
     assert [row.shrunk for row in rows] == [2, 0]
     with pytest.raises(ValueError, match="the longest side allowed, such as 224; got"):
-        next(cpvt.sweep(tiny_run, None, ["8x12"], protocols="native"))
-    for options in ({"longest_side": 20}, {"crop_ratio": 1.0}):
-        with pytest.raises(ValueError, match="nothing is cropped: leave longest_side and crop_ratio out"):
-            next(cpvt.sweep(tiny_run, None, [8], protocols="native", **options))
+        next(cpvt.sweep(tiny_run, None, ["8x12"], protocols=("native",)))
+    for options in ({"longest_side": 20}, {"crop_pct": 1.0}):
+        with pytest.raises(ValueError, match="nothing is cropped: leave longest_side and crop_pct out"):
+            next(cpvt.sweep(tiny_run, None, [8], protocols=("native",), **options))
     cells = summarise(rows)
     assert [(cell.encoding, cell.size) for cell in cells] == [("peg", 20), ("peg", 100)]  # one curve, not two
 
@@ -87,7 +96,7 @@ def test_bad_pictures_are_an_error_or_counted(tiny_run, tiny_folder):
 
 def test_what_cannot_be_swept(tiny_run, picture_folder, tmp_path):
     with pytest.raises(ValueError, match="canvas, resize, native; got 'zoom'"):
-        next(cpvt.sweep(tiny_run, None, [8], protocols="zoom"))
+        next(cpvt.sweep(tiny_run, None, [8], protocols=("zoom",)))
     with pytest.raises(ValueError, match="size 3 is smaller than a patch; the smallest side of this model is 4"):
         next(cpvt.sweep(tiny_run, None, [8, 3]))
     with pytest.raises(ValueError, match="got '12y'"):
@@ -130,10 +139,10 @@ def test_a_model_of_another_library_is_tested_in_its_own_way(tmp_path, tiny_fold
 
 def test_reading_can_be_overruled(tiny_folder):
     data = open_data(str(tiny_folder))
-    how = dict(mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6), crop_ratio=0.5, interpolation="bilinear")
+    how = dict(mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6), crop_pct=0.5, interpolation="bilinear")
     seen = []
     (row,) = cpvt.sweep(lambda pictures: seen.append(pictures) or pictures.mean((2, 3))[:, :2], data, [8], **how)
-    assert {name: getattr(row, name) for name in how} == how
+    assert (row.mean, row.std, row.crop_ratio, row.interpolation) == tuple(how.values())
     picture, _ = data.test.read(0, None)
     transform = Transform((0.1, 0.2, 0.3), (0.4, 0.5, 0.6), 0.5, "bilinear")
     expected = View(transform, "resize", (8, 8))(picture, None)
@@ -150,8 +159,10 @@ def test_any_module_or_callable_is_tested(tiny_folder):
             return torch.stack([mean, -mean], 1)
 
     data, seen = open_data(str(tiny_folder)), []
-    (row,) = cpvt.sweep(Brightest(), data, [12], protocols="canvas")
-    (same,) = cpvt.sweep(lambda pictures: seen.append(pictures) or Brightest()(pictures), data, [12], protocols="canvas")
+    (row,) = cpvt.sweep(Brightest(), data, [12], protocols=("canvas",))
+    (same,) = cpvt.sweep(
+        lambda pictures: seen.append(pictures) or Brightest()(pictures), data, [12], protocols=("canvas",)
+    )
     assert (row.model, same.model) == ("Brightest", "function")
     assert (row.hits, row.train_size, row.mean) == (same.hits, None, data.mean)
     assert row.correct == sum(unpack_hits(row.hits, 6)) > 0
@@ -210,7 +221,7 @@ def test_a_given_training_size_does_not_change_how_sizes_are_taken(tmp_path, tin
 
 def test_the_command_line_adds_rows_of_any_model_to_one_folder(tmp_path, tiny_folder, capsys):
     path, out = weights_of(TIMM, tmp_path), tmp_path / "rows"
-    for extra in ([], ["--protocol", "canvas", "--interpolation", "bilinear"]):
+    for extra in ([], ["--protocols", "canvas", "--interpolation", "bilinear"]):
         main(
             [
                 "sweep",
@@ -234,7 +245,7 @@ def test_the_command_line_adds_rows_of_any_model_to_one_folder(tmp_path, tiny_fo
 
 @pytest.mark.parametrize("protocol", ["resize", "native"])
 def test_pictures_read_by_other_processes_are_the_same(tiny_run, protocol, monkeypatch):
-    here = next(cpvt.sweep(tiny_run, None, [12], protocols=protocol))
+    here = next(cpvt.sweep(tiny_run, None, [12], protocols=(protocol,)))
     asked = []
     build = torch.utils.data.DataLoader.__init__
     monkeypatch.setattr(
@@ -242,6 +253,6 @@ def test_pictures_read_by_other_processes_are_the_same(tiny_run, protocol, monke
         "__init__",
         lambda self, *a, **how: (asked.append(how["num_workers"]), build(self, *a, **how))[1],
     )
-    there = next(cpvt.sweep(tiny_run, None, [12], protocols=protocol, workers=1))
+    there = next(cpvt.sweep(tiny_run, None, [12], protocols=(protocol,), workers=1))
     assert asked == [1]
     assert (there.hits, there.total) == (here.hits, here.total)

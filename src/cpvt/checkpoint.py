@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from cpvt import __version__
 from cpvt.config import ForeignConfig, ModelConfig, sides
+from cpvt.config.legacy import current
 from cpvt.data import Transform
 from cpvt.files import read_json, replacing, write_json
 from cpvt.folders import CHECKPOINT, WEIGHTS
@@ -145,6 +146,8 @@ def read_record(run: str | Path) -> dict[str, Any]:
         raise ValueError(
             f"'{path}' is none that `cpvt train` wrote: it lacks {', '.join(missing)}; name a run's folder"
         )
+    if "training" in record:
+        record["training"] = current(record["training"])
     return record
 
 

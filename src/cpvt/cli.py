@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from dataclasses import MISSING, fields
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
@@ -13,13 +14,16 @@ from cpvt.config import (
     CompareConfig,
     ExportConfig,
     ListConfig,
+    Options,
     PredictConfig,
     ProbeConfig,
     ReportConfig,
     RetrofitConfig,
+    Size,
     SweepConfig,
     TrainConfig,
 )
+from cpvt.config.legacy import refuse_old_flags
 
 if TYPE_CHECKING:
     from cpvt.results import Row
@@ -44,8 +48,8 @@ def train(config: TrainConfig) -> dict[str, Any]:
         rows: list[Row] = []
         if data.test is not None or data.test_stream is not None:  # by all processes together
             rows += sweep(
-                checkpoint, data, [checkpoint.config.img_size], protocols="resize", crop_pct=source.crop_pct, on_bad_image=source.on_bad_image,
-                workers=source.workers, watch=bars,
+                checkpoint, data, [checkpoint.config.img_size], crop_pct=source.crop_pct, on_bad_image=source.on_bad_image,
+                workers=source.workers, on_progress=bars,
             )  # fmt: skip
     told = {"run": str(folder), "train_accuracy": history[-1]["accuracy"],
             "skipped": history[-1]["skipped"] + sum(row.skipped for row in rows),
@@ -62,7 +66,6 @@ def train(config: TrainConfig) -> dict[str, Any]:
 
 
 def sweep(config: SweepConfig) -> dict[str, Any]:
-    from dataclasses import asdict
     from pathlib import Path
 
     from cpvt import processes
@@ -71,14 +74,14 @@ def sweep(config: SweepConfig) -> dict[str, Any]:
     from cpvt.progress import Bars
     from cpvt.sweeping import sweep as run_sweep
 
-    options = asdict(config)
-    model, sizes, out = options.pop("model"), [str(size) for size in options.pop("sizes")], options.pop("out")
+    options = vars(config).copy()
+    model, out = config.model, options.pop("out")
     folder = Path(out or (model if Path(model).is_dir() else "runs/sweep"))
     rows: list[Row] = []
     check_writable(folder)
     processes.join(config.device)
     with Bars() as bars:
-        for row in run_sweep(model, options.pop("data", None), sizes, watch=bars, **options):
+        for row in run_sweep(**options, on_progress=bars):
             rows.append(row)
             if not processes.is_main_process():
                 continue
@@ -109,19 +112,13 @@ def retrofit(config: RetrofitConfig) -> dict[str, Any]:
 
 
 def probe(config: ProbeConfig) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    from cpvt.probing import PROBES
     from cpvt.probing import probe as run_probes
     from cpvt.progress import Bars
     from cpvt.reporting.probed import HEADLINES, Line, Probed
     from cpvt.reporting.terminal import print_findings
 
-    options = asdict(config)
-    model, sizes = options.pop("model"), [str(size) for size in options.pop("sizes")]
-    probes = options.pop("probes") or tuple(PROBES)
     with Bars() as bars:
-        findings = list(run_probes(model, options.pop("data"), probes=probes, sizes=sizes, watch=bars, **options))
+        findings = list(run_probes(**vars(config), on_progress=bars))
     print_findings(findings)
     probed, line = Probed(findings), Line(findings[0].model, "model")
     return {"model": line.model, "findings": len(findings), "refused": len(probed.refusals()), "out": config.out,
@@ -129,18 +126,15 @@ def probe(config: ProbeConfig) -> dict[str, Any]:
 
 
 def predict(config: PredictConfig) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    from cpvt.models.shipped import DEFAULT, introduce
+    from cpvt.models.shipped import introduce
     from cpvt.predicting import predict as run_prediction
     from cpvt.predicting import split_names
 
-    options = asdict(config)
-    run, pictures = split_names((options.pop("run"), *options.pop("pictures")))
-    if run is None:
-        print(introduce(DEFAULT), file=sys.stderr)
+    model, images = split_names(config.images)
+    if model != config.images[0]:
+        print(introduce(model), file=sys.stderr)
     found = []
-    for prediction in run_prediction(run, pictures, **options):
+    for prediction in run_prediction(model, **{**vars(config), "images": images}):
         found.append(prediction._asdict())
         if prediction.error:
             print(f"{prediction.picture}: skipped, {prediction.error}")
@@ -153,16 +147,9 @@ def predict(config: PredictConfig) -> dict[str, Any]:
 
 
 def export(config: ExportConfig) -> dict[str, Any]:
-    from pathlib import Path
-
-    from cpvt.exporting import FORMATS
     from cpvt.exporting import export as run_export
 
-    run, suffix = Path(config.run), ".pt2" if config.format == "torch-export" else ".onnx"
-    out = Path(config.out) if config.out else run / f"model{suffix}" if run.is_dir() else Path(f"{run.name}{suffix}")
-    if config.format is not None and FORMATS.get(out.suffix) != config.format:
-        raise ValueError(f"--format {config.format} does not go with '{out}'; suffixes: {FORMATS}")
-    exported = run_export(config.run, out)
+    exported = run_export(**vars(config))
     print(f"{exported.path}: equal to eager within {exported.error:.1e} at {len(exported.checked)} other sizes")
     return {"file": str(exported.path), "error": exported.error, "checked": exported.checked}
 
@@ -233,7 +220,7 @@ def _print_table(rows: list[Row]) -> None:
     print_tables(rows)
 
 
-VERBS: dict[str, tuple[type, Any, str]] = {
+VERBS: dict[str, tuple[type[Options], Any, str]] = {
     "compare": (CompareConfig, compare, "train every encoding alike, test at sizes never seen, draw the page"),
     "train": (TrainConfig, train, "train one model, by options or by a recipe: cpvt train RECIPE.py ..."),
     "sweep": (SweepConfig, sweep, "test a model at many sizes: a run, or timm:NAME, hf:NAME, torchvision:NAME"),
@@ -245,19 +232,11 @@ VERBS: dict[str, tuple[type, Any, str]] = {
     "list": (ListConfig, list_names, "encodings, models, data sets"),
 }
 
-POSITIONAL = (
-    "sweep",
-    "retrofit",
-    "probe",
-    "predict",
-    "export",
-    "report",
-)  # verbs whose required options are given by place, without a flag
-
 
 def parse(arguments: list[str] | None = None) -> Any:
     """The configuration that a command line asks for; `train RECIPE.py ...` puts options over those of the recipe."""
     words = sys.argv[1:] if arguments is None else list(arguments)
+    refuse_old_flags(words)
     recipe: TrainConfig | None = None
     files = [word for word in words[1:] if word.endswith(".py") and not word.startswith("-")]
     if words[:1] == ["train"] and files:
@@ -269,14 +248,41 @@ def parse(arguments: list[str] | None = None) -> Any:
         recipe = read_recipe(files[0])
     union: Any = None
     for name, (kind, _, about) in VERBS.items():
-        by_place = (tyro.conf.PositionalRequiredArgs,) if name in POSITIONAL else ()
+        by_place = (tyro.conf.PositionalRequiredArgs,) if _by_place(kind) else ()
         default: dict[str, Any] = {"default": recipe} if kind is TrainConfig and recipe is not None else {}
         plain = (tyro.conf.AvoidSubcommands,) if kind is TrainConfig else ()  # no flags for the PEGs of a retrofit
         marked: Any = (kind, tyro.conf.subcommand(name, description=about, **default), *by_place, *plain)
         option = Annotated[marked]
         union = option if union is None else union | option
     about = "Which positional encoding holds at any size? The last line of every command's output is one JSON object."
-    return tyro.cli(union, prog="cpvt", args=words, description=about, config=(tyro.conf.OmitArgPrefixes,))
+    with Options.checked_later(), _registry():  # tyro would wrap what is wrong with an option in a box of its own
+        config = tyro.cli(union, prog="cpvt", args=words, description=about, config=(tyro.conf.OmitArgPrefixes,))
+    config.check()
+    return config
+
+
+def _by_place(kind: Any) -> bool:
+    """Whether a verb's required options are given by place, without a flag: all but the folder of a training."""
+    return any(
+        each.default is MISSING and each.default_factory is MISSING and each.name != "out" for each in fields(kind)
+    )
+
+
+def _registry() -> tyro.constructors.ConstructorRegistry:
+    """How the command line takes a size: as one word, parsed where configurations are checked."""
+    registry = tyro.constructors.ConstructorRegistry()
+
+    @registry.primitive_rule
+    def size_rule(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec[Any] | None:
+        if info.type not in (Size, Size | None):
+            return None
+        return tyro.constructors.PrimitiveConstructorSpec(
+            nargs=1, metavar="SIZE", instance_from_str=lambda words: None if words == ["None"] else words[0],
+            is_instance=lambda size: size is None or isinstance(size, (int, str, tuple)),
+            str_from_instance=lambda size: ["x".join(map(str, size)) if isinstance(size, tuple) else str(size)],
+        )  # fmt: skip
+
+    return registry
 
 
 def main(arguments: list[str] | None = None) -> None:

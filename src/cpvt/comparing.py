@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from cpvt.checkpoint import load, provenance
-from cpvt.config import CompareConfig, Size, TrainConfig, Watch, ignore_progress, parse_size, refuse_other
+from cpvt.config import CompareConfig, Size, TrainConfig, Watch, ignore_progress, refuse_other, sides
 from cpvt.data import DataSet, open_data
 from cpvt.data.protocols import TABLE as PROTOCOLS
 from cpvt.encodings import TABLE as ENCODINGS
@@ -33,6 +33,8 @@ GROWS = (
     "pool",
     "protocols",
     "seeds",
+    "sizes",
+    "sizes",
     "canvas_sizes",
     "resize_sizes",
     "parallel",
@@ -133,19 +135,15 @@ def spell_out(config: CompareConfig) -> CompareConfig:
     )
 
 
-def _sizes(config: CompareConfig, protocol: str, quick: bool) -> tuple[int | str, ...]:
-    """Test sizes of a protocol: those asked for where it has an option, else its own multiples of the training size."""
-    given: tuple[int | str, ...] = getattr(config, f"{protocol}_sizes", ())
+def _sizes(config: CompareConfig, protocol: str, quick: bool) -> tuple[Size, ...]:
+    """Test sizes of a protocol: its own option, else those for all, else its multiples of the training size."""
+    given: tuple[Size, ...] = getattr(config, f"{protocol}_sizes", ()) or config.sizes
     if given:
         return given
     model = model_config(config.model, **({} if config.img_size is None else {"img_size": config.img_size}))
-    sizes: list[int | str] = []
-    for step in PROTOCOLS[protocol].quick_multiples if quick else PROTOCOLS[protocol].multiples:
-        if isinstance(model.img_size, int):
-            sizes.append(max(model.patch_size, round(step * model.img_size)))
-        else:
-            sizes.append("x".join(str(max(model.patch_size, round(step * side))) for side in model.img_size))
-    return tuple(sizes)
+    steps = PROTOCOLS[protocol].quick_multiples if quick else PROTOCOLS[protocol].multiples
+    found = [tuple(max(model.patch_size, round(step * side)) for side in sides(model.img_size)) for step in steps]
+    return tuple(height if isinstance(model.img_size, int) else (height, width) for height, width in found)
 
 
 def _plan(config: CompareConfig, quick: bool) -> list[_Task]:
@@ -175,7 +173,7 @@ def _tests(config: CompareConfig, quick: bool) -> tuple[tuple[str, Size], ...]:
     for protocol in config.protocols:
         if protocol not in known:
             raise ValueError(f"protocols must be among {', '.join(known)}; got '{protocol}'")
-    tests = [(name, parse_size(size)) for name in config.protocols for size in _sizes(config, name, quick)]
+    tests = [(name, size) for name in config.protocols for size in _sizes(config, name, quick)]
     check_sizes([size for _, size in tests], model_config(config.model).patch_size)
     return tuple(dict.fromkeys(tests))
 
@@ -222,8 +220,8 @@ def _run(task: _Task, data: DataSet, watch: Watch, keep: Callable[[Row], None]) 
     for protocol, size in task.tests:
         source = task.training.dataset
         rows = sweep(
-            checkpoint, data, [size], protocols=protocol, crop_pct=source.crop_pct,
-            on_bad_image=source.on_bad_image, watch=watch_task,
+            checkpoint, data, [size], protocols=(protocol,), crop_pct=source.crop_pct,
+            on_bad_image=source.on_bad_image, on_progress=watch_task,
         )  # fmt: skip
         for row in rows:
             keep(row)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from cpvt.checkpoint import Checkpoint, load
-from cpvt.config import sides
+from cpvt.config import ExportConfig, options_from, sides, takes_options
 from cpvt.models import VisionTransformer
 
 FORMATS = {".onnx": "onnx", ".pt2": "torch-export"}
@@ -31,7 +31,8 @@ class Exported(NamedTuple):
     checked: list[tuple[int, int, int]]  # batch, height, width of every check
 
 
-def export(model: VisionTransformer | Checkpoint | str | Path, path: str | Path) -> Exported:
+@takes_options(ExportConfig)
+def export(model: VisionTransformer | Checkpoint | str | Path, out: str | Path = "", **options: Any) -> Exported:
     """Write a model as one file that takes any batch, height and width; the suffix decides, .onnx or .pt2.
 
     model: a model, what `load` returned, or the folder of a run or a name that comes with weights (then class names and
@@ -40,9 +41,7 @@ def export(model: VisionTransformer | Checkpoint | str | Path, path: str | Path)
     model; where they differ by more than 1e-4 a ValueError says so and no file is kept. Metadata (in .onnx as
     metadata_props, in .pt2 as the extra file metadata.json) hold class_names, mean, std and smallest_side in pixels.
     """
-    path = Path(path)
-    if path.suffix not in FORMATS:
-        raise ValueError(f"the suffix decides the format: {', '.join(FORMATS)}; got '{path.name}'")
+    path = _path_of(options_from(ExportConfig, options, model=model, out=out))
     checkpoint = load(model, "cpu") if isinstance(model, (str, Path)) else model
     eager = (checkpoint.own_model if isinstance(checkpoint, Checkpoint) else checkpoint).eval()
     metadata = _metadata(checkpoint, eager, path.suffix)
@@ -59,6 +58,21 @@ def export(model: VisionTransformer | Checkpoint | str | Path, path: str | Path)
             )
         written.replace(path)
     return Exported(path, error, checked)
+
+
+def _path_of(config: ExportConfig) -> Path:
+    """The file to write: as asked for, else in the run's folder, or here for a model by name."""
+    named: Any = config.model
+    if not config.out and not isinstance(named, (str, Path)):
+        raise ValueError("say which file to write, as in export(model, 'model.onnx')")
+    suffix = ".pt2" if config.format == "torch-export" else ".onnx"
+    default = Path(named) / f"model{suffix}" if not config.out and Path(named).is_dir() else f"{named}{suffix}"
+    path = Path(config.out or default)
+    if path.suffix not in FORMATS:
+        raise ValueError(f"the suffix decides the format: {', '.join(FORMATS)}; got '{path.name}'")
+    if config.format not in (None, FORMATS[path.suffix]):
+        raise ValueError(f"--format {config.format} does not go with '{path}'; suffixes: {FORMATS}")
+    return path
 
 
 def _metadata(checkpoint: VisionTransformer | Checkpoint, eager: VisionTransformer, suffix: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from cpvt.checkpoint import load, pick_device, provenance, read_record
-from cpvt.config import ForeignConfig, RetrofitConfig, TrainConfig, Watch, ignore_progress, parse_size, refuse_other
+from cpvt.config import ForeignConfig, RetrofitConfig, TrainConfig, Watch, ignore_progress, refuse_other
 from cpvt.data import open_data
 from cpvt.files import append_rows, read_json, write_json
 from cpvt.folders import CONTROL_RUN, RETROFIT, ROWS
@@ -49,14 +49,14 @@ def retrofit_and_test(
         subject_of(model.to(pick_device(config.device))),
         name=name, transform=setup.view.transform, train_size=setup.model.img_size,
     )  # fmt: skip
-    sizes = [parse_size(size) for size in config.sizes] or default_sizes(before)
+    sizes = config.sizes or default_sizes(before)
 
     def test(subject: Subject, label: str) -> None:
         for protocol, size in itertools.product(config.protocols, sizes):
             if (label, protocol, size) in done:
                 continue
             bad = config.dataset.on_bad_image
-            for row in sweep(subject, data, [size], protocols=protocol, on_bad_image=bad, watch=watch):
+            for row in sweep(subject, data, [size], protocols=(protocol,), on_bad_image=bad, on_progress=watch):
                 row = replace(row, model=name, encoding=label, seed=config.seed)
                 append_rows(folder / ROWS, [row])
                 on_row(row)

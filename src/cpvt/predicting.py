@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor
 
 from cpvt.checkpoint import Checkpoint, is_run, load
-from cpvt.config import TOKEN_BUDGET, sides
+from cpvt.config import PredictConfig, options_from, sides, takes_options
 from cpvt.data import BadPictureError, Transform, View, check_on_bad_picture, check_usable, decode
 from cpvt.models.shipped import DEFAULT, shipped_names
 from cpvt.shapes import patch_count, within_budget
@@ -28,63 +28,58 @@ class Prediction(NamedTuple):
     error: str | None = None  # why the picture was skipped, where it was
 
 
-def predict(
-    run: str | Path | Checkpoint | None,
-    pictures: Sequence[str | Path],
-    *,
-    top: int = 5,
-    longest_side: int | None = None,
-    on_bad_image: str = "error",
-    token_budget: int = TOKEN_BUDGET,
-    device: str = "auto",
-) -> Iterator[Prediction]:
-    """Yield the top classes of each picture, seen whole, undistorted and at its own size.
+@takes_options(PredictConfig)
+def predict(run: str | Path | Checkpoint | None, images: Sequence[str | Path], **options: Any) -> Iterator[Prediction]:
+    """Yield the top classes of each image, seen whole, undistorted and at its own size.
 
     run: a run's folder, what `load` returned, or the name of a model that comes with weights; None: cpvt_mini_peg5_gap,
-    which knows the ten classes of CIFAR-10.
-    A picture with a side longer than `longest_side` (by default the run's, four times the training size) is shrunk to
-    it, and the prediction says so. Pictures go through the model together, `token_budget` patches at a time; each gets
-    what it would get alone. Raises ValueError for a picture that does not decode or is smaller than a patch, or with `on_bad_image='skip'`
-    says why in the prediction.
+    which knows the ten classes of CIFAR-10. Options are those of `cpvt.config.PredictConfig`. An image with a side longer
+    than `longest_side` is shrunk to it, and the prediction says so. Images go through the model together, `token_budget`
+    patches at a time; each gets what it would get alone. Raises TypeError for an option that does not exist, ValueError
+    for an image that does not decode or is smaller than a patch, or with `on_bad_image="skip"` says why in the prediction.
     """
-    if not pictures or top < 1:
-        raise ValueError(f"predict needs at least one picture and one class; got {len(pictures)} pictures, top {top}")
-    check_on_bad_picture(on_bad_image)
-    checkpoint = run if isinstance(run, Checkpoint) else load(DEFAULT if run is None else run, device)
-    for path in pictures:
+    return _predict(run, options_from(PredictConfig, options, images=images))
+
+
+def _predict(run: str | Path | Checkpoint | None, config: PredictConfig) -> Iterator[Prediction]:
+    if not config.images:
+        raise ValueError("predict needs at least one image; got none")
+    check_on_bad_picture(config.on_bad_image)
+    checkpoint = run if isinstance(run, Checkpoint) else load(DEFAULT if run is None else run, config.device)
+    for path in config.images:
         if not Path(path).is_file():
-            raise ValueError(f"no such picture: '{path}'")
+            raise ValueError(f"no such image: '{path}'")
     transform = checkpoint.transform
-    if longest_side is not None:
-        transform = replace(transform, longest_side=longest_side)
+    if config.longest_side is not None:
+        transform = replace(transform, longest_side=config.longest_side)
     subject = checkpoint.subject
     patch_size = subject.patch_size or 1
-    found = (_read(path, transform, patch_size) for path in pictures)
-    for pack in within_budget(found, lambda each: patch_count(each.size, patch_size), token_budget):
+    found = (_read(path, transform, patch_size) for path in config.images)
+    for pack in within_budget(found, lambda each: patch_count(each.size, patch_size), config.token_budget):
         logits = _logits(subject, [each.tensor for each in pack if each.tensor is not None])
         for each in pack:
             if each.tensor is not None:
-                classes = _best(logits.pop(0), checkpoint.class_names, top)
+                classes = _best(logits.pop(0), checkpoint.class_names, config.top)
                 yield Prediction(each.name, each.size, each.shrunk_from, classes)
-            elif on_bad_image == "skip":
+            elif config.on_bad_image == "skip":
                 yield Prediction(each.name, each.size, None, (), each.error)
             else:
                 raise BadPictureError(each.error)
 
 
-def split_names(names: Sequence[str]) -> tuple[str | None, tuple[str, ...]]:
-    """The run, where the first name is of one (a folder, or a model that comes with weights), and the pictures.
+def split_names(names: Sequence[str]) -> tuple[str, tuple[str, ...]]:
+    """The model and the images that a command names: the first name is the model's, or an image for the default model.
 
-    Raises ValueError where the first is neither run nor file.
+    Raises ValueError where the first name is neither a model nor a file.
     """
     first, *rest = names
     if Path(first).is_file():
-        return None, (first, *rest)
+        return DEFAULT, (first, *rest)
     if is_run(first):
         return first, tuple(rest)
     known = ", ".join(shipped_names()) or "none"
     raise ValueError(
-        f"'{first}' is no picture, no run's folder and no model that comes with weights ({known}); name pictures, and before "
+        f"'{first}' is no image, no run's folder and no model that comes with weights ({known}); name images, and before "
         "them, if you like, the model"
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,13 +11,14 @@ from typing import Any, NamedTuple
 from cpvt.checkpoint import Checkpoint, as_subject, is_run, load
 from cpvt.config import (
     POOLS,
-    TOKEN_BUDGET,
     ModelConfig,
     Size,
+    SweepConfig,
     Watch,
     ignore_progress,
-    parse_size,
+    options_from,
     sides,
+    takes_options,
 )
 from cpvt.data import Batch, DataSet, Transform, View, open_data
 from cpvt.data.protocols import TABLE
@@ -39,64 +41,71 @@ class Identity(NamedTuple):
     at: tuple[int, ...] = ()
 
 
+@takes_options(SweepConfig, "out")
 def sweep(
     model: str | Path | Checkpoint | Subject | Callable[..., Any],
     data: str | DataSet | None = None,
     sizes: Sequence[Size | str] = (),
     *,
-    protocol: str = "resize",
-    checkpoint: str | Path | None = None,
-    data_dir: str | None = None,
-    train_size: Size | None = None,
-    crop_ratio: float | None = None,
-    interpolation: str | None = None,
-    mean: Sequence[float] = (),
-    std: Sequence[float] = (),
-    longest_side: int | None = None,
-    on_bad_image: str = "error",
-    batch_size: int = 64,
-    token_budget: int = TOKEN_BUDGET,
-    workers: int = 0,
-    device: str = "auto",
-    watch: Watch = ignore_progress,
+    on_progress: Watch = ignore_progress,
+    **options: Any,
 ) -> Iterator[Row]:
-    """Test a model at sizes it was not trained at; yields a row per size as it is measured.
+    """Test a model at sizes it was not trained at; yields a row per protocol and size as it is measured.
 
-    model: a folder that `train` wrote or a name that comes with weights, what `load` returned, "timm:NAME", "hf:PATH_OR_NAME" or "torchvision:NAME"
-    (`checkpoint`: a file with its weights), or any module or callable, (B, C, H, W) -> (B, classes). data: a data set or
-    its name, by default the run's own; classes are matched by number where the model does not know their names.
-    sizes: sides or (height, width) in pixels, by default from half to three times the training size.
-    protocol: 'resize', 'canvas' or 'native' (see `cpvt.data.protocols`); under 'native' a size is the longest side allowed, a
-    larger one than any picture's shows all at their own sizes, and `token_budget` patches go through the model at a time.
-    Pictures are normalised, cropped and interpolated as the model's own configuration says, else as fits the data.
-    longest_side: larger pictures are shrunk to it before they are laid on a canvas, by default four times the training
-    size; how many were is in the row. workers: processes that read beside this one. A size that the model refuses gives a row with its words in `refused`.
-    Raises ValueError for a size below a patch, classes that are not the model's, and output that is not (B, classes).
+    model: a folder that `train` wrote or a name that comes with weights, what `load` returned, "timm:NAME",
+    "hf:PATH_OR_NAME" or "torchvision:NAME" (`checkpoint`: a file with its weights), or any module or callable,
+    (B, C, H, W) -> (B, classes). data: a data set or its name, by default the run's own. Classes are matched by number
+    where the model does not know their names. sizes: sides or (height, width) in pixels, by default from half to three
+    times the training size. Options are those of `cpvt.config.SweepConfig`. Images are normalised, cropped and
+    interpolated as the model's own configuration says, else as fits the data. A size that the model refuses gives a row
+    with its words in `refused`. Raises TypeError for an option that does not exist, ValueError for a size below a patch,
+    classes that are not the model's, and output that is not (B, classes).
     """
-    if isinstance(model, (str, Path)) and is_run(model) and not is_foreign(str(model)) and checkpoint is None:
-        model = load(model, device)
-    subject, identity = as_subject(model, checkpoint, device), _identity(model)
-    if train_size is not None:
-        subject = replace(subject, train_size=train_size)
-    if protocol not in TABLE:
-        raise ValueError(f"protocol must be one of {', '.join(TABLE)}; got '{protocol}'")
-    data = _data_of(model, subject, data, data_dir)
-    _check_data(data, subject, protocol)
-    wanted = [parse_size(size) if isinstance(size, str) else size for size in sizes] or default_sizes(subject)
-    check_sizes(wanted, subject.patch_size or 1)
-    if TABLE[protocol].size_is_limit:
-        _check_limits(protocol, wanted, longest_side, crop_ratio)
-    changes: dict[str, Any] = {"mean": tuple(mean) or None, "std": tuple(std) or None}
-    changes |= {"crop_ratio": crop_ratio, "interpolation": interpolation, "longest_side": longest_side}
+    config = options_from(SweepConfig, options, model=model, data=data, sizes=sizes, out=None)
+    return _sweep(config, on_progress)
+
+
+def _sweep(config: SweepConfig, on_progress: Watch) -> Iterator[Row]:
+    model: Any = config.model
+    if isinstance(model, (str, Path)) and is_run(model) and not is_foreign(str(model)) and config.checkpoint is None:
+        model = load(model, config.device)
+    subject, identity = as_subject(model, config.checkpoint, config.device), _identity(model)
+    if config.img_size is not None:
+        subject = replace(subject, train_size=config.img_size)
+    _check_protocols(config)
+    data = _data_of(model, subject, config.data, config.data_dir)
+    for protocol in config.protocols:
+        _check_data(data, subject, protocol)
+    sizes = config.sizes or default_sizes(subject)
+    check_sizes(sizes, subject.patch_size or 1)
+    changes: dict[str, Any] = {"mean": config.mean or None, "std": config.std or None, "crop_ratio": config.crop_pct}
+    changes |= {"interpolation": config.interpolation, "longest_side": config.longest_side}
     known = {name: value for name, value in changes.items() if value is not None}
-    transform = replace(_transform_of(subject, data, max(max(sides(size)) for size in wanted)), **known)
-    for size in wanted:
+    transform = replace(_transform_of(subject, data, max(max(sides(size)) for size in sizes)), **known)
+    for protocol, size in itertools.product(config.protocols, sizes):
         batches = load_test(
-            data, View(transform, protocol, sides(size)), batch_size, patch_size=subject.patch_size or 1,
-            token_budget=token_budget, on_bad_image=on_bad_image, workers=workers,
+            data, View(transform, protocol, sides(size)), config.batch_size, patch_size=subject.patch_size or 1,
+            token_budget=config.token_budget, on_bad_image=config.on_bad_image, workers=config.workers,
         )  # fmt: skip
-        ready, score = _measure_at(subject, size, protocol, batches, data, watch)
-        yield replace(_row(identity, ready, data.name, protocol, size, transform, score), weights=str(checkpoint or ""))
+        ready, score = _measure_at(subject, size, protocol, batches, data, on_progress)
+        row = _row(identity, ready, data.name, protocol, size, transform, score)
+        yield replace(row, weights=str(config.checkpoint or ""))
+
+
+def _check_protocols(config: SweepConfig) -> None:
+    """Raise ValueError for protocols that do not exist, and for options that do not go with one."""
+    for protocol in config.protocols or ("none",):
+        if protocol not in TABLE:
+            raise ValueError(f"protocols must be among {', '.join(TABLE)}; got '{protocol}'")
+        if not TABLE[protocol].size_is_limit:
+            continue
+        if not all(isinstance(size, int) for size in config.sizes):
+            raise ValueError(f"under {protocol} a size is the longest side allowed, such as 224; got {config.sizes}")
+        if config.longest_side is not None or config.crop_pct is not None:
+            raise ValueError(
+                f"under {protocol} the sizes are the longest sides and nothing is cropped: "
+                "leave longest_side and crop_pct out"
+            )
 
 
 def _identity(model: Any) -> Identity:
@@ -124,9 +133,9 @@ def _data_of(model: Any, subject: Subject, data: str | DataSet | None, root: str
         if data is None:
             raise ValueError(f"say on which pictures '{subject.name}' is to be tested: data= (--data)")
         return open_data(data, root, mode)
-    source = model.record["training"]["source"]
-    own = data is None or data == source["data"]
-    return open_data(data or source["data"], root or (source["data_dir"] if own else None), mode)
+    trained_on = model.record["training"]["dataset"]
+    own = data is None or data == trained_on["data"]
+    return open_data(data or trained_on["data"], root or (trained_on["data_dir"] if own else None), mode)
 
 
 def _transform_of(subject: Subject, data: DataSet, largest: int) -> Transform:
@@ -138,15 +147,15 @@ def _transform_of(subject: Subject, data: DataSet, largest: int) -> Transform:
 
 
 def _measure_at(
-    subject: Subject, size: Size, protocol: str, batches: Iterable[Batch], data: DataSet, watch: Watch
+    subject: Subject, size: Size, protocol: str, batches: Iterable[Batch], data: DataSet, on_progress: Watch
 ) -> tuple[Subject, Score]:
     """The subject as it was made ready for the size, and its score; a refusal is a score too."""
     ready, count = subject, count_test(data)
     try:
         ready = subject if TABLE[protocol].size_is_limit else subject.at_size(sides(size))
-        return ready, measure(ready, batches, count, len(data.class_names), f"{protocol} {size}", watch)
+        return ready, measure(ready, batches, count, len(data.class_names), f"{protocol} {size}", on_progress)
     except RefusedError as refusal:
-        watch(f"{protocol} {size}", count, count, "refused")
+        on_progress(f"{protocol} {size}", count, count, "refused")
         return ready, Score(refused=str(refusal))
 
 
@@ -161,20 +170,10 @@ def default_sizes(subject: Subject) -> list[Size]:
     """Half, once, one and a half, twice and three times the training size."""
     if subject.train_size is None:
         raise ValueError(
-            f"'{subject.name}' does not say its training size: say sizes= (--sizes), and train_size= if known"
+            f"'{subject.name}' does not say its training size: say sizes= (--sizes), and img_size= if known"
         )
     side = max(sides(subject.train_size))
     return [max(subject.patch_size or 1, side * half // 2) for half in (1, 2, 3, 4, 6)]
-
-
-def _check_limits(protocol: str, wanted: Sequence[Size], longest_side: int | None, crop_ratio: float | None) -> None:
-    """Raise ValueError for what a protocol whose sizes are longest sides cannot do."""
-    if not all(isinstance(size, int) for size in wanted):
-        raise ValueError(f"under {protocol} a size is the longest side allowed, such as 224; got {wanted}")
-    if longest_side is not None or crop_ratio is not None:
-        raise ValueError(
-            f"under {protocol} the sizes are the longest sides and nothing is cropped: leave longest_side and crop_ratio out"
-        )
 
 
 def _check_data(data: DataSet, subject: Subject, protocol: str) -> None:

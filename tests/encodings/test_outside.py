@@ -130,7 +130,11 @@ def test_a_checkpoint_loads_where_the_module_is_and_says_what_is_missing_elsewhe
     from cpvt.config import DataConfig
 
     config = TrainConfig(
-        out=str(tmp_path / "run"), img_size=8, encoding=mine, dataset=DataConfig(str(tiny_folder)), optim=OptimConfig(epochs=1)
+        out=str(tmp_path / "run"),
+        img_size=8,
+        encoding=mine,
+        dataset=DataConfig(str(tiny_folder)),
+        optim=OptimConfig(epochs=1),
     )
     folder = cpvt.train(config)
     assert cpvt.load(folder).config.encoding == mine

@@ -54,5 +54,5 @@ def test_the_prefix_takes_no_part_and_the_tiles_are_saved(measured, tmp_path):
 
 
 def test_where_attention_is_not_known_it_is_said(coordinates, measured):
-    find = measured(subject_of(coordinates()), "attention", train_size=16)
+    find = measured(subject_of(coordinates()), "attention", img_size=16)
     assert "how to look at the attention of 'Coordinates'" in find.refused["model", "distance"]

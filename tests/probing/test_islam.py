@@ -37,7 +37,7 @@ def test_correlation_is_spearmans():
 
 
 def test_coordinates_draw_the_gradients_on_every_kind_of_picture(coordinates, measured):
-    find = measured(coordinates(), "islam", train_size=32)
+    find = measured(coordinates(), "islam", img_size=32)
     for name in ("H", "V"):
         assert min(find("spearman", case=name)) > 0.95
         assert max(find("mae", case=name)) < 0.05

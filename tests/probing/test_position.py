@@ -40,7 +40,7 @@ def test_coordinates_by_hand():
 
 @pytest.mark.parametrize("form", ["tokens", "prefix", "dict", "tuple", "NCHW", "NHWC"])
 def test_a_table_that_is_the_coordinates_scores_one_however_it_is_returned(coordinates, measured, form):
-    find = measured(coordinates(form), "position", train_size=(16, 24))
+    find = measured(coordinates(form), "position", img_size=(16, 24))
     assert min(find("r2")) > 0.999
     assert max(find("border error")) < 0.01
 
@@ -74,7 +74,7 @@ def test_rows_and_columns_are_told_apart(measured, coordinates):
         def forward(self, pictures):
             return super().forward(pictures)[:, :, [0, 2]]
 
-    find = measured(RowsAlone(), "position", pictures=64, train_size=(16, 24))
+    find = measured(RowsAlone(), "position", pictures=64, img_size=(16, 24))
     assert find("r2", case="row", pictures="noise")[0] > 0.999
     assert abs(find("r2", case="column", pictures="noise")[0]) < 0.05
 
@@ -88,7 +88,7 @@ def test_the_border_profile_of_a_model_that_knows_the_border_alone(measured, coo
             tokens[:, 1:-1, 1:-1, :2] = 1.0
             return tokens.flatten(1, 2)
 
-    find = measured(OuterRing(), "position", train_size=24)
+    find = measured(OuterRing(), "position", img_size=24)
     for kind in ("noise", "natural"):
         errors, guesses = find("border error", pictures=kind), find("border guess", pictures=kind)
         assert len(errors) == 3
@@ -101,7 +101,7 @@ def test_the_border_profile_of_a_model_that_knows_the_border_alone(measured, coo
 
 def test_longer_sequences_tell_scaled_from_absolute(measured, coordinates):
     for unit, holds, fails in (("scaled", "scaled", "absolute"), ("patches", "absolute", "scaled")):
-        find = measured(coordinates(unit=unit), "longer", train_size=16)
+        find = measured(coordinates(unit=unit), "longer", img_size=16)
         assert {each.size for each in find.findings if each.value is not None} == {16, 24, 32, 48}
         assert min(find("r2", case=holds)) > 0.999
         assert max(find("error", case=holds)) < 0.01

@@ -80,7 +80,7 @@ def test_a_classifier_without_spatial_tokens_says_so_and_the_rest_runs(measured)
 
 def test_where_the_patch_is_not_known_either_pixels_alone_are_shifted(measured):
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(256, 10))
-    find = measured(model, "order", "translation", train_size=16)
+    find = measured(model, "order", "translation", img_size=16)
     assert "the patch size of 'Sequential' is not known" in find.refused["model", "predictions"]
     assert {each.case for each in find.findings if each.measure == "same prediction"} == {
         "circular, 1 pixel", "crop, 1 pixel",
@@ -89,7 +89,7 @@ def test_where_the_patch_is_not_known_either_pixels_alone_are_shifted(measured):
 
 
 def test_an_encoder_without_logits_says_so_and_the_rest_runs(coordinates, measured):
-    find = measured(coordinates("dict"), "order", "translation", train_size=16)
+    find = measured(coordinates("dict"), "order", "translation", img_size=16)
     assert "must give logits" in find.refused["model", "predictions"]
     assert "must give logits" in find.refused["model", "predictions, circular"]
     assert find("token error", case="circular, 1 patch")
@@ -97,7 +97,7 @@ def test_an_encoder_without_logits_says_so_and_the_rest_runs(coordinates, measur
 
 def test_a_bare_function_has_no_twins_and_that_is_said_once(measured, coordinates):
     encoder = coordinates("NCHW")
-    find = measured(lambda pictures: encoder(pictures), "position", train_size=16)
+    find = measured(lambda pictures: encoder(pictures), "position", img_size=16)
     assert min(find("r2")) > 0.999
     assert [key[1] for key in find.refused if key[0] != "model"] == ["untrained", "none"]
 
@@ -147,7 +147,7 @@ def test_a_model_of_unknown_size_is_probed_at_that_of_the_pictures(coordinates, 
     ("options", "words"),
     [
         ({"probes": ("odor",)}, "probes must be among order, translation.*got odor"),
-        ({"pictures": 1}, "probes need 2 pictures or more.*got 1"),
+        ({"images": 1}, "probes need 2 pictures or more.*got 1"),
         ({"sizes": ("12y",)}, "a size is a side such as 48.*got '12y'"),
         ({"data": "nowhere"}, "unknown data set 'nowhere'"),
     ],
@@ -168,7 +168,7 @@ def test_our_own_colour_model_reads_grey_pictures(tiny_model, measured):
 
 def test_from_the_command_to_the_page(capsys, tmp_path, tiny_run, tiny_folder):
     out = tmp_path / "probe"
-    main(["probe", str(tiny_run), "--data", str(tiny_folder), "--out", str(out), "--pictures", "4", "--sizes", "12"])
+    main(["probe", str(tiny_run), "--data", str(tiny_folder), "--out", str(out), "--images", "4", "--sizes", "12"])
     said = capsys.readouterr().out.splitlines()
     last = json.loads(said[-1])
     found = read_findings(out / PROBE_RESULTS)

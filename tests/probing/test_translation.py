@@ -85,7 +85,7 @@ def test_a_refused_canvas_is_said_and_the_rest_runs(tiny_model, measured):
                 raise AssertionError(f"16 pixels wanted, {pictures.shape[-1]} given")
             return self.inner(pictures)
 
-    find = measured(OneSize(), "translation", train_size=16)
+    find = measured(OneSize(), "translation", img_size=16)
     assert "16 pixels wanted, 24 given" in find.refused["model", "predictions, canvas"]
     assert find("same prediction", case="circular, 1 pixel")
     assert find("accuracy", case="crop, 1 pixel")

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from cpvt.config import RuntimeConfig, OptimConfig, DataConfig, TrainConfig
+from cpvt.config import DataConfig, OptimConfig, RuntimeConfig, TrainConfig
 from cpvt.training import train
 from cpvt.training.backend import Backend
 from tests.training.runs import history

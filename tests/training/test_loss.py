@@ -44,7 +44,10 @@ def test_of_an_odd_number_the_one_in_the_middle_stays_as_it_is():
 
 
 def test_as_many_steps_are_mixed_and_by_cutmix_as_the_recipe_says():
-    criterion, kinds = Criterion(OptimConfig(mixup=0.8, cutmix=1.0, mixup_prob=0.6, mixup_switch_prob=0.2), 2), Counter()
+    criterion, kinds = (
+        Criterion(OptimConfig(mixup=0.8, cutmix=1.0, mixup_prob=0.6, mixup_switch_prob=0.2), 2),
+        Counter(),
+    )
     for seed in range(400):
         black_and_white = torch.tensor([0.0, 1.0])[:, None, None, None].expand(2, 1, 8, 8).clone()
         mixed, _ = criterion.mix(black_and_white, torch.tensor([0, 1]), seed)

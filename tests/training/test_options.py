@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import cpvt
-from cpvt.config import RuntimeConfig, OptimConfig, Retrofit, DataConfig, TrainConfig
+from cpvt.config import DataConfig, OptimConfig, Retrofit, RuntimeConfig, TrainConfig
 from cpvt.data import open_data
 from cpvt.models import vit
 from cpvt.training import build, check, train
@@ -34,9 +34,9 @@ def trained(config, tmp_path, out, recipe=None, engine=None, **options):
 
 @pytest.mark.parametrize(
     "recipe",
-    [{"auto_augment": "rand-m9-mstd0.5-inc1"}, {"color_jitter": 0.4}, {"erasing": 1.0}, {"repeats": 3}, {"mixup": 0.8},
-     {"cutmix": 1.0}, {"ema": 0.9}, {"precision": "bf16"}, {"layer_decay": 0.5}, {"clip_grad": 0.01},
-     {"drop_path_rate": 0.3}, {"optimizer": "sgd"}, {"optimizer": "lamb"}, {"optimizer": "lookahead_adamw"},
+    [{"aa": "rand-m9-mstd0.5-inc1"}, {"color_jitter": 0.4}, {"reprob": 1.0}, {"aug_repeats": 3}, {"mixup": 0.8},
+     {"cutmix": 1.0}, {"model_ema_decay": 0.9}, {"precision": "bf16"}, {"layer_decay": 0.5}, {"clip_grad": 0.01},
+     {"drop_path": 0.3}, {"opt": "sgd"}, {"opt": "lamb"}, {"opt": "lookahead_adamw"},
      {"augment": "native"}],
     ids=str,
 )  # fmt: skip
@@ -49,9 +49,9 @@ def test_every_part_of_a_recipe_trains_and_matters(config, tmp_path, recipe):
 @pytest.mark.filterwarnings(
     "ignore:.torch.jit.script_method. is deprecated:DeprecationWarning"
 )  # torch 2.11, of itself
-@pytest.mark.parametrize("engine", [{"accumulate": 3}, {"grad_checkpointing": True}, {"compile": True}], ids=str)
+@pytest.mark.parametrize("engine", [{"grad_accum_steps": 3}, {"grad_checkpointing": True}, {"compile": True}], ids=str)
 def test_the_engine_changes_nothing_but_rounding(config, tmp_path, engine):
-    sgd = {"optimizer": "sgd", "clip_grad": 1.0, "lr": 0.05}
+    sgd = {"opt": "sgd", "clip_grad": 1.0, "lr": 0.05}
     plain, other = trained(config, tmp_path, "plain", sgd), trained(config, tmp_path, "other", sgd, engine)
     assert differ(plain, other) < 2e-5
 
@@ -74,7 +74,7 @@ def test_the_average_of_the_weights_is_kept_and_goes_on_from_what_was_saved(conf
             seen.append({name: tensor.clone() for name, tensor in trainer.module.state_dict().items()})
 
         patch.setattr(Trainer, "train_step", look)
-        kept = trained(config, tmp_path, "run", {"ema": 0.6})
+        kept = trained(config, tmp_path, "run", {"model_ema_decay": 0.6})
     average = None
     for step, state in enumerate(seen, start=1):
         decay = min(0.6, 1 - step ** (-2 / 3))  # timm's: at first it averages over fewer
@@ -133,34 +133,34 @@ def test_a_student_learns_from_a_run(config, tmp_path):
 
 
 def test_trackers_are_told(config, tmp_path):
-    trained(config, tmp_path, "run", engine={"track": ("tensorboard",)})
+    trained(config, tmp_path, "run", engine={"report_to": ("tensorboard",)})
     assert list((tmp_path / "run").rglob("events.out.tfevents.*"))
     with pytest.raises(ValueError, match="unknown tracker 'tensorbord'; known: .*tensorboard"):
-        trained(config, tmp_path, "none", engine={"track": ("tensorbord",)})
+        trained(config, tmp_path, "none", engine={"report_to": ("tensorbord",)})
     with pytest.raises(ValueError, match="needs a package that is not installed: pip install aim"):
-        trained(config, tmp_path, "none", engine={"track": ("aim",)})
+        trained(config, tmp_path, "none", engine={"report_to": ("aim",)})
 
 
 @pytest.mark.parametrize(
     ("recipe", "options", "words"),
     [
-        ({"optimizer": "adamv"}, {}, "timm knows no optimizer 'adamv'. Did you mean adam"),
-        ({"auto_augment": "random"}, {}, "rand-m9-mstd0.5-inc1"),
+        ({"opt": "adamv"}, {}, "timm knows no optimizer 'adamv'. Did you mean adam"),
+        ({"aa": "random"}, {}, "rand-m9-mstd0.5-inc1"),
         ({"augment": "native", "mixup": 0.8}, {}, "cannot be mixed or brought to --train-sizes"),
-        ({}, {"engine": RuntimeConfig(fsdp=True)}, "--fsdp spreads a model over several processes, and there is one"),
-        ({"optimizer": "adahessian"}, {}, "--opt adahessian cannot learn here .it needs second derivatives"),
-        ({"optimizer": "adafactorbv"}, {}, "--opt adafactorbv cannot be saved and gone on with here .*such as adamw"),
+        ({}, {"runtime": RuntimeConfig(fsdp=True)}, "--fsdp spreads a model over several processes, and there is one"),
+        ({"opt": "adahessian"}, {}, "--opt adahessian cannot learn here .it needs second derivatives"),
+        ({"opt": "adafactorbv"}, {}, "--opt adafactorbv cannot be saved and gone on with here .*such as adamw"),
         ({"precision": "fp16"}, {"device": "cpu"}, "fp16 is for GPUs, and this would train on a CPU: choose bf16 or fp32"),
         ({"distillation_alpha": 0.3}, {}, "--distillation-alpha 0.3 does nothing without a --teacher"),
         ({}, {"teacher_checkpoint": "file"}, "--teacher-checkpoint file does nothing without a --teacher"),
         ({"mixup_prob": 0.5}, {}, "--mixup-prob 0.5 does nothing without --mixup or --cutmix: add that, or leave the option out"),
         ({"mixup": 0.8, "mixup_switch_prob": 0.1}, {}, "--mixup-switch-prob 0.1 does nothing without both --mixup and --cutmix"),
-        ({}, {"source": {"train_num_samples": 5}}, "--train-num-samples 5 does nothing without a set that is read as it comes"),
-        ({}, {"source": {"shuffle": 0}}, "--shuffle-buffer 0 does nothing without .* .its default is 10000"),
+        ({}, {"dataset": {"train_num_samples": 5}}, "--train-num-samples 5 does nothing without a set that is read as it comes"),
+        ({}, {"dataset": {"shuffle_buffer": 0}}, "--shuffle-buffer 0 does nothing without .* .its default is 10000"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_refused_before_anything_is_written(config, tmp_path, recipe, options, words):
-    options = {**options, "source": replace(config.dataset, **options.get("source", {}))}
+    options = {**options, "dataset": replace(config.dataset, **options.get("dataset", {}))}
     with pytest.raises(ValueError, match=words):
         train(replace(config, optim=replace(config.optim, **recipe), **options))
     assert not (tmp_path / "run").exists()
@@ -213,13 +213,13 @@ def test_a_folder_with_other_files_is_taken_but_no_weights_are_written_over(conf
 def test_what_does_not_go_with_a_retrofit_is_refused_before_anything_is_built(config, monkeypatch, absolute):
     vit = replace(config, model="timm:vit_tiny_patch16_224(patch_size=4, embed_dim=16, depth=1, num_heads=2)")
     with pytest.raises(ValueError, match="--layer-decay does not go with a retrofit"):
-        train(replace(vit, recipe=replace(config.optim, layer_decay=0.5), retrofit=Retrofit()))
+        train(replace(vit, optim=replace(config.optim, layer_decay=0.5), retrofit=Retrofit()))
     with pytest.raises(ValueError, match="our own models take PEG by name"):
         train(replace(config, retrofit=Retrofit()))
     monkeypatch.setattr("cpvt.processes.is_distributed", lambda: True)
     monkeypatch.setattr("cpvt.training.build_model", lambda *given: pytest.fail("built"))
     with pytest.raises(ValueError, match=f"--absolute {absolute} changes the table .* leave --fsdp out, or keep"):
-        train(replace(vit, engine=RuntimeConfig(fsdp=True), retrofit=Retrofit(absolute=absolute)))
+        train(replace(vit, runtime=RuntimeConfig(fsdp=True), retrofit=Retrofit(absolute=absolute)))
     assert not Path(config.out).exists()
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from cpvt import processes
-from cpvt.config import RuntimeConfig, OptimConfig, Retrofit, DataConfig, TrainConfig
+from cpvt.config import DataConfig, OptimConfig, Retrofit, RuntimeConfig, TrainConfig
 from cpvt.data import open_data
 from cpvt.folders import PREVIOUS_STATE, STATE
 from cpvt.training import StoppedError, build_model, check, train

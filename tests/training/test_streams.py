@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 import cpvt
-from cpvt.config import RuntimeConfig, OptimConfig, DataConfig, TrainConfig
+from cpvt.config import DataConfig, OptimConfig, RuntimeConfig, TrainConfig
 from cpvt.training import train
 from tests.training.runs import assert_same, history, weights
 
@@ -14,7 +14,9 @@ pytest.importorskip("datasets")
 
 @pytest.fixture
 def config(tmp_path, tiny_folder):
-    source = DataConfig(f"hfids/{tiny_folder}", data_dir=str(tmp_path / "cache"), shuffle_buffer=4, train_num_samples=11)
+    source = DataConfig(
+        f"hfids/{tiny_folder}", data_dir=str(tmp_path / "cache"), shuffle_buffer=4, train_num_samples=11
+    )
     recipe = OptimConfig(epochs=3, batch_size=4, augment="resized-crop")
     return TrainConfig(out=str(tmp_path / "run"), img_size=8, dataset=source, optim=recipe)
 
@@ -40,20 +42,20 @@ def test_a_stream_is_tested_as_a_folder_is(config, tiny_folder):
     )
     assert (streamed.correct, streamed.total, streamed.hits) == (read.correct, 6, read.hits)
     with pytest.raises(ValueError, match="read as it comes, which 'native' cannot do"):
-        next(cpvt.sweep(run, None, [8], protocols="native"))
+        next(cpvt.sweep(run, None, [8], protocols=("native",)))
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"recipe": OptimConfig(aug_repeats=3)}, "each picture once and at one size"),
+        ({"optim": OptimConfig(aug_repeats=3)}, "each picture once and at one size"),
         ({"train_sizes": (8, 12)}, "each picture once and at one size"),
-        ({"source": {"train_num_samples": None}}, "does not say how many pictures it has: say --train-num-samples"),
+        ({"dataset": {"train_num_samples": None}}, "does not say how many pictures it has: say --train-num-samples"),
     ],
 )
 def test_what_a_stream_cannot_do_is_refused(config, change, words):
-    if "source" in change:
-        change = {"source": replace(config.dataset, **change["source"])}
+    if "dataset" in change:
+        change = {"dataset": replace(config.dataset, **change["dataset"])}
     with pytest.raises(ValueError, match=words):
         train(replace(config, **change))
 

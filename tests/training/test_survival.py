@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import cpvt
-from cpvt.config import RuntimeConfig, OptimConfig, DataConfig, TrainConfig
+from cpvt.config import DataConfig, OptimConfig, RuntimeConfig, TrainConfig
 from cpvt.folders import PREVIOUS_STATE, STATE
 from cpvt.training import DivergedError, loss, train
 from tests.children import children
@@ -27,9 +27,19 @@ STEPS = 24  # of the whole training
 @pytest.fixture
 def config(tmp_path, tiny_folder):
     recipe = OptimConfig(
-        epochs=4, batch_size=2, drop_path=0.2, mixup=0.5, cutmix=0.5, model_ema_decay=0.9, augment="resized-crop", lr=1e-3
+        epochs=4,
+        batch_size=2,
+        drop_path=0.2,
+        mixup=0.5,
+        cutmix=0.5,
+        model_ema_decay=0.9,
+        augment="resized-crop",
+        lr=1e-3,
     )
-    source, engine = DataConfig(data=str(tiny_folder)), RuntimeConfig(save_minutes=0)  # a save at every step: kills meet many
+    source, engine = (
+        DataConfig(data=str(tiny_folder)),
+        RuntimeConfig(save_minutes=0),
+    )  # a save at every step: kills meet many
     return TrainConfig(out=str(tmp_path / "run"), img_size=8, dataset=source, optim=recipe, runtime=engine)
 
 
@@ -160,8 +170,8 @@ def test_what_may_change_when_a_run_goes_on_and_what_may_not(config, whole):
     source = replace(config.dataset, data="digits")
     for change in (
         {"encoding": "rope"},
-        {"source": source},
-        {"recipe": replace(config.optim, batch_size=4)},
+        {"dataset": source},
+        {"optim": replace(config.optim, batch_size=4)},
         {"seed": 1},
     ):
         with pytest.raises(ValueError, match="holds a run with another configuration"):

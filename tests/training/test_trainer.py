@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from cpvt.config import OptimConfig, DataConfig, TrainConfig
+from cpvt.config import DataConfig, OptimConfig, TrainConfig
 from cpvt.training import train
 from cpvt.training.backend import Backend
 from tests.training.runs import history

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import cpvt
-from cpvt.config import OptimConfig, DataConfig, TrainConfig
+from cpvt.config import DataConfig, OptimConfig, TrainConfig
 from cpvt.training import DivergedError, loss, resume, train
 from tests.training.runs import assert_same, history, weights
 
@@ -149,13 +149,13 @@ def test_large_pictures_are_shrunk_alike_in_training_and_test(config, picture_fo
     assert history(run)[0]["shrunk"] == 1
     checkpoint = cpvt.load(run)
     assert checkpoint.transform.longest_side == 32  # four times the training size
-    assert next(cpvt.sweep(checkpoint, None, [8], protocols="canvas")).shrunk == 1
+    assert next(cpvt.sweep(checkpoint, None, [8], protocols=("canvas",))).shrunk == 1
 
 
 @pytest.mark.parametrize(
     "option",
-    ["epochs=0", "batch_size=0", "lr=0.0", "min_lr=1.0", "warmup_ratio=1.0", "weight_decay=-1.0", "label_smoothing=1.0",
-     "drop_path_rate=1.0", "crop_scale=(1.0, 0.1)"],
+    ["epochs=0", "batch_size=0", "lr=0.0", "min_lr=1.0", "warmup_ratio=1.0", "weight_decay=-1.0", "smoothing=1.0",
+     "drop_path=1.0", "crop_scale=(1.0, 0.1)"],
 )  # fmt: skip
 def test_recipes_that_make_no_sense(option):
     name, value = option.split("=")
@@ -166,7 +166,7 @@ def test_recipes_that_make_no_sense(option):
 def test_an_option_that_came_later_does_not_strand_an_older_run(config):
     run = train(config)
     record = json.loads((run / "checkpoint.json").read_text())
-    del record["training"]["recipe"]["crop_scale"], record["training"]["source"]["longest_side"]
+    del record["training"]["optim"]["crop_scale"], record["training"]["dataset"]["longest_side"]
     (run / "checkpoint.json").write_text(json.dumps(record))
     train(config, lambda *told: pytest.fail("trained again"))
     with pytest.raises(ValueError, match=r"crop_scale: \[0.35, 1.0\] -> \[0.5, 1.0\]"):
@@ -211,7 +211,7 @@ def test_training_lowers_the_loss(tmp_path, picture_folder):
         ({"encoding": "pge"}, "unknown encoding 'pge'"),
         ({"model": "vit"}, "unknown model 'vit'"),
         ({"device": "tpu9"}, "device 'tpu9' cannot be used here"),
-        ({"source": DataConfig("no/such/folder")}, "unknown data set 'no/such/folder'"),
+        ({"dataset": DataConfig("no/such/folder")}, "unknown data set 'no/such/folder'"),
     ],
 )
 def test_choices_that_do_not_exist(config, change, words):
@@ -229,10 +229,10 @@ VIT = "timm:vit_tiny_patch16_224(patch_size=4, embed_dim=16, depth=1, num_heads=
 
 
 def foreign(tmp_path, tiny_folder, out, **options):
-    recipe = options.pop("recipe", OptimConfig(epochs=1, batch_size=4))
+    recipe = options.pop("optim", OptimConfig(epochs=1, batch_size=4))
     return TrainConfig(
         str(tmp_path / out),
-        **{"model": VIT, "train_size": 8, **options},
+        **{"model": VIT, "img_size": 8, **options},
         dataset=DataConfig(str(tiny_folder)),
         optim=recipe,
     )
@@ -251,7 +251,7 @@ def test_training_starts_from_the_weights_of_a_run_or_a_file(tmp_path, tiny_fold
     slow = OptimConfig(epochs=1, batch_size=4, lr=1e-12, min_lr=1e-13, weight_decay=0)
     first = train(foreign(tmp_path, tiny_folder, "first"))
     for start in (first, first / "model.safetensors"):
-        again = train(foreign(tmp_path, tiny_folder, f"from-{start.name}", start=str(start), recipe=slow))
+        again = train(foreign(tmp_path, tiny_folder, f"from-{start.name}", initial_checkpoint=str(start), optim=slow))
         before, after = (cpvt.load(run).model.state_dict() for run in (first, again))
         for name, value in before.items():
             torch.testing.assert_close(after[name], value, atol=1e-7, rtol=1e-5)
@@ -262,7 +262,7 @@ def test_a_run_that_starts_from_another_reads_pictures_as_that_did(tmp_path, tin
     record = json.loads((first / "checkpoint.json").read_text())
     record["transform"] |= {"mean": [0.1, 0.2, 0.3]}
     (first / "checkpoint.json").write_text(json.dumps(record))
-    again = train(foreign(tmp_path, tiny_folder, "again", start=str(first)))
+    again = train(foreign(tmp_path, tiny_folder, "again", initial_checkpoint=str(first)))
     assert cpvt.load(again).transform.mean == (0.1, 0.2, 0.3)
 
 
@@ -272,9 +272,9 @@ def test_a_run_that_starts_from_another_reads_pictures_as_that_did(tmp_path, tin
         ({"encoding": "peg"}, "--encoding is for our own models"),
         ({"pool": "gap"}, "--pool is for our own models"),
         ({"model": "timm:vit_tinny"}, "knows no model 'vit_tinny'"),
-        ({"model": "torchvision:shufflenet_v2_x0_5", "train_size": None}, "say --img-size"),
-        ({"start": "nowhere"}, "no weights to start from at 'nowhere'"),
-        ({"model": "cpvt_micro", "start": "published"}, "no weights of 'cpvt_micro' are published"),
+        ({"model": "torchvision:shufflenet_v2_x0_5", "img_size": None}, "say --img-size"),
+        ({"initial_checkpoint": "nowhere"}, "no weights to start from at 'nowhere'"),
+        ({"model": "cpvt_micro", "initial_checkpoint": "published"}, "no weights of 'cpvt_micro' are published"),
     ],
 )
 def test_what_another_librarys_model_cannot_have_is_refused(tmp_path, tiny_folder, options, words):

@@ -62,7 +62,7 @@ def main(runs: Path) -> None:
     for seed in range(3):
         folder = cpvt.train(TrainConfig(str(runs / f"valid-seed{seed}"), encoding="peg", seed=seed))
         for protocol, sizes in SIZES.items():
-            for row in cpvt.sweep(folder, None, sizes, protocols=protocol):
+            for row in cpvt.sweep(folder, None, sizes, protocols=(protocol,)):
                 append_rows(HERE / "rows.jsonl", [replace(row, encoding=NAME)])
                 print(row.protocol, row.size, f"{row.accuracy:.1%}", flush=True)
         subject = replace(cpvt.load(folder).subject, name=f"valid-seed{seed}")

@@ -6,19 +6,21 @@ Standard library only, so that `cpvt --help` is quick; names are checked where t
 from cpvt.config.base import (
     POOLS,
     TOKEN_BUDGET,
+    Options,
     Size,
     Watch,
     differences,
     encoding_name,
     ignore_progress,
+    options_from,
     parse_size,
     refuse_other,
     sides,
     split_options,
+    takes_options,
 )
-from cpvt.config.models import ForeignConfig, ModelConfig
-from cpvt.config.training import CompareConfig, RuntimeConfig, OptimConfig, Retrofit, RetrofitConfig, DataConfig, TrainConfig
-from cpvt.config.using import (
+from cpvt.config.data import DataConfig
+from cpvt.config.evaluation import (
     ExportConfig,
     ListConfig,
     PredictConfig,
@@ -26,32 +28,41 @@ from cpvt.config.using import (
     ReportConfig,
     SweepConfig,
 )
+from cpvt.config.legacy import RENAMED
+from cpvt.config.model import ForeignConfig, ModelConfig
+from cpvt.config.optimisation import OptimConfig
+from cpvt.config.runtime import RuntimeConfig
+from cpvt.config.training import CompareConfig, Retrofit, RetrofitConfig, TrainConfig
 
 __all__ = [
     "POOLS",
+    "RENAMED",
     "TOKEN_BUDGET",
     "CompareConfig",
-    "RuntimeConfig",
+    "DataConfig",
     "ExportConfig",
     "ForeignConfig",
     "ListConfig",
     "ModelConfig",
+    "OptimConfig",
+    "Options",
     "PredictConfig",
     "ProbeConfig",
-    "OptimConfig",
     "ReportConfig",
     "Retrofit",
     "RetrofitConfig",
+    "RuntimeConfig",
     "Size",
-    "DataConfig",
     "SweepConfig",
     "TrainConfig",
     "Watch",
     "differences",
     "encoding_name",
     "ignore_progress",
+    "options_from",
     "parse_size",
     "refuse_other",
     "sides",
     "split_options",
+    "takes_options",
 ]

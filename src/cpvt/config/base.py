@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable
+import difflib
+import inspect
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import MISSING, asdict, fields
 from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, TypeVar
+
+from cpvt.config.legacy import RENAMED, current
 
 TOKEN_BUDGET = 4096  # patches that go through a model at a time, where pictures have sizes of their own
 POOLS = {"cls": "token", "gap": "avg"}  # as rows and the command line say it -> as timm and ModelConfig say it
 Size = int | tuple[int, int]  # side, or height and width, in pixels
 Watch = Callable[[str, int, int, str], None]  # told (what, steps done, steps in all, words on how it goes)
+Ranges = dict[str, tuple[str, ...]]  # a name of RANGES -> the options that must be in it
 RANGES: dict[str, Callable[[Any], bool]] = {
     "1 or more": lambda number: number >= 1,
     "0 or more": lambda number: number >= 0,
@@ -28,7 +35,80 @@ def ignore_progress(name: str, done: int, total: int, words: str) -> None:
     """The Watch that shows nothing."""
 
 
-def check_ranges(config: Any, ranges: dict[str, tuple[str, ...]]) -> None:
+class Options:
+    """What configurations share: sizes are parsed and numbers checked as soon as one is made."""
+
+    RANGES: ClassVar[Ranges] = {}
+    unchecked: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if not Options.unchecked:
+            self.check()
+
+    def check(self) -> None:
+        """Parse sizes, turn lists into tuples, and raise ValueError for a value out of its range."""
+        for each in fields(self):  # type: ignore[arg-type]
+            value = getattr(self, each.name)
+            if each.type.startswith("tuple"):
+                if isinstance(value, str) or not isinstance(value, Sequence):
+                    raise ValueError(f"{each.name} takes several values, as in {each.name}=({value!r},); got {value!r}")
+                value = tuple(map(parse_size, value)) if "Size" in each.type else tuple(value)
+            elif "Size" in each.type and value is not None:
+                value = parse_size(value)
+            elif isinstance(value, Options):
+                value.check()
+            object.__setattr__(self, each.name, value)
+        check_ranges(self, self.RANGES)
+
+    @staticmethod
+    @contextmanager
+    def checked_later() -> Iterator[None]:
+        """Make configurations without checking them; `check` does so afterwards."""
+        Options.unchecked = True
+        try:
+            yield
+        finally:
+            Options.unchecked = False
+
+
+Kind = TypeVar("Kind", bound=Options)
+Kept = TypeVar("Kept", bound=Callable[..., Any])
+
+
+def options_from(kind: type[Kind], options: dict[str, Any], **given: Any) -> Kind:
+    """A configuration of this kind, from options by name and values given in another way.
+
+    Raises TypeError for a name that is none of its options, with the new name of an old one, or near and known ones.
+    """
+    known = [each.name for each in fields(kind) if each.name not in given]  # type: ignore[arg-type]
+    for name in options:
+        if name not in known:
+            near = [RENAMED[name]] if RENAMED.get(name) in known else difflib.get_close_matches(name, known, n=1)
+            how = f"'{name}' is now '{near[0]}'" if name in RENAMED and near else f"there is no option '{name}'"
+            hint = f" Did you mean {near[0]}?" if near and name not in RENAMED else ""
+            raise TypeError(f"{how}.{hint} Known options: {', '.join(known)}")
+    return kind(**given, **options)
+
+
+def takes_options(kind: type[Options], *hidden: str) -> Callable[[Kept], Kept]:
+    """Show a function's `**options` as those of a configuration, in `help` and in editors, but for hidden ones."""
+
+    def show(function: Kept) -> Kept:
+        plain = inspect.signature(function)
+        own = [each for each in plain.parameters.values() if each.kind is not each.VAR_KEYWORD]
+        taken = {*hidden, *(each.name for each in own)}
+        more = [
+            inspect.Parameter(each.name, inspect.Parameter.KEYWORD_ONLY, default=each.default, annotation=each.type)
+            for each in fields(kind)  # type: ignore[arg-type]
+            if each.name not in taken
+        ]
+        function.__signature__ = plain.replace(parameters=[*own, *more])  # type: ignore[attr-defined]
+        return function
+
+    return show
+
+
+def check_ranges(config: Any, ranges: Ranges) -> None:
     """Raise ValueError for a number of a configuration that is out of its range.
 
     ranges: a name of RANGES -> the options that must be in it. Of an option that holds several numbers all must be; None,
@@ -47,8 +127,10 @@ def sides(size: Size) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else size
 
 
-def parse_size(text: int | str) -> Size:
-    """Read '48' or '48x64' (height x width)."""
+def parse_size(text: Size | str) -> Size:
+    """Read 48, '48' or '48x64' (height x width); a pair of sides is returned as it is."""
+    if isinstance(text, (tuple, list)) and len(text) == 2 and all(isinstance(side, int) and side > 0 for side in text):
+        return (text[0], text[1])
     parts = str(text).split("x")
     if len(parts) > 2 or not all(part.isdecimal() and int(part) > 0 for part in parts):
         raise ValueError(f"a size is a side such as 48, or height x width such as 48x64; got '{text}'")
@@ -97,9 +179,10 @@ def importable_encoding(what: Any) -> str:
 def differences(before: dict[str, Any], after: Any, ignore: tuple[str, ...] = ()) -> list[str]:
     """What differs between a configuration read from JSON and a dataclass, as 'name: before -> after'.
 
-    An option that the file does not know counts as its default: it was added after the file was written.
+    An option that the file does not know counts as its default: it was added after the file was written. Old names of
+    options are read as their new ones.
     """
-    flat_before, flat_after = _flat(before), _flat(asdict(after))
+    flat_before, flat_after = _flat(current(before)), _flat(asdict(after))
     defaults = _defaults(type(after))
     found = {name: (flat_before.get(name, defaults.get(name)), value) for name, value in flat_after.items()}
     return [f"{name}: {old} -> {new}" for name, (old, new) in found.items() if old != new and name not in ignore]
@@ -118,7 +201,7 @@ def _flat(values: dict[str, Any]) -> dict[str, Any]:
         if isinstance(value, dict):
             flat.update(_flat(value))
         else:
-            flat[name] = list(value) if isinstance(value, tuple) else value
+            flat[name] = json.loads(json.dumps(value))  # tuples are lists, as in a file
     return flat
 
 

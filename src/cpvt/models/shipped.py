@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from cpvt.config.legacy import current
 from cpvt.files import read_json
 
 DEFAULT = "cpvt_mini_peg5_gap"  # names pictures where nobody says which model should
@@ -32,7 +33,7 @@ def shipped_files(name: str) -> Files:
 def introduce(name: str) -> str:
     """One line on a model that comes with the package: what it knows, and where to read more."""
     record = read_json(shipped_files(name).record)
-    classes, data = record["class_names"], record["training"]["source"]["data"]
+    classes, data = record["class_names"], current(record["training"])["dataset"]["data"]
     return (
         f"{name}, which comes with the package, knows the {len(classes)} classes of {data} and no others "
         f"({', '.join(classes)}); its card: {CARD}"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cpvt.checkpoint import Checkpoint, as_subject
-from cpvt.config import TOKEN_BUDGET, Size, Watch, ignore_progress, parse_size, sides
+from cpvt.config import ProbeConfig, Size, Watch, ignore_progress, options_from, sides, takes_options
 from cpvt.data import DataSet, open_data
 from cpvt.files import append_rows
 from cpvt.findings import TWINS, Finding
@@ -37,56 +37,62 @@ PROBES: dict[str, dict[str, Part]] = {  # name -> its parts, each of which may f
 }
 
 
+@takes_options(ProbeConfig)
 def probe(
     model: str | Path | Checkpoint | Subject | Callable[..., Any],
     data: str | DataSet = "digits",
     *,
-    probes: Sequence[str] = tuple(PROBES),
-    sizes: Sequence[Size | str] = (),
-    pictures: int = 256,
-    seed: int = 0,
-    checkpoint: str | Path | None = None,
-    data_dir: str | None = None,
-    train_size: Size | None = None,
-    on_bad_image: str = "error",
-    token_budget: int = TOKEN_BUDGET,
-    device: str = "auto",
     out: str | Path | None = None,
-    watch: Watch = ignore_progress,
+    on_progress: Watch = ignore_progress,
+    **options: Any,
 ) -> Iterator[Finding]:
     """Measure what a model knows of positions; yields each finding as it is made, of the model and of its twins.
 
     The twins are the null of every probe: `untrained` has the same architecture with fresh random weights, `none` the same
     weights with its positional encoding off. model: a folder that `train` wrote, "timm:NAME", "hf:PATH_OR_NAME",
-    "torchvision:NAME" (`checkpoint`: a file with its weights), or any module or callable from pictures (B, C, H, W) to
+    "torchvision:NAME" (`checkpoint`: a file with its weights), or any module or callable from images (B, C, H, W) to
     logits, or to tokens as a tensor, dict or tuple. data: a data set or its name; labels are needed for accuracy alone.
-    probes: names of PROBES. sizes: larger ones for `longer`, by default one and a half, two and three times the training
-    size; the next multiple of the patch is taken. pictures: how many are shown, chosen by `seed`. out: a folder to whose
-    findings.jsonl everything is added. What a model has not, or refuses, gives findings without a value that say why; the
-    rest runs. Raises ValueError for names that mean nothing.
+    out: a folder to whose findings.jsonl everything is added. Options are those of `cpvt.config.ProbeConfig`; `probes` are
+    names of PROBES, by default all, and `sizes` for `longer` are brought to the next multiple of the patch. What a model
+    has not, or refuses, gives findings without a value that say why; the rest runs. Raises TypeError for an option that
+    does not exist, ValueError for names that mean nothing.
     """
-    unknown = [name for name in probes if name not in PROBES]
-    if unknown or not probes:
-        raise ValueError(f"probes must be among {', '.join(PROBES)}; got {', '.join(probes) or 'none'}")
-    subject = as_subject(model, checkpoint, device)
+    return _probe(options_from(ProbeConfig, options, model=model, data=data, out=out), on_progress)
+
+
+def _probe(config: ProbeConfig, on_progress: Watch) -> Iterator[Finding]:
+    unknown = [name for name in config.probes if name not in PROBES]
+    if unknown:
+        raise ValueError(f"probes must be among {', '.join(PROBES)}; got {', '.join(config.probes)}")
+    subject = as_subject(config.model, config.checkpoint, config.device)
+    data: Any = config.data
     if isinstance(data, str):
-        data = open_data(data, data_dir, subject.transform.mode if subject.transform else None)
+        data = open_data(data, config.data_dir, subject.transform.mode if subject.transform else None)
     transform = fit_transform(subject, data)
-    wanted = training_sides(subject, data, train_size)
+    wanted = training_sides(subject, data, config.img_size)
     grids, missing = read_grids(subject, wanted, transform)
     patch = patch_of(subject, wanted, grids)
-    album = Album(data, transform, subject.device, pictures, patch or 16, seed, on_bad_image, token_budget)
+    album = Album(
+        data,
+        transform,
+        subject.device,
+        config.images,
+        patch or 16,
+        config.seed,
+        config.on_bad_image,
+        config.token_budget,
+    )
     study = Study(
-        subject, subject.name, TWINS[0], album, wanted, _larger(sizes, wanted, patch or 1), grids, missing, patch,
-        has_labels=False, arrays=None if out is None else Path(out) / ARRAYS,
+        subject, subject.name, TWINS[0], album, wanted, _larger(config.sizes, wanted, patch or 1), grids, missing, patch,
+        has_labels=False, arrays=None if config.out is None else Path(config.out) / ARRAYS,
     )  # fmt: skip
-    for finding in _findings(study, probes, watch):
-        if out is not None:
-            append_rows(Path(out) / PROBE_RESULTS, [finding])
+    for finding in _findings(study, config.probes or tuple(PROBES), on_progress):
+        if config.out is not None:
+            append_rows(Path(config.out) / PROBE_RESULTS, [finding])
         yield finding
 
 
-def _findings(study: Study, probes: Sequence[str], watch: Watch) -> Iterator[Finding]:
+def _findings(study: Study, probes: Sequence[str], on_progress: Watch) -> Iterator[Finding]:
     complaint = check_labels(study)
     if complaint is not None:
         yield replace(study, probe="translation").cannot("accuracy", CannotError(complaint))
@@ -106,7 +112,7 @@ def _findings(study: Study, probes: Sequence[str], watch: Watch) -> Iterator[Fin
             except (CannotError, RefusedError) as error:
                 yield mine.cannot(label, error)
             done += 1
-            watch("probes", done, steps, f"{twin}: {name}, {label}")
+            on_progress("probes", done, steps, f"{twin}: {name}, {label}")
 
 
 def _twin(study: Study, twin: str) -> Subject:
@@ -115,8 +121,8 @@ def _twin(study: Study, twin: str) -> Subject:
     return study.subject.without_positions() if twin == "none" else study.subject
 
 
-def _larger(sizes: Sequence[Size | str], training: Sides, patch: int) -> list[Sides]:
+def _larger(larger: Sequence[Size], training: Sides, patch: int) -> list[Sides]:
     """Sizes above the training size, in whole patches."""
-    wanted = [sides(parse_size(size) if isinstance(size, str) else size) for size in sizes]
+    wanted = [sides(size) for size in larger]
     wanted = wanted or [(training[0] * half // 2, training[1] * half // 2) for half in (3, 4, 6)]
     return list(dict.fromkeys((-(-height // patch) * patch, -(-width // patch) * patch) for height, width in wanted))

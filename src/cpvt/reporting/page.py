@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from cpvt.config import Size
+from cpvt.config.legacy import current
 from cpvt.data.protocols import TABLE, describe
 from cpvt.files import read_json, replacing
 from cpvt.folders import (
@@ -184,8 +185,8 @@ def _facts(material: Material) -> dict[str, str]:
     }
     facts |= protocol_words(material.rows)
     if material.record:
-        config, origin = material.record["config"], material.record["provenance"]
-        facts["OptimConfig"] = ", ".join(f"{name} {_plain(value)}" for name, value in config["recipe"].items())
+        config, origin = current(material.record["config"]), material.record["provenance"]
+        facts["Recipe"] = ", ".join(f"{name} {_plain(value)}" for name, value in config["optim"].items())
         facts["Commands"] = "\n".join(material.record["commands"])
         facts["Versions"] = ", ".join(f"{name} {number}" for name, number in origin["versions"].items())
         facts["Commit"] = origin["commit"] or "not run from a checkout"

@@ -23,7 +23,7 @@ from cpvt.checkpoint import (
     transform_from_json,
 )
 from cpvt.checkpoint import build_model as build_fresh_model
-from cpvt.config import POOLS, ForeignConfig, ModelConfig, OptimConfig, Retrofit, Size, TrainConfig, parse_size, sides
+from cpvt.config import POOLS, ForeignConfig, ModelConfig, OptimConfig, Retrofit, Size, TrainConfig, sides
 from cpvt.data import DataSet, Transform, View
 from cpvt.data.augmentation import Variation
 from cpvt.data.protocols import AUGMENTS
@@ -57,7 +57,7 @@ def _build_sampler(config: TrainConfig, data: DataSet, model: ModelConfig | Fore
     """Which images each step learns from; ValueError for a size below a patch."""
     patch_size = model.patch_size if isinstance(model, ModelConfig) else 1
     train_size, recipe = sides(model.img_size), config.optim
-    sizes = [sides(parse_size(size)) for size in config.train_sizes] or [train_size]
+    sizes = [sides(size) for size in config.train_sizes] or [train_size]
     small = [f"{height}x{width}" for height, width in sizes if min(height, width) < patch_size]
     if small:
         raise ValueError(
@@ -145,7 +145,11 @@ def make_record(config: TrainConfig, setup: TrainingSetup, model: nn.Module, dat
 
 def start_of(config: TrainConfig) -> str | None:
     """What a training starts from; the published weights of our own models are those that come with the package."""
-    return config.model if config.initial_checkpoint == PUBLISHED and config.model in shipped_names() else config.initial_checkpoint
+    return (
+        config.model
+        if config.initial_checkpoint == PUBLISHED and config.model in shipped_names()
+        else config.initial_checkpoint
+    )
 
 
 def _enable_both_heads(model: Any, name: str) -> None:

@@ -28,7 +28,7 @@ class Criterion:
     """Mixes images and labels, and measures a model's output against labels and teacher."""
 
     def __init__(self, recipe: OptimConfig, classes: int, teacher: Teacher | None = None) -> None:
-        self.recipe, self.teacher = recipe, teacher
+        self.optim, self.teacher = recipe, teacher
         self.mixing: Any = None
         if recipe.mixup or recipe.cutmix:
             self.mixing = Mixup(
@@ -55,7 +55,7 @@ class Criterion:
 
     def _smooth(self, labels: Tensor) -> Tensor:
         """Labels as shares of classes, smoothed as timm's mixing smooths them."""
-        smoothing, classes = self.recipe.smoothing, self.mixing.num_classes
+        smoothing, classes = self.optim.smoothing, self.mixing.num_classes
         return F.one_hot(labels, classes) * (1.0 - smoothing) + smoothing / classes
 
     def __call__(self, output: Any, pictures: Pictures, targets: Tensor) -> LossResult:
@@ -65,12 +65,12 @@ class Criterion:
             logits = logits_of(output)
             return LossResult(self._cross_entropy(logits, targets), (logits.argmax(1) == hard).sum())
         logits, distilled = output
-        labels, share = self.teacher(pictures), self.recipe.distillation_alpha
+        labels, share = self.teacher(pictures), self.optim.distillation_alpha
         loss = (1 - share) * self._cross_entropy(logits, targets) + share * F.cross_entropy(distilled, labels)
         return LossResult(loss, ((logits + distilled).argmax(1) == hard).sum())
 
     def _cross_entropy(self, logits: Tensor, targets: Tensor) -> Tensor:
-        smoothing = self.recipe.smoothing if targets.ndim == 1 else 0.0  # mixed ones are smoothed already
+        smoothing = self.optim.smoothing if targets.ndim == 1 else 0.0  # mixed ones are smoothed already
         return F.cross_entropy(logits, targets, label_smoothing=smoothing)
 
 

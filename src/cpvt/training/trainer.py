@@ -45,7 +45,11 @@ class Trainer:
         recipe, device = config.optim, backend.device
         self.load = load or StepLoader(config, data, setup.view, pin=device.type == "cuda")
         record = make_record(config, setup, model, data)
-        self.average = None if recipe.model_ema_decay is None else ModelEmaV3(model.to(device), recipe.model_ema_decay, use_warmup=True)
+        self.average = (
+            None
+            if recipe.model_ema_decay is None
+            else ModelEmaV3(model.to(device), recipe.model_ema_decay, use_warmup=True)
+        )
         if self.average is not None:
             backend.place(self.average.module)
         self.module = backend.place(model)

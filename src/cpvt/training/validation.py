@@ -15,7 +15,7 @@ from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 
 from cpvt.checkpoint import is_run
-from cpvt.config import ModelConfig, OptimConfig, DataConfig, TrainConfig
+from cpvt.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
 from cpvt.data import DataSet
 from cpvt.data.protocols import TRAINING, keeps_sizes
 from cpvt.files import check_writable
@@ -51,7 +51,9 @@ def check(config: TrainConfig, data: DataSet) -> TrainingSetup:
             f"for '{setup.model.name}' augment by {', '.join(name for name, each in TRAINING.items() if each.stacks)} or none"
         )
     if config.retrofit is not None and isinstance(setup.model, ModelConfig):
-        raise ValueError("our own models take PEG by name: train with --encoding learned+peg (and --initial-checkpoint)")
+        raise ValueError(
+            "our own models take PEG by name: train with --encoding learned+peg (and --initial-checkpoint)"
+        )
     if config.retrofit is not None and config.optim.layer_decay is not None:
         raise ValueError("--layer-decay does not go with a retrofit, whose PEGs learn at a rate of their own")
     return setup
@@ -111,7 +113,7 @@ def _refuse_idle(config: TrainConfig, data: DataSet) -> None:
         (config.optim, "mixup_prob", any(mixes), "--mixup or --cutmix"),
         (config.optim, "mixup_switch_prob", all(mixes), "both --mixup and --cutmix"),
         (config.dataset, "train_num_samples", streamed, stream),
-        (config.dataset, "shuffle", streamed, stream),
+        (config.dataset, "shuffle_buffer", streamed, stream),
     ]
     for part, name, is_read, reader in readers:
         given, default = getattr(part, name), getattr(type(part), name)
@@ -148,6 +150,4 @@ def _try_optimizer(name: str, lr: float, weight_decay: float) -> None:
             set_state_dict(tiny, again, model_state_dict=weights, optim_state_dict=state, options=how)
         except Exception as error:  # whatever an optimizer of any maker raises
             why = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise ValueError(
-                f"--opt {name} cannot {doing} here ({why}); choose another, such as adamw"
-            ) from error
+            raise ValueError(f"--opt {name} cannot {doing} here ({why}); choose another, such as adamw") from error

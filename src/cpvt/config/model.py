@@ -31,7 +31,7 @@ class ModelConfig:
     distilled: bool = False
     """A second head that learns from a teacher, and with a class token a token of its own for it."""
     drop_rate: float = 0.0
-    """Share of what the head reads that training drops."""
+    """Fraction of what the head reads that training drops."""
     drop_path_rate: float = 0.0
     weight_init: str = "deit"
     """How linear layers start: 'deit' (truncated normal, 0.02) or 'xavier' (by their width; learns sooner when narrow)."""

@@ -1,0 +1,58 @@
+"""Old names of options: answered on the command line and in calls, and still read in the folders of earlier runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+RENAMED = {  # old name -> new name
+    "source": "dataset",
+    "recipe": "optim",
+    "engine": "runtime",
+    "train_size": "img_size",
+    "start": "initial_checkpoint",
+    "data_root": "data_dir",
+    "crop_ratio": "crop_pct",
+    "on_bad_picture": "on_bad_image",
+    "epoch_pictures": "train_num_samples",
+    "shuffle": "shuffle_buffer",
+    "loader_workers": "workers",
+    "optimizer": "opt",
+    "warmup_share": "warmup_ratio",
+    "label_smoothing": "smoothing",
+    "drop_path_rate": "drop_path",
+    "auto_augment": "aa",
+    "erasing": "reprob",
+    "repeats": "aug_repeats",
+    "mix_prob": "mixup_prob",
+    "mix_switch_prob": "mixup_switch_prob",
+    "ema": "model_ema_decay",
+    "distillation_share": "distillation_alpha",
+    "accumulate": "grad_accum_steps",
+    "shard": "fsdp",
+    "track": "report_to",
+    "protocol": "protocols",
+    "pictures": "images",
+}
+
+
+def current(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration read from JSON, under today's names; sizes such as "8x12" are pairs."""
+    found: dict[str, Any] = {}
+    for name, value in config.items():
+        if isinstance(value, dict):
+            value = current(value)
+        elif name.endswith("sizes"):
+            value = [[int(side) for side in size.split("x")] if isinstance(size, str) else size for size in value]
+            value = [size[0] if isinstance(size, list) and len(size) == 1 else size for size in value]
+        found[RENAMED.get(name, name)] = value
+    return found
+
+
+def refuse_old_flags(words: list[str]) -> None:
+    """Raise ValueError for an option of the command line under its old name, with the new one."""
+    for word in words:
+        flag = word.split("=")[0]
+        name = flag.removeprefix("--").removeprefix("no-").replace("-", "_")
+        if flag.startswith("--") and name in RENAMED:
+            new = RENAMED[name].replace("_", "-")
+            raise ValueError(f"{flag} is now --{'no-' if flag.startswith('--no-') else ''}{new}")

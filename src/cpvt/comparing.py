@@ -18,7 +18,7 @@ from cpvt.data.protocols import TABLE as PROTOCOLS
 from cpvt.encodings import TABLE as ENCODINGS
 from cpvt.files import append_rows, check_writable, read_json, write_json
 from cpvt.folders import COMPARISON, ROWS, RUNS
-from cpvt.looking import Subject, look_closer
+from cpvt.looking import ProfiledModel, look_closer
 from cpvt.models.zoo import model_config
 from cpvt.pool import Tell, check_address, cores, import_ray, process_pool, ray_pool, run_tasks
 from cpvt.results import Row, read_rows
@@ -206,9 +206,9 @@ def _remaining(task: _Task, done: set[tuple[Any, ...]]) -> _Task | None:
     return replace(task, tests=tests) if tests else None
 
 
-def _subject(task: _Task) -> Subject:
+def _subject(task: _Task) -> ProfiledModel:
     encoding, pool = str(task.training.encoding), str(task.training.pool)
-    return Subject(f"{slug(encoding)}-{pool}", encoding, pool, task.training.out)
+    return ProfiledModel(f"{slug(encoding)}-{pool}", encoding, pool, task.training.out)
 
 
 def _run(task: _Task, data: DataSet, watch: Watch, keep: Callable[[Row], None]) -> None:

@@ -22,7 +22,7 @@ ROUNDS, BATCH = 7, 64  # of the speeds
 
 
 @dataclass(frozen=True)
-class Subject:
+class ProfiledModel:
     """A trained model to look at."""
 
     name: str  # of its files
@@ -32,30 +32,30 @@ class Subject:
 
 
 def look_closer(
-    folder: Path, subjects: Sequence[Subject], data: DataSet, device: str, watch: Watch = ignore_progress
+    folder: Path, models: Sequence[ProfiledModel], data: DataSet, device: str, watch: Watch = ignore_progress
 ) -> None:
-    """Measure speed and attention of every subject and write looks.json and arrays/ into the folder.
+    """Measure speed and attention of every profiled and write looks.json and arrays/ into the folder.
 
-    Nothing is done where all are there already. Speeds compare only if taken in turn, so one missing subject has all
+    Nothing is done where all are there already. Speeds compare only if taken in turn, so one missing profiled has all
     measured again, those of earlier commands too as long as their checkpoints are there.
     """
     looks = {look["name"]: look for look in (read_json(folder / PROFILE) if (folder / PROFILE).exists() else [])}
-    known = [Subject(look["name"], look["encoding"], look["pool"], look["run"]) for look in looks.values()]
-    wanted = {subject.name: subject for subject in (*known, *subjects)}
-    there = [subject for subject in wanted.values() if (Path(subject.run) / CHECKPOINT).exists()]
-    if all(subject.name in looks for subject in there):
+    known = [ProfiledModel(look["name"], look["encoding"], look["pool"], look["run"]) for look in looks.values()]
+    wanted = {profiled.name: profiled for profiled in (*known, *models)}
+    there = [profiled for profiled in wanted.values() if (Path(profiled.run) / CHECKPOINT).exists()]
+    if all(profiled.name in looks for profiled in there):
         return
     assert data.test is not None
     sample, label = data.test.read(0, np.random.default_rng((0, 0, 0)))
-    checkpoints = [load(subject.run, device) for subject in there]
+    checkpoints = [load(profiled.run, device) for profiled in there]
     (folder / ARRAYS).mkdir(exist_ok=True)
-    for subject, checkpoint, rates in zip(there, checkpoints, _speeds(checkpoints, watch)):
+    for profiled, checkpoint, rates in zip(there, checkpoints, _speeds(checkpoints, watch)):
         view = View(checkpoint.transform, "resize", sides(checkpoint.config.img_size))
         picture = view(sample, np.random.default_rng(0))
         np.save(folder / ARRAYS / SAMPLE, picture.numpy())
-        look = _look(checkpoint, picture, folder / ARRAYS / attention_file(subject.name))
+        look = _look(checkpoint, picture, folder / ARRAYS / attention_file(profiled.name))
         origin = {"sample_class": data.class_names[label], "pictures_per_second": [round(rate, 1) for rate in rates]}
-        looks[subject.name] = {**vars(subject), **look, **origin}
+        looks[profiled.name] = {**vars(profiled), **look, **origin}
     write_json(folder / PROFILE, list(looks.values()))
 
 

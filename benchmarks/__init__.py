@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.measuring import Figure, machine
-from cpvt.files import write_json
+from cpvt.runtime.files import write_json
 
 TABLE = {  # name of the module -> what it measures
     "peg": "PEG against the plain transposed-view form, and its share of a model",

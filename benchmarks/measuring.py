@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from cpvt import memory
+from cpvt.runtime import memory
 from cpvt.models.linear import processor
 
 

@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.measuring import Figure
-from cpvt.checkpoint import Checkpoint, load
+from cpvt.results.checkpoints import Checkpoint, load
 from cpvt.config import OptimConfig, TrainConfig
 from cpvt.data import View, open_data
 from cpvt.models import VisionTransformer
-from cpvt.models.parts import Positions
+from cpvt.models.attention import Positions
 from cpvt.training import train
 
 SIDES, BATCH = (16, 24), 32  # sides of the canvases in patches of 4 pixels, pictures in a padded batch

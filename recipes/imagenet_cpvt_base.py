@@ -6,6 +6,6 @@ Published: 82.3 % top-1 (Chu et al., arXiv 2102.10882). Neither that number nor 
 One process that runs out of memory takes its part of a step in several parts: --grad-accum-steps 4.
 """
 
-from cpvt.recipes import imagenet
+from cpvt.config.recipes import imagenet
 
 config = imagenet("cpvt_base_peg5", out="runs/imagenet_cpvt_base")

@@ -10,7 +10,7 @@ no number is known for it fine-tuned, and none was measured here.
 
 from dataclasses import replace
 
-from cpvt.recipes import deit, imagenet
+from cpvt.config.recipes import deit, imagenet
 
 config = imagenet(
     "cpvt_small_peg5",

@@ -6,6 +6,6 @@
 Published: 75.9 % top-1 (Chu et al., arXiv 2102.10882). Neither that number nor the time it takes is reproduced here.
 """
 
-from cpvt.recipes import imagenet
+from cpvt.config.recipes import imagenet
 
 config = imagenet("cpvt_tiny_peg5", out="runs/imagenet_cpvt_tiny_distilled", teacher="timm:regnety_160.deit_in1k")

@@ -4,5 +4,5 @@ import multiprocessing
 
 children = multiprocessing.get_context("forkserver")
 children.set_forkserver_preload(
-    ["cpvt.cli", "cpvt.training", "cpvt.sweeping", "benchmarks.rehearsal", "torch.distributed.fsdp"]
+    ["cpvt.cli", "cpvt.training", "cpvt.evaluation.sweep", "benchmarks.rehearsal", "torch.distributed.fsdp"]
 )

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cpvt.results import Row
+from cpvt.results.rows import Row
 from tests.children import children
 
 torch.set_num_threads(1)  # more only get in each other's way in models as small as those of the tests

@@ -24,7 +24,7 @@ from benchmarks import (
     training,
 )
 from benchmarks.__main__ import main
-from cpvt import processes as world
+from cpvt.runtime import distributed as world
 
 
 def make_small(monkeypatch):

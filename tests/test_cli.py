@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from cpvt.checkpoint import load
+from cpvt.results.checkpoints import load
 from cpvt.cli import VERBS, main
 from cpvt.data import describe_datasets
 from cpvt.data.protocols import describe_protocols
 from cpvt.encodings import TABLE, markdown_table
-from cpvt.files import append_rows
+from cpvt.runtime.files import append_rows
 from cpvt.models import describe_models
-from cpvt.models.shipped import DEFAULT
-from cpvt.results import read_rows
+from cpvt.models.pretrained import DEFAULT
+from cpvt.results.rows import read_rows
 
 
 def test_list_names_all_there_is_and_ends_with_json(capsys):

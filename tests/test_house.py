@@ -37,13 +37,13 @@ LIGHT = {  # room -> the packages that it may import, besides the standard libra
 FILE_LINES, FUNCTION_LINES, PARAMETERS, CONSTRUCTOR_PARAMETERS, COLUMNS = 400, 70, 9, 8, 120  # the most there may be
 SHORT_LINES = ("benchmarks", "examples")  # to be extended to src and tests, which hold longer lines today
 KNOWN_CYCLES = {  # to be removed
-    frozenset({"cpvt.models.interface", "cpvt.models.zoo", "cpvt.models.vit"}),
+    frozenset({"cpvt.models.timm_interface", "cpvt.models.registry", "cpvt.models.vit"}),
     frozenset({"cpvt.ops.dense", "cpvt.ops.fused"}),
-    frozenset(f"cpvt.subjects{name}" for name in ("", ".hugging_face", ".timm_models", ".torchvision_models")),
+    frozenset(f"cpvt.adapters{name}" for name in ("", ".hugging_face", ".timm_models", ".torchvision_models")),
 }
 KNOWN_PARAMETERS = {  # to be removed, as far as they are not the signatures of operators
-    "cpvt.sweeping: sweep",
-    "cpvt.probing: probe",
+    "cpvt.evaluation.sweep: sweep",
+    "cpvt.evaluation.probes: probe",
     "cpvt.data.loading: load_plan",
     "cpvt.data.loading: load_stream",
     "cpvt.ops.dense: peg",
@@ -236,7 +236,7 @@ def test_a_blocked_package_is_missed_where_it_is_needed():
 
 
 def test_heavy_libraries_wait_until_they_are_used():
-    assert not {"matplotlib", "sklearn", "scipy", "tyro"} & loaded_by("import cpvt.comparing, cpvt.reporting")
+    assert not {"matplotlib", "sklearn", "scipy", "tyro"} & loaded_by("import cpvt.experiments.compare, cpvt.reporting")
 
 
 def test_public_names_are_all_there():

@@ -54,7 +54,7 @@ def test_every_command_of_the_readme_is_understood():
 
 def test_the_tables_of_results_are_those_of_the_rows():
     from cpvt.reporting.summary import as_markdown, summarise
-    from cpvt.results import read_rows
+    from cpvt.results.rows import read_rows
 
     quoted = {("digits", "canvas"): "README.md", ("digits", "resize"): "README.md", ("retrofit", "resize"): "docs/retrofit.md",
               ("makers", "resize"): "docs/any-model.md", ("makers", "canvas"): "docs/any-model.md"}  # fmt: skip

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import cpvt
-from cpvt.checkpoint import save_checkpoint
+from cpvt.results.checkpoints import save_checkpoint
 from cpvt.config.legacy import current
 from cpvt.models import shipped
 from cpvt.reporting.markdown import fill

@@ -5,7 +5,7 @@ import sys
 import zipfile
 from pathlib import Path
 
-from cpvt.models.shipped import DEFAULT
+from cpvt.models.pretrained import DEFAULT
 
 ROOT = Path(__file__).parents[1]
 

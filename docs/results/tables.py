@@ -11,7 +11,7 @@ from cpvt.config import Size
 from cpvt.reporting.contrasts import Contrast, Contrasts, Terms
 from cpvt.reporting.markdown import fill, lay_out
 from cpvt.reporting.summary import BASELINE, as_markdown, markdown_box, pixels, size_label, summarise, tabulate
-from cpvt.results import Row, read_rows
+from cpvt.results.rows import Row, read_rows
 
 HERE = Path(__file__).parent
 PAGE, README = HERE.parent / "photographs.md", HERE.parents[1] / "README.md"

@@ -6,22 +6,22 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {  # public name -> where it lives; nothing is imported before it is used
-    "Checkpoint": "cpvt.checkpoint",
+    "Checkpoint": "cpvt.results.checkpoints",
     "ModelConfig": "cpvt.config",
     "PEG": "cpvt.encodings",
     "PositionalEncoding": "cpvt.encodings",
-    "Row": "cpvt.results",
+    "Row": "cpvt.results.rows",
     "TrainConfig": "cpvt.config",
     "create_model": "cpvt.models",
     "open_data": "cpvt.data",
-    "load": "cpvt.checkpoint",
-    "retrofit": "cpvt.retrofitting",
+    "load": "cpvt.results.checkpoints",
+    "retrofit": "cpvt.adapters.retrofit",
     "train": "cpvt.training",
-    "sweep": "cpvt.sweeping",
-    "probe": "cpvt.probing",
-    "predict": "cpvt.predicting",
-    "compare": "cpvt.comparing",
-    "export": "cpvt.exporting",
+    "sweep": "cpvt.evaluation.sweep",
+    "probe": "cpvt.evaluation.probes",
+    "predict": "cpvt.evaluation.predict",
+    "compare": "cpvt.experiments.compare",
+    "export": "cpvt.evaluation.export",
     "report": "cpvt.reporting",
 }
 
@@ -39,20 +39,20 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:
-    from cpvt.checkpoint import Checkpoint as Checkpoint
-    from cpvt.checkpoint import load as load
-    from cpvt.comparing import compare as compare
+    from cpvt.results.checkpoints import Checkpoint as Checkpoint
+    from cpvt.results.checkpoints import load as load
+    from cpvt.experiments.compare import compare as compare
     from cpvt.config import ModelConfig as ModelConfig
     from cpvt.config import TrainConfig as TrainConfig
     from cpvt.data import open_data as open_data
     from cpvt.encodings import PEG as PEG
     from cpvt.encodings import PositionalEncoding as PositionalEncoding
-    from cpvt.exporting import export as export
+    from cpvt.evaluation.export import export as export
     from cpvt.models import create_model as create_model
-    from cpvt.predicting import predict as predict
-    from cpvt.probing import probe as probe
+    from cpvt.evaluation.predict import predict as predict
+    from cpvt.evaluation.probes import probe as probe
     from cpvt.reporting import report as report
-    from cpvt.results import Row as Row
-    from cpvt.retrofitting import retrofit as retrofit
-    from cpvt.sweeping import sweep as sweep
+    from cpvt.results.rows import Row as Row
+    from cpvt.adapters.retrofit import retrofit as retrofit
+    from cpvt.evaluation.sweep import sweep as sweep
     from cpvt.training import train as train

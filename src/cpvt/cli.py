@@ -26,17 +26,17 @@ from cpvt.config import (
 from cpvt.config.legacy import refuse_old_flags
 
 if TYPE_CHECKING:
-    from cpvt.results import Row
+    from cpvt.results.rows import Row
 
 
 def train(config: TrainConfig) -> dict[str, Any]:
-    from cpvt import processes
-    from cpvt.checkpoint import load
+    from cpvt.runtime import distributed
+    from cpvt.results.checkpoints import load
     from cpvt.data import open_data
-    from cpvt.files import append_rows, read_lines
-    from cpvt.folders import HISTORY, ROWS
-    from cpvt.progress import Bars
-    from cpvt.sweeping import sweep
+    from cpvt.runtime.files import append_rows, read_lines
+    from cpvt.results.folders import HISTORY, ROWS
+    from cpvt.runtime.progress import Bars
+    from cpvt.evaluation.sweep import sweep
     from cpvt.training import train as run_training
 
     source = config.dataset
@@ -54,7 +54,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
     told = {"run": str(folder), "train_accuracy": history[-1]["accuracy"],
             "skipped": history[-1]["skipped"] + sum(row.skipped for row in rows),
             "test_accuracy": rows[0].accuracy if rows else None}  # fmt: skip
-    if not processes.is_main_process():
+    if not distributed.is_main_process():
         return told
     append_rows(folder / ROWS, rows)
     if history[-1]["shrunk"]:
@@ -68,22 +68,22 @@ def train(config: TrainConfig) -> dict[str, Any]:
 def sweep(config: SweepConfig) -> dict[str, Any]:
     from pathlib import Path
 
-    from cpvt import processes
-    from cpvt.files import append_rows, check_writable
-    from cpvt.folders import ROWS
-    from cpvt.progress import Bars
-    from cpvt.sweeping import sweep as run_sweep
+    from cpvt.runtime import distributed
+    from cpvt.runtime.files import append_rows, check_writable
+    from cpvt.results.folders import ROWS
+    from cpvt.runtime.progress import Bars
+    from cpvt.evaluation.sweep import sweep as run_sweep
 
     options = vars(config).copy()
     model, out = config.model, options.pop("out")
     folder = Path(out or (model if Path(model).is_dir() else "runs/sweep"))
     rows: list[Row] = []
     check_writable(folder)
-    processes.join(config.device)
+    distributed.join(config.device)
     with Bars() as bars:
         for row in run_sweep(**options, on_progress=bars):
             rows.append(row)
-            if not processes.is_main_process():
+            if not distributed.is_main_process():
                 continue
             append_rows(folder / ROWS, [row])
             if row.refused:
@@ -92,15 +92,15 @@ def sweep(config: SweepConfig) -> dict[str, Any]:
                 bars.say(f"{row.shrunk} pictures were shrunk to the longest side allowed (--longest-side)")
             if row.skipped:
                 bars.say(f"{row.skipped} pictures could not be used and were left out")
-    if processes.is_main_process():
+    if distributed.is_main_process():
         _print_table(rows)
     return {"model": model, "rows": str(folder / ROWS),
             "accuracy": {_size(row): None if row.refused else round(row.accuracy, 4) for row in rows}}  # fmt: skip
 
 
 def retrofit(config: RetrofitConfig) -> dict[str, Any]:
-    from cpvt.finetuning import retrofit_and_test
-    from cpvt.progress import Bars
+    from cpvt.experiments.finetune import retrofit_and_test
+    from cpvt.runtime.progress import Bars
 
     def say(row: Row) -> None:
         words = f"refuses: {row.refused}" if row.refused else f"accuracy {row.accuracy:6.1%}"
@@ -112,8 +112,8 @@ def retrofit(config: RetrofitConfig) -> dict[str, Any]:
 
 
 def probe(config: ProbeConfig) -> dict[str, Any]:
-    from cpvt.probing import probe as run_probes
-    from cpvt.progress import Bars
+    from cpvt.evaluation.probes import probe as run_probes
+    from cpvt.runtime.progress import Bars
     from cpvt.reporting.probed import HEADLINES, Line, Probed
     from cpvt.reporting.terminal import print_findings
 
@@ -126,9 +126,9 @@ def probe(config: ProbeConfig) -> dict[str, Any]:
 
 
 def predict(config: PredictConfig) -> dict[str, Any]:
-    from cpvt.models.shipped import introduce
-    from cpvt.predicting import predict as run_prediction
-    from cpvt.predicting import split_names
+    from cpvt.models.pretrained import introduce
+    from cpvt.evaluation.predict import predict as run_prediction
+    from cpvt.evaluation.predict import split_names
 
     model, images = split_names(config.images)
     if model != config.images[0]:
@@ -147,7 +147,7 @@ def predict(config: PredictConfig) -> dict[str, Any]:
 
 
 def export(config: ExportConfig) -> dict[str, Any]:
-    from cpvt.exporting import export as run_export
+    from cpvt.evaluation.export import export as run_export
 
     exported = run_export(**vars(config))
     print(f"{exported.path}: equal to eager within {exported.error:.1e} at {len(exported.checked)} other sizes")
@@ -155,8 +155,8 @@ def export(config: ExportConfig) -> dict[str, Any]:
 
 
 def compare(config: CompareConfig) -> dict[str, Any]:
-    from cpvt.comparing import compare as run_comparison
-    from cpvt.progress import Bars
+    from cpvt.experiments.compare import compare as run_comparison
+    from cpvt.runtime.progress import Bars
 
     def say(row: Row) -> None:
         name = f"{row.encoding} {row.pool} seed {row.seed}"
@@ -170,8 +170,8 @@ def compare(config: CompareConfig) -> dict[str, Any]:
 def report(config: ReportConfig) -> dict[str, Any]:
     from pathlib import Path
 
-    from cpvt.findings import read_findings
-    from cpvt.folders import PROBE_REPORT, PROBE_RESULTS, SUMMARY
+    from cpvt.results.probe_results import read_findings
+    from cpvt.results.folders import PROBE_REPORT, PROBE_RESULTS, SUMMARY
     from cpvt.reporting import gather
     from cpvt.reporting import report as draw_report
     from cpvt.reporting.terminal import print_findings
@@ -240,7 +240,7 @@ def parse(arguments: list[str] | None = None) -> Any:
     recipe: TrainConfig | None = None
     files = [word for word in words[1:] if word.endswith(".py") and not word.startswith("-")]
     if words[:1] == ["train"] and files:
-        from cpvt.recipes import read_recipe
+        from cpvt.config.recipes import read_recipe
 
         if len(files) > 1:
             raise ValueError(f"train takes one recipe, and here are {len(files)}: {', '.join(files)}; leave one")
@@ -314,12 +314,12 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _launched() -> bool:
-    """Whether there are other processes; as in cpvt.processes, without importing torch."""
+    """Whether there are other processes; as in cpvt.runtime.distributed, without importing torch."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def _leave() -> None:
     if _launched():
-        from cpvt import processes
+        from cpvt.runtime import distributed
 
-        processes.leave()
+        distributed.leave()

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from cpvt.data import BadPictureError, Transform, View, load_packs
-from cpvt.shapes import within_budget
+from cpvt.grids import within_budget
 
 TRANSFORM = Transform((0.5,) * 3, (0.25,) * 3)
 SIZES = [

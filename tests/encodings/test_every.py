@@ -13,7 +13,7 @@ from cpvt.encodings.peg import PEGEncoding
 from cpvt.encodings.relative import RelativeEncoding
 from cpvt.encodings.sincos import SinCosEncoding
 from cpvt.ops import reference
-from cpvt.shapes import Layout
+from cpvt.grids import Layout
 
 NAMES = [*TABLE, "relative(shared=True)", "learned+peg", "relative+rope"]
 

@@ -39,7 +39,7 @@ def test_timm_lists_our_models_and_keeps_its_own():
     ours = set(describe_models())
     assert ours <= set(timm.list_models())
     for name in ours:
-        assert timm.models.model_entrypoint(name).__module__ == "cpvt.models.zoo"
+        assert timm.models.model_entrypoint(name).__module__ == "cpvt.models.registry"
         assert timm.models.get_pretrained_cfg(name).architecture == name
     assert timm.models.model_entrypoint("deit_tiny_patch16_224").__module__ == "timm.models.deit"
 

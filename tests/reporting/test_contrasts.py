@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from cpvt.reporting.contrasts import Contrast, Contrasts, interval
-from cpvt.results import pack_hits
+from cpvt.results.rows import pack_hits
 
 LEARNED, PEG = ("learned", 32), ("peg", 32)
 

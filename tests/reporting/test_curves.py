@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from cpvt.files import append_rows, write_json
+from cpvt.runtime.files import append_rows, write_json
 from cpvt.reporting import report
 from cpvt.reporting.curves import Epoch, curves_figure, gather_curves, mean_curve
 

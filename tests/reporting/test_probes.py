@@ -5,9 +5,9 @@ import re
 import numpy as np
 import pytest
 
-from cpvt.files import append_rows
-from cpvt.findings import Finding
-from cpvt.folders import ARRAYS, PROBE_RESULTS, probe_attention_file
+from cpvt.runtime.files import append_rows
+from cpvt.results.probe_results import Finding
+from cpvt.results.folders import ARRAYS, PROBE_RESULTS, probe_attention_file
 from cpvt.reporting import report
 from cpvt.reporting.probe_figures import border_figure, depth_figure, longer_figure, palette, tiles_figure
 from cpvt.reporting.probed import Line, Probed, plain

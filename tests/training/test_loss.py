@@ -11,7 +11,7 @@ from timm.data import Mixup
 from cpvt.config import OptimConfig
 from cpvt.data import Transform
 from cpvt.data.augmentation import seeded
-from cpvt.subjects import Subject
+from cpvt.adapters import Subject
 from cpvt.training.loss import Criterion, Teacher, check_teacher
 from cpvt.training.sampler import step_seed
 

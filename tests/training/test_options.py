@@ -216,7 +216,7 @@ def test_what_does_not_go_with_a_retrofit_is_refused_before_anything_is_built(co
         train(replace(vit, optim=replace(config.optim, layer_decay=0.5), retrofit=Retrofit()))
     with pytest.raises(ValueError, match="our own models take PEG by name"):
         train(replace(config, retrofit=Retrofit()))
-    monkeypatch.setattr("cpvt.processes.is_distributed", lambda: True)
+    monkeypatch.setattr("cpvt.runtime.distributed.is_distributed", lambda: True)
     monkeypatch.setattr("cpvt.training.build_model", lambda *given: pytest.fail("built"))
     with pytest.raises(ValueError, match=f"--absolute {absolute} changes the table .* leave --fsdp out, or keep"):
         train(replace(vit, runtime=RuntimeConfig(fsdp=True), retrofit=Retrofit(absolute=absolute)))
@@ -232,7 +232,7 @@ def test_the_way_pictures_are_read_is_found_once(config, monkeypatch):
         return before(name, pretrained=False)
 
     monkeypatch.setattr(build, "open_subject", look)
-    monkeypatch.setattr("cpvt.checkpoint.open_subject", lambda name: before(name, pretrained=False))
+    monkeypatch.setattr("cpvt.results.checkpoints.open_subject", lambda name: before(name, pretrained=False))
     vit = "timm:vit_tiny_patch16_224(patch_size=4, embed_dim=16, depth=1, num_heads=2, img_size=8, num_classes=2)"
     train(replace(config, model=vit, initial_checkpoint="published", optim=replace(config.optim, epochs=1)))
     assert opened == [vit]

@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch import nn
 
-from cpvt import processes
+from cpvt.runtime import distributed
 from cpvt.config import DataConfig, OptimConfig, Retrofit, RuntimeConfig, TrainConfig
 from cpvt.data import open_data
-from cpvt.folders import PREVIOUS_STATE, STATE
+from cpvt.results.folders import PREVIOUS_STATE, STATE
 from cpvt.training import StoppedError, build_model, check, train
 from cpvt.training.backend import Backend
 from cpvt.training.loss import Criterion
@@ -155,10 +155,10 @@ def test_processes_that_share_a_model_take_as_many_parts_each(config):
 
 
 def test_processes_are_met_only_where_a_launcher_started_some(monkeypatch):
-    processes.join("cpu")  # alone: would fail, or wait for others, if it tried
-    assert not processes.is_distributed()
+    distributed.join("cpu")  # alone: would fail, or wait for others, if it tried
+    assert not distributed.is_distributed()
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert processes.launched()
+    assert distributed.launched()
 
 
 @pytest.mark.parametrize("retrofit", [None, Retrofit(absolute="fade")], ids=["plain", "retrofitted"])

@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from cpvt import processes
+from cpvt.runtime import distributed
 from cpvt.training.sampler import create_sampler, own_share
 
 
@@ -63,9 +63,9 @@ def test_one_other_size_is_that_size():
 @pytest.mark.parametrize("length", [1, 7, 8, 2])
 def test_processes_share_a_step_and_keep_the_pairs_that_are_mixed(monkeypatch, count, length):
     step, shares = sampler().steps(0)[0][:length], []
-    monkeypatch.setattr(processes, "world_size", lambda: count)
+    monkeypatch.setattr(distributed, "world_size", lambda: count)
     for number in range(count):
-        monkeypatch.setattr(processes, "rank", lambda number=number: number)
+        monkeypatch.setattr(distributed, "rank", lambda number=number: number)
         shares.append(own_share(step))
     assert sorted(draw for share in shares for draw in share) == sorted(step)
     pairs = {frozenset((first, last)) for first, last in zip(step, reversed(step))}

@@ -15,7 +15,7 @@ import torch
 
 import cpvt
 from cpvt.config import DataConfig, OptimConfig, RuntimeConfig, TrainConfig
-from cpvt.folders import PREVIOUS_STATE, STATE
+from cpvt.results.folders import PREVIOUS_STATE, STATE
 from cpvt.training import DivergedError, loss, train
 from tests.children import children
 from tests.training import together

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 
-from cpvt import processes
+from cpvt.runtime import distributed
 from cpvt.cli import main
 from cpvt.training.trainer import Trainer
 from tests.children import children
@@ -68,8 +68,8 @@ def work(command, env, pause, said):
 
 def look(trainer):
     """Say how a model is spread over the processes."""
-    assert processes.world_size() == int(os.environ.get("WORLD_SIZE", "1"))
-    assert not processes.is_distributed() or dist.get_backend() == "gloo"
+    assert distributed.world_size() == int(os.environ.get("WORLD_SIZE", "1"))
+    assert not distributed.is_distributed() or dist.get_backend() == "gloo"
     kinds = {type(parameter).__name__ for parameter in trainer.module.parameters()}
     spread = [parameter for parameter in trainer.module.parameters() if isinstance(parameter, DTensor)]
     told = {"wrapper": type(trainer.model).__name__, "kinds": sorted(kinds),

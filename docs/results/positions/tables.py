@@ -11,9 +11,9 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, NamedTuple
 
-from cpvt.findings import read_findings
+from cpvt.results.probe_results import read_findings
 from cpvt.reporting.markdown import lay_out
-from cpvt.results import read_rows
+from cpvt.results.rows import read_rows
 
 HERE = Path(__file__).parent
 SIX = ("none", "learned", "sincos", "relative", "rope", "peg")

@@ -15,12 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import cpvt.checkpoint
+import cpvt.results.checkpoints
 import cpvt.training
 from cpvt.config import TrainConfig
-from cpvt.files import append_rows
+from cpvt.runtime.files import append_rows
 from cpvt.models import VisionTransformer
-from cpvt.shapes import Layout
+from cpvt.grids import Layout
 
 HERE, NAME = Path(__file__).parent, "peg, valid"
 SIZES = {"canvas": (32, 48, 64, 96), "resize": (16, 24, 32, 48, 64)}
@@ -58,7 +58,7 @@ class Cropped(VisionTransformer):
 
 
 def main(runs: Path) -> None:
-    cpvt.checkpoint.VisionTransformer = Cropped
+    cpvt.results.checkpoints.VisionTransformer = Cropped
     for seed in range(3):
         folder = cpvt.train(TrainConfig(str(runs / f"valid-seed{seed}"), encoding="peg", seed=seed))
         for protocol, sizes in SIZES.items():

@@ -36,4 +36,4 @@ if TYPE_CHECKING:
         load_stream,
     )
     from cpvt.data.transform import Transform
-    from cpvt.data.views import View
+    from cpvt.data.preprocessing import View

@@ -17,8 +17,8 @@ from torch.utils.data import DataLoader, Dataset
 from cpvt.config import TOKEN_BUDGET
 from cpvt.data.base import Encoded, Sides, Split, Stream
 from cpvt.data.decoding import BadPictureError, check_usable, decode
-from cpvt.data.views import View
-from cpvt.shapes import patch_count, within_budget
+from cpvt.data.preprocessing import View
+from cpvt.grids import patch_count, within_budget
 
 
 class Batch(NamedTuple):

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from cpvt.shapes import Grid, Layout
+from cpvt.grids import Grid, Layout
 
 
 class ModelShape(NamedTuple):

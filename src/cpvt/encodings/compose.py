@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from cpvt.encodings.base import PositionalEncoding
-from cpvt.shapes import Grid, Layout
+from cpvt.grids import Grid, Layout
 
 
 class SumEncoding(PositionalEncoding):

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cpvt.encodings.base import ModelShape, PositionalEncoding
-from cpvt.shapes import Grid
+from cpvt.grids import Grid
 
 
 class LearnedEncoding(PositionalEncoding):

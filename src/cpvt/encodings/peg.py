@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from cpvt import ops
 from cpvt.encodings.base import ModelShape, PositionalEncoding
-from cpvt.shapes import AnyGrid, Grid, Layout
+from cpvt.grids import AnyGrid, Grid, Layout
 
 LAYOUTS = ("NLC", "NHWC", "NCHW")
 

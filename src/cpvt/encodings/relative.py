@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from cpvt.encodings.base import ModelShape, PositionalEncoding
-from cpvt.shapes import Grid
+from cpvt.grids import Grid
 
 
 class RelativeEncoding(PositionalEncoding):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cpvt.encodings.base import ModelShape, PositionalEncoding, check_coordinates, check_grid, grid_angles
-from cpvt.shapes import Grid
+from cpvt.grids import Grid
 
 
 class RotaryEncoding(PositionalEncoding):

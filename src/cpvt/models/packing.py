@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cpvt.config import ModelConfig
-from cpvt.shapes import patch_count, within_budget
+from cpvt.grids import patch_count, within_budget
 
 PACK_ON_CPU = 2**20  # numbers (tokens times width) that a CPU takes at a time: more fall out of its caches
 

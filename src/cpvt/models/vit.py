@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from cpvt.config import ModelConfig
 from cpvt.encodings import PEG, ModelShape, PositionalEncoding, create_encoding
 from cpvt.encodings.naming import Builder
-from cpvt.models.interface import (
+from cpvt.models.timm_interface import (
     PREFIX,
     Backbone,
     Indices,
@@ -28,8 +28,8 @@ from cpvt.models.interface import (
 )
 from cpvt.models.linear import Linear
 from cpvt.models.packing import check_batch, pad_to_patches, plan_packs
-from cpvt.models.parts import Block, Positions
-from cpvt.shapes import Grid, Layout
+from cpvt.models.attention import Block, Positions
+from cpvt.grids import Grid, Layout
 
 for leaf in (PEG, Linear):  # what asks after shapes or devices is one node of a traced graph
     register_notrace_module(leaf)

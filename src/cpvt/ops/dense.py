@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cpvt.shapes import AnyGrid, check_tokens
+from cpvt.grids import AnyGrid, check_tokens
 
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}

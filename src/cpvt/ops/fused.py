@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from cpvt.ops import dense
 from cpvt.ops.kernels import run
-from cpvt.shapes import Grid
+from cpvt.grids import Grid
 
 _TRIED: dict[int | None, bool] = {}  # GPU -> whether Triton works there
 

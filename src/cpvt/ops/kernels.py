@@ -22,7 +22,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from cpvt.shapes import Grid
+from cpvt.grids import Grid
 
 # Sizes for an H100: 132 processors, of which each holds three programs of 128 threads with 168 registers.
 PROGRAMS_FORWARD = 1584  # before a program takes more steps than one: four turns, so that the last one costs little

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cpvt.ops.dense import peg
-from cpvt.shapes import AnyGrid
+from cpvt.grids import AnyGrid
 
 CANVAS_BELOW = 16_384  # numbers (tokens times width) a picture, on the CPU; see `peg_packed`
 LARGEST_CANVAS = 3  # places of a canvas for each token on it

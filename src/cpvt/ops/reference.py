@@ -8,7 +8,7 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from cpvt.shapes import AnyGrid, check_tokens
+from cpvt.grids import AnyGrid, check_tokens
 
 
 def peg(

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from cpvt.config import Size
 from cpvt.reporting.pairs import draw_means, hits_by_seed
 from cpvt.reporting.summary import size_label
-from cpvt.results import Row
+from cpvt.results.rows import Row
 
 Terms = Mapping[tuple[str, Size], int]  # (label, size) -> how often its accuracy is added; -1: taken away
 

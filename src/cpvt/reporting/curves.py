@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from cpvt.config import POOLS
 from cpvt.encodings import TABLE
-from cpvt.files import read_json, read_lines, write_lines
-from cpvt.folders import CHECKPOINT, CURVES, HISTORY, RUNS
+from cpvt.runtime.files import read_json, read_lines, write_lines
+from cpvt.results.folders import CHECKPOINT, CURVES, HISTORY, RUNS
 from cpvt.reporting.figures import colours, legend_columns
 from cpvt.reporting.summary import head_label
 

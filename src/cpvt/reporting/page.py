@@ -12,8 +12,8 @@ import numpy as np
 from cpvt.config import Size
 from cpvt.config.legacy import current
 from cpvt.data.protocols import TABLE, describe
-from cpvt.files import read_json, replacing
-from cpvt.folders import (
+from cpvt.runtime.files import read_json, replacing
+from cpvt.results.folders import (
     ACCURACY_PNG,
     ACCURACY_SVG,
     ARRAYS,
@@ -35,7 +35,7 @@ from cpvt.reporting.pairs import paired_differences
 from cpvt.reporting.probes import report_probes
 from cpvt.reporting.summary import BASELINE, Cell, as_csv, pixels, protocol_words, size_label, summarise, tabulate
 from cpvt.reporting.templates import as_data, inline, render
-from cpvt.results import Row, read_rows
+from cpvt.results.rows import Row, read_rows
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from cpvt.config import Size
 from cpvt.reporting.summary import BASELINE, label_of, pixels
-from cpvt.results import Row, unpack_hits
+from cpvt.results.rows import Row, unpack_hits
 
 DRAWS = 10_000  # of the bootstrap
 Key = tuple[str, Size, str]  # protocol, size, label

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cpvt.encodings import TABLE
-from cpvt.findings import Finding
-from cpvt.folders import ARRAYS, probe_attention_file
+from cpvt.results.probe_results import Finding
+from cpvt.results.folders import ARRAYS, probe_attention_file
 from cpvt.reporting.figures import SPARE, tile
 from cpvt.reporting.probed import Line, Probed, leading_word
 from cpvt.reporting.summary import pixels, size_label

@@ -10,7 +10,7 @@ from pathlib import PurePath
 from typing import NamedTuple
 
 from cpvt.encodings import TABLE
-from cpvt.findings import TWINS, Finding
+from cpvt.results.probe_results import TWINS, Finding
 
 TWIN_WORDS = {"model": "", "untrained": "untrained", "none": "encoding off"}
 

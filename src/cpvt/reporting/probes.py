@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
-from cpvt.files import replacing
-from cpvt.findings import read_findings
-from cpvt.folders import PROBE_REPORT, PROBE_RESULTS
+from cpvt.runtime.files import replacing
+from cpvt.results.probe_results import read_findings
+from cpvt.results.folders import PROBE_REPORT, PROBE_RESULTS
 from cpvt.reporting.figures import as_bytes
 from cpvt.reporting.probe_figures import (
     border_figure,

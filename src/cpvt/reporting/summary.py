@@ -14,7 +14,7 @@ from cpvt.config import Size
 from cpvt.data.protocols import options_read
 from cpvt.encodings import TABLE
 from cpvt.reporting.markdown import lay_out
-from cpvt.results import Row
+from cpvt.results.rows import Row
 
 BASELINE = "learned"
 

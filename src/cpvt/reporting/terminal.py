@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cpvt.data.protocols import describe
-from cpvt.findings import Finding
+from cpvt.results.probe_results import Finding
 from cpvt.reporting.probed import HEADLINES, TWIN_WORDS, Probed, headline
 from cpvt.reporting.summary import Cell, protocol_words, size_label, summarise, tabulate
-from cpvt.results import Row
+from cpvt.results.rows import Row
 
 
 def print_findings(findings: Sequence[Finding]) -> None:

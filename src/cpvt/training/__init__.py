@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from cpvt import processes
+from cpvt.runtime import distributed
 from cpvt.config import TrainConfig, Watch, ignore_progress
 from cpvt.data import DataSet, open_data
 from cpvt.training.backend import Backend
@@ -35,7 +35,7 @@ def train(
     Raises ValueError where the folder holds another configuration, DivergedError where the loss is not a number,
     StoppedError where SIGTERM came and all is saved, OSError where it can't be saved.
     """
-    processes.join(config.device)
+    distributed.join(config.device)
     if is_finished(config):
         return Path(config.out)
     check_here(config)
@@ -49,5 +49,5 @@ def train(
     criterion = Criterion(config.optim, len(data.class_names), teacher)
     with handle_sigterm() as stop:
         trainer = Trainer(config, setup, model, data, backend, criterion)
-        trainer.fit(watch if processes.is_main_process() else ignore_progress, stop)
+        trainer.fit(watch if distributed.is_main_process() else ignore_progress, stop)
     return Path(config.out)

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cpvt import processes
-from cpvt.checkpoint import pick_device
+from cpvt.runtime import distributed
+from cpvt.results.checkpoints import pick_device
 from cpvt.config import TrainConfig
 from cpvt.data.protocols import keeps_sizes
-from cpvt.subjects import is_foreign
+from cpvt.adapters import is_foreign
 
 FSDP = "ACCELERATE_USE_FSDP"
 PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}  # our words -> accelerate's
@@ -27,12 +27,12 @@ class Backend:
         # `accelerate launch` configured for FSDP: by torch's fully_shard, on CPUs too, which its plugin passes over
         asked = os.environ.pop(FSDP, None)
         self.config, self.sharded = config, config.runtime.fsdp or (asked or "").lower() == "true"
-        wanted = pick_device(config.device) if not processes.launched() else None
+        wanted = pick_device(config.device) if not distributed.launched() else None
         self.accelerator = _accelerator(config, wanted)
         if asked is not None:
             os.environ[FSDP] = asked  # for the next training of this process
         self.device: torch.device = wanted or self.accelerator.device
-        if self.sharded and not processes.is_distributed():
+        if self.sharded and not distributed.is_distributed():
             raise ValueError(
                 "--fsdp spreads a model over several processes, and there is one; start more with "
                 "`accelerate launch --num_processes N -m cpvt train ...`, or leave --fsdp out"
@@ -142,7 +142,7 @@ def shard(model: nn.Module, device: torch.device) -> nn.Module:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
-    mesh = init_device_mesh(device.type, (processes.world_size(),))
+    mesh = init_device_mesh(device.type, (distributed.world_size(),))
     for block in _blocks(model):
         fully_shard(block, mesh=mesh)
     fully_shard(model, mesh=mesh)

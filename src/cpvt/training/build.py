@@ -12,8 +12,8 @@ import torch
 from timm.optim import create_optimizer_v2
 from torch import nn
 
-from cpvt import processes
-from cpvt.checkpoint import (
+from cpvt.runtime import distributed
+from cpvt.results.checkpoints import (
     as_subject,
     is_run,
     provenance,
@@ -22,16 +22,16 @@ from cpvt.checkpoint import (
     starting_weights,
     transform_from_json,
 )
-from cpvt.checkpoint import build_model as build_fresh_model
+from cpvt.results.checkpoints import build_model as build_fresh_model
 from cpvt.config import POOLS, ForeignConfig, ModelConfig, OptimConfig, Retrofit, Size, TrainConfig, sides
 from cpvt.data import DataSet, Transform, View
 from cpvt.data.augmentation import Variation
 from cpvt.data.protocols import AUGMENTS
 from cpvt.models import VisionTransformer
-from cpvt.models.shipped import shipped_names
-from cpvt.models.zoo import model_config
-from cpvt.retrofitting import parameter_groups, retrofit
-from cpvt.subjects import describe, is_foreign, open_subject
+from cpvt.models.pretrained import shipped_names
+from cpvt.models.registry import model_config
+from cpvt.adapters.retrofit import parameter_groups, retrofit
+from cpvt.adapters import describe, is_foreign, open_subject
 from cpvt.training.loss import Teacher, check_teacher
 from cpvt.training.sampler import BatchSampler, create_sampler
 
@@ -107,7 +107,7 @@ def build_model(
     """
 
     def say(words: str) -> None:
-        if processes.is_main_process():
+        if distributed.is_main_process():
             logger.info(words)
 
     start = start_of(config)
@@ -139,7 +139,7 @@ def make_record(config: TrainConfig, setup: TrainingSetup, model: nn.Module, dat
         "class_names": list(data.class_names),
         "at": list(at),
         "training": asdict(config),
-        "provenance": {**provenance(), "processes": processes.world_size()},
+        "provenance": {**provenance(), "processes": distributed.world_size()},
     }
 
 

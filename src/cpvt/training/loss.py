@@ -12,7 +12,7 @@ from torch import Tensor
 from cpvt.config import OptimConfig
 from cpvt.data import Transform
 from cpvt.data.augmentation import seeded
-from cpvt.subjects import Subject, logits_of
+from cpvt.adapters import Subject, logits_of
 
 Pictures = Tensor | list[Tensor]
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cpvt import processes
+from cpvt.runtime import distributed
 
 
 @dataclass
@@ -41,7 +41,7 @@ def reduce(metrics: Metrics, flags: list[bool], device: torch.device) -> tuple[M
     """The sums of all processes, and which flags any process raised, by one reduction. Every process must call it."""
     values = [*vars(metrics).values(), *map(float, flags)]
     summed = torch.stack([torch.as_tensor(value, device=device).to(_dtype(device)) for value in values])
-    sums = processes.all_reduce_sum(summed).tolist()
+    sums = distributed.all_reduce_sum(summed).tolist()
     count = len(fields(Metrics))
     return Metrics(*sums[:count]), [value > 0 for value in sums[count:]]
 

@@ -26,11 +26,11 @@ from torch.distributed.checkpoint.state_dict import (
     set_state_dict,
 )
 
-from cpvt import processes
-from cpvt.checkpoint import read_record, save_checkpoint
+from cpvt.runtime import distributed
+from cpvt.results.checkpoints import read_record, save_checkpoint
 from cpvt.config import RuntimeConfig, TrainConfig, differences, refuse_other
-from cpvt.files import remove_leftovers, replacing, write_lines
-from cpvt.folders import CHECKPOINT, HISTORY, PREVIOUS_STATE, STATE, WEIGHTS
+from cpvt.runtime.files import remove_leftovers, replacing, write_lines
+from cpvt.results.folders import CHECKPOINT, HISTORY, PREVIOUS_STATE, STATE, WEIGHTS
 from cpvt.training.metrics import Metrics
 
 BROKEN = (  # what reading a damaged file raises
@@ -95,14 +95,14 @@ class Checkpointer:
     def save(self, progress: Progress) -> None:
         """Write the state to resume from, then what is used (weights, record, history), each file whole."""
         weights = self.save_state(progress)
-        if processes.is_main_process():
+        if distributed.is_main_process():
             with self._saving():
                 save_checkpoint(self.folder, weights, {**self.record, "epoch": progress.epoch})
         self.write_history(progress)
 
     def write_history(self, progress: Progress) -> None:
         """Write what is known of each epoch."""
-        if processes.is_main_process():
+        if distributed.is_main_process():
             write_lines(self.folder / HISTORY, progress.history)
 
     def save_state(self, progress: Progress) -> dict[str, Any]:
@@ -121,10 +121,10 @@ class Checkpointer:
             "model": model, "optimizer": state_of_optimizer, "average": averaged,
             "scaler": None if scaler is None else scaler.state_dict(),
             "history": progress.history, "epoch": progress.epoch, "done": progress.step, "before": progress.before,
-            "metrics": vars(progress.metrics), "seconds": progress.seconds, "processes": processes.world_size(),
+            "metrics": vars(progress.metrics), "seconds": progress.seconds, "processes": distributed.world_size(),
             "class_names": self.record["class_names"], "pictures": self.images,
         }  # fmt: skip
-        if processes.is_main_process():
+        if distributed.is_main_process():
             with self._saving():
                 write_state(self.folder, state)
         self.saved, self.kept = time.monotonic(), (progress.epoch, progress.step)
@@ -135,7 +135,7 @@ class Checkpointer:
 
         Raises ValueError where the state is of another configuration or of other images.
         """
-        if processes.is_main_process():
+        if distributed.is_main_process():
             for name in (STATE, WEIGHTS, CHECKPOINT, HISTORY):
                 remove_leftovers(self.folder / name)
         state = read_state(self.folder)
@@ -153,7 +153,7 @@ class Checkpointer:
             scaler.load_state_dict(state["scaler"])
         metrics = Metrics(**state["metrics"]) if "metrics" in state else Metrics(*state["tally"][:5])  # older states
         self.kept = (state["epoch"], state["done"])
-        processes.barrier()  # before the first one writes another state
+        distributed.barrier()  # before the first one writes another state
         return Progress(*self.kept, state["before"], state["seconds"], metrics, state["history"])
 
     def describe_kept(self) -> str:
@@ -192,9 +192,9 @@ class Checkpointer:
                     f"the run in '{self.folder}' began with other pictures ({change}); bring those back, or train into "
                     "another folder (from these weights: --initial-checkpoint)"
                 )
-        if streamed and state["done"] and state["processes"] != processes.world_size() and processes.is_main_process():
+        if streamed and state["done"] and state["processes"] != distributed.world_size() and distributed.is_main_process():
             warnings.warn(
-                f"the stream is now dealt out to {processes.world_size()} processes, not to {state['processes']} as before: "
+                f"the stream is now dealt out to {distributed.world_size()} processes, not to {state['processes']} as before: "
                 "until the epoch ends, some pictures come a second time and some not at all", stacklevel=2,
             )  # fmt: skip
 

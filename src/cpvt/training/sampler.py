@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from cpvt import processes
+from cpvt.runtime import distributed
 from cpvt.config import TrainConfig
 from cpvt.data import Batch, DataSet, SampleSpec, View, load_plan, load_stream
-from cpvt.shapes import patch_count
+from cpvt.grids import patch_count
 
 Sides = tuple[int, int]
 Step = Sequence[SampleSpec]
@@ -78,8 +78,8 @@ def own_share(step: Step) -> list[SampleSpec]:
     The first image and the last, the second and the last but one, ... stay together and keep that order, so that mixup,
     which blends such pairs, gives what one process alone would give.
     """
-    pairs = processes.shard(range(len(step) // 2))
-    middle = [len(step) // 2] if len(step) % 2 and processes.rank() == processes.world_size() - 1 else []
+    pairs = distributed.shard(range(len(step) // 2))
+    middle = [len(step) // 2] if len(step) % 2 and distributed.rank() == distributed.world_size() - 1 else []
     return [step[place] for place in (*pairs, *middle, *(len(step) - 1 - place for place in reversed(pairs)))]
 
 
@@ -89,7 +89,7 @@ class StepLoader:
     def __init__(self, config: TrainConfig, data: DataSet, view: View, pin: bool = False) -> None:
         """pin: put images where a GPU fetches them faster. ValueError where a streamed step cannot be shared evenly."""
         self.config, self.data, self.view, self.pin = config, data, view, pin
-        count, batch_size = processes.world_size(), config.optim.batch_size
+        count, batch_size = distributed.world_size(), config.optim.batch_size
         if data.train is None and batch_size % count:
             raise ValueError(
                 f"of a streamed set each of the {count} processes reads as many pictures a step, so --batch-size "
@@ -106,7 +106,7 @@ class StepLoader:
         if self.data.train is not None:
             return load_plan(self.data.train, self.view, [own_share(step) for step in steps[first:]], **how)
         assert self.data.train_stream is not None  # `check` refuses a set without either
-        part, parts = processes.rank(), processes.world_size()
+        part, parts = distributed.rank(), distributed.world_size()
         share = self.config.optim.batch_size // parts
         batches = load_stream(
             self.data.train_stream, self.view, share, part=part, parts=parts, shuffle=source.shuffle_buffer,

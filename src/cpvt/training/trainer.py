@@ -15,12 +15,12 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from cpvt import processes
-from cpvt.checkpoint import load
+from cpvt.runtime import distributed
+from cpvt.results.checkpoints import load
 from cpvt.config import TrainConfig, Watch, sides
 from cpvt.data import Batch, DataSet, View
-from cpvt.retrofitting import fade_share, set_absolute_share
-from cpvt.scoring import count_test, load_test, measure
+from cpvt.adapters.retrofit import fade_share, set_absolute_share
+from cpvt.evaluation.accuracy import count_test, load_test, measure
 from cpvt.training.backend import Backend
 from cpvt.training.build import TrainingSetup, create_optimizer, make_record
 from cpvt.training.loss import Criterion
@@ -65,7 +65,7 @@ class Trainer:
             warmup_t=int(recipe.warmup_ratio * self.steps), t_in_epochs=False,
             warmup_lr_init=recipe.min_lr if recipe.warmup_lr is None else recipe.warmup_lr,
         )  # fmt: skip
-        self.reduce_every = 1 if device.type == "cpu" and not processes.is_distributed() else REDUCE_EVERY
+        self.reduce_every = 1 if device.type == "cpu" and not distributed.is_distributed() else REDUCE_EVERY
         average = None if self.average is None else self.average.module
         parts = Parts(self.module, self.optimizer.optimizer, average, backend.accelerator.scaler)
         self.checkpointer = Checkpointer(config, parts, record, setup.sampler.images)
@@ -84,8 +84,8 @@ class Trainer:
             self.train_epoch(watch, stop)
             self._end_epoch()
             self._test_if_due(watch, stop)
-        processes.barrier()
-        if processes.is_main_process():
+        distributed.barrier()
+        if distributed.is_main_process():
             remove_state(self.checkpointer.folder)
         self.backend.finish()
 
@@ -116,11 +116,11 @@ class Trainer:
             images, labels = self.criterion.mix(images, labels, step_seed(seed, at))
         parts = self._split(images, labels)
         for number, (some, targets) in enumerate(parts):
-            seed_layers(step_seed(seed, at, processes.rank(), number), backend.device)
+            seed_layers(step_seed(seed, at, distributed.rank(), number), backend.device)
             with backend.computing(self.model, last=number == len(parts) - 1):
                 if len(targets):
                     result = self.criterion(backend.forward(self.model, some), some, targets)
-                    backend.backward(result.loss * (processes.world_size() / count * len(targets)))
+                    backend.backward(result.loss * (distributed.world_size() / count * len(targets)))
                     self.pending.count(*result, len(targets))
                 else:
                     self._train_on_nothing(step)
@@ -132,9 +132,9 @@ class Trainer:
         """Images that all processes learn from in this step; of several a tensor, at least 1, that none waits for."""
         if self.config.dataset.on_bad_image == "error" and self.data.train is not None:
             return len(step)
-        if not processes.is_distributed():
+        if not distributed.is_distributed():
             return len(batch.labels)
-        return processes.all_reduce_sum(torch.tensor(float(len(batch.labels)), device=self.backend.device)).clamp(min=1)
+        return distributed.all_reduce_sum(torch.tensor(float(len(batch.labels)), device=self.backend.device)).clamp(min=1)
 
     def _split(self, images: Any, targets: Tensor) -> list[tuple[Any, Tensor]]:
         """The images of a step in `accumulate` parts of about the same number.
@@ -171,7 +171,7 @@ class Trainer:
     def _reduce(self, watch: Watch, stop: Stop, is_last: bool) -> None:
         """Add up what all processes counted since the last reduction; report, save and stop as is due."""
         progress, metrics = self.progress, self.progress.metrics
-        flags = [stop.asked, processes.is_main_process() and self.checkpointer.is_due]
+        flags = [stop.asked, distributed.is_main_process() and self.checkpointer.is_due]
         counted, (stopped, is_due) = reduce(self.pending, flags, self.backend.device)
         self.pending = Metrics()
         metrics.add(counted)
@@ -199,7 +199,7 @@ class Trainer:
         if not metrics.images:
             raise ValueError(f"none of the {expected} training pictures decodes")
         read = metrics.images + metrics.skipped
-        if self.data.train is None and read < expected and processes.is_main_process():
+        if self.data.train is None and read < expected and distributed.is_main_process():
             warnings.warn(
                 f"the stream ended after {read:.0f} of {expected} pictures, and the steps that were left "
                 "of the epoch did nothing: give its length by --train-num-samples", stacklevel=2,
@@ -218,13 +218,13 @@ class Trainer:
         due = every and (progress.epoch % every == 0 or progress.epoch == self.config.optim.epochs)
         if not due or "test_accuracy" in progress.history[-1]:
             return
-        processes.barrier()
+        distributed.barrier()
         subject = load(self.checkpointer.folder, str(self.backend.device)).subject
         view = View(self.setup.view.transform, "resize", sides(self.setup.model.img_size))
         batches = load_test(self.data, view, 64, on_bad_image=source.on_bad_image, workers=source.workers)
         count, classes = count_test(self.data), len(self.data.class_names)
         score = measure(subject, until_stopped(batches, stop), count, classes, "test", watch)
-        if processes.all_reduce_max(float(stop.asked)):
+        if distributed.all_reduce_max(float(stop.asked)):
             raise StoppedError(
                 f"stopped in a test, as the system asked; {self.checkpointer.describe_kept()}. "
                 "The same command goes on from there"

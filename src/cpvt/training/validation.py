@@ -14,14 +14,14 @@ from timm.optim import list_optimizers
 from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 
-from cpvt.checkpoint import is_run
+from cpvt.results.checkpoints import is_run
 from cpvt.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
 from cpvt.data import DataSet
 from cpvt.data.protocols import TRAINING, keeps_sizes
-from cpvt.files import check_writable
-from cpvt.folders import CHECKPOINT, WEIGHTS
+from cpvt.runtime.files import check_writable
+from cpvt.results.folders import CHECKPOINT, WEIGHTS
 from cpvt.models import VisionTransformer
-from cpvt.subjects import is_foreign
+from cpvt.adapters import is_foreign
 from cpvt.training.build import PUBLISHED, TrainingSetup, build_setup, create_optimizer, start_of
 from cpvt.training.resume import has_state
 

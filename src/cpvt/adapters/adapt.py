@@ -1,0 +1,59 @@
+"""A trained model of another library gone on with: at another size, for other classes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from cpvt.config import ForeignConfig, sides
+from cpvt.adapters import build
+from cpvt.adapters.weights import load_weights, says
+
+
+def continue_foreign(
+    model: nn.Module, wanted: ForeignConfig, same_classes: bool = True, where: str = "to start from"
+) -> tuple[nn.Module, list[str]]:
+    """A fresh model as wanted with the weights of another, and what became of them, in words; the other is used up.
+
+    Models of timm are brought to another training size by their own `set_input_size`. Heads start afresh where the number of
+    classes differs, or by `same_classes=False` the classes themselves. where: where the weights are from, for an error.
+    Raises ValueError that names the weights that do not fit.
+    """
+    fresh = build_foreign(wanted)
+    if _other_shapes(model, fresh):
+        _resize(model, wanted)
+    words, state = list[str](), model.state_dict()
+    other = _other_shapes(model, fresh)
+    if other or not same_classes:
+        heads = _other_shapes(build_foreign(replace(wanted, num_classes=wanted.num_classes + 1)), fresh)
+        if other & heads or not same_classes:
+            words.append(f"other classes, {wanted.num_classes} now: the head starts afresh")
+            expected = fresh.state_dict()
+            state |= {name: expected[name] for name in heads}
+    load_weights(fresh, state, where)
+    return fresh, words
+
+
+def build_foreign(config: ForeignConfig) -> nn.Module:
+    """A fresh model of another library, before it is retrofitted."""
+    height, width = sides(config.img_size)
+    return build(config.name, config.num_classes, height if height == width else None, config.in_chans)
+
+
+def _resize(model: nn.Module, wanted: ForeignConfig) -> None:
+    """Bring a model to another training size by its own way, where it has one."""
+    resize: Any = getattr(model, "set_input_size", None)
+    if not callable(resize):
+        return
+    try:
+        resize(sides(wanted.img_size))
+    except (AssertionError, ValueError, RuntimeError, TypeError) as error:
+        raise ValueError(f"'{wanted.name}' cannot be brought to {wanted.img_size} pixels: {says(error)}") from error
+
+
+def _other_shapes(model: nn.Module, other: nn.Module) -> set[str]:
+    """Names of the weights that both models have, and in other shapes."""
+    state, expected = model.state_dict(), other.state_dict()
+    return {name for name in state if name in expected and state[name].shape != expected[name].shape}

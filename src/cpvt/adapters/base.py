@@ -1,0 +1,160 @@
+"""The interface between models and measurements; it serves any module or callable, and subclasses know more."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cpvt.config import Size
+from cpvt.data import Transform
+from cpvt.adapters.token_maps import CannotError, as_map, find_tokens
+from cpvt.adapters.weights import says
+
+# parameters that hold positions, by the names that libraries give them
+POSITIONS = re.compile(
+    r"(^|[._])(pos_embed\w*|position_embeddings?|pos_embedding|relative_position_bias_table|rel_pos_\w+|table|pos_block|peg)($|\.)"
+)
+ROTARY = re.compile(r"(^|[._])(rope\w*|rotary\w*)($|\.)")
+
+
+class RefusedError(ValueError):
+    """The model refuses pictures of this size; the message is its own."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model as the measurements see it: pictures go in; logits, token maps and attention come out.
+
+    Depth 0 is what block 1 receives, depth d what block d hands on (positions that are added there included).
+    """
+
+    model: Callable[..., Any]
+    name: str  # as rows and pages call it
+    transform: Transform | None = None  # how its pictures are read; None: as fits the data set
+    train_size: Size | None = None  # pixels; None: unknown
+    class_names: tuple[str, ...] | None = None  # None: only their number is known
+    patch_size: int | None = None  # pixels; None: unknown
+    way: str = "as it is"  # how it takes pictures of other sizes than it was built for
+
+    @classmethod
+    def facts_of(cls, model: Any) -> dict[str, Any]:
+        """The fields that can be read off a model of this kind."""
+        return {}
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model's weights are."""
+        parameters = self.model.parameters() if isinstance(self.model, nn.Module) else iter(())
+        return next((parameter.device for parameter in parameters), torch.device("cpu"))
+
+    @property
+    def parameters(self) -> int:
+        """How many parameters the model has."""
+        return sum(p.numel() for p in self.model.parameters()) if isinstance(self.model, nn.Module) else 0
+
+    @property
+    def channels(self) -> int | None:
+        """Channels of the pictures that the model reads, from its first convolution; None where it has none."""
+        layers = self.model.modules() if isinstance(self.model, nn.Module) else iter(())
+        return next((layer.in_channels for layer in layers if isinstance(layer, nn.Conv2d)), None)
+
+    def logits(self, pictures: Tensor) -> Tensor:
+        """Logits (B, classes) of pictures (B, C, H, W). RefusedError where the model does not take their size."""
+        found = logits_of(self._call(pictures))
+        if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != len(pictures):
+            got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+            raise ValueError(
+                f"'{self.name}' must give logits of shape ({len(pictures)}, classes) for pictures "
+                f"{tuple(pictures.shape)}; got {got}"
+            )
+        return found
+
+    def logits_of_list(self, pictures: list[Tensor]) -> Tensor:
+        """Logits (pictures, classes) of pictures (C, H_i, W_i), each as if alone."""
+        return torch.cat([self.at_size(sides_of(each[None])).logits(each[None]) for each in pictures])
+
+    def at_size(self, sides: tuple[int, int]) -> Subject:
+        """The subject made ready for pictures of these sides, by the model's own way; `way` says which."""
+        return self
+
+    def token_maps(self, pictures: Tensor) -> dict[int, Tensor]:
+        """Tokens (B, h, w, D) by depth, prefix tokens left out. CannotError where the model has no spatial tokens."""
+        return {
+            -1: as_map(find_tokens(self._call(pictures), self.name), sides_of(pictures), self.patch_size, self.name)
+        }
+
+    def attention(self, pictures: Tensor, block: int) -> Tensor:
+        """How much each patch attends to each other in one block (from 1), (B, heads, N, N). CannotError if unknown."""
+        raise CannotError(f"how to look at the attention of '{self.name}' ({type(self.model).__name__}) is not known")
+
+    def untrained(self, seed: int = 0) -> Subject:
+        """The same architecture with fresh random weights."""
+        return self._with(redraw(self._module("fresh weights"), seed), "untrained")
+
+    def without_positions(self) -> Subject:
+        """The same model and weights with its positional encoding off. CannotError where it is not known how."""
+        model = copy.deepcopy(self._module("its encoding off"))
+        if any(ROTARY.search(name) for name, _ in model.named_modules()):
+            raise CannotError(f"'{self.name}' turns its queries and keys by position; how to stop that is not known")
+        found = [parameter for name, parameter in model.named_parameters() if POSITIONS.search(name)]
+        if not found:
+            raise CannotError(f"no positional encoding was found among the parameters of '{self.name}'")
+        with torch.no_grad():
+            for parameter in found:
+                parameter.zero_()
+        return self._with(model, "no positions")
+
+    def _with(self, model: nn.Module, what: str) -> Subject:
+        return replace(self, model=model.eval(), name=f"{self.name} ({what})")
+
+    def _module(self, wanted: str) -> nn.Module:
+        if not isinstance(self.model, nn.Module):
+            raise CannotError(f"'{self.name}' is no nn.Module, so it cannot be had with {wanted}")
+        return self.model
+
+    def _call(self, pictures: Tensor, **options: Any) -> Any:
+        """Call the model; what it says against pictures of this size becomes a RefusedError with its own words."""
+        try:
+            with torch.inference_mode():
+                return self.model(pictures, **options)
+        except torch.OutOfMemoryError:
+            raise
+        except (AssertionError, ValueError, RuntimeError, IndexError, NotImplementedError) as error:
+            raise RefusedError(says(error)) from error
+
+
+def logits_of(output: Any) -> Any:
+    """The logits in what a classifier returns: itself, or its attribute or key `logits`."""
+    return output["logits"] if isinstance(output, dict) and "logits" in output else getattr(output, "logits", output)
+
+
+def sides_of(pictures: Tensor) -> tuple[int, int]:
+    """Height and width of pictures (B, C, H, W)."""
+    return pictures.shape[2], pictures.shape[3]
+
+
+def redraw(model: nn.Module, seed: int) -> nn.Module:
+    """A copy of a model with fresh random weights.
+
+    Each layer's own start; where it has none, tables and tokens are normal with spread 0.02, biases 0, scales 1.
+    """
+    fresh = copy.deepcopy(model)
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed)
+        for module in fresh.modules():
+            reset: Any = getattr(module, "reset_parameters", getattr(module, "_reset_parameters", None))
+            if callable(reset):
+                reset()
+            else:
+                for name, parameter in module.named_parameters(recurse=False):
+                    if parameter.ndim > 1:
+                        parameter.copy_(torch.randn_like(parameter) * 0.02)
+                    else:
+                        parameter.fill_(0.0 if "bias" in name else 1.0)
+    return fresh

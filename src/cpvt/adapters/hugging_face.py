@@ -1,0 +1,159 @@
+"""Models of Hugging Face's transformers as subjects."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from cpvt.config import sides
+from cpvt.data import Transform
+from cpvt.adapters.base import Subject, sides_of
+from cpvt.adapters.token_maps import CannotError, as_map
+from cpvt.adapters.weights import load_weights_file, says
+
+RESAMPLING = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}  # PIL's numbers
+INTERPOLATE = "interpolate_pos_encoding"
+
+
+class HuggingFaceSubject(Subject):
+    """A model of transformers that takes pixel_values."""
+
+    model: Any
+
+    @classmethod
+    def facts_of(cls, model: Any) -> dict[str, Any]:
+        size, patch = getattr(model.config, "image_size", None), getattr(model.config, "patch_size", None)
+        facts: dict[str, Any] = {}
+        if isinstance(size, int) or (isinstance(size, (list, tuple)) and len(size) == 2):
+            facts["train_size"] = size if isinstance(size, int) else (tuple(size) if size[0] != size[1] else size[0])
+        if isinstance(patch, int):
+            facts["patch_size"] = patch
+        return facts
+
+    def at_size(self, sides_wanted: tuple[int, int]) -> Subject:
+        interpolates = INTERPOLATE in inspect.signature(self.model.forward).parameters
+        built = self.facts_of(self.model).get("train_size")
+        if not interpolates or (built is not None and sides(built) == sides_wanted):
+            return self
+        return replace(self, way=INTERPOLATE)
+
+    def token_maps(self, pictures: Tensor) -> dict[int, Tensor]:
+        output = self._call(pictures, output_hidden_states=True)
+        hidden = getattr(output, "reshaped_hidden_states", None) or getattr(output, "hidden_states", None)
+        if hidden is None:
+            raise CannotError(f"'{self.name}' returns no hidden states")
+        return {
+            depth: as_map(tokens, sides_of(pictures), self.patch_size, self.name) for depth, tokens in enumerate(hidden)
+        }
+
+    def attention(self, pictures: Tensor, block: int) -> Tensor:
+        before = self.model.config._attn_implementation
+        self.model.set_attn_implementation("eager")
+        try:
+            found = getattr(self._call(pictures, output_attentions=True), "attentions", None)
+        finally:
+            self.model.set_attn_implementation(before)
+        if not found or not 1 <= block <= len(found) or found[block - 1] is None:
+            raise CannotError(f"'{self.name}' gives no attention for block {block}")
+        weights: Tensor = found[block - 1]
+        if len(weights) != len(pictures):
+            raise CannotError(f"'{self.name}' attends within windows, so there is no one map of a picture")
+        h, w = as_map(weights[:, 0].transpose(1, 2), sides_of(pictures), self.patch_size, self.name).shape[1:3]
+        prefix = weights.shape[-1] - h * w
+        return weights[:, :, prefix:, prefix:]
+
+    def _call(self, pictures: Tensor, **options: Any) -> Any:
+        return super()._call(pictures, **({INTERPOLATE: True} if self.way == INTERPOLATE else {}), **options)
+
+
+def _transformers() -> Any:
+    try:
+        import transformers
+    except ImportError as error:
+        raise ValueError("models of Hugging Face need the package transformers: pip install 'cpvt[hf]'") from error
+    return transformers
+
+
+def open_subject(
+    name: str, model_name: str, options: dict[str, Any], checkpoint: str | Path | None, pretrained: bool
+) -> Subject:
+    """A folder that `save_pretrained` wrote, or a name on the hub; with its own normalisation where it has one."""
+    from cpvt.adapters import subject_of
+
+    transformers = _transformers()
+    if checkpoint is not None or not pretrained:
+        model = _from_config(model_name, options)
+        if checkpoint is not None:
+            load_weights_file(model, Path(checkpoint))
+        return subject_of(model, name)
+    if not Path(model_name).exists() and (model_name.startswith((".", "/", "~")) or model_name.count("/") > 1):
+        raise ValueError(f"'{model_name}' is no folder that save_pretrained wrote, and no name on the hub")
+    try:
+        model, loaded = transformers.AutoModelForImageClassification.from_pretrained(
+            model_name, use_safetensors=True, output_loading_info=True, **options
+        )
+    except (OSError, ValueError, TypeError, RuntimeError) as error:
+        raise ValueError(
+            f"transformers could not open '{model_name}' as a classifier of pictures: {says(error)}"
+        ) from error
+    if loaded["missing_keys"]:
+        missing = ", ".join(sorted(loaded["missing_keys"])[:5])
+        raise ValueError(f"'{model_name}' was not saved as a classifier: it has no weights for {missing}")
+    facts: dict[str, Any] = {}
+    processor = Path(model_name) / "preprocessor_config.json"
+    if processor.exists() or not Path(model_name).exists():
+        facts |= _facts_of_processor(transformers, model_name)
+    return subject_of(model, name, **facts)
+
+
+def _facts_of_processor(transformers: Any, model_name: str) -> dict[str, Any]:
+    try:
+        processor = transformers.AutoImageProcessor.from_pretrained(model_name)
+    except (OSError, ValueError, ImportError):
+        return {}
+    mean, std = getattr(processor, "image_mean", None), getattr(processor, "image_std", None)
+    if not getattr(processor, "do_normalize", True):
+        mean, std = (0.0,) * 3, (1.0,) * 3
+    if not mean or not std:
+        return {}
+    resample = getattr(processor, "resample", None)
+    interpolation = RESAMPLING.get(3 if resample is None else int(resample), "bicubic")
+    return {"transform": Transform(tuple(mean), tuple(std), _crop_ratio(processor), interpolation)}
+
+
+def _crop_ratio(processor: Any) -> float:
+    """Share of the resized picture that the processor's own crop keeps."""
+    share = getattr(processor, "crop_pct", None)
+    if share:
+        return min(1.0, float(share))
+    size, crop = (dict(getattr(processor, name, None) or {}) for name in ("size", "crop_size"))
+    shortest = size.get("shortest_edge") or size.get("height")
+    if not getattr(processor, "do_center_crop", False) or not shortest or not crop.get("height"):
+        return 1.0
+    return min(1.0, float(crop["height"]) / shortest)
+
+
+def build(model_name: str, options: dict[str, Any], num_classes: int, size: int | None, in_chans: int) -> nn.Module:
+    """A fresh model of a type of transformers, such as "vit" or "dinov2", or of the configuration in a folder."""
+    defaults = {"num_labels": num_classes, "num_channels": in_chans}
+    if size is not None:
+        defaults["image_size"] = size
+    return _from_config(model_name, {**defaults, **options})
+
+
+def _from_config(model_name: str, options: dict[str, Any]) -> nn.Module:
+    transformers = _transformers()
+    try:
+        if "/" in model_name or os.path.isdir(model_name):
+            config = transformers.AutoConfig.from_pretrained(model_name, **options)
+        else:
+            config = transformers.AutoConfig.for_model(model_name, **options)
+        model: nn.Module = transformers.AutoModelForImageClassification.from_config(config)
+    except (OSError, ValueError, TypeError) as error:
+        raise ValueError(f"transformers could not make '{model_name}' with {options}: {says(error)[:300]}") from error
+    return model

@@ -1,0 +1,48 @@
+"""Our own vision transformer as a subject."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cpvt.encodings import ModelShape, create_encoding
+from cpvt.models import VisionTransformer
+from cpvt.adapters.base import Subject
+
+
+class OwnSubject(Subject):
+    """A `cpvt.models.VisionTransformer`: any size, every depth, every attention map."""
+
+    model: VisionTransformer
+
+    @classmethod
+    def facts_of(cls, model: Any) -> dict[str, Any]:
+        return {"train_size": model.config.img_size, "patch_size": model.config.patch_size}
+
+    def logits_of_list(self, pictures: list[Tensor]) -> Tensor:
+        with torch.inference_mode():
+            return self.model(pictures)
+
+    def token_maps(self, pictures: Tensor) -> dict[int, Tensor]:
+        with torch.inference_mode():
+            first, layout, _ = self.model.embed(pictures)
+            later = self.model.forward_intermediates(pictures, intermediates_only=True)
+        maps = [first[:, layout.prefix_tokens :].unflatten(1, layout.grid)]
+        return dict(enumerate([*maps, *(each.permute(0, 2, 3, 1) for each in later)]))
+
+    def attention(self, pictures: Tensor, block: int) -> Tensor:
+        with torch.inference_mode():
+            return self.model.attention_map(pictures, block)
+
+    def untrained(self, seed: int = 0) -> Subject:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return self._with(type(self.model)(self.model.config).to(self.device), "untrained")
+
+    def without_positions(self) -> Subject:
+        model, config = copy.deepcopy(self.model), self.model.config
+        model.encoding = create_encoding("none", ModelShape(config.embed_dim, config.depth, config.num_heads, (1, 1)))
+        return self._with(model, "no positions")

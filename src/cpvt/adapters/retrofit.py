@@ -1,0 +1,349 @@
+"""Positions for a transformer that is already trained: PEGs put after chosen blocks of somebody else's model."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from cpvt.encodings import PEG, PositionalEncoding
+from cpvt.grids import Grid
+
+ABSOLUTE = ("keep", "fade", "drop")
+TRAINED = ("peg", "peg+norms", "all")
+SHARE = "peg_absolute_share"  # name of the buffer that says how much of the absolute table counts
+
+
+class Family(NamedTuple):
+    """Where the models of one kind keep what a retrofit needs, as paths of attributes; '*' is each stage."""
+
+    name: str
+    blocks: str
+    patches: str = ""  # the convolution that makes patches and so knows their grid; none where blocks are told it
+    tokens: str = ""  # who holds class token and registers
+    table: str = ""  # absolute positions, added to the tokens
+
+
+FAMILIES = (  # a new kind of model is a line here
+    Family("timm ViT, DeiT, EVA", "blocks", "patch_embed.proj", "", "pos_embed"),
+    Family("timm Swin", "layers.*.blocks"),
+    Family("timm PVT-v2", "stages.*.blocks"),
+    Family("torchvision vit", "encoder.layers", "conv_proj", "", "encoder.pos_embedding"),
+    Family("Hugging Face ViT", "layers", "embeddings.patch_embeddings.projection", "embeddings", "embeddings.position_embeddings"),
+    Family("Hugging Face DINOv2", "encoder.layer", "embeddings.patch_embeddings.projection", "embeddings", "embeddings.position_embeddings"),
+    Family("Hugging Face DINOv3", "model.layer", "embeddings.patch_embeddings", "embeddings"),
+)  # fmt: skip
+FIRST_NORMS = ("norm1", "ln_1", "layernorm_before")  # of a block, under each library's name: it knows the width
+PREFIX = ("cls_token", "class_token", "dist_token", "distillation_token", "reg_token", "register_tokens")
+
+
+def retrofit(
+    model: nn.Module, at: Sequence[int] | int = (1,), absolute: str = "keep",
+    kernel_size: int | Sequence[int] = 3, padding_mode: str = "zeros",
+) -> nn.Module:  # fmt: skip
+    """Give a trained transformer PEGs that start at zero: a copy of it with, at the start, bit for bit the same output.
+
+    model: a transformer of one of FAMILIES, bare or with a head around it; it is left untouched. at: after which blocks,
+    counted from 1; in a model of stages, of every stage. Prefix tokens pass by untouched. kernel_size, padding_mode: PEG's.
+    absolute: what becomes of the table of absolute positions: 'keep'; 'fade', by a share that `set_absolute_share` sets,
+    1 at first; 'drop', the share is 0 from the start. Only the patches' rows fade: class token and registers keep theirs.
+    The copy is of the class it was, and its parameters keep their names; new ones are called `peg` inside their block.
+    Its attribute `retrofitted` holds the options: `retrofit(fresh, **model.retrofitted)` can load its state dict.
+    Raises ValueError for a model without a list of blocks, or one retrofitted before, depths that do not exist, and
+    'fade' or 'drop' where there is no table.
+    """
+    depths = [at] if isinstance(at, int) else list(at)
+    sizes = kernel_size if isinstance(kernel_size, int) else list(kernel_size)
+    if absolute not in ABSOLUTE:
+        raise ValueError(f"absolute must be one of {', '.join(ABSOLUTE)}; got '{absolute}'")
+    _check_model(model)
+    model = copy.deepcopy(model)
+    root, family = _find(model)
+    stages = _stages(root, family)
+    chosen = [stage[depth - 1] for stage in stages for depth in _check_depths(depths, stages)]
+    if family.table:
+        _change_table(root, family, absolute)
+    elif absolute != "keep":
+        raise ValueError(_no_table(root, absolute))
+    places = Places()
+    if family.patches:
+        _reach(root, family.patches).register_forward_hook(places.note)
+    prefix = _count_prefix(_reach(root, family.tokens)) if family.patches else 0
+    for block in chosen:
+        block.peg = _zero_peg(block, kernel_size, padding_mode)
+        AddPeg(block, places if family.patches else None, prefix)
+    options = dict(at=depths, absolute=absolute, kernel_size=sizes, padding_mode=padding_mode)
+    model.retrofitted = options  # type: ignore[assignment]
+    model.frozen_before = [name for name, tensor in model.named_parameters() if not tensor.requires_grad]  # type: ignore[assignment]
+    return model
+
+
+def describe_retrofit(options: dict[str, Any]) -> str:
+    """What was done to a model, in words, from its attribute `retrofitted`."""
+    table = {"keep": "table kept", "fade": "table faded out", "drop": "table dropped"}[options["absolute"]]
+    return f"PEG after {', '.join(map(str, options['at']))}, {table}"
+
+
+def set_absolute_share(model: nn.Module, share: float) -> None:
+    """Say how much of the absolute positions a model retrofitted with absolute='fade' adds: 1 all, 0 none."""
+    if not 0 <= share <= 1:
+        raise ValueError(f"the share of the absolute table is from 0 to 1; got {share}")
+    if getattr(model, "retrofitted", {}).get("absolute") != "fade":
+        raise ValueError(
+            "expected a model that `retrofit(model, absolute='fade')` returned; this one's positions do not fade"
+        )
+    for name, buffer in model.named_buffers():
+        if name.rpartition(".")[2] == SHARE:
+            buffer.fill_(share)
+
+
+def fade_share(step: int, steps: int, start: float = 0.0, end: float = 1.0, shape: str = "cosine") -> float:
+    """The share of the absolute table at a step of the training: 1, from `start` on falling, from `end` on 0.
+
+    step: counted from 0. steps: of the whole training. start, end: parts of it. shape: 'cosine' or 'linear'.
+    """
+    if shape not in ("cosine", "linear"):
+        raise ValueError(f"shape must be 'cosine' or 'linear'; got '{shape}'")
+    if steps < 1 or not 0 <= start <= end <= 1:
+        raise ValueError(
+            f"expected 1 step or more and 0 <= start <= end <= 1; got steps={steps}, start={start}, end={end}"
+        )
+    first, last = start * steps, end * steps
+    done = min(1.0, max(0.0, (step - first) / (last - first))) if last > first else float(step >= last)
+    return 1 - done if shape == "linear" else (1 + math.cos(math.pi * done)) / 2
+
+
+def parameter_groups(
+    model: nn.Module, what: str = "all", lr: float = 1e-4, weight_decay: float = 0.05, peg_lr_scale: float = 1.0
+) -> list[dict[str, Any]]:
+    """Parameters to fine-tune, as groups for an optimiser; all others are frozen (requires_grad False).
+
+    what: 'peg' (the PEGs alone), 'peg+norms' (and every norm), or 'all' (but what was frozen before the retrofit).
+    The PEGs learn at lr * peg_lr_scale. Weight decay is for weights of linear layers and convolutions alone: not for
+    PEGs, biases, norms, LayerScale, tokens and tables of positions. Calling again with another `what` thaws and
+    freezes accordingly.
+    """
+    if what not in TRAINED:
+        raise ValueError(f"what must be one of {', '.join(TRAINED)}; got '{what}'")
+    pegs = {id(each) for part in model.modules() if isinstance(part, PEG) for each in part.parameters()}
+    if not pegs:
+        raise ValueError("expected a model that `retrofit` returned; this one holds no PEG")
+    norms = [part for part in model.modules() if "norm" in type(part).__name__.lower()]
+    in_norms = {id(each) for norm in norms for each in norm.parameters(recurse=False)}
+    groups: dict[str, list[Tensor]] = {"peg": [], "decayed": [], "undecayed": []}
+    for name, each in model.named_parameters():
+        trained = what == "all" and name not in getattr(model, "frozen_before", [])
+        each.requires_grad_(trained or id(each) in pegs or (what == "peg+norms" and id(each) in in_norms))
+        if each.requires_grad:
+            plain = each.ndim < 2 or any(word in name for word in ("token", "pos_embed", "position"))
+            groups["peg" if id(each) in pegs else "undecayed" if plain else "decayed"].append(each)
+    rates, decays = {"peg": lr * peg_lr_scale}, {"decayed": weight_decay}
+    return [
+        {"name": name, "params": params, "lr": rates.get(name, lr), "weight_decay": decays.get(name, 0.0)}
+        for name, params in groups.items()
+        if params
+    ]
+
+
+class Places:
+    """Where the patches of the pictures under way stand: noted as they are made, asked for after each chosen block."""
+
+    def __init__(self) -> None:
+        self.grid: Grid | None = None
+        self.grids: dict[int, Grid] = {}  # by the number of patches
+
+    def note(self, convolution: nn.Module, pictures: tuple[Tensor, ...], patches: Tensor) -> None:
+        """Keep the grid of the patches (B, D, h, w); called after the convolution that makes them."""
+        self.grid = (patches.shape[2], patches.shape[3])
+        if not _traced():
+            self.grids[patches.shape[2] * patches.shape[3]] = self.grid
+
+    def recall(self, count: int) -> Grid | None:
+        """The grid of so many patches: the last one noted with this number.
+
+        Not simply the last one: where blocks are computed again for the gradient (checkpointing), pictures of another
+        size may have come by since.
+        """
+        return self.grid if _traced() else self.grids.get(count, self.grid)
+
+    def __reduce__(self) -> tuple[type[Places], tuple[()]]:
+        return Places, ()  # a copy has seen no pictures
+
+
+class AddPeg:
+    """A forward hook of a block: adds the encoding of the block's own `peg` to the tokens that it returns."""
+
+    def __init__(self, block: nn.Module, places: Places | None, prefix_tokens: int) -> None:
+        self.places, self.prefix_tokens = places, prefix_tokens
+        # first, so that hooks that record hidden states see it; the handle, pickled along, keeps others off its number
+        self.handle = block.register_forward_hook(self, prepend=True)
+
+    def __call__(self, block: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        if isinstance(output, tuple):
+            return (self.add(block, args, output[0]), *output[1:])
+        return self.add(block, args, output)
+
+    def add(self, block: nn.Module, args: tuple[Any, ...], x: Tensor) -> Tensor:
+        """Tokens (B, P + N, D) or (B, h, w, D) plus their encoding.
+
+        A sum, not a kernel with the residual in it: what convolutions round (TF32) must not touch the tokens.
+        """
+        peg: PEG = block.peg  # type: ignore[assignment]
+        if x.shape[-1] != peg.dim:
+            raise ValueError(f"expected tokens (B, ..., {peg.dim}) from {type(block).__name__}; got {tuple(x.shape)}")
+        if x.ndim == 4:
+            return x + peg.encoding(x.flatten(1, 2), (x.shape[1], x.shape[2])).unflatten(1, x.shape[1:3])
+        grid = args[1] if self.places is None else self.places.recall(x.shape[1] - self.prefix_tokens)
+        return x + peg.encoding(x, grid, self.prefix_tokens)
+
+
+def _traced() -> bool:
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined]
+
+
+def _reach(root: Any, path: str) -> Any:
+    """The attribute behind a path, None where there is none."""
+    for name in filter(None, path.split(".")):
+        root = getattr(root, name, None)
+    return root
+
+
+def _stages(root: nn.Module, family: Family) -> list[Sequence[nn.Module]]:
+    """The lists of blocks, one for each stage; none where the model is not of this family."""
+    outer, _, inner = family.blocks.partition(".*.")
+    found = _reach(root, outer)
+    stages = [found] if not inner else [_reach(stage, inner) for stage in found] if _is_list(found) else []
+    fits = all(_is_list(stage) and all(_first_norm(block) is not None for block in stage) for stage in stages)
+    return stages if fits and (not family.patches or isinstance(_reach(root, family.patches), nn.Conv2d)) else []
+
+
+def _is_list(found: Any) -> bool:
+    return isinstance(found, (nn.ModuleList, nn.Sequential)) and len(found) > 0
+
+
+def _first_norm(block: nn.Module) -> Any:
+    norms = (getattr(block, name, None) for name in FIRST_NORMS)
+    return next((norm for norm in norms if hasattr(norm, "normalized_shape")), None)
+
+
+def _find(model: nn.Module) -> tuple[nn.Module, Family]:
+    """The transformer, the model itself or one part of it, and its family."""
+    for root in (model, *model.children()):
+        for family in FAMILIES:
+            if _stages(root, family):
+                return root, family
+    looked_for = "; ".join(
+        f"{family.name}: {family.blocks}" + f" and {family.patches}" * bool(family.patches) for family in FAMILIES
+    )
+    raise ValueError(
+        f"{type(model).__name__} has no list of transformer blocks that retrofit knows. Looked for, in the model and its "
+        f"parts: {looked_for} (blocks that begin with a norm: {', '.join(FIRST_NORMS)})"
+    )
+
+
+def _check_model(model: nn.Module) -> None:
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"expected a model, a torch.nn.Module; got {type(model).__name__}")
+    if hasattr(model, "retrofitted"):
+        raise ValueError(f"the model is retrofitted already, with {model.retrofitted}; start from the original")
+    if any(isinstance(part, PositionalEncoding) for part in model.children()):
+        raise ValueError("cpvt's own models hold any encoding: create_model(name, encoding='learned+peg') instead")
+    for part in model.modules():
+        if hasattr(part, "unroll"):  # Hiera
+            raise ValueError(
+                f"{type(part).__name__} keeps its tokens in an order of its own, in which a PEG sees no neighbours"
+            )
+        if type(part).__name__.startswith("PatchDropout") and part.prob:
+            raise ValueError(
+                "a PEG needs the whole grid, and this model drops patches; create it with patch_drop_rate=0"
+            )
+
+
+def _check_depths(at: list[int], stages: list[Sequence[nn.Module]]) -> list[int]:
+    depths = [len(stage) for stage in stages]
+    if not at or len(set(at)) < len(at) or min(at) < 1 or max(at) > min(depths):
+        blocks = str(depths[0]) if len(depths) == 1 else f"{min(depths)}, as every stage needs it (they have {depths})"
+        raise ValueError(f"at must list different blocks, from 1 to {blocks}; got {tuple(at)}")
+    return at
+
+
+def _count_prefix(holder: nn.Module) -> int:
+    """Class token, distillation token and registers of the model."""
+    told = getattr(holder, "num_prefix_tokens", None)
+    tokens = [getattr(holder, name, None) for name in PREFIX]
+    return sum(token.shape[1] for token in tokens if isinstance(token, Tensor)) if told is None else int(told)
+
+
+def _zero_peg(block: nn.Module, kernel_size: int | Sequence[int], padding_mode: str) -> PEG:
+    weight = next(block.parameters())
+    peg = PEG(_first_norm(block).normalized_shape[-1], kernel_size, padding_mode=padding_mode, dtype=weight.dtype)
+    for parameter in peg.parameters():
+        nn.init.zeros_(parameter)
+    return peg.to(weight.device).train(block.training)
+
+
+def _no_table(root: nn.Module, absolute: str) -> str:
+    return f"{type(root).__name__} has no table of absolute positions to {absolute}; use absolute='keep'"
+
+
+def _change_table(root: Any, family: Family, absolute: str) -> None:
+    """Let the patches' rows of the absolute table count by a share: 1 to begin with for 'fade', 0 for 'drop'."""
+    if absolute == "keep":
+        return
+    path, _, name = family.table.rpartition(".")
+    holder = _reach(root, path)
+    table = holder._parameters.get(name)
+    if table is None:
+        raise ValueError(_no_table(root, absolute))
+    patches = getattr(_reach(root, family.patches.rpartition(".")[0]), "num_patches", None)
+    if patches is None:  # torchvision counts them nowhere
+        patches = (root.image_size // root.patch_size) ** 2
+    holder.register_buffer(SHARE, torch.full((), float(absolute == "fade"), dtype=table.dtype, device=table.device))
+    holder.peg_table_prefix = math.prod(table.shape[1:-1]) - patches
+    holder.__class__ = _fading(type(holder), name)  # type: ignore[arg-type]
+
+
+@functools.cache
+def _fading(kind: Any, name: str) -> Any:
+    """The class of modules like `kind` whose table, wherever it is read, is the table times its share.
+
+    The parameter beneath keeps its name and its values, so checkpoints and optimisers meet what they know.
+    """
+
+    def read(module: Any) -> Tensor:
+        table, share = module._parameters[name], getattr(module, SHARE)
+        rows = module.peg_table_prefix
+        return torch.cat([table[:, :rows], table[:, rows:] * share], dim=1) if rows else table * share
+
+    def write(module: Any, table: nn.Parameter) -> None:
+        module._parameters[name] = table
+
+    def reduce(module: Any) -> tuple[Any, ...]:
+        return _rebuild, (kind, name), module.__dict__
+
+    def set_input_size(module: Any, *args: Any, **options: Any) -> None:  # timm's: reads the table, writes it resized
+        share = getattr(module, SHARE).clone()
+        getattr(module, SHARE).fill_(1)
+        kind.set_input_size(module, *args, **options)
+        getattr(module, SHARE).copy_(share)
+
+    own: dict[str, Any] = {
+        "__doc__": kind.__doc__,
+        "__module__": kind.__module__,
+        name: property(read, write),
+        "__reduce__": reduce,
+    }
+    if hasattr(kind, "set_input_size"):
+        own["set_input_size"] = set_input_size
+    return type(kind.__name__, (kind,), own)
+
+
+def _rebuild(kind: Any, name: str) -> Any:
+    """An empty module of the fading class, for copies and pickles to fill."""
+    fading = _fading(kind, name)
+    return fading.__new__(fading)

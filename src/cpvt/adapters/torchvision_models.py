@@ -1,0 +1,128 @@
+"""torchvision's models as subjects."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cpvt.data import Transform
+from cpvt.adapters.base import Subject, sides_of
+from cpvt.adapters.token_maps import CannotError, as_map
+from cpvt.adapters.weights import load_weights_file, says
+
+
+class TorchvisionSubject(Subject):
+    """A model of torchvision; of its vision transformers every depth and attention map, of others the last features."""
+
+    model: Any
+
+    @classmethod
+    def facts_of(cls, model: Any) -> dict[str, Any]:
+        if not hasattr(model, "image_size"):
+            return {}
+        return {"train_size": model.image_size, "patch_size": model.patch_size}
+
+    def token_maps(self, pictures: Tensor) -> dict[int, Tensor]:
+        layers = self._layers()
+        if layers is None:
+            return self._last_features(pictures)
+        found: list[Tensor] = []
+        handles = [layers[0].register_forward_pre_hook(lambda layer, inputs: found.append(inputs[0]))]
+        handles += [layer.register_forward_hook(lambda layer, inputs, output: found.append(output)) for layer in layers]
+        try:
+            self._call(pictures)
+        finally:
+            for handle in handles:
+                handle.remove()
+        sides = sides_of(pictures)
+        return {depth: as_map(x, sides, self.patch_size, self.name) for depth, x in enumerate(found)}
+
+    def attention(self, pictures: Tensor, block: int) -> Tensor:
+        layers = self._layers()
+        if layers is None or not 1 <= block <= len(layers):
+            raise CannotError(
+                f"'{self.name}' has no block {block} in `encoder.layers` whose attention could be looked at"
+            )
+        received: list[Tensor] = []
+        attention = layers[block - 1].self_attention
+        handle = attention.register_forward_pre_hook(lambda layer, inputs: received.append(inputs[0]))
+        try:
+            self._call(pictures)
+        finally:
+            handle.remove()
+        with torch.inference_mode():
+            weights: Tensor = attention(received[0], received[0], received[0], average_attn_weights=False)[1]
+        return weights[:, :, 1:, 1:]  # the class token stands first
+
+    def _layers(self) -> Any:
+        return getattr(getattr(self.model, "encoder", None), "layers", None)
+
+    def _last_features(self, pictures: Tensor) -> dict[int, Tensor]:
+        stages = getattr(self.model, "features", None) or getattr(self.model, "layer4", None)
+        if stages is None:
+            return super().token_maps(pictures)
+        found: list[Tensor] = []
+        handle = stages.register_forward_hook(lambda layer, inputs, output: found.append(output))
+        try:
+            self._call(pictures)
+        finally:
+            handle.remove()
+        return {-1: as_map(found[0], sides_of(pictures), self.patch_size, self.name)}
+
+
+def open_subject(
+    name: str, model_name: str, options: dict[str, Any], checkpoint: str | Path | None, pretrained: bool
+) -> Subject:
+    """A model by torchvision's name, with its published weights (the DEFAULT ones) or those of a file."""
+    from cpvt.adapters import subject_of
+
+    model = _create(model_name, "DEFAULT" if pretrained and checkpoint is None else None, options)
+    if checkpoint is not None:
+        load_weights_file(model, Path(checkpoint))
+    return subject_of(model, name, **_published(model_name))
+
+
+def _published(model_name: str) -> dict[str, Any]:
+    """How the published weights' pictures are read, and at which size."""
+    import torchvision
+
+    weights = torchvision.models.get_model_weights(model_name)
+    transform = getattr(weights, "DEFAULT", next(iter(weights))).transforms()
+    crop, resize = transform.crop_size[0], transform.resize_size[0]
+    how = Transform(tuple(transform.mean), tuple(transform.std), min(1.0, crop / resize), transform.interpolation.value)
+    return {"transform": how} if "vit" in model_name else {"transform": how, "train_size": crop}
+
+
+def build(model_name: str, options: dict[str, Any], num_classes: int, size: int | None, in_chans: int) -> nn.Module:
+    """A fresh model by torchvision's name; `size` is asked for where the architecture has a size."""
+    import torchvision
+
+    if in_chans != 3:
+        raise ValueError(f"torchvision's models read 3 channels; these pictures have {in_chans}")
+    options = {"num_classes": num_classes, **options}
+    if size is not None and model_name in torchvision.models.list_models():
+        taken = inspect.signature(torchvision.models.get_model_builder(model_name)).parameters
+        if "image_size" in taken or model_name.startswith("vit_"):
+            options = {"image_size": size, **options}
+    return _create(model_name, None, options)
+
+
+def _create(model_name: str, weights: str | None, options: dict[str, Any]) -> nn.Module:
+    import torchvision
+
+    known = torchvision.models.list_models(module=torchvision.models)
+    if model_name not in known:
+        near = difflib.get_close_matches(model_name, known, n=5, cutoff=0.5)
+        hint = f"; near ones: {', '.join(near)}" if near else ""
+        raise ValueError(f"torchvision {torchvision.__version__} knows no classifier '{model_name}'{hint}")
+    try:
+        model: nn.Module = torchvision.models.get_model(model_name, weights=weights, **options)
+    except (OSError, TypeError, ValueError) as error:
+        what = "its published weights, or pass --checkpoint FILE" if weights else f"the options {options}"
+        raise ValueError(f"torchvision could not make '{model_name}' with {what}: {says(error)}") from error
+    return model

@@ -1,0 +1,1 @@
+"""One trained model: swept over sizes, used, profiled, exported, probed."""

@@ -1,0 +1,114 @@
+"""Naming what pictures show, each at its own size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+from cpvt.results.checkpoints import Checkpoint, is_run, load
+from cpvt.config import PredictConfig, options_from, sides, takes_options
+from cpvt.data import BadPictureError, Transform, View, check_on_bad_picture, check_usable, decode
+from cpvt.models.pretrained import DEFAULT, shipped_names
+from cpvt.grids import patch_count, within_budget
+from cpvt.adapters import Subject
+
+
+class Prediction(NamedTuple):
+    """The top classes of one picture."""
+
+    picture: str
+    size: tuple[int, int]  # height and width the model saw, pixels
+    shrunk_from: tuple[int, int] | None  # height and width of the file, where it was shrunk
+    classes: tuple[tuple[str, float], ...]  # name and probability, best first
+    error: str | None = None  # why the picture was skipped, where it was
+
+
+@takes_options(PredictConfig)
+def predict(run: str | Path | Checkpoint | None, images: Sequence[str | Path], **options: Any) -> Iterator[Prediction]:
+    """Yield the top classes of each image, seen whole, undistorted and at its own size.
+
+    run: a run's folder, what `load` returned, or the name of a model that comes with weights; None: cpvt_mini_peg5_gap,
+    which knows the ten classes of CIFAR-10. Options are those of `cpvt.config.PredictConfig`. An image with a side longer
+    than `longest_side` is shrunk to it, and the prediction says so. Images go through the model together, `token_budget`
+    patches at a time; each gets what it would get alone. Raises TypeError for an option that does not exist, ValueError
+    for an image that does not decode or is smaller than a patch, or with `on_bad_image="skip"` says why in the prediction.
+    """
+    return _predict(run, options_from(PredictConfig, options, images=images))
+
+
+def _predict(run: str | Path | Checkpoint | None, config: PredictConfig) -> Iterator[Prediction]:
+    if not config.images:
+        raise ValueError("predict needs at least one image; got none")
+    check_on_bad_picture(config.on_bad_image)
+    checkpoint = run if isinstance(run, Checkpoint) else load(DEFAULT if run is None else run, config.device)
+    for path in config.images:
+        if not Path(path).is_file():
+            raise ValueError(f"no such image: '{path}'")
+    transform = checkpoint.transform
+    if config.longest_side is not None:
+        transform = replace(transform, longest_side=config.longest_side)
+    subject = checkpoint.subject
+    patch_size = subject.patch_size or 1
+    found = (_read(path, transform, patch_size) for path in config.images)
+    for pack in within_budget(found, lambda each: patch_count(each.size, patch_size), config.token_budget):
+        logits = _logits(subject, [each.tensor for each in pack if each.tensor is not None])
+        for each in pack:
+            if each.tensor is not None:
+                classes = _best(logits.pop(0), checkpoint.class_names, config.top)
+                yield Prediction(each.name, each.size, each.shrunk_from, classes)
+            elif config.on_bad_image == "skip":
+                yield Prediction(each.name, each.size, None, (), each.error)
+            else:
+                raise BadPictureError(each.error)
+
+
+def split_names(names: Sequence[str]) -> tuple[str, tuple[str, ...]]:
+    """The model and the images that a command names: the first name is the model's, or an image for the default model.
+
+    Raises ValueError where the first name is neither a model nor a file.
+    """
+    first, *rest = names
+    if Path(first).is_file():
+        return DEFAULT, (first, *rest)
+    if is_run(first):
+        return first, tuple(rest)
+    known = ", ".join(shipped_names()) or "none"
+    raise ValueError(
+        f"'{first}' is no image, no run's folder and no model that comes with weights ({known}); name images, and before "
+        "them, if you like, the model"
+    )
+
+
+class _Read(NamedTuple):
+    name: str
+    size: tuple[int, int]
+    shrunk_from: tuple[int, int] | None
+    tensor: Tensor | None
+    error: str | None
+
+
+def _read(path: str | Path, transform: Transform, patch_size: int) -> _Read:
+    try:
+        whole = decode(path, str(path), transform.mode)
+        view = View(transform, "native", sides(transform.longest_side or max(whole.size)))
+        tensor = view(whole, np.random.default_rng(0))
+        check_usable(tensor.shape, patch_size, f"picture '{path}'")
+    except BadPictureError as error:
+        return _Read(str(path), (0, 0), None, None, str(error))
+    height, width = tensor.shape[1:]
+    return _Read(str(path), (height, width), (whole.height, whole.width) if view.shrinks(whole) else None, tensor, None)
+
+
+def _logits(subject: Subject, pictures: list[Tensor]) -> list[Tensor]:
+    device = subject.device
+    return list(subject.logits_of_list([picture.to(device) for picture in pictures])) if pictures else []
+
+
+def _best(logits: Tensor, names: Sequence[str], top: int) -> tuple[tuple[str, float], ...]:
+    best = logits.float().softmax(0).topk(min(top, len(names)))
+    return tuple((names[i], p) for i, p in zip(best.indices.tolist(), best.values.tolist()))

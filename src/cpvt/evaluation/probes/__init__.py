@@ -1,0 +1,128 @@
+"""What a model knows of positions, measured from outside: one small file for each probe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from cpvt.results.checkpoints import Checkpoint, as_subject
+from cpvt.config import ProbeConfig, Size, Watch, ignore_progress, options_from, sides, takes_options
+from cpvt.data import DataSet, open_data
+from cpvt.runtime.files import append_rows
+from cpvt.results.probe_results import TWINS, Finding
+from cpvt.results.folders import ARRAYS, PROBE_RESULTS
+from cpvt.evaluation.probes import attention, islam, order, position, translation
+from cpvt.evaluation.probes.images import Album
+from cpvt.evaluation.probes.context import Sides, Study
+from cpvt.evaluation.probes.adapter import check_labels, fit_transform, patch_of, read_grids, training_sides
+from cpvt.adapters import CannotError, RefusedError, Subject
+
+__all__ = ["PROBES", "Album", "Finding", "Study", "probe"]
+
+Part = Callable[[Study], Iterator[Finding]]
+PROBES: dict[str, dict[str, Part]] = {  # name -> its parts, each of which may fail alone
+    "order": {"tokens": order.tokens, "predictions": order.predictions},
+    "translation": {
+        f"{name}, {way}": partial(part, way=way)
+        for way in translation.WAYS
+        for name, part in (("tokens", translation.maps), ("predictions", translation.predictions))
+    },
+    "position": {"readout": position.readout},
+    "longer": {"readout": position.longer},
+    "islam": {"maps": islam.maps},
+    "attention": {"distance": attention.distance},
+}
+
+
+@takes_options(ProbeConfig)
+def probe(
+    model: str | Path | Checkpoint | Subject | Callable[..., Any],
+    data: str | DataSet = "digits",
+    *,
+    out: str | Path | None = None,
+    on_progress: Watch = ignore_progress,
+    **options: Any,
+) -> Iterator[Finding]:
+    """Measure what a model knows of positions; yields each finding as it is made, of the model and of its twins.
+
+    The twins are the null of every probe: `untrained` has the same architecture with fresh random weights, `none` the same
+    weights with its positional encoding off. model: a folder that `train` wrote, "timm:NAME", "hf:PATH_OR_NAME",
+    "torchvision:NAME" (`checkpoint`: a file with its weights), or any module or callable from images (B, C, H, W) to
+    logits, or to tokens as a tensor, dict or tuple. data: a data set or its name; labels are needed for accuracy alone.
+    out: a folder to whose findings.jsonl everything is added. Options are those of `cpvt.config.ProbeConfig`; `probes` are
+    names of PROBES, by default all, and `sizes` for `longer` are brought to the next multiple of the patch. What a model
+    has not, or refuses, gives findings without a value that say why; the rest runs. Raises TypeError for an option that
+    does not exist, ValueError for names that mean nothing.
+    """
+    return _probe(options_from(ProbeConfig, options, model=model, data=data, out=out), on_progress)
+
+
+def _probe(config: ProbeConfig, on_progress: Watch) -> Iterator[Finding]:
+    unknown = [name for name in config.probes if name not in PROBES]
+    if unknown:
+        raise ValueError(f"probes must be among {', '.join(PROBES)}; got {', '.join(config.probes)}")
+    subject = as_subject(config.model, config.checkpoint, config.device)
+    data: Any = config.data
+    if isinstance(data, str):
+        data = open_data(data, config.data_dir, subject.transform.mode if subject.transform else None)
+    transform = fit_transform(subject, data)
+    wanted = training_sides(subject, data, config.img_size)
+    grids, missing = read_grids(subject, wanted, transform)
+    patch = patch_of(subject, wanted, grids)
+    album = Album(
+        data,
+        transform,
+        subject.device,
+        config.images,
+        patch or 16,
+        config.seed,
+        config.on_bad_image,
+        config.token_budget,
+    )
+    study = Study(
+        subject, subject.name, TWINS[0], album, wanted, _larger(config.sizes, wanted, patch or 1), grids, missing, patch,
+        has_labels=False, arrays=None if config.out is None else Path(config.out) / ARRAYS,
+    )  # fmt: skip
+    for finding in _findings(study, config.probes or tuple(PROBES), on_progress):
+        if config.out is not None:
+            append_rows(Path(config.out) / PROBE_RESULTS, [finding])
+        yield finding
+
+
+def _findings(study: Study, probes: Sequence[str], on_progress: Watch) -> Iterator[Finding]:
+    complaint = check_labels(study)
+    if complaint is not None:
+        yield replace(study, probe="translation").cannot("accuracy", CannotError(complaint))
+    parts = [(name, label, part) for name in probes for label, part in PROBES[name].items()]
+    done, steps = 0, len(TWINS) * len(parts)
+    for twin in TWINS:
+        try:
+            subject = _twin(study, twin)
+        except CannotError as error:
+            yield replace(study, probe="twins", twin=twin).cannot(twin, error)
+            done += len(parts)
+            continue
+        for name, label, part in parts:
+            mine = replace(study, subject=subject, twin=twin, probe=name, has_labels=complaint is None)
+            try:
+                yield from part(mine)
+            except (CannotError, RefusedError) as error:
+                yield mine.cannot(label, error)
+            done += 1
+            on_progress("probes", done, steps, f"{twin}: {name}, {label}")
+
+
+def _twin(study: Study, twin: str) -> Subject:
+    if twin == "untrained":
+        return study.subject.untrained(study.album.seed)
+    return study.subject.without_positions() if twin == "none" else study.subject
+
+
+def _larger(larger: Sequence[Size], training: Sides, patch: int) -> list[Sides]:
+    """Sizes above the training size, in whole patches."""
+    wanted = [sides(size) for size in larger]
+    wanted = wanted or [(training[0] * half // 2, training[1] * half // 2) for half in (3, 4, 6)]
+    return list(dict.fromkeys((-(-height // patch) * patch, -(-width // patch) * patch) for height, width in wanted))

@@ -1,0 +1,80 @@
+"""What must be known of a model before it can be probed, read off the model or found out by trying."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from cpvt.config import Size, sides
+from cpvt.data import DataSet, Transform
+from cpvt.evaluation.probes.context import Sides, Study, logits_of
+from cpvt.grids import Grid
+from cpvt.adapters import CannotError, RefusedError, Subject
+
+LARGEST = 224  # pixels a side, for models that do not say what they were trained at
+
+
+def fit_transform(subject: Subject, data: DataSet) -> Transform:
+    """How the model's pictures are read: its own way, else the data set's, in as many channels as its first layer takes."""
+    if subject.transform is not None:
+        return subject.transform
+    taken = subject.channels or len(data.mean)
+    mean, std = data.mean, data.std
+    if taken in (1, 3) and taken != len(mean):
+        mean, std = ((sum(values) / len(values),) * taken for values in (mean, std))
+    return Transform(mean, std, data.crop_ratio)
+
+
+def training_sides(subject: Subject, data: DataSet, train_size: Size | None = None) -> Sides:
+    """Height and width of the training pictures, in whole patches.
+
+    Of a model that does not say, those of the data set's first picture, in multiples of 32 (or its patch) from 32 to 224.
+    """
+    known = train_size if train_size is not None else subject.train_size
+    patch = subject.patch_size
+    if known is not None:
+        height, width = sides(known)
+        return (height, width) if patch is None else (max(1, height // patch) * patch, max(1, width // patch) * patch)
+    split = data.test if data.test is not None else data.train
+    if split is None or not len(split):
+        raise ValueError(f"'{data.name}' holds no pictures to probe with")
+    picture, _ = split.read(0, np.random.default_rng((0, 0, 0)))
+    unit = patch or 32
+    height, width = (max(unit, min(side, LARGEST) // unit * unit) for side in (picture.height, picture.width))
+    return height, width
+
+
+def read_grids(subject: Subject, wanted: Sides, transform: Transform) -> tuple[dict[int, Grid], str]:
+    """Depth -> grid of tokens at these sides; where the model has no spatial tokens, none and the reason."""
+    picture = torch.zeros(2, len(transform.mean), *wanted, device=subject.device)
+    try:
+        maps = subject.at_size(wanted).token_maps(picture)
+    except (CannotError, RefusedError) as error:
+        return {}, str(error)
+    grids = {depth: (tokens.shape[1], tokens.shape[2]) for depth, tokens in maps.items()}
+    if all(grid == (1, 1) for grid in grids.values()):
+        return {}, f"'{subject.name}' keeps one token for a whole picture, so it has no spatial tokens"
+    return grids, ""
+
+
+def patch_of(subject: Subject, wanted: Sides, grids: dict[int, Grid]) -> int | None:
+    """Side of a patch, pixels: the model's own, else that of its smallest token; None where neither is known."""
+    if subject.patch_size is not None or not grids:
+        return subject.patch_size
+    return max(1, min(wanted[0] // h for h, _ in grids.values()))
+
+
+def check_labels(study: Study) -> str | None:
+    """Why accuracy cannot be measured, or None where it can: it takes logits, and classes that are the model's."""
+    data, subject = study.album.data, study.subject
+    pictures, labels = next(study.album.batches("natural", study.sides))
+    if not data.class_names or bool((labels < 0).any()):
+        return f"'{data.name}' has no labels, so accuracy is left out"
+    try:
+        classes = logits_of(study.at(study.sides), pictures[:1]).shape[1]
+    except (CannotError, RefusedError) as error:
+        return str(error)
+    names = subject.class_names
+    if classes != len(data.class_names) or (names is not None and names != data.class_names):
+        return f"the {len(data.class_names)} classes of '{data.name}' are not the model's {classes}, so accuracy is left out"
+    return None

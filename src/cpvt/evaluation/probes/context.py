@@ -1,0 +1,142 @@
+"""What every probe is given: one twin of one model, the pictures it is shown, and how findings are written down."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from cpvt.results.probe_results import Finding, finite
+from cpvt.evaluation.probes.images import Album
+from cpvt.grids import Grid
+from cpvt.adapters import CannotError, RefusedError, Subject
+
+Sides = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Study:
+    """One twin of one model before one probe."""
+
+    subject: Subject
+    model: str  # as findings call it, whichever the twin
+    twin: str
+    album: Album
+    sides: Sides  # the training size, pixels, whole patches
+    larger: Sequence[Sides]  # sizes above it
+    grids: dict[int, Grid]  # depth -> grid of tokens at the training size; empty where there are no spatial tokens
+    missing: str  # why `grids` is empty, in words
+    patch: int | None  # side, pixels; None where it is not known
+    has_labels: bool  # whether the pictures' classes are the model's
+    arrays: Path | None = None  # folder for what is no number
+    probe: str = ""
+
+    def finding(
+        self,
+        measure: str,
+        value: float | None,
+        *,
+        case: str = "",
+        depth: int | None = None,
+        pictures: str = "natural",
+        sides: Sides | None = None,
+        spread: float | None = None,
+        count: int = 0,
+        words: str = "",
+    ) -> Finding:
+        """A number of this probe; a value that is none (NaN) is said to be so."""
+        height, width = sides or self.sides
+        known = None if value is None else finite(value)
+        spread = None if spread is None or count < 2 else finite(spread)
+        if value is not None and known is None:
+            words = f"the value came to {value}"
+        return Finding(
+            self.model, self.album.data.name, self.probe, measure, case, self.twin, depth, pictures,
+            height if height == width else (height, width), self.album.seed, known,
+            spread, count, words,
+        )  # fmt: skip
+
+    def cannot(self, what: str, error: Exception, sides: Sides | None = None) -> Finding:
+        """That a part of this probe cannot run, and why."""
+        return self.finding(what, None, sides=sides, words=str(error), pictures="")
+
+    def at(self, sides: Sides) -> Subject:
+        """The subject made ready for pictures of these sides."""
+        return self.subject.at_size(sides)
+
+    def need_tokens(self) -> None:
+        """Raise CannotError where the model has no spatial tokens."""
+        if not self.grids:
+            raise CannotError(self.missing)
+
+    @cached_property
+    def last(self) -> int:
+        """The deepest depth with tokens."""
+        self.need_tokens()
+        return max(self.grids)
+
+    def need_patch(self) -> int:
+        """Side of a patch, pixels; CannotError where it is not known."""
+        if self.patch is None:
+            raise CannotError(f"the patch size of '{self.model}' is not known, so no whole patch can be moved")
+        return self.patch
+
+    @property
+    def stride(self) -> int:
+        """Pixels of the largest token of any depth: a shift by it moves every token map by whole tokens."""
+        if self.patch is None:
+            return max(2, min(self.sides) // 14)
+        return max([self.patch, *(self.sides[0] // h for h, _ in self.grids.values())])
+
+
+def logits_of(subject: Subject, pictures: Tensor) -> Tensor:
+    """Logits (B, classes); CannotError where the model gives none."""
+    try:
+        return subject.logits(pictures)
+    except RefusedError:
+        raise
+    except ValueError as error:
+        raise CannotError(str(error)) from error
+
+
+def each_size(study: Study, what: str, measure: Callable[[Sides], Iterator[Finding]]) -> Iterator[Finding]:
+    """Measure at every larger size; one that the model refuses is said, and the others go on."""
+    for sides in study.larger:
+        try:
+            yield from measure(sides)
+        except (CannotError, RefusedError) as error:
+            yield study.cannot(what, error, sides)
+
+
+@dataclass
+class Change:
+    """How far token maps lie from what they should be: root mean square, in units of the spread of the tokens.
+
+    0: equal; about 1.4 (the root of 2): as different as two tokens drawn at random from those maps.
+    """
+
+    differences: list[Tensor] = field(default_factory=list)  # mean square difference of each picture
+    total: Tensor | float = 0.0  # (D,)
+    squares: float = 0.0
+    count: int = 0
+
+    def add(self, found: Tensor, expected: Tensor) -> None:
+        """Take in maps (B, h, w, D) and those they should equal."""
+        found, expected = found.double(), expected.double()
+        self.differences.append((found - expected).square().sum(-1).mean((1, 2)).cpu())
+        self.total = self.total + expected.sum((0, 1, 2)).cpu()
+        self.squares += float(expected.square().sum())
+        self.count += expected[..., 0].numel()
+
+    @property
+    def numbers(self) -> tuple[float, float, int]:
+        """The change, its standard deviation over pictures, and how many pictures there were."""
+        power, mean = self.squares / self.count, torch.as_tensor(self.total) / self.count
+        spread = max(power - float(mean.square().sum()), 1e-12 * power, 1e-300)
+        each = torch.cat(self.differences)
+        return math.sqrt(float(each.mean()) / spread), float((each / spread).sqrt().std(correction=0)), len(each)

@@ -1,0 +1,104 @@
+"""Maps that have nothing to do with the picture, read from its tokens: the test of Islam, Jia and Bruce (ICLR 2020).
+
+The encoder is frozen; its last tokens are resized to 28 x 28, and one 3 x 3 convolution without padding, which alone could
+not know where it stands, learns to give each map at 26 x 26. It is fitted on natural pictures, and once more on noise, and
+tested on others. Theirs was trained by gradient descent; being linear, it is solved for here.
+Source: M. A. Islam, S. Jia, N. D. B. Bruce, How Much Position Information Do Convolutional Neural Networks Encode?
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cpvt.results.probe_results import Finding
+from cpvt.evaluation.probes.images import KINDS
+from cpvt.evaluation.probes.readout import Readout, Sums
+from cpvt.evaluation.probes.context import Study
+
+SIDE = 28  # of the resized tokens
+PICTURES = 64  # at most, to fit on and to test on: each gives 676 places
+AT_A_TIME = 8  # pictures whose neighbourhoods are spread out at once
+
+
+def target_maps(side: int = SIDE - 2) -> dict[str, Tensor]:
+    """Name -> map (side, side) of values from 0 to 1.
+
+    H: left to right; V: top to bottom; G: a Gaussian in the middle, a quarter of the side wide; HS, VS: H and V four times
+    over. Width and number of repeats are our choice: the paper shows them without figures.
+    """
+    ramp = torch.linspace(0, 1, side, dtype=torch.float64)
+    bump = torch.exp(-((ramp - 0.5) / 0.25).square() / 2)
+    gaussian = bump[:, None] * bump
+    stripes = (torch.arange(side, dtype=torch.float64) * 4 / side) % 1
+    row = torch.ones(side, 1, dtype=torch.float64)
+    return {
+        "H": row * ramp,
+        "V": (row * ramp).T,
+        "G": (gaussian - gaussian.min()) / (gaussian.max() - gaussian.min()),
+        "HS": row * stripes / stripes.max(),
+        "VS": (row * stripes / stripes.max()).T,
+    }
+
+
+def neighbourhoods(tokens: Tensor) -> Tensor:
+    """Tokens (B, h, w, D) resized to 28 x 28 and each inner place's 3 x 3 neighbourhood, (B, 676, 9 D)."""
+    resized = F.interpolate(tokens.permute(0, 3, 1, 2).float(), (SIDE, SIDE), mode="bilinear", align_corners=False)
+    return F.unfold(resized, 3).transpose(1, 2)
+
+
+def maps(study: Study) -> Iterator[Finding]:
+    """Spearman's correlation (SPC) and mean absolute error (MAE) of each map, on all four kinds of picture."""
+    targets = target_maps()
+    truth = torch.stack(list(targets.values()), dim=-1).flatten(0, 1)  # (676, maps)
+    for fitted_on, tested_on in (("natural", KINDS), ("noise", ("noise",))):
+        solved = _fit(study, fitted_on, truth)
+        suffix = "" if fitted_on == "natural" else ", fitted on noise"
+        for kind in tested_on:
+            found = _read(study, solved, kind)  # (pictures, 676, maps)
+            errors, correlations = (found - truth).abs().mean(1), correlation(found, truth)
+            for number, name in enumerate(targets):
+                for measure, values in (("spearman", correlations[:, number]), ("mae", errors[:, number])):
+                    yield study.finding(
+                        measure, float(values.mean()), case=name + suffix, depth=study.last, pictures=kind,
+                        spread=float(values.std(correction=0)), count=len(values),
+                    )  # fmt: skip
+
+
+def _fit(study: Study, kind: str, truth: Tensor) -> Readout:
+    sums = Sums()
+    for features in _features(study, kind, "fit"):
+        sums.add(features.flatten(0, 1), truth.repeat(len(features), 1))
+    return sums.solve()
+
+
+def _read(study: Study, solved: Readout, kind: str) -> Tensor:
+    return torch.cat([solved(features).cpu() for features in _features(study, kind, "test")])
+
+
+def _features(study: Study, kind: str, part: str) -> Iterator[Tensor]:
+    depth, subject, seen = study.last, study.at(study.sides), 0
+    for pictures, _ in study.album.batches(kind, study.sides, part):
+        tokens = subject.token_maps(pictures[: PICTURES - seen])[depth]
+        yield from map(neighbourhoods, tokens.split(AT_A_TIME))
+        seen += len(tokens)
+        if seen >= PICTURES:
+            return
+
+
+def correlation(found: Tensor, truth: Tensor) -> Tensor:
+    """Spearman's correlation of maps (pictures, places, maps) with the true ones (places, maps), (pictures, maps).
+
+    Values are ranked to three decimals, so that rounding has no rank; a map that is the same everywhere correlates with
+    nothing: 0.
+    """
+    from scipy.stats import rankdata
+
+    ranks = torch.from_numpy(rankdata(found.round(decimals=3).numpy(), axis=1))
+    true_ranks = torch.from_numpy(rankdata(truth.numpy(), axis=0))
+    ranks, true_ranks = ranks - ranks.mean(1, keepdim=True), true_ranks - true_ranks.mean(0)
+    length = ranks.norm(dim=1) * true_ranks.norm(dim=0)
+    return (ranks * true_ranks).sum(1) / length.where(length > 0, 1)

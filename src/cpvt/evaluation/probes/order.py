@@ -1,0 +1,79 @@
+"""Order: how far the output moves when the patches of a picture change places; without an encoding, not at all.
+
+The patches of a batch are put in another order, drawn anew for each batch. A transformer without positions gives the same
+tokens in that order, so tokens put back differ by rounding alone, and so do the logits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cpvt.results.probe_results import Finding
+from cpvt.evaluation.probes.context import Change, Study, logits_of
+from cpvt.adapters import CannotError
+
+KINDS = ("natural", "noise")
+
+
+def permute_patches(pictures: Tensor, patch: int, order: Tensor) -> Tensor:
+    """Pictures (B, C, H, W) whose place i shows patch number order[i]; the patch must divide the sides."""
+    height, width = pictures.shape[2:]
+    patches = pictures.unflatten(3, (width // patch, patch)).unflatten(
+        2, (height // patch, patch)
+    )  # (B, C, h, p, w, p)
+    moved = patches.transpose(3, 4).flatten(2, 3)[:, :, order]  # (B, C, N, p, p)
+    moved = moved.unflatten(2, (height // patch, width // patch)).transpose(3, 4)
+    return moved.flatten(4, 5).flatten(2, 3)
+
+
+def tokens(study: Study) -> Iterator[Finding]:
+    """At each depth, how far the tokens of permuted patches, put back in order, lie from those of the picture."""
+    study.need_tokens()
+    subject, patch = study.at(study.sides), study.need_patch()
+    grid = (study.sides[0] // patch, study.sides[1] // patch)
+    depths = [depth for depth, each in study.grids.items() if each == grid]
+    if not depths:
+        raise CannotError(f"'{study.model}' keeps no token for each patch, so tokens cannot be put back in order")
+    for kind in KINDS:
+        changes, means = {depth: Change() for depth in depths}, {depth: Change() for depth in depths}
+        for pictures, order in _permuted(study, kind):
+            before = subject.token_maps(pictures)
+            after = subject.token_maps(permute_patches(pictures, patch, order))
+            for depth in depths:
+                back = torch.empty_like(after[depth]).flatten(1, 2)
+                back[:, order] = after[depth].flatten(1, 2)
+                changes[depth].add(back.unflatten(1, grid), before[depth])
+                means[depth].add(after[depth].mean((1, 2), True), before[depth].mean((1, 2), True))
+        for name, found in (("token change", changes), ("mean token change", means)):
+            for depth, change in found.items():
+                value, spread, count = change.numbers
+                yield study.finding(name, value, depth=depth, pictures=kind, spread=spread, count=count)
+
+
+def predictions(study: Study) -> Iterator[Finding]:
+    """How far logits move, relative to their length, and how many predictions change."""
+    subject, patch = study.at(study.sides), study.need_patch()
+    for kind in KINDS:
+        changes, flips = [], []
+        for pictures, order in _permuted(study, kind):
+            before = logits_of(subject, pictures)
+            after = logits_of(subject, permute_patches(pictures, patch, order))
+            changes.append(((after - before).norm(dim=1) / before.norm(dim=1).clamp_min(1e-12)).cpu())
+            flips.append((after.argmax(1) != before.argmax(1)).cpu())
+        change, flip = torch.cat(changes), torch.cat(flips).double()
+        spread = float(change.std(correction=0))
+        yield study.finding("logit change", float(change.mean()), pictures=kind, spread=spread, count=len(change))
+        yield study.finding("predictions changed", float(flip.mean()), pictures=kind, count=len(flip))
+
+
+def _permuted(study: Study, kind: str) -> Iterator[tuple[Tensor, Tensor]]:
+    """Each batch of pictures, and a new order for their patches."""
+    patch = study.need_patch()
+    count = (study.sides[0] // patch) * (study.sides[1] // patch)
+    for number, (pictures, _) in enumerate(study.album.batches(kind, study.sides)):
+        draw = np.random.default_rng((study.album.seed, number))
+        yield pictures, torch.from_numpy(draw.permutation(count)).to(pictures.device)

@@ -1,0 +1,88 @@
+"""What a page shows of trained models beside accuracy: their speed, and what each makes of one sample."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+
+from cpvt.results.checkpoints import Checkpoint, load
+from cpvt.config import Watch, ignore_progress, sides
+from cpvt.data import DataSet, View
+from cpvt.runtime.files import read_json, write_json
+from cpvt.results.folders import ARRAYS, CHECKPOINT, PROFILE, SAMPLE, attention_file
+
+ROUNDS, BATCH = 7, 64  # of the speeds
+
+
+@dataclass(frozen=True)
+class ProfiledModel:
+    """A trained model to look at."""
+
+    name: str  # of its files
+    encoding: str
+    pool: str
+    run: str  # folder of its checkpoint
+
+
+def look_closer(
+    folder: Path, models: Sequence[ProfiledModel], data: DataSet, device: str, watch: Watch = ignore_progress
+) -> None:
+    """Measure speed and attention of every profiled and write looks.json and arrays/ into the folder.
+
+    Nothing is done where all are there already. Speeds compare only if taken in turn, so one missing profiled has all
+    measured again, those of earlier commands too as long as their checkpoints are there.
+    """
+    looks = {look["name"]: look for look in (read_json(folder / PROFILE) if (folder / PROFILE).exists() else [])}
+    known = [ProfiledModel(look["name"], look["encoding"], look["pool"], look["run"]) for look in looks.values()]
+    wanted = {profiled.name: profiled for profiled in (*known, *models)}
+    there = [profiled for profiled in wanted.values() if (Path(profiled.run) / CHECKPOINT).exists()]
+    if all(profiled.name in looks for profiled in there):
+        return
+    assert data.test is not None
+    sample, label = data.test.read(0, np.random.default_rng((0, 0, 0)))
+    checkpoints = [load(profiled.run, device) for profiled in there]
+    (folder / ARRAYS).mkdir(exist_ok=True)
+    for profiled, checkpoint, rates in zip(there, checkpoints, _speeds(checkpoints, watch)):
+        view = View(checkpoint.transform, "resize", sides(checkpoint.config.img_size))
+        picture = view(sample, np.random.default_rng(0))
+        np.save(folder / ARRAYS / SAMPLE, picture.numpy())
+        look = _look(checkpoint, picture, folder / ARRAYS / attention_file(profiled.name))
+        origin = {"sample_class": data.class_names[label], "pictures_per_second": [round(rate, 1) for rate in rates]}
+        looks[profiled.name] = {**vars(profiled), **look, **origin}
+    write_json(folder / PROFILE, list(looks.values()))
+
+
+def _look(checkpoint: Checkpoint, picture: torch.Tensor, path: Path) -> dict[str, Any]:
+    """Save the attention of block 2, mean over heads, (N, N); returns what is needed to draw it."""
+    model = checkpoint.own_model
+    block = min(2, len(model.blocks))
+    device = next(model.parameters()).device
+    with torch.inference_mode():
+        attention = model.attention_map(picture[None].to(device), block)[0].mean(0)
+    np.save(path, attention.cpu().numpy())
+    grid = model.patch_embed.dynamic_feat_size(picture.shape[1:])
+    return {"block": block, "grid": list(grid)}
+
+
+def _speeds(checkpoints: list[Checkpoint], watch: Watch) -> list[list[float]]:
+    """Pictures a second of each model's forward at its training size, taken in turn so that all meet the same machine."""
+    config = checkpoints[0].config
+    device = next(checkpoints[0].model.parameters()).device
+    pictures = torch.randn(BATCH, config.in_chans, *sides(config.img_size), device=device)
+    rates: list[list[float]] = [[] for _ in checkpoints]
+    with torch.inference_mode():
+        for turn in range(ROUNDS + 1):
+            for rate, checkpoint in zip(rates, checkpoints):
+                start = time.perf_counter()
+                checkpoint.model(pictures).sum().item()
+                if turn:  # the first is a warm-up
+                    rate.append(BATCH / (time.perf_counter() - start))
+            watch("speed", turn, ROUNDS, f"{median(rates[0] or [0]):.0f} pictures/s")
+    return rates

@@ -1,0 +1,223 @@
+"""One model, tested at many sizes."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from cpvt.results.checkpoints import Checkpoint, as_subject, is_run, load
+from cpvt.config import (
+    POOLS,
+    ModelConfig,
+    Size,
+    SweepConfig,
+    Watch,
+    ignore_progress,
+    options_from,
+    sides,
+    takes_options,
+)
+from cpvt.data import Batch, DataSet, Transform, View, open_data
+from cpvt.data.protocols import TABLE
+from cpvt.models.convert import some_names
+from cpvt.results.rows import Row, pack_hits
+from cpvt.adapters.retrofit import describe_retrofit
+from cpvt.evaluation.accuracy import Score, count_test, load_test, measure
+from cpvt.adapters import RefusedError, Subject, is_foreign
+
+POOL_NAMES = {timm_name: name for name, timm_name in POOLS.items()}
+
+
+class Identity(NamedTuple):
+    """How rows call the model."""
+
+    model: str
+    encoding: str = ""
+    pool: str = ""
+    seed: int = 0
+    at: tuple[int, ...] = ()
+
+
+@takes_options(SweepConfig, "out")
+def sweep(
+    model: str | Path | Checkpoint | Subject | Callable[..., Any],
+    data: str | DataSet | None = None,
+    sizes: Sequence[Size | str] = (),
+    *,
+    on_progress: Watch = ignore_progress,
+    **options: Any,
+) -> Iterator[Row]:
+    """Test a model at sizes it was not trained at; yields a row per protocol and size as it is measured.
+
+    model: a folder that `train` wrote or a name that comes with weights, what `load` returned, "timm:NAME",
+    "hf:PATH_OR_NAME" or "torchvision:NAME" (`checkpoint`: a file with its weights), or any module or callable,
+    (B, C, H, W) -> (B, classes). data: a data set or its name, by default the run's own. Classes are matched by number
+    where the model does not know their names. sizes: sides or (height, width) in pixels, by default from half to three
+    times the training size. Options are those of `cpvt.config.SweepConfig`. Images are normalised, cropped and
+    interpolated as the model's own configuration says, else as fits the data. A size that the model refuses gives a row
+    with its words in `refused`. Raises TypeError for an option that does not exist, ValueError for a size below a patch,
+    classes that are not the model's, and output that is not (B, classes).
+    """
+    config = options_from(SweepConfig, options, model=model, data=data, sizes=sizes, out=None)
+    return _sweep(config, on_progress)
+
+
+def _sweep(config: SweepConfig, on_progress: Watch) -> Iterator[Row]:
+    model: Any = config.model
+    if isinstance(model, (str, Path)) and is_run(model) and not is_foreign(str(model)) and config.checkpoint is None:
+        model = load(model, config.device)
+    subject, identity = as_subject(model, config.checkpoint, config.device), _identity(model)
+    if config.img_size is not None:
+        subject = replace(subject, train_size=config.img_size)
+    _check_protocols(config)
+    data = _data_of(model, subject, config.data, config.data_dir)
+    for protocol in config.protocols:
+        _check_data(data, subject, protocol)
+    sizes = config.sizes or default_sizes(subject)
+    check_sizes(sizes, subject.patch_size or 1)
+    changes: dict[str, Any] = {"mean": config.mean or None, "std": config.std or None, "crop_ratio": config.crop_pct}
+    changes |= {"interpolation": config.interpolation, "longest_side": config.longest_side}
+    known = {name: value for name, value in changes.items() if value is not None}
+    transform = replace(_transform_of(subject, data, max(max(sides(size)) for size in sizes)), **known)
+    for protocol, size in itertools.product(config.protocols, sizes):
+        batches = load_test(
+            data, View(transform, protocol, sides(size)), config.batch_size, patch_size=subject.patch_size or 1,
+            token_budget=config.token_budget, on_bad_image=config.on_bad_image, workers=config.workers,
+        )  # fmt: skip
+        ready, score = _measure_at(subject, size, protocol, batches, data, on_progress)
+        row = _row(identity, ready, data.name, protocol, size, transform, score)
+        yield replace(row, weights=str(config.checkpoint or ""))
+
+
+def _check_protocols(config: SweepConfig) -> None:
+    """Raise ValueError for protocols that do not exist, and for options that do not go with one."""
+    for protocol in config.protocols or ("none",):
+        if protocol not in TABLE:
+            raise ValueError(f"protocols must be among {', '.join(TABLE)}; got '{protocol}'")
+        if not TABLE[protocol].size_is_limit:
+            continue
+        if not all(isinstance(size, int) for size in config.sizes):
+            raise ValueError(f"under {protocol} a size is the longest side allowed, such as 224; got {config.sizes}")
+        if config.longest_side is not None or config.crop_pct is not None:
+            raise ValueError(
+                f"under {protocol} the sizes are the longest sides and nothing is cropped: "
+                "leave longest_side and crop_pct out"
+            )
+
+
+def _identity(model: Any) -> Identity:
+    """What rows call a model: for a run what it was trained as, for a model of another library its name."""
+    if not isinstance(model, Checkpoint):
+        return Identity(str(model) if isinstance(model, str) else getattr(model, "name", type(model).__name__))
+    training, config = model.record["training"], model.config
+    if not isinstance(config, ModelConfig):
+        return Identity(
+            config.name,
+            seed=training["seed"],
+            encoding=describe_retrofit(config.retrofit) if config.retrofit else "",
+            at=tuple(model.record["at"]),
+        )
+    return Identity(
+        training["model"], config.encoding, POOL_NAMES[config.global_pool], training["seed"], tuple(model.record["at"])
+    )
+
+
+def _data_of(model: Any, subject: Subject, data: str | DataSet | None, root: str | None) -> DataSet:
+    if isinstance(data, DataSet):
+        return data
+    mode = subject.transform.mode if subject.transform else {1: "L", 3: "RGB"}.get(subject.channels or 0)
+    if not isinstance(model, Checkpoint):
+        if data is None:
+            raise ValueError(f"say on which pictures '{subject.name}' is to be tested: data= (--data)")
+        return open_data(data, root, mode)
+    trained_on = model.record["training"]["dataset"]
+    own = data is None or data == trained_on["data"]
+    return open_data(data or trained_on["data"], root or (trained_on["data_dir"] if own else None), mode)
+
+
+def _transform_of(subject: Subject, data: DataSet, largest: int) -> Transform:
+    """How pictures are read: the model's own way, else as fits the data; canvases take four times the training size."""
+    transform = subject.transform or Transform(data.mean, data.std, data.crop_ratio)
+    if transform.longest_side is not None:
+        return transform
+    return replace(transform, longest_side=4 * (max(sides(subject.train_size)) if subject.train_size else largest))
+
+
+def _measure_at(
+    subject: Subject, size: Size, protocol: str, batches: Iterable[Batch], data: DataSet, on_progress: Watch
+) -> tuple[Subject, Score]:
+    """The subject as it was made ready for the size, and its score; a refusal is a score too."""
+    ready, count = subject, count_test(data)
+    try:
+        ready = subject if TABLE[protocol].size_is_limit else subject.at_size(sides(size))
+        return ready, measure(ready, batches, count, len(data.class_names), f"{protocol} {size}", on_progress)
+    except RefusedError as refusal:
+        on_progress(f"{protocol} {size}", count, count, "refused")
+        return ready, Score(refused=str(refusal))
+
+
+def check_sizes(wanted: Sequence[Size], patch_size: int) -> None:
+    """Raise ValueError for a size with a side below a patch."""
+    for size in wanted:
+        if min(sides(size)) < patch_size:
+            raise ValueError(f"size {size} is smaller than a patch; the smallest side of this model is {patch_size}")
+
+
+def default_sizes(subject: Subject) -> list[Size]:
+    """Half, once, one and a half, twice and three times the training size."""
+    if subject.train_size is None:
+        raise ValueError(
+            f"'{subject.name}' does not say its training size: say sizes= (--sizes), and img_size= if known"
+        )
+    side = max(sides(subject.train_size))
+    return [max(subject.patch_size or 1, side * half // 2) for half in (1, 2, 3, 4, 6)]
+
+
+def _check_data(data: DataSet, subject: Subject, protocol: str) -> None:
+    """Raise ValueError unless there are images to test on, of the model's classes, that the protocol can read."""
+    if data.test is None and data.test_stream is None:
+        raise ValueError(f"'{data.name}' has no test/ (or val/) to test on")
+    if data.test is None and not TABLE[protocol].streams:
+        others = " or ".join(name for name, other in TABLE.items() if other.streams)
+        raise ValueError(f"'{data.name}' is read as it comes, which '{protocol}' cannot do; choose {others}")
+    if not data.class_names:
+        raise ValueError(f"'{data.name}' has no labels, so nothing can be counted as right")
+    names = subject.class_names
+    if names is not None and data.class_names != names:
+        raise ValueError(
+            f"the classes of '{data.name}' are not the model's: the model has {len(names)} "
+            f"({some_names(names)}), the data {len(data.class_names)} ({some_names(data.class_names)})"
+        )
+
+
+def _row(
+    identity: Identity, subject: Subject, data: str, protocol: str, size: Size, transform: Transform, score: Score
+) -> Row:
+    return Row(
+        **identity._asdict(),
+        protocol=protocol,
+        size=size,
+        correct=score.correct,
+        total=score.total,
+        seconds=round(score.seconds, 3),
+        parameters=subject.parameters,
+        data=data,
+        train_size=subject.train_size,
+        crop_ratio=transform.crop_ratio,
+        interpolation=transform.interpolation,
+        longest_side=transform.longest_side,
+        fill=round(score.fill, 4),
+        shrunk=score.shrunk,
+        skipped=score.skipped,
+        top5=score.top5,
+        model_seconds=round(score.model_seconds, 4),
+        peak_memory=score.peak_memory,
+        takes_sizes=subject.way,
+        refused=score.refused,
+        mean=transform.mean,
+        std=transform.std,
+        hits=pack_hits(score.hits) if len(score.hits) == score.total else None,
+    )

@@ -1,0 +1,261 @@
+"""The comparison: train every encoding alike, test each at every size under both protocols, keep all that a page needs."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cpvt.results.checkpoints import load, provenance
+from cpvt.config import CompareConfig, Size, TrainConfig, Watch, ignore_progress, refuse_other, sides
+from cpvt.data import DataSet, open_data
+from cpvt.data.protocols import TABLE as PROTOCOLS
+from cpvt.encodings import TABLE as ENCODINGS
+from cpvt.runtime.files import append_rows, check_writable, read_json, write_json
+from cpvt.results.folders import COMPARISON, ROWS, RUNS
+from cpvt.evaluation.profile import ProfiledModel, look_closer
+from cpvt.models.registry import model_config
+from cpvt.experiments.pool import Tell, check_address, cores, import_ray, process_pool, ray_pool, run_tasks
+from cpvt.results.rows import Row, read_rows
+from cpvt.adapters import is_foreign
+from cpvt.evaluation.sweep import check_sizes, sweep
+from cpvt.training import TrainingSetup, check, check_here, is_finished, train
+
+QUICK_EPOCHS = 12
+GROWS = (
+    "out",
+    "encodings",
+    "pool",
+    "protocols",
+    "seeds",
+    "sizes",
+    "sizes",
+    "canvas_sizes",
+    "resize_sizes",
+    "parallel",
+    "cluster",
+    "device",
+)
+MAX_PARALLEL = 8
+
+
+@dataclass(frozen=True)
+class _Task:
+    """One training of the comparison and the tests that follow it."""
+
+    training: TrainConfig
+    tests: tuple[tuple[str, Any], ...]  # (protocol, size)
+    setup: TrainingSetup | None = None  # once the training was checked
+
+    @property
+    def name(self) -> str:
+        return f"{self.training.encoding} {self.training.pool} seed {self.training.seed}"
+
+
+def compare(
+    config: CompareConfig, watch: Watch = ignore_progress, on_row: Callable[[Row], None] = lambda row: None
+) -> Path:
+    """Train, test and measure what `config` says; returns the folder, from which `cpvt.report` draws the page.
+
+    Rows are added to rows.jsonl as they come. The same command goes on where an interrupted comparison stopped and
+    recomputes nothing; encodings, seeds, protocols and sizes may be added to a finished one. Raises ValueError where
+    the folder holds a comparison with another model, data set or recipe. Trainings run in processes of their own,
+    so a script that calls this needs the usual `if __name__ == "__main__":` (or parallel=1); with `cluster` they run on the
+    machines of a Ray cluster, see `cpvt.experiments.pool`.
+    """
+    if is_foreign(config.model):
+        raise ValueError(f"compare changes the encoding of our own models; train and sweep '{config.model}' by itself")
+    config, quick = spell_out(config), config.quick
+    if config.cluster:
+        check_address(config.cluster)
+        import_ray()
+        _share(config, 1)
+    folder = Path(config.out)
+    tasks = _plan(config, quick)
+    check_writable(folder)
+    _refuse_other(folder, config)
+    data = open_data(config.dataset.data, config.dataset.data_dir)
+    if data.test is None:
+        raise ValueError(f"'{data.name}' has no test/ (or val/) to test on")
+    tasks = [replace(task, setup=check(task.training, data)) for task in tasks]
+    done = {row.key for row in read_rows(folder / ROWS)}
+    unfinished = [task for task in (_remaining(task, done) for task in tasks) if task is not None]
+    parallel = _parallel(config, len(unfinished))
+    for task in unfinished if not config.cluster else ():
+        check_here(task.training)
+    if unfinished:
+        _record(folder, config, parallel)
+
+    def keep(row: Row) -> None:
+        append_rows(folder / ROWS, [row])
+        on_row(row)
+
+    listeners: dict[str, Callable[..., Any]] = {"row": keep, "progress": watch}
+
+    def hear(kind: str, *what: Any) -> None:
+        listeners[kind](*what)
+
+    if config.cluster and unfinished:
+        cpus, gpu = _share(config, parallel)
+        run_tasks(_run_in_worker, unfinished, ray_pool(config.cluster, folder, cpus, gpu), hear)
+    elif parallel > 1:
+        run_tasks(_run_in_worker, unfinished, process_pool(parallel, _threads(parallel)), hear)
+    else:
+        for task in unfinished:
+            _run(task, data, watch, keep)
+    look_closer(
+        folder, [_subject(task) for task in tasks if task.training.seed == config.seeds[0]], data, config.device, watch
+    )
+    return folder
+
+
+def spell_out(config: CompareConfig) -> CompareConfig:
+    """The configuration with everything that was left to defaults, or to `--quick`, filled in."""
+    plain, quick = CompareConfig(), config.quick
+    sizes: dict[str, Any] = {
+        f"{name}_sizes": _sizes(config, name, quick) for name in PROTOCOLS if hasattr(config, f"{name}_sizes")
+    }
+    recipe, epochs = config.optim, config.optim.epochs
+    if quick and epochs == plain.optim.epochs:
+        recipe = replace(recipe, epochs=QUICK_EPOCHS)
+    return replace(
+        config,
+        quick=False,
+        out=config.out or ("runs/quick" if quick else "runs/compare"),
+        encodings=config.encodings
+        or tuple(name for name, entry in ENCODINGS.items() if (entry.quick if quick else entry.default)),
+        pool=config.pool or (("cls",) if quick else ()),
+        optim=recipe,
+        **sizes,
+    )
+
+
+def _sizes(config: CompareConfig, protocol: str, quick: bool) -> tuple[Size, ...]:
+    """Test sizes of a protocol: its own option, else those for all, else its multiples of the training size."""
+    given: tuple[Size, ...] = getattr(config, f"{protocol}_sizes", ()) or config.sizes
+    if given:
+        return given
+    model = model_config(config.model, **({} if config.img_size is None else {"img_size": config.img_size}))
+    steps = PROTOCOLS[protocol].quick_multiples if quick else PROTOCOLS[protocol].multiples
+    found = [tuple(max(model.patch_size, round(step * side)) for side in sides(model.img_size)) for step in steps]
+    return tuple(height if isinstance(model.img_size, int) else (height, width) for height, width in found)
+
+
+def _plan(config: CompareConfig, quick: bool) -> list[_Task]:
+    """Every training of the comparison; seeds outermost, so that an interrupted one is a complete smaller one."""
+    for name in ("encodings", "seeds", "protocols"):
+        if not getattr(config, name):
+            raise ValueError(f"{name} must name at least one")
+    heads = [(encoding, pool) for pool in config.pool or ("cls",) for encoding in config.encodings]
+    if not config.pool and "peg" in config.encodings:
+        heads.append(("peg", "gap"))
+    tests = _tests(config, quick)
+    tasks = []
+    for seed in dict.fromkeys(config.seeds):
+        for encoding, pool in dict.fromkeys(heads):
+            out = Path(config.out) / RUNS / f"{slug(encoding)}-{pool}-seed{seed}"
+            training = TrainConfig(
+                out=str(out), encoding=encoding, pool=pool, model=config.model, img_size=config.img_size,
+                seed=seed, device=config.device, dataset=config.dataset, optim=config.optim,
+            )  # fmt: skip
+            tasks.append(_Task(training, tests))
+    return tasks
+
+
+def _tests(config: CompareConfig, quick: bool) -> tuple[tuple[str, Size], ...]:
+    """Every (protocol, size) that each model is tested at."""
+    known = [name for name, protocol in PROTOCOLS.items() if protocol.multiples]
+    for protocol in config.protocols:
+        if protocol not in known:
+            raise ValueError(f"protocols must be among {', '.join(known)}; got '{protocol}'")
+    tests = [(name, size) for name in config.protocols for size in _sizes(config, name, quick)]
+    check_sizes([size for _, size in tests], model_config(config.model).patch_size)
+    return tuple(dict.fromkeys(tests))
+
+
+def slug(encoding: str) -> str:
+    """An encoding's name as a file name."""
+    return re.sub(r"[^A-Za-z0-9.+=-]+", "_", encoding).strip("_")
+
+
+def _record(folder: Path, config: CompareConfig, parallel: int) -> None:
+    """Write down what is about to be measured, and by which commands the rows before it were."""
+    earlier = read_json(folder / COMPARISON)["commands"] if (folder / COMPARISON).exists() else []
+    origin = {**provenance(), "trainings_at_once": parallel, "threads_each": _threads(parallel)}
+    commands = list(dict.fromkeys([*earlier, origin["command"]]))
+    write_json(folder / COMPARISON, {"config": asdict(config), "provenance": origin, "commands": commands})
+
+
+def _refuse_other(folder: Path, config: CompareConfig) -> None:
+    if (folder / COMPARISON).exists():
+        before = read_json(folder / COMPARISON)["config"]
+        refuse_other(folder, "a comparison with another configuration", before, config, (*GROWS, "workers"))
+
+
+def _remaining(task: _Task, done: set[tuple[Any, ...]]) -> _Task | None:
+    """The task less the tests whose rows are there; None where no row is missing."""
+    training = task.training
+    is_finished(training)  # refuses a folder that holds another run
+    measured = (training.dataset.data, training.model, training.encoding, training.pool, training.seed)
+    tests = tuple(test for test in task.tests if (*measured, *test) not in done)
+    return replace(task, tests=tests) if tests else None
+
+
+def _subject(task: _Task) -> ProfiledModel:
+    encoding, pool = str(task.training.encoding), str(task.training.pool)
+    return ProfiledModel(f"{slug(encoding)}-{pool}", encoding, pool, task.training.out)
+
+
+def _run(task: _Task, data: DataSet, watch: Watch, keep: Callable[[Row], None]) -> None:
+    def watch_task(step: str, done: int, total: int, words: str) -> None:
+        watch(f"{task.name}: {step}" if step != "train" else task.name, done, total, words)
+
+    folder = train(task.training, watch_task, data, task.setup)
+    checkpoint = load(folder, task.training.device)
+    for protocol, size in task.tests:
+        source = task.training.dataset
+        rows = sweep(
+            checkpoint, data, [size], protocols=(protocol,), crop_pct=source.crop_pct,
+            on_bad_image=source.on_bad_image, on_progress=watch_task,
+        )  # fmt: skip
+        for row in rows:
+            keep(row)
+
+
+def _parallel(config: CompareConfig, tasks: int) -> int:
+    if config.parallel is not None:
+        return min(config.parallel, tasks)
+    on_gpu = config.device not in ("auto", "cpu") or (config.device == "auto" and torch.cuda.is_available())
+    return 1 if on_gpu else min(cores(), MAX_PARALLEL, tasks)
+
+
+def _share(config: CompareConfig, parallel: int) -> tuple[int, bool | None]:
+    """CPUs of a training in a cluster, and whether it takes a GPU; None: where the cluster has any."""
+    if config.device.startswith("cuda:"):
+        raise ValueError(f"on a cluster every training gets a GPU of its own: say --device cuda; got '{config.device}'")
+    if config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available()):
+        return 1 + config.dataset.workers, True
+    return max(1, cores() // parallel), None if config.device == "auto" else False
+
+
+def _threads(parallel: int) -> int:
+    return torch.get_num_threads() if parallel <= 1 else max(1, cores() // parallel)
+
+
+def _run_in_worker(task: _Task, tell: Tell) -> None:
+    said = 0.0
+
+    def watch(*progress: Any) -> None:
+        nonlocal said
+        _, done, total, _ = progress
+        if done == total or time.monotonic() - said > 0.2:
+            said = time.monotonic()
+            tell("progress", *progress)
+
+    source = task.training.dataset
+    _run(task, open_data(source.data, source.data_dir), watch, lambda row: tell("row", row))

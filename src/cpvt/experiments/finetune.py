@@ -1,0 +1,95 @@
+"""A trained model retrofitted with PEG, trained on, and tested before and after."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+
+from cpvt.results.checkpoints import load, pick_device, provenance, read_record
+from cpvt.config import ForeignConfig, RetrofitConfig, TrainConfig, Watch, ignore_progress, refuse_other
+from cpvt.data import open_data
+from cpvt.runtime.files import append_rows, read_json, write_json
+from cpvt.results.folders import CONTROL_RUN, RETROFIT, ROWS
+from cpvt.results.rows import Row, read_rows
+from cpvt.adapters.retrofit import describe_retrofit, retrofit
+from cpvt.adapters import Subject, is_foreign, subject_of
+from cpvt.evaluation.sweep import default_sizes, sweep
+from cpvt.training import PUBLISHED, build_model, check, check_here, train
+
+GROWS = ("out", "sizes", "protocols", "control", "device", "workers")
+BEFORE, CONTROL = "as it came", "trained on, no PEG"
+
+
+def retrofit_and_test(
+    config: RetrofitConfig, watch: Watch = ignore_progress, on_row: Callable[[Row], None] = lambda row: None
+) -> Path:
+    """Test a model, train it on as it is (the control) and retrofitted, test both; returns the folder of the run.
+
+    All three are tested on the same pictures, read in the same way, so that `cpvt.report` can pair them. The same
+    command goes on where an interrupted one stopped. Raises ValueError for models of our own (they take PEG by name),
+    and where the folder holds another retrofit.
+    """
+    folder, training = Path(config.out), _training(config)
+    data = open_data(config.dataset.data, config.dataset.data_dir)
+    check_here(training)
+    setup, untouched = check(training, data), replace(training, retrofit=None)
+    assert isinstance(setup.model, ForeignConfig)  # _training takes no other
+    name = setup.model.name
+    _refuse_other(folder, config)
+    done = {(row.encoding, row.protocol, row.size) for row in read_rows(folder / ROWS)}
+    torch.manual_seed(config.seed)
+    model, _ = build_model(untouched, setup.model, data.class_names)
+    wanted = config.retrofit
+    retrofit(model, wanted.at, wanted.absolute, wanted.kernel_size)  # refuses what cannot be before anything is trained
+    before = replace(
+        subject_of(model.to(pick_device(config.device))),
+        name=name, transform=setup.view.transform, train_size=setup.model.img_size,
+    )  # fmt: skip
+    sizes = config.sizes or default_sizes(before)
+
+    def test(subject: Subject, label: str) -> None:
+        for protocol, size in itertools.product(config.protocols, sizes):
+            if (label, protocol, size) in done:
+                continue
+            bad = config.dataset.on_bad_image
+            for row in sweep(subject, data, [size], protocols=(protocol,), on_bad_image=bad, on_progress=watch):
+                row = replace(row, model=name, encoding=label, seed=config.seed)
+                append_rows(folder / ROWS, [row])
+                on_row(row)
+
+    write_json(folder / RETROFIT, {"config": asdict(config), "provenance": provenance()})
+    test(before, BEFORE)
+    if config.control and wanted.train_only == "all":  # with PEGs alone to learn, the model as it came is the control
+        control = replace(untouched, out=str(folder / CONTROL_RUN))
+        test(load(train(control, watch, data, setup), config.device).subject, CONTROL)
+    test(load(train(training, watch, data, setup), config.device).subject, describe_retrofit(asdict(wanted)))
+    return folder
+
+
+def _refuse_other(folder: Path, config: RetrofitConfig) -> None:
+    """ValueError where the folder holds another retrofit; sizes and protocols may be added."""
+    if (folder / RETROFIT).exists():
+        refuse_other(folder, "another retrofit", read_json(folder / RETROFIT)["config"], config, GROWS)
+
+
+def _training(config: RetrofitConfig) -> TrainConfig:
+    """How the retrofitted model is trained on."""
+    name, start, size, source = config.model, config.checkpoint or PUBLISHED, config.img_size, config.dataset
+    if not is_foreign(name):
+        record = read_record(Path(name))
+        if "name" not in record["model"]:
+            raise ValueError(
+                f"'{name}' holds a model of our own, which takes PEG by name: train with --encoding learned+peg --initial-checkpoint {name}"
+            )
+        if config.checkpoint is not None:
+            raise ValueError(f"a file of weights goes with timm:, hf: or torchvision: names; '{name}' has its own")
+        start, name = name, record["model"]["name"]
+        size = size or record["model"]["img_size"]
+    return TrainConfig(
+        out=config.out, model=name, initial_checkpoint=str(start), img_size=size, seed=config.seed, device=config.device,
+        dataset=source, optim=config.optim, retrofit=config.retrofit,
+    )  # fmt: skip

@@ -1,0 +1,95 @@
+"""A trained model gone on with: at another size, for other classes, with or without a head for a teacher."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+
+from torch import Tensor
+
+from cpvt.config import ModelConfig
+from cpvt.encodings import parse_encoding
+from cpvt.models.timm_interface import PREFIX, head_names
+from cpvt.models.vit import VisionTransformer
+from cpvt.grids import Grid
+
+# what may be another when a model is trained on; class_token is compared by what comes of it
+FREE = ("img_size", "num_classes", "drop_rate", "drop_path_rate", "weight_init", "distilled", "class_token", "encoding")
+
+
+def adapt_model(
+    model: VisionTransformer, wanted: ModelConfig, same_classes: bool = True
+) -> tuple[VisionTransformer, list[str]]:
+    """A model as wanted with the weights of another, and what became of them, in words; the other is used up.
+
+    Another training size changes no answer there (see `set_input_size`), so its encoding may be written otherwise than
+    wanted: the new model's `config` is the truth. Heads start afresh where the number of classes differs, or by
+    `same_classes=False` the classes themselves. A distillation token that is new starts as the class token, and its head
+    as the head. Raises ValueError that lists what else differs.
+    """
+    _refuse_other(model, wanted)
+    words = []
+    if wanted.img_size != model.config.img_size:
+        before = model.config
+        model.set_input_size(wanted.img_size)
+        moved = "" if model.config.encoding == before.encoding else f", encoding now {model.config.encoding}"
+        words.append(f"training size {before.img_size} -> {wanted.img_size}{moved}")
+    if wanted.num_classes != model.num_classes or not same_classes:
+        why = (
+            "other classes"
+            if wanted.num_classes == model.num_classes
+            else f"{model.num_classes} classes -> {wanted.num_classes}"
+        )
+        words.append(f"{why}: the head starts afresh")
+        model.reset_classifier(wanted.num_classes)
+    state = model.state_dict()
+    if wanted.distilled and not model.config.distilled:
+        words.append("a head for the teacher's answers was added; it starts as a copy of the other")
+        state |= _second_head(model)
+    elif model.config.distilled and not wanted.distilled:
+        words.append("the head for the teacher's answers was left behind; answers are other ones without it")
+        state = {name: tensor for name, tensor in state.items() if not name.startswith(("dist_token", "head_dist."))}
+    taken = ("drop_rate", "drop_path_rate", "weight_init", "distilled")
+    config = replace(model.config, **{name: getattr(wanted, name) for name in taken})
+    continued = VisionTransformer(config)
+    continued.load_state_dict(state)
+    return continued, words
+
+
+def _second_head(model: VisionTransformer) -> dict[str, Tensor]:
+    """Parameters of the token and the head that a teacher's answers need, as copies of those that are there."""
+    state = model.state_dict()
+    found = {PREFIX[1]: state[PREFIX[0]].clone()} if model.num_prefix_tokens else {}
+    first, second = head_names(replace(model.config, distilled=True))
+    parts = model.get_submodule(first).state_dict()
+    return found | {f"{second}.{name}": tensor.clone() for name, tensor in parts.items()}
+
+
+def _refuse_other(model: VisionTransformer, wanted: ModelConfig) -> None:
+    """Raise ValueError where the blocks of two models differ, or what tells them positions."""
+    before, after = asdict(model.config), asdict(wanted)
+    changed = [
+        f"{name}: {before[name]} -> {after[name]}"
+        for name in before
+        if name not in FREE and before[name] != after[name]
+    ]
+    if wanted.has_class_token != model.config.has_class_token:
+        changed.append(f"class_token: {model.config.has_class_token} -> {wanted.has_class_token}")
+    if not _same_encoding(model.config.encoding, wanted.encoding, model.grid):
+        changed.append(f"encoding: {model.config.encoding} -> {wanted.encoding}")
+    if changed:
+        raise ValueError(
+            f"a model is trained on as it is; the one to start from differs in {', '.join(changed)}. Ask for the same, "
+            "or start from a file of weights that fit"
+        )
+
+
+def _same_encoding(before: str, after: str, grid: Grid) -> bool:
+    """Whether two texts name one encoding; the grid of its coordinates, where the second text leaves it out, is the first's."""
+    terms, asked = parse_encoding(before), parse_encoding(after)
+    if len(terms) != len(asked):
+        return False
+    for (name, options), (asked_name, asked_options) in zip(terms, asked):
+        known = {"grid": grid, **options}
+        if name != asked_name or known != {"grid": known["grid"], **asked_options}:
+            return False
+    return True

@@ -1,0 +1,198 @@
+"""The parts of a transformer block: attention that takes a rotation and a bias and stays within pictures, and the block."""
+
+from __future__ import annotations
+
+from copy import copy
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cpvt.encodings import PositionalEncoding
+from cpvt.models.linear import Linear
+from cpvt.grids import Layout
+
+
+class Pack:
+    """The pictures of a pack (1, T, D): where each begins and ends, and attention within each alone.
+
+    An object of its own kind, not a tuple: compiled blocks would look into a tuple and hold its contents for constant.
+    """
+
+    def __init__(self, layout: Layout, device: torch.device) -> None:
+        lengths = torch.tensor(layout.lengths)
+        self.layout, self.longest = layout, max(layout.lengths)
+        self.biases: list[Tensor] = []  # one for each group of equal grids, or none
+        # (pictures + 1,): the first token of each picture, and T
+        self.offsets = F.pad(lengths.cumsum(0), (1, 0)).to(device, torch.int32)
+        # (T,): the picture that each token belongs to
+        self.owner = torch.arange(len(lengths)).repeat_interleave(lengths, output_size=sum(layout.lengths)).to(device)
+
+    def with_biases(self, biases: list[Tensor]) -> Pack:
+        """The same pictures, with biases on their attention."""
+        pack = copy(self)
+        pack.biases = biases
+        return pack
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # which grids are equal is no matter for a graph
+    def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Attention within each picture, (1, heads, T, d) -> (1, T, D)."""
+        if not self.biases and _takes_varying_lengths(query):
+            return self._attend_at_once(query, key, value)
+        queries, keys, values = (self.layout.split(x.transpose(1, 2)) for x in (query, key, value))
+        parts = []
+        for number, heads in enumerate(zip(queries, keys, values)):  # each (pictures, P + N, heads, d)
+            q, k, v = (x.transpose(1, 2) for x in heads)
+            bias = self.biases[number].to(q.dtype) if self.biases else None
+            parts.append(_attend(q, k, v, bias).flatten(0, 1))
+        return torch.cat(parts)[None]
+
+    def _attend_at_once(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """In one call of PyTorch's kernel for varying lengths, which takes no bias."""
+        from torch.nn.attention.varlen import varlen_attn
+
+        query, key, value = (x[0].transpose(0, 1) for x in (query, key, value))  # (T, heads, d) each
+        x = varlen_attn(query, key, value, self.offsets, self.offsets, self.longest, self.longest)
+        assert isinstance(x, Tensor)  # a pair only where more was asked for
+        return x.flatten(1)[None]
+
+
+def _takes_varying_lengths(query: Tensor) -> bool:
+    """Whether PyTorch's kernel for varying lengths runs here: half precision, an NVIDIA GPU from Ampere on, flash allowed."""
+    if not query.is_cuda or query.dtype not in (torch.float16, torch.bfloat16) or torch.version.hip is not None:
+        return False
+    flash = torch.backends.cuda.flash_sdp_enabled() and torch.backends.cuda.is_flash_attention_available()
+    fits = query.shape[-1] <= 256 and query.shape[-1] % 8 == 0
+    return flash and fits and torch.cuda.get_device_capability(query.device) >= (8, 0)
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Attention of (B, heads, P + N, d), heads put side by side again: (B, P + N, D)."""
+    x = F.scaled_dot_product_attention(query, key, value, attn_mask=bias).transpose(1, 2)  # (B, P + N, heads, d)
+    if bias is not None:  # a copy: with a bias, exporters would record a view that their own kernel does not allow
+        x = x.clone(memory_format=torch.contiguous_format)
+    return x.flatten(2)
+
+
+class Positions(NamedTuple):
+    """What attention needs to know of positions, widened for P prefix tokens; all but the bias serves every block."""
+
+    cos: Tensor | None = None  # (P + N, d), of a pack (T, d): turns queries and keys; prefix tokens by nothing
+    sin: Tensor | None = None
+    bias: Tensor | None = None  # (1, heads, P + N, P + N): added to the logits of one block; zero for prefix tokens
+    pack: Pack | None = None  # which then holds the biases
+
+    @classmethod
+    def build(cls, encoding: PositionalEncoding, layout: Layout, x: Tensor) -> Positions:
+        """Ask the encoding for what serves all blocks, and cast it, last, to the dtype of the tokens x."""
+        cosines: list[Tensor] = []
+        sines: list[Tensor] = []
+        prefix = layout.prefix_tokens
+        for grid, count in layout.groups:
+            rotation = encoding.rotation(grid, x.device)
+            if rotation is not None:
+                cosines += [F.pad(rotation[0], (0, 0, prefix, 0), value=1.0).to(x.dtype)] * count
+                sines += [F.pad(rotation[1], (0, 0, prefix, 0)).to(x.dtype)] * count
+        cos, sin = (torch.cat(tables) if tables else None for tables in (cosines, sines))
+        return cls(cos, sin, None, Pack(layout, x.device) if layout.packed else None)
+
+    def with_bias(self, encoding: PositionalEncoding, layout: Layout, depth: int) -> Positions:
+        """The same for block `depth`, counted from 1, with its bias where it has one; asked for only when its turn comes."""
+        prefix = layout.prefix_tokens
+        asked = (encoding.bias(grid, depth) for grid, _ in layout.groups)
+        # four axes: with three, the CPU's fused kernel is not taken (measured 4 times slower at 577 tokens)
+        biases = [F.pad(bias, (prefix, 0, prefix, 0)).unsqueeze(0) for bias in asked if bias is not None]
+        if not biases:
+            return self
+        if self.pack is None:
+            return Positions(self.cos, self.sin, biases[0])
+        return Positions(self.cos, self.sin, None, self.pack.with_biases(biases))
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn channel pairs (i, i + d / 2) of (B, heads, P + N, d) by the angles behind cos and sin, (P + N, d)."""
+    first, second = x.chunk(2, dim=-1)
+    return (x * cos + torch.cat([-second, first], dim=-1) * sin).to(x.dtype)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention; in a pack, within each picture alone."""
+
+    def __init__(self, dim: int, num_heads: int, qkv_bias: bool = True) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = Linear(dim, 3 * dim, bias=qkv_bias)
+        self.proj = Linear(dim, dim)
+
+    def forward(self, x: Tensor, positions: Positions) -> Tensor:
+        query, key, value = self._heads(x, positions)
+        if positions.pack is not None:
+            return self.proj(positions.pack.attend(query, key, value))
+        bias = None if positions.bias is None else positions.bias.to(query.dtype)
+        return self.proj(_attend(query, key, value, bias))
+
+    def weights(self, x: Tensor, positions: Positions) -> Tensor:
+        """The attention matrix itself, (B, heads, P + N, P + N), for looking at; `forward` never builds it."""
+        query, key, _ = self._heads(x, positions)
+        logits = query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5
+        return (logits if positions.bias is None else logits + positions.bias.to(logits.dtype)).softmax(dim=-1)
+
+    def _heads(self, x: Tensor, positions: Positions) -> tuple[Tensor, Tensor, Tensor]:
+        qkv = self.qkv(x).unflatten(2, (3, self.num_heads, -1))  # (B, P + N, 3, heads, d)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (B, heads, P + N, d) each
+        if positions.cos is not None and positions.sin is not None:
+            query, key = rotate(query, positions.cos, positions.sin), rotate(key, positions.cos, positions.sin)
+        return query, key, value
+
+
+class DropPath(nn.Module):
+    """In training drops what a branch adds, with this probability for each picture, and scales up what stays.
+
+    As timm's, whose unit is a row of the batch: for it a pack would be one picture.
+    Source: Huang et al., Deep Networks with Stochastic Depth, arXiv 1603.09382.
+    """
+
+    def __init__(self, drop_prob: float) -> None:
+        super().__init__()
+        self.drop_prob = drop_prob
+
+    def forward(self, x: Tensor, pack: Pack | None = None) -> Tensor:
+        if not self.training or not self.drop_prob:
+            return x
+        pictures = x.shape[0] if pack is None else pack.offsets.shape[0] - 1
+        keep = 1.0 - self.drop_prob
+        scale = x.new_empty(pictures, 1, 1).bernoulli_(keep).div_(keep or 1.0)
+        return x * (scale if pack is None else scale.squeeze(2)[pack.owner])
+
+    def extra_repr(self) -> str:
+        return f"{self.drop_prob}"
+
+
+class Perceptron(nn.Module):
+    """Two linear layers with GELU between, for each token on its own."""
+
+    def __init__(self, dim: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.fc1 = Linear(dim, hidden_dim)
+        self.act = nn.GELU()
+        self.fc2 = Linear(hidden_dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(self.act(self.fc1(x)))
+
+
+class Block(nn.Module):
+    """One encoder block: attention, then a two-layer perceptron, each after a norm and around a shortcut."""
+
+    def __init__(self, dim: int, num_heads: int, mlp_ratio: float, qkv_bias: bool, drop_path: float) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=1e-6)
+        self.attn = Attention(dim, num_heads, qkv_bias)
+        self.norm2 = nn.LayerNorm(dim, eps=1e-6)
+        self.mlp = Perceptron(dim, int(dim * mlp_ratio))
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor, positions: Positions) -> Tensor:
+        x = x + self.drop_path(self.attn(self.norm1(x), positions), positions.pack)
+        return x + self.drop_path(self.mlp(self.norm2(x)), positions.pack)

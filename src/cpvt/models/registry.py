@@ -1,0 +1,202 @@
+"""Names of models and what they mean, to us and to timm."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from timm.models import build_model_with_cfg, generate_default_cfgs, is_model, register_model
+
+from cpvt.config import ModelConfig, encoding_name, sides, split_options
+from cpvt.models.timm_interface import head_names, tidy_size
+from cpvt.models.pretrained import describe_shipped, shipped_names
+from cpvt.models.vit import VisionTransformer
+
+SIZES: dict[str, dict[str, Any]] = {
+    "micro": dict(embed_dim=64, depth=4, num_heads=4, patch_size=4, img_size=32, weight_init="xavier"),
+    "mini": dict(embed_dim=96, depth=6, num_heads=3, patch_size=4, img_size=32, num_classes=10, weight_init="xavier"),
+    "tiny": dict(embed_dim=192, depth=12, num_heads=3),
+    "small": dict(embed_dim=384, depth=12, num_heads=6),
+    "base": dict(embed_dim=768, depth=12, num_heads=12),
+}
+VARIANTS: dict[str, tuple[dict[str, Any], str]] = {
+    "": (dict(encoding="peg"), "one PEG after block 1, class token"),
+    "_gap": (dict(encoding="peg", global_pool="avg"), "one PEG after block 1, mean of the tokens"),
+    "_peg5": (dict(encoding="peg5"), "PEGs after blocks 1 to 5, class token"),
+    "_peg5_gap": (dict(encoding="peg5", global_pool="avg"), "PEGs after blocks 1 to 5, mean of the tokens"),
+}
+
+
+def _catalogue() -> dict[str, tuple[ModelConfig, str]]:
+    models = {}
+    for size, fields in SIZES.items():
+        config = ModelConfig(**fields)
+        shape = f"width {config.embed_dim}, {config.depth} blocks, patch {config.patch_size}"
+        for suffix, (options, words) in VARIANTS.items():
+            models[f"cpvt_{size}{suffix}"] = (dataclasses.replace(config, **options), f"CPVT, {shape}: {words}")
+        if config.patch_size == 16:
+            learned = dataclasses.replace(config, encoding="learned")
+            models[f"deit_{size}"] = (learned, f"DeiT, {shape}: learned table, class token")
+    return models
+
+
+MODELS = _catalogue()
+
+
+def describe_models() -> dict[str, str]:
+    """Name -> one line on each model that `create_model` knows."""
+    shipped = shipped_names()
+    return {name: words + ("; weights come with it" if name in shipped else "") for name, (_, words) in MODELS.items()}
+
+
+def model_config(name: str, **options: Any) -> ModelConfig:
+    """The configuration behind a name, with options (fields of ModelConfig) in place of its own, also in brackets:
+    "cpvt_micro(patch_size=8)"."""
+    name, inner = split_options(name)
+    options = {**inner, **options}
+    if name not in MODELS:
+        near = difflib.get_close_matches(name, MODELS, n=3)
+        hint = f" Did you mean {' or '.join(near)}?" if near else ""
+        raise ValueError(f"unknown model '{name}'.{hint} Known: {', '.join(MODELS)}")
+    known = [field.name for field in dataclasses.fields(ModelConfig)]
+    for option in options:
+        if option not in known:
+            raise ValueError(f"create_model does not take '{option}'; known options: {', '.join(known)}")
+    if options.get("encoding") is not None:
+        options["encoding"] = encoding_name(options["encoding"])
+    if options.get("img_size") is not None:
+        options["img_size"] = tidy_size(options["img_size"])
+    return dataclasses.replace(MODELS[name][0], **options)
+
+
+def create_model(
+    name: str,
+    *,
+    pretrained: bool = False,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    **options: Any,
+) -> VisionTransformer:
+    """Build a model by name, such as "cpvt_small_gap"; it takes pictures of any size.
+
+    pretrained: with the weights that come with the package, where there are some of that name (`cpvt list` says so);
+    for another number of classes its head starts afresh. Otherwise weights are random.
+    options: any field of ModelConfig, with timm's names: num_classes=1000, in_chans=3, img_size (the training size),
+    encoding="learned+peg" (or a class of one's own), global_pool="token" or "avg", drop_path_rate, ... `timm.create_model` builds the same, and
+    takes timm's own options besides, such as features_only=True. Raises ValueError for a name or an option that does
+    not exist, or a name without weights, listing those that do; and for options that the weights do not fit.
+    """
+    model_config(name, **options)  # complains
+    name, inner = split_options(name)
+    if pretrained and name not in shipped_names():
+        known = ", ".join(shipped_names()) or "no model"
+        raise ValueError(
+            f"no weights of '{name}' come with the package, only of {known}; leave pretrained out to train it"
+        )
+    model: VisionTransformer = _build(name, pretrained, device=device, dtype=dtype, **{**inner, **options})
+    return model
+
+
+def _build(name: str, pretrained: bool = False, **options: Any) -> Any:
+    """What timm calls: a model with timm's metadata, pretrained or features-only as asked."""
+
+    def construct(*, device: Any = None, dtype: Any = None, **fields: Any) -> VisionTransformer:
+        return VisionTransformer(model_config(name, **fields), device, dtype, _own_encoding(fields))
+
+    config = MODELS[name][0]
+    if options.get("distilled"):  # two heads to leave out where the weights have other classes
+        heads = {"classifier": ("head", "head_dist")}
+        options["pretrained_cfg_overlay"] = {**heads, **(options.get("pretrained_cfg_overlay") or {})}
+    resize: dict[str, Any] = {}
+    if pretrained:  # weights are those of a certain size and prefix: build for them, change afterwards
+        told = options.get("pretrained_cfg_overlay") or {}
+        size = {"img_size": told["input_size"][1:]} if told.get("input_size") else {}
+        source = model_config(name, **{**size, **options.get("pretrained_model_args", {})})
+        wanted = model_config(name, **{key: options[key] for key in ("img_size", "patch_size") if key in options})
+        if (wanted.img_size, wanted.patch_size) != (source.img_size, source.patch_size):
+            resize = {"img_size": wanted.img_size, "patch_size": wanted.patch_size}
+        options |= {"img_size": source.img_size, "patch_size": source.patch_size}
+        options.setdefault("class_token", source.has_class_token)
+    depth = options.get("depth", config.depth)
+    features = {"out_indices": min(3, depth), "feature_cls": "getter"}  # the last three blocks, as timm's ViTs
+    model = build_model_with_cfg(
+        construct, name, pretrained, feature_cfg=features, pretrained_filter_fn=_check_weights, **options
+    )
+    if resize:
+        getattr(model, "model", model).set_input_size(**resize)
+    return model
+
+
+def _own_encoding(options: dict[str, Any]) -> Any:
+    """A class or an instance that the caller gave; None for a name, which the configuration holds."""
+    given = options.get("encoding")
+    return None if isinstance(given, str) else given
+
+
+def _check_weights(state: dict[str, torch.Tensor], model: VisionTransformer) -> dict[str, torch.Tensor]:
+    """The weights as they are; ValueError where names or shapes beside the head's differ: timm overlooks some that do."""
+    apart = ("head.", "head_dist.", "patch_embed.proj.weight")  # timm fits these to classes and channels
+    wanted = {name: each.shape for name, each in model.state_dict().items() if not name.startswith(apart)}
+    held = {name: each.shape for name, each in state.items() if not name.startswith(apart)}
+    if wanted != held:
+        missing, extra = sorted(wanted.keys() - held.keys()), sorted(held.keys() - wanted.keys())
+        other = [name for name in wanted if name in held and wanted[name] != held[name]][:3]
+        raise ValueError(
+            f"the weights are of another model: missing {missing or 'nothing'}, not expected {extra or 'nothing'}, of another "
+            f"shape (the first three) {other or 'nothing'}. Give the encoding, depth, width and pooling they were trained with"
+        )
+    return state
+
+
+def describe_to_timm(config: ModelConfig) -> dict[str, Any]:
+    """What timm wants to know of a model, in its words: pictures and classes."""
+    return {
+        "input_size": (config.in_chans, *sides(config.img_size)),
+        "num_classes": config.num_classes,
+        "fixed_input_size": False,
+        "first_conv": "patch_embed.proj",
+        "classifier": head_names(config) if config.distilled else "head",
+        "license": "mit",
+        "paper_ids": "arXiv:2102.10882",
+        "paper_name": "Conditional Positional Encodings for Vision Transformers",
+    }
+
+
+def nearest_name(config: ModelConfig) -> str:
+    """The model whose configuration agrees with this one in most fields; the first of several."""
+    fields = dataclasses.asdict(config)
+
+    def agreement(name: str) -> int:
+        return sum(value == fields[field] for field, value in dataclasses.asdict(MODELS[name][0]).items())
+
+    return max(MODELS, key=agreement)
+
+
+def _entry_point(name: str) -> Callable[..., Any]:
+    def build(pretrained: bool = False, **options: Any) -> Any:
+        return _build(name, pretrained, **options)
+
+    build.__name__ = build.__qualname__ = name
+    build.__doc__ = MODELS[name][1]
+    return build
+
+
+default_cfgs = generate_default_cfgs(  # timm looks for this name
+    {
+        name: describe_to_timm(config) | (describe_shipped(name) if name in shipped_names() else {})
+        for name, (config, _) in MODELS.items()
+    }
+)
+
+
+def register() -> None:
+    """Make our names known to timm, which keeps those it has."""
+    for name in MODELS:
+        if not is_model(name):
+            register_model(_entry_point(name))
+
+
+register()

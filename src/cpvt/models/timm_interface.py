@@ -1,0 +1,248 @@
+"""What timm's functions ask of a model beside its forward: heads, sizes, groups of parameters, what rebuilds it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+from timm.layers import PatchEmbed
+from torch import nn
+
+from cpvt.config import ModelConfig, Size, sides
+from cpvt.encodings import PositionalEncoding, change_encoding
+from cpvt.grids import Grid
+
+PREFIX = ("cls_token", "dist_token")  # in their order before the patches
+Indices = int | Sequence[int] | None  # blocks, counted from 0, negative ones from the end; an int: the last so many
+
+
+class Backbone(nn.Module):
+    """A model that timm can list, measure, change and take apart; `config` always says what the model is now."""
+
+    config: ModelConfig
+    patch_embed: PatchEmbed
+    encoding: PositionalEncoding
+    blocks: nn.ModuleList
+    norm: nn.Module
+    head: nn.Module
+    head_dist: nn.Module  # where the model is distilled
+    grad_checkpointing = False
+    distilled_training = False
+
+    num_classes = property(lambda self: self.config.num_classes)
+    in_chans = property(lambda self: self.config.in_chans)
+    global_pool = property(lambda self: self.config.global_pool)
+    embed_dim = num_features = head_hidden_size = property(lambda self: self.config.embed_dim)
+    num_prefix_tokens = property(lambda self: self.config.prefix_tokens)
+
+    @property
+    def grid(self) -> Grid:
+        """Rows and columns of patches at the training size."""
+        height, width = self.patch_embed.dynamic_feat_size(sides(self.config.img_size))
+        return height, width
+
+    @property
+    def pretrained_cfg(self) -> dict[str, Any]:
+        """What timm knows of weights and of pictures, whose size is always the training size.
+
+        timm sets it for the models it builds; for others, such as a trained run, it follows from the configuration.
+        """
+        if "_known_to_timm" not in self.__dict__:
+            from cpvt.models.registry import describe_to_timm, nearest_name  # not at the top: it builds these models
+
+            self.pretrained_cfg = {**describe_to_timm(self.config), "architecture": nearest_name(self.config)}
+        known: dict[str, Any] = self.__dict__["_known_to_timm"]
+        known["input_size"] = (self.config.in_chans, *sides(self.config.img_size))
+        return known
+
+    @pretrained_cfg.setter
+    def pretrained_cfg(self, known: dict[str, Any]) -> None:
+        self.__dict__["_known_to_timm"] = dict(known)
+
+    default_cfg = pretrained_cfg  # timm's older name for it
+
+    @property
+    def _model_args(self) -> dict[str, Any]:
+        """timm writes this beside uploaded weights and builds a downloaded model from it."""
+        return asdict(self.config)
+
+    @_model_args.setter
+    def _model_args(self, asked: dict[str, Any]) -> None:
+        """timm notes here what it was asked to build; the configuration knows that, and what became of it."""
+
+    @property
+    def _traits(self) -> dict[str, Any]:
+        """What timm reads of the input, such as the size for pictures to be trained on."""
+        return {"img_size": sides(self.config.img_size), "fixed_input_size": False, "first_conv": "patch_embed.proj"}
+
+    @_traits.setter
+    def _traits(self, noted: dict[str, Any]) -> None:
+        """As for `_model_args`."""
+
+    def list_features(self) -> list[dict[str, Any]]:
+        """For each block its width, its stride in pixels, and the module whose output the next block receives."""
+        modules = dict(self.encoding.named_modules())  # parameters hand nothing on
+        after = {depth: f"encoding.{name}" for name, depth in self.encoding.layers().items() if name in modules}
+        return [
+            {
+                "module": after.get(depth, f"blocks.{depth - 1}"),
+                "num_chs": self.config.embed_dim,
+                "reduction": self.config.patch_size,
+            }
+            for depth in range(1, len(self.blocks) + 1)
+        ]
+
+    def get_classifier(self) -> nn.Module | tuple[nn.Module, nn.Module]:
+        """The last linear layer, or the identity where there is none; of a distilled model both, as timm's give them."""
+        return (self.head, self.head_dist) if self.config.distilled else self.head
+
+    def set_distilled_training(self, enable: bool = True) -> None:
+        """Let the model answer in training with what each head says, (logits, distillation logits), not with their mean.
+
+        Raises ValueError where there is no second head.
+        """
+        if enable and not self.config.distilled:
+            raise ValueError("this model has no head that learns from a teacher; build it with distilled=True")
+        self.distilled_training = enable
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Put a fresh head on the model (two where it is distilled), for `num_classes` classes (0: none) and, where
+        given, another pooling.
+
+        Class and distillation tokens stay where they are, read or not: the blocks were trained with them. Raises
+        ValueError for 'token' where there is none.
+        """
+        config = replace(self.config, num_classes=num_classes)
+        if global_pool is not None and global_pool != config.global_pool:
+            config = replace(config, global_pool=global_pool, class_token=config.has_class_token)
+        check_config(config)
+        self.config = config
+        like = self.patch_embed.proj.weight
+        for name in head_names(config):
+            head = create_head(config).to(like.device, like.dtype).train(self.training)
+            init_linears(head, config.weight_init)
+            setattr(self, name, head)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Keep only what goes from block to block in training, and compute the rest again in the backward."""
+        self.grad_checkpointing = enable
+
+    def set_input_size(self, img_size: Size | None = None, patch_size: Size | None = None) -> None:
+        """Change the training size, in pixels, and the patch; None leaves either as it is.
+
+        The model takes every size before and after; what changes is the grid that encodings start from. A learned table
+        is resized to it bicubically, as it would be for a picture of that size. `sincos` and `rope` with scaled
+        coordinates keep the unit that the blocks were trained with, the pitch of the grid they were built for, and
+        `relative`, PEG and raw coordinates count tokens: with the patch as it was, no answer at the new size changes.
+        Another patch resamples the patch embedding (Beyer et al., FlexiViT, arXiv 2212.08013).
+        Raises ValueError for a patch that is not square.
+        """
+        patch = sides(patch_size or self.config.patch_size)
+        if patch[0] != patch[1]:
+            raise ValueError(f"patch_size must be one side, as patches are square here; got {patch}")
+        config = replace(self.config, img_size=tidy_size(img_size or self.config.img_size), patch_size=patch[0])
+        self.patch_embed.set_input_size(img_size=sides(config.img_size), patch_size=patch)
+        self.config = config
+        text = change_encoding(self.encoding, self.config.encoding, lambda part: part.set_grid(self.grid))
+        self.config = replace(self.config, encoding=text)
+        self.feature_info = self.list_features()
+
+    def prune_intermediate_layers(
+        self, indices: Indices = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Drop blocks that no wanted intermediate needs, and their PEGs and tables; returns the blocks wanted."""
+        taken = take_indices(indices, len(self.blocks))
+        depth = max(taken) + 1
+        self.blocks = self.blocks[:depth]
+        text = change_encoding(self.encoding, self.config.encoding, lambda part: part.prune(depth))
+        self.config = replace(self.config, depth=depth, encoding=text)
+        self.feature_info = self.list_features()
+        if prune_norm:
+            self.norm = nn.Identity()
+        if prune_head:
+            self.reset_classifier(0, "")
+        return taken
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of parameters that weight decay must leave alone: prefix tokens and the encoding, PEG included."""
+        return {name for name, _ in self.named_parameters() if name in PREFIX or name.startswith("encoding.")}
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Patterns that sort parameters into layers, for learning rates that fall with depth.
+
+        The stem holds the patch embedding, the prefix tokens and all positions that block 1 already meets (learned tables,
+        also a relative one for all blocks, and a PEG at depth 0); what serves block d alone, its relative table or a PEG
+        after it, belongs with it, `blocks.{d - 1}`.
+        """
+        later = {re.escape(name): depth for name, depth in self.encoding.layers().items() if depth}
+        other = rf"(?!\.(?:{'|'.join(later)})\b)" if later else ""
+        return {
+            "stem": rf"^(?:patch_embed|{'|'.join(PREFIX)}|encoding{other})",
+            "blocks": [
+                (r"^blocks\.(\d+)", None),
+                *((rf"^encoding\.{name}\b", (depth - 1,)) for name, depth in later.items()),
+                (r"^norm", (99999,)),  # timm's sign for: with the layer before
+            ],
+        }
+
+
+def take_indices(indices: Indices, blocks: int) -> list[int]:
+    """Numbers from 0 of the blocks meant: all for None, the last so many for an int; ValueError for others."""
+    wanted = blocks if indices is None else indices
+    taken = [*range(-wanted, 0)] if isinstance(wanted, int) else list(wanted)
+    if not taken or min(taken) < -blocks or max(taken) >= blocks:
+        raise ValueError(
+            f"indices must be a number of blocks from 1 to {blocks}, or blocks from {-blocks} to {blocks - 1}; got {indices}"
+        )
+    return [number % blocks for number in taken]
+
+
+def tidy_size(size: int | Sequence[int]) -> Size:
+    """A size as configurations keep it: one side for a square, else a tuple of height and width."""
+    height, width = (size, size) if isinstance(size, int) else size
+    return height if height == width else (height, width)
+
+
+def head_names(config: ModelConfig) -> tuple[str, ...]:
+    """Names of the modules that give logits, as timm has them."""
+    return ("head", "head_dist") if config.distilled else ("head",)
+
+
+def create_head(config: ModelConfig) -> nn.Module:
+    """A linear layer from tokens to classes; the identity for no classes."""
+    return nn.Linear(config.embed_dim, config.num_classes) if config.num_classes else nn.Identity()
+
+
+def init_linears(module: nn.Module, weight_init: str) -> None:
+    """Start every linear layer of a module as the configuration says."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear):
+            init_linear(layer, weight_init)
+
+
+def init_linear(layer: nn.Linear, weight_init: str) -> None:
+    """Draw the weight of a linear layer, and put its bias to zero."""
+    if weight_init == "xavier":
+        nn.init.xavier_uniform_(layer.weight)
+    else:
+        nn.init.trunc_normal_(layer.weight, std=0.02)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+
+
+def check_config(config: ModelConfig) -> None:
+    """Raise ValueError for a model that makes no sense."""
+    if config.embed_dim % config.num_heads:
+        raise ValueError(f"embed_dim must be a multiple of num_heads; got {config.embed_dim} and {config.num_heads}")
+    if config.weight_init not in ("deit", "xavier"):
+        raise ValueError(f"weight_init must be 'deit' or 'xavier'; got '{config.weight_init}'")
+    if config.global_pool not in ("token", "avg", ""):
+        raise ValueError(f"global_pool must be 'token', 'avg' or ''; got '{config.global_pool}'")
+    if config.distilled and config.global_pool == "" and config.num_classes:
+        raise ValueError(
+            "a distilled model's heads read one vector a picture, so global_pool must be 'token' or 'avg'; got ''"
+        )
+    if config.global_pool == "token" and not config.has_class_token:
+        raise ValueError("global_pool 'token' reads the class token, so class_token=False does not go with it")

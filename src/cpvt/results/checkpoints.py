@@ -1,0 +1,276 @@
+"""A run's folder: weights (safetensors), everything needed to use them (JSON), and where they came from."""
+
+from __future__ import annotations
+
+import difflib
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from timm import list_models
+from torch import Tensor, nn
+
+from cpvt import __version__
+from cpvt.config import ForeignConfig, ModelConfig, sides
+from cpvt.config.legacy import current
+from cpvt.data import Transform
+from cpvt.runtime.files import read_json, replacing, write_json
+from cpvt.results.folders import CHECKPOINT, WEIGHTS
+from cpvt.models import VisionTransformer
+from cpvt.models.adapt import adapt_model
+from cpvt.models.pretrained import Files, shipped_files, shipped_names
+from cpvt.models.registry import MODELS
+from cpvt.adapters.retrofit import retrofit
+from cpvt.adapters import MAKERS, Subject, is_foreign, open_subject, subject_of
+from cpvt.adapters.adapt import build_foreign, continue_foreign
+from cpvt.adapters.weights import load_weights_file
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A trained model, ready to use: `model(transform(picture)[None])` gives logits, one per class name."""
+
+    model: nn.Module
+    transform: Transform
+    class_names: tuple[str, ...]
+    record: dict[str, Any]
+    """What checkpoint.json holds: the configurations of model and training, and the provenance."""
+
+    @property
+    def config(self) -> ModelConfig | ForeignConfig:
+        """What the model is."""
+        return config_from_json(self.record["model"])
+
+    @property
+    def own_model(self) -> VisionTransformer:
+        """The model, where it is one of ours; ValueError where it is another library's."""
+        if not isinstance(self.model, VisionTransformer):
+            raise ValueError(
+                f"this needs one of our own models; '{self.record['training']['out']}' holds "
+                f"{self.record['model']['name']}, which goes through its own library's tools (docs/retrofit.md has an export)"
+            )
+        return self.model
+
+    @property
+    def train_size(self) -> int:
+        """The longer side of the training size, pixels."""
+        return max(sides(self.config.img_size))
+
+    @property
+    def subject(self) -> Subject:
+        """The model as measurements see it."""
+        facts = {"train_size": self.config.img_size, "transform": self.transform, "class_names": self.class_names}
+        return subject_of(self.model, self.record["training"]["out"], **facts)
+
+
+def as_subject(
+    model: str | Path | Checkpoint | Subject | Callable[..., Any],
+    weights: str | Path | None = None,
+    device: str = "auto",
+) -> Subject:
+    """What is to be measured, from anything that names or is a model.
+
+    model: a run's folder, a name whose weights come with the package, what `load` returned, another library's model such
+    as "timm:vit_small_patch16_224", or any module or callable. weights: a file for a model of another library. A model already at hand stays on its device.
+    Raises ValueError where nothing of that name is known.
+    """
+    if isinstance(model, Subject):
+        return model
+    if isinstance(model, str) and is_foreign(model):
+        subject = open_subject(model, weights)
+        module: Any = subject.model
+        module.to(pick_device(device))
+        return subject
+    if weights is not None:
+        raise ValueError(f"a file of weights goes with timm:, hf: or torchvision: names; '{model}' has its own")
+    if isinstance(model, (str, Path)):
+        if not is_run(model):
+            raise ValueError(_unknown(str(model)))
+        model = load(model, device)
+    return model.subject if isinstance(model, Checkpoint) else subject_of(model)
+
+
+def _unknown(name: str) -> str:
+    """What to say to a name that is no folder and of no library."""
+    maker, _, rest = name.partition(":")
+    guesses = [f"{prefix}:{rest}" for prefix in difflib.get_close_matches(maker, MAKERS, n=1)] if rest else []
+    guesses += difflib.get_close_matches(name, shipped_names(), n=1, cutoff=0.8)
+    theirs = [each for each in list_models() if each not in MODELS]
+    guesses += [f"timm:{near}" for near in difflib.get_close_matches(name, theirs, n=3, cutoff=0.8)]
+    hint = f" Did you mean {' or '.join(guesses)}?" if guesses else ""
+    return (
+        f"'{name}' is no folder of a run, no model that comes with weights ({', '.join(shipped_names())}) and none of "
+        f"{', '.join(f'{each}:NAME' for each in MAKERS)}.{hint}"
+    )
+
+
+def is_run(name: str | Path) -> bool:
+    """Whether a name is of something to `load`: a folder, or a model whose weights come with the package."""
+    return Path(name).exists() or str(name) in shipped_names()
+
+
+def files_of(run: str | Path) -> Files:
+    """Where the weights and the record of a run are: in its folder, else in the package for a name that comes with it."""
+    folder = Path(run)
+    if not folder.exists() and str(run) in shipped_names():
+        return shipped_files(str(run))
+    return Files(folder / WEIGHTS, folder / CHECKPOINT)
+
+
+def save_checkpoint(folder: Path, weights: Mapping[str, Tensor], record: dict[str, Any]) -> None:
+    """Write weights, then the record; each file is replaced whole or not at all."""
+    state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights.items()}
+    with replacing(folder / WEIGHTS) as file:
+        file.write(safetensors.torch.save(state))
+    write_json(folder / CHECKPOINT, record)
+
+
+def read_record(run: str | Path) -> dict[str, Any]:
+    """The record of a run; ValueError where the folder holds none."""
+    path = files_of(run).record
+    if not path.is_file():
+        raise ValueError(
+            f"'{run}' holds no checkpoint: expected {CHECKPOINT} and {WEIGHTS}, as `cpvt train` writes them"
+        )
+    record: dict[str, Any] = read_json(path)
+    missing = [name for name in ("model", "class_names") if name not in record]
+    if missing:
+        raise ValueError(
+            f"'{path}' is none that `cpvt train` wrote: it lacks {', '.join(missing)}; name a run's folder"
+        )
+    if "training" in record:
+        record["training"] = current(record["training"])
+    return record
+
+
+def load(run: str | Path, device: str = "auto") -> Checkpoint:
+    """Load a run that `cpvt train` wrote: the model in eval mode, its transform and its class names.
+
+    run: the run's folder, or the name of a model whose weights come with the package, such as "cpvt_mini_peg5_gap".
+    Raises ValueError where the folder holds no checkpoint, or weights that do not fit it (which keys, which shapes).
+    """
+    record = read_record(run)
+    model = build_model(config_from_json(record["model"]))
+    load_weights_file(model, files_of(run).weights)
+    transform = transform_from_json(record["transform"])
+    return Checkpoint(model.eval().to(pick_device(device)), transform, tuple(record["class_names"]), record)
+
+
+def build_model(config: ModelConfig | ForeignConfig) -> nn.Module:
+    """A fresh model, ours or another library's, retrofitted where the configuration says so."""
+    if isinstance(config, ModelConfig):
+        return VisionTransformer(config)
+    model = build_foreign(config)
+    return model if config.retrofit is None else retrofit(model, **config.retrofit)
+
+
+def starting_weights(
+    wanted: ModelConfig | ForeignConfig,
+    start: str | Path,
+    class_names: Sequence[str] | None = None,
+    say: Callable[[str], Any] = lambda words: None,
+) -> nn.Module:
+    """A model as wanted, with the weights of a run, by folder or name, or of a file, to be trained on.
+
+    Of a run's model the training size and the classes may be others, and for our own also what training drops, and whether
+    it is distilled (see `cpvt.models.adapt`); of a file all must fit. class_names: those of the pictures to come; where
+    the run had others its head starts afresh, be they as many. `say` is told, a line each, what became of the weights.
+    The `config` of one of our own says what came out: its encoding may be written otherwise than wanted, as in
+    "rope(grid=(8, 8))", so a record holds that. Raises ValueError that lists what does not fit.
+    """
+    if Path(start).is_file() or not is_run(start):
+        model = build_model(wanted)
+        load_weights_file(model, Path(start))
+        return model
+    record = read_record(start)
+    held = config_from_json(record["model"])
+    kinds = ["a model of our own" if isinstance(each, ModelConfig) else f"'{each.name}'" for each in (held, wanted)]
+    if type(held) is not type(wanted):
+        raise ValueError(f"'{start}' holds {kinds[0]}, and {kinds[1]} is to be trained: start from a run of that")
+    model = build_model(held)
+    load_weights_file(model, files_of(start).weights)
+    same_classes = class_names is None or list(class_names) == record["class_names"]
+    if isinstance(wanted, ModelConfig):
+        assert isinstance(model, VisionTransformer)  # as its record says
+        return _told(adapt_model(model, wanted, same_classes), say)
+    return _told(continue_foreign(model, wanted, same_classes, f"in '{start}'"), say)
+
+
+def published_weights(wanted: ForeignConfig, say: Callable[[str], Any] = lambda words: None) -> nn.Module:
+    """A model of another library with the weights that it publishes; its head starts afresh for another number of classes."""
+    subject: Any = open_subject(wanted.name)
+    return _told(continue_foreign(subject.model, wanted, where=f"published for {wanted.name}"), say)
+
+
+def _told(continued: tuple[nn.Module, list[str]], say: Callable[[str], Any]) -> nn.Module:
+    """The model, after what became of its weights was said."""
+    model, words = continued
+    for each in words:
+        say(each)
+    return model
+
+
+def config_from_json(values: dict[str, Any]) -> ModelConfig | ForeignConfig:
+    """A model's configuration from what JSON made of it."""
+    kind = ForeignConfig if "name" in values else ModelConfig
+    return kind(**{name: _tuple(value) for name, value in values.items()})
+
+
+def transform_from_json(values: dict[str, Any]) -> Transform:
+    """A transform from what JSON made of it."""
+    return Transform(**{name: _tuple(value) for name, value in values.items()})
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def pick_device(name: str) -> torch.device:
+    """'auto' is the GPU where there is one, else the CPU."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(
+            f"device '{name}' cannot be used here ({str(error).splitlines()[0]}); try --device cpu"
+        ) from error
+    return device
+
+
+def provenance() -> dict[str, Any]:
+    """Where a result came from: versions, commit, command, machine."""
+    return {
+        "versions": {
+            "python": platform.python_version(),
+            "cpvt": __version__,
+            **{name: version(name) for name in ("torch", "timm")},
+        },
+        "commit": _commit(),
+        "command": shlex.join(["cpvt" if "cpvt" in Path(sys.argv[0]).parts[-2:] else sys.argv[0], *sys.argv[1:]]),
+        "machine": f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads",
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+
+
+def _commit() -> str | None:
+    """The commit this package runs from, where it runs from a checkout; '+' where files differ from it."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        top = subprocess.run([*git, "rev-parse", "--show-toplevel"], capture_output=True, text=True, check=True)
+        if not (Path(top.stdout.strip()) / "src" / "cpvt" / "checkpoint.py").is_file():
+            return None
+        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+        changed = subprocess.run([*git, "status", "--porcelain", "."], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return head.stdout.strip() + ("+" if changed.stdout.strip() else "")

@@ -1,0 +1,1 @@
+"""What any program needs: files, processes, progress bars, memory."""

@@ -1,0 +1,190 @@
+"""Configurations: a number that cannot be is refused where it is said, in every option that takes one."""
+
+import inspect
+import json
+import re
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+from cpvt.training.starting import is_finished
+
+import cpvt
+from cpvt import config as configs
+from cpvt.results.checkpoints import read_record
+from cpvt.cli import main, parse
+from cpvt.config import (
+    CompareConfig,
+    DataConfig,
+    OptimConfig,
+    PredictConfig,
+    ProbeConfig,
+    RetrofitConfig,
+    RuntimeConfig,
+    SweepConfig,
+)
+from cpvt.config.base import RANGES, Options, check_ranges, differences
+from cpvt.config.legacy import RENAMED, current
+from cpvt.models.pretrained import DEFAULT, shipped_files
+
+
+def train(**options):
+    return configs.TrainConfig(out="run", **options)
+
+
+@pytest.mark.parametrize(
+    ("make", "option", "value", "words"),
+    [
+        (RuntimeConfig, "grad_accum_steps", 0, "1 or more; got 0"),
+        (RuntimeConfig, "grad_accum_steps", -1, "1 or more"),
+        (RuntimeConfig, "save_minutes", -1, "0 or more"),
+        (DataConfig, "longest_side", 0, "1 or more"),
+        (DataConfig, "shuffle_buffer", -1, "0 or more"),
+        (DataConfig, "train_num_samples", 0, "1 or more"),
+        (DataConfig, "train_num_samples", -5, "1 or more"),
+        (DataConfig, "workers", -1, "0 or more"),
+        (train, "img_size", 0, "1 or more"),
+        (train, "test_every", -1, "0 or more"),
+        (train, "seed", -1, "0 or more"),
+        (OptimConfig, "batch_size", "32", "1 or more; got '32'"),
+        (OptimConfig, "lr", float("nan"), "above 0; got nan"),
+        (OptimConfig, "min_lr", 1.0, "from 0 to lr, 0.003; got 1.0"),
+        (OptimConfig, "warmup_lr", -1e-3, "from 0 to lr"),
+        (OptimConfig, "crop_scale", (0.0, 1.0), "above 0 and at most 1; got 0.0"),
+        (OptimConfig, "crop_scale", (0.9, 0.1), "go up, such as 0.35 1.0; got"),
+        (OptimConfig, "model_ema_decay", 1.0, "above 0 and below 1"),
+        (CompareConfig, "seeds", (0, -1), "0 or more; got -1"),
+        (CompareConfig, "parallel", 0, "1 or more"),
+        (lambda **options: RetrofitConfig("timm:x", **options), "seed", -1, "0 or more"),
+        (lambda **options: SweepConfig("run", **options), "batch_size", 0, "1 or more"),
+        (lambda **options: ProbeConfig("run", **options), "images", 0, "1 or more"),
+        (lambda **options: PredictConfig(("a.jpg",), **options), "top", 0, "1 or more"),
+    ],
+)
+def test_a_number_that_cannot_be_is_refused(make, option, value, words):
+    with pytest.raises(ValueError, match=f"{option} must be {words}|{option} must {words}"):
+        make(**{option: value})
+
+
+@pytest.mark.parametrize("size", [0, -1, "8x", "0x8", "8x8x8"])
+def test_a_training_size_that_is_none_is_refused(size):
+    with pytest.raises(ValueError, match=f"a size is a side such as 48, or .*; got '{size}'"):
+        train(train_sizes=(8, size))
+
+
+def test_every_number_of_a_training_is_in_a_range(monkeypatch):
+    """Whoever adds an option that takes a number says which numbers: it is checked here that they did."""
+    checked = set()
+    monkeypatch.setattr("cpvt.config.base.check_ranges", lambda config, ranges: checked.update(*ranges.values()))
+    parts = (OptimConfig(), RuntimeConfig(), DataConfig(), train(), RetrofitConfig("timm:x"), CompareConfig())
+    elsewhere = {"crop_pct", "min_lr", "warmup_lr", "train_sizes", "sizes", "canvas_sizes", "resize_sizes"}
+    numbers = {
+        each.name for part in parts for each in fields(part) if {"int", "float"} & set(each.type.replace("[", " ").replace(",", " ").split())
+    }  # fmt: skip
+    assert numbers - checked - elsewhere == set()
+
+
+def test_none_stands_for_a_default_and_limits_belong_to_their_range():
+    limits = {"1 or more": 1, "0 or more": 0, "from 0 to 1": 1, "from 0 to below 1": 0, "above 0 and at most 1": 1}
+    for words in RANGES:
+        check_ranges(DataConfig(), {words: ("train_num_samples",)})
+        if words in limits:
+            check_ranges(train(seed=limits[words]), {words: ("seed",)})
+    for words in ("above 0", "above 0 and at most 1", "above 0 and below 1"):
+        with pytest.raises(ValueError, match=f"seed must be {words}; got 0"):
+            check_ranges(train(seed=0), {words: ("seed",)})
+
+
+@pytest.mark.parametrize("command", ["train --out OUT --grad-accum-steps 0", "compare --seeds 0 -1 --out OUT"])
+def test_the_command_line_says_it(capsys, tmp_path, command):
+    with pytest.raises(SystemExit) as stop:
+        main(command.replace("OUT", str(tmp_path / "out")).split())
+    assert stop.value.code == 2
+    assert re.match(r"cpvt: \w+ must be .*; got -?\d\n$", capsys.readouterr().err)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("command", ["sweep cpvt_mini_peg5_gap --data digits", "compare --parallel 1 --quick"])
+def test_a_folder_that_cannot_be_written_is_found_before_the_work(capsys, tmp_path, command):
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit):
+        main([*command.split(), "--out", str(tmp_path / "file" / "out")])
+    assert f"nothing can be written to '{tmp_path}/file/out': '{tmp_path}/file' is a file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("train --out OUT --train-size 8", "--train-size is now --img-size"),
+        ("train --out OUT --no-shard", "--no-shard is now --no-fsdp"),
+        ("sweep x --on-bad-picture=skip", "--on-bad-picture is now --on-bad-image"),
+        ("sweep x --loader_workers 2", "--loader_workers is now --workers"),
+        ("sweep x --protocol canvas", "--protocol is now --protocols"),
+    ],
+)
+def test_an_old_option_is_answered_with_its_new_name(capsys, tmp_path, command, words):
+    with pytest.raises(SystemExit) as stop:
+        main(command.replace("OUT", str(tmp_path / "out")).split())
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == f"cpvt: {words}\n"
+
+
+def test_an_option_of_a_call_is_checked_against_its_configuration():
+    shown = inspect.signature(cpvt.sweep).parameters
+    assert list(shown)[:4] == ["model", "data", "sizes", "on_progress"]
+    assert {"out", "options"} & set(shown) == set()
+    assert shown["protocols"].default == ("resize",)
+    for options, words in (
+        ({"protocol": "canvas"}, "'protocol' is now 'protocols'"),
+        ({"batchsize": 3}, "no option 'batchsize'. Did you mean batch_size.*Known options: checkpoint, protocols"),
+        ({"out": "folder"}, "no option 'out'"),
+    ):
+        with pytest.raises(TypeError, match=words):
+            cpvt.sweep("cpvt_mini_peg5_gap", **options)
+    with pytest.raises(ValueError, match="batch_size must be 1 or more; got 0"):
+        cpvt.sweep("cpvt_mini_peg5_gap", batch_size=0)
+    with pytest.raises(ValueError, match=r"protocols takes several values, as in protocols=\('canvas',\)"):
+        cpvt.sweep("cpvt_mini_peg5_gap", protocols="canvas")
+
+
+def test_the_command_line_takes_sizes_as_calls_do():
+    config = parse(["sweep", "run", "--sizes", "8", "12x16", "--img-size", "24x32", "--protocols", "canvas", "resize"])
+    assert config == SweepConfig("run", sizes=(8, (12, 16)), img_size=(24, 32), protocols=("canvas", "resize"))
+    assert parse(["sweep", "run"]).img_size is None
+
+
+def test_every_new_name_of_an_old_option_is_an_option():
+    kinds = [each for each in vars(configs).values() if isinstance(each, type) and issubclass(each, Options)]
+    names = {each.name for kind in kinds if kind is not Options for each in fields(kind)}
+    assert set(RENAMED.values()) <= names
+    assert not set(RENAMED) & names
+
+
+@pytest.mark.parametrize("path", sorted(Path("docs/results").glob("*/compare.json")), ids=lambda path: path.parent.name)
+def test_the_record_of_an_old_comparison_is_that_of_today(path):
+    record = json.loads(path.read_text())["config"]
+    values = current(record)
+    inner = {"dataset": DataConfig, "optim": OptimConfig}
+    values |= {name: kind(**values[name]) for name, kind in inner.items()}
+    config = CompareConfig(**values)
+    assert differences(record, config) == []
+    changed = replace(config, optim=replace(config.optim, warmup_ratio=0.2), img_size=7)
+    assert differences(record, changed) == [
+        f"img_size: {config.img_size} -> 7", f"warmup_ratio: {config.optim.warmup_ratio} -> 0.2",
+    ]  # fmt: skip
+
+
+def test_the_record_of_an_old_run_is_read_and_compared(tmp_path):
+    """The shipped model was trained when options had other names."""
+    files = shipped_files(DEFAULT)
+    record = json.loads(files.record.read_text())
+    training = record["training"] | {"out": str(tmp_path), "train_sizes": ["24x32", 40, "8"]}
+    (tmp_path / "checkpoint.json").write_text(json.dumps(record | {"training": training}))
+    assert read_record(tmp_path)["training"]["dataset"]["data"] == "cifar10"
+    values = current(training)
+    parts = {"runtime": RuntimeConfig, "dataset": DataConfig, "optim": OptimConfig}
+    config = configs.TrainConfig(**values | {name: kind(**values[name]) for name, kind in parts.items()})
+    assert config.train_sizes == ((24, 32), 40, 8)
+    assert is_finished(config)
+    with pytest.raises(ValueError, match="another configuration .model_ema_decay: 0.999 -> 0.9"):
+        is_finished(replace(config, optim=replace(config.optim, model_ema_decay=0.9)))

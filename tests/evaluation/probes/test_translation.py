@@ -1,0 +1,91 @@
+"""Translation: what moves with the picture is said to, and nothing else."""
+
+import pytest
+import torch
+
+from cpvt.evaluation.probes.context import Change
+from cpvt.evaluation.probes.translation import overlap, shift
+
+
+@pytest.mark.parametrize("way", ["circular", "canvas", "crop"])
+def test_the_overlap_shows_the_same_pixels(way):
+    pictures = torch.randn(2, 1, 32, 40)
+    for pixels in (1, 4, 8):
+        before, after = shift(pictures, way, 0, 4), shift(pictures, way, pixels, 4)
+        assert before.shape == after.shape == (2, 1, *{"circular": (32, 40), "canvas": (48, 56), "crop": (24, 32)}[way])
+        maps = [each.permute(0, 2, 3, 1) for each in (before, after)]
+        torch.testing.assert_close(*overlap(*maps, way, pixels, pixels))
+        assert not torch.equal(before, after)
+
+
+def test_on_a_canvas_the_whole_picture_is_there_wherever_it_lies():
+    pictures = torch.rand(1, 1, 16, 16) + 1
+    for pixels in (0, 1, 8):
+        assert shift(pictures, "canvas", pixels, 4).sum() == pytest.approx(float(pictures.sum()))
+
+
+def test_a_change_is_in_units_of_the_spread_of_tokens():
+    maps = torch.randn(400, 4, 4, 8) + 100
+    unrelated, equal = Change(), Change()
+    unrelated.add(torch.randn(400, 4, 4, 8) + 100, maps)
+    equal.add(maps, maps)
+    assert unrelated.numbers[0] == pytest.approx(2**0.5, rel=0.03)
+    assert equal.numbers == (0, 0, 400)
+
+
+@pytest.mark.parametrize("encoding", ["none", "peg(padding_mode='circular')"])
+def test_what_is_equivariant_moves_with_circular_shifts(tiny_model, measured, encoding):
+    find = measured(tiny_model(encoding), "translation")
+    for words in ("1 patch", "2 patches"):
+        assert max(find("token error", case=f"circular, {words}")) < 1e-5
+        assert find("same prediction", case=f"circular, {words}") == [1]
+    assert max(find("token error", case="circular, 1 patch", depth=0)) < 1e-5
+
+
+@pytest.mark.parametrize("encoding", ["learned", "peg", "rope"])
+def test_what_knows_the_border_or_the_place_does_not(tiny_model, measured, encoding):
+    find = measured(tiny_model(encoding), "translation")
+    assert min(find("token error", case="circular, 1 patch", depth=2)) > 0.02
+    assert max(find("token error", case="circular, 1 patch", depth=2, twin="none")) < 1e-5
+
+
+def test_on_a_canvas_a_model_without_encoding_moves_exactly(tiny_model, measured):
+    find = measured(tiny_model("none"), "translation")
+    assert max(find("token error", case="canvas, 1 patch")) < 1e-5
+    assert find("same prediction", case="canvas, 2 patches") == [1]
+    assert {each.size for each in find.findings if each.case.startswith("canvas")} == {32}
+
+
+def test_accuracy_stands_beside_and_counts_right_answers(measured, digits):
+    class KnowsTheFirst(torch.nn.Module):
+        """Right on pictures as they come, wrong on everything rolled, which it knows by their top left corner."""
+
+        def forward(self, pictures):
+            return torch.nn.functional.one_hot((pictures[:, 0, 0, 0] > 5).long(), 10).float()
+
+    from cpvt.adapters import subject_of
+
+    subject = subject_of(KnowsTheFirst(), train_size=32, patch_size=4)
+    find = measured(subject, "translation", pictures=597)
+    share = sum(digits.test.labels == 0) / 597
+    assert find("accuracy", case="circular, not shifted") == [pytest.approx(share, abs=1e-4)]
+    assert find("same prediction", case="circular, 1 pixel") == [1]
+
+
+def test_a_refused_canvas_is_said_and_the_rest_runs(tiny_model, measured):
+    model = tiny_model("learned")
+
+    class OneSize(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = model
+
+        def forward(self, pictures):
+            if pictures.shape[-1] != 16:
+                raise AssertionError(f"16 pixels wanted, {pictures.shape[-1]} given")
+            return self.inner(pictures)
+
+    find = measured(OneSize(), "translation", img_size=16)
+    assert "16 pixels wanted, 24 given" in find.refused["model", "predictions, canvas"]
+    assert find("same prediction", case="circular, 1 pixel")
+    assert find("accuracy", case="crop, 1 pixel")

@@ -1,0 +1,258 @@
+"""Sweeps: the right counts, the right views, errors that say what to do."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+import torchvision
+from PIL import Image
+
+import cpvt
+from cpvt.cli import main
+from cpvt.data import Transform, View, open_data
+from cpvt.reporting.summary import summarise
+from cpvt.results.rows import read_rows, unpack_hits
+from cpvt.adapters import open_subject
+
+
+def test_rows_say_what_was_measured(tiny_run, tiny_folder):
+    rows = list(cpvt.sweep(tiny_run, None, [8, (12, 16), "6x10"], protocols=("resize",)))
+    assert [row.size for row in rows] == [8, (12, 16), (6, 10)]
+    row = rows[0]
+    assert (row.model, row.encoding, row.pool, row.protocol) == ("cpvt_micro", "peg", "cls", "resize")
+    assert (row.total, row.train_size, row.crop_ratio, row.at) == (6, 8, 0.875, (1,))
+    assert row.data == str(tiny_folder)
+    assert row.parameters == sum(p.numel() for p in cpvt.load(tiny_run).model.parameters())
+
+
+def test_the_count_is_that_of_a_loop_over_pictures(tiny_run, tiny_folder):
+    checkpoint, data = cpvt.load(tiny_run), open_data(str(tiny_folder))
+    row = next(cpvt.sweep(checkpoint, None, [12], protocols=("canvas",), batch_size=4))
+    correct = 0
+    for index in range(len(data.test)):
+        draw = np.random.default_rng((0, 0, index))
+        picture, label = data.test.read(index, draw)
+        seen = View(checkpoint.transform, "canvas", (12, 12))(picture, draw)
+        with torch.no_grad():
+            correct += int(checkpoint.model(seen[None]).argmax()) == label
+    assert row.correct == correct
+    assert row.fill == pytest.approx(1 - 6 * 8 / 144, abs=1e-4)
+
+
+def test_sizes_by_default_go_from_half_to_three_times(tiny_run):
+    assert [row.size for row in cpvt.sweep(tiny_run)] == [4, 8, 12, 16, 24]
+
+
+def test_several_protocols_are_tested_one_after_the_other(tiny_run):
+    both = list(cpvt.sweep(tiny_run, None, [8, "8x12"], protocols=["canvas", "resize"]))
+    assert [(row.protocol, row.size) for row in both] == [
+        ("canvas", 8), ("canvas", (8, 12)), ("resize", 8), ("resize", (8, 12)),
+    ]  # fmt: skip
+    (alone,) = cpvt.sweep(tiny_run, None, [(8, 12)], protocols=("resize",))
+    assert both[-1].hits == alone.hits
+
+
+def test_larger_pictures_are_shrunk_for_a_canvas_and_counted(tiny_run, tiny_folder):
+    Image.new("RGB", (300, 100)).save(tiny_folder / "test" / "cat" / "large.png")
+    assert next(cpvt.sweep(tiny_run, None, [8], protocols=("canvas",))).shrunk == 1
+    assert next(cpvt.sweep(tiny_run, None, [8], protocols=("canvas",), longest_side=300)).shrunk == 0
+    assert next(cpvt.sweep(tiny_run, None, [8], protocols=("resize",))).shrunk == 0
+
+
+def test_native_shows_whole_pictures_and_gives_the_count_of_a_loop(tiny_run, tiny_folder):
+    for number, (width, height) in enumerate([(30, 10), (5, 17), (40, 40)]):
+        Image.effect_noise((width, height), 80).save(tiny_folder / "test" / "dog" / f"noise{number}.png")
+    checkpoint, data = cpvt.load(tiny_run), open_data(str(tiny_folder))
+    rows = list(cpvt.sweep(checkpoint, None, [20, 100], protocols=("native",), token_budget=30))
+    for row, longest in zip(rows, (20, 100)):
+        limited = replace(checkpoint.transform, longest_side=longest)
+        correct = shrunk = 0
+        for index in range(len(data.test)):
+            whole, label = data.test.read(index, None)
+            picture = limited.limit(whole)
+            shrunk += picture is not whole
+            with torch.no_grad():
+                correct += int(checkpoint.model(limited(picture)[None]).argmax()) == label
+        assert (row.correct, row.total, row.shrunk, row.longest_side) == (correct, 9, shrunk, 32)
+    assert [row.shrunk for row in rows] == [2, 0]
+    with pytest.raises(ValueError, match="the longest side allowed, such as 224; got"):
+        next(cpvt.sweep(tiny_run, None, ["8x12"], protocols=("native",)))
+    for options in ({"longest_side": 20}, {"crop_pct": 1.0}):
+        with pytest.raises(ValueError, match="nothing is cropped: leave longest_side and crop_pct out"):
+            next(cpvt.sweep(tiny_run, None, [8], protocols=("native",), **options))
+    cells = summarise(rows)
+    assert [(cell.encoding, cell.size) for cell in cells] == [("peg", 20), ("peg", 100)]  # one curve, not two
+
+
+def test_bad_pictures_are_an_error_or_counted(tiny_run, tiny_folder):
+    (tiny_folder / "test" / "cat" / "bad.jpg").write_text("no picture")
+    with pytest.raises(ValueError, match="bad.jpg"):
+        list(cpvt.sweep(tiny_run, None, [8]))
+    row = next(cpvt.sweep(tiny_run, None, [8], on_bad_image="skip"))
+    assert (row.total, row.skipped) == (6, 1)
+
+
+def test_what_cannot_be_swept(tiny_run, picture_folder, tmp_path):
+    with pytest.raises(ValueError, match="canvas, resize, native; got 'zoom'"):
+        next(cpvt.sweep(tiny_run, None, [8], protocols=("zoom",)))
+    with pytest.raises(ValueError, match="size 3 is smaller than a patch; the smallest side of this model is 4"):
+        next(cpvt.sweep(tiny_run, None, [8, 3]))
+    with pytest.raises(ValueError, match="got '12y'"):
+        next(cpvt.sweep(tiny_run, None, ["12y"]))
+    other = picture_folder({"train/bird": 1, "train/cat": 1, "test/bird": 1}, tmp_path / "other")
+    with pytest.raises(ValueError, match=r"not the model's: the model has 2 \(cat, dog\), the data 2 \(bird, cat\)"):
+        next(cpvt.sweep(tiny_run, str(other), [8]))
+    untested = picture_folder({"train/cat": 1, "train/dog": 1}, tmp_path / "untested")
+    with pytest.raises(ValueError, match="has no test/"):
+        next(cpvt.sweep(tiny_run, str(untested), [8]))
+
+
+TIMM = "timm:vit_tiny_patch16_224(img_size=8, patch_size=4, embed_dim=16, depth=1, num_heads=2, num_classes=2)"
+
+
+def weights_of(name, tmp_path):
+    path = tmp_path / "weights.safetensors"
+    safetensors.torch.save_file(open_subject(name, pretrained=False).model.state_dict(), path)
+    return path
+
+
+def test_a_model_of_another_library_is_tested_in_its_own_way(tmp_path, tiny_folder):
+    path = weights_of(TIMM, tmp_path)
+    first, second = cpvt.sweep(TIMM, str(tiny_folder), [8, (12, 16)], checkpoint=path)
+    assert (first.model, first.encoding, first.pool, first.at) == (TIMM, "", "", ())
+    assert (first.takes_sizes, second.takes_sizes) == ("as it is", "set_input_size")
+    assert (first.train_size, first.crop_ratio, first.interpolation) == (8, 0.9, "bicubic")  # timm's for this model
+    assert first.mean == (0.5, 0.5, 0.5)
+    assert first.refused is None
+    model, data = open_subject(TIMM, path).model, open_data(str(tiny_folder))
+    view = View(Transform((0.5,) * 3, (0.5,) * 3, 0.9), "resize", (8, 8))
+    hits = []
+    for index in range(6):
+        picture, label = data.test.read(index, None)
+        with torch.no_grad():
+            hits.append(int(model(view(picture, None)[None]).argmax()) == label)
+    assert unpack_hits(first.hits, 6) == hits
+    assert (first.correct, first.top5) == (sum(hits), 6)
+
+
+def test_reading_can_be_overruled(tiny_folder):
+    data = open_data(str(tiny_folder))
+    how = dict(mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6), crop_pct=0.5, interpolation="bilinear")
+    seen = []
+    (row,) = cpvt.sweep(lambda pictures: seen.append(pictures) or pictures.mean((2, 3))[:, :2], data, [8], **how)
+    assert (row.mean, row.std, row.crop_ratio, row.interpolation) == tuple(how.values())
+    picture, _ = data.test.read(0, None)
+    transform = Transform((0.1, 0.2, 0.3), (0.4, 0.5, 0.6), 0.5, "bilinear")
+    expected = View(transform, "resize", (8, 8))(picture, None)
+    torch.testing.assert_close(seen[0][0], expected)
+    for wrong in ({"mean": (0.5, 0.5)}, {"mean": (0.5, 0.5, 0.5), "std": (1, 1, 0)}):
+        with pytest.raises(ValueError, match="mean and std are one number each, or three"):
+            next(cpvt.sweep(lambda pictures: pictures, data, [8], **wrong))
+
+
+def test_any_module_or_callable_is_tested(tiny_folder):
+    class Brightest(torch.nn.Module):
+        def forward(self, pictures):
+            mean = pictures.mean((1, 2, 3))
+            return torch.stack([mean, -mean], 1)
+
+    data, seen = open_data(str(tiny_folder)), []
+    (row,) = cpvt.sweep(Brightest(), data, [12], protocols=("canvas",))
+    (same,) = cpvt.sweep(
+        lambda pictures: seen.append(pictures) or Brightest()(pictures), data, [12], protocols=("canvas",)
+    )
+    assert (row.model, same.model) == ("Brightest", "function")
+    assert (row.hits, row.train_size, row.mean) == (same.hits, None, data.mean)
+    assert row.correct == sum(unpack_hits(row.hits, 6)) > 0
+    assert seen[0].shape == (6, 3, 12, 12)
+    assert row.peak_memory >= 0
+
+
+def test_a_size_that_the_model_refuses_is_a_row_with_its_words(tiny_folder):
+    model = torchvision.models.VisionTransformer(32, 8, 1, 2, 16, 16, num_classes=2)
+    first, second = cpvt.sweep(model, open_data(str(tiny_folder)), [32, 48])
+    assert (first.total, first.refused) == (6, None)
+    assert (second.total, second.correct, second.refused) == (
+        0,
+        0,
+        "AssertionError: Wrong image height! Expected 32 but got 48!",
+    )
+    (cell,) = [cell for cell in summarise([first, second]) if cell.size == 48]
+    assert cell.refused == second.refused
+
+
+def test_what_does_not_go_together_is_an_error(tiny_folder, tiny_run, tmp_path):
+    data = open_data(str(tiny_folder))
+    with pytest.raises(ValueError, match=r"must give logits of shape \(6, classes\).*got \(6, 3, 8, 8\)"):
+        next(cpvt.sweep(lambda pictures: pictures, data, [8]))
+    with pytest.raises(ValueError, match="'function' tells 3 classes apart, the data has 2"):
+        next(cpvt.sweep(lambda pictures: pictures.mean((2, 3)), data, [8]))
+    with pytest.raises(ValueError, match="say on which pictures 'function' is to be tested"):
+        next(cpvt.sweep(lambda pictures: pictures))
+    with pytest.raises(ValueError, match="does not say its training size"):
+        next(cpvt.sweep(lambda pictures: pictures, data))
+    with pytest.raises(ValueError, match="size 3 is smaller than a patch"):
+        next(cpvt.sweep(TIMM, data, [3], checkpoint=weights_of(TIMM, tmp_path)))
+    with pytest.raises(ValueError, match="goes with timm:, hf: or torchvision: names"):
+        next(cpvt.sweep(tiny_run, None, [8], checkpoint=tmp_path / "weights.safetensors"))
+    with pytest.raises(ValueError, match="has no labels"):
+        next(cpvt.sweep(lambda pictures: pictures, replace(data, class_names=()), [8]))
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("tim:vit_small", "Did you mean timm:vit_small"),
+        ("vit_small_patch16_224", "Did you mean timm:vit_small_patch16_224"),
+        ("runs/none", "is no folder of a run"),
+    ],
+)
+def test_names_that_are_nothing_are_errors_with_near_ones(name, hint, tiny_folder):
+    with pytest.raises(ValueError, match=hint):
+        next(cpvt.sweep(name, str(tiny_folder)))
+
+
+def test_a_given_training_size_does_not_change_how_sizes_are_taken(tmp_path, tiny_folder):
+    (row,) = cpvt.sweep(TIMM, str(tiny_folder), [12], checkpoint=weights_of(TIMM, tmp_path), img_size=12)
+    assert (row.refused, row.takes_sizes, row.train_size) == (None, "set_input_size", 12)
+
+
+def test_the_command_line_adds_rows_of_any_model_to_one_folder(tmp_path, tiny_folder, capsys):
+    path, out = weights_of(TIMM, tmp_path), tmp_path / "rows"
+    for extra in ([], ["--protocols", "canvas", "--interpolation", "bilinear"]):
+        main(
+            [
+                "sweep",
+                TIMM,
+                "--checkpoint",
+                str(path),
+                "--data",
+                str(tiny_folder),
+                "--sizes",
+                "8",
+                "--out",
+                str(out),
+                *extra,
+            ]
+        )
+    assert [row.protocol for row in read_rows(out / "rows.jsonl")] == ["resize", "canvas"]
+    said = capsys.readouterr().out
+    assert "normalised by mean 0.5/0.5/0.5" in said
+    assert "zero-shot, trained at 8, crop ratio 0.9, bicubic" in said
+
+
+@pytest.mark.parametrize("protocol", ["resize", "native"])
+def test_pictures_read_by_other_processes_are_the_same(tiny_run, protocol, monkeypatch):
+    here = next(cpvt.sweep(tiny_run, None, [12], protocols=(protocol,)))
+    asked = []
+    build = torch.utils.data.DataLoader.__init__
+    monkeypatch.setattr(
+        torch.utils.data.DataLoader,
+        "__init__",
+        lambda self, *a, **how: (asked.append(how["num_workers"]), build(self, *a, **how))[1],
+    )
+    there = next(cpvt.sweep(tiny_run, None, [12], protocols=(protocol,), workers=1))
+    assert asked == [1]
+    assert (there.hits, there.total) == (here.hits, here.total)

@@ -1,0 +1,203 @@
+"""The comparison: every row once, however often it is interrupted."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+import cpvt
+from cpvt import training
+from cpvt.experiments import compare as comparing
+from cpvt.evaluation import profile as looking
+from cpvt.config import CompareConfig, DataConfig, OptimConfig
+from cpvt.data import open_data
+from cpvt.results.rows import read_rows
+from cpvt.training import check
+
+
+@pytest.fixture
+def config(tmp_path, tiny_folder):
+    return CompareConfig(
+        out=str(tmp_path / "compare"), encodings=("learned", "peg"), canvas_sizes=(8, 12), resize_sizes=(8, "8x12"),
+        img_size=8, parallel=1, dataset=DataConfig(str(tiny_folder)), optim=OptimConfig(epochs=1, batch_size=4),
+    )  # fmt: skip
+
+
+def keys(config):
+    rows = read_rows(comparing.Path(config.out) / "rows.jsonl")
+    return [(row.encoding, row.pool, row.seed, row.protocol, row.size) for row in rows]
+
+
+def test_class_token_for_all_and_gap_for_peg_too(config):
+    cpvt.compare(config)
+    tests = [("canvas", 8), ("canvas", 12), ("resize", 8), ("resize", (8, 12))]
+    heads = [("learned", "cls"), ("peg", "cls"), ("peg", "gap")]
+    assert keys(config) == [(*head, 0, *test) for head in heads for test in tests]
+    page = cpvt.report(config.out).read_text()
+    assert "peg · gap" in page
+    assert "data:image/png;base64" in page
+
+
+def test_pools_and_seeds_multiply_with_seeds_outermost(config):
+    cpvt.compare(replace(config, pool=("gap",), seeds=(0, 1), protocols=("canvas",), canvas_sizes=(8,)))
+    assert [key[:3] for key in keys(config)] == [
+        ("learned", "gap", 0), ("peg", "gap", 0), ("learned", "gap", 1), ("peg", "gap", 1),
+    ]  # fmt: skip
+
+
+def test_processes_give_the_rows_of_one_process(config, tmp_path, forked):
+    cpvt.compare(config)
+    beside = replace(config, out=str(tmp_path / "beside"), parallel=2)
+    told, rows = [], []
+    cpvt.compare(beside, lambda *words: told.append(words), rows.append)
+    assert sorted(map(str, keys(beside))) == sorted(map(str, keys(config)))
+    assert len(rows) == 12
+    assert any("peg gap seed 0" in words[0] for words in told)
+
+
+@pytest.mark.parametrize("stop_at", [1, 5, 9])
+def test_an_interrupted_comparison_goes_on_and_recomputes_nothing(config, stop_at, monkeypatch):
+    seen = []
+
+    def interrupt(row):
+        seen.append(row.key)
+        if len(seen) == stop_at:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cpvt.compare(config, on_row=interrupt)
+    trained = []
+    monkeypatch.setattr(
+        comparing, "train", lambda training, *given: (trained.append(training.out), real(training, *given))[1]
+    )
+    cpvt.compare(config, on_row=lambda row: seen.append(row.key))
+    assert len(seen) == len(set(seen)) == 12
+    assert len(keys(config)) == 12
+
+
+real = comparing.train
+
+
+def test_a_finished_comparison_computes_nothing(config, monkeypatch):
+    cpvt.compare(config)
+    monkeypatch.setattr(comparing, "train", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(looking, "_speeds", lambda *_: pytest.fail("measured again"))
+    cpvt.compare(config, on_row=lambda row: pytest.fail("tested again"))
+
+
+def test_a_comparison_grows(config):
+    cpvt.compare(config)
+    added = []
+    cpvt.compare(
+        replace(config, encodings=("learned", "peg", "none"), resize_sizes=(8, "8x12", 16)), on_row=added.append
+    )
+    assert {(row.encoding, row.pool, row.size) for row in added if row.encoding != "none"} == {
+        ("learned", "cls", 16), ("peg", "cls", 16), ("peg", "gap", 16),
+    }  # fmt: skip
+    assert sum(row.encoding == "none" for row in added) == 5
+
+
+def test_another_recipe_in_the_same_folder_is_refused(config):
+    cpvt.compare(config)
+    before = (comparing.Path(config.out) / "rows.jsonl").read_text()
+    with pytest.raises(ValueError, match=r"another configuration \(lr: 0.003 -> 0.1\)"):
+        cpvt.compare(replace(config, optim=replace(config.optim, lr=0.1)))
+    assert (comparing.Path(config.out) / "rows.jsonl").read_text() == before
+
+
+def test_a_failing_worker_says_why(config, forked):
+    (comparing.Path(config.dataset.data) / "train" / "cat" / "bad.jpg").write_text("no picture")
+    with pytest.raises(ValueError, match="bad.jpg"):
+        cpvt.compare(replace(config, parallel=2))
+
+
+def test_choices_that_do_not_exist(config):
+    for change, words in [
+        ({"encodings": ("pge",)}, "unknown encoding 'pge'"),
+        ({"protocols": ("zoom",)}, "among canvas, resize; got 'zoom'"),
+        ({"pool": ("max",)}, "cls, gap; got 'max'"),
+        ({"parallel": 0}, "parallel must be 1 or more"),
+        ({"canvas_sizes": ("x",)}, "got 'x'"),
+        ({"resize_sizes": (8, 2)}, "size 2 is smaller than a patch"),
+        ({"seeds": ()}, "seeds must name at least one"),
+        ({"encodings": ()}, "encodings must name at least one"),
+    ]:
+        with pytest.raises(ValueError, match=words):
+            cpvt.compare(replace(config, **change))
+        assert not comparing.Path(config.out).exists()
+
+
+def test_quick_fills_in_only_what_was_not_asked_for():
+    quick = comparing.spell_out(CompareConfig(quick=True))
+    assert (quick.out, quick.encodings, quick.pool) == ("runs/quick", ("learned", "rope", "peg"), ("cls",))
+    assert (quick.canvas_sizes, quick.resize_sizes) == ((32, 48, 64), (24, 32, 48))
+    assert quick.optim == replace(OptimConfig(), epochs=12)
+    asked = CompareConfig(quick=True, out="mine", encodings=("none",), canvas_sizes=(40,), optim=OptimConfig(epochs=3))
+    spelled = comparing.spell_out(asked)
+    assert (spelled.out, spelled.encodings, spelled.canvas_sizes) == ("mine", ("none",), (40,))
+    assert spelled.optim.epochs == 3
+
+
+def test_sizes_by_default_follow_the_training_size():
+    plain = comparing.spell_out(CompareConfig())
+    assert (plain.out, plain.canvas_sizes, plain.resize_sizes) == (
+        "runs/compare", (32, 48, 64, 96), (16, 24, 32, 48, 64),
+    )  # fmt: skip
+    larger = comparing.spell_out(CompareConfig(img_size=64))
+    assert (larger.canvas_sizes, larger.resize_sizes) == ((64, 96, 128, 192), (32, 48, 64, 96, 128))
+
+
+def test_an_encoding_added_later_does_not_drop_what_the_page_shows_of_the_others(config):
+    cpvt.compare(config)
+    cpvt.compare(replace(config, encodings=("none",), pool=("cls",)))
+    looks = json.loads((comparing.Path(config.out) / "looks.json").read_text())
+    assert [look["name"] for look in looks] == ["learned-cls", "peg-cls", "peg-gap", "none-cls"]
+
+
+def test_rows_without_checkpoints_are_enough(config, monkeypatch):
+    import shutil
+
+    cpvt.compare(config)
+    shutil.rmtree(comparing.Path(config.out) / "runs")
+    monkeypatch.setattr(comparing, "train", lambda *_: pytest.fail("trained again"))
+    cpvt.compare(config, on_row=lambda row: pytest.fail("tested again"))
+
+
+def test_a_listener_that_fails_stops_the_comparison(config, forked):
+    def fail(row):
+        raise OSError("no space left on device")
+
+    with pytest.raises(OSError, match="no space left"):
+        cpvt.compare(replace(config, parallel=2), on_row=fail)
+
+
+def test_doubles_are_done_once(config):
+    cpvt.compare(
+        replace(config, encodings=("peg", "peg"), pool=("cls",), seeds=(0, 0), canvas_sizes=(8, "8"), resize_sizes=(8,))
+    )
+    assert len(keys(config)) == 2
+
+
+def test_what_the_page_shows_beside_accuracy(config):
+    folder = cpvt.compare(config)
+    looks = json.loads((folder / "looks.json").read_text())
+    assert [look["name"] for look in looks] == ["learned-cls", "peg-cls", "peg-gap"]
+    for look in looks:
+        assert all(rate > 0 for rate in look["pictures_per_second"])
+        attention = looking.np.load(folder / "arrays" / f"attention-{look['name']}.npy")
+        assert attention.shape == (4, 4)
+
+
+def test_data_is_opened_and_options_are_checked_once(config, monkeypatch):
+    opened, checked = [], []
+    for module in (comparing, training):
+        monkeypatch.setattr(module, "open_data", lambda *given: opened.append(given) or open_data(*given))
+        monkeypatch.setattr(module, "check", lambda config, data: checked.append(config.out) or check(config, data))
+    cpvt.compare(config)
+    assert len(opened) == 1
+    assert len(checked) == len(set(checked)) == 3
+
+
+def test_sizes_for_every_protocol_give_way_to_a_protocols_own():
+    spelled = comparing.spell_out(CompareConfig(sizes=(16, "16x24"), canvas_sizes=("48",)))
+    assert (spelled.canvas_sizes, spelled.resize_sizes, spelled.sizes) == ((48,), (16, (16, 24)), (16, (16, 24)))

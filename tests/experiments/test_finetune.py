@@ -1,0 +1,150 @@
+"""Retrofitting from end to end: tested before and after, beside a control, resumed, saved and loaded."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import cpvt
+from cpvt.cli import main
+from cpvt.config import DataConfig, OptimConfig, Retrofit, RetrofitConfig, TrainConfig
+from cpvt.experiments.finetune import BEFORE, CONTROL, retrofit_and_test
+from cpvt.results.rows import read_rows
+from cpvt.training import train
+
+VIT = "timm:vit_tiny_patch16_224(patch_size=4, embed_dim=16, depth=3, num_heads=2)"
+
+
+@pytest.fixture
+def vit(tmp_path, tiny_folder):
+    """A small model of timm's, trained for one epoch."""
+    recipe, source = OptimConfig(epochs=1, batch_size=4), DataConfig(str(tiny_folder))
+    return train(TrainConfig(str(tmp_path / "vit"), model=VIT, img_size=8, dataset=source, optim=recipe))
+
+
+@pytest.fixture
+def config(tmp_path, tiny_folder, vit):
+    recipe = OptimConfig(epochs=2, batch_size=4, lr=1e-3)
+    return RetrofitConfig(
+        str(vit), str(tmp_path / "retro"), sizes=(8, "12x16"), retrofit=Retrofit((1, 2), "fade"),
+        dataset=DataConfig(str(tiny_folder)), optim=recipe,
+    )  # fmt: skip
+
+
+AFTER = "PEG after 1, 2, table faded out"
+
+
+def test_the_model_is_tested_before_and_after_beside_a_control(config, vit):
+    folder = retrofit_and_test(config)
+    rows = {(row.encoding, row.size): row for row in read_rows(folder / "rows.jsonl")}
+    assert list(rows) == [(label, size) for label in (BEFORE, CONTROL, AFTER) for size in (8, (12, 16))]
+    assert {(row.model, row.total, row.train_size) for row in rows.values()} == {(VIT, 6, 8)}
+    assert rows[BEFORE, 8].correct == next(cpvt.sweep(vit, None, [8])).correct
+    for label, run in {CONTROL: folder / "control", AFTER: folder}.items():
+        (again,) = cpvt.sweep(run, None, ["12x16"])
+        assert (again.correct, again.hits) == (rows[label, (12, 16)].correct, rows[label, (12, 16)].hits)
+
+
+def test_the_run_holds_pegs_that_learned_and_a_table_that_is_gone(config):
+    checkpoint = cpvt.load(retrofit_and_test(replace(config, control=False)))
+    state = checkpoint.model.state_dict()
+    assert all(state[f"blocks.{block}.peg.weight"].abs().max() > 0 for block in (0, 1))
+    shares = [value for name, value in state.items() if name.endswith("peg_absolute_share")]
+    assert len(shares) == 1
+    assert float(shares[0]) == 0
+    assert checkpoint.record["at"] == [1, 2]
+
+
+def test_an_interrupted_retrofit_goes_on_and_repeats_nothing(config):
+    def stop(row):
+        if row.encoding == CONTROL:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        retrofit_and_test(config, on_row=stop)
+    heard = []
+    folder = retrofit_and_test(config, on_row=heard.append)
+    assert [(row.encoding, row.size) for row in heard] == [(CONTROL, (12, 16)), (AFTER, 8), (AFTER, (12, 16))]
+    assert len((folder / "rows.jsonl").read_text().splitlines()) == 6
+    assert retrofit_and_test(config, on_row=heard.append) == folder
+    assert len(heard) == 3
+
+
+@pytest.mark.parametrize("train_only", ["peg", "peg+norms"])
+def test_what_is_not_to_learn_stays_as_it_came(config, vit, train_only):
+    wanted = replace(config.retrofit, absolute="keep", train_only=train_only)
+    folder = retrofit_and_test(replace(config, control=False, retrofit=wanted))
+    before, after = (cpvt.load(run).model.state_dict() for run in (vit, folder))
+    moved = {name for name, value in before.items() if not torch.equal(value, after[name])}
+    assert all("norm" in name for name in moved)
+    assert bool(moved) == (train_only == "peg+norms")
+
+
+def test_a_folder_with_another_retrofit_is_refused(config):
+    retrofit_and_test(replace(config, control=False))
+    other = replace(config.retrofit, at=(1,))
+    with pytest.raises(ValueError, match=r"holds another retrofit \(at: \[1, 2\] -> \[1\]\)"):
+        retrofit_and_test(replace(config, control=False, retrofit=other))
+
+
+def test_our_own_models_take_peg_by_name(config, tiny_run):
+    with pytest.raises(ValueError, match="train with --encoding learned"):
+        retrofit_and_test(replace(config, model=str(tiny_run)))
+
+
+def test_published_weights_are_taken_where_no_file_is_named(config, monkeypatch, vit):
+    """Nothing is downloaded here: timm's door is held shut and says what was asked of it."""
+    import timm
+
+    asked = []
+
+    def create(name, pretrained=False, **options):
+        asked.append(pretrained)
+        if pretrained:
+            raise OSError("no network")
+        return real(name, pretrained=pretrained, **options)
+
+    real = timm.create_model
+    monkeypatch.setattr(timm, "create_model", create)
+    with pytest.raises(ValueError, match="its published weights, or pass --checkpoint FILE: OSError: no network"):
+        retrofit_and_test(replace(config, model=VIT))
+    assert asked[-1] is True
+
+
+def test_the_command_line_retrofits_and_draws_the_page(tmp_path, vit, tiny_folder, capsys):
+    out = str(tmp_path / "retro")
+    main(["retrofit", str(vit), "--data", str(tiny_folder), "--at", "2", "--absolute", "keep", "--epochs", "1",
+          "--batch-size", "4", "--sizes", "8", "12", "--out", out])  # fmt: skip
+    said = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert said["rows"] == 6
+    assert "PEG after 2, table kept" in (tmp_path / "retro" / "report.html").read_text()
+
+
+def test_predict_takes_runs_of_other_libraries(vit, tmp_path):
+    Image.fromarray(np.zeros((9, 14, 3), dtype=np.uint8)).save(tmp_path / "one.png")
+    (prediction,) = cpvt.predict(vit, [tmp_path / "one.png"])
+    assert prediction.size == (9, 14)
+    assert sum(share for _, share in prediction.classes) == pytest.approx(1, abs=1e-5)
+
+
+def test_export_says_that_it_needs_a_model_of_our_own(vit, tmp_path):
+    with pytest.raises(ValueError, match="needs one of our own models.*timm:vit_tiny"):
+        cpvt.export(vit, tmp_path / "model.onnx")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"at": (9,)}, "9"),
+        ({"fade_end": 0.0}, "fade_end is a part of the training"),
+        ({"peg_lr_scale": 0}, "peg_lr_scale"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_trained(config, options, words):
+    with pytest.raises(ValueError, match=words):
+        retrofit_and_test(replace(config, retrofit=replace(config.retrofit, **options)))
+    assert not (Path(config.out)).exists()

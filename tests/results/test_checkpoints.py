@@ -1,0 +1,179 @@
+"""Checkpoints: whole, checked, and never unpickled."""
+
+import copy
+import json
+from dataclasses import asdict, replace
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import cpvt
+from cpvt.results.checkpoints import build_model, published_weights, starting_weights
+from cpvt.config import ForeignConfig, ModelConfig
+from cpvt.results.folders import CHECKPOINT, WEIGHTS
+from cpvt.models import VisionTransformer
+from cpvt.adapters import subject_of
+
+
+def test_a_loaded_run_is_ready_to_use(tiny_run):
+    checkpoint = cpvt.load(tiny_run)
+    assert checkpoint.class_names == ("cat", "dog")
+    assert checkpoint.train_size == 8
+    assert not checkpoint.model.training
+    from PIL import Image
+
+    tensor = checkpoint.transform(Image.new("RGB", (13, 9)))
+    assert tensor.shape == (3, 9, 13)
+    assert checkpoint.model(tensor[None]).shape == (1, 2)
+    for name, tensor in load_file(tiny_run / WEIGHTS).items():
+        assert torch.equal(checkpoint.model.state_dict()[name], tensor)
+
+
+def test_a_folder_without_checkpoint(tmp_path):
+    with pytest.raises(ValueError, match=r"holds no checkpoint: expected checkpoint.json and model.safetensors"):
+        cpvt.load(tmp_path)
+
+
+def test_weights_that_do_not_fit_are_named_with_their_shapes(tiny_run):
+    state = load_file(tiny_run / WEIGHTS)
+    state["head.weight"] = torch.zeros(3, 64)
+    state["spare"] = torch.zeros(1)
+    del state["cls_token"]
+    save_file(state, tiny_run / WEIGHTS)
+    with pytest.raises(ValueError, match="do not fit the model") as error:
+        cpvt.load(tiny_run)
+    for words in ("missing: cls_token", "not expected: spare", "head.weight: expected shape (2, 64), got (3, 64)"):
+        assert words in str(error.value)
+
+
+def test_truncated_and_missing_weights(tiny_run):
+    whole = (tiny_run / WEIGHTS).read_bytes()
+    (tiny_run / WEIGHTS).write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match="not a whole safetensors file"):
+        cpvt.load(tiny_run)
+    (tiny_run / WEIGHTS).unlink()
+    with pytest.raises(ValueError, match="are missing"):
+        cpvt.load(tiny_run)
+
+
+def test_a_broken_record(tiny_run):
+    (tiny_run / CHECKPOINT).write_text('{"model": ')
+    with pytest.raises(ValueError, match="is not whole JSON"):
+        cpvt.load(tiny_run)
+
+
+def test_the_record_is_plain_json(tiny_run):
+    record = json.loads((tiny_run / CHECKPOINT).read_text())
+    assert record["training"]["optim"]["epochs"] == 1
+    assert record["transform"]["crop_ratio"] == 0.875
+
+
+MICRO = ModelConfig(embed_dim=16, depth=2, num_heads=2, patch_size=4, img_size=16, num_classes=2)
+VIT = "timm:vit_tiny_patch16_224(patch_size=4, embed_dim=16, depth=2, num_heads=2)"
+FOREIGN = ForeignConfig(VIT, num_classes=2, img_size=16)
+
+
+@pytest.fixture
+def make_run(tmp_path):
+    """Writes the folder of a run that ended with a model."""
+
+    def make(model, config, class_names=("cat", "dog")):
+        for parameter in model.parameters():
+            torch.nn.init.normal_(parameter, std=0.3)
+        save_file(model.state_dict(), tmp_path / WEIGHTS)
+        record = {"model": asdict(config), "class_names": list(class_names)}
+        (tmp_path / CHECKPOINT).write_text(json.dumps(record))
+        return tmp_path
+
+    return make
+
+
+def test_a_run_is_started_from_at_another_size(make_run):
+    torch.manual_seed(0)
+    model = VisionTransformer(replace(MICRO, encoding="learned+rope")).eval()
+    run, pictures, told = make_run(model, model.config), torch.randn(2, 3, 24, 24), []
+    started = starting_weights(replace(model.config, img_size=24), run, ["cat", "dog"], told.append).eval()
+    torch.testing.assert_close(started(pictures), model(pictures))
+    assert started.config == replace(model.config, img_size=24, encoding="learned+rope(grid=(4, 4))")
+    assert told == ["training size 16 -> 24, encoding now learned+rope(grid=(4, 4))"]
+
+
+@pytest.mark.parametrize(
+    ("names", "kept"),
+    [(None, True), (["cat", "dog"], True), (["dog", "cat"], False), (["ship", "tree"], False)],
+)
+def test_a_head_is_kept_for_the_classes_it_knows_alone(make_run, names, kept):
+    model, told = VisionTransformer(MICRO), []
+    started = starting_weights(MICRO, make_run(model, MICRO), names, told.append)
+    assert torch.equal(started.head.weight, model.head.weight) == kept
+    assert torch.equal(started.blocks[1].mlp.fc1.weight, model.blocks[1].mlp.fc1.weight)
+    assert told == ([] if kept else ["other classes: the head starts afresh"])
+
+
+def test_a_file_of_weights_has_no_record_and_must_fit(make_run):
+    model = VisionTransformer(replace(MICRO, encoding="learned"))
+    file = make_run(model, model.config) / WEIGHTS
+    started = starting_weights(model.config, file)
+    assert torch.equal(started.encoding.table, model.encoding.table)
+    with pytest.raises(ValueError, match=r"encoding.table: expected shape \(1, 36, 16\), got \(1, 16, 16\)"):
+        starting_weights(replace(model.config, img_size=24), file)
+
+
+def test_a_run_of_another_kind_of_model_is_refused(make_run):
+    run = make_run(VisionTransformer(MICRO), MICRO)
+    with pytest.raises(ValueError, match="holds a model of our own, and 'timm:vit_tiny.* is to be trained"):
+        starting_weights(FOREIGN, run)
+    with pytest.raises(ValueError, match="the one to start from differs in depth: 2 -> 3"):
+        starting_weights(replace(MICRO, depth=3), run)
+
+
+@pytest.mark.parametrize(
+    ("change", "names"),
+    [({}, ["cat", "dog"]), ({"img_size": 24}, None), ({"num_classes": 3}, ["a", "b", "c"]), ({}, ["ship", "tree"])],
+)
+def test_a_run_of_timms_model_is_started_from(make_run, change, names):
+    torch.manual_seed(0)
+    model, wanted, told = build_model(FOREIGN), replace(FOREIGN, **change), []
+    run = make_run(model, FOREIGN)
+    started = starting_weights(wanted, run, names, told.append).eval()
+    model.eval().set_input_size((wanted.img_size,) * 2)  # timm's own way
+    pictures = torch.randn(2, 3, wanted.img_size, wanted.img_size)
+    torch.testing.assert_close(started.forward_features(pictures), model.forward_features(pictures))
+    kept = names in (None, ["cat", "dog"])
+    assert started(pictures).shape == (2, wanted.num_classes)
+    assert (wanted.num_classes == 2 and torch.equal(started.head.weight, model.head.weight)) == kept
+    assert told == ([] if kept else [f"other classes, {wanted.num_classes} now: the head starts afresh"])
+    build_model(wanted).load_state_dict(started.state_dict())  # what opening the run again does
+
+
+def test_timms_distilled_models_get_two_fresh_heads(make_run):
+    config = replace(FOREIGN, name=VIT.replace("vit_tiny", "deit_tiny_distilled"))
+    model = build_model(config)
+    started = starting_weights(replace(config, num_classes=3), make_run(model, config))
+    assert (started.head.out_features, started.head_dist.out_features) == (3, 3)
+    assert torch.equal(started.dist_token, model.dist_token)
+
+
+def test_models_that_do_not_take_another_size_say_so(make_run):
+    config = ForeignConfig("hf:vit(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, patch_size=4)", 2, 16)
+    pytest.importorskip("transformers")
+    run = make_run(build_model(config), config)
+    started = starting_weights(replace(config, num_classes=3), run)
+    assert started.classifier.out_features == 3
+    with pytest.raises(ValueError, match=r"position_embeddings: expected shape \(1, 37, 16\), got \(1, 17, 16\)"):
+        starting_weights(replace(config, img_size=24), run)
+
+
+@pytest.mark.parametrize(("change", "fresh"), [({}, False), ({"img_size": 24}, False), ({"num_classes": 3}, True)])
+def test_published_weights_fit_other_classes_and_sizes(monkeypatch, change, fresh):
+    """Nothing is downloaded here: a model at hand stands for the library's own."""
+    torch.manual_seed(0)
+    model, wanted, told = build_model(FOREIGN).eval(), replace(FOREIGN, **change), []
+    head, pictures = model.head.weight.clone(), torch.randn(2, 3, wanted.img_size, wanted.img_size)
+    monkeypatch.setattr("cpvt.results.checkpoints.open_subject", lambda name: subject_of(copy.deepcopy(model), name))
+    started = published_weights(wanted, told.append).eval()
+    model.set_input_size(pictures.shape[2:])
+    torch.testing.assert_close(started.forward_features(pictures), model.forward_features(pictures))
+    assert (started.head.weight.shape == head.shape and torch.equal(started.head.weight, head)) != fresh
+    assert bool(told) == fresh

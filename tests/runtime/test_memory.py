@@ -1,0 +1,15 @@
+"""Peak memory: what comes after the mark counts, what was held before does not."""
+
+import subprocess
+import sys
+
+import pytest
+
+
+def test_what_comes_after_the_mark_counts():
+    code = (
+        "import torch; from cpvt.runtime.memory import mark_memory, peak_memory; before = torch.ones(200 << 18); held = mark_memory(); "
+        "after = torch.ones(100 << 18); del after; print(peak_memory() - held)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) == pytest.approx(100 << 20, rel=0.1)

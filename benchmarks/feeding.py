@@ -23,7 +23,7 @@ CLASSES = 10
 
 
 class Case(NamedTuple):
-    """Which pictures are read, and what learns from them."""
+    """Which images are read, and what learns from them."""
 
     sides: tuple[int, int]  # of the files
     model: str
@@ -48,13 +48,13 @@ def run(rounds: int) -> Iterator[Figure]:
     try:
         for case in CASES:
             with tempfile.TemporaryDirectory() as folder:
-                write_pictures(Path(folder) / "pictures", case)
+                write_images(Path(folder) / "images", case)
                 yield from _compare(case, Path(folder), -(-rounds // 3))
     finally:
         torch.set_num_threads(threads)
 
 
-def write_pictures(root: Path, case: Case) -> None:
+def write_images(root: Path, case: Case) -> None:
     """JPEGs in class folders, coarse shapes under fine grain, whose size on the disk is about a photograph's."""
     draw = np.random.default_rng(0)
     for number in range(case.steps * case.batch_size):
@@ -83,7 +83,7 @@ def _compare(case: Case, folder: Path, rounds: int) -> Iterator[Figure]:
     )
     words = f"JPEGs of {case.sides[1]}x{case.sides[0]}, {case.model}, {case.size}, batch {case.batch_size}"
     for name, taken in seconds.items():
-        yield ratio(f"{words}: {name}", [float(case.batch_size)] * rounds, taken, "pictures a second")
+        yield ratio(f"{words}: {name}", [float(case.batch_size)] * rounds, taken, "images a second")
     learning = seconds["learning"]
     in_turn = [sum(pair) for pair in zip(seconds["reading, 0 workers"], learning)]
     slower = [max(pair) for pair in zip(seconds["reading, 1 worker"], learning)]
@@ -94,7 +94,7 @@ def _compare(case: Case, folder: Path, rounds: int) -> Iterator[Figure]:
 def _config(case: Case, folder: Path, workers: int, number: int = 0) -> TrainConfig:
     return TrainConfig(
         out=str(folder / f"run{number}"), model=case.model, img_size=case.size, device="cpu",
-        dataset=DataConfig(str(folder / "pictures"), workers=workers),
+        dataset=DataConfig(str(folder / "images"), workers=workers),
         optim=OptimConfig(epochs=1, batch_size=case.batch_size, augment="resized-crop"),
     )  # fmt: skip
 

@@ -48,22 +48,22 @@ def gpu_clock() -> Clock:
 def contenders(
     tokens: Tensor, weight: Tensor, bias: Tensor, prefix: int, grid: tuple[int, int], backward: bool
 ) -> dict[str, Callable[[], Any]]:
-    """What is compared: our two forms, the convolution alone on a picture that needs no work, and a copy.
+    """What is compared: our two forms, the convolution alone on an image that needs no work, and a copy.
 
     The copy moves the bytes that must be moved: tokens read and written, and backward gradient and tokens read and a
     gradient written, which is two and a half copies of the tokens.
     """
     patches = tokens[:, prefix:].detach().unflatten(1, grid).permute(0, 3, 1, 2)
-    picture = patches.contiguous(memory_format=torch.channels_last).requires_grad_(backward)
+    image = patches.contiguous(memory_format=torch.channels_last).requires_grad_(backward)
     seed = torch.randn_like(tokens)
-    seed_picture = torch.randn_like(picture)  # keeps channels last
+    seed_image = torch.randn_like(image)  # keeps channels last
     x, taps, constant = inputs = [each.detach().requires_grad_(backward) for each in (tokens, weight, bias)]
 
     def run(forward: Callable[[], Tensor], asking: list[Tensor], grad: Tensor) -> Callable[[], Any]:
         return (lambda: torch.autograd.grad(forward(), asking, grad)) if backward else forward
 
     def convolution() -> Tensor:
-        return picture + F.conv2d(picture, taps, constant, padding=weight.shape[2] // 2, groups=weight.shape[0])
+        return image + F.conv2d(image, taps, constant, padding=weight.shape[2] // 2, groups=weight.shape[0])
 
     def copy() -> None:
         for part in (tokens, tokens, tokens[: len(tokens) // 2]) if backward else (tokens,):
@@ -72,7 +72,7 @@ def contenders(
     return {
         "fused": run(lambda: ops.peg(x, taps, constant, grid, prefix, form="fused"), inputs, seed),
         "dense": run(lambda: ops.peg(x, taps, constant, grid, prefix, form="dense"), inputs, seed),
-        "convolution": run(convolution, [picture, *inputs[1:]], seed_picture),
+        "convolution": run(convolution, [image, *inputs[1:]], seed_image),
         "copy": copy,
     }
 

@@ -21,19 +21,19 @@ def run(rounds: int) -> Iterator[Figure]:
     """Yield the figures of `python -m benchmarks --only matmul`."""
     model = cpvt.create_model("cpvt_small_gap").eval()
     compiled: Any = torch.compile(model)
-    square, picture = torch.randn(SQUARE, SQUARE), torch.randn(1, SQUARE, 1, SQUARE).permute(0, 3, 1, 2)
+    square, image = torch.randn(SQUARE, SQUARE), torch.randn(1, SQUARE, 1, SQUARE).permute(0, 3, 1, 2)
     for batch in BATCHES:
-        pictures = torch.randn(batch, 3, SIZE, SIZE)
+        images = torch.randn(batch, 3, SIZE, SIZE)
         tokens = batch * (SIZE // 16) ** 2
         with FlopCounterMode(display=False) as counter, torch.inference_mode():
-            model(pictures)
+            model(images)
         forms: dict[str, Callable[[], Any]] = {
             "square by MKL": lambda: square @ square,
-            "square by oneDNN": lambda: F.conv2d(picture, square[:, :, None, None]),
+            "square by oneDNN": lambda: F.conv2d(image, square[:, :, None, None]),
             "linear layers": _linear_layers(model, tokens),
-            "eager": lambda: model(pictures),
-            "compiled": lambda: compiled(pictures),
-            "eager with nn.Linear": plain_linear()(lambda: model(pictures)),
+            "eager": lambda: model(images),
+            "compiled": lambda: compiled(images),
+            "eager with nn.Linear": plain_linear()(lambda: model(images)),
         }
         with torch.inference_mode():
             seconds = alternate(forms, rounds)

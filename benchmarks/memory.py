@@ -1,4 +1,4 @@
-"""Peak memory of a forward as one picture grows to 1024 pixels, a process for each size."""
+"""Peak memory of a forward as one image grows to 1024 pixels, a process for each size."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ def run(rounds: int) -> Iterator[Figure]:
     for encoding in ENCODINGS:
         for size in SIZES:
             tokens = (size // 16) ** 2
-            words = f"forward of cpvt_small_gap with {encoding}, one picture of {size}x{size}, {tokens:,} tokens"
+            words = f"forward of cpvt_small_gap with {encoding}, one image of {size}x{size}, {tokens:,} tokens"
             yield Figure(words, round(peak_memory(forward_once, encoding, size) / tokens), "bytes a token")
 
 
 def forward_once(encoding: str, size: int) -> None:
     """One forward without gradients."""
     model = cpvt.create_model("cpvt_small_gap", encoding=encoding).eval()
-    pictures = torch.randn(1, 3, size, size)
+    images = torch.randn(1, 3, size, size)
     with torch.inference_mode():
-        model(pictures[..., :64, :64])
+        model(images[..., :64, :64])
         mark_memory()
-        model(pictures)
+        model(images)

@@ -21,13 +21,13 @@ OURS, THEIRS = "cpvt_small_gap", "deit_small_patch16_224"
 def run(rounds: int) -> Iterator[Figure]:
     """Yield the figures of `python -m benchmarks --only model`."""
     models = {"cpvt": cpvt.create_model(OURS), "timm": timm.create_model(THEIRS)}
-    pictures, labels = torch.randn(BATCH, 3, SIZE, SIZE), torch.randint(0, 1000, (BATCH,))
+    images, labels = torch.randn(BATCH, 3, SIZE, SIZE), torch.randint(0, 1000, (BATCH,))
     for model in models.values():
         model.eval()
     words = f"throughput of {OURS} / {THEIRS}, {SIZE}, batch {BATCH}"
     with torch.inference_mode():
-        yield from _compare(f"{words}, forward", {k: functools.partial(m, pictures) for k, m in models.items()}, rounds)
-    steps = {name: _training_step(model, pictures, labels) for name, model in models.items()}
+        yield from _compare(f"{words}, forward", {k: functools.partial(m, images) for k, m in models.items()}, rounds)
+    steps = {name: _training_step(model, images, labels) for name, model in models.items()}
     yield from _compare(f"{words}, training step", steps, rounds)
 
 
@@ -38,13 +38,13 @@ def _compare(words: str, forms: dict[str, Callable[[], Any]], rounds: int) -> It
     yield ratio(f"{words}, nn.Linear in both", seconds["timm"], seconds["alike"])
 
 
-def _training_step(model: torch.nn.Module, pictures: torch.Tensor, labels: torch.Tensor) -> Callable[[], None]:
+def _training_step(model: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor) -> Callable[[], None]:
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
 
     def step() -> None:
         optimizer.zero_grad()
-        F.cross_entropy(model(pictures), labels).backward()
+        F.cross_entropy(model(images), labels).backward()
         optimizer.step()
 
     return step

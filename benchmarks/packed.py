@@ -18,21 +18,21 @@ from cpvt.models.linear import plain_linear
 from cpvt.models.packing import pad_to_patches
 from cpvt.models.registry import model_config
 
-MODEL, PICTURES, SIDES = "cpvt_small", 64, (96, 320)
+MODEL, IMAGES, SIDES = "cpvt_small", 64, (96, 320)
 MODES = {"forward": False, "forward + backward": True}
 Contender = Callable[[], Tensor]
 
 
 def run(rounds: int) -> Iterator[Figure]:
     """Yield the figures of `python -m benchmarks --only packed`."""
-    pictures = draw(PICTURES, SIDES)
-    contenders = {**_ours(pictures), **_padded(pictures)}
+    images = draw(IMAGES, SIDES)
+    contenders = {**_ours(images), **_padded(images)}
     with torch.no_grad():
         alone = contenders["loop"]()
         for name in ("packed", "grouped"):
             torch.testing.assert_close(contenders[name](), alone, atol=1e-4, rtol=1e-4)
     shape = model_config(MODEL)
-    words = f"{PICTURES} pictures with sides of {SIDES[0]}-{SIDES[1]}, width {shape.embed_dim}, {shape.depth} blocks"
+    words = f"{IMAGES} images with sides of {SIDES[0]}-{SIDES[1]}, width {shape.embed_dim}, {shape.depth} blocks"
     for mode, backward in MODES.items():
         forms: dict[str, Callable[[], None]] = {
             name: functools.partial(_work, form, backward) for name, form in contenders.items()
@@ -49,43 +49,43 @@ def run(rounds: int) -> Iterator[Figure]:
         for name in contenders:
             yield Figure(
                 f"{words}, {mode}: peak {name}",
-                round(peak_memory(_once, name, backward, PICTURES, SIDES) / 2**20),
+                round(peak_memory(_once, name, backward, IMAGES, SIDES) / 2**20),
                 "MiB",
             )
 
 
 def draw(count: int, sides: tuple[int, int]) -> list[Tensor]:
-    """Pictures with sides in a range, always the same."""
+    """Images with sides in a range, always the same."""
     choose, generator = random.Random(0), torch.Generator().manual_seed(0)
     sizes = [(choose.randint(*sides), choose.randint(*sides)) for _ in range(count)]
     return [torch.randn(3, *size, generator=generator) for size in sizes]
 
 
-def _ours(pictures: list[Tensor]) -> dict[str, Contender]:
+def _ours(images: list[Tensor]) -> dict[str, Contender]:
     model = cpvt.create_model(MODEL)
     groups: dict[tuple[int, int], list[int]] = {}
-    for number, picture in enumerate(pictures):
-        groups.setdefault(model.patch_embed.dynamic_feat_size(picture.shape[1:]), []).append(number)
+    for number, image in enumerate(images):
+        groups.setdefault(model.patch_embed.dynamic_feat_size(image.shape[1:]), []).append(number)
     order = torch.tensor([number for group in groups.values() for number in group]).argsort()
 
     def grouped() -> Tensor:
-        filled = pad_to_patches(pictures, model.config)
+        filled = pad_to_patches(images, model.config)
         batches = (torch.stack([filled[number] for number in group]) for group in groups.values())
         return torch.cat([model(batch) for batch in batches])[order]
 
     return {
-        "packed": lambda: model(pictures),
-        "loop": lambda: torch.cat([model(picture[None]) for picture in pictures]),
+        "packed": lambda: model(images),
+        "loop": lambda: torch.cat([model(image[None]) for image in images]),
         "grouped": grouped,
     }
 
 
-def _padded(pictures: list[Tensor]) -> dict[str, Contender]:
+def _padded(images: list[Tensor]) -> dict[str, Contender]:
     """timm's own model for many sizes; the patches are padded to the longest image beforehand (not timed)."""
     shape = model_config(MODEL)
     patch = (shape.patch_size, shape.patch_size)
     parts: list[dict[str, Any]] = [
-        dict(zip(("patches", "patch_coord", "patch_valid"), patchify_image(picture, patch))) for picture in pictures
+        dict(zip(("patches", "patch_coord", "patch_valid"), patchify_image(image, patch))) for image in images
     ]
     longest = max(part["patches"].shape[0] for part in parts)
     batch = {key: torch.stack([_lengthen(part[key], longest) for part in parts]) for key in parts[0]}
@@ -110,7 +110,7 @@ def _work(form: Contender, backward: bool) -> None:
 
 
 def _once(name: str, backward: bool, count: int, sides: tuple[int, int]) -> None:
-    pictures = draw(count, sides)
-    form = (_padded if name == "padded" else _ours)(pictures)[name]
+    images = draw(count, sides)
+    form = (_padded if name == "padded" else _ours)(images)[name]
     mark_memory()
     _work(form, backward)

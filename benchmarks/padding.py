@@ -19,7 +19,7 @@ from cpvt.models import VisionTransformer
 from cpvt.models.attention import Positions
 from cpvt.training import train
 
-SIDES, BATCH = (16, 24), 32  # sides of the canvases in patches of 4 pixels, pictures in a padded batch
+SIDES, BATCH = (16, 24), 32  # sides of the canvases in patches of 4 pixels, images in a padded batch
 EPOCHS, DIGITS = 20, 597  # that a model is trained for; that it is asked about, all there are to test on
 
 
@@ -33,11 +33,11 @@ def run(rounds: int) -> Iterator[Figure]:
             out=str(Path(folder) / "run"), encoding="peg", pool="gap", optim=OptimConfig(epochs=EPOCHS)
         )
         checkpoint = load(train(config), "cpu")
-    pictures, labels = _draw(checkpoint)
+    images, labels = _draw(checkpoint)
     model = checkpoint.own_model
-    batches = [pictures[start : start + BATCH] for start in range(0, len(pictures), BATCH)]
+    batches = [images[start : start + BATCH] for start in range(0, len(images), BATCH)]
     with torch.inference_mode():
-        alone = torch.cat([model(picture[None]) for picture in pictures])
+        alone = torch.cat([model(image[None]) for image in images])
         answers = {
             "padded, attention and head masked": torch.cat([_padded(model, batch, False) for batch in batches]),
             "padded, and its padding set to zero before the convolution": torch.cat(
@@ -45,8 +45,8 @@ def run(rounds: int) -> Iterator[Figure]:
             ),
             "packed": torch.cat([model(batch) for batch in batches]),
         }
-    words = f"{len(pictures)} digits on canvases of {SIDES[0] * 4}-{SIDES[1] * 4} pixels, GAP"
-    yield Figure(f"{words}: right, one picture at a time", _percent(alone.argmax(1) == labels), "%")
+    words = f"{len(images)} digits on canvases of {SIDES[0] * 4}-{SIDES[1] * 4} pixels, GAP"
+    yield Figure(f"{words}: right, one image at a time", _percent(alone.argmax(1) == labels), "%")
     for name, logits in answers.items():
         yield Figure(f"{words}: right, {name}", _percent(logits.argmax(1) == labels), "%")
         yield Figure(f"{words}: answers changed, {name}", _percent(logits.argmax(1) != alone.argmax(1)), "%")
@@ -58,21 +58,21 @@ def _draw(checkpoint: Checkpoint) -> tuple[list[Tensor], Tensor]:
     """Test digits, each on a canvas with sides of its own."""
     test = open_data("digits").test
     assert test is not None
-    pictures, labels = [], []
+    images, labels = [], []
     for number in range(DIGITS):
         draw = np.random.default_rng((0, 0, number))
-        picture, label = test.read(number, draw)
+        image, label = test.read(number, draw)
         height, width = (4 * int(side) for side in draw.integers(SIDES[0], SIDES[1] + 1, 2))
-        pictures.append(View(checkpoint.transform, "canvas", (height, width))(picture, draw))
+        images.append(View(checkpoint.transform, "canvas", (height, width))(image, draw))
         labels.append(label)
-    return pictures, torch.tensor(labels)
+    return images, torch.tensor(labels)
 
 
-def _padded(model: VisionTransformer, pictures: list[Tensor], zero_before_peg: bool) -> Tensor:
+def _padded(model: VisionTransformer, images: list[Tensor], zero_before_peg: bool) -> Tensor:
     """Logits of one batch filled up to the largest sides, padding masked in attention and in the mean of the head."""
-    height, width = (max(picture.shape[axis] for picture in pictures) for axis in (1, 2))
-    batch = torch.stack([F.pad(each, (0, width - each.shape[2], 0, height - each.shape[1])) for each in pictures])
-    real = torch.stack([_real(each, height, width, model.config.patch_size) for each in pictures])  # (B, N)
+    height, width = (max(image.shape[axis] for image in images) for axis in (1, 2))
+    batch = torch.stack([F.pad(each, (0, width - each.shape[2], 0, height - each.shape[1])) for each in images])
+    real = torch.stack([_real(each, height, width, model.config.patch_size) for each in images])  # (B, N)
     x, layout, _ = model.embed(batch)
     hidden = torch.zeros(real.shape).masked_fill(~real, -torch.inf)[:, None, None, :]
     for depth, block in enumerate(model.blocks, start=1):
@@ -84,10 +84,10 @@ def _padded(model: VisionTransformer, pictures: list[Tensor], zero_before_peg: b
     return model.head(x.sum(1) / real.sum(1, keepdim=True))
 
 
-def _real(picture: Tensor, height: int, width: int, patch_size: int) -> Tensor:
-    """Which patches of the filled-up picture are its own, (N,)."""
+def _real(image: Tensor, height: int, width: int, patch_size: int) -> Tensor:
+    """Which patches of the filled-up image are its own, (N,)."""
     real = torch.zeros(height // patch_size, width // patch_size, dtype=torch.bool)
-    real[: picture.shape[1] // patch_size, : picture.shape[2] // patch_size] = True
+    real[: image.shape[1] // patch_size, : image.shape[2] // patch_size] = True
     return real.flatten()
 
 

@@ -23,10 +23,10 @@ def run(rounds: int) -> Iterator[Figure]:
 
 
 def plain(tokens: Tensor, weight: Tensor, bias: Tensor, grid: tuple[int, int]) -> Tensor:
-    """What most code does: see the tokens as a picture, convolve, add, and turn back."""
-    picture = tokens.transpose(1, 2).view(tokens.shape[0], tokens.shape[2], *grid)
-    picture = F.conv2d(picture, weight, bias, padding=1, groups=tokens.shape[2]) + picture
-    return picture.flatten(2).transpose(1, 2)
+    """What most code does: see the tokens as an image, convolve, add, and turn back."""
+    image = tokens.transpose(1, 2).view(tokens.shape[0], tokens.shape[2], *grid)
+    image = F.conv2d(image, weight, bias, padding=1, groups=tokens.shape[2]) + image
+    return image.flatten(2).transpose(1, 2)
 
 
 def _against_plain(rounds: int) -> Iterator[Figure]:
@@ -52,10 +52,10 @@ def _share_of_a_model(rounds: int) -> Iterator[Figure]:
         model = cpvt.create_model(name).eval()
         shape = model.config
         width, prefix, grid = shape.embed_dim, shape.prefix_tokens, (MODEL_SIZE // shape.patch_size,) * 2
-        layer, pictures = cpvt.PEG(width), torch.randn(8, 3, MODEL_SIZE, MODEL_SIZE)
+        layer, images = cpvt.PEG(width), torch.randn(8, 3, MODEL_SIZE, MODEL_SIZE)
         tokens = torch.randn(8, prefix + grid[0] * grid[1], width)
         with torch.inference_mode():
-            forms = {"peg": lambda: layer(tokens, grid, prefix), "model": lambda: model(pictures)}
+            forms = {"peg": lambda: layer(tokens, grid, prefix), "model": lambda: model(images)}
             seconds = alternate(forms, rounds)
         yield ratio(f"PEG alone / forward of {name}, {MODEL_SIZE}, batch 8", seconds["peg"], seconds["model"])
         optimizer, labels = torch.optim.AdamW(model.parameters(), fused=True), torch.randint(0, 1000, (8,))
@@ -63,7 +63,7 @@ def _share_of_a_model(rounds: int) -> Iterator[Figure]:
 
         def step() -> None:
             optimizer.zero_grad()
-            F.cross_entropy(model(pictures), labels).backward()
+            F.cross_entropy(model(images), labels).backward()
             optimizer.step()
 
         forms = {"peg": lambda: torch.autograd.grad(layer(tokens, grid, prefix), inputs, seed), "model": step}

@@ -42,7 +42,7 @@ def run(rounds: int) -> Iterator[Figure]:
                 warm_up=1,
                 clock=told,
             )
-        words = f"{case.model}, {case.size}, {case.batch_size} pictures a step, a thread each"
+        words = f"{case.model}, {case.size}, {case.batch_size} images a step, a thread each"
         yield ratio(
             f"throughput of {PROCESSES} processes that train one model / of {PROCESSES} that train a model each, "
             f"{words}",

@@ -73,4 +73,4 @@ class _Unread:
         return self.count
 
     def read(self, index: int, draw: np.random.Generator) -> tuple[Image.Image, int]:
-        raise AssertionError("a rehearsal reads no pictures")
+        raise AssertionError("a rehearsal reads no images")

@@ -62,11 +62,11 @@ def _plain_loop(model: nn.Module, case: Case) -> Callable[[], None]:
     """Forward, cross entropy, backward, a step of fused AdamW; no schedule, label smoothing, metrics or logs."""
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
-    pictures = torch.randn(case.batch_size, 3, case.size, case.size)
+    images = torch.randn(case.batch_size, 3, case.size, case.size)
     labels = torch.arange(case.batch_size) % case.classes
 
     def step() -> None:
-        F.cross_entropy(model(pictures), labels).backward()
+        F.cross_entropy(model(images), labels).backward()
         optimizer.step()
         optimizer.zero_grad()
 

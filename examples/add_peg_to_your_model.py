@@ -18,8 +18,8 @@ class Encoder(nn.Module):
             for _ in range(depth)
         )
 
-    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
-        x = self.patch(pictures)  # (B, D, h, w)
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        x = self.patch(images)  # (B, D, h, w)
         grid = (x.shape[2], x.shape[3])
         x = x.flatten(2).transpose(1, 2)  # (B, h * w, D)
         for number, block in enumerate(self.blocks):

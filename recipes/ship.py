@@ -23,22 +23,22 @@ from cpvt.models.registry import MODELS
 
 LARGEST = 5_000_000  # bytes that a file of weights may have
 TOLERANCE = 0.01  # by which the probability of a class may change
-SIZES = ((32, 32), (24, 40), (61, 35))  # height and width of the random pictures
+SIZES = ((32, 32), (24, 40), (61, 35))  # height and width of the random images
 COUNT = 64  # of each size and kind
 
 
 class Rounding(NamedTuple):
-    """What float16 changes, at most, over random pictures."""
+    """What float16 changes, at most, over random images."""
 
     logit: float
     probability: float
-    classes: int  # pictures whose first class changes
-    pictures: int
+    classes: int  # images whose first class changes
+    images: int
 
     def __str__(self) -> str:
         return (
             f"float16 moves logits by up to {self.logit:.1e} and probabilities by up to {self.probability:.1e}, "
-            f"and the first class of {self.classes} of {self.pictures} random pictures"
+            f"and the first class of {self.classes} of {self.images} random images"
         )
 
 
@@ -77,20 +77,20 @@ def ship(run: Path, folder: Path = FOLDER) -> Rounding:
 
 
 def compare(model: nn.Module, rounded: nn.Module, channels: int) -> Rounding:
-    """How far two models differ over random pictures."""
+    """How far two models differ over random images."""
     with torch.inference_mode():
-        logits = [torch.cat([each(pictures) for pictures in random_pictures(channels)]) for each in (model, rounded)]
+        logits = [torch.cat([each(images) for images in random_images(channels)]) for each in (model, rounded)]
     before, after = (each.softmax(1) for each in logits)
     return Rounding(
         logit=float((logits[0] - logits[1]).abs().max()),
         probability=float((before - after).abs().max()),
         classes=int((before.argmax(1) != after.argmax(1)).sum()),
-        pictures=len(before),
+        images=len(before),
     )
 
 
-def random_pictures(channels: int) -> Iterator[Tensor]:
-    """Batches (B, C, H, W) of noise, and of clouds: noise seen through a blur, which is nearer to pictures."""
+def random_images(channels: int) -> Iterator[Tensor]:
+    """Batches (B, C, H, W) of noise, and of clouds: noise seen through a blur, which is nearer to images."""
     draw = torch.Generator().manual_seed(0)
     for sides in SIZES:
         yield torch.randn(COUNT, channels, *sides, generator=draw)

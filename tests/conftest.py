@@ -1,4 +1,4 @@
-"""What several test files need: rows to report on, folders of small pictures; Triton's interpreter where no GPU is."""
+"""What several test files need: rows to report on, folders of small images; Triton's interpreter where no GPU is."""
 
 import multiprocessing
 import os
@@ -40,10 +40,10 @@ def make_row():
 
 
 @pytest.fixture
-def picture_folder(tmp_path):
-    """Makes class folders with small pictures, all different, such as {"train/cat": 2, "test/cat": 1}."""
+def image_folder(tmp_path):
+    """Makes class folders with small images, all different, such as {"train/cat": 2, "test/cat": 1}."""
 
-    def make(counts, root=tmp_path / "pictures"):
+    def make(counts, root=tmp_path / "images"):
         draw = np.random.default_rng(0)
         for folder, count in counts.items():
             (root / folder).mkdir(parents=True)
@@ -56,9 +56,9 @@ def picture_folder(tmp_path):
 
 
 @pytest.fixture
-def tiny_folder(picture_folder):
-    """A folder of two classes, eleven pictures to train on and six to test."""
-    return picture_folder({"train/cat": 6, "train/dog": 5, "test/cat": 3, "test/dog": 3})
+def tiny_folder(image_folder):
+    """A folder of two classes, eleven images to train on and six to test."""
+    return image_folder({"train/cat": 6, "train/dog": 5, "test/cat": 3, "test/dog": 3})
 
 
 @pytest.fixture

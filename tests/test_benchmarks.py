@@ -40,7 +40,7 @@ def make_small(monkeypatch):
     monkeypatch.setattr(model, "THEIRS", "deit_tiny_patch16_224")
     monkeypatch.setattr(model, "BATCH", 1)
     monkeypatch.setattr(packed, "MODEL", "cpvt_micro")
-    monkeypatch.setattr(packed, "PICTURES", 3)
+    monkeypatch.setattr(packed, "IMAGES", 3)
     monkeypatch.setattr(packed, "SIDES", (32, 48))
     monkeypatch.setattr(padding, "EPOCHS", 1)
     monkeypatch.setattr(padding, "DIGITS", 40)
@@ -138,7 +138,7 @@ def test_a_rehearsal_learns_as_a_training_does_and_keeps_nothing(monkeypatch, tm
     assert list(tmp_path.iterdir()) == []
     monkeypatch.setattr(world, "count", lambda: count)
     batches = list(rehearse.trainer.load(0, rehearse.trainer.setup.sampler.steps(0), 0))
-    assert [batch.pictures.shape for batch in batches] == [(own, 3, 8, 8)] * 2
+    assert [batch.images.shape for batch in batches] == [(own, 3, 8, 8)] * 2
 
 
 def test_the_counterpart_has_the_same_shape_and_the_plain_loop_trains_it():
@@ -159,8 +159,8 @@ def test_training_is_held_against_reading_and_learning_in_turn_or_the_slower_of_
     case = feeding.Case((12, 16), "cpvt_micro_gap", 8, 4, steps=2)
     *rates, in_turn, beside = feeding._compare(case, tmp_path, 2)
     assert [(figure.value, figure.unit) for figure in rates[:2]] == [
-        (3.0, "pictures a second"),
-        (4.0, "pictures a second"),
+        (3.0, "images a second"),
+        (4.0, "images a second"),
     ]
     assert (in_turn.low, in_turn.high) == (0.5, 0.75)
     assert (beside.low, beside.high) == (0.75, 0.8)
@@ -168,7 +168,7 @@ def test_training_is_held_against_reading_and_learning_in_turn_or_the_slower_of_
 
 def test_what_reading_and_training_take_is_the_time_from_step_to_step(monkeypatch, tmp_path):
     case = feeding.Case((12, 16), "cpvt_micro_gap", 8, 2, steps=5)
-    feeding.write_pictures(tmp_path / "pictures", case)
+    feeding.write_images(tmp_path / "images", case)
     clock = iter(range(1000))
     monkeypatch.setattr(feeding.time, "perf_counter", lambda: float(next(clock)))  # a second a look
     assert feeding._read(feeding._config(case, tmp_path, workers=0)) == 1.0

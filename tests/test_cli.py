@@ -80,10 +80,10 @@ MISTAKES = [  # command, what the message says; OUT does not exist, EMPTY is a f
 
 
 @pytest.mark.parametrize(("command", "words"), MISTAKES, ids=[command for command, _ in MISTAKES])
-def test_a_mistake_is_one_message_and_leaves_nothing_behind(capsys, tmp_path, picture_folder, command, words):
+def test_a_mistake_is_one_message_and_leaves_nothing_behind(capsys, tmp_path, image_folder, command, words):
     out, empty = tmp_path / "out", tmp_path / "empty"
     empty.mkdir()
-    folders = {"OUT": out, "EMPTY": empty, "UNTESTED": picture_folder({"train/cat": 1})}
+    folders = {"OUT": out, "EMPTY": empty, "UNTESTED": image_folder({"train/cat": 1})}
     with pytest.raises(SystemExit) as exit:
         main([str(folders.get(word, word)) for word in command.split()])
     assert exit.value.code == 2
@@ -113,24 +113,24 @@ def test_help_names_every_verb_and_imports_nothing_heavy():
     assert not imported & {"torch", "timm", "torchvision", "matplotlib", "scipy", "sklearn", "PIL"}
 
 
-def test_pictures_without_a_run_are_named_by_the_model_that_ships(capsys, tiny_folder):
-    picture = str(next((tiny_folder / "test").rglob("*.png")))
-    main(["predict", picture, "--top", "1"])
+def test_images_without_a_run_are_named_by_the_model_that_ships(capsys, tiny_folder):
+    image = str(next((tiny_folder / "test").rglob("*.png")))
+    main(["predict", image, "--top", "1"])
     default = capsys.readouterr()
     (line,) = default.err.splitlines()
     assert re.match(
         rf"{DEFAULT}, which comes with the package, knows the 10 classes of cifar10.*airplane.*: (.*)$", line
     )
     assert Path(line.rpartition(": ")[2]).read_text().startswith("# The weights")
-    assert json.loads(default.out.splitlines()[-1])["predictions"][0]["picture"] == picture
-    main(["predict", DEFAULT, picture, "--top", "1"])
+    assert json.loads(default.out.splitlines()[-1])["predictions"][0]["image"] == image
+    main(["predict", DEFAULT, image, "--top", "1"])
     named = capsys.readouterr()
     assert (named.out, named.err) == (default.out, "")
 
 
-def test_a_name_with_weights_stands_for_a_run(capsys, tmp_path, picture_folder, monkeypatch):
+def test_a_name_with_weights_stands_for_a_run(capsys, tmp_path, image_folder, monkeypatch):
     classes = load(DEFAULT).class_names
-    data = picture_folder({f"test/{name}": 1 for name in classes})
+    data = image_folder({f"test/{name}": 1 for name in classes})
     monkeypatch.chdir(tmp_path)
     main(["sweep", DEFAULT, "--data", str(data), "--sizes", "8", "12x16"])
     told = json.loads(capsys.readouterr().out.splitlines()[-1])
@@ -142,7 +142,7 @@ def test_a_name_with_weights_stands_for_a_run(capsys, tmp_path, picture_folder, 
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["model"] == DEFAULT
     main(["export", DEFAULT, "--format", "torch-export"])
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["file"] == f"{DEFAULT}.pt2"
-    assert sorted(path.name for path in tmp_path.iterdir()) == [f"{DEFAULT}.pt2", "pictures", "probed", "runs"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"{DEFAULT}.pt2", "images", "probed", "runs"]
 
 
 def test_a_run_from_training_to_report(capsys, tmp_path, tiny_folder):
@@ -156,12 +156,12 @@ def test_a_run_from_training_to_report(capsys, tmp_path, tiny_folder):
     assert 0 <= trained["test_accuracy"] <= 1
     swept = run("sweep OUT/peg --protocols resize --sizes 8 12 8x12")
     assert list(swept["accuracy"]) == ["8", "12", "8x12"]
-    pictures = sorted((tiny_folder / "test").rglob("*.png"))
-    main(["predict", str(tmp_path / "out" / "peg"), *map(str, pictures[:2]), "--top", "1", "--longest-side", "6"])
+    images = sorted((tiny_folder / "test").rglob("*.png"))
+    main(["predict", str(tmp_path / "out" / "peg"), *map(str, images[:2]), "--top", "1", "--longest-side", "6"])
     said = capsys.readouterr()
     assert "shrunk from 6x8 to 4x6 pixels" in said.err
     found = json.loads(said.out.splitlines()[-1])["predictions"]
-    assert [each["picture"] for each in found] == list(map(str, pictures[:2]))
+    assert [each["image"] for each in found] == list(map(str, images[:2]))
     assert all(each["classes"][0][0] in ("cat", "dog") for each in found)
     compared = run(f"compare --data DATA --encodings learned peg --pool cls gap --seeds 0 1 --parallel 1 {recipe} "
                    "--protocols canvas --canvas-sizes 8 --out OUT/all")  # fmt: skip

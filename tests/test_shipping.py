@@ -61,11 +61,11 @@ def test_a_shipped_run_is_the_run_rounded_and_forgets_where_it_was_made(shipping
     assert came["command"] == "cpvt train r.py --out=mini --report-to a/b"
     assert after.record["rounding"] == told._asdict()
     assert (after.transform, after.class_names) == (before.transform, before.class_names)
-    pictures = list(shipping.random_pictures(3))
+    images = list(shipping.random_images(3))
     with torch.inference_mode():
-        difference = max(float((before.model(each) - after.model(each)).abs().max()) for each in pictures)
+        difference = max(float((before.model(each) - after.model(each)).abs().max()) for each in images)
     assert 0 < difference == pytest.approx(told.logit)
-    assert told.pictures == sum(map(len, pictures))
+    assert told.images == sum(map(len, images))
 
 
 @pytest.mark.parametrize(
@@ -113,6 +113,6 @@ def test_the_card_is_what_rows_and_record_give():
 def test_accuracies_of_the_card_stand_under_their_sizes(make_row):
     rows = [make_row(protocol="resize", size=size, correct=size, total=1000) for size in (96, 24)]
     table = CARD["accuracy"]([*rows, make_row(protocol="canvas", size=24, correct=999, total=1000)]).splitlines()
-    assert table[0] == "| of 1,000 test pictures, percent | 24 | 96 |"
+    assert table[0] == "| of 1,000 test images, percent | 24 | 96 |"
     assert table[2:] == ["| resize | 2.4 | 9.6 |", "| canvas | 99.9 | – |"]
     assert CARD["accuracy"]([]) == "*Not measured yet.*"

@@ -149,7 +149,7 @@ def caption(rows: Sequence[Row]) -> str:
     counts = [len(cell.seeds) for cell in summarise(rows)]
     least, most = min(counts), max(counts)
     seeds = f"{most} seed{'s' if most > 1 else ''}" if least == most else f"{least} to {most} seeds"
-    return f"{seeds} a model, {rows[0].total:,} test pictures, trained at {size_label(rows[0].train_size or 0)} pixels."
+    return f"{seeds} a model, {rows[0].total:,} test images, trained at {size_label(rows[0].train_size or 0)} pixels."
 
 
 def tables(rows_of: dict[str, list[Row]]) -> dict[str, str]:

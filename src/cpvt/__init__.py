@@ -1,4 +1,4 @@
-"""Conditional positional encodings for vision transformers that work on pictures of any size."""
+"""Conditional positional encodings for vision transformers that work on images of any size."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

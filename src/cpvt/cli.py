@@ -58,9 +58,9 @@ def train(config: TrainConfig) -> dict[str, Any]:
         return told
     append_rows(folder / ROWS, rows)
     if history[-1]["shrunk"]:
-        print(f"{history[-1]['shrunk']} training pictures were shrunk to the longest side allowed (--longest-side)")
+        print(f"{history[-1]['shrunk']} training images were shrunk to the longest side allowed (--longest-side)")
     tested = f", test accuracy {rows[0].accuracy:.1%} at {rows[0].size} pixels" if rows else ""
-    bad = f"; {told['skipped']} pictures did not decode" if told["skipped"] else ""
+    bad = f"; {told['skipped']} images did not decode" if told["skipped"] else ""
     print(f"{folder}: training accuracy {history[-1]['accuracy']:.1%}{tested}{bad}")
     return told
 
@@ -89,9 +89,9 @@ def sweep(config: SweepConfig) -> dict[str, Any]:
             if row.refused:
                 bars.say(f"refuses {_size(row)}: {row.refused}")
             if row.shrunk:
-                bars.say(f"{row.shrunk} pictures were shrunk to the longest side allowed (--longest-side)")
+                bars.say(f"{row.shrunk} images were shrunk to the longest side allowed (--longest-side)")
             if row.skipped:
-                bars.say(f"{row.skipped} pictures could not be used and were left out")
+                bars.say(f"{row.skipped} images could not be used and were left out")
     if distributed.is_main_process():
         _print_table(rows)
     return {"model": model, "rows": str(folder / ROWS),
@@ -137,12 +137,12 @@ def predict(config: PredictConfig) -> dict[str, Any]:
     for prediction in run_prediction(model, **{**vars(config), "images": images}):
         found.append(prediction._asdict())
         if prediction.error:
-            print(f"{prediction.picture}: skipped, {prediction.error}")
+            print(f"{prediction.image}: skipped, {prediction.error}")
             continue
         if prediction.shrunk_from:
             before, after = ("x".join(map(str, sides)) for sides in (prediction.shrunk_from, prediction.size))
-            print(f"{prediction.picture}: shrunk from {before} to {after} pixels (--longest-side)", file=sys.stderr)
-        print(f"{prediction.picture}  " + "  ".join(f"{name} {share:.1%}" for name, share in prediction.classes))
+            print(f"{prediction.image}: shrunk from {before} to {after} pixels (--longest-side)", file=sys.stderr)
+        print(f"{prediction.image}  " + "  ".join(f"{name} {share:.1%}" for name, share in prediction.classes))
     return {"predictions": found}
 
 
@@ -226,7 +226,7 @@ VERBS: dict[str, tuple[type[Options], Any, str]] = {
     "sweep": (SweepConfig, sweep, "test a model at many sizes: a run, or timm:NAME, hf:NAME, torchvision:NAME"),
     "retrofit": (RetrofitConfig, retrofit, "give a trained model PEGs, train it on, test it before and after"),
     "probe": (ProbeConfig, probe, "measure what a model knows of positions"),
-    "predict": (PredictConfig, predict, "name what pictures show, each at its own size"),
+    "predict": (PredictConfig, predict, "name what images show, each at its own size"),
     "export": (ExportConfig, export, "write a model as one file for all sizes: .onnx or .pt2"),
     "report": (ReportConfig, report, "draw the page from rows again, of one folder or of several"),
     "list": (ListConfig, list_names, "encodings, models, data sets"),

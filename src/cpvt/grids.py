@@ -2,13 +2,13 @@
 
 Letters used in every shape comment of this package:
 
-    B  pictures in a batch          C  channels of a picture
-    T  tokens of a pack: pictures of several sizes end to end, as (1, T, D)
-    H  height of a picture, pixels  W  width of a picture, pixels
+    B  images in a batch          C  channels of an image
+    T  tokens of a pack: images of several sizes end to end, as (1, T, D)
+    H  height of an image, pixels  W  width of an image, pixels
     h  rows of the grid of tokens   w  columns of the grid of tokens
     N  tokens of the grid, h * w    P  prefix tokens (class token, registers)
     D  width of a token             d  width of a token in one head
-    k  side of a kernel             t  frames of a film, the first axis of its grid (t, h, w)
+    k  side of a kernel             t  frames of a video, the first axis of its grid (t, h, w)
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ AnyGrid = tuple[int, ...]  # (n,), (h, w) or (t, h, w)
 
 
 class Layout(NamedTuple):
-    """Says which tokens form which picture: the prefix first, then the patches, row by row on a grid.
+    """Says which tokens form which image: the prefix first, then the patches, row by row on a grid.
 
-    One grid: tokens are a batch (B, P + N, D), and every picture of it has that grid.
-    Several, one for each picture: tokens are a pack (1, T, D), the pictures end to end, each after its own prefix and
-    pictures of equal grids side by side.
+    One grid: tokens are a batch (B, P + N, D), and every image of it has that grid.
+    Several, one for each image: tokens are a pack (1, T, D), the images end to end, each after its own prefix and
+    images of equal grids side by side.
     """
 
     grids: tuple[Grid, ...]
@@ -47,23 +47,23 @@ class Layout(NamedTuple):
     def grid(self) -> Grid:
         """The one grid of a batch; ValueError for a pack."""
         if self.packed:
-            raise ValueError(f"a pack of {len(self.grids)} pictures has no one grid; use `grids` or `groups`")
+            raise ValueError(f"a pack of {len(self.grids)} images has no one grid; use `grids` or `groups`")
         return self.grids[0]
 
     @property
     def lengths(self) -> list[int]:
-        """Tokens of each picture, prefix included."""
+        """Tokens of each image, prefix included."""
         return [self.prefix_tokens + h * w for h, w in self.grids]
 
     @property
     def groups(self) -> list[tuple[Grid, int]]:
-        """Each stretch of equal grids, and how many pictures it holds; for a batch its grid, once."""
+        """Each stretch of equal grids, and how many images it holds; for a batch its grid, once."""
         if not self.packed:
             return [(self.grids[0], 1)]
         return [(grid, len(list(same))) for grid, same in groupby(self.grids)]
 
     def split(self, x: Tensor) -> list[Tensor]:
-        """A pack (1, T, ...) as one batch (pictures, P + N, ...) for each of `groups`; views, nothing is copied."""
+        """A pack (1, T, ...) as one batch (images, P + N, ...) for each of `groups`; views, nothing is copied."""
         groups = self.groups
         tokens = [count * (self.prefix_tokens + h * w) for (h, w), count in groups]
         return [part.unflatten(0, (count, -1)) for part, (_, count) in zip(x[0].split(tokens), groups)]
@@ -81,7 +81,7 @@ def check_tokens(shape: Sequence[int], grid: AnyGrid, prefix_tokens: int = 0) ->
 
 
 def patch_count(sides: Sequence[int], patch_size: int) -> int:
-    """Patches that cover a picture (..., H, W), the last row and column filled up where the patch does not divide it."""
+    """Patches that cover an image (..., H, W), the last row and column filled up where the patch does not divide it."""
     return -(-sides[-2] // patch_size) * -(-sides[-1] // patch_size)
 
 

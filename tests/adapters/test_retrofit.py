@@ -107,15 +107,15 @@ def fill_pegs(model, seed=1):
     return model
 
 
-def answer(model, pictures, **options):
+def answer(model, images, **options):
     """Everything a model says, as one tensor."""
-    said = model(pictures, **options)
+    said = model(images, **options)
     if isinstance(said, torch.Tensor):
         return said
     return said.logits if hasattr(said, "logits") else said.last_hidden_state
 
 
-def pictures(height=32, width=32, count=2):
+def images(height=32, width=32, count=2):
     return torch.randn(count, 3, height, width, generator=torch.Generator().manual_seed(2))
 
 
@@ -137,12 +137,12 @@ def test_the_output_is_the_same_to_the_last_bit_at_the_start(name, absolute):
     model = build(name)
     before = copy.deepcopy(model.state_dict())
     fitted = cpvt.retrofit(model, at=(1, 2), absolute=absolute)
-    assert answer(model, pictures()).abs().max() > 0.1
-    assert torch.equal(answer(fitted, pictures()), answer(model, pictures()))
+    assert answer(model, images()).abs().max() > 0.1
+    assert torch.equal(answer(fitted, images()), answer(model, images()))
     torch.manual_seed(3)
-    expected = answer(model.train(), pictures())
+    expected = answer(model.train(), images())
     torch.manual_seed(3)
-    assert torch.equal(answer(fitted.train(), pictures()), expected)
+    assert torch.equal(answer(fitted.train(), images()), expected)
     # the given model is as it was, and the copy is of its kind, its parameters by their names
     after = model.state_dict()
     assert after.keys() == before.keys()
@@ -159,7 +159,7 @@ def test_the_output_is_the_same_to_the_last_bit_at_the_start(name, absolute):
 @every_model
 def test_gradients_reach_every_peg_in_the_first_step(name):
     fitted = retrofit(build(name), at=(1, 2))
-    answer(fitted, pictures()).square().sum().backward()
+    answer(fitted, images()).square().sum().backward()
     pegs = [(each, tensor) for each, tensor in fitted.named_parameters() if "peg" in each]
     assert len(pegs) == (2 * 2 * (4 if name == "pvt" else 2) if name in STAGED else 4)
     for each, tensor in pegs:
@@ -171,13 +171,13 @@ def test_the_start_is_exact_in_other_dtypes(dtype):
     model = build("vit").to(dtype)
     fitted = retrofit(model)
     assert {parameter.dtype for parameter in fitted.parameters()} == {dtype}
-    assert torch.equal(fitted(pictures().to(dtype)), model(pictures().to(dtype)))
+    assert torch.equal(fitted(images().to(dtype)), model(images().to(dtype)))
 
 
 def test_the_start_is_exact_under_autocast():
     model = build("vit")
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(retrofit(model)(pictures()), model(pictures()))
+        assert torch.equal(retrofit(model)(images()), model(images()))
 
 
 # ---- against a loop that can be checked by eye
@@ -202,37 +202,37 @@ def walk(blocks, fitted_blocks, x, grid, prefix, *arguments):
 def test_timm_vit_is_the_plain_loop(name, size):
     model = build(name)
     fitted = fill_pegs(retrofit(model, at=(1, 3)))
-    x = model._pos_embed(model.patch_embed(pictures(*size)))
+    x = model._pos_embed(model.patch_embed(images(*size)))
     x = walk(model.blocks, fitted.blocks, x, (size[0] // 8, size[1] // 8), MODELS[name][2])
-    assert_close(fitted(pictures(*size)), model.forward_head(model.norm(x)), atol=1e-5, rtol=1e-5)
-    assert (fitted(pictures(*size)) - model(pictures(*size))).abs().max() > 0.1
+    assert_close(fitted(images(*size)), model.forward_head(model.norm(x)), atol=1e-5, rtol=1e-5)
+    assert (fitted(images(*size)) - model(images(*size))).abs().max() > 0.1
 
 
-def test_pictures_that_the_patch_does_not_divide_have_the_grid_after_padding():
+def test_images_that_the_patch_does_not_divide_have_the_grid_after_padding():
     model = fill(vit(dynamic_img_size=True, dynamic_img_pad=True)).eval()
     fitted = fill_pegs(retrofit(model))
-    x = model._pos_embed(model.patch_embed(pictures(17, 40)))
+    x = model._pos_embed(model.patch_embed(images(17, 40)))
     expected = model.forward_head(model.norm(walk(model.blocks, fitted.blocks, x, (3, 5), 1)))
-    assert_close(fitted(pictures(17, 40)), expected, atol=1e-5, rtol=1e-5)
+    assert_close(fitted(images(17, 40)), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_eva_is_the_plain_loop():
     model = build("eva")
     fitted = fill_pegs(retrofit(model, at=2))
-    x, rope = model._pos_embed(model.patch_embed(pictures(16, 40)))
+    x, rope = model._pos_embed(model.patch_embed(images(16, 40)))
     for number, block in enumerate(model.blocks):
         x = block(x, rope=rope)
         if number == 1:
             x = encode(fitted.blocks[1].peg, x, (2, 5), 1)
-    assert_close(fitted(pictures(16, 40)), model.forward_head(model.norm(x)), atol=1e-5, rtol=1e-5)
+    assert_close(fitted(images(16, 40)), model.forward_head(model.norm(x)), atol=1e-5, rtol=1e-5)
 
 
 def test_torchvision_is_the_plain_loop():
     model = build("torchvision")
     fitted = fill_pegs(retrofit(model))
-    x = torch.cat([model.class_token.expand(2, -1, -1), model._process_input(pictures())], dim=1)
+    x = torch.cat([model.class_token.expand(2, -1, -1), model._process_input(images())], dim=1)
     x = walk(model.encoder.layers, fitted.encoder.layers, x + model.encoder.pos_embedding, (4, 4), 1)
-    assert_close(fitted(pictures()), model.heads(model.encoder.ln(x)[:, 0]), atol=1e-5, rtol=1e-5)
+    assert_close(fitted(images()), model.heads(model.encoder.ln(x)[:, 0]), atol=1e-5, rtol=1e-5)
 
 
 def hf_blocks(model):
@@ -243,12 +243,12 @@ def hf_blocks(model):
 @pytest.mark.parametrize("name", ["hf vit model", "hf dinov2", "hf dinov2, registers"])
 def test_hugging_face_is_the_plain_loop_and_records_hidden_states_with_the_peg(name):
     model = build(name)
-    model(pictures(), output_hidden_states=True)  # leaves hooks of its own behind, which must not come first
+    model(images(), output_hidden_states=True)  # leaves hooks of its own behind, which must not come first
     fitted = fill_pegs(retrofit(model, at=(2,)))
     options = {"interpolate_pos_encoding": True} if name == "hf vit model" else {}
-    x = model.embeddings(pictures(24, 40), **options)
+    x = model.embeddings(images(24, 40), **options)
     x = walk(hf_blocks(model)[:2], hf_blocks(fitted)[:2], x, (3, 5), MODELS[name][2])
-    said = fitted(pictures(24, 40), output_hidden_states=True, **options)
+    said = fitted(images(24, 40), output_hidden_states=True, **options)
     assert_close(said.hidden_states[2], x, atol=1e-5, rtol=1e-5)
     x = walk(hf_blocks(model)[2:], hf_blocks(fitted)[2:], x, (3, 5), MODELS[name][2])
     assert_close(said.last_hidden_state, model.layernorm(x), atol=1e-5, rtol=1e-5)
@@ -257,7 +257,7 @@ def test_hugging_face_is_the_plain_loop_and_records_hidden_states_with_the_peg(n
 def test_a_block_that_returns_more_than_tokens_still_does():
     """As Hugging Face's did before transformers 5."""
     fitted = fill_pegs(retrofit(build("vit")))
-    fitted(pictures())
+    fitted(images())
     tokens = torch.randn(2, 1 + 16, 24)
     expected = fitted.blocks[0](tokens)
     fitted.blocks[0].register_forward_hook(lambda block, args, output: (output, "weights"), prepend=True)
@@ -269,47 +269,47 @@ def test_a_block_that_returns_more_than_tokens_still_does():
 def test_swin_is_the_plain_loop_in_every_stage():
     model = build("swin")
     fitted = fill_pegs(retrofit(model, at=2))
-    x = model.patch_embed(pictures())
+    x = model.patch_embed(images())
     for side, stage, fitted_stage in zip((8, 4), model.layers, fitted.layers):
         x = stage.downsample(x)
         for number, block in enumerate(stage.blocks):
             x = block(x)
             if number == 1:
                 x = encode(fitted_stage.blocks[1].peg, x.flatten(1, 2), (side, side), 0).unflatten(1, (side, side))
-    assert_close(fitted(pictures()), model.forward_head(model.norm(x)), atol=1e-5, rtol=1e-5)
+    assert_close(fitted(images()), model.forward_head(model.norm(x)), atol=1e-5, rtol=1e-5)
 
 
 def test_swin_at_a_size_that_is_not_square():
     model = fill(swin((32, 64))).eval()
     fitted = fill_pegs(retrofit(model, at=1))
-    x = model.patch_embed(pictures(32, 64))
+    x = model.patch_embed(images(32, 64))
     for grid, stage, fitted_stage in zip(((8, 16), (4, 8)), model.layers, fitted.layers):
         x = stage.blocks[0](stage.downsample(x))
         x = encode(fitted_stage.blocks[0].peg, x.flatten(1, 2), grid, 0).unflatten(1, grid)
         x = stage.blocks[1:](x)
-    assert_close(fitted(pictures(32, 64)), model.forward_head(model.norm(x)), atol=1e-5, rtol=1e-5)
+    assert_close(fitted(images(32, 64)), model.forward_head(model.norm(x)), atol=1e-5, rtol=1e-5)
 
 
 def test_pvt_is_the_plain_loop_in_every_stage():
     model = build("pvt")
     fitted = fill_pegs(retrofit(model, at=1))
-    x = model.patch_embed(pictures(64, 96))
+    x = model.patch_embed(images(64, 96))
     for stage, fitted_stage in zip(model.stages, fitted.stages):
         x = x if stage.downsample is None else stage.downsample(x)
         grid = (x.shape[1], x.shape[2])
         x = stage.norm(walk(stage.blocks, fitted_stage.blocks, x.flatten(1, 2), grid, 0, grid))
         x = x.unflatten(1, grid).permute(0, 3, 1, 2)
-    assert_close(fitted(pictures(64, 96)), model.forward_head(x), atol=1e-5, rtol=1e-5)
+    assert_close(fitted(images(64, 96)), model.forward_head(x), atol=1e-5, rtol=1e-5)
 
 
 def test_several_kernels_and_other_borders():
     model = build("vit without class token")
     fitted = fill_pegs(retrofit(model, kernel_size=(5, 3), padding_mode="replicate"))
     peg = fitted.blocks[0].peg
-    x = model.blocks[0](model._pos_embed(model.patch_embed(pictures(24, 48))))
+    x = model.blocks[0](model._pos_embed(model.patch_embed(images(24, 48))))
     x = reference.peg(x, peg.kernel(), peg.bias, (3, 6), 0, "replicate")
     expected = model.forward_head(model.norm(model.blocks[1:](x)))
-    assert_close(fitted(pictures(24, 48)), expected, atol=1e-5, rtol=1e-5)
+    assert_close(fitted(images(24, 48)), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_timms_intermediates_hold_the_peg():
@@ -317,9 +317,9 @@ def test_timms_intermediates_hold_the_peg():
     plain = build("vit with registers")
     size = (16, 40)
     ((maps, prefix),) = fitted.forward_intermediates(
-        pictures(*size), indices=[0], return_prefix_tokens=True, intermediates_only=True
+        images(*size), indices=[0], return_prefix_tokens=True, intermediates_only=True
     )
-    x = walk(plain.blocks[:1], fitted.blocks[:1], plain._pos_embed(plain.patch_embed(pictures(*size))), (2, 5), 4)
+    x = walk(plain.blocks[:1], fitted.blocks[:1], plain._pos_embed(plain.patch_embed(images(*size))), (2, 5), 4)
     assert_close(maps, x[:, 4:].unflatten(1, (2, 5)).permute(0, 3, 1, 2), atol=1e-5, rtol=1e-5)
     assert torch.equal(prefix, x[:, :4])
 
@@ -338,17 +338,17 @@ def test_the_share_scales_the_patches_rows_and_no_others(name):
         with torch.no_grad():
             table[:, rows:] *= share
         set_absolute_share(fitted, share)
-        assert_close(answer(fitted, pictures()), answer(by_hand, pictures()), atol=1e-6, rtol=1e-6)
-        assert (answer(fitted, pictures()) - answer(model, pictures())).abs().max() > 1e-3
-    assert_close(answer(fitted, pictures()), answer(dropped, pictures()), atol=0, rtol=0)
+        assert_close(answer(fitted, images()), answer(by_hand, images()), atol=1e-6, rtol=1e-6)
+        assert (answer(fitted, images()) - answer(model, images())).abs().max() > 1e-3
+    assert_close(answer(fitted, images()), answer(dropped, images()), atol=0, rtol=0)
     set_absolute_share(fitted, 1.0)
-    assert torch.equal(answer(fitted, pictures()), answer(model, pictures()))
+    assert torch.equal(answer(fitted, images()), answer(model, images()))
 
 
 @every_table
 def test_a_dropped_table_learns_nothing_but_its_prefix_rows_do(name):
     dropped = retrofit(build(name), absolute="drop")
-    answer(dropped, pictures()).square().sum().backward()
+    answer(dropped, images()).square().sum().backward()
     grad, rows = table_of(dropped)[1].grad, MODELS[name][3]
     assert not grad[:, rows:].any()
     assert all(grad[:, row].any() for row in range(rows))
@@ -367,7 +367,7 @@ def test_a_faded_table_is_resampled_as_timm_does():
     set_absolute_share(fitted, 0.5)
     with torch.no_grad():
         model.pos_embed[:, 4:] *= 0.5
-    assert_close(fitted(pictures(16, 56)), model(pictures(16, 56)), atol=1e-6, rtol=1e-6)
+    assert_close(fitted(images(16, 56)), model(images(16, 56)), atol=1e-6, rtol=1e-6)
 
 
 @pytest.mark.parametrize("share", [1.0, 0.5])
@@ -381,7 +381,7 @@ def test_timms_set_input_size_does_not_fade_twice(share):
     assert "pos_embed" in dict(fitted.named_parameters())
     with torch.no_grad():
         model.pos_embed[:, 1:] *= share
-    assert_close(fitted(pictures(24, 48)), model(pictures(24, 48)), atol=1e-6, rtol=1e-6)
+    assert_close(fitted(images(24, 48)), model(images(24, 48)), atol=1e-6, rtol=1e-6)
 
 
 def test_shares_fall_from_one_to_zero():
@@ -410,7 +410,7 @@ def test_saved_and_loaded_again(name, absolute, tmp_path):
     assert options == {"at": [1, 2], "absolute": absolute, "kernel_size": [5, 3], "padding_mode": "zeros"}
     again = retrofit(fill(MODELS[name][0](), seed=9).eval(), **options)
     again.load_state_dict(safetensors.torch.load_file(tmp_path / "model.safetensors"))
-    assert torch.equal(answer(again, pictures()), answer(fitted, pictures()))
+    assert torch.equal(answer(again, images()), answer(fitted, images()))
 
 
 def test_a_plain_checkpoint_still_loads():
@@ -419,15 +419,15 @@ def test_a_plain_checkpoint_still_loads():
     missing, unexpected = fitted.load_state_dict(model.state_dict(), strict=False)
     assert sorted(missing) == ["blocks.0.peg.bias", "blocks.0.peg.weight", "peg_absolute_share"]
     assert not unexpected
-    assert torch.equal(fitted(pictures()), model(pictures()))
+    assert torch.equal(fitted(images()), model(images()))
     fitted.load_state_dict(model.state_dict(), strict=False, assign=True)
-    assert torch.equal(fitted(pictures()), model(pictures()))
+    assert torch.equal(fitted(images()), model(images()))
 
 
 @pytest.mark.parametrize("absolute", ["keep", "fade"])
 def test_copies_and_pickles_are_whole_and_their_own(absolute):
     fitted = fill_pegs(retrofit(build("vit with registers"), absolute=absolute))
-    wide, tall = pictures(16, 64), pictures(64, 16)  # the same number of patches
+    wide, tall = images(16, 64), images(64, 16)  # the same number of patches
     expected = fitted(tall), fitted(wide)
     tokens = torch.randn(2, 4 + 16, 24)
     as_wide = fitted.blocks(tokens)
@@ -437,7 +437,7 @@ def test_copies_and_pickles_are_whole_and_their_own(absolute):
     for other in (copy.deepcopy(fitted), torch.load(file, weights_only=False)):
         assert torch.equal(other(wide), expected[1])
         assert torch.equal(other(tall), expected[0])
-        assert torch.equal(fitted.blocks(tokens), as_wide)  # the other's pictures are not its own
+        assert torch.equal(fitted.blocks(tokens), as_wide)  # the other's images are not its own
         fill_pegs(other, seed=8)
         if absolute == "fade":
             set_absolute_share(other, 0.0)
@@ -455,7 +455,7 @@ def test_a_pickled_peg_is_not_pushed_out_by_the_next_processes_hooks(monkeypatch
     other = torch.load(file, weights_only=False)
     handles = [part.register_forward_hook(lambda *_: None) for _ in range(200) for part in other.blocks]
     assert len(handles) == 600
-    assert torch.equal(other(pictures()), fitted(pictures()))
+    assert torch.equal(other(images()), fitted(images()))
 
 
 @pytest.mark.parametrize(
@@ -465,7 +465,7 @@ def test_a_pickled_peg_is_not_pushed_out_by_the_next_processes_hooks(monkeypatch
 )  # fmt: skip
 def test_gradient_checkpointing_gives_the_same_gradients(name, setting, size):
     fitted = fill_pegs(retrofit(build(name), absolute="fade" if MODELS[name][1] else "keep"))
-    answer(fitted, pictures(*size)).square().sum().backward()
+    answer(fitted, images(*size)).square().sum().backward()
     expected = {each: tensor.grad.clone() for each, tensor in fitted.named_parameters() if tensor.grad is not None}
     fitted.zero_grad()
     with warnings.catch_warnings():
@@ -475,7 +475,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(name, setting, size):
     for part in fitted.modules():  # Hugging Face checkpoints in training alone; nothing else may be random
         if "drop" in type(part).__name__.lower():
             part.eval()
-    answer(fitted, pictures(*size)).square().sum().backward()
+    answer(fitted, images(*size)).square().sum().backward()
     assert any("peg" in each for each in expected)
     for each, tensor in fitted.named_parameters():
         assert (tensor.grad is None) == (each not in expected)
@@ -483,12 +483,12 @@ def test_gradient_checkpointing_gives_the_same_gradients(name, setting, size):
             assert_close(tensor.grad, expected[each], atol=1e-5, rtol=1e-4)
 
 
-def test_checkpointed_pictures_of_two_sizes_share_one_backward():
+def test_checkpointed_images_of_two_sizes_share_one_backward():
     fitted = fill_pegs(retrofit(build("vit with registers")))
 
     def gradient():
         fitted.zero_grad()
-        (fitted(pictures(16, 40)).square().sum() + fitted(pictures(24, 8)).square().sum()).backward()
+        (fitted(images(16, 40)).square().sum() + fitted(images(24, 8)).square().sum()).backward()
         return fitted.blocks[0].peg.weight.grad.clone()
 
     expected = gradient()
@@ -517,7 +517,7 @@ def test_compiled_for_many_sizes_in_two_graphs():
     model = fill(vit(pos_embed="none", dynamic_img_size=True, dynamic_img_pad=True)).eval()
     fitted = fill_pegs(retrofit(model, at=(1, 2)))
     sizes = ((16, 40), (24, 32), (40, 16), (32, 48))
-    assert graphs_of(fitted, [lambda model, size=size: model(pictures(*size)) for size in sizes]) == 2
+    assert graphs_of(fitted, [lambda model, size=size: model(images(*size)) for size in sizes]) == 2
 
 
 def test_a_share_may_change_without_another_graph():
@@ -525,7 +525,7 @@ def test_a_share_may_change_without_another_graph():
 
     def call(model, share):
         set_absolute_share(fitted, share)
-        return model(pictures())
+        return model(images())
 
     assert (call(fitted, 1.0) - call(fitted, 0.2)).abs().max() > 1e-3
     assert graphs_of(fitted, [lambda model, share=share: call(model, share) for share in (1.0, 0.2)]) == 1
@@ -539,12 +539,12 @@ def test_exported_by_torch_export(name):
     fitted = fill_pegs(retrofit(build(name), at=(1, 2), absolute="fade" if MODELS[name][1] else "keep"))
     dynamic = name == "vit with registers"
     free = {0: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC} if dynamic else None
-    program = torch.export.export(fitted, (pictures(32, 48 if dynamic else 32),), dynamic_shapes=free and (free,))
+    program = torch.export.export(fitted, (images(32, 48 if dynamic else 32),), dynamic_shapes=free and (free,))
     torch.save(fitted, io.BytesIO())  # tracing leaves nothing behind that cannot be saved
     for size in [(32, 32), (16, 56)] if dynamic else [(32, 32)]:
-        said = program.module()(pictures(*size))
+        said = program.module()(images(*size))
         said = said if isinstance(said, torch.Tensor) else said.logits
-        assert_close(said, answer(fitted, pictures(*size)), atol=1e-5, rtol=1e-5)
+        assert_close(said, answer(fitted, images(*size)), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", EXPORTED)
@@ -557,13 +557,13 @@ def test_exported_to_onnx(name, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's own, about itself
         torch.onnx.export(
-            fitted, (pictures(32, 48 if dynamic else 32),), tmp_path / "model.onnx", dynamo=True, verbose=False,
-            dynamic_shapes=free and (free,), input_names=["pictures"],
+            fitted, (images(32, 48 if dynamic else 32),), tmp_path / "model.onnx", dynamo=True, verbose=False,
+            dynamic_shapes=free and (free,), input_names=["images"],
         )  # fmt: skip
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
     for size in [(32, 32), (16, 56)] if dynamic else [(32, 32)]:
-        said = torch.from_numpy(session.run(None, {"pictures": pictures(*size).numpy()})[0])
-        assert_close(said, answer(fitted, pictures(*size)).detach(), atol=1e-5, rtol=1e-5)
+        said = torch.from_numpy(session.run(None, {"images": images(*size).numpy()})[0])
+        assert_close(said, answer(fitted, images(*size)).detach(), atol=1e-5, rtol=1e-5)
 
 
 # ---- fine-tuning
@@ -611,7 +611,7 @@ def test_what_was_frozen_stays_frozen_and_what_is_trained_learns():
     parameter_groups(fitted, "peg")
     before = copy.deepcopy(fitted.state_dict())
     optimiser = torch.optim.AdamW(parameter_groups(fitted, "all"))
-    fitted(pictures()).square().sum().backward()
+    fitted(images()).square().sum().backward()
     optimiser.step()
     moved = {name for name, tensor in fitted.state_dict().items() if not torch.equal(tensor, before[name])}
     assert moved == {name for name in before if not name.startswith("patch_embed")}
@@ -703,4 +703,4 @@ def test_tools_for_fitted_models_say_what_they_need():
 def test_blocks_that_return_something_else_are_refused_when_they_do():
     fitted = retrofit(timm.create_model("cait_xxs24_224", depth=2, num_classes=2, img_size=32))
     with pytest.raises(ValueError, match=r"1 prefix tokens and a 2x2 grid needs tokens of shape \(B, 5, D\)"):
-        fitted(pictures())
+        fitted(images())

@@ -34,13 +34,13 @@ every = pytest.mark.parametrize("name", ["cpvt", TIMM, REGISTERS, HF, "torchvisi
 
 
 @every
-def test_logits_maps_and_attention_have_the_grid_of_the_picture(name):
-    subject, pictures = make(name), torch.randn(2, 3, 32, 32)
-    assert subject.logits(pictures).shape == (2, 5)
-    maps = subject.token_maps(pictures)
+def test_logits_maps_and_attention_have_the_grid_of_the_image(name):
+    subject, images = make(name), torch.randn(2, 3, 32, 32)
+    assert subject.logits(images).shape == (2, 5)
+    maps = subject.token_maps(images)
     assert list(maps) == [0, 1, 2]
     assert {tuple(tokens.shape[:3]) for tokens in maps.values()} == {(2, 4, 4)}
-    attention = subject.attention(pictures, 2)
+    attention = subject.attention(images, 2)
     assert attention.shape[0] == 2
     assert attention.shape[2:] == (16, 16)
     assert (attention.sum(-1) < 1 + 1e-5).all()
@@ -50,15 +50,15 @@ def test_logits_maps_and_attention_have_the_grid_of_the_picture(name):
 
 
 @every
-def test_rows_and_columns_of_a_map_are_those_of_the_picture(name):
-    """A change of the picture in its upper right patch changes that token of depth 0 and no other."""
-    subject, pictures = make(name), torch.randn(1, 3, 32, 48)
+def test_rows_and_columns_of_a_map_are_those_of_the_image(name):
+    """A change of the image in its upper right patch changes that token of depth 0 and no other."""
+    subject, images = make(name), torch.randn(1, 3, 32, 48)
     if name == "torchvision":
-        pictures = pictures[..., :32]
-    changed = pictures.clone()
+        images = images[..., :32]
+    changed = images.clone()
     changed[:, :, :8, -8:] += 1
-    ready = subject.at_size(tuple(pictures.shape[2:]))
-    moved = (ready.token_maps(changed)[0] - ready.token_maps(pictures)[0]).abs().amax(-1)[0] > 1e-6
+    ready = subject.at_size(tuple(images.shape[2:]))
+    moved = (ready.token_maps(changed)[0] - ready.token_maps(images)[0]).abs().amax(-1)[0] > 1e-6
     expected = torch.zeros_like(moved)
     expected[0, -1] = True
     assert torch.equal(moved, expected)
@@ -73,9 +73,9 @@ def test_other_sizes_are_taken_in_the_models_own_way(name, way):
     assert ready.way == way
     assert ready.logits(torch.randn(2, 3, 48, 64)).shape == (2, 5)
     assert subject.logits(torch.randn(2, 3, 32, 32)).shape == (2, 5)  # the given one is as it was
-    pictures = [torch.randn(3, 48, 64), torch.randn(3, 32, 32)]
-    each = torch.cat([subject.at_size(tuple(p.shape[1:])).logits(p[None]) for p in pictures])
-    torch.testing.assert_close(subject.logits_of_list(pictures), each)
+    images = [torch.randn(3, 48, 64), torch.randn(3, 32, 32)]
+    each = torch.cat([subject.at_size(tuple(p.shape[1:])).logits(p[None]) for p in images])
+    torch.testing.assert_close(subject.logits_of_list(images), each)
 
 
 def test_dynamic_img_size_is_used_where_it_is_on():
@@ -91,24 +91,24 @@ def test_a_refusal_is_told_in_the_models_own_words():
 
 @every
 def test_twins_differ_from_the_model_and_leave_it_alone(name):
-    subject, pictures = make(name), torch.randn(1, 3, 32, 32)
+    subject, images = make(name), torch.randn(1, 3, 32, 32)
     with torch.no_grad():
         for parameter in subject.model.parameters():
             parameter.add_(0.02 * torch.randn_like(parameter))
-    before = subject.token_maps(pictures)[2]
+    before = subject.token_maps(images)[2]
     for twin in (subject.untrained(), subject.without_positions()):
-        assert not torch.allclose(twin.token_maps(pictures)[2], before, atol=1e-4)
-    assert torch.equal(subject.token_maps(pictures)[2], before)
-    assert torch.equal(subject.untrained(3).token_maps(pictures)[2], subject.untrained(3).token_maps(pictures)[2])
+        assert not torch.allclose(twin.token_maps(images)[2], before, atol=1e-4)
+    assert torch.equal(subject.token_maps(images)[2], before)
+    assert torch.equal(subject.untrained(3).token_maps(images)[2], subject.untrained(3).token_maps(images)[2])
 
 
 @every
 def test_without_positions_a_bag_of_patches_is_seen(name):
-    subject, pictures = make(name), torch.randn(1, 3, 32, 32)
-    turned = torch.cat([pictures[:, :, 8:], pictures[:, :, :8]], dim=2)  # the first row of patches goes last
+    subject, images = make(name), torch.randn(1, 3, 32, 32)
+    turned = torch.cat([images[:, :, 8:], images[:, :, :8]], dim=2)  # the first row of patches goes last
     twin = subject.without_positions()
-    torch.testing.assert_close(twin.logits(turned), twin.logits(pictures), atol=1e-5, rtol=1e-4)
-    maps, after = twin.token_maps(pictures)[2], twin.token_maps(turned)[2]
+    torch.testing.assert_close(twin.logits(turned), twin.logits(images), atol=1e-5, rtol=1e-4)
+    maps, after = twin.token_maps(images)[2], twin.token_maps(turned)[2]
     torch.testing.assert_close(after, maps.roll(-1, dims=1), atol=1e-4, rtol=1e-4)
 
 
@@ -118,14 +118,14 @@ def test_rotary_models_say_that_their_positions_cannot_be_taken_away():
 
 
 class Encoder(nn.Module):
-    """Gives what it is told to, with as many tokens as 8x8 patches of the picture."""
+    """Gives what it is told to, with as many tokens as 8x8 patches of the image."""
 
     def __init__(self, form):
         super().__init__()
         self.form, self.conv = form, nn.Conv2d(3, 6, 8, 8)
 
-    def forward(self, pictures):
-        x = self.conv(pictures)
+    def forward(self, images):
+        x = self.conv(images)
         tokens = x.flatten(2).transpose(1, 2)
         prefix = torch.zeros(len(x), 5, 6)
         forms = {"NCHW": x, "NHWC": x.permute(0, 2, 3, 1), "NLC": tokens, "prefix": torch.cat([prefix, tokens], 1),
@@ -137,16 +137,16 @@ class Encoder(nn.Module):
 @pytest.mark.parametrize("form", ["NCHW", "NHWC", "NLC", "prefix", "dict", "tuple"])
 @pytest.mark.parametrize("sides", [(32, 32), (24, 40), (8, 48)])
 def test_any_encoders_output_is_read_as_a_map(form, sides):
-    encoder, pictures = Encoder(form), torch.randn(2, 3, *sides)
-    (tokens,) = subject_of(encoder).token_maps(pictures).values()
-    torch.testing.assert_close(tokens, encoder.conv(pictures).permute(0, 2, 3, 1))
+    encoder, images = Encoder(form), torch.randn(2, 3, *sides)
+    (tokens,) = subject_of(encoder).token_maps(images).values()
+    torch.testing.assert_close(tokens, encoder.conv(images).permute(0, 2, 3, 1))
 
 
 def test_an_encoder_without_tokens_says_what_it_returned():
     with pytest.raises(CannotError, match=r"returned \(2, 5\)"):
-        subject_of(lambda pictures: pictures.new_zeros(2, 5), "pooled").token_maps(torch.randn(2, 3, 16, 16))
+        subject_of(lambda images: images.new_zeros(2, 5), "pooled").token_maps(torch.randn(2, 3, 16, 16))
     with pytest.raises(CannotError, match="is no nn.Module"):
-        subject_of(lambda pictures: pictures).untrained()
+        subject_of(lambda images: images).untrained()
 
 
 def test_output_that_is_not_logits_is_an_error():
@@ -188,8 +188,8 @@ def test_a_folder_of_hugging_face_is_opened_with_its_normalisation(tmp_path):
     model = make(HF).model
     model.save_pretrained(tmp_path)
     transformers.ViTImageProcessor(image_mean=[0.1, 0.2, 0.3], image_std=[0.4, 0.5, 0.6]).save_pretrained(tmp_path)
-    subject, pictures = open_subject(f"hf:{tmp_path}"), torch.randn(1, 3, 32, 32)
-    torch.testing.assert_close(subject.logits(pictures), subject_of(model).logits(pictures))
+    subject, images = open_subject(f"hf:{tmp_path}"), torch.randn(1, 3, 32, 32)
+    torch.testing.assert_close(subject.logits(images), subject_of(model).logits(images))
     assert subject.transform.mean == (0.1, 0.2, 0.3)
     assert subject.transform.crop_ratio == 1
     assert subject.train_size == 32
@@ -206,7 +206,7 @@ def test_a_folder_of_hugging_face_is_opened_with_its_normalisation(tmp_path):
         ({"resample": 0}, (1.0, "nearest")),
     ],
 )
-def test_how_hugging_faces_processors_read_pictures(values, expected):
+def test_how_hugging_faces_processors_read_images(values, expected):
     given = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, **values}
     library = SimpleNamespace(AutoImageProcessor=SimpleNamespace(from_pretrained=lambda name: SimpleNamespace(**given)))
     found = hugging_face._facts_of_processor(library, "any")["transform"]
@@ -222,7 +222,7 @@ def test_a_model_saved_without_its_head_is_refused(tmp_path):
         open_subject(f"hf:{tmp_path}")
 
 
-def test_grey_models_of_timm_read_grey_pictures():
+def test_grey_models_of_timm_read_grey_images():
     subject = subject_of(build(TIMM, 5, 32, in_chans=1))
     assert (subject.channels, subject.transform.mean, subject.transform.mode) == (1, (0.5,), "L")
 

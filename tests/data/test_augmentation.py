@@ -1,4 +1,4 @@
-"""Variations: timm's parts, each drawn for its picture by itself, and nothing else drawn from."""
+"""Variations: timm's parts, each drawn for its image by itself, and nothing else drawn from."""
 
 import random
 
@@ -75,22 +75,22 @@ def test_colours_are_changed_as_timm_changes_them(words):
 @every_kind
 @pytest.mark.parametrize("mode", TRANSFORMS)
 def test_what_is_seen_follows_from_the_generator_alone(variation, kind, mode):
-    view, picture = view_of(kind, variation, mode), noise(mode=mode)
-    seen = [view(picture, draw(seed)) for seed in range(12)]
+    view, image = view_of(kind, variation, mode), noise(mode=mode)
+    seen = [view(image, draw(seed)) for seed in range(12)]
     seed_all(1)
-    assert all(torch.equal(view(picture, draw(seed)), seen[seed]) for seed in reversed(range(12)))
+    assert all(torch.equal(view(image, draw(seed)), seen[seed]) for seed in reversed(range(12)))
     assert not all(torch.equal(seen[0], other) for other in seen[1:])
     assert all(each.isfinite().all() and len(each) == len(TRANSFORMS[mode].mean) for each in seen)
 
 
 @every_variation
 @every_kind
-def test_variation_changes_what_is_seen_and_neither_its_shape_nor_the_picture_read(variation, kind):
-    view, plain, picture = view_of(kind, variation), view_of(kind, Variation()), noise()
-    pairs = [(view(picture, draw(seed)), plain(noise(), draw(seed))) for seed in range(12)]
+def test_variation_changes_what_is_seen_and_neither_its_shape_nor_the_image_read(variation, kind):
+    view, plain, image = view_of(kind, variation), view_of(kind, Variation()), noise()
+    pairs = [(view(image, draw(seed)), plain(noise(), draw(seed))) for seed in range(12)]
     assert all(varied.shape == whole.shape for varied, whole in pairs)
     assert not all(torch.equal(varied, whole) for varied, whole in pairs)
-    assert np.array_equal(picture, noise())
+    assert np.array_equal(image, noise())
 
 
 @every_variation
@@ -107,7 +107,7 @@ def test_no_variation_touches_the_global_generators(variation, kind):
 
 
 @every_kind
-def test_erasing_fills_a_rectangle_with_noise_in_its_share_of_the_pictures(kind):
+def test_erasing_fills_a_rectangle_with_noise_in_its_share_of_the_images(kind):
     view, plain = view_of(kind, Variation(erasing=0.25)), view_of(kind, Variation())
     erased = 0
     for seed in range(200):
@@ -154,10 +154,10 @@ def test_the_strongest_changes_are_made_too(words, mode):
         Variation(words).recolour(noise(mode=mode), (10, 12), "bicubic", TRANSFORMS[mode].mean, draw(n))
         for n in range(60)
     ]
-    assert len({picture.tobytes() for picture in draws}) > 30
+    assert len({image.tobytes() for image in draws}) > 30
 
 
-class Pictures:
+class Images:
     def __len__(self):
         return 6
 
@@ -166,22 +166,22 @@ class Pictures:
 
 
 @pytest.mark.parametrize("kind", ["resized-crop", "crop"])
-def test_a_picture_is_varied_alike_whoever_reads_it_and_after_whatever(kind):
+def test_a_image_is_varied_alike_whoever_reads_it_and_after_whatever(kind):
     view = view_of(kind, Variation(AUTO_AUGMENTS[0], erasing=0.5))
 
     def read(numbers, workers, **options):
         plan = [[SampleSpec(number, copy) for copy in range(2)] for number in numbers]
-        batches = list(load_plan(Pictures(), view, plan, workers=workers, **options))
-        return {number: batch.pictures for number, batch in zip(numbers, batches)}
+        batches = list(load_plan(Images(), view, plan, workers=workers, **options))
+        return {number: batch.images for number, batch in zip(numbers, batches)}
 
     alone = read(range(6), 0)
     for numbers, workers in (([5, 1, 3, 0], 0), ([2, 4, 0], 2), (range(6), 1)):
         seed_all(workers)
-        for number, pictures in read(numbers, workers).items():
-            assert torch.equal(pictures, alone[number])
+        for number, images in read(numbers, workers).items():
+            assert torch.equal(images, alone[number])
     other = read(range(6), 0, epoch=1)
     assert not any(torch.equal(other[number], alone[number]) for number in range(6))
-    assert not any(torch.equal(*pictures) for pictures in alone.values())
+    assert not any(torch.equal(*images) for images in alone.values())
 
 
 @pytest.mark.parametrize(
@@ -195,14 +195,14 @@ def test_words_that_timm_does_not_know_are_an_error_that_shows_some(words):
 
 @pytest.mark.parametrize("options", [{"color_jitter": -0.1}, {"erasing": 1.1}, {"erasing": -0.1}])
 def test_shares_that_make_no_sense(options):
-    with pytest.raises(ValueError, match=r"0 to 1 of the pictures have a part erased; got color_jitter .* and erasing"):
+    with pytest.raises(ValueError, match=r"0 to 1 of the images have a part erased; got color_jitter .* and erasing"):
         Variation(**options)
 
 
 @pytest.mark.parametrize("kind", ["resize", "native"])
 @pytest.mark.parametrize("variation", [Variation("original"), Variation(color_jitter=0.1), Variation(erasing=0.1)])
-def test_pictures_to_test_with_are_not_varied(kind, variation):
-    with pytest.raises(ValueError, match=f"'{kind}' shows pictures to test with, which are not varied; got Variation"):
+def test_images_to_test_with_are_not_varied(kind, variation):
+    with pytest.raises(ValueError, match=f"'{kind}' shows images to test with, which are not varied; got Variation"):
         view_of(kind, variation)
 
 

@@ -1,4 +1,4 @@
-"""Decoding: every kind of file becomes an upright RGB or grey picture, or an error that names it."""
+"""Decoding: every kind of file becomes an upright RGB or grey image, or an error that names it."""
 
 import io
 
@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cpvt.data import BadPictureError, decode
+from cpvt.data import BadImageError, decode
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
 RED_AS_GREY = 76  # 0.299 * 255, by ITU-R 601
 
 
 def palette():
-    picture = Image.new("P", (2, 1))
-    picture.putpalette([0, 0, 255, *RED])
-    picture.putpixel((1, 0), 1)
-    return picture
+    image = Image.new("P", (2, 1))
+    image.putpalette([0, 0, 255, *RED])
+    image.putpixel((1, 0), 1)
+    return image
 
 
 def sixteen_bit():
@@ -27,7 +27,7 @@ def rgba():
     return Image.fromarray(np.array([[(*RED, 255), (*RED, 0), (0, 0, 0, 51)]], dtype=np.uint8))
 
 
-KINDS = {  # kind -> picture, how it is saved, the pixels of its first row in RGB and in grey
+KINDS = {  # kind -> image, how it is saved, the pixels of its first row in RGB and in grey
     "rgb": (Image.new("RGB", (2, 1), RED), "PNG", {}, [RED, RED], [RED_AS_GREY] * 2),
     "grey": (Image.new("L", (2, 1), 100), "PNG", {}, [(100,) * 3] * 2, [100, 100]),
     "black and white": (Image.new("1", (2, 1), 1), "PNG", {}, [WHITE] * 2, [255, 255]),
@@ -42,18 +42,18 @@ KINDS = {  # kind -> picture, how it is saved, the pixels of its first row in RG
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 def test_every_kind_of_file_is_converted(kind, mode, tmp_path):
-    picture, kind_of_file, options, colours, greys = KINDS[kind]
-    picture.save(tmp_path / "picture", kind_of_file, **options)
-    decoded = decode(tmp_path / "picture", "picture", mode)
+    image, kind_of_file, options, colours, greys = KINDS[kind]
+    image.save(tmp_path / "image", kind_of_file, **options)
+    decoded = decode(tmp_path / "image", "image", mode)
     assert decoded.mode == mode
     expected = np.array([colours if mode == "RGB" else greys])
     np.testing.assert_allclose(np.asarray(decoded, dtype=int), expected, atol=3 if kind_of_file == "JPEG" else 1)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L"])
-def test_a_picture_taken_with_a_turned_camera_stands_upright(mode, tmp_path):
+def test_a_image_taken_with_a_turned_camera_stands_upright(mode, tmp_path):
     values = np.full((16, 24, 3), 255, dtype=np.uint8)
-    values[:8, :8] = 0  # stored at the top left; the upright picture has it at the top right
+    values[:8, :8] = 0  # stored at the top left; the upright image has it at the top right
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(values).save(tmp_path / "turned.jpg", exif=exif, quality=100)
@@ -80,19 +80,19 @@ def write_truncated_jpeg(path):
 
 BROKEN = {
     "truncated": write_truncated_jpeg,
-    "text": lambda path: path.write_text("not a picture"),
+    "text": lambda path: path.write_text("not an image"),
     "empty": lambda path: path.write_bytes(b""),
 }
 
 
 @pytest.mark.parametrize("kind", BROKEN)
-def test_a_file_that_is_not_a_whole_picture_is_an_error_that_names_it(kind, tmp_path):
+def test_a_file_that_is_not_a_whole_image_is_an_error_that_names_it(kind, tmp_path):
     path = tmp_path / "holiday.jpg"
     BROKEN[kind](path)
-    with pytest.raises(BadPictureError, match=r"picture '.*holiday\.jpg' does not decode .*mend or remove the file"):
+    with pytest.raises(BadImageError, match=r"image '.*holiday\.jpg' does not decode .*mend or remove the file"):
         decode(path, str(path))
 
 
-def test_a_missing_file_is_not_called_a_bad_picture(tmp_path):
+def test_a_missing_file_is_not_called_a_bad_image(tmp_path):
     with pytest.raises(FileNotFoundError):
         decode(tmp_path / "gone.jpg", "gone.jpg")

@@ -1,4 +1,4 @@
-"""The digits: a fixed split by class, and pictures that follow from the generator."""
+"""The digits: a fixed split by class, and images that follow from the generator."""
 
 import hashlib
 
@@ -39,16 +39,16 @@ def test_the_split_never_changes(digits, part, expected):
 
 def test_every_digit_is_in_one_part(digits):
     drawn = np.concatenate([digits.train.enlarged[20], digits.test.enlarged[20]])
-    assert len({picture.tobytes() for picture in drawn}) == 1797  # no two of the digits are alike
+    assert len({image.tobytes() for image in drawn}) == 1797  # no two of the digits are alike
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB"])
 def test_a_digit_is_a_white_figure_on_a_black_canvas(mode):
     digits = open_data("digits", mode=mode)
-    picture, label = digits.test.read(3, draw())
-    assert (picture.mode, picture.size, digits.mode) == (mode, (32, 32), mode)
+    image, label = digits.test.read(3, draw())
+    assert (image.mode, image.size, digits.mode) == (mode, (32, 32), mode)
     assert label == digits.test.labels[3]
-    values = np.asarray(picture)
+    values = np.asarray(image)
     assert values[0, 0].max() == 0
     assert values.max() > 200
     if mode == "RGB":

@@ -1,11 +1,11 @@
-"""Lists of pictures of their own sizes, by a budget of tokens."""
+"""Lists of images of their own sizes, by a budget of tokens."""
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from cpvt.data import BadPictureError, Transform, View, load_packs
+from cpvt.data import BadImageError, Transform, View, load_packs
 from cpvt.grids import within_budget
 
 TRANSFORM = Transform((0.5,) * 3, (0.25,) * 3)
@@ -20,7 +20,7 @@ SIZES = [
 
 
 class Noise:
-    """Pictures of several sizes; those in `bad` do not decode."""
+    """Images of several sizes; those in `bad` do not decode."""
 
     def __init__(self, sizes=SIZES, bad=()):
         self.sizes, self.bad = sizes, bad
@@ -30,7 +30,7 @@ class Noise:
 
     def read(self, index, draw):
         if index in self.bad:
-            raise BadPictureError(f"picture {index} does not decode")
+            raise BadImageError(f"image {index} does not decode")
         height, width = self.sizes[index]
         values = np.random.default_rng(index).integers(0, 256, (height, width, 3), dtype=np.uint8)
         return Image.fromarray(values), index
@@ -45,9 +45,9 @@ def test_lists_hold_what_fits_the_budget_in_order(workers):
     packs = list(load_packs(Noise(), native(100), 4, 35, workers=workers))
     assert [pack.labels.tolist() for pack in packs] == [[0, 1], [2], [3, 4], [5]]
     for pack in packs:
-        for picture, label in zip(pack.pictures, pack.labels.tolist()):
+        for image, label in zip(pack.images, pack.labels.tolist()):
             whole, _ = Noise().read(label, None)
-            torch.testing.assert_close(picture, TRANSFORM(whole))  # its own size, not a pixel changed
+            torch.testing.assert_close(image, TRANSFORM(whole))  # its own size, not a pixel changed
     assert [pack.labels.tolist() for pack in load_packs(Noise(), native(100), 4, 35, order=[5, 2, 0])] == [
         [5],
         [2],
@@ -55,20 +55,20 @@ def test_lists_hold_what_fits_the_budget_in_order(workers):
     ]
 
 
-def test_a_picture_above_the_budget_makes_a_list_of_its_own():
-    assert [len(pack.pictures) for pack in load_packs(Noise(), native(100), 4, 1)] == [1] * 6
+def test_a_image_above_the_budget_makes_a_list_of_its_own():
+    assert [len(pack.images) for pack in load_packs(Noise(), native(100), 4, 1)] == [1] * 6
 
 
 def test_a_longest_side_shrinks_in_proportion_and_counts():
     (pack,) = load_packs(Noise(), native(20), 4, 1000, on_bad_image="skip")
-    assert [tuple(picture.shape[1:]) for picture in pack.pictures] == [(12, 20), (8, 8), (20, 4), (16, 16), (9, 9)]
+    assert [tuple(image.shape[1:]) for image in pack.images] == [(12, 20), (8, 8), (20, 4), (16, 16), (9, 9)]
     assert pack.shrunk == 1  # the one of 5x30 comes out at 3x20, below a patch
-    assert pack.skipped == ["picture number 3 comes to 3x20 pixels, and the model takes 4x4 or more; allow a longer side, remove the file, or pass --on-bad-image skip"]  # fmt: skip
+    assert pack.skipped == ["image number 3 comes to 3x20 pixels, and the model takes 4x4 or more; allow a longer side, remove the file, or pass --on-bad-image skip"]  # fmt: skip
     assert pack.filled == 0
 
 
-def test_pictures_that_do_not_decode_are_an_error_or_left_out():
-    with pytest.raises(BadPictureError, match="picture 2 does not decode"):
+def test_images_that_do_not_decode_are_an_error_or_left_out():
+    with pytest.raises(BadImageError, match="image 2 does not decode"):
         list(load_packs(Noise(bad=[2]), native(100), 4, 35))
     packs = list(load_packs(Noise(bad=[0, 5]), native(100), 4, 35, on_bad_image="skip"))
     assert [pack.labels.tolist() for pack in packs] == [[1, 2], [3, 4]]

@@ -1,11 +1,11 @@
-"""Plans: pictures read as told, each drawn from (seed, epoch, number, copy) and from nothing else."""
+"""Plans: images read as told, each drawn from (seed, epoch, number, copy) and from nothing else."""
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from cpvt.data import BadPictureError, SampleSpec, Transform, View, load_batches, load_plan
+from cpvt.data import BadImageError, SampleSpec, Transform, View, load_batches, load_plan
 
 TRANSFORM = Transform((0.5,) * 3, (0.25,) * 3)
 SIZES = [(12, 20), (8, 8), (30, 9), (5, 30), (16, 16), (9, 9)]  # height, width
@@ -13,14 +13,14 @@ workers_too = pytest.mark.parametrize("workers", [0, 2])
 
 
 class Noise:
-    """Pictures of several sizes; the sixth does not decode."""
+    """Images of several sizes; the sixth does not decode."""
 
     def __len__(self):
         return len(SIZES)
 
     def read(self, index, draw):
         if index == 5:
-            raise BadPictureError("picture 5 does not decode")
+            raise BadImageError("image 5 does not decode")
         values = np.random.default_rng(index).integers(0, 256, (*SIZES[index], 3), dtype=np.uint8)
         return Image.fromarray(values), index
 
@@ -35,7 +35,7 @@ def load(plan, kind="crop", **options):
 
 def one(draw, **options):
     (batch,) = load([[draw]], **options)
-    return batch.pictures[0]
+    return batch.images[0]
 
 
 @workers_too
@@ -43,26 +43,26 @@ def test_each_element_makes_a_batch_in_order_and_an_empty_one_an_empty_batch(wor
     plan = [[SampleSpec(3), SampleSpec(0)], [], [SampleSpec(4)], [SampleSpec(0), SampleSpec(1), SampleSpec(2)]]
     batches = load(iter(plan), workers=workers)
     assert [batch.labels.tolist() for batch in batches] == [[3, 0], [], [4], [0, 1, 2]]
-    assert [len(batch.pictures) for batch in batches] == [2, 0, 1, 3]
-    assert torch.equal(batches[0].pictures[1], batches[3].pictures[0])
-    assert torch.equal(batches[0].pictures[1], one(SampleSpec(0)))
+    assert [len(batch.images) for batch in batches] == [2, 0, 1, 3]
+    assert torch.equal(batches[0].images[1], batches[3].images[0])
+    assert torch.equal(batches[0].images[1], one(SampleSpec(0)))
 
 
 @workers_too
-def test_copies_of_a_picture_differ_and_the_first_is_the_one_of_batches(workers):
+def test_copies_of_a_image_differ_and_the_first_is_the_one_of_batches(workers):
     (batch,) = load([[SampleSpec(0, copy) for copy in range(8)]], workers=workers, seed=3, epoch=2)
     (plain,) = load_batches(Noise(), view(), 1, order=[0], seed=3, epoch=2)
-    assert torch.equal(batch.pictures[0], plain.pictures[0])
-    assert len({picture.numpy().tobytes() for picture in batch.pictures}) > 5  # of 7 x 14 places, mirrored or not
-    for copy, picture in enumerate(batch.pictures):
-        assert torch.equal(one(SampleSpec(0, copy), seed=3, epoch=2), picture)
+    assert torch.equal(batch.images[0], plain.images[0])
+    assert len({image.numpy().tobytes() for image in batch.images}) > 5  # of 7 x 14 places, mirrored or not
+    for copy, image in enumerate(batch.images):
+        assert torch.equal(one(SampleSpec(0, copy), seed=3, epoch=2), image)
 
 
 @pytest.mark.parametrize("change", [{"seed": 1}, {"epoch": 1}])
 @pytest.mark.parametrize("copy", [0, 1])
 def test_seed_and_epoch_change_every_copy(change, copy):
     plan = [[SampleSpec(number, copy) for number in range(5)]]
-    assert not torch.equal(load(plan)[0].pictures, load(plan, **change)[0].pictures)
+    assert not torch.equal(load(plan)[0].images, load(plan, **change)[0].images)
 
 
 def test_the_address_of_a_first_copy_is_that_of_published_results():
@@ -76,10 +76,10 @@ def test_the_address_of_a_first_copy_is_that_of_published_results():
 def test_sides_of_a_draw_stand_in_for_those_of_the_view(kind, workers):
     plan = [[SampleSpec(0, 0, (4, 10)), SampleSpec(1, 0, (4, 10))], [SampleSpec(0)]]
     large, own = load(plan, kind, workers=workers)
-    assert large.pictures.shape == (2, 3, 4, 10)
-    assert own.pictures.shape == (1, 3, 6, 7)
+    assert large.images.shape == (2, 3, 4, 10)
+    assert own.images.shape == (1, 3, 6, 7)
     direct = View(TRANSFORM, kind, (4, 10))(Noise().read(0, None)[0], SampleSpec(0).generator(0, 0))
-    assert torch.equal(large.pictures[0], direct)
+    assert torch.equal(large.images[0], direct)
 
 
 def test_sides_of_a_draw_count_in_what_is_filled():
@@ -88,44 +88,44 @@ def test_sides_of_a_draw_count_in_what_is_filled():
 
 
 @workers_too
-def test_without_stacking_each_picture_keeps_its_size(workers):
+def test_without_stacking_each_image_keeps_its_size(workers):
     plan = [[SampleSpec(0), SampleSpec(2, 0, (10, 10))], [SampleSpec(4)]]
     first, second = load_plan(Noise(), view("native", (99, 99)), plan, stack=False, workers=workers)
-    assert [tuple(picture.shape) for picture in first.pictures] == [(3, 12, 20), (3, 10, 3)]
+    assert [tuple(image.shape) for image in first.images] == [(3, 12, 20), (3, 10, 3)]
     assert first.shrunk == 1
-    assert torch.equal(first.pictures[0], TRANSFORM(Noise().read(0, None)[0]))
-    assert torch.equal(second.pictures[0], TRANSFORM(Noise().read(4, None)[0]))
+    assert torch.equal(first.images[0], TRANSFORM(Noise().read(0, None)[0]))
+    assert torch.equal(second.images[0], TRANSFORM(Noise().read(4, None)[0]))
 
 
 @pytest.mark.parametrize("sizes", [((4, 10), (10, 4)), ((4, 4), (5, 5))])
-def test_pictures_of_several_sizes_do_not_stack(sizes):
+def test_images_of_several_sizes_do_not_stack(sizes):
     with pytest.raises(ValueError, match="several sizes do not stack; pass stack=False"):
         load([[SampleSpec(0, 0, side) for side in sizes]])
 
 
-def test_native_pictures_to_train_on_are_whole_and_half_of_them_mirrored():
+def test_native_images_to_train_on_are_whole_and_half_of_them_mirrored():
     mirrored = 0
     for copy in range(60):
-        picture = one(SampleSpec(3, copy), kind="native-mirrored", stack=False)
+        image = one(SampleSpec(3, copy), kind="native-mirrored", stack=False)
         whole = View(TRANSFORM, "native", (6, 7))(Noise().read(3, None)[0], np.random.default_rng(0))
-        assert torch.equal(picture, whole) or torch.equal(picture, whole.flip(2))
-        mirrored += not torch.equal(picture, whole)
+        assert torch.equal(image, whole) or torch.equal(image, whole.flip(2))
+        mirrored += not torch.equal(image, whole)
     assert 15 <= mirrored <= 45
 
 
 @pytest.mark.parametrize(("kind", "stacks"), [("native", False), ("native-mirrored", False), ("crop", True)])
-def test_a_view_says_whether_its_pictures_stack(kind, stacks):
+def test_a_view_says_whether_its_images_stack(kind, stacks):
     assert view(kind).stacks == stacks
 
 
 @workers_too
-def test_pictures_that_are_bad_or_too_small_are_an_error_or_left_out(workers):
-    with pytest.raises(BadPictureError, match="^picture 5 does not decode"):
+def test_images_that_are_bad_or_too_small_are_an_error_or_left_out(workers):
+    with pytest.raises(BadImageError, match="^image 5 does not decode"):
         load([[SampleSpec(0)], [SampleSpec(5)]], workers=workers)
-    with pytest.raises(BadPictureError, match="^picture number 1 comes to 6x7 pixels, and the model takes 7x7"):
+    with pytest.raises(BadImageError, match="^image number 1 comes to 6x7 pixels, and the model takes 7x7"):
         load([[SampleSpec(1)]], workers=workers, smallest_side=7)
     (batch,) = load([[SampleSpec(5), SampleSpec(0)]], workers=workers, on_bad_image="skip")
-    assert (batch.labels.tolist(), batch.skipped) == ([0], ["picture 5 does not decode"])
+    assert (batch.labels.tolist(), batch.skipped) == ([0], ["image 5 does not decode"])
 
 
 @workers_too

@@ -1,4 +1,4 @@
-"""Views: both protocols and both training crops, against pictures cut and resized by hand."""
+"""Views: both protocols and both training crops, against images cut and resized by hand."""
 
 import random
 
@@ -13,7 +13,7 @@ from cpvt.data.transform import INTERPOLATIONS
 
 VIEWS = [name for name, protocol in {**TABLE, **TRAINING}.items() if protocol.stacks]
 
-# no whole value from 0 to 255 is normalised to zero by these, so fill can be told from picture
+# no whole value from 0 to 255 is normalised to zero by these, so fill can be told from image
 TRANSFORMS = {
     "L": Transform(mean=(0.1,), std=(0.5,), crop_ratio=1.0),
     "RGB": Transform(mean=(0.1, 0.3, 0.5), std=(0.5, 0.2, 0.25), crop_ratio=1.0),
@@ -30,15 +30,15 @@ def draw(seed=0):
     return np.random.default_rng(seed)
 
 
-def normalised(picture, transform):
+def normalised(image, transform):
     """Each channel by itself, in the plainest way."""
-    values = torch.from_numpy(np.array(picture)).float().div(255)
-    bands = [values] if picture.mode == "L" else values.unbind(2)
+    values = torch.from_numpy(np.array(image)).float().div(255)
+    bands = [values] if image.mode == "L" else values.unbind(2)
     return torch.stack([(band - m) / s for band, m, s in zip(bands, transform.mean, transform.std)])
 
 
 def place_of(whole, canvas):
-    """Where on the canvas the picture lies untouched."""
+    """Where on the canvas the image lies untouched."""
     (h, w), (H, W) = whole.shape[1:], canvas.shape[1:]
     places = [(y, x) for y in range(H - h + 1) for x in range(W - w + 1)]
     (found,) = [(y, x) for y, x in places if torch.equal(canvas[:, y : y + h, x : x + w], whole)]
@@ -46,57 +46,57 @@ def place_of(whole, canvas):
 
 
 @channels
-def test_a_picture_is_normalised_channel_by_channel(mode):
-    picture, transform = noise(5, 7, mode), TRANSFORMS[mode]
+def test_a_image_is_normalised_channel_by_channel(mode):
+    image, transform = noise(5, 7, mode), TRANSFORMS[mode]
     assert transform.mode == mode
-    torch.testing.assert_close(transform(picture), normalised(picture, transform))
+    torch.testing.assert_close(transform(image), normalised(image, transform))
 
 
-def test_a_picture_in_another_mode_is_converted():
-    picture = noise(5, 7)
-    assert torch.equal(TRANSFORMS["L"](picture), TRANSFORMS["L"](picture.convert("L")))
-
-
-@channels
-def test_canvas_cuts_a_larger_picture_from_its_middle(mode):
-    picture, transform = noise(8, 11, mode), TRANSFORMS[mode]
-    assert torch.equal(View(transform, "canvas", (4, 6))(picture, draw()), transform(picture)[:, 2:6, 2:8])
+def test_a_image_in_another_mode_is_converted():
+    image = noise(5, 7)
+    assert torch.equal(TRANSFORMS["L"](image), TRANSFORMS["L"](image.convert("L")))
 
 
 @channels
-def test_canvas_leaves_a_smaller_picture_intact_and_fills_with_zero(mode):
-    picture, transform = noise(4, 7, mode), TRANSFORMS[mode]
-    whole, canvas = transform(picture), View(transform, "canvas", (9, 12))(picture, draw())
+def test_canvas_cuts_a_larger_image_from_its_middle(mode):
+    image, transform = noise(8, 11, mode), TRANSFORMS[mode]
+    assert torch.equal(View(transform, "canvas", (4, 6))(image, draw()), transform(image)[:, 2:6, 2:8])
+
+
+@channels
+def test_canvas_leaves_a_smaller_image_intact_and_fills_with_zero(mode):
+    image, transform = noise(4, 7, mode), TRANSFORMS[mode]
+    whole, canvas = transform(image), View(transform, "canvas", (9, 12))(image, draw())
     assert canvas.shape == (len(transform.mean), 9, 12)
     y, x = place_of(whole, canvas)
-    assert whole.all()  # else zeros of the picture would pass for fill
+    assert whole.all()  # else zeros of the image would pass for fill
     assert canvas.count_nonzero() == whole.numel()
     assert canvas[:, y : y + 4, x : x + 7].count_nonzero() == whole.numel()
 
 
 def test_canvas_cuts_one_axis_and_fills_the_other():
-    picture, transform = noise(8, 3), TRANSFORMS["RGB"]
-    canvas = View(transform, "canvas", (4, 10))(picture, draw())
-    assert place_of(transform(picture)[:, 2:6], canvas)[0] == 0
+    image, transform = noise(8, 3), TRANSFORMS["RGB"]
+    canvas = View(transform, "canvas", (4, 10))(image, draw())
+    assert place_of(transform(image)[:, 2:6], canvas)[0] == 0
     assert canvas.count_nonzero() == 3 * 4 * 3
 
 
 def test_the_place_on_a_canvas_follows_from_the_generator_and_may_be_any():
-    picture, view = noise(2, 2), View(TRANSFORMS["RGB"], "canvas", (3, 4))
-    whole = view.transform(picture)
-    places = [place_of(whole, view(picture, draw(seed))) for seed in range(60)]
+    image, view = noise(2, 2), View(TRANSFORMS["RGB"], "canvas", (3, 4))
+    whole = view.transform(image)
+    places = [place_of(whole, view(image, draw(seed))) for seed in range(60)]
     assert set(places) == {(y, x) for y in range(2) for x in range(3)}
-    assert places == [place_of(whole, view(picture, draw(seed))) for seed in range(60)]
+    assert places == [place_of(whole, view(image, draw(seed))) for seed in range(60)]
 
 
 def test_resize_to_the_same_sides_changes_nothing():
-    picture, transform = noise(6, 9), TRANSFORMS["RGB"]
-    assert torch.equal(View(transform, "resize", (6, 9))(picture, draw()), transform(picture))
+    image, transform = noise(6, 9), TRANSFORMS["RGB"]
+    assert torch.equal(View(transform, "resize", (6, 9))(image, draw()), transform(image))
 
 
 @pytest.mark.parametrize(
     ("sides", "crop_ratio", "scaled", "corner"),
-    [  # a picture of 12 x 20: scaled to cover sides / crop ratio, then cut from this corner
+    [  # an image of 12 x 20: scaled to cover sides / crop ratio, then cut from this corner
         ((6, 6), 1.0, (6, 10), (0, 2)),
         ((24, 24), 1.0, (24, 40), (0, 8)),
         ((6, 6), 0.5, (12, 20), (3, 7)),
@@ -108,18 +108,18 @@ def test_resize_to_the_same_sides_changes_nothing():
 )
 @channels
 def test_resize_scales_to_cover_and_cuts_the_middle(mode, sides, crop_ratio, scaled, corner):
-    picture = noise(12, 20, mode)
+    image = noise(12, 20, mode)
     transform = Transform(TRANSFORMS[mode].mean, TRANSFORMS[mode].std, crop_ratio)
-    by_hand = picture.resize(scaled[::-1], Image.Resampling.BICUBIC)
+    by_hand = image.resize(scaled[::-1], Image.Resampling.BICUBIC)
     (top, left), (height, width) = corner, sides
     by_hand = by_hand.crop((left, top, left + width, top + height))
-    torch.testing.assert_close(View(transform, "resize", sides)(picture, draw()), normalised(by_hand, transform))
+    torch.testing.assert_close(View(transform, "resize", sides)(image, draw()), normalised(by_hand, transform))
 
 
 def test_interpolation_is_the_one_asked_for():
-    picture, transform = noise(6, 6), Transform((0.5,) * 3, (0.5,) * 3, 1.0, "nearest")
-    by_hand = picture.resize((18, 18), Image.Resampling.NEAREST)
-    torch.testing.assert_close(View(transform, "resize", (18, 18))(picture, draw()), normalised(by_hand, transform))
+    image, transform = noise(6, 6), Transform((0.5,) * 3, (0.5,) * 3, 1.0, "nearest")
+    by_hand = image.resize((18, 18), Image.Resampling.NEAREST)
+    torch.testing.assert_close(View(transform, "resize", (18, 18))(image, draw()), normalised(by_hand, transform))
 
 
 def limited(longest_side):
@@ -135,19 +135,19 @@ def test_limit_shrinks_in_proportion(size, longest, expected):
 
 
 @pytest.mark.parametrize("longest", [None, 8, 9])
-def test_limit_leaves_a_picture_that_fits_as_it_is(longest):
-    picture = noise(6, 8)
-    assert limited(longest).limit(picture) is picture
+def test_limit_leaves_a_image_that_fits_as_it_is(longest):
+    image = noise(6, 8)
+    assert limited(longest).limit(image) is image
 
 
 @pytest.mark.parametrize("kind", ["canvas", "crop"])
 def test_what_shows_the_own_scale_shrinks_what_is_larger_than_the_longest_side(kind):
-    picture, view = noise(10, 20), View(limited(10), kind, (10, 10))
-    assert view.shrinks(picture)
+    image, view = noise(10, 20), View(limited(10), kind, (10, 10))
+    assert view.shrinks(image)
     assert not view.shrinks(noise(10, 10))
-    assert view.filled(picture) == 0.5
+    assert view.filled(image) == 0.5
     if kind == "canvas":
-        place_of(view.transform(limited(10).limit(picture)), view(picture, draw()))
+        place_of(view.transform(limited(10).limit(image)), view(image, draw()))
 
 
 @pytest.mark.parametrize("kind", ["resize", "resized-crop"])
@@ -163,16 +163,16 @@ def test_a_longest_side_below_a_pixel():
 @pytest.mark.parametrize("kind", ["canvas", "crop"])
 @pytest.mark.parametrize("size", [(8, 8), (3, 5), (20, 5), (3, 20), (20, 20), (8, 10)])
 def test_filled_is_the_share_of_zeros(kind, size):
-    picture, view = noise(*size), View(TRANSFORMS["RGB"], kind, (8, 10))
-    zeros = (view(picture, draw()) == 0).float().mean().item()
-    assert view.filled(picture) == pytest.approx(zeros)
+    image, view = noise(*size), View(TRANSFORMS["RGB"], kind, (8, 10))
+    zeros = (view(image, draw()) == 0).float().mean().item()
+    assert view.filled(image) == pytest.approx(zeros)
 
 
 @pytest.mark.parametrize("kind", ["resize", "resized-crop"])
-def test_nothing_is_filled_where_the_picture_is_scaled(kind):
-    picture, view = noise(3, 5), View(TRANSFORMS["RGB"], kind, (8, 10))
-    assert view.filled(picture) == 0
-    assert view(picture, draw()).std() > 0
+def test_nothing_is_filled_where_the_image_is_scaled(kind):
+    image, view = noise(3, 5), View(TRANSFORMS["RGB"], kind, (8, 10))
+    assert view.filled(image) == 0
+    assert view(image, draw()).std() > 0
 
 
 @pytest.mark.parametrize("kind", VIEWS)
@@ -210,28 +210,28 @@ def test_every_interpolation_listed_is_taken(interpolation):
 
 
 def test_a_crop_is_any_part_at_its_own_scale_and_half_are_mirrored():
-    picture, view = noise(4, 5), View(TRANSFORMS["RGB"], "crop", (3, 3))
-    whole = view.transform(picture)
+    image, view = noise(4, 5), View(TRANSFORMS["RGB"], "crop", (3, 3))
+    whole = view.transform(image)
     windows = {(y, x): whole[:, y : y + 3, x : x + 3] for y in range(2) for x in range(3)}
     seen, mirrored = set(), 0
     for seed in range(200):
-        crop = view(picture, draw(seed))
+        crop = view(image, draw(seed))
         for place, window in windows.items():
             if torch.equal(crop, window) or torch.equal(crop, window.flip(2)):
                 seen.add(place)
                 mirrored += not torch.equal(crop, window)
                 break
         else:
-            pytest.fail("a crop is no part of the picture")
+            pytest.fail("a crop is no part of the image")
     assert seen == set(windows)
     assert 70 <= mirrored <= 130
 
 
-def test_a_crop_at_the_whole_area_is_the_picture_or_its_mirror():
-    picture = noise(8, 8)
+def test_a_crop_at_the_whole_area_is_the_image_or_its_mirror():
+    image = noise(8, 8)
     view = View(TRANSFORMS["RGB"], "resized-crop", (8, 8), crop_scale=(1.0, 1.0))
-    whole = view.transform(picture)
-    crops = [view(picture, draw(seed)) for seed in range(60)]
+    whole = view.transform(image)
+    crops = [view(image, draw(seed)) for seed in range(60)]
     as_it_is = sum(torch.allclose(crop, whole) for crop in crops)
     mirrored = sum(torch.allclose(crop, whole.flip(2)) for crop in crops)
     assert as_it_is
@@ -241,13 +241,13 @@ def test_a_crop_at_the_whole_area_is_the_picture_or_its_mirror():
 @pytest.mark.parametrize("kind", ["crop", "resized-crop"])
 @channels
 def test_training_crops_follow_from_the_generator_alone(kind, mode):
-    picture, view = noise(16, 20, mode), View(TRANSFORMS[mode], kind, (8, 8))
-    crops = [view(picture, draw(seed)) for seed in range(5)]
+    image, view = noise(16, 20, mode), View(TRANSFORMS[mode], kind, (8, 8))
+    crops = [view(image, draw(seed)) for seed in range(5)]
     torch.manual_seed(1)
     random.seed(1)
     np.random.seed(1)  # noqa: NPY002
     for seed, crop in enumerate(crops):
-        assert torch.equal(view(picture, draw(seed)), crop)
+        assert torch.equal(view(image, draw(seed)), crop)
     assert not any(torch.equal(crops[0], crop) for crop in crops[1:])
 
 

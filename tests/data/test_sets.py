@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cpvt.data import BadPictureError, DataSet, Transform, View, describe_datasets, load_batches, open_data
+from cpvt.data import BadImageError, DataSet, Transform, View, describe_datasets, load_batches, open_data
 from cpvt.data.datasets import TABLE
 
 
@@ -26,8 +26,8 @@ def view_of(data: DataSet, kind="canvas", sides=(6, 8)):
 
 
 @pytest.mark.parametrize("test_folder", ["test", "val", "validation"])
-def test_a_folder_holds_class_folders_to_train_on_and_to_test(picture_folder, test_folder):
-    root = picture_folder({"train/cat": 2, "train/dog": 1, f"{test_folder}/cat": 1, f"{test_folder}/dog": 2})
+def test_a_folder_holds_class_folders_to_train_on_and_to_test(image_folder, test_folder):
+    root = image_folder({"train/cat": 2, "train/dog": 1, f"{test_folder}/cat": 1, f"{test_folder}/dog": 2})
     data = open_data(str(root))
     assert data.class_names == ("cat", "dog")
     assert labels(data.train) == [0, 0, 1]
@@ -35,8 +35,8 @@ def test_a_folder_holds_class_folders_to_train_on_and_to_test(picture_folder, te
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L"])
-def test_pictures_of_a_folder_are_those_of_its_files(picture_folder, mode):
-    root = picture_folder({"train/cat": 2})
+def test_images_of_a_folder_are_those_of_its_files(image_folder, mode):
+    root = image_folder({"train/cat": 2})
     data = open_data(str(root), mode=mode)
     expected = Image.open(root / "train" / "cat" / "1.png").convert(mode)
     assert np.array_equal(data.train.read(1, draw())[0], expected)
@@ -44,34 +44,34 @@ def test_pictures_of_a_folder_are_those_of_its_files(picture_folder, mode):
 
 
 @pytest.mark.parametrize(("there", "absent"), [("train", "test"), ("test", "train")])
-def test_either_part_of_a_folder_may_be_absent(picture_folder, there, absent):
-    data = open_data(str(picture_folder({f"{there}/cat": 1, f"{there}/dog": 1})))
+def test_either_part_of_a_folder_may_be_absent(image_folder, there, absent):
+    data = open_data(str(image_folder({f"{there}/cat": 1, f"{there}/dog": 1})))
     assert labels(getattr(data, there)) == [0, 1]
     assert getattr(data, absent) is None
 
 
 @pytest.mark.parametrize("slash", ["", "/"])
-def test_a_folder_is_called_as_it_was_asked_for(picture_folder, slash):
+def test_a_folder_is_called_as_it_was_asked_for(image_folder, slash):
     # rows carry this name, and a comparison finds by it what it has measured already
-    asked = str(picture_folder({"train/cat": 1})) + slash
+    asked = str(image_folder({"train/cat": 1})) + slash
     assert open_data(asked).name == asked
 
 
-def test_numbered_classes_stand_in_the_order_of_their_numbers(picture_folder):
-    data = open_data(str(picture_folder({"train/2": 1, "train/10": 1, "train/1": 1})))
+def test_numbered_classes_stand_in_the_order_of_their_numbers(image_folder):
+    data = open_data(str(image_folder({"train/2": 1, "train/10": 1, "train/1": 1})))
     assert data.class_names == ("1", "2", "10")
 
 
 def split_folders(make, kind, counts):
-    """A folder of pictures, opened either way; torchvision's calls the test part val."""
+    """A folder of images, opened either way; torchvision's calls the test part val."""
     root = make(counts)
     return lambda: open_data(str(root)) if kind == "folder" else open_data("torch/image_folder", str(root))
 
 
 @pytest.mark.parametrize("kind", ["folder", "torch/image_folder"])
-def test_classes_keep_their_number_where_the_test_part_lacks_some(picture_folder, kind):
+def test_classes_keep_their_number_where_the_test_part_lacks_some(image_folder, kind):
     opened = split_folders(
-        picture_folder, kind, {"train/ant": 1, "train/cat": 1, "train/dog": 1, "val/cat": 1, "val/dog": 1}
+        image_folder, kind, {"train/ant": 1, "train/cat": 1, "train/dog": 1, "val/cat": 1, "val/dog": 1}
     )()
     assert opened.class_names == ("ant", "cat", "dog")
     assert labels(opened.train) == [0, 1, 2]
@@ -79,25 +79,25 @@ def test_classes_keep_their_number_where_the_test_part_lacks_some(picture_folder
 
 
 @pytest.mark.parametrize("kind", ["folder", "torch/image_folder"])
-def test_a_class_that_was_not_trained_is_an_error_that_names_it(picture_folder, kind):
-    opened = split_folders(picture_folder, kind, {"train/cat": 1, "val/cat": 1, "val/emu": 1, "val/yak": 1})
+def test_a_class_that_was_not_trained_is_an_error_that_names_it(image_folder, kind):
+    opened = split_folders(image_folder, kind, {"train/cat": 1, "val/cat": 1, "val/emu": 1, "val/yak": 1})
     with pytest.raises(ValueError, match=r"val' has classes that '.*train' lacks: emu, yak"):
         opened()
 
 
-def test_a_folder_without_pictures_is_an_error_that_says_what_is_expected(picture_folder):
-    root = picture_folder({"train/cat": 0, "train/dog": 1})
+def test_a_folder_without_images_is_an_error_that_says_what_is_expected(image_folder):
+    root = image_folder({"train/cat": 0, "train/dog": 1})
     (root / "train" / "cat" / "notes.txt").write_text("none yet")
-    with pytest.raises(ValueError, match=r"no pictures in '.*train.cat': expected class folders .*CLASS/name\.jpg"):
+    with pytest.raises(ValueError, match=r"no images in '.*train.cat': expected class folders .*CLASS/name\.jpg"):
         open_data(str(root))
-    empty = picture_folder({"test/cat": 1}, root.parent / "empty")
+    empty = image_folder({"test/cat": 1}, root.parent / "empty")
     (empty / "train" / ".cache").mkdir(parents=True)  # hidden, so no class
-    with pytest.raises(ValueError, match=r"no pictures in '.*train': expected"):
+    with pytest.raises(ValueError, match=r"no images in '.*train': expected"):
         open_data(str(empty))
 
 
-def test_every_kind_of_picture_is_found_also_in_deeper_folders(picture_folder):
-    root = picture_folder({"train/cat": 1, "train/dog/left": 2, "test/cat": 1})
+def test_every_kind_of_image_is_found_also_in_deeper_folders(image_folder):
+    root = image_folder({"train/cat": 1, "train/dog/left": 2, "test/cat": 1})
     for name in ("a.webp", "b.TIF", "c.gif", "d.jpeg"):
         Image.new("RGB", (4, 4)).save(root / "train" / "cat" / name)
     data = open_data(str(root))
@@ -105,24 +105,24 @@ def test_every_kind_of_picture_is_found_also_in_deeper_folders(picture_folder):
     assert labels(data.train) == [0] * 5 + [1] * 2
 
 
-def test_a_picture_outside_any_class_is_an_error(picture_folder):
-    root = picture_folder({"train/cat": 1})
+def test_a_image_outside_any_class_is_an_error(image_folder):
+    root = image_folder({"train/cat": 1})
     Image.new("RGB", (4, 4)).save(root / "train" / "loose.png")
     with pytest.raises(ValueError, match=r"outside any class \(loose.png, ...\): expected class folders"):
         open_data(str(root))
 
 
-def test_a_picture_that_a_set_opened_itself_is_turned_upright_too():
+def test_a_image_that_a_set_opened_itself_is_turned_upright_too():
     from cpvt.data.datasets.timm_sets import IndexedSplit
 
-    picture = Image.new("RGB", (20, 10))
-    picture.getexif()[0x0112] = 6
-    assert IndexedSplit([(picture, 1)], "set", "RGB").read(0, np.random.default_rng(0))[0].size == (10, 20)
+    image = Image.new("RGB", (20, 10))
+    image.getexif()[0x0112] = 6
+    assert IndexedSplit([(image, 1)], "set", "RGB").read(0, np.random.default_rng(0))[0].size == (10, 20)
 
 
-def test_a_folder_without_parts_is_an_error_that_says_what_is_expected(picture_folder):
+def test_a_folder_without_parts_is_an_error_that_says_what_is_expected(image_folder):
     with pytest.raises(ValueError, match=r"holds neither train/ nor test/ \(or val/\); expected .*/train/CLASS/"):
-        open_data(str(picture_folder({"cat": 1})))
+        open_data(str(image_folder({"cat": 1})))
 
 
 def test_an_unknown_name_is_an_error_that_lists_the_known(tmp_path):
@@ -140,12 +140,12 @@ def write_idx(path, values):
 
 @pytest.fixture
 def mnist(tmp_path):
-    """Three pictures to train on and two to test, where torchvision looks for MNIST."""
+    """Three images to train on and two to test, where torchvision looks for MNIST."""
     raw = tmp_path / "MNIST" / "raw"
     raw.mkdir(parents=True)
     for part, count in (("train", 3), ("t10k", 2)):
-        pictures = np.arange(count * 28 * 28).reshape(count, 28, 28) % 251
-        write_idx(raw / f"{part}-images-idx3-ubyte", pictures)
+        images = np.arange(count * 28 * 28).reshape(count, 28, 28) % 251
+        write_idx(raw / f"{part}-images-idx3-ubyte", images)
         write_idx(raw / f"{part}-labels-idx1-ubyte", np.arange(count) + 4)
     return tmp_path
 
@@ -155,10 +155,10 @@ def test_a_torchvision_set_is_opened_by_name(mnist, mode):
     data = open_data("torch/mnist", root=str(mnist), mode=mode)
     assert (data.name, len(data.class_names)) == ("torch/mnist", 10)
     assert (labels(data.train), labels(data.test)) == ([4, 5, 6], [4, 5])
-    picture = data.train.read(2, draw())[0]
-    assert (picture.mode, picture.size) == (mode, (28, 28))
+    image = data.train.read(2, draw())[0]
+    assert (image.mode, image.size) == (mode, (28, 28))
     expected = (np.arange(28 * 28) + 2 * 28 * 28).reshape(28, 28) % 251
-    assert np.array_equal(picture.getchannel(0), expected)
+    assert np.array_equal(image.getchannel(0), expected)
 
 
 @pytest.mark.parametrize("name", ["torch/cifr10", "torch/mnist"])
@@ -171,93 +171,93 @@ def test_a_named_set_that_is_not_there_is_an_error_that_names_it(tmp_path, name,
 def test_a_missing_package_is_an_error_that_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     monkeypatch.delitem(sys.modules, "timm.data.readers.reader_hfds", raising=False)
-    with pytest.raises(ValueError, match="'hfds/someone/pictures' needs a package .*: pip install datasets"):
-        open_data("hfds/someone/pictures")
+    with pytest.raises(ValueError, match="'hfds/someone/images' needs a package .*: pip install datasets"):
+        open_data("hfds/someone/images")
 
 
-def test_torchvision_folders_are_decoded_like_all_others(picture_folder):
-    root = picture_folder({"train/cat": 1, "train/dog": 1, "val/cat": 1, "val/dog": 1})
+def test_torchvision_folders_are_decoded_like_all_others(image_folder):
+    root = image_folder({"train/cat": 1, "train/dog": 1, "val/cat": 1, "val/dog": 1})
     Image.new("LA", (4, 4), (0, 0)).save(root / "val" / "dog" / "0.png")  # all transparent
-    (root / "val" / "cat" / "0.png").write_text("not a picture")
+    (root / "val" / "cat" / "0.png").write_text("not an image")
     data = open_data("torch/image_folder", root=str(root))
     assert data.class_names == ("cat", "dog")
     assert labels(data.train) == [0, 1]
     assert np.asarray(data.test.read(1, draw())[0]).min() == 255
-    with pytest.raises(BadPictureError, match=r"cat.0\.png' does not decode"):
+    with pytest.raises(BadImageError, match=r"cat.0\.png' does not decode"):
         data.test.read(0, draw())
 
 
 @pytest.fixture
-def one_bad(picture_folder):
-    """Five pictures to test; the fourth, dog/0.png, does not decode."""
-    root = picture_folder({"train/cat": 1, "train/dog": 1, "test/cat": 3, "test/dog": 2})
+def one_bad(image_folder):
+    """Five images to test; the fourth, dog/0.png, does not decode."""
+    root = image_folder({"train/cat": 1, "train/dog": 1, "test/cat": 3, "test/dog": 2})
     (root / "test" / "dog" / "0.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
     return open_data(str(root))
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_picture_that_does_not_decode_is_an_error_that_names_it(one_bad, workers):
-    with pytest.raises(BadPictureError, match=r"^picture '.*test.dog.0\.png' does not decode"):
+def test_a_image_that_does_not_decode_is_an_error_that_names_it(one_bad, workers):
+    with pytest.raises(BadImageError, match=r"^image '.*test.dog.0\.png' does not decode"):
         list(load_batches(one_bad.test, view_of(one_bad), 2, workers=workers))
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 5])
-def test_a_picture_that_does_not_decode_is_skipped_and_named_on_demand(one_bad, batch_size):
+def test_a_image_that_does_not_decode_is_skipped_and_named_on_demand(one_bad, batch_size):
     batches = list(load_batches(one_bad.test, view_of(one_bad), batch_size, on_bad_image="skip"))
     assert torch.cat([batch.labels for batch in batches]).tolist() == [0, 0, 0, 1]
-    assert sum(len(batch.pictures) for batch in batches) == 4
+    assert sum(len(batch.images) for batch in batches) == 4
     (words,) = [words for batch in batches for words in batch.skipped]
     assert str(Path("test", "dog", "0.png")) in words
 
 
-def test_what_to_do_with_a_bad_picture_is_one_of_two(one_bad):
+def test_what_to_do_with_a_bad_image_is_one_of_two(one_bad):
     with pytest.raises(ValueError, match="must be 'error' or 'skip'; got 'ignore'"):
         list(load_batches(one_bad.test, view_of(one_bad), 2, on_bad_image="ignore"))
 
 
 @pytest.fixture
-def ten(picture_folder):
-    return open_data(str(picture_folder({"train/cat": 6, "train/dog": 4})))
+def ten(image_folder):
+    return open_data(str(image_folder({"train/cat": 6, "train/dog": 4})))
 
 
 def read(data, **options):
-    """All pictures and labels, and the sizes of the batches."""
+    """All images and labels, and the sizes of the batches."""
     batches = list(load_batches(data.train, view_of(data, "crop", (4, 4)), options.pop("batch_size", 4), **options))
-    pictures, labels = (torch.cat([batch[part] for batch in batches]) for part in (0, 1))
-    return pictures, labels.tolist(), [len(batch.labels) for batch in batches]
+    images, labels = (torch.cat([batch[part] for batch in batches]) for part in (0, 1))
+    return images, labels.tolist(), [len(batch.labels) for batch in batches]
 
 
-def test_batches_hold_every_picture_in_order(ten):
-    pictures, labels, sizes = read(ten)
-    assert pictures.shape == (10, 3, 4, 4)
+def test_batches_hold_every_image_in_order(ten):
+    images, labels, sizes = read(ten)
+    assert images.shape == (10, 3, 4, 4)
     assert labels == [0] * 6 + [1] * 4
     assert sizes == [4, 4, 2]
 
 
-def test_pictures_come_in_the_order_asked_for_and_are_the_same_in_any(ten):
-    pictures, labels, _ = read(ten)
+def test_images_come_in_the_order_asked_for_and_are_the_same_in_any(ten):
+    images, labels, _ = read(ten)
     order = [7, 0, 3]
     some, their_labels, _ = read(ten, order=order, batch_size=2)
-    assert torch.equal(some, pictures[order])
+    assert torch.equal(some, images[order])
     assert their_labels == [labels[index] for index in order]
 
 
 @pytest.mark.parametrize("change", [{"seed": 1}, {"epoch": 1}])
 def test_seed_and_epoch_decide_what_is_drawn(ten, change):
-    pictures, _, _ = read(ten)
-    assert torch.equal(read(ten, seed=0, epoch=0)[0], pictures)
+    images, _, _ = read(ten)
+    assert torch.equal(read(ten, seed=0, epoch=0)[0], images)
     changed, _, _ = read(ten, **change)
-    assert not torch.equal(changed, pictures)
+    assert not torch.equal(changed, images)
     assert torch.equal(read(ten, **change)[0], changed)
 
 
-def test_each_picture_is_drawn_for_itself(tmp_path):
+def test_each_image_is_drawn_for_itself(tmp_path):
     (tmp_path / "train" / "cat").mkdir(parents=True)
     for number in range(20):
         Image.new("L", (2, 2), 255).save(tmp_path / "train" / "cat" / f"{number}.png")
     data = open_data(str(tmp_path))
     (batch,) = load_batches(data.train, view_of(data, "canvas", (9, 9)), 20)
-    assert len({picture.numpy().tobytes() for picture in batch.pictures}) > 10  # 20 draws from 64 places
+    assert len({image.numpy().tobytes() for image in batch.images}) > 10  # 20 draws from 64 places
 
 
 def test_workers_change_nothing(ten):
@@ -277,7 +277,7 @@ def test_a_batch_says_how_much_was_filled_and_how_many_were_shrunk(tmp_path):
     assert batch.shrunk == 1
 
 
-def test_the_part_to_test_on_may_have_several_names(monkeypatch, picture_folder):
+def test_the_part_to_test_on_may_have_several_names(monkeypatch, image_folder):
     from cpvt.data.datasets import timm_sets
 
     def create(name, root, split, is_training):

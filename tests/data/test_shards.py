@@ -10,11 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
-from cpvt.data import BadPictureError, Transform, View, load_batches, open_data
+from cpvt.data import BadImageError, Transform, View, load_batches, open_data
 
 
-def picture(number, kind="PNG"):
-    """The bytes of a picture of one colour, its number."""
+def image(number, kind="PNG"):
+    """The bytes of an image of one colour, its number."""
     file = io.BytesIO()
     Image.new("RGB", (6, 5), (number, number, number)).save(file, kind)
     return file.getvalue()
@@ -32,15 +32,15 @@ def write(path, files):
 
 
 def samples(labels, start=0):
-    """WebDataset's files of pictures with these labels, numbered on from start."""
+    """WebDataset's files of images with these labels, numbered on from start."""
     files = {}
     for number, label in enumerate(labels, start):
-        files |= {f"{number:04}.cls": str(label), f"{number:04}.png": picture(number)}
+        files |= {f"{number:04}.cls": str(label), f"{number:04}.png": image(number)}
     return files
 
 
 def read(split):
-    """The colour and the class of every picture."""
+    """The colour and the class of every image."""
     found = [split.read(index, np.random.default_rng(0)) for index in range(len(split))]
     return [(seen.getpixel((0, 0))[0], label) for seen, label in found]
 
@@ -116,13 +116,13 @@ def test_timms_list_of_shards_goes_before_their_names(root):
 
 @pytest.mark.parametrize("key", ["label", "cls"])
 def test_a_class_may_stand_in_json(tmp_path, key):
-    facts = {"0.json": json.dumps({key: 1, "height": 5}), "0.jpg": picture(7, "JPEG"), "1.JPG": picture(8, "JPEG")}
+    facts = {"0.json": json.dumps({key: 1, "height": 5}), "0.jpg": image(7, "JPEG"), "1.JPG": image(8, "JPEG")}
     write(tmp_path / "train-0.tar", {**facts, "1.json": json.dumps({key: 0})})
     assert read(open_data(f"wds/{tmp_path}").train) == [(7, 1), (8, 0)]
 
 
 def test_timms_list_may_name_the_fact_that_is_the_class(tmp_path):
-    write(tmp_path / "a.tar", {"0.cls": "0", "0.json": json.dumps({"fine": 3}), "0.png": picture(1)})
+    write(tmp_path / "a.tar", {"0.cls": "0", "0.json": json.dumps({"fine": 3}), "0.png": image(1)})
     split = {"filenames": ["a.tar"], "alt_label": "fine"}
     (tmp_path / "_info.json").write_text(json.dumps({"splits": {"train": split}}))
     assert read(open_data(f"wds/{tmp_path}").train) == [(1, 3)]
@@ -136,26 +136,26 @@ def test_classes_in_words_name_the_numbers(tmp_path):
 @pytest.mark.parametrize("prefix", ["", "./", "deep/down/"])
 def test_plain_archives_have_class_folders(tmp_path, prefix):
     files = {
-        f"{prefix}dog/b.v2.png": picture(3),
-        f"{prefix}cat10/a.png": picture(4),
+        f"{prefix}dog/b.v2.png": image(3),
+        f"{prefix}cat10/a.png": image(4),
         f"{prefix}cat2/.hidden.png": "no",
-        f"{prefix}cat2/d.png": picture(7),
+        f"{prefix}cat2/d.png": image(7),
     }
-    write(tmp_path / "train.tar", {**files, f"{prefix}dog/b.v3.png": picture(5), f"{prefix}cat2/notes.txt": "none"})
-    write(tmp_path / "val.tar", {f"{prefix}cat10/c.png": picture(6)})
+    write(tmp_path / "train.tar", {**files, f"{prefix}dog/b.v3.png": image(5), f"{prefix}cat2/notes.txt": "none"})
+    write(tmp_path / "val.tar", {f"{prefix}cat10/c.png": image(6)})
     data = open_data(str(tmp_path))
     assert data.class_names == ("cat2", "cat10", "dog")
     assert (sorted(read(data.train)), read(data.test)) == ([(3, 2), (4, 1), (5, 2), (7, 0)], [(6, 1)])
 
 
-def test_the_picture_of_a_sample_is_the_one_without_another_word(tmp_path):
-    write(tmp_path / "train-0.tar", {"0.cls": "0", "0.mask.png": picture(9), "0.png": picture(1)})
+def test_the_image_of_a_sample_is_the_one_without_another_word(tmp_path):
+    write(tmp_path / "train-0.tar", {"0.cls": "0", "0.mask.png": image(9), "0.png": image(1)})
     assert read(open_data(f"wds/{tmp_path}").train) == [(1, 0)]
 
 
 def test_names_of_any_length_and_classes_by_name(tmp_path):
     long = "x" * 150 + "/" + "y" * 120
-    write(tmp_path / "train-0.tar", {f"{long}.png": picture(1), f"{long}.cls": "mouse", "b.png": picture(2), "b.cls": "ant"})  # fmt: skip
+    write(tmp_path / "train-0.tar", {f"{long}.png": image(1), f"{long}.cls": "mouse", "b.png": image(2), "b.cls": "ant"})  # fmt: skip
     data = open_data(f"wds/{tmp_path}")
     assert (data.class_names, read(data.train)) == (("ant", "mouse"), [(1, 1), (2, 0)])
 
@@ -163,15 +163,15 @@ def test_names_of_any_length_and_classes_by_name(tmp_path):
 @pytest.mark.parametrize(
     ("files", "words"),
     [
-        ({"a.png": picture(0)}, r"'a.png' of '.*' has no class: expected its number in a.cls .* CLASS/a.png"),
-        ({"a.cls": "0"}, "sample 'a' of '.*' has a class and no picture; known: .*.jpg"),
-        ({"a.cls": "-1", "a.png": picture(0)}, "class of 'a.png' of '.*' is a number from 0 on, or a name; got '-1'"),
-        ({"a.cls": "", "a.png": picture(0)}, "got ''"),
-        ({"a.json": '{"label": [1]}', "a.png": picture(0)}, r"got \[1\]"),
-        ({"a.json": "{", "a.png": picture(0)}, r"the .json beside 'a.png' of '.*' is not JSON"),
-        ({"a.cls": "0", "a.png": picture(0), "a.jpg": picture(0)}, r"several pictures for one class \(a.png, a.jpg\)"),
-        ({**samples([0]), "cat/1.png": picture(0)}, "some classes by number and some by name"),
-        ({"notes.txt": "nothing"}, r"there are no pictures in '.*train-0.tar' .* to train of"),
+        ({"a.png": image(0)}, r"'a.png' of '.*' has no class: expected its number in a.cls .* CLASS/a.png"),
+        ({"a.cls": "0"}, "sample 'a' of '.*' has a class and no image; known: .*.jpg"),
+        ({"a.cls": "-1", "a.png": image(0)}, "class of 'a.png' of '.*' is a number from 0 on, or a name; got '-1'"),
+        ({"a.cls": "", "a.png": image(0)}, "got ''"),
+        ({"a.json": '{"label": [1]}', "a.png": image(0)}, r"got \[1\]"),
+        ({"a.json": "{", "a.png": image(0)}, r"the .json beside 'a.png' of '.*' is not JSON"),
+        ({"a.cls": "0", "a.png": image(0), "a.jpg": image(0)}, r"several images for one class \(a.png, a.jpg\)"),
+        ({**samples([0]), "cat/1.png": image(0)}, "some classes by number and some by name"),
+        ({"notes.txt": "nothing"}, r"there are no images in '.*train-0.tar' .* to train of"),
     ],
 )
 def test_archives_that_make_no_data_set_are_errors_that_say_what_is_expected(tmp_path, files, words):
@@ -181,7 +181,7 @@ def test_archives_that_make_no_data_set_are_errors_that_say_what_is_expected(tmp
 
 
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE])
-def test_a_link_to_a_picture_is_an_error_that_says_how_to_write_without(tmp_path, kind):
+def test_a_link_to_a_image_is_an_error_that_says_how_to_write_without(tmp_path, kind):
     with tarfile.open(tmp_path / "train.tar", "w") as archive:
         info = tarfile.TarInfo("cat/1.png")
         info.type, info.linkname = kind, "cat/0.png"
@@ -225,11 +225,11 @@ def test_a_damaged_shard_is_an_error_that_names_it(root, how, whole):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_picture_that_does_not_decode_is_named_with_its_shard_and_can_be_skipped(root, workers):
-    write(root / "train-000001.tar", {**samples([0], 3), "9.cls": "1", "9.png": picture(9)[:45]})
+def test_a_image_that_does_not_decode_is_named_with_its_shard_and_can_be_skipped(root, workers):
+    write(root / "train-000001.tar", {**samples([0], 3), "9.cls": "1", "9.png": image(9)[:45]})
     data = open_data(f"wds/{root}")
     view = View(Transform(data.mean, data.std), "canvas", (5, 6))
-    with pytest.raises(BadPictureError, match=r"^picture '9.png of .*train-000001.tar' does not decode"):
+    with pytest.raises(BadImageError, match=r"^image '9.png of .*train-000001.tar' does not decode"):
         list(load_batches(data.train, view, 2, workers=workers))
     batches = list(load_batches(data.train, view, 2, on_bad_image="skip", workers=workers))
     assert torch.cat([batch.labels for batch in batches]).tolist() == [1, 0, 2, 0]
@@ -241,7 +241,7 @@ def test_workers_read_the_same(root):
     view = View(Transform(data.mean, data.std), "crop", (3, 3))
     alone, together = (list(load_batches(data.train, view, 3, workers=workers)) for workers in (0, 2))
     for one, other in zip(alone, together, strict=True):
-        assert torch.equal(one.pictures, other.pictures)
+        assert torch.equal(one.images, other.images)
 
 
 def test_a_split_goes_to_another_process_without_open_files(root):

@@ -1,4 +1,4 @@
-"""Streams: every picture in exactly one part, the same for any number of workers, to be gone on with anywhere."""
+"""Streams: every image in exactly one part, the same for any number of workers, to be gone on with anywhere."""
 
 import io
 import sys
@@ -9,11 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
-from cpvt.data import BadPictureError, Transform, View, load_stream, open_stream
+from cpvt.data import BadImageError, Transform, View, load_stream, open_stream
 
 datasets = pytest.importorskip("datasets")
 TRANSFORM = Transform((0.5,) * 3, (0.5,) * 3)
-SHARDS = (3, 1, 5, 2, 4)  # pictures in each
+SHARDS = (3, 1, 5, 2, 4)  # images in each
 
 
 def encoded(number):
@@ -24,7 +24,7 @@ def encoded(number):
 
 
 def write(folder, shards, make=encoded, names=("cat", "dog", "emu")):
-    """Parquet files with so many pictures each; picture i has class i % 3."""
+    """Parquet files with so many images each; image i has class i % 3."""
     datasets.disable_progress_bars()
     kinds = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=list(names))})
     first = 0
@@ -46,7 +46,7 @@ def view():
     return View(TRANSFORM, "crop", (4, 4))
 
 
-def test_a_stream_gives_all_pictures_in_their_order(stream):
+def test_a_stream_gives_all_images_in_their_order(stream):
     found = list(stream.share())
     assert [each.content for each in found] == [encoded(number)["bytes"] for number in range(sum(SHARDS))]
     assert [each.label for each in found] == [number % 3 for number in range(sum(SHARDS))]
@@ -56,13 +56,13 @@ def test_a_stream_gives_all_pictures_in_their_order(stream):
 
 @pytest.mark.parametrize("shuffle", [0, 4])
 @pytest.mark.parametrize("parts", [1, 2, 3, 5, 7])
-def test_every_picture_is_in_exactly_one_part_under_its_own_number(stream, parts, shuffle):
+def test_every_image_is_in_exactly_one_part_under_its_own_number(stream, parts, shuffle):
     label_of = {each.number: (each.label, each.content) for each in stream.share()}
     shares = [list(stream.share(part, parts, shuffle=shuffle)) for part in range(parts)]
     counted = Counter(each.number for share in shares for each in share)
     assert counted == Counter(label_of.keys())
     assert all(label_of[each.number] == (each.label, each.content) for share in shares for each in share)
-    if parts == 7:  # more than shards: dealt by picture
+    if parts == 7:  # more than shards: dealt by image
         assert max(map(len, shares)) - min(map(len, shares)) <= len(SHARDS)
 
 
@@ -75,7 +75,7 @@ def test_seed_and_epoch_decide_the_order_of_what_is_shuffled(stream):
     assert order() != sorted(order())
 
 
-def test_shards_are_shuffled_and_pictures_within_one_too(stream, tmp_path):
+def test_shards_are_shuffled_and_images_within_one_too(stream, tmp_path):
     by_shard = {tuple(each.number >> 32 for each in stream.share(shuffle=1, epoch=epoch)) for epoch in range(5)}
     assert len(by_shard) > 1
     (tmp_path / "one").mkdir()
@@ -84,11 +84,11 @@ def test_shards_are_shuffled_and_pictures_within_one_too(stream, tmp_path):
     assert len(orders) == 5
 
 
-def test_what_is_random_about_a_picture_is_addressed_by_its_number(stream):
+def test_what_is_random_about_a_image_is_addressed_by_its_number(stream):
     (batch,) = load_stream(stream, view(), 99, seed=5, epoch=2)
-    for each, picture in zip(stream.share(), batch.pictures, strict=True):
+    for each, image in zip(stream.share(), batch.images, strict=True):
         draw = np.random.default_rng((5, 2, each.number))
-        assert torch.equal(view()(Image.open(io.BytesIO(each.content)), draw), picture)
+        assert torch.equal(view()(Image.open(io.BytesIO(each.content)), draw), image)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -97,36 +97,36 @@ def test_batches_are_drawn_by_number_whoever_reads_and_wherever_one_begins(strea
     assert [len(batch.labels) for batch in whole] == [4, 4, 4, 3]
     later = list(load_stream(stream, view(), 4, shuffle=4, seed=5, epoch=2, skip=8, workers=workers))
     for batch, again in zip(whole[2:], later, strict=True):
-        assert torch.equal(batch.pictures, again.pictures)
+        assert torch.equal(batch.images, again.images)
         assert torch.equal(batch.labels, again.labels)
-    plain = torch.cat([batch.pictures for batch in load_stream(stream, view(), 4, seed=5, epoch=2)])
+    plain = torch.cat([batch.images for batch in load_stream(stream, view(), 4, seed=5, epoch=2)])
     numbers = [each.number for each in stream.share()]
     shuffled = [each.number for each in stream.share(shuffle=4, seed=5, epoch=2)]
     by_number = plain[[numbers.index(number) for number in shuffled]]
-    assert torch.equal(torch.cat([batch.pictures for batch in whole]), by_number)
-    other = torch.cat([batch.pictures for batch in load_stream(stream, view(), 4, seed=5, epoch=3)])
+    assert torch.equal(torch.cat([batch.images for batch in whole]), by_number)
+    other = torch.cat([batch.images for batch in load_stream(stream, view(), 4, seed=5, epoch=3)])
     assert not torch.equal(other, plain)
 
 
-def test_pictures_that_do_not_decode_are_an_error_or_left_out(tmp_path):
+def test_images_that_do_not_decode_are_an_error_or_left_out(tmp_path):
     def make(number):
-        return encoded(number) if number != 4 else {"bytes": b"no picture", "path": "4.png"}
+        return encoded(number) if number != 4 else {"bytes": b"no image", "path": "4.png"}
 
     stream = open_stream(write(tmp_path, (3, 3), make))
-    with pytest.raises(BadPictureError, match=r"picture '1 in shard 1 of hfids/.* \(train\)' does not decode"):
+    with pytest.raises(BadImageError, match=r"image '1 in shard 1 of hfids/.* \(train\)' does not decode"):
         list(load_stream(stream, view(), 2))
     batches = list(load_stream(stream, view(), 2, on_bad_image="skip"))
     assert [batch.labels.tolist() for batch in batches] == [[0, 1], [2, 0], [2]]
     assert [len(batch.skipped) for batch in batches] == [0, 0, 1]
 
 
-def test_a_folder_of_files_streams_too(picture_folder, tmp_path):
-    root = picture_folder({"train/cat": 2, "train/dog": 1, "test/cat": 1, "test/dog": 2})
+def test_a_folder_of_files_streams_too(image_folder, tmp_path):
+    root = image_folder({"train/cat": 2, "train/dog": 1, "test/cat": 1, "test/dog": 2})
     train, test = (open_stream(f"hfids/{root}", part, str(tmp_path / "cache")) for part in ("train", "test"))
     assert [each.label for each in train.share()] == [0, 0, 1]
     (batch,) = load_stream(test, View(TRANSFORM, "canvas", (6, 8)), 8)
     expected = [Image.open(root / "test" / name) for name in ("cat/0.png", "dog/0.png", "dog/1.png")]
-    assert torch.equal(batch.pictures, torch.stack([TRANSFORM(picture) for picture in expected]))
+    assert torch.equal(batch.images, torch.stack([TRANSFORM(image) for image in expected]))
 
 
 @pytest.mark.parametrize("options", [{"part": 2, "parts": 2}, {"part": -1}, {"shuffle": -1}])

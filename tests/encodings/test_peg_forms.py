@@ -1,4 +1,4 @@
-"""Forms of PEG: sequences and films, causal, several kernels, dilation, folded - each against the loop over neighbours."""
+"""Forms of PEG: sequences and videos, causal, several kernels, dilation, folded - each against the loop over neighbours."""
 
 import pytest
 import torch
@@ -104,14 +104,14 @@ def test_a_causal_peg_never_looks_ahead_and_does_look_back(form, grid):
 def test_several_kernels_are_the_sum_of_their_convolutions():
     # PPEG as TransMIL writes it: 7x7, 5x5 and 3x3, each padded for itself, and the tokens
     layer = cpvt.PEG(4, (7, 5, 3), layout="NCHW").double()
-    picture = torch.randn(2, 4, 5, 8, dtype=torch.float64)
-    expected = picture + layer.bias.view(1, -1, 1, 1)
+    image = torch.randn(2, 4, 5, 8, dtype=torch.float64)
+    expected = image + layer.bias.view(1, -1, 1, 1)
     for weight in (layer.weight, *layer.smaller):
-        expected = expected + F.conv2d(picture, weight, padding=weight.shape[-1] // 2, groups=4)
-    torch.testing.assert_close(layer(picture), expected)
+        expected = expected + F.conv2d(image, weight, padding=weight.shape[-1] // 2, groups=4)
+    torch.testing.assert_close(layer(image), expected)
 
 
-def test_the_encoding_takes_the_forms_that_fit_pictures():
+def test_the_encoding_takes_the_forms_that_fit_images():
     model = cpvt.create_model("cpvt_micro", encoding="peg(at=(1, 2), kernel_size=(5, 3), dilation=2)", num_classes=3)
     assert model(torch.randn(1, 3, 20, 33)).shape == (1, 3)
     assert model.encoding.peg["2"].kernel_size == (5, 3)
@@ -125,7 +125,7 @@ def test_the_encoding_takes_the_forms_that_fit_pictures():
         (dict(kernel_size=()), "odd and 1 or more"),
         (dict(kernel_size=(5, 4)), "odd and 1 or more.*got 4"),
         (dict(causal=True, padding_mode="reflect"), "must be 'zeros'; got 'reflect'"),
-        (dict(dims=3, layout="NHWC"), "is for pictures, dims=2"),
+        (dict(dims=3, layout="NHWC"), "is for images, dims=2"),
     ],
 )
 def test_forms_that_make_no_sense(form, words):

@@ -21,10 +21,10 @@ def test_all_layouts_give_the_same_numbers(layer, layout):
     tokens = torch.randn(2, 15, 4, dtype=torch.float64)
     other = cpvt.PEG(4, layout=layout).double()
     other.load_state_dict(layer.state_dict())
-    picture = tokens.unflatten(1, (3, 5)).permute(LAYOUT_AXES[layout])
+    image = tokens.unflatten(1, (3, 5)).permute(LAYOUT_AXES[layout])
     expected = layer(tokens, (3, 5)).unflatten(1, (3, 5)).permute(LAYOUT_AXES[layout])
-    torch.testing.assert_close(other(picture), expected)
-    torch.testing.assert_close(picture + other.encoding(picture), expected)
+    torch.testing.assert_close(other(image), expected)
+    torch.testing.assert_close(image + other.encoding(image), expected)
 
 
 @pytest.mark.parametrize("prefix", [0, 1, 5])

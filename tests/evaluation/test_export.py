@@ -32,22 +32,22 @@ def test_every_encoding_and_pool_exports_for_all_sizes(encoding, pool, suffix, t
     assert exported.error < 1e-4
     assert len({shape[1:] for shape in exported.checked}) == 5
     assert list(tmp_path.iterdir()) == [exported.path]  # one file, nothing beside it
-    pictures = torch.randn(2, 3, 50, 33)
-    expected = model(pictures).detach()
+    images = torch.randn(2, 3, 50, 33)
+    expected = model(images).detach()
     assert expected.abs().max() > 0.5
     if suffix == ".pt2":
-        torch.testing.assert_close(torch.export.load(exported.path).module()(pictures), expected, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(torch.export.load(exported.path).module()(images), expected, atol=1e-4, rtol=1e-4)
         return
     graph = onnx.load(exported.path).graph
     assert [dim.HasField("dim_param") for dim in graph.input[0].type.tensor_type.shape.dim] == [True, False, True, True]
     assert ("Resize" in {node.op_type for node in graph.node}) == ("learned" in encoding)
     session = onnxruntime.InferenceSession(exported.path)
     torch.testing.assert_close(
-        torch.from_numpy(session.run(None, {"pictures": pictures.numpy()})[0]), expected, atol=1e-4, rtol=1e-4
+        torch.from_numpy(session.run(None, {"images": images.numpy()})[0]), expected, atol=1e-4, rtol=1e-4
     )
     smallest = torch.randn(1, 3, 4, 4)
     torch.testing.assert_close(
-        torch.from_numpy(session.run(None, {"pictures": smallest.numpy()})[0]),
+        torch.from_numpy(session.run(None, {"images": smallest.numpy()})[0]),
         model(smallest).detach(),
         atol=1e-4,
         rtol=1e-4,
@@ -74,7 +74,7 @@ def test_a_run_takes_its_class_names_and_normalisation_along(tiny_run, tmp_path)
 def test_an_export_that_disagrees_is_not_kept(tmp_path, monkeypatch):
     (tmp_path / "model.pt2").write_text("the one before")
     real = exporting._pt2_runner
-    monkeypatch.setattr(exporting, "_pt2_runner", lambda path: lambda pictures: real(path)(pictures) + 0.01)
+    monkeypatch.setattr(exporting, "_pt2_runner", lambda path: lambda images: real(path)(images) + 0.01)
     with pytest.raises(ValueError, match=r"differs from eager by \d\.\de-03, more than 0.0001; no file was kept"):
         cpvt.export(build("peg", "avg"), tmp_path / "model.pt2")
     assert [path.read_text() for path in tmp_path.iterdir()] == ["the one before"]

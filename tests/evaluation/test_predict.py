@@ -1,4 +1,4 @@
-"""Predictions: each picture at its own size."""
+"""Predictions: each image at its own size."""
 
 import pytest
 import torch
@@ -10,16 +10,16 @@ from cpvt.evaluation.predict import split_names
 
 
 @pytest.fixture
-def picture(tmp_path):
-    def make(width, height, name="picture.png"):
+def image(tmp_path):
+    def make(width, height, name="image.png"):
         Image.effect_noise((width, height), 80).convert("RGB").save(tmp_path / name)
         return tmp_path / name
 
     return make
 
 
-def test_the_top_classes_are_those_of_the_whole_picture(tiny_run, picture):
-    path = picture(17, 11)
+def test_the_top_classes_are_those_of_the_whole_image(tiny_run, image):
+    path = image(17, 11)
     prediction = next(cpvt.predict(tiny_run, [path]))
     checkpoint = cpvt.load(tiny_run)
     with torch.no_grad():
@@ -30,8 +30,8 @@ def test_the_top_classes_are_those_of_the_whole_picture(tiny_run, picture):
     assert prediction.classes[0][1] >= prediction.classes[1][1]
 
 
-def test_without_a_run_the_model_that_comes_with_the_package_answers(picture):
-    path = picture(40, 29)
+def test_without_a_run_the_model_that_comes_with_the_package_answers(image):
+    path = image(40, 29)
     checkpoint = cpvt.load(DEFAULT)
     (default,), (named,) = cpvt.predict(None, [path], top=10), cpvt.predict(DEFAULT, [path], top=10)
     with torch.no_grad():
@@ -40,8 +40,8 @@ def test_without_a_run_the_model_that_comes_with_the_package_answers(picture):
     assert dict(default.classes) == pytest.approx(dict(zip(checkpoint.class_names, shares.tolist())), abs=1e-5)
 
 
-def test_a_first_name_is_a_run_or_a_picture(tiny_run, picture):
-    path = str(picture(8, 8))
+def test_a_first_name_is_a_run_or_a_image(tiny_run, image):
+    path = str(image(8, 8))
     assert split_names([path]) == (DEFAULT, (path,))
     assert split_names([path, str(tiny_run)]) == (DEFAULT, (path, str(tiny_run)))
     assert split_names([str(tiny_run), path]) == (str(tiny_run), (path,))
@@ -51,20 +51,20 @@ def test_a_first_name_is_a_run_or_a_picture(tiny_run, picture):
         split_names(["nowhere.png", path])
 
 
-def test_a_large_picture_is_shrunk_in_proportion_and_it_is_said(tiny_run, picture):
-    path = picture(200, 100)
+def test_a_large_image_is_shrunk_in_proportion_and_it_is_said(tiny_run, image):
+    path = image(200, 100)
     prediction = next(cpvt.predict(tiny_run, [path], top=1))
     assert (prediction.size, prediction.shrunk_from) == ((16, 32), (100, 200))  # four times the training size of 8
     assert len(prediction.classes) == 1
     assert next(cpvt.predict(tiny_run, [path], longest_side=200)).size == (100, 200)
 
 
-def test_pictures_that_cannot_be_read(tiny_run, picture, tmp_path):
+def test_images_that_cannot_be_read(tiny_run, image, tmp_path):
     bad = tmp_path / "bad.jpg"
-    bad.write_text("no picture")
+    bad.write_text("no image")
     with pytest.raises(ValueError, match=r"bad.jpg.*does not decode"):
         list(cpvt.predict(tiny_run, [bad]))
-    found = list(cpvt.predict(tiny_run, [bad, picture(8, 8)], on_bad_image="skip"))
+    found = list(cpvt.predict(tiny_run, [bad, image(8, 8)], on_bad_image="skip"))
     assert "does not decode" in found[0].error
     assert found[1].error is None
     with pytest.raises(ValueError, match="no such image"):
@@ -72,20 +72,20 @@ def test_pictures_that_cannot_be_read(tiny_run, picture, tmp_path):
 
 
 @pytest.mark.parametrize("token_budget", [1, 20, 4096])
-def test_pictures_go_together_and_each_gets_what_it_gets_alone(tiny_run, picture, token_budget):
+def test_images_go_together_and_each_gets_what_it_gets_alone(tiny_run, image, token_budget):
     sizes = [(17, 11), (8, 8), (30, 5), (17, 11), (12, 29)]
-    paths = [picture(*size, f"{number}.png") for number, size in enumerate(sizes)]
+    paths = [image(*size, f"{number}.png") for number, size in enumerate(sizes)]
     found = list(cpvt.predict(tiny_run, paths, token_budget=token_budget))
-    assert [(prediction.picture, prediction.size[::-1]) for prediction in found] == list(zip(map(str, paths), sizes))
+    assert [(prediction.image, prediction.size[::-1]) for prediction in found] == list(zip(map(str, paths), sizes))
     for path, prediction in zip(paths, found):
         alone = next(cpvt.predict(tiny_run, [path]))
         assert dict(prediction.classes) == pytest.approx(dict(alone.classes), abs=1e-5)
 
 
-def test_what_was_predicted_before_a_bad_picture_is_not_lost(tiny_run, picture):
-    paths = [picture(9, 9, "good.png"), picture(40, 3, "thin.png")]
+def test_what_was_predicted_before_a_bad_image_is_not_lost(tiny_run, image):
+    paths = [image(9, 9, "good.png"), image(40, 3, "thin.png")]
     predictions = cpvt.predict(tiny_run, paths, longest_side=40)
-    assert next(predictions).picture.endswith("good.png")
+    assert next(predictions).image.endswith("good.png")
     with pytest.raises(ValueError, match=r"thin.png' comes to 3x40 pixels, and the model takes 4x4 or more"):
         next(predictions)
     (good, thin) = cpvt.predict(tiny_run, paths, longest_side=40, on_bad_image="skip")

@@ -27,14 +27,14 @@ def test_rows_say_what_was_measured(tiny_run, tiny_folder):
     assert row.parameters == sum(p.numel() for p in cpvt.load(tiny_run).model.parameters())
 
 
-def test_the_count_is_that_of_a_loop_over_pictures(tiny_run, tiny_folder):
+def test_the_count_is_that_of_a_loop_over_images(tiny_run, tiny_folder):
     checkpoint, data = cpvt.load(tiny_run), open_data(str(tiny_folder))
     row = next(cpvt.sweep(checkpoint, None, [12], protocols=("canvas",), batch_size=4))
     correct = 0
     for index in range(len(data.test)):
         draw = np.random.default_rng((0, 0, index))
-        picture, label = data.test.read(index, draw)
-        seen = View(checkpoint.transform, "canvas", (12, 12))(picture, draw)
+        image, label = data.test.read(index, draw)
+        seen = View(checkpoint.transform, "canvas", (12, 12))(image, draw)
         with torch.no_grad():
             correct += int(checkpoint.model(seen[None]).argmax()) == label
     assert row.correct == correct
@@ -54,14 +54,14 @@ def test_several_protocols_are_tested_one_after_the_other(tiny_run):
     assert both[-1].hits == alone.hits
 
 
-def test_larger_pictures_are_shrunk_for_a_canvas_and_counted(tiny_run, tiny_folder):
+def test_larger_images_are_shrunk_for_a_canvas_and_counted(tiny_run, tiny_folder):
     Image.new("RGB", (300, 100)).save(tiny_folder / "test" / "cat" / "large.png")
     assert next(cpvt.sweep(tiny_run, None, [8], protocols=("canvas",))).shrunk == 1
     assert next(cpvt.sweep(tiny_run, None, [8], protocols=("canvas",), longest_side=300)).shrunk == 0
     assert next(cpvt.sweep(tiny_run, None, [8], protocols=("resize",))).shrunk == 0
 
 
-def test_native_shows_whole_pictures_and_gives_the_count_of_a_loop(tiny_run, tiny_folder):
+def test_native_shows_whole_images_and_gives_the_count_of_a_loop(tiny_run, tiny_folder):
     for number, (width, height) in enumerate([(30, 10), (5, 17), (40, 40)]):
         Image.effect_noise((width, height), 80).save(tiny_folder / "test" / "dog" / f"noise{number}.png")
     checkpoint, data = cpvt.load(tiny_run), open_data(str(tiny_folder))
@@ -71,10 +71,10 @@ def test_native_shows_whole_pictures_and_gives_the_count_of_a_loop(tiny_run, tin
         correct = shrunk = 0
         for index in range(len(data.test)):
             whole, label = data.test.read(index, None)
-            picture = limited.limit(whole)
-            shrunk += picture is not whole
+            image = limited.limit(whole)
+            shrunk += image is not whole
             with torch.no_grad():
-                correct += int(checkpoint.model(limited(picture)[None]).argmax()) == label
+                correct += int(checkpoint.model(limited(image)[None]).argmax()) == label
         assert (row.correct, row.total, row.shrunk, row.longest_side) == (correct, 9, shrunk, 32)
     assert [row.shrunk for row in rows] == [2, 0]
     with pytest.raises(ValueError, match="the longest side allowed, such as 224; got"):
@@ -86,25 +86,25 @@ def test_native_shows_whole_pictures_and_gives_the_count_of_a_loop(tiny_run, tin
     assert [(cell.encoding, cell.size) for cell in cells] == [("peg", 20), ("peg", 100)]  # one curve, not two
 
 
-def test_bad_pictures_are_an_error_or_counted(tiny_run, tiny_folder):
-    (tiny_folder / "test" / "cat" / "bad.jpg").write_text("no picture")
+def test_bad_images_are_an_error_or_counted(tiny_run, tiny_folder):
+    (tiny_folder / "test" / "cat" / "bad.jpg").write_text("no image")
     with pytest.raises(ValueError, match="bad.jpg"):
         list(cpvt.sweep(tiny_run, None, [8]))
     row = next(cpvt.sweep(tiny_run, None, [8], on_bad_image="skip"))
     assert (row.total, row.skipped) == (6, 1)
 
 
-def test_what_cannot_be_swept(tiny_run, picture_folder, tmp_path):
+def test_what_cannot_be_swept(tiny_run, image_folder, tmp_path):
     with pytest.raises(ValueError, match="canvas, resize, native; got 'zoom'"):
         next(cpvt.sweep(tiny_run, None, [8], protocols=("zoom",)))
     with pytest.raises(ValueError, match="size 3 is smaller than a patch; the smallest side of this model is 4"):
         next(cpvt.sweep(tiny_run, None, [8, 3]))
     with pytest.raises(ValueError, match="got '12y'"):
         next(cpvt.sweep(tiny_run, None, ["12y"]))
-    other = picture_folder({"train/bird": 1, "train/cat": 1, "test/bird": 1}, tmp_path / "other")
+    other = image_folder({"train/bird": 1, "train/cat": 1, "test/bird": 1}, tmp_path / "other")
     with pytest.raises(ValueError, match=r"not the model's: the model has 2 \(cat, dog\), the data 2 \(bird, cat\)"):
         next(cpvt.sweep(tiny_run, str(other), [8]))
-    untested = picture_folder({"train/cat": 1, "train/dog": 1}, tmp_path / "untested")
+    untested = image_folder({"train/cat": 1, "train/dog": 1}, tmp_path / "untested")
     with pytest.raises(ValueError, match="has no test/"):
         next(cpvt.sweep(tiny_run, str(untested), [8]))
 
@@ -130,9 +130,9 @@ def test_a_model_of_another_library_is_tested_in_its_own_way(tmp_path, tiny_fold
     view = View(Transform((0.5,) * 3, (0.5,) * 3, 0.9), "resize", (8, 8))
     hits = []
     for index in range(6):
-        picture, label = data.test.read(index, None)
+        image, label = data.test.read(index, None)
         with torch.no_grad():
-            hits.append(int(model(view(picture, None)[None]).argmax()) == label)
+            hits.append(int(model(view(image, None)[None]).argmax()) == label)
     assert unpack_hits(first.hits, 6) == hits
     assert (first.correct, first.top5) == (sum(hits), 6)
 
@@ -141,27 +141,27 @@ def test_reading_can_be_overruled(tiny_folder):
     data = open_data(str(tiny_folder))
     how = dict(mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6), crop_pct=0.5, interpolation="bilinear")
     seen = []
-    (row,) = cpvt.sweep(lambda pictures: seen.append(pictures) or pictures.mean((2, 3))[:, :2], data, [8], **how)
+    (row,) = cpvt.sweep(lambda images: seen.append(images) or images.mean((2, 3))[:, :2], data, [8], **how)
     assert (row.mean, row.std, row.crop_ratio, row.interpolation) == tuple(how.values())
-    picture, _ = data.test.read(0, None)
+    image, _ = data.test.read(0, None)
     transform = Transform((0.1, 0.2, 0.3), (0.4, 0.5, 0.6), 0.5, "bilinear")
-    expected = View(transform, "resize", (8, 8))(picture, None)
+    expected = View(transform, "resize", (8, 8))(image, None)
     torch.testing.assert_close(seen[0][0], expected)
     for wrong in ({"mean": (0.5, 0.5)}, {"mean": (0.5, 0.5, 0.5), "std": (1, 1, 0)}):
         with pytest.raises(ValueError, match="mean and std are one number each, or three"):
-            next(cpvt.sweep(lambda pictures: pictures, data, [8], **wrong))
+            next(cpvt.sweep(lambda images: images, data, [8], **wrong))
 
 
 def test_any_module_or_callable_is_tested(tiny_folder):
     class Brightest(torch.nn.Module):
-        def forward(self, pictures):
-            mean = pictures.mean((1, 2, 3))
+        def forward(self, images):
+            mean = images.mean((1, 2, 3))
             return torch.stack([mean, -mean], 1)
 
     data, seen = open_data(str(tiny_folder)), []
     (row,) = cpvt.sweep(Brightest(), data, [12], protocols=("canvas",))
     (same,) = cpvt.sweep(
-        lambda pictures: seen.append(pictures) or Brightest()(pictures), data, [12], protocols=("canvas",)
+        lambda images: seen.append(images) or Brightest()(images), data, [12], protocols=("canvas",)
     )
     assert (row.model, same.model) == ("Brightest", "function")
     assert (row.hits, row.train_size, row.mean) == (same.hits, None, data.mean)
@@ -186,19 +186,19 @@ def test_a_size_that_the_model_refuses_is_a_row_with_its_words(tiny_folder):
 def test_what_does_not_go_together_is_an_error(tiny_folder, tiny_run, tmp_path):
     data = open_data(str(tiny_folder))
     with pytest.raises(ValueError, match=r"must give logits of shape \(6, classes\).*got \(6, 3, 8, 8\)"):
-        next(cpvt.sweep(lambda pictures: pictures, data, [8]))
+        next(cpvt.sweep(lambda images: images, data, [8]))
     with pytest.raises(ValueError, match="'function' tells 3 classes apart, the data has 2"):
-        next(cpvt.sweep(lambda pictures: pictures.mean((2, 3)), data, [8]))
-    with pytest.raises(ValueError, match="say on which pictures 'function' is to be tested"):
-        next(cpvt.sweep(lambda pictures: pictures))
+        next(cpvt.sweep(lambda images: images.mean((2, 3)), data, [8]))
+    with pytest.raises(ValueError, match="say on which images 'function' is to be tested"):
+        next(cpvt.sweep(lambda images: images))
     with pytest.raises(ValueError, match="does not say its training size"):
-        next(cpvt.sweep(lambda pictures: pictures, data))
+        next(cpvt.sweep(lambda images: images, data))
     with pytest.raises(ValueError, match="size 3 is smaller than a patch"):
         next(cpvt.sweep(TIMM, data, [3], checkpoint=weights_of(TIMM, tmp_path)))
     with pytest.raises(ValueError, match="goes with timm:, hf: or torchvision: names"):
         next(cpvt.sweep(tiny_run, None, [8], checkpoint=tmp_path / "weights.safetensors"))
     with pytest.raises(ValueError, match="has no labels"):
-        next(cpvt.sweep(lambda pictures: pictures, replace(data, class_names=()), [8]))
+        next(cpvt.sweep(lambda images: images, replace(data, class_names=()), [8]))
 
 
 @pytest.mark.parametrize(
@@ -244,7 +244,7 @@ def test_the_command_line_adds_rows_of_any_model_to_one_folder(tmp_path, tiny_fo
 
 
 @pytest.mark.parametrize("protocol", ["resize", "native"])
-def test_pictures_read_by_other_processes_are_the_same(tiny_run, protocol, monkeypatch):
+def test_images_read_by_other_processes_are_the_same(tiny_run, protocol, monkeypatch):
     here = next(cpvt.sweep(tiny_run, None, [12], protocols=(protocol,)))
     asked = []
     build = torch.utils.data.DataLoader.__init__

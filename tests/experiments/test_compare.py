@@ -106,7 +106,7 @@ def test_another_recipe_in_the_same_folder_is_refused(config):
 
 
 def test_a_failing_worker_says_why(config, forked):
-    (comparing.Path(config.dataset.data) / "train" / "cat" / "bad.jpg").write_text("no picture")
+    (comparing.Path(config.dataset.data) / "train" / "cat" / "bad.jpg").write_text("no image")
     with pytest.raises(ValueError, match="bad.jpg"):
         cpvt.compare(replace(config, parallel=2))
 
@@ -183,7 +183,7 @@ def test_what_the_page_shows_beside_accuracy(config):
     looks = json.loads((folder / "looks.json").read_text())
     assert [look["name"] for look in looks] == ["learned-cls", "peg-cls", "peg-gap"]
     for look in looks:
-        assert all(rate > 0 for rate in look["pictures_per_second"])
+        assert all(rate > 0 for rate in look["images_per_second"])
         attention = looking.np.load(folder / "arrays" / f"attention-{look['name']}.npy")
         assert attention.shape == (4, 4)
 

@@ -34,8 +34,8 @@ def without_clocks(rows):
 
 
 def test_a_comparison_on_a_cluster_gives_the_rows_of_one_process(ray, config, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)  # a folder of pictures is found from where the command was given
-    config = replace(config, dataset=replace(config.dataset, data="pictures"))
+    monkeypatch.chdir(tmp_path)  # a folder of images is found from where the command was given
+    config = replace(config, dataset=replace(config.dataset, data="images"))
     rows, told = [], []
     folder = cpvt.compare(config, lambda *words: told.append(words), rows.append)
     assert len(rows) == 6

@@ -31,11 +31,11 @@ def build(**options):
 def test_at_another_size_it_answers_as_before(encoding, size):
     model = build(encoding=encoding)
     sides = (size, size) if isinstance(size, int) else size
-    pictures, others = torch.randn(2, 3, *sides), torch.randn(2, 3, 32, 32)
-    expected, expected_of_others = model(pictures), model(others)
+    images, others = torch.randn(2, 3, *sides), torch.randn(2, 3, 32, 32)
+    expected, expected_of_others = model(images), model(others)
     continued, words = adapt_model(model, replace(model.config, img_size=size))
     assert continued.config.img_size == size
-    assert_close(continued.eval()(pictures), expected)
+    assert_close(continued.eval()(images), expected)
     if "learned" not in encoding:  # a table resized twice is a little off
         assert_close(continued(others), expected_of_others)
     assert len(words) == 1
@@ -46,12 +46,12 @@ def test_at_another_size_it_answers_as_before(encoding, size):
 def test_a_text_that_leaves_the_grid_out_means_the_one_that_is_there():
     once, _ = adapt_model(build(encoding="rope"), ModelConfig(**{**SMALL, "encoding": "rope", "img_size": 48}))
     assert once.config.encoding == "rope(grid=(8, 8))"
-    pictures = torch.randn(2, 3, 20, 20)
-    expected = once.eval()(pictures)
+    images = torch.randn(2, 3, 20, 20)
+    expected = once.eval()(images)
     for text in ("rope", "rope(grid=(8, 8))"):
         wanted = ModelConfig(**{**SMALL, "encoding": text, "img_size": 20})
         twice, _ = adapt_model(adapt_model(once, once.config)[0], wanted)
-        assert_close(twice.eval()(pictures), expected)
+        assert_close(twice.eval()(images), expected)
     with pytest.raises(ValueError, match=r"encoding: rope\(grid=\(8, 8\)\) -> rope\(grid=\(12, 12\)\)"):
         adapt_model(once, replace(once.config, encoding="rope(grid=(12, 12))"))
 
@@ -90,17 +90,17 @@ def test_the_same_model_is_left_alone_but_for_what_training_drops():
 
 
 def test_a_second_head_starts_as_the_first():
-    model, pictures = build(global_pool="avg"), torch.randn(2, 3, 20, 20)
-    expected = model(pictures)
+    model, images = build(global_pool="avg"), torch.randn(2, 3, 20, 20)
+    expected = model(images)
     continued, words = adapt_model(model, replace(model.config, distilled=True))
     assert "a head for the teacher's answers was added" in words[0]
-    assert_close(continued.eval()(pictures), expected)
+    assert_close(continued.eval()(images), expected)
     token, _ = adapt_model(build(), ModelConfig(**{**SMALL, "distilled": True}))
     assert torch.equal(token.dist_token, token.cls_token)
     assert token.dist_token.data_ptr() != token.cls_token.data_ptr()
     assert torch.equal(token.head_dist.weight, token.head.weight)
     token.train().set_distilled_training()
-    assert_close(*token(pictures))
+    assert_close(*token(images))
 
 
 @pytest.mark.parametrize("pool", ["token", "avg"])

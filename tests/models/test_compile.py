@@ -39,8 +39,8 @@ def test_twenty_sizes_make_at_most_two_graphs(encoding, pool, dynamic):
     compiled, graphs = compile_and_count(model, dynamic)
     with torch.no_grad():
         for batch, height, width in SIZES:
-            pictures = torch.randn(batch, 3, height, width)
-            torch.testing.assert_close(compiled(pictures), model(pictures))
+            images = torch.randn(batch, 3, height, width)
+            torch.testing.assert_close(compiled(images), model(images))
     assert 1 <= len(graphs) <= 2
 
 
@@ -51,7 +51,7 @@ def test_either_road_of_the_linear_layers_makes_at_most_two_graphs(onednn, monke
 
 
 def test_ones_cost_graphs_of_their_own_once():
-    # torch takes a size of 1 for a constant: a single picture, a single row or column of patches
+    # torch takes a size of 1 for a constant: a single image, a single row or column of patches
     model = cpvt.create_model("cpvt_micro", depth=2, num_classes=5).eval()
     compiled, graphs = compile_and_count(model, dynamic=True)
     single, row, column = [(1, 32, 32), (1, 24, 40)], [(2, 4, 20), (3, 4, 44)], [(2, 20, 4), (5, 36, 4)]
@@ -59,8 +59,8 @@ def test_ones_cost_graphs_of_their_own_once():
     with torch.no_grad():
         for sizes in (SIZES, single, row, column):
             for batch, height, width in sizes:
-                pictures = torch.randn(batch, 3, height, width)
-                torch.testing.assert_close(compiled(pictures), model(pictures))
+                images = torch.randn(batch, 3, height, width)
+                torch.testing.assert_close(compiled(images), model(images))
             made.append(len(graphs))
     assert made[0] <= 2
     assert [after - before for before, after in pairwise(made)] == [1, 1, 1]

@@ -34,10 +34,10 @@ def ours(state, **options):
 
 @torch.no_grad()
 def assert_same_logits(theirs, ours, size=(64, 64)):
-    pictures = torch.randn(2, 3, *size)
-    expected = theirs(pictures)
+    images = torch.randn(2, 3, *size)
+    expected = theirs(images)
     assert expected.abs().max() > 0.5
-    assert_close(ours(pictures), expected, atol=1e-5, rtol=1e-5)
+    assert_close(ours(images), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_deit_tiny_at_224_has_timms_logits():
@@ -108,10 +108,10 @@ def test_a_distilled_checkpoint_arrives_whole(no_embed_class):
         model.pos_embed = torch.nn.Parameter(model.pos_embed[:, 2:].detach())
     converted = ours(from_timm(model.state_dict()), distilled=True)
     assert_same_logits(model, converted)
-    pictures = torch.randn(2, 3, 64, 64)
+    images = torch.randn(2, 3, 64, 64)
     for each in (model, converted):
         each.train().set_distilled_training(True)
-    for got, expected in zip(converted(pictures), model(pictures), strict=True):
+    for got, expected in zip(converted(images), model(images), strict=True):
         assert_close(got, expected, atol=1e-5, rtol=1e-5)
 
 
@@ -189,21 +189,21 @@ def test_coat_layer_lets_the_class_token_pass():
 
 def test_davit_layer():
     layer = fill(davit.ConvPosEnc(6))
-    pictures = torch.randn(2, 6, *GRID)
-    assert_close(peg_from_timm(layer, layout="NCHW")(pictures), layer(pictures))
-    assert_close(peg_from_timm(layer)(pictures.flatten(2).mT, GRID), layer(pictures).flatten(2).mT)
+    images = torch.randn(2, 6, *GRID)
+    assert_close(peg_from_timm(layer, layout="NCHW")(images), layer(images))
+    assert_close(peg_from_timm(layer)(images.flatten(2).mT, GRID), layer(images).flatten(2).mT)
 
 
 def test_fastvit_layer_before_and_after_it_is_folded():
     layer = fill(fastvit.RepConditionalPosEnc(6))
-    pictures = torch.randn(2, 6, 9, 8)
-    expected = layer(pictures)
-    assert_close(peg_from_timm(layer, layout="NCHW")(pictures), expected)
+    images = torch.randn(2, 6, 9, 8)
+    expected = layer(images)
+    assert_close(peg_from_timm(layer, layout="NCHW")(images), expected)
     layer.reparameterize()
     folded = peg_from_timm(layer, layout="NCHW")
     assert folded.kernel_size == (7,)
-    assert_close(folded(pictures), expected)
-    assert_close(folded.encoding(pictures), expected - pictures, atol=1e-5, rtol=1e-5)
+    assert_close(folded(images), expected)
+    assert_close(folded.encoding(images), expected - images, atol=1e-5, rtol=1e-5)
 
 
 def test_layers_taken_from_whole_models():

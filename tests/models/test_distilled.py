@@ -28,52 +28,52 @@ def build(**options):
     return model
 
 
-def pictures_of_a_list():
+def images_of_a_list():
     return [torch.randn(3, *sides) for sides in ((8, 20), (13, 6), (8, 20), (17, 17))]
 
 
 @both_pools
 def test_the_answer_is_the_mean_of_two_heads(pool, prefix):
-    model, pictures = build(global_pool=pool), torch.randn(2, 3, 8, 20)
-    features = model.forward_features(pictures)
+    model, images = build(global_pool=pool), torch.randn(2, 3, 8, 20)
+    features = model.forward_features(images)
     assert features.shape == (2, prefix + 2 * 5, 16)
     own, taught = (features[:, 0], features[:, 1]) if prefix else (features.mean(dim=1),) * 2
     answers = (model.head(own), model.head_dist(taught))
     assert (answers[0] - answers[1]).abs().max() > 0.1
-    assert_close(model(pictures), sum(answers) / 2)
+    assert_close(model(images), sum(answers) / 2)
     assert_close(model.forward_head(features, pre_logits=True), (own + taught) / 2)
 
 
 @both_pools
 def test_both_answers_are_given_in_training_where_asked_and_nowhere_else(pool, prefix):
-    model, pictures = build(global_pool=pool), torch.randn(2, 3, 8, 20)
-    mean = model(pictures)
-    assert_close(model.train()(pictures), mean)
+    model, images = build(global_pool=pool), torch.randn(2, 3, 8, 20)
+    mean = model(images)
+    assert_close(model.train()(images), mean)
     model.set_distilled_training(True)
-    for asked in (pictures, list(pictures), pictures_of_a_list()):
+    for asked in (images, list(images), images_of_a_list()):
         own, taught = model(asked)
         assert_close((own + taught) / 2, model.eval()(asked))
         assert (own - taught).abs().max() > 0.1
         model.train()
-    assert model.forward_head(model.forward_features(pictures), pre_logits=True).shape == (2, 16)
+    assert model.forward_head(model.forward_features(images), pre_logits=True).shape == (2, 16)
     model.set_distilled_training(False)
-    assert_close(model(pictures), mean)
+    assert_close(model(images), mean)
 
 
 @both_pools
 @every_encoding
-def test_a_picture_of_a_list_is_answered_as_if_alone(encoding, pool, prefix):
-    model, pictures = build(encoding=encoding, global_pool=pool), pictures_of_a_list()
-    assert_close(model(pictures), torch.cat([model(each[None]) for each in pictures]), atol=1e-5, rtol=1e-4)
+def test_a_image_of_a_list_is_answered_as_if_alone(encoding, pool, prefix):
+    model, images = build(encoding=encoding, global_pool=pool), images_of_a_list()
+    assert_close(model(images), torch.cat([model(each[None]) for each in images]), atol=1e-5, rtol=1e-4)
     model.train().set_distilled_training()
-    own, taught = model(pictures)
+    own, taught = model(images)
     (own.sum() - taught.sum()).backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 
 def test_the_distillation_token_passes_by_a_peg_as_the_class_token_does():
     model = build(encoding="peg(at=(0, 1))")
-    for x, layout, _ in (model.embed(torch.randn(2, 3, 8, 20)), model._embed_list(pictures_of_a_list())):
+    for x, layout, _ in (model.embed(torch.randn(2, 3, 8, 20)), model._embed_list(images_of_a_list())):
         after = model.encoding(x, layout, 1)
         stretches = zip(layout.split(x), layout.split(after)) if layout.packed else [(x, after)]
         for before, behind in stretches:
@@ -84,39 +84,39 @@ def test_the_distillation_token_passes_by_a_peg_as_the_class_token_does():
 
 
 def test_maps_leave_both_tokens_out():
-    model, pictures = build(), torch.randn(2, 3, 8, 20)
-    assert model.attention_map(pictures, 2).shape == (2, 2, 10, 10)
-    (found, prefix), *_ = model.forward_intermediates(pictures, [1], return_prefix_tokens=True, intermediates_only=True)
+    model, images = build(), torch.randn(2, 3, 8, 20)
+    assert model.attention_map(images, 2).shape == (2, 2, 10, 10)
+    (found, prefix), *_ = model.forward_intermediates(images, [1], return_prefix_tokens=True, intermediates_only=True)
     assert (found.shape, prefix.shape) == ((2, 16, 2, 5), (2, 2, 16))
 
 
 @both_pools
 def test_a_reset_puts_on_two_fresh_heads(pool, prefix):
-    model, pictures = build(global_pool=pool), torch.randn(2, 3, 8, 20)
-    read = model.forward_head(model.forward_features(pictures), pre_logits=True)
+    model, images = build(global_pool=pool), torch.randn(2, 3, 8, 20)
+    read = model.forward_head(model.forward_features(images), pre_logits=True)
     model.reset_classifier(7)
     assert model.get_classifier() == (model.head, model.head_dist)
     assert not torch.equal(model.head.weight, model.head_dist.weight)
     assert all(head.weight.std() < 0.03 and head.bias.eq(0).all() for head in model.get_classifier())
-    assert model(pictures).shape == (2, 7)
+    assert model(images).shape == (2, 7)
     with pytest.raises(ValueError, match="must be 'token' or 'avg'; got ''"):
         model.reset_classifier(7, "")
     model.reset_classifier(0)
-    assert torch.equal(model(pictures), read)
+    assert torch.equal(model(images), read)
     model.reset_classifier(0, "")
-    assert torch.equal(model(pictures), model.forward_features(pictures))
+    assert torch.equal(model(images), model.forward_features(images))
 
 
 def test_another_pooling_keeps_both_tokens_that_the_blocks_know():
-    model, pictures = build(), torch.randn(2, 3, 8, 20)
-    features = model.forward_features(pictures)
+    model, images = build(), torch.randn(2, 3, 8, 20)
+    features = model.forward_features(images)
     model.reset_classifier(5, "avg")
-    assert torch.equal(model.forward_features(pictures), features)
+    assert torch.equal(model.forward_features(images), features)
     read = features[:, 2:].mean(dim=1)
-    assert_close(model(pictures), (model.head(read) + model.head_dist(read)) / 2)
+    assert_close(model(images), (model.head(read) + model.head_dist(read)) / 2)
     copy = VisionTransformer(model.config).eval()
     copy.load_state_dict(model.state_dict())
-    assert torch.equal(copy(pictures), model(pictures))
+    assert torch.equal(copy(images), model(images))
 
 
 def test_parameters_are_sorted_as_those_beside_them():
@@ -147,7 +147,7 @@ def test_what_has_no_second_head_refuses_to_train_it():
     with pytest.raises(ValueError, match="build it with distilled=True"):
         build(distilled=False).set_distilled_training()
     build(distilled=False).set_distilled_training(False)
-    with pytest.raises(ValueError, match="read one vector a picture, so global_pool must be 'token' or 'avg'; got ''"):
+    with pytest.raises(ValueError, match="read one vector an image, so global_pool must be 'token' or 'avg'; got ''"):
         build(global_pool="")
 
 
@@ -157,9 +157,9 @@ def test_a_traced_model_answers_alike_at_every_size(pool, prefix):
     nodes = get_graph_node_names(model)[1]
     traced = create_feature_extractor(model, nodes[-1:])
     for sides in ((16, 16), (9, 30)):
-        pictures = torch.randn(2, 3, *sides)
-        (answers,) = traced(pictures).values()
-        assert torch.equal(answers, model(pictures))
+        images = torch.randn(2, 3, *sides)
+        (answers,) = traced(images).values()
+        assert torch.equal(answers, model(images))
 
 
 def test_features_only_needs_no_head():
@@ -174,23 +174,23 @@ def test_weights_of_a_file_fit_other_classes(tmp_path):
     options = {**asdict(source.config), "num_classes": 3}
     overlay = {"file": str(tmp_path / "model.pth"), "num_classes": 5, "input_size": (3, 16, 16)}
     tuned = timm.create_model("cpvt_micro", True, pretrained_cfg_overlay=overlay, **options).eval()
-    pictures = torch.randn(2, 3, 8, 20)
-    assert torch.equal(tuned.forward_features(pictures), source.forward_features(pictures))
-    assert tuned(pictures).shape == (2, 3)
+    images = torch.randn(2, 3, 8, 20)
+    assert torch.equal(tuned.forward_features(images), source.forward_features(images))
+    assert tuned(images).shape == (2, 3)
     with pytest.raises(ValueError, match=r"missing nothing, not expected \['dist_token'\]"):
         timm.create_model("cpvt_micro", True, pretrained_cfg_overlay=overlay, **{**options, "distilled": False})
 
 
 def test_an_uploaded_model_comes_back(tmp_path):
-    model, pictures = build(), torch.randn(2, 3, 8, 20)
+    model, images = build(), torch.randn(2, 3, 8, 20)
     save_for_hf(model, tmp_path / "saved", safe_serialization=True)
     source = f"local-dir:{tmp_path / 'saved'}"
     back = timm.create_model(source, pretrained=True).eval()
     assert back.config == model.config
-    assert torch.equal(back(pictures), model(pictures))
+    assert torch.equal(back(images), model(images))
     other = timm.create_model(source, pretrained=True, num_classes=3).eval()
-    assert torch.equal(other.forward_features(pictures), model.forward_features(pictures))
-    assert other(pictures).shape == (2, 3)
+    assert torch.equal(other.forward_features(images), model.forward_features(images))
+    assert other(images).shape == (2, 3)
 
 
 @pytest.mark.parametrize("name", ["cpvt_micro", "cpvt_micro_gap"])

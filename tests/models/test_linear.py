@@ -37,7 +37,7 @@ def test_outputs_and_gradients_are_those_of_a_plain_product(roads, shape, bias):
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="no oneDNN here")
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("shape", [(2, 30, 64), (15, 9, 64), (16, 9, 64), (1, 500, 64)])
-def test_what_convolves_is_onednn_with_any_number_of_threads_and_pictures(roads, shape, threads):
+def test_what_convolves_is_onednn_with_any_number_of_threads_and_images(roads, shape, threads):
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:

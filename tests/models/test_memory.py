@@ -26,35 +26,35 @@ class Largest(TorchDispatchMode):
         return out
 
 
-def largest(encoding, pictures):
+def largest(encoding, images):
     """Of a model so narrow that a table of tokens x tokens would be larger than anything else, forward and backward."""
     torch.manual_seed(0)
     model = cpvt.create_model(
         "cpvt_micro", encoding=encoding, patch_size=32, embed_dim=16, num_heads=2, in_chans=1, depth=2, num_classes=5
     )
     with Largest() as seen:
-        model(pictures).sum().backward()
+        model(images).sum().backward()
     return seen.numbers
 
 
-PICTURE = torch.zeros(1, 1, 32 * GRID, 32 * GRID)
+IMAGE = torch.zeros(1, 1, 32 * GRID, 32 * GRID)
 LIST = [torch.zeros(1, 32 * GRID, 32 * GRID), torch.zeros(1, 32 * GRID, 32 * (GRID - 1))]
 
 
 @pytest.mark.parametrize("encoding", [*TABLE, "learned+peg"])
-def test_the_largest_tensor_is_the_picture_itself(encoding):
+def test_the_largest_tensor_is_the_image_itself(encoding):
     table = (GRID**2) ** 2
-    assert PICTURE.numel() == table  # so that one more, for two heads, would be seen
+    assert IMAGE.numel() == table  # so that one more, for two heads, would be seen
     if encoding == "relative":
         assert (
-            2 * table <= largest(encoding, PICTURE) < 2.1 * table
+            2 * table <= largest(encoding, IMAGE) < 2.1 * table
         )  # two heads of one block; the class token widens it
     else:
-        assert largest(encoding, PICTURE) == PICTURE.numel()
-        assert largest(encoding, LIST) == PICTURE.numel()
+        assert largest(encoding, IMAGE) == IMAGE.numel()
+        assert largest(encoding, LIST) == IMAGE.numel()
 
 
-def biases_held(model, pictures, keep):
+def biases_held(model, images, keep):
     """How many biases of earlier blocks are still held when each block begins; `keep` is shown every block's positions."""
     known, held = [], []
 
@@ -66,21 +66,21 @@ def biases_held(model, pictures, keep):
 
     for block in model.blocks:
         block.register_forward_pre_hook(look)
-    model(pictures)
+    model(images)
     return held
 
 
-@pytest.mark.parametrize("pictures", [torch.randn(1, 1, 8, 12), [torch.randn(1, 8, 12), torch.randn(1, 12, 12)]])
+@pytest.mark.parametrize("images", [torch.randn(1, 1, 8, 12), [torch.randn(1, 8, 12), torch.randn(1, 12, 12)]])
 @pytest.mark.parametrize("encoding", ["relative", "relative(shared=True)"])
 @pytest.mark.parametrize("training", [False, True])
-def test_one_bias_is_held_at_a_time(encoding, pictures, training):
+def test_one_bias_is_held_at_a_time(encoding, images, training):
     model = cpvt.create_model("cpvt_micro", encoding=encoding, in_chans=1, depth=3, num_classes=5)
     model.set_grad_checkpointing(training)
     kept = []
     with torch.set_grad_enabled(training):
-        assert biases_held(model, pictures, keep=lambda positions: None) == [0, 0, 0]
-        grids = len(pictures)
-        assert biases_held(copy.deepcopy(model), pictures, keep=kept.append)[-3:] == [
+        assert biases_held(model, images, keep=lambda positions: None) == [0, 0, 0]
+        grids = len(images)
+        assert biases_held(copy.deepcopy(model), images, keep=kept.append)[-3:] == [
             0,
             grids,
             2 * grids,
@@ -94,4 +94,4 @@ def test_a_table_of_attention_would_be_seen(monkeypatch):
         return (query @ key.transpose(-2, -1)).softmax(-1) @ value
 
     monkeypatch.setattr(parts.F, "scaled_dot_product_attention", plain)
-    assert largest("peg", PICTURE) > PICTURE.numel()
+    assert largest("peg", IMAGE) > IMAGE.numel()

@@ -1,4 +1,4 @@
-"""A list of pictures of several sizes gets what each picture would get alone: outputs and every gradient."""
+"""A list of images of several sizes gets what each image would get alone: outputs and every gradient."""
 
 from itertools import pairwise
 
@@ -33,24 +33,24 @@ def draw(sizes=SIZES, dtype=torch.float32):
     return [torch.randn(3, *size, generator=generator).to(dtype) for size in sizes]
 
 
-def gradients(model, pictures, outputs):
+def gradients(model, images, outputs):
     seed = torch.randn(outputs.shape, generator=torch.Generator().manual_seed(2)).to(outputs)
-    named = {**dict(model.named_parameters()), **{f"picture {i}": picture for i, picture in enumerate(pictures)}}
+    named = {**dict(model.named_parameters()), **{f"image {i}": image for i, image in enumerate(images)}}
     return dict(zip(named, torch.autograd.grad(outputs, list(named.values()), seed)))
 
 
 def check_equals_alone(model, sizes=SIZES, tolerance=1e-5):
-    pictures = [picture.requires_grad_() for picture in draw(sizes)]
+    images = [image.requires_grad_() for image in draw(sizes)]
     join = torch.cat if model.config.global_pool else lambda each: torch.cat([logits[0] for logits in each])
-    alone = join([model(picture[None]) for picture in pictures])
-    together = model(pictures)
+    alone = join([model(image[None]) for image in images])
+    together = model(images)
     assert together.shape == alone.shape
     assert alone.abs().max() > 0.5
     assert (together - alone).abs().max() < tolerance * alone.abs().max()
-    expected = gradients(model, pictures, alone)
+    expected = gradients(model, images, alone)
     # of the last block the class token alone is read, and it gets no bias
     unread = f".tables.{len(model.blocks) - 1}" if model.config.global_pool == "token" else None
-    for name, gradient in gradients(model, pictures, together).items():
+    for name, gradient in gradients(model, images, together).items():
         largest = expected[name].abs().max()
         assert (largest == 0) == (unread is not None and name.endswith(unread)), name
         assert (gradient - expected[name]).abs().max() <= tolerance * largest, name
@@ -58,7 +58,7 @@ def check_equals_alone(model, sizes=SIZES, tolerance=1e-5):
 
 @pytest.mark.parametrize("pool", POOLS)
 @pytest.mark.parametrize("encoding", ENCODINGS)
-def test_a_list_gets_what_each_picture_gets_alone(encoding, pool):
+def test_a_list_gets_what_each_image_gets_alone(encoding, pool):
     check_equals_alone(build(encoding, pool))
 
 
@@ -76,29 +76,29 @@ def test_a_list_cut_into_several_packs_gets_the_same(encoding, monkeypatch):
 def test_features_come_back_in_the_order_of_the_list():
     model = build()
     features = model.forward_features(draw())
-    for picture, tokens in zip(draw(), features):
-        torch.testing.assert_close(tokens, model.forward_features(picture[None])[0], atol=1e-5, rtol=1e-4)
+    for image, tokens in zip(draw(), features):
+        torch.testing.assert_close(tokens, model.forward_features(image[None])[0], atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(model.forward_head(features), model(draw()))
 
 
-def test_pictures_of_one_size_take_the_plain_path(monkeypatch):
+def test_images_of_one_size_take_the_plain_path(monkeypatch):
     model = build()
-    pictures = draw([(24, 40)] * 3)
-    expected = model(torch.stack(pictures))
+    images = draw([(24, 40)] * 3)
+    expected = model(torch.stack(images))
     monkeypatch.setattr(parts, "Pack", None)  # not a pack, or this raises
-    assert torch.equal(model(pictures), expected)
-    assert torch.equal(model(pictures[:1]), model(pictures[0][None]))
-    assert torch.equal(model(tuple(pictures)), expected)
+    assert torch.equal(model(images), expected)
+    assert torch.equal(model(images[:1]), model(images[0][None]))
+    assert torch.equal(model(tuple(images)), expected)
     with pytest.raises(TypeError):
         model(draw())
 
 
-def test_one_picture_does_not_see_another():
+def test_one_image_does_not_see_another():
     model = build("peg5+relative")
-    pictures = draw()
-    before = model(pictures)
-    pictures[3] = pictures[3] + 1
-    changed = (model(pictures) - before).abs().amax(1) > 1e-6
+    images = draw()
+    before = model(images)
+    images[3] = images[3] + 1
+    changed = (model(images) - before).abs().amax(1) > 1e-6
     assert changed.tolist() == [number == 3 for number in range(len(SIZES))]
 
 
@@ -116,10 +116,10 @@ def test_autocast_and_bfloat16_stay_close_to_float32(encoding):
         assert (logits.float() - expected).norm() < 0.05 * expected.norm()
 
 
-def test_drop_path_is_drawn_once_per_picture():
+def test_drop_path_is_drawn_once_per_image():
     drop = parts.DropPath(0.5)
     model = build()
-    _, layout, positions = model._embed_list(sorted(draw(), key=lambda picture: picture.numel()))
+    _, layout, positions = model._embed_list(sorted(draw(), key=lambda image: image.numel()))
     torch.manual_seed(0)
     drawn = drop(torch.ones(1, sum(layout.lengths), 4), positions.pack)[0].split(layout.lengths)
     scales = [float(tokens[0, 0]) for tokens in drawn]
@@ -216,12 +216,12 @@ def test_the_kernel_for_varying_lengths_is_given_what_it_asks_for(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("pictures", "words"),
+    ("images", "words"),
     [
-        ([], r"at least one picture \(3, H, W\); got an empty list"),
+        ([], r"at least one image \(3, H, W\); got an empty list"),
         ([torch.zeros(3, 16, 16), torch.zeros(1, 16, 16)], r"shape \(3, H, W\); number 1 has \(1, 16, 16\)"),
         ([torch.zeros(3, 16, 16), torch.zeros(3, 16, 16).numpy()], r"needs tensors \(3, H, W\); number 1 is ndarray"),
-        (iter([torch.zeros(3, 16, 16)]), r"\(B, 3, H, W\), or a list of pictures; got list_iterator"),
+        (iter([torch.zeros(3, 16, 16)]), r"\(B, 3, H, W\), or a list of images; got list_iterator"),
         ([torch.zeros(1, 3, 16, 16)], r"shape \(3, H, W\); number 0 has \(1, 3, 16, 16\)"),
         ([torch.zeros(3, 16, 16), torch.zeros(3, 40, 7)], "40x7 pixels is smaller than a patch; the smallest .* 8x8"),
         ([torch.zeros(3, 16, 16), torch.zeros(3, 16, 16).double()], "one dtype; got torch.float32 and torch.float64"),
@@ -229,25 +229,25 @@ def test_the_kernel_for_varying_lengths_is_given_what_it_asks_for(monkeypatch):
         (torch.zeros(2, 3, 7, 16), "7x16 pixels is smaller than a patch; the smallest size of this model is 8x8"),
     ],
 )
-def test_pictures_that_cannot_be(pictures, words):
+def test_images_that_cannot_be(images, words):
     with pytest.raises(ValueError, match=words):
-        build()(pictures)
+        build()(images)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("encoding", ["peg", "rope", "relative", "learned+peg5"])
 @pytest.mark.parametrize("autocast", [True, False])
-def test_a_list_on_a_gpu_gets_what_each_picture_gets_alone(encoding, autocast):
+def test_a_list_on_a_gpu_gets_what_each_image_gets_alone(encoding, autocast):
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     model = build(encoding).cuda()
     found = []
     for form in (
-        lambda pictures: model(pictures),
-        lambda pictures: torch.cat([model(each[None]) for each in pictures]),
+        lambda images: model(images),
+        lambda images: torch.cat([model(each[None]) for each in images]),
     ):
         model.zero_grad()
         with torch.autocast("cuda", torch.bfloat16, enabled=autocast):
-            logits = form([picture.cuda() for picture in draw()])
+            logits = form([image.cuda() for image in draw()])
         logits.float().square().sum().backward()
         found.append([logits.float(), *(parameter.grad for parameter in model.parameters())])
     tolerance = 0.05 if autocast else 1e-4

@@ -29,7 +29,7 @@ def run():
 
 
 @pytest.fixture
-def pictures():
+def images():
     return torch.randn(3, 3, 37, 50, generator=torch.Generator().manual_seed(0))
 
 
@@ -82,44 +82,44 @@ def test_a_name_that_is_nearly_right_is_put_right():
 
 
 @FACTORIES
-def test_both_factories_give_the_run_itself(create, run, pictures):
+def test_both_factories_give_the_run_itself(create, run, images):
     model = create(shipped.DEFAULT, pretrained=True).eval()
     assert replace(model.config, class_token=None) == run.config
     with torch.inference_mode():
-        assert torch.equal(model(pictures), run.model(pictures))
-        assert not torch.equal(create(shipped.DEFAULT).eval()(pictures), run.model(pictures))
+        assert torch.equal(model(images), run.model(images))
+        assert not torch.equal(create(shipped.DEFAULT).eval()(images), run.model(images))
 
 
 @FACTORIES
-def test_other_classes_get_a_fresh_head_on_trained_blocks(create, run, pictures):
+def test_other_classes_get_a_fresh_head_on_trained_blocks(create, run, images):
     model = create(shipped.DEFAULT, pretrained=True, num_classes=3).eval()
     with torch.inference_mode():
-        assert model(pictures).shape == (3, 3)
-        assert torch.equal(model.forward_features(pictures), run.model.forward_features(pictures))
+        assert model(images).shape == (3, 3)
+        assert torch.equal(model.forward_features(images), run.model.forward_features(images))
 
 
 @FACTORIES
-def test_grey_pictures_are_taken_as_timm_has_it(create, run, pictures):
+def test_grey_images_are_taken_as_timm_has_it(create, run, images):
     model = create(shipped.DEFAULT, pretrained=True, in_chans=1).eval()
-    grey = pictures[:, :1]
+    grey = images[:, :1]
     with torch.inference_mode():
         torch.testing.assert_close(model(grey), run.model(grey.expand(-1, 3, -1, -1)), atol=1e-2, rtol=1e-2)
-        assert not torch.allclose(model(grey), run.model(pictures), atol=0.1)
+        assert not torch.allclose(model(grey), run.model(images), atol=0.1)
 
 
 @FACTORIES
-def test_another_training_size_changes_no_answer_of_peg(create, run, pictures):
+def test_another_training_size_changes_no_answer_of_peg(create, run, images):
     model = create(shipped.DEFAULT, pretrained=True, img_size=48).eval()
     assert model.config.img_size == 48
     with torch.inference_mode():
-        torch.testing.assert_close(model(pictures), run.model(pictures))
+        torch.testing.assert_close(model(images), run.model(images))
 
 
-def test_features_are_those_of_the_trained_blocks(run, pictures):
+def test_features_are_those_of_the_trained_blocks(run, images):
     backbone = timm.create_model(shipped.DEFAULT, pretrained=True, features_only=True).eval()
     with torch.inference_mode():
-        expected = run.model.forward_intermediates(pictures, indices=3, intermediates_only=True)
-        for found, wanted in zip(backbone(pictures), expected, strict=True):
+        expected = run.model.forward_intermediates(images, indices=3, intermediates_only=True)
+        for found, wanted in zip(backbone(images), expected, strict=True):
             torch.testing.assert_close(found, wanted)
 
 
@@ -142,15 +142,15 @@ def test_names_without_weights_say_which_have_some():
         cpvt.create_model("cpvt_micro", pretrained=True)
 
 
-def test_timm_reads_pictures_as_they_were_read_in_training(run):
+def test_timm_reads_images_as_they_were_read_in_training(run):
     known = resolve_model_data_config(timm.create_model(shipped.DEFAULT, pretrained=True))
     transform = run.transform
     assert known["input_size"] == (3, 32, 32)
     assert (known["mean"], known["std"]) == (transform.mean, transform.std)
     assert (known["crop_pct"], known["interpolation"]) == (transform.crop_ratio, transform.interpolation)
     values = np.random.default_rng(0).integers(0, 256, size=(40, 50, 3), dtype=np.uint8)
-    picture = Image.fromarray(values)
-    torch.testing.assert_close(create_transform(**known)(picture), View(transform, "resize", (32, 32))(picture, None))
+    image = Image.fromarray(values)
+    torch.testing.assert_close(create_transform(**known)(image), View(transform, "resize", (32, 32))(image, None))
 
 
 def test_timm_is_told_what_the_record_says_and_not_its_own_defaults(tmp_path, monkeypatch):

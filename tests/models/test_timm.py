@@ -77,16 +77,16 @@ def test_a_model_is_what_its_entry_says(name):
     assert not known["fixed_input_size"]
     assert f"{known['classifier']}.weight" in state
     assert f"{known['first_conv']}.weight" in state
-    pictures = torch.randn(2, *known["input_size"])
-    features = model.forward_features(pictures)
+    images = torch.randn(2, *known["input_size"])
+    features = model.forward_features(images)
     read = model.forward_head(features, pre_logits=True)
     assert features.shape[-1] == model.num_features == model.embed_dim
     assert read.shape == (2, model.head_hidden_size)
-    assert model(pictures).shape == (2, known["num_classes"]) == (2, model.num_classes)
+    assert model(images).shape == (2, known["num_classes"]) == (2, model.num_classes)
     model.reset_classifier(0)
-    assert torch.equal(model(pictures), read)
-    assert timm.create_model(name, num_classes=0)(pictures).shape == (2, model.num_features)
-    unpooled = timm.create_model(name, num_classes=0, global_pool="")(pictures)
+    assert torch.equal(model(images), read)
+    assert timm.create_model(name, num_classes=0)(images).shape == (2, model.num_features)
+    unpooled = timm.create_model(name, num_classes=0, global_pool="")(images)
     assert unpooled.shape == (2, 64, model.num_features)
 
 
@@ -141,9 +141,9 @@ def test_a_traced_model_answers_alike_at_every_size(encoding, pool):
     assert train_nodes == eval_nodes
     with torch.inference_mode():
         for shape in ((1, 3, 32, 32), (2, 3, 21, 45), (3, 3, 50, 4)):
-            pictures = torch.randn(shape)
-            (answers,) = traced(pictures).values()
-            assert torch.equal(answers, model(pictures))
+            images = torch.randn(shape)
+            (answers,) = traced(images).values()
+            assert torch.equal(answers, model(images))
     traced.train()
     (answers,) = traced(torch.randn(2, 3, 24, 40)).values()
     answers.mean().backward()
@@ -162,10 +162,10 @@ def test_every_form_of_features_holds_the_peg(form, encoding):
     features = timm.create_model(
         "cpvt_micro", features_only=True, feature_cls=form, out_indices=(0, 2, 3), **options
     ).eval()
-    pictures = torch.randn(1, 3, 21, 33)
+    images = torch.randn(1, 3, 21, 33)
     as_maps = form == "getter"  # the others hand out tokens as they are
-    expected = whole.get_intermediate_layers(pictures, (0, 2, 3), reshape=as_maps)
-    for got, wanted in zip(features(pictures), expected, strict=True):
+    expected = whole.get_intermediate_layers(images, (0, 2, 3), reshape=as_maps)
+    for got, wanted in zip(features(images), expected, strict=True):
         torch.testing.assert_close(got if as_maps else got[:, 1:], wanted)
 
 
@@ -179,16 +179,16 @@ def test_what_the_training_script_passes_on_is_taken():
     model.set_grad_checkpointing(enable=True)
     average = timm.utils.ModelEmaV3(model, decay=0.5)
     optimizer = timm.optim.create_optimizer_v2(model, opt="adamw", lr=1e-2, weight_decay=0.05, layer_decay=0.75)
-    pictures, labels = torch.randn(6, 3, 24, 40).to(memory_format=torch.channels_last), torch.arange(6) % 3
+    images, labels = torch.randn(6, 3, 24, 40).to(memory_format=torch.channels_last), torch.arange(6) % 3
     losses = []
     for _ in range(8):
-        losses.append(torch.nn.functional.cross_entropy(model(pictures), labels))
+        losses.append(torch.nn.functional.cross_entropy(model(images), labels))
         optimizer.zero_grad()
         losses[-1].backward()
         optimizer.step()
         average.update(model)
     assert losses[-1] < losses[0]
-    assert not torch.equal(average.module(pictures), model(pictures))
+    assert not torch.equal(average.module(images), model(images))
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
@@ -197,8 +197,8 @@ def test_weights_of_a_file_fit_other_classes_channels_and_sizes(encoding, tmp_pa
     file = str(tmp_path / "model.pth")
     torch.save(source.state_dict(), file)
     again = timm.create_model("cpvt_micro", encoding=encoding, num_classes=5, checkpoint_path=file).eval()
-    pictures = torch.randn(2, 3, 21, 33)
-    assert torch.equal(again(pictures), source(pictures))
+    images = torch.randn(2, 3, 21, 33)
+    assert torch.equal(again(images), source(images))
     load_checkpoint(again, file)
     overlay = {"file": file, "num_classes": -1}  # as the training script's --pretrained-path
     tuned = timm.create_model(
@@ -210,8 +210,8 @@ def test_weights_of_a_file_fit_other_classes_channels_and_sizes(encoding, tmp_pa
         img_size=(21, 33),
         global_pool="avg",
     ).eval()
-    torch.testing.assert_close(tuned.forward_features(pictures), source.forward_features(pictures))
-    assert tuned(pictures).shape == (2, 3)
+    torch.testing.assert_close(tuned.forward_features(images), source.forward_features(images))
+    assert tuned(images).shape == (2, 3)
     assert tuned.config.img_size == (21, 33)
     grey = timm.create_model(
         "cpvt_micro", True, pretrained_cfg_overlay=overlay, encoding=encoding, num_classes=3, in_chans=1
@@ -220,7 +220,7 @@ def test_weights_of_a_file_fit_other_classes_channels_and_sizes(encoding, tmp_pa
     torch.testing.assert_close(grey.patch_embed.proj.weight, weight.sum(dim=1, keepdim=True))
 
 
-def test_weights_of_another_model_or_kind_of_picture(tmp_path):
+def test_weights_of_another_model_or_kind_of_image(tmp_path):
     source = loud(timm.create_model("cpvt_micro_gap", num_classes=5, in_chans=1))
     file = str(tmp_path / "model.pth")
     torch.save(source.state_dict(), file)
@@ -244,8 +244,8 @@ def test_a_table_comes_from_the_size_that_its_file_names(tmp_path):
         ).eval()
         side = tuned.config.img_size
         assert side == options.get("img_size", 32)
-        pictures = torch.randn(2, 3, side, side)
-        torch.testing.assert_close(tuned.forward_features(pictures), source.forward_features(pictures))
+        images = torch.randn(2, 3, side, side)
+        torch.testing.assert_close(tuned.forward_features(images), source.forward_features(images))
 
 
 class Hub:
@@ -279,13 +279,13 @@ def test_uploaded_models_come_back_whatever_became_of_them(encoding, tmp_path, m
     model.set_input_size((48, 32))
     model.reset_classifier(3, "avg")
     push_to_hf_hub(model, "someone/cpvt", safe_serialization=True)
-    pictures = torch.randn(2, 3, 21, 33)
+    images = torch.randn(2, 3, 21, 33)
     for source in ("hf-hub:someone/cpvt", f"local-dir:{tmp_path / 'someone' / 'cpvt'}"):
         back = timm.create_model(source, pretrained=True).eval()
         assert back.config == model.config
-        assert torch.equal(back(pictures), model(pictures))
+        assert torch.equal(back(images), model(images))
     larger = timm.create_model(source, pretrained=True, img_size=(21, 33), num_classes=0).eval()
-    torch.testing.assert_close(larger(pictures), model.forward_head(model.forward_features(pictures), pre_logits=True))
+    torch.testing.assert_close(larger(images), model.forward_head(model.forward_features(images), pre_logits=True))
     assert timm.data.resolve_model_data_config(back)["input_size"] == (3, 48, 32)
 
 
@@ -297,9 +297,9 @@ def test_a_trained_run_goes_to_the_hub_too(tiny_run, tmp_path):
     assert back.config == run.model.config
     assert back.pretrained_cfg["architecture"] == "cpvt_micro"
     assert timm.data.resolve_model_data_config(back)["mean"] == list(run.transform.mean)
-    pictures = torch.randn(2, 3, 9, 14)
-    assert torch.equal(back(pictures), run.model(pictures))
+    images = torch.randn(2, 3, 9, 14)
+    assert torch.equal(back(images), run.model(images))
     by_name = timm.create_model(
         "cpvt_micro", checkpoint_path=Path(tiny_run) / "model.safetensors", img_size=8, num_classes=2
     )
-    assert torch.equal(by_name.eval()(pictures), run.model(pictures))
+    assert torch.equal(by_name.eval()(images), run.model(images))

@@ -33,31 +33,31 @@ def rebuilt(model):
 
 @pytest.mark.parametrize("pool", ["token", "avg", ""])
 def test_a_reset_head_answers_for_its_classes_and_the_configuration_says_so(pool):
-    model, pictures = build(global_pool=pool), torch.randn(2, 3, 21, 33)
-    features = model.forward_features(pictures)
+    model, images = build(global_pool=pool), torch.randn(2, 3, 21, 33)
+    features = model.forward_features(images)
     model.reset_classifier(7)
     assert model.get_classifier() is model.head
     assert (model.num_classes, model.config.num_classes, model.global_pool) == (7, 7, pool)
-    assert model(pictures).shape == (*features.shape[:1], *features.shape[1:2] * (pool == ""), 7)
+    assert model(images).shape == (*features.shape[:1], *features.shape[1:2] * (pool == ""), 7)
     assert 0.01 < model.head.weight.std() < 0.3  # neither zero nor torch's own start, which is wider
     assert model.head.bias.eq(0).all()
     model.reset_classifier(0)
-    assert torch.equal(model(pictures), model.forward_head(features, pre_logits=True))
-    assert torch.equal(rebuilt(model)(pictures), model(pictures))
+    assert torch.equal(model(images), model.forward_head(features, pre_logits=True))
+    assert torch.equal(rebuilt(model)(images), model(images))
     model.reset_classifier(0, "")
-    assert torch.equal(model(pictures), features)
+    assert torch.equal(model(images), features)
 
 
 def test_another_pooling_keeps_the_class_token_that_the_blocks_know():
-    model, pictures = build(), torch.randn(2, 3, 21, 33)
-    features = model.forward_features(pictures)
+    model, images = build(), torch.randn(2, 3, 21, 33)
+    features = model.forward_features(images)
     model.reset_classifier(5, "avg")
     assert model.num_prefix_tokens == 1
-    assert torch.equal(model.forward_features(pictures), features)
-    torch.testing.assert_close(model(pictures), model.head(features[:, 1:].mean(dim=1)))
-    assert torch.equal(rebuilt(model)(pictures), model(pictures))
+    assert torch.equal(model.forward_features(images), features)
+    torch.testing.assert_close(model(images), model.head(features[:, 1:].mean(dim=1)))
+    assert torch.equal(rebuilt(model)(images), model(images))
     model.reset_classifier(5, "token")
-    torch.testing.assert_close(model(pictures), model.head(features[:, 0]))
+    torch.testing.assert_close(model(images), model.head(features[:, 0]))
     with pytest.raises(ValueError, match="reads the class token"):
         build(global_pool="avg").reset_classifier(5, "token")
     with pytest.raises(ValueError, match="got 'max'"):
@@ -74,45 +74,45 @@ def test_a_reset_head_stays_where_the_model_is():
 @pytest.mark.parametrize("pool", ["token", "avg"])
 @pytest.mark.parametrize("encoding", NAMES)
 def test_intermediates_are_what_the_next_block_receives(encoding, pool):
-    model, pictures = build(encoding, global_pool=pool), torch.randn(2, 3, 21, 33)
+    model, images = build(encoding, global_pool=pool), torch.randn(2, 3, 21, 33)
     received = []
     for block in model.blocks[1:]:
         block.register_forward_pre_hook(lambda module, inputs: received.append(inputs[0]))
     before_norm = []
     model.norm.register_forward_pre_hook(lambda module, inputs: before_norm.append(inputs[0]))
-    features, intermediates = model.forward_intermediates(pictures, output_fmt="NLC")
+    features, intermediates = model.forward_intermediates(images, output_fmt="NLC")
     expected = [x[:, model.num_prefix_tokens :] for x in (*received, *before_norm)]
     assert len(intermediates) == len(expected) == 4
     for got, wanted in zip(intermediates, expected):
         assert torch.equal(got, wanted)
-    assert torch.equal(features, model.forward_features(pictures))
+    assert torch.equal(features, model.forward_features(images))
 
 
 def test_intermediates_in_every_form():
-    model, pictures = build(), torch.randn(2, 3, 21, 33)
-    plain = model.forward_intermediates(pictures, output_fmt="NLC", intermediates_only=True)
-    normed = model.forward_intermediates(pictures, output_fmt="NLC", intermediates_only=True, norm=True)
-    assert torch.equal(normed[-1], model.forward_features(pictures)[:, 1:])
-    maps = model.forward_intermediates(pictures, indices=[-1, 1], intermediates_only=True)
+    model, images = build(), torch.randn(2, 3, 21, 33)
+    plain = model.forward_intermediates(images, output_fmt="NLC", intermediates_only=True)
+    normed = model.forward_intermediates(images, output_fmt="NLC", intermediates_only=True, norm=True)
+    assert torch.equal(normed[-1], model.forward_features(images)[:, 1:])
+    maps = model.forward_intermediates(images, indices=[-1, 1], intermediates_only=True)
     assert [each.shape for each in maps] == [(2, 64, 6, 9)] * 2
     for each, block in zip(maps, (1, 3)):
         assert torch.equal(each.flatten(2).transpose(1, 2), plain[block])
-    pairs = model.forward_intermediates(pictures, 2, return_prefix_tokens=True, intermediates_only=True)
+    pairs = model.forward_intermediates(images, 2, return_prefix_tokens=True, intermediates_only=True)
     assert [(each.shape, prefix.shape) for each, prefix in pairs] == [((2, 64, 6, 9), (2, 1, 64))] * 2
-    found = model.forward_intermediates(pictures, 2, return_prefix_tokens=True, output_dict=True)
+    found = model.forward_intermediates(images, 2, return_prefix_tokens=True, output_dict=True)
     assert set(found) == {"image_features", "image_intermediates", "image_intermediates_prefix"}
     assert torch.equal(found["image_intermediates_prefix"][1], pairs[1][1])
-    assert torch.equal(found["image_features"], model.forward_features(pictures))
+    assert torch.equal(found["image_features"], model.forward_features(images))
     ran = []
     model.blocks[2].register_forward_hook(lambda *call: ran.append(call))
-    features, (early,) = model.forward_intermediates(pictures, [1], stop_early=True, output_fmt="NLC")
+    features, (early,) = model.forward_intermediates(images, [1], stop_early=True, output_fmt="NLC")
     assert not ran
     assert torch.equal(early, plain[1])
     torch.testing.assert_close(features[:, 1:], normed[1])
-    older = model.get_intermediate_layers(pictures, [0, 3], reshape=True, norm=True, return_prefix_tokens=True)
+    older = model.get_intermediate_layers(images, [0, 3], reshape=True, norm=True, return_prefix_tokens=True)
     assert [(each.shape, prefix.shape) for each, prefix in older] == [((2, 64, 6, 9), (2, 1, 64))] * 2
-    assert torch.equal(model.get_intermediate_layers(pictures, 2)[0], plain[2])
-    gap = build(global_pool="avg").forward_intermediates(pictures, 1, return_prefix_tokens=True)[1]
+    assert torch.equal(model.get_intermediate_layers(images, 2)[0], plain[2])
+    gap = build(global_pool="avg").forward_intermediates(images, 1, return_prefix_tokens=True)[1]
     assert isinstance(gap[0], torch.Tensor)  # no prefix, no pairs, as in timm
 
 
@@ -133,18 +133,18 @@ def test_intermediates_of_what_has_none():
     "encoding", [*NAMES, "relative(shared=True)", "sincos+peg(at=(0, 2, 4), kernel_size=5)", "learned+peg(at=(3,))"]
 )
 def test_a_pruned_model_gives_the_same_intermediates_with_less(encoding):
-    model, pictures = build(encoding), torch.randn(2, 3, 21, 33)
-    expected = model.forward_intermediates(pictures, [0, 1], intermediates_only=True)
+    model, images = build(encoding), torch.randn(2, 3, 21, 33)
+    expected = model.forward_intermediates(images, [0, 1], intermediates_only=True)
     later = [name for name, depth in model.encoding.layers().items() if depth > 2]
     assert model.prune_intermediate_layers([0, 1]) == [0, 1]
-    pruned = model.forward_intermediates(pictures, [0, 1], intermediates_only=True)
+    pruned = model.forward_intermediates(images, [0, 1], intermediates_only=True)
     assert all(torch.equal(got, wanted) for got, wanted in zip(pruned, expected))
     assert len(model.blocks) == len(model.feature_info) == model.config.depth == 2
     assert not [
         name for name in model.state_dict() if any(f"{name}.".startswith(f"encoding.{late}.") for late in later)
     ]
     assert model.num_classes == 0
-    assert torch.equal(model(pictures), rebuilt(model)(pictures))
+    assert torch.equal(model(images), rebuilt(model)(images))
 
 
 def test_pruning_keeps_the_head_where_asked_and_drops_the_norm_where_asked():
@@ -158,16 +158,16 @@ def test_pruning_keeps_the_head_where_asked_and_drops_the_norm_where_asked():
 
 @pytest.mark.parametrize("encoding", [*NAMES, "sincos(coordinates='raw')+peg"])
 def test_another_training_size_changes_no_answer_there(encoding):
-    model, pictures = build(encoding), torch.randn(2, 3, 45, 70)
-    expected, answers = model(pictures), model(torch.randn(2, 3, 32, 32))
+    model, images = build(encoding), torch.randn(2, 3, 45, 70)
+    expected, answers = model(images), model(torch.randn(2, 3, 32, 32))
     model.set_input_size((45, 70))
     assert (model.config.img_size, model.grid, model.patch_embed.img_size) == ((45, 70), (12, 18), (45, 70))
-    torch.testing.assert_close(model(pictures), expected)
-    assert torch.equal(rebuilt(model)(pictures), model(pictures))
+    torch.testing.assert_close(model(images), expected)
+    assert torch.equal(rebuilt(model)(images), model(images))
     assert answers.std() > 0.1
     model.set_input_size(60)
     assert model.config.img_size == 60
-    torch.testing.assert_close(model(pictures), expected, atol=0.2, rtol=0)  # a table resized twice is a little off
+    torch.testing.assert_close(model(images), expected, atol=0.2, rtol=0)  # a table resized twice is a little off
 
 
 def test_a_table_is_trained_on_at_its_new_size():
@@ -187,7 +187,7 @@ def test_another_patch_resamples_the_patch_embedding():
     torch.testing.assert_close(model.patch_embed(torch.full((1, 3, 64, 64), 0.5))[0, 0, 0], expected, atol=1e-4, rtol=0)
     assert model.feature_info[0]["reduction"] == 8
     assert model(torch.randn(1, 3, 33, 70)).shape == (1, 5)
-    assert torch.equal(rebuilt(model)(pictures := torch.randn(1, 3, 33, 70)), model(pictures))
+    assert torch.equal(rebuilt(model)(images := torch.randn(1, 3, 33, 70)), model(images))
     with pytest.raises(ValueError, match=r"patches are square here; got \(8, 4\)"):
         model.set_input_size(patch_size=(8, 4))
     with pytest.raises(ValueError, match="grid must be rows and columns"):
@@ -196,8 +196,8 @@ def test_another_patch_resamples_the_patch_embedding():
 
 @pytest.mark.parametrize("encoding", NAMES)
 def test_checkpointed_blocks_give_the_same_answers_and_gradients(encoding):
-    model, pictures = build(encoding), [torch.randn(3, 21, 33), torch.randn(3, 16, 40), torch.randn(3, 21, 33)]
-    for inputs in (torch.stack(pictures[::2]), pictures):
+    model, images = build(encoding), [torch.randn(3, 21, 33), torch.randn(3, 16, 40), torch.randn(3, 21, 33)]
+    for inputs in (torch.stack(images[::2]), images):
         gradients, answers, calls = [], [], []
         hook = model.blocks[0].register_forward_pre_hook(lambda *call, calls=calls: calls.append(call))
         for enable in (False, True):
@@ -210,9 +210,9 @@ def test_checkpointed_blocks_give_the_same_answers_and_gradients(encoding):
         assert len(calls) == 3  # once, and then twice
         torch.testing.assert_close(answers[0], answers[1])
         torch.testing.assert_close(gradients[0], gradients[1])
-    features, intermediates = model.forward_intermediates(torch.stack(pictures[::2]))
+    features, intermediates = model.forward_intermediates(torch.stack(images[::2]))
     model.set_grad_checkpointing(False)
-    torch.testing.assert_close(model.forward_intermediates(torch.stack(pictures[::2])), (features, intermediates))
+    torch.testing.assert_close(model.forward_intermediates(torch.stack(images[::2])), (features, intermediates))
 
 
 def expected_layer(name, depth):
@@ -292,10 +292,10 @@ def test_the_manner_of_a_fresh_start_is_noted():
 
 
 def test_dropout_before_the_head_acts_in_training_only():
-    model, pictures = build(drop_rate=0.5), torch.randn(4, 3, 16, 16)
-    assert torch.equal(model(pictures), model(pictures))
+    model, images = build(drop_rate=0.5), torch.randn(4, 3, 16, 16)
+    assert torch.equal(model(images), model(images))
     model.train()
-    assert not torch.equal(model(pictures), model(pictures))
+    assert not torch.equal(model(images), model(images))
 
 
 def test_features_only_takes_what_the_blocks_hand_on():
@@ -303,10 +303,10 @@ def test_features_only_takes_what_the_blocks_hand_on():
     features = timm.create_model("cpvt_micro_peg5", features_only=True, out_indices=(0, 2)).eval()
     torch.manual_seed(0)
     whole = timm.create_model("cpvt_micro_peg5").eval()
-    pictures = torch.randn(2, 3, 21, 33)
-    expected = whole.forward_intermediates(pictures, [0, 2], intermediates_only=True)
-    for got, wanted in zip(features(pictures), expected, strict=True):
+    images = torch.randn(2, 3, 21, 33)
+    expected = whole.forward_intermediates(images, [0, 2], intermediates_only=True)
+    for got, wanted in zip(features(images), expected, strict=True):
         assert torch.equal(got, wanted)
     assert features.feature_info.channels() == [64, 64]
     assert features.feature_info.reduction() == [4, 4]
-    assert len(timm.create_model("cpvt_micro_gap", features_only=True, depth=2)(pictures)) == 2
+    assert len(timm.create_model("cpvt_micro_gap", features_only=True, depth=2)(images)) == 2

@@ -23,19 +23,19 @@ def build(**options):
 @pytest.mark.parametrize("size", [(16, 16), (8, 24), (13, 30), (4, 4), (4, 40)])
 def test_any_size_gives_logits(encoding, pool, prefix, size):
     model = build(encoding=encoding, global_pool=pool)
-    pictures = torch.randn(2, 3, *size)
-    assert model(pictures).shape == (2, 7)
+    images = torch.randn(2, 3, *size)
+    assert model(images).shape == (2, 7)
     grid = [-(-side // 4) for side in size]
-    assert model.forward_features(pictures).shape == (2, prefix + grid[0] * grid[1], 16)
+    assert model.forward_features(images).shape == (2, prefix + grid[0] * grid[1], 16)
 
 
 @pytest.mark.parametrize("encoding", TABLE)
 def test_sides_the_patch_does_not_divide_are_padded_right_and_bottom(encoding):
     model = build(encoding=encoding)
-    picture = torch.randn(1, 3, 13, 18)
+    image = torch.randn(1, 3, 13, 18)
     padded = torch.zeros(1, 3, 16, 20)
-    padded[:, :, :13, :18] = picture
-    torch.testing.assert_close(model(picture), model(padded))
+    padded[:, :, :13, :18] = image
+    torch.testing.assert_close(model(image), model(padded))
 
 
 def test_the_training_grid_of_an_uneven_size_is_the_padded_one():
@@ -44,7 +44,7 @@ def test_the_training_grid_of_an_uneven_size_is_the_padded_one():
 
 
 @pytest.mark.parametrize("block_encoding", ["peg", "rope", "relative", "learned"])
-def test_bfloat16_pictures_give_bfloat16_logits(block_encoding):
+def test_bfloat16_images_give_bfloat16_logits(block_encoding):
     model = build(encoding=block_encoding).to(torch.bfloat16)
     assert model(torch.randn(1, 3, 12, 20, dtype=torch.bfloat16)).dtype == torch.bfloat16
 
@@ -77,16 +77,16 @@ def test_with_timms_weights_and_no_positions_the_logits_are_timms(pool, prefix):
         torch.nn.init.normal_(parameter, std=0.3)
     ours = build(encoding="none", global_pool=pool)
     ours.load_state_dict(theirs.state_dict())
-    pictures = torch.randn(2, 3, 16, 16)
-    torch.testing.assert_close(ours(pictures), theirs(pictures), atol=1e-5, rtol=1e-4)
+    images = torch.randn(2, 3, 16, 16)
+    torch.testing.assert_close(ours(images), theirs(images), atol=1e-5, rtol=1e-4)
 
 
 def test_the_head_reads_the_norm_then_the_mean():
     model = build(global_pool="avg")
-    pictures = torch.randn(2, 3, 16, 16)
-    features = model.forward_features(pictures)
+    images = torch.randn(2, 3, 16, 16)
+    features = model.forward_features(images)
     torch.testing.assert_close(model.forward_head(features, pre_logits=True), features.mean(1))
-    torch.testing.assert_close(model(pictures), model.head(features.mean(1)))
+    torch.testing.assert_close(model(images), model.head(features.mean(1)))
     assert not any("cls_token" in name for name in model.state_dict())
 
 
@@ -100,8 +100,8 @@ def test_no_pool_gives_logits_of_every_token():
 @pytest.mark.parametrize(("pool", "prefix"), HEADS)
 def test_the_attention_map_is_what_the_block_computes(encoding, pool, prefix):
     model = build(encoding=encoding, global_pool=pool)
-    pictures = torch.randn(2, 3, 8, 20)
-    x, layout, positions = model.embed(pictures)
+    images = torch.randn(2, 3, 8, 20)
+    x, layout, positions = model.embed(images)
     first, positions = (positions.with_bias(model.encoding, layout, depth) for depth in (1, 2))
     x = model.encoding(model.blocks[0](x, first), layout, 1)
     attention = model.blocks[1].attn
@@ -109,18 +109,18 @@ def test_the_attention_map_is_what_the_block_computes(encoding, pool, prefix):
     _, _, value = attention._heads(model.blocks[1].norm1(x), positions)
     by_hand = attention.proj((weights @ value).transpose(1, 2).flatten(2))
     torch.testing.assert_close(by_hand, attention(model.blocks[1].norm1(x), positions), atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(model.attention_map(pictures, 2), weights[:, :, prefix:, prefix:])
+    torch.testing.assert_close(model.attention_map(images, 2), weights[:, :, prefix:, prefix:])
     with pytest.raises(ValueError, match="from 1 to 3; got 4"):
-        model.attention_map(pictures, 4)
+        model.attention_map(images, 4)
 
 
 @pytest.mark.parametrize("pool", ["token", "avg"])
 def test_each_block_has_a_bias_of_its_own(pool):
-    pictures = torch.randn(2, 3, 8, 20)
+    images = torch.randn(2, 3, 8, 20)
 
     def look(model):
-        maps = [model.attention_map(pictures, block) for block in (1, 2, 3)]
-        return model.forward_intermediates(pictures, intermediates_only=True), maps
+        maps = [model.attention_map(images, block) for block in (1, 2, 3)]
+        return model.forward_intermediates(images, intermediates_only=True), maps
 
     before = look(build(encoding="relative", global_pool=pool))
     for changed in (1, 2, 3):
@@ -137,8 +137,8 @@ def test_a_shared_table_is_a_table_in_each_block_that_learns_from_all(checkpoint
     state = shared.state_dict()
     table = state.pop("encoding.tables.0")
     alone.load_state_dict({**state, **{f"encoding.tables.{number}": table for number in range(3)}})
-    pictures = [torch.randn(3, 8, 20), torch.randn(3, 13, 6), torch.randn(3, 8, 20)]
-    for asked in (torch.stack(pictures[::2]), pictures):
+    images = [torch.randn(3, 8, 20), torch.randn(3, 13, 6), torch.randn(3, 8, 20)]
+    for asked in (torch.stack(images[::2]), images):
         for model in (shared, alone):
             model.set_grad_checkpointing(checkpointing)
             model.zero_grad()
@@ -163,10 +163,10 @@ def test_drop_path_grows_with_depth_and_acts_in_training_only():
     model = build(drop_path_rate=0.5, depth=5)
     rates = [getattr(block.drop_path, "drop_prob", 0.0) for block in model.blocks]
     assert rates == pytest.approx([0, 0.125, 0.25, 0.375, 0.5])
-    pictures = torch.randn(4, 3, 16, 16)
-    assert torch.equal(model(pictures), model(pictures))
+    images = torch.randn(4, 3, 16, 16)
+    assert torch.equal(model(images), model(images))
     model.train()
-    assert not torch.equal(model(pictures), model(pictures))
+    assert not torch.equal(model(images), model(images))
 
 
 def test_weight_decay_leaves_positions_and_the_class_token_alone():
@@ -197,10 +197,10 @@ def test_models_that_make_no_sense(options, words):
         build(**options)
 
 
-def test_pictures_of_the_wrong_shape():
+def test_images_of_the_wrong_shape():
     for shape in ((1, 1, 16, 16), (3, 16, 16)):
         with pytest.raises(
-            ValueError, match=r"needs pictures of shape \(B, 3, H, W\), or a list of pictures; got"
+            ValueError, match=r"needs images of shape \(B, 3, H, W\), or a list of images; got"
         ) as error:
             build()(torch.zeros(shape))
         assert str(shape) in str(error.value)

@@ -218,7 +218,7 @@ def test_compile_makes_one_graph_for_all_sizes():
 
 
 class OfAnySize(torch.nn.Module):
-    """A PEG whose grid is that of the picture (B, h, w, D)."""
+    """A PEG whose grid is that of the image (B, h, w, D)."""
 
     def __init__(self, form):
         super().__init__()

@@ -1,4 +1,4 @@
-"""PEG on packs, both forms of it, against PEG on each picture alone."""
+"""PEG on packs, both forms of it, against PEG on each image alone."""
 
 import pytest
 import torch
@@ -36,7 +36,7 @@ def check(grids, prefix, form, dims=2, kernel=3, **how):
 @pytest.mark.parametrize("prefix", [0, 1, 5])
 @pytest.mark.parametrize(("kernel", "dilation"), [(1, 1), (3, 1), (5, 1), (3, 2), (7, 3)])
 @pytest.mark.parametrize("form", ["canvas", "each"])
-def test_no_picture_of_a_pack_sees_another(form, kernel, dilation, prefix, residual):
+def test_no_image_of_a_pack_sees_another(form, kernel, dilation, prefix, residual):
     check(GRIDS, prefix, form, kernel=kernel, dilation=dilation, residual=residual)
 
 
@@ -48,7 +48,7 @@ def test_packs_of_sequences_and_films(form, dims, grids, causal):
 
 
 @pytest.mark.parametrize("mode", ["replicate", "circular", "reflect"])
-def test_other_paddings_go_picture_by_picture(mode):
+def test_other_paddings_go_image_by_image(mode):
     grids = [(3, 5), (4, 4), (2, 6)]
     check(grids, 1, "auto", padding_mode=mode)
     with pytest.raises(ValueError, match=f"'canvas'; got 'canvas' for '{mode}'"):
@@ -63,7 +63,7 @@ def test_the_slow_version_agrees(form):
     torch.testing.assert_close(ops.peg_packed(tokens, weight, bias, GRIDS, 2, placing=form), truth)
 
 
-def test_small_pictures_go_on_a_canvas_and_large_ones_one_by_one(monkeypatch):
+def test_small_images_go_on_a_canvas_and_large_ones_one_by_one(monkeypatch):
     calls = []
     monkeypatch.setattr(packed, "peg", lambda tokens, *rest, **how: calls.append(tokens.shape[1]) or tokens)
     for width, expected in ((8, 1), (4096, 2)):

@@ -1,4 +1,4 @@
-"""PEG at coordinates against the dense form: full grids, subsets, several pictures, all gradients."""
+"""PEG at coordinates against the dense form: full grids, subsets, several images, all gradients."""
 
 import pytest
 import torch
@@ -61,12 +61,12 @@ def test_a_subset_sees_zero_where_nothing_stands(form, grid):
     assert_same_with_gradients(layer, tokens, outputs)
 
 
-def test_tokens_of_different_pictures_never_meet():
+def test_tokens_of_different_images_never_meet():
     layer, coordinates = build({}), places((3, 4))
     tokens = draw(24)
-    picture = torch.tensor([0] * 12 + [7] * 12)
+    image = torch.tensor([0] * 12 + [7] * 12)
     mixed = torch.randperm(24, generator=torch.Generator().manual_seed(5))
-    out = layer.forward_at(tokens[mixed], coordinates.repeat(2, 1)[mixed], picture[mixed])
+    out = layer.forward_at(tokens[mixed], coordinates.repeat(2, 1)[mixed], image[mixed])
     out = torch.empty_like(out).index_copy(0, mixed, out)
     assert_same_with_gradients(layer, tokens, (out, layer(tokens.view(2, 12, 4), (3, 4)).flatten(0, 1)))
 
@@ -90,22 +90,22 @@ def test_folded_none_and_half_precision():
 
 
 @pytest.mark.parametrize(
-    ("coordinates", "picture", "words"),
+    ("coordinates", "image", "words"),
     [
         (torch.zeros(3, 2), None, "coordinates must be int64, places are whole numbers; got torch.float32"),
         (torch.tensor([[0, 1], [0, -2], [1, 1]]), None, "coordinates must be zero or more; got -2"),
         (torch.tensor([[0, 1], [5, 2], [0, 1]]), None, r"tokens 0 and 2 stand at the same place, \[0, 1\]"),
         (torch.zeros(4, 2, dtype=torch.int64), None, r"3 tokens need coordinates of shape \(3, 2\); got \(4, 2\)"),
         (torch.zeros(3, 3, dtype=torch.int64), None, r"shape \(3, 2\); got \(3, 3\)"),
-        (torch.arange(6).view(3, 2), torch.zeros(2, dtype=torch.int64), r"picture numbers of shape \(3,\); got \(2,\)"),
-        (torch.arange(6).view(3, 2), torch.tensor([0, -1, 0]), "picture must be zero or more; got -1"),
-        (torch.arange(6).view(3, 2), torch.zeros(3), "picture must be int64"),
+        (torch.arange(6).view(3, 2), torch.zeros(2, dtype=torch.int64), r"image numbers of shape \(3,\); got \(2,\)"),
+        (torch.arange(6).view(3, 2), torch.tensor([0, -1, 0]), "image must be zero or more; got -1"),
+        (torch.arange(6).view(3, 2), torch.zeros(3), "image must be int64"),
         (torch.tensor([[0, 0], [2**40, 0], [0, 2**40]]), None, "places reach too far"),
     ],
 )
-def test_places_that_make_no_sense(coordinates, picture, words):
+def test_places_that_make_no_sense(coordinates, image, words):
     with pytest.raises(ValueError, match=words):
-        cpvt.PEG(4).forward_at(torch.zeros(3, 4), coordinates, picture)
+        cpvt.PEG(4).forward_at(torch.zeros(3, 4), coordinates, image)
 
 
 def test_what_coordinates_do_not_go_with():

@@ -1,4 +1,4 @@
-"""Sums of accuracies with intervals over pictures and seeds, against sums by hand and a simulation with a known truth."""
+"""Sums of accuracies with intervals over images and seeds, against sums by hand and a simulation with a known truth."""
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ def test_a_sum_counts_the_seeds_that_all_terms_have(hits_row):
     ]  # fmt: skip
     contrast = Contrasts(rows, "canvas")
     found = contrast({PEG: 1, LEARNED: -1})
-    assert (found.points, found.seeds, found.pictures) == (100 * (1 / 4 + 2 / 4) / 2, 2, 4)
+    assert (found.points, found.seeds, found.images) == (100 * (1 / 4 + 2 / 4) / 2, 2, 4)
     both = contrast({PEG: 1, LEARNED: -1, ("peg", 64): -2})
     assert (both.points, both.seeds) == (100 * (2 / 4 - 2 / 4), 1)
     assert contrast({PEG: 1, ("rope", 32): -1}) is None
@@ -37,18 +37,18 @@ def test_a_contrast_says_its_points_and_its_interval():
     assert str(Contrast(-0.04, -1.26, 2, 3, 100)) == "+0.0 [-1.3, +2.0]"
 
 
-def test_terms_with_other_pictures_are_refused(hits_row):
+def test_terms_with_other_images_are_refused(hits_row):
     contrast = Contrasts([hits_row([True] * 4), hits_row([True] * 5, encoding="learned")], "canvas")
-    with pytest.raises(ValueError, match="same pictures.*'peg at 32': 4, 'learned at 32': 5"):
+    with pytest.raises(ValueError, match="same images.*'peg at 32': 4, 'learned at 32': 5"):
         contrast({PEG: 1, LEARNED: -1})
 
 
-def share_that_holds_the_truth(seeds, between, cases=200, pictures=3000, truth=0.3):
+def share_that_holds_the_truth(seeds, between, cases=200, images=3000, truth=0.3):
     """How often the interval holds the true mean, where trainings differ by `between`."""
     draw, held = np.random.default_rng(0), 0
     for case in range(cases):
         chances = truth + draw.normal(0, between, (seeds, 1))
-        low, high = interval((draw.random((seeds, pictures)) < chances).astype(np.int8), case)
+        low, high = interval((draw.random((seeds, images)) < chances).astype(np.int8), case)
         held += low <= truth <= high
     return held / cases
 

@@ -11,10 +11,10 @@ from cpvt.reporting.summary import summarise
 from cpvt.reporting.terminal import print_tables
 
 
-def drawn(picture):
+def drawn(image):
     """1 where a token looks most, a dot where it does not look, a bar between tiles."""
     signs = {True: "|", False: "."}
-    return ["".join("1" if value == 1 else signs[bool(np.isnan(value))] for value in row) for row in picture]
+    return ["".join("1" if value == 1 else signs[bool(np.isnan(value))] for value in row) for row in image]
 
 
 def test_tiles_stand_where_their_tokens_stand():
@@ -42,8 +42,8 @@ def test_a_tile_shows_where_its_token_looks_row_by_row():
 
 
 def test_each_tile_is_scaled_to_its_own_largest_value():
-    picture = tile(np.array([[0.1, 0.3], [0.8, 0.2]]), (1, 2))
-    np.testing.assert_allclose(picture, [[1 / 3, 1, np.nan, 1, 1 / 4]])
+    image = tile(np.array([[0.1, 0.3], [0.8, 0.2]]), (1, 2))
+    np.testing.assert_allclose(image, [[1 / 3, 1, np.nan, 1, 1 / 4]])
 
 
 @pytest.fixture

@@ -42,7 +42,7 @@ def compared(measured):
     write_json(measured / "compare.json", record)
     looks = [
         {"name": f"model{n}", "encoding": encoding, "pool": pool, "block": 2, "grid": [2, 3],
-         "sample_class": "seven", "parameters": 1, "pictures_per_second": [400.0 * (n + 1), 100.0 * (n + 1), 200.0 * (n + 1)]}
+         "sample_class": "seven", "parameters": 1, "images_per_second": [400.0 * (n + 1), 100.0 * (n + 1), 200.0 * (n + 1)]}
         for n, (encoding, pool) in enumerate(HEADS)
     ]  # fmt: skip
     write_json(measured / "looks.json", looks)
@@ -151,10 +151,10 @@ def test_rows_of_several_folders_make_one_page_with_refusals_and_differences(tmp
     assert page == tmp_path / "both" / "report.html"
     text = Page(page).text
     assert "timm:vit<b> refused, in its own words: Wrong image height!" in text
-    assert "-10.0[-16.0, -5.0]" in text  # ten of a hundred pictures fewer: the spread of a binomial share
+    assert "-10.0[-16.0, -5.0]" in text  # ten of a hundred images fewer: the spread of a binomial share
     assert "80.0" in text
     assert "takes other sizes by set_input_size" in text
-    assert "200" in text  # pictures a second: 100 in half a second
+    assert "200" in text  # images a second: 100 in half a second
     assert ",refused,Wrong" not in (tmp_path / "both" / "summary.csv").read_text()
     assert "canvas,48,timm:vit<b>,,1,,," in (tmp_path / "both" / "summary.csv").read_text()
 
@@ -171,7 +171,7 @@ def test_names_are_escaped(tmp_path, make_row):
     parsed = Page(page)
     assert not {"script", "i"} & set(parsed.tags[parsed.tags.index("table") :])
     assert "script" not in parsed.tags
-    assert "a&b, trained at 32 pixels and tested on 100 pictures of <i>cats</i>" in parsed.text
+    assert "a&b, trained at 32 pixels and tested on 100 images of <i>cats</i>" in parsed.text
     assert "<script>x</script>" in parsed.text
     assert "a&amp;b" in page.read_text()
 

@@ -1,4 +1,4 @@
-"""Differences picture by picture: the right pairs, and intervals that a plain bootstrap gives too."""
+"""Differences image by image: the right pairs, and intervals that a plain bootstrap gives too."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ def row_of(make_row, hits, **values):
     return make_row(correct=sum(hits), total=len(hits), hits=pack_hits(hits), **values)
 
 
-def test_the_interval_is_that_of_drawing_pictures_anew():
+def test_the_interval_is_that_of_drawing_images_anew():
     draw = np.random.default_rng(3)
     values = draw.choice([-1.0, 0.0, 1.0], p=[0.1, 0.6, 0.3], size=300)
     means = np.array([draw.choice(values, size=len(values)).mean() for _ in range(4000)])
@@ -24,11 +24,11 @@ def test_equal_models_differ_by_nothing_though_their_accuracy_is_uncertain(make_
     hits = [number % 2 == 0 for number in range(50)]
     rows = [row_of(make_row, hits, encoding="learned"), row_of(make_row, hits, encoding="peg")]
     (difference,) = paired_differences(rows)
-    assert (difference.label, difference.reference, difference.pictures) == ("peg", "learned", 50)
+    assert (difference.label, difference.reference, difference.images) == ("peg", "learned", 50)
     assert (difference.points, difference.low, difference.high) == (0, 0, 0)
 
 
-def test_seeds_count_with_their_mean_on_each_picture(make_row):
+def test_seeds_count_with_their_mean_on_each_image(make_row):
     rows = [row_of(make_row, [False, False, True, True], encoding="learned")]
     rows += [row_of(make_row, hits, encoding="peg", seed=seed)
              for seed, hits in enumerate([[True, True, True, True], [False, True, True, True]])]  # fmt: skip
@@ -36,7 +36,7 @@ def test_seeds_count_with_their_mean_on_each_picture(make_row):
     assert difference.points == pytest.approx(100 * (0.5 + 1 + 0 + 0) / 4)
 
 
-def test_only_the_same_pictures_are_paired(make_row):
+def test_only_the_same_images_are_paired(make_row):
     hits = [True, False, True]
     rows = [row_of(make_row, hits, encoding="learned"), row_of(make_row, [*hits, True], encoding="peg"),
             row_of(make_row, hits, encoding="rope", skipped=1), row_of(make_row, hits, encoding="sincos", size=48),

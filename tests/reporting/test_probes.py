@@ -15,14 +15,14 @@ from cpvt.reporting.probes import report_probes
 from cpvt.reporting.terminal import print_findings
 
 
-def finding(probe, measure, value, *, model="runs/peg-cls", case="", twin="model", depth=None, pictures="noise", size=32,
+def finding(probe, measure, value, *, model="runs/peg-cls", case="", twin="model", depth=None, images="noise", size=32,
             words=""):  # fmt: skip
-    return Finding(model, "digits", probe, measure, case, twin, depth, pictures, size, 0, value, None, 8, words)
+    return Finding(model, "digits", probe, measure, case, twin, depth, images, size, 0, value, None, 8, words)
 
 
 @pytest.fixture
 def findings():
-    found = [finding("twins", "untrained", None, twin="untrained", words="no <module>", pictures="")]
+    found = [finding("twins", "untrained", None, twin="untrained", words="no <module>", images="")]
     for model, score in (("runs/rope-cls", 0.61), ("runs/peg-cls", 0.87)):
         for twin, share in (("model", 1.0), ("none", 0.01)):
             for depth in (1, 2):
@@ -37,7 +37,7 @@ def findings():
                 ]
             found += [finding("longer", "r2", score * share * 32 / size, model=model, twin=twin, depth=2, case=case, size=size)
                       for size in (32, 64) for case in ("scaled", "absolute")]  # fmt: skip
-            found += [finding("translation", "same prediction", score, model=model, twin=twin, case="crop, 1 patch", pictures="natural")]  # fmt: skip
+            found += [finding("translation", "same prediction", score, model=model, twin=twin, case="crop, 1 patch", images="natural")]  # fmt: skip
     return found
 
 

@@ -9,7 +9,7 @@ from cpvt.reporting.summary import as_csv, as_markdown, confidence_interval, hea
 
 @pytest.fixture
 def three_seeds(make_row):
-    """learned and peg at the training size, 32, and at 48; of 100 pictures, so that counts are percent."""
+    """learned and peg at the training size, 32, and at 48; of 100 images, so that counts are percent."""
     correct = {
         ("learned", 32): (80, 80, 80), ("learned", 48): (40, 50, 60),
         ("peg", 32): (80, 80, 100), ("peg", 48): (60, 70, 74),
@@ -127,7 +127,7 @@ def test_csv_holds_a_line_per_cell(make_row):
     rows += [make_row(size=(48, 64), protocol="resize", correct=1, total=3)]
     assert as_csv(summarise(rows)).splitlines() == [
         "protocol,size,encoding,pool,seeds,accuracy_mean,accuracy_sd,kept_percent,"
-        "difference_to_learned,difference_low,difference_high,fill,top5,pictures_per_second,peak_memory_mib,refused",
+        "difference_to_learned,difference_low,difference_high,fill,top5,images_per_second,peak_memory_mib,refused",
         "canvas,32,learned,cls,2,50.00,0.00,100.00,,,,0.00,,,,",
         'canvas,32,"peg(at=(1, 2))",gap,1,75.00,,100.00,25.00,,,0.50,,,,',
         "resize,48x64,peg,cls,1,33.33,,,,,,0.00,,,,",

@@ -92,9 +92,9 @@ def make_run(tmp_path):
 def test_a_run_is_started_from_at_another_size(make_run):
     torch.manual_seed(0)
     model = VisionTransformer(replace(MICRO, encoding="learned+rope")).eval()
-    run, pictures, told = make_run(model, model.config), torch.randn(2, 3, 24, 24), []
+    run, images, told = make_run(model, model.config), torch.randn(2, 3, 24, 24), []
     started = starting_weights(replace(model.config, img_size=24), run, ["cat", "dog"], told.append).eval()
-    torch.testing.assert_close(started(pictures), model(pictures))
+    torch.testing.assert_close(started(images), model(images))
     assert started.config == replace(model.config, img_size=24, encoding="learned+rope(grid=(4, 4))")
     assert told == ["training size 16 -> 24, encoding now learned+rope(grid=(4, 4))"]
 
@@ -138,10 +138,10 @@ def test_a_run_of_timms_model_is_started_from(make_run, change, names):
     run = make_run(model, FOREIGN)
     started = starting_weights(wanted, run, names, told.append).eval()
     model.eval().set_input_size((wanted.img_size,) * 2)  # timm's own way
-    pictures = torch.randn(2, 3, wanted.img_size, wanted.img_size)
-    torch.testing.assert_close(started.forward_features(pictures), model.forward_features(pictures))
+    images = torch.randn(2, 3, wanted.img_size, wanted.img_size)
+    torch.testing.assert_close(started.forward_features(images), model.forward_features(images))
     kept = names in (None, ["cat", "dog"])
-    assert started(pictures).shape == (2, wanted.num_classes)
+    assert started(images).shape == (2, wanted.num_classes)
     assert (wanted.num_classes == 2 and torch.equal(started.head.weight, model.head.weight)) == kept
     assert told == ([] if kept else [f"other classes, {wanted.num_classes} now: the head starts afresh"])
     build_model(wanted).load_state_dict(started.state_dict())  # what opening the run again does
@@ -170,10 +170,10 @@ def test_published_weights_fit_other_classes_and_sizes(monkeypatch, change, fres
     """Nothing is downloaded here: a model at hand stands for the library's own."""
     torch.manual_seed(0)
     model, wanted, told = build_model(FOREIGN).eval(), replace(FOREIGN, **change), []
-    head, pictures = model.head.weight.clone(), torch.randn(2, 3, wanted.img_size, wanted.img_size)
+    head, images = model.head.weight.clone(), torch.randn(2, 3, wanted.img_size, wanted.img_size)
     monkeypatch.setattr("cpvt.results.checkpoints.open_subject", lambda name: subject_of(copy.deepcopy(model), name))
     started = published_weights(wanted, told.append).eval()
-    model.set_input_size(pictures.shape[2:])
-    torch.testing.assert_close(started.forward_features(pictures), model.forward_features(pictures))
+    model.set_input_size(images.shape[2:])
+    torch.testing.assert_close(started.forward_features(images), model.forward_features(images))
     assert (started.head.weight.shape == head.shape and torch.equal(started.head.weight, head)) != fresh
     assert bool(told) == fresh

@@ -22,7 +22,7 @@ def test_a_step_is_taken_in_as_many_parts_as_asked(config, monkeypatch):
     monkeypatch.setattr(
         Backend,
         "forward",
-        lambda self, model, pictures: parts.append(len(pictures)) or forward(self, model, pictures),
+        lambda self, model, images: parts.append(len(images)) or forward(self, model, images),
     )
     train(replace(config, runtime=RuntimeConfig(grad_accum_steps=3), optim=replace(config.optim, epochs=1)))
     assert parts == [1, 1, 2, 1, 1, 2, 1, 1, 1]
@@ -45,7 +45,7 @@ def test_trackers_are_told_what_the_history_holds(config):
     events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     run = train(replace(config, runtime=RuntimeConfig(report_to=("tensorboard",)), test_every=1))
     told = events.EventAccumulator(str(run / "logs")).Reload()
-    assert set(told.Tags()["scalars"]) == {"loss", "accuracy", "lr", "pictures_per_second", "test_accuracy"}
+    assert set(told.Tags()["scalars"]) == {"loss", "accuracy", "lr", "images_per_second", "test_accuracy"}
     for name in ("loss", "accuracy", "lr", "test_accuracy"):
         values = {event.step: event.value for event in told.Scalars(name)}
         assert [values[3], values[6]] == pytest.approx([line[name] for line in history(run)])  # after each epoch

@@ -1,4 +1,4 @@
-"""What a model is told: mixed pictures and labels, a teacher's answers in the teacher's own eyes."""
+"""What a model is told: mixed images and labels, a teacher's answers in the teacher's own eyes."""
 
 from collections import Counter
 
@@ -25,22 +25,22 @@ def batch(count, classes=5):
 
 @pytest.mark.parametrize("seed", range(6))  # some draw mixup, some cutmix
 def test_mixing_is_timms(seed):
-    pictures, labels = batch(6)
+    images, labels = batch(6)
     with seeded(seed, numpy_too=True):
-        wanted = Mixup(0.8, 1.0, label_smoothing=0.1, num_classes=5)(pictures.clone(), labels)
-    found = Criterion(BOTH, 5).mix(pictures.clone(), labels, seed)
+        wanted = Mixup(0.8, 1.0, label_smoothing=0.1, num_classes=5)(images.clone(), labels)
+    found = Criterion(BOTH, 5).mix(images.clone(), labels, seed)
     torch.testing.assert_close(found, tuple(wanted))
 
 
 def test_of_an_odd_number_the_one_in_the_middle_stays_as_it_is():
-    pictures, labels = batch(7)
-    mixed, targets = Criterion(BOTH, 5).mix(pictures.clone(), labels, 3)
-    assert torch.equal(mixed[3], pictures[3])
-    assert not torch.equal(mixed[2], pictures[2])
+    images, labels = batch(7)
+    mixed, targets = Criterion(BOTH, 5).mix(images.clone(), labels, 3)
+    assert torch.equal(mixed[3], images[3])
+    assert not torch.equal(mixed[2], images[2])
     torch.testing.assert_close(targets[3], F.one_hot(labels[3], 5) * 0.9 + 0.02)
     torch.testing.assert_close(targets.sum(1), torch.ones(7))
-    alone, _ = Criterion(BOTH, 5).mix(*[part[:1].clone() for part in (pictures, labels)], 3)
-    assert torch.equal(alone, pictures[:1])
+    alone, _ = Criterion(BOTH, 5).mix(*[part[:1].clone() for part in (images, labels)], 3)
+    assert torch.equal(alone, images[:1])
 
 
 def test_as_many_steps_are_mixed_and_by_cutmix_as_the_recipe_says():
@@ -58,30 +58,30 @@ def test_as_many_steps_are_mixed_and_by_cutmix_as_the_recipe_says():
 
 
 def test_processes_that_hold_pairs_of_a_batch_mix_what_one_would():
-    pictures, labels = batch(8)
-    whole = Criterion(BOTH, 5).mix(pictures.clone(), labels, 9)
+    images, labels = batch(8)
+    whole = Criterion(BOTH, 5).mix(images.clone(), labels, 9)
     share = [0, 2, 5, 7]
-    part = Criterion(BOTH, 5).mix(pictures[share].clone(), labels[share], 9)
+    part = Criterion(BOTH, 5).mix(images[share].clone(), labels[share], 9)
     for one, two in zip(part, whole):
         torch.testing.assert_close(one, two[share])
 
 
 def test_smoothing_of_plain_labels_and_of_mixed_ones_is_the_same():
-    pictures, labels = batch(4)
+    images, labels = batch(4)
     logits = torch.randn(4, 5, generator=torch.Generator().manual_seed(0))
-    plain = Criterion(OptimConfig(), 5)(logits, pictures, labels)
+    plain = Criterion(OptimConfig(), 5)(logits, images, labels)
     unmixed = Criterion(OptimConfig(mixup=1e-9, mixup_prob=1e-9), 5)  # never mixed: labels as shares all the same
-    soft = unmixed(logits, pictures, unmixed.mix(pictures, labels, 0)[1])
+    soft = unmixed(logits, images, unmixed.mix(images, labels, 0)[1])
     torch.testing.assert_close(plain.loss, soft.loss)
     assert plain.correct == soft.correct == (logits.argmax(1) == labels).sum()
 
 
-def colour(pictures):
+def colour(images):
     """A model that names the channel that is largest on average, in its own eyes."""
-    return pictures.mean((2, 3))
+    return images.mean((2, 3))
 
 
-def test_a_teacher_sees_pictures_in_its_own_way_and_half_of_the_loss_is_its_answers():
+def test_a_teacher_sees_images_in_its_own_way_and_half_of_the_loss_is_its_answers():
     student = Transform(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
     own = Transform(mean=(0.9, 0.0, 0.0), std=(0.1, 1.0, 1.0))
     seen = torch.tensor([0.5, 0.6, 0.2])[None, :, None, None].expand(
@@ -108,9 +108,9 @@ def test_a_teacher_of_other_classes_or_channels_is_refused():
     with pytest.raises(ValueError, match="stand in another order"):
         check_teacher(known, ("dog", "cat", "cow"))
     counting = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Conv2d(3, 7, 1), torch.nn.Flatten())
-    with pytest.raises(ValueError, match="tells 7 classes apart, the pictures have 2"):
+    with pytest.raises(ValueError, match="tells 7 classes apart, the images have 2"):
         check_teacher(Subject(counting, "counting"), ("cat", "fox"))
-    with pytest.raises(ValueError, match="reads 3 channels, the pictures have 1"):
+    with pytest.raises(ValueError, match="reads 3 channels, the images have 1"):
         Teacher(Subject(colour, "colour", Transform((0.5,) * 3, (0.5,) * 3)), Transform((0.5,), (0.5,)))
 
 

@@ -91,9 +91,9 @@ def test_train_sizes_are_met_and_too_small_ones_refused(config, tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         forward = cpvt.models.VisionTransformer.forward
 
-        def look(model, pictures):
-            sizes.add((model.training, *pictures.shape[2:]))
-            return forward(model, pictures)
+        def look(model, images):
+            sizes.add((model.training, *images.shape[2:]))
+            return forward(model, images)
 
         patch.setattr(cpvt.models.VisionTransformer, "forward", look)
         trained(config, tmp_path, "run", train_sizes=(8, "8x12", 16))
@@ -183,7 +183,7 @@ def test_a_folder_that_cannot_be_written_is_found_before_anything_is_read(config
             train(replace(config, out=str(tmp_path / out)))
     with pytest.raises(ValueError, match="unknown data set 'nowhere'"):
         train(config)
-    assert {path.name for path in tmp_path.iterdir()} == {"file", "pictures"}
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "images"}
 
 
 @pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a folder that not even root can write to")
@@ -223,7 +223,7 @@ def test_what_does_not_go_with_a_retrofit_is_refused_before_anything_is_built(co
     assert not Path(config.out).exists()
 
 
-def test_the_way_pictures_are_read_is_found_once(config, monkeypatch):
+def test_the_way_images_are_read_is_found_once(config, monkeypatch):
     opened = []
     before = build.open_subject
 
@@ -238,7 +238,7 @@ def test_the_way_pictures_are_read_is_found_once(config, monkeypatch):
     assert opened == [vit]
 
 
-def test_weights_of_a_file_for_another_library_see_grey_pictures_in_grey(config, tmp_path):
+def test_weights_of_a_file_for_another_library_see_grey_images_in_grey(config, tmp_path):
     (tmp_path / "weights.safetensors").touch()
     vit = "timm:vit_tiny_patch16_224(patch_size=4, embed_dim=16, depth=1, num_heads=2)"
     start = str(tmp_path / "weights.safetensors")

@@ -1,4 +1,4 @@
-"""Going on with an interrupted run: with the same pictures, and nothing that was due is left out."""
+"""Going on with an interrupted run: with the same images, and nothing that was due is left out."""
 
 import json
 import os
@@ -23,7 +23,7 @@ from cpvt.training.resume import read_state, write_state
 from cpvt.training.trainer import Trainer
 from tests.training.runs import assert_same, history, weights
 
-STEPS = 3  # an epoch: eleven pictures, four a step
+STEPS = 3  # an epoch: eleven images, four a step
 
 
 @pytest.fixture
@@ -53,11 +53,11 @@ def set_up(config):
     return Trainer(config, setup, model, data, Backend(config), Criterion(config.optim, 2))
 
 
-def test_other_pictures_are_noticed(config, tiny_folder):
+def test_other_images_are_noticed(config, tiny_folder):
     with pytest.raises(KeyboardInterrupt):
         train(config, interrupt("train", 2))
     more = shutil.copy(tiny_folder / "train/cat/0.png", tiny_folder / "train/cat/new.png")
-    with pytest.raises(ValueError, match=r"other pictures \(pictures: 11 then, 12 now\)"):
+    with pytest.raises(ValueError, match=r"other images \(images: 11 then, 12 now\)"):
         train(config)
     os.remove(more)
     for part in ("train", "test"):
@@ -130,7 +130,7 @@ def test_a_table_that_fades_is_gone_from_the_average_too(config):
     assert shares == [0]
 
 
-def test_a_process_without_a_picture_adds_nothing(config):
+def test_a_process_without_a_image_adds_nothing(config):
     config = replace(config, model="timm:test_resnet")
     trainer = set_up(config)
     trainer.model.train()

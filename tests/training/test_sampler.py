@@ -22,7 +22,7 @@ def sampler(**options):
     return create_sampler(**{**given, **options})
 
 
-def test_an_epoch_holds_every_picture_once_in_the_order_of_its_seed():
+def test_an_epoch_holds_every_image_once_in_the_order_of_its_seed():
     steps = sampler().steps(5)
     assert [len(step) for step in steps] == [8] * 12 + [7]
     numbers = [draw.number for step in steps for draw in step]
@@ -30,7 +30,7 @@ def test_an_epoch_holds_every_picture_once_in_the_order_of_its_seed():
     assert numbers != [draw.number for step in sampler().steps(6) for draw in step]
 
 
-def test_repeated_augmentation_holds_fewer_pictures_each_in_several_variations():
+def test_repeated_augmentation_holds_fewer_images_each_in_several_variations():
     draws = [draw for step in sampler(repeats=3).steps(0) for draw in step]
     assert len(draws) == 103
     assert len(set(draws)) == 103
@@ -47,7 +47,7 @@ def test_each_step_has_one_size_and_about_the_tokens_of_a_batch():
     for step in steps[:-1]:
         ((height, _),) = {draw.sides or (32, 32) for draw in step}
         seen[height] += 1
-        assert len(step) == {16: 32, 32: 8, 48: 3}[height]  # 512 tokens: 16, 64 and 192 a picture
+        assert len(step) == {16: 32, 32: 8, 48: 3}[height]  # 512 tokens: 16, 64 and 192 an image
     assert len(steps) == many.num_steps(0)
     assert many.total_steps(3) == sum(len(many.steps(epoch)) for epoch in range(3))
     assert max(seen.values()) < 1.4 * min(seen.values())

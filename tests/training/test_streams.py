@@ -23,7 +23,7 @@ def config(tmp_path, tiny_folder):
 
 def test_a_stream_is_trained_on_whole_and_gone_on_with_to_the_same_bits(config, tmp_path):
     whole = train(replace(config, out=str(tmp_path / "whole")))
-    assert [line["pictures"] for line in history(whole)] == [11, 11, 11]
+    assert [line["images"] for line in history(whole)] == [11, 11, 11]
     saving = replace(config, runtime=RuntimeConfig(save_minutes=0))
 
     def interrupt(what, done, total, words):
@@ -48,9 +48,9 @@ def test_a_stream_is_tested_as_a_folder_is(config, tiny_folder):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"optim": OptimConfig(aug_repeats=3)}, "each picture once and at one size"),
-        ({"train_sizes": (8, 12)}, "each picture once and at one size"),
-        ({"dataset": {"train_num_samples": None}}, "does not say how many pictures it has: say --train-num-samples"),
+        ({"optim": OptimConfig(aug_repeats=3)}, "each image once and at one size"),
+        ({"train_sizes": (8, 12)}, "each image once and at one size"),
+        ({"dataset": {"train_num_samples": None}}, "does not say how many images it has: say --train-num-samples"),
     ],
 )
 def test_what_a_stream_cannot_do_is_refused(config, change, words):
@@ -63,6 +63,6 @@ def test_what_a_stream_cannot_do_is_refused(config, change, words):
 def test_a_stream_shorter_than_was_said_is_told(config):
     source = replace(config.dataset, train_num_samples=20)
     with pytest.warns(
-        UserWarning, match=r"the stream ended after 11 of 20 pictures.*give its length by --train-num-samples"
+        UserWarning, match=r"the stream ended after 11 of 20 images.*give its length by --train-num-samples"
     ):
         train(replace(config, dataset=source, optim=replace(config.optim, epochs=1)))

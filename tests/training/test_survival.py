@@ -182,7 +182,7 @@ def test_what_may_change_when_a_run_goes_on_and_what_may_not(config, whole):
     assert cpvt.load(config.out).record["epoch"] == 4
 
 
-def test_damaged_pictures_and_shards_stop_a_run_that_goes_on_once_they_are_mended(config, tiny_folder, tmp_path):
+def test_damaged_images_and_shards_stop_a_run_that_goes_on_once_they_are_mended(config, tiny_folder, tmp_path):
     shards = tmp_path / "shards"
     shards.mkdir()
     for part in ("train", "test"):

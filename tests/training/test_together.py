@@ -22,7 +22,7 @@ WHOLE = f"{PLAIN} --mixup 0.8 --cutmix 1.0 --model-ema-decay 0.9 --clip-grad 1.0
 SIZES = f"{PLAIN} --train-sizes 8 12 16 --augment resized-crop --on-bad-image skip"
 SGD = f"{PLAIN} --opt sgd --lr 0.05"  # unlike Adam, it minds how long a gradient is
 PARTS = (
-    f"{PLAIN} --batch-size 5 --grad-accum-steps 3"  # shares of two and three pictures, and steps that one has none of
+    f"{PLAIN} --batch-size 5 --grad-accum-steps 3"  # shares of two and three images, and steps that one has none of
 )
 DDP, FSDP = ("DistributedDataParallel", "Parameter"), ("FSDPVisionTransformer", "DTensor")
 
@@ -43,7 +43,7 @@ def assert_alike(first, second):
         assert alike > 0.998, name  # a gradient that is zero by chance makes noise of any weight
     before, after = history(first), history(second)
     assert [line["loss"] for line in after] == pytest.approx([line["loss"] for line in before], rel=1e-5)
-    assert [line["pictures"] for line in after] == [line["pictures"] for line in before]
+    assert [line["images"] for line in after] == [line["images"] for line in before]
 
 
 def begin(folder, out, options, step):
@@ -72,7 +72,7 @@ def begin(folder, out, options, step):
 )
 def test_two_processes_learn_what_one_learns(tmp_path, tiny_folder, options, how, env, form):
     if options is SIZES:
-        (tiny_folder / "train" / "cat" / "bad.png").write_text("no picture")
+        (tiny_folder / "train" / "cat" / "bad.png").write_text("no image")
     if "TEACHER" in options:
         options = options.replace("TEACHER", str(tmp_path / "teacher"))
         main(command(tiny_folder, tmp_path / "teacher", f"{PLAIN} --pool gap"))
@@ -93,7 +93,7 @@ def test_two_processes_share_a_stream_and_test_it_exactly(tmp_path, tiny_folder)
     pytest.importorskip("datasets")
     stream = f"{PLAIN} --data-dir {tmp_path / 'cache'} --shuffle-buffer 4 --train-num-samples 11"
     finish(start(tmp_path, command(f"hfids/{tiny_folder}", tmp_path / "run", stream)), tmp_path)
-    assert [line["pictures"] for line in history(tmp_path / "run")] == [11, 11]  # uneven parts, each picture once
+    assert [line["images"] for line in history(tmp_path / "run")] == [11, 11]  # uneven parts, each image once
     row = json.loads((tmp_path / "run" / "rows.jsonl").read_text())
     assert row["total"] == 6
     alone = next(cpvt.sweep(tmp_path / "run", str(tiny_folder), [8]))

@@ -15,8 +15,8 @@ from tests.training.runs import assert_same, history, weights
 
 
 @pytest.fixture
-def config(tmp_path, picture_folder):
-    folder = picture_folder({"train/cat": 6, "train/dog": 5, "test/cat": 3, "test/dog": 3})
+def config(tmp_path, image_folder):
+    folder = image_folder({"train/cat": 6, "train/dog": 5, "test/cat": 3, "test/dog": 3})
     recipe = OptimConfig(epochs=3, batch_size=4, drop_path=0.2, lr=1e-3)
     return TrainConfig(out=str(tmp_path / "run"), img_size=8, dataset=DataConfig(data=str(folder)), optim=recipe)
 
@@ -32,10 +32,10 @@ def test_a_run_is_weights_record_and_history(config):
     assert set(record["provenance"]) == {"versions", "commit", "command", "machine", "gpu", "processes"}
     assert record["provenance"]["versions"]["torch"] == version("torch")
     assert [line["epoch"] for line in history(run)] == [1, 2, 3]
-    assert all(math.isfinite(line["loss"]) and line["pictures"] == 11 for line in history(run))
+    assert all(math.isfinite(line["loss"]) and line["images"] == 11 for line in history(run))
     assert steps[-1][1:3] == (9, 9)
     assert "loss" in steps[0][3]
-    assert "pictures/s" in steps[0][3]
+    assert "images/s" in steps[0][3]
 
 
 def test_the_same_seed_gives_the_same_bits_and_another_seed_others(config, tmp_path):
@@ -138,10 +138,10 @@ def test_an_interruption_between_the_files_of_a_save_loses_nothing(config, tmp_p
     assert cpvt.load(cut.out).record["epoch"] == 3
 
 
-def test_large_pictures_are_shrunk_alike_in_training_and_test(config, picture_folder, tmp_path):
+def test_large_images_are_shrunk_alike_in_training_and_test(config, image_folder, tmp_path):
     from PIL import Image
 
-    folder = picture_folder({"train/cat": 1, "test/cat": 1}, tmp_path / "large")
+    folder = image_folder({"train/cat": 1, "test/cat": 1}, tmp_path / "large")
     for part in ("train", "test"):
         Image.new("RGB", (400, 200)).save(folder / part / "cat" / "large.png")
     recipe = replace(config.optim, augment="crop", epochs=1)
@@ -173,13 +173,13 @@ def test_an_option_that_came_later_does_not_strand_an_older_run(config):
         train(replace(config, optim=replace(config.optim, crop_scale=(0.5, 1.0))))
 
 
-def test_pictures_that_do_not_decode(config, tmp_path):
-    bad = tmp_path / "pictures" / "train" / "cat" / "bad.jpg"
-    bad.write_text("no picture")
+def test_images_that_do_not_decode(config, tmp_path):
+    bad = tmp_path / "images" / "train" / "cat" / "bad.jpg"
+    bad.write_text("no image")
     with pytest.raises(ValueError, match="bad.jpg"):
         train(config)
     run = train(replace(config, dataset=replace(config.dataset, on_bad_image="skip")))
-    assert [(line["pictures"], line["skipped"]) for line in history(run)] == [(11, 1)] * 3
+    assert [(line["images"], line["skipped"]) for line in history(run)] == [(11, 1)] * 3
 
 
 def test_digits_are_learned_without_augmentation_and_in_grey(tmp_path):
@@ -195,8 +195,8 @@ def test_every_augmentation_trains(config, augment):
     train(replace(config, optim=replace(config.optim, augment=augment, epochs=1)))
 
 
-def test_training_lowers_the_loss(tmp_path, picture_folder):
-    folder = picture_folder({"train/cat": 4, "train/dog": 4})
+def test_training_lowers_the_loss(tmp_path, image_folder):
+    folder = image_folder({"train/cat": 4, "train/dog": 4})
     recipe = OptimConfig(epochs=30, batch_size=8, augment="none", lr=3e-3, warmup_ratio=0.0, smoothing=0.0)
     run = train(TrainConfig(out=str(tmp_path / "run"), img_size=8, dataset=DataConfig(str(folder)), optim=recipe))
     first, *_, last = history(run)
@@ -219,8 +219,8 @@ def test_choices_that_do_not_exist(config, change, words):
         train(replace(config, **change))
 
 
-def test_a_data_set_without_training_pictures(tmp_path, picture_folder):
-    folder = picture_folder({"test/cat": 1})
+def test_a_data_set_without_training_images(tmp_path, image_folder):
+    folder = image_folder({"test/cat": 1})
     with pytest.raises(ValueError, match="has no train/"):
         train(TrainConfig(out=str(tmp_path / "run"), dataset=DataConfig(str(folder))))
 
@@ -257,7 +257,7 @@ def test_training_starts_from_the_weights_of_a_run_or_a_file(tmp_path, tiny_fold
             torch.testing.assert_close(after[name], value, atol=1e-7, rtol=1e-5)
 
 
-def test_a_run_that_starts_from_another_reads_pictures_as_that_did(tmp_path, tiny_folder):
+def test_a_run_that_starts_from_another_reads_images_as_that_did(tmp_path, tiny_folder):
     first = train(foreign(tmp_path, tiny_folder, "first"))
     record = json.loads((first / "checkpoint.json").read_text())
     record["transform"] |= {"mean": [0.1, 0.2, 0.3]}

@@ -1,6 +1,6 @@
 #!/bin/sh
 # The larger version, for a GPU: sh docs/results/cifar10/larger.sh RUNS, from the folder that holds cifar10/{train,test}/CLASS/*.jpg.
-# Width 192, 12 blocks, all pictures; EPOCHS says for how long. Never run yet: no GPU was at hand.
+# Width 192, 12 blocks, all images; EPOCHS says for how long. Never run yet: no GPU was at hand.
 set -e
 for seed in ${SEEDS:-0 1 2}; do
     for heads in "cls none learned sincos relative rope peg peg5 learned+peg" "gap learned peg5"; do

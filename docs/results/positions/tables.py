@@ -40,7 +40,7 @@ class Measure(NamedTuple):
     probe: str
     measure: str
     case: str = ""
-    pictures: str = "noise"
+    images: str = "noise"
     depth: int | None = None  # None: the last
     size: int | None = None
 
@@ -75,8 +75,8 @@ def collect(runs: Path) -> dict[str, Any]:
         for finding in read_findings(folder / "findings.jsonl"):
             name, seed = re.fullmatch(r"(.*?)(?:-cls)?-seed(\d)", Path(finding.model).name).groups()
             for each in (*PROBES, *DEPTHS):
-                what = (each.probe, each.measure, each.case, each.pictures)
-                if (finding.probe, finding.measure, finding.case, finding.pictures) != what or finding.value is None:
+                what = (each.probe, each.measure, each.case, each.images)
+                if (finding.probe, finding.measure, finding.case, finding.images) != what or finding.value is None:
                     continue
                 if each.depth not in (None, finding.depth) or each.size not in (None, finding.size):
                     continue  # of several depths the last one is kept
@@ -119,7 +119,7 @@ def draw(found: dict[str, Any], rows: list[Any], run_of: Callable[[str], str]) -
             )
     left.set(xlabel="canvas, pixels (trained at 32)", ylabel="accuracy, %", xticks=sizes, ylim=(0, 102))
     right.set(
-        xlabel="depth (1: after block 1 and its PEG)", ylabel="R² of row and column, noise pictures", xticks=range(5)
+        xlabel="depth (1: after block 1 and its PEG)", ylabel="R² of row and column, noise images", xticks=range(5)
     )
     left.legend(title="padding of the PEG", frameon=False, fontsize=9)
     for panel in (left, right):

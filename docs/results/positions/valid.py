@@ -48,8 +48,8 @@ class Cropped(VisionTransformer):
             found.append(x)
         return found
 
-    def forward_intermediates(self, pictures: Tensor, **options: Any) -> list[Tensor]:
-        x, layout, positions = self.embed(pictures)
+    def forward_intermediates(self, images: Tensor, **options: Any) -> list[Tensor]:
+        x, layout, positions = self.embed(images)
         h, w = layout.grid
         steps = self._steps(len(self.blocks), x, layout, positions)
         return [
@@ -73,7 +73,7 @@ def main(runs: Path) -> None:
             out=runs.parent / "probes" / f"valid-seed{seed}",
         ):
             if finding.measure == "r2" and not finding.case:
-                print(finding.twin, finding.pictures, finding.depth, finding.value, flush=True)
+                print(finding.twin, finding.images, finding.depth, finding.value, flush=True)
 
 
 if __name__ == "__main__":

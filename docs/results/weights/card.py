@@ -40,7 +40,7 @@ def facts(name: str, record: dict[str, Any], size: int) -> str:
             "file": [f"{size:,} bytes, float16; in memory float32"],
             "rounding": [
                 f"moves logits by up to {rounding['logit']:.1g}, probabilities by up to {rounding['probability']:.1g}, and the "
-                f"first class of {rounding['classes']} of {rounding['pictures']} random pictures"
+                f"first class of {rounding['classes']} of {rounding['images']} random images"
             ],
             "classes": [", ".join(record["class_names"])],
             "trained": [
@@ -60,7 +60,7 @@ def accuracy(rows: Sequence[Row]) -> str:
     sizes = sorted({row.size for row in rows}, key=pixels)
     found = {(row.protocol, row.size): f"{100 * row.accuracy:.1f}" for row in rows}
     lines = {protocol: [found.get((protocol, size), "–") for size in sizes] for protocol in PROTOCOLS}
-    return lay_out(f"of {rows[0].total:,} test pictures, percent", [size_label(size) for size in sizes], lines)
+    return lay_out(f"of {rows[0].total:,} test images, percent", [size_label(size) for size in sizes], lines)
 
 
 def tables() -> dict[str, str]:

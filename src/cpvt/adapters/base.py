@@ -24,23 +24,23 @@ ROTARY = re.compile(r"(^|[._])(rope\w*|rotary\w*)($|\.)")
 
 
 class RefusedError(ValueError):
-    """The model refuses pictures of this size; the message is its own."""
+    """The model refuses images of this size; the message is its own."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A model as the measurements see it: pictures go in; logits, token maps and attention come out.
+    """A model as the measurements see it: images go in; logits, token maps and attention come out.
 
     Depth 0 is what block 1 receives, depth d what block d hands on (positions that are added there included).
     """
 
     model: Callable[..., Any]
     name: str  # as rows and pages call it
-    transform: Transform | None = None  # how its pictures are read; None: as fits the data set
+    transform: Transform | None = None  # how its images are read; None: as fits the data set
     train_size: Size | None = None  # pixels; None: unknown
     class_names: tuple[str, ...] | None = None  # None: only their number is known
     patch_size: int | None = None  # pixels; None: unknown
-    way: str = "as it is"  # how it takes pictures of other sizes than it was built for
+    way: str = "as it is"  # how it takes images of other sizes than it was built for
 
     @classmethod
     def facts_of(cls, model: Any) -> dict[str, Any]:
@@ -60,36 +60,36 @@ class Subject:
 
     @property
     def channels(self) -> int | None:
-        """Channels of the pictures that the model reads, from its first convolution; None where it has none."""
+        """Channels of the images that the model reads, from its first convolution; None where it has none."""
         layers = self.model.modules() if isinstance(self.model, nn.Module) else iter(())
         return next((layer.in_channels for layer in layers if isinstance(layer, nn.Conv2d)), None)
 
-    def logits(self, pictures: Tensor) -> Tensor:
-        """Logits (B, classes) of pictures (B, C, H, W). RefusedError where the model does not take their size."""
-        found = logits_of(self._call(pictures))
-        if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != len(pictures):
+    def logits(self, images: Tensor) -> Tensor:
+        """Logits (B, classes) of images (B, C, H, W). RefusedError where the model does not take their size."""
+        found = logits_of(self._call(images))
+        if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != len(images):
             got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
             raise ValueError(
-                f"'{self.name}' must give logits of shape ({len(pictures)}, classes) for pictures "
-                f"{tuple(pictures.shape)}; got {got}"
+                f"'{self.name}' must give logits of shape ({len(images)}, classes) for images "
+                f"{tuple(images.shape)}; got {got}"
             )
         return found
 
-    def logits_of_list(self, pictures: list[Tensor]) -> Tensor:
-        """Logits (pictures, classes) of pictures (C, H_i, W_i), each as if alone."""
-        return torch.cat([self.at_size(sides_of(each[None])).logits(each[None]) for each in pictures])
+    def logits_of_list(self, images: list[Tensor]) -> Tensor:
+        """Logits (images, classes) of images (C, H_i, W_i), each as if alone."""
+        return torch.cat([self.at_size(sides_of(each[None])).logits(each[None]) for each in images])
 
     def at_size(self, sides: tuple[int, int]) -> Subject:
-        """The subject made ready for pictures of these sides, by the model's own way; `way` says which."""
+        """The subject made ready for images of these sides, by the model's own way; `way` says which."""
         return self
 
-    def token_maps(self, pictures: Tensor) -> dict[int, Tensor]:
+    def token_maps(self, images: Tensor) -> dict[int, Tensor]:
         """Tokens (B, h, w, D) by depth, prefix tokens left out. CannotError where the model has no spatial tokens."""
         return {
-            -1: as_map(find_tokens(self._call(pictures), self.name), sides_of(pictures), self.patch_size, self.name)
+            -1: as_map(find_tokens(self._call(images), self.name), sides_of(images), self.patch_size, self.name)
         }
 
-    def attention(self, pictures: Tensor, block: int) -> Tensor:
+    def attention(self, images: Tensor, block: int) -> Tensor:
         """How much each patch attends to each other in one block (from 1), (B, heads, N, N). CannotError if unknown."""
         raise CannotError(f"how to look at the attention of '{self.name}' ({type(self.model).__name__}) is not known")
 
@@ -118,11 +118,11 @@ class Subject:
             raise CannotError(f"'{self.name}' is no nn.Module, so it cannot be had with {wanted}")
         return self.model
 
-    def _call(self, pictures: Tensor, **options: Any) -> Any:
-        """Call the model; what it says against pictures of this size becomes a RefusedError with its own words."""
+    def _call(self, images: Tensor, **options: Any) -> Any:
+        """Call the model; what it says against images of this size becomes a RefusedError with its own words."""
         try:
             with torch.inference_mode():
-                return self.model(pictures, **options)
+                return self.model(images, **options)
         except torch.OutOfMemoryError:
             raise
         except (AssertionError, ValueError, RuntimeError, IndexError, NotImplementedError) as error:
@@ -134,9 +134,9 @@ def logits_of(output: Any) -> Any:
     return output["logits"] if isinstance(output, dict) and "logits" in output else getattr(output, "logits", output)
 
 
-def sides_of(pictures: Tensor) -> tuple[int, int]:
-    """Height and width of pictures (B, C, H, W)."""
-    return pictures.shape[2], pictures.shape[3]
+def sides_of(images: Tensor) -> tuple[int, int]:
+    """Height and width of images (B, C, H, W)."""
+    return images.shape[2], images.shape[3]
 
 
 def redraw(model: nn.Module, seed: int) -> nn.Module:

@@ -42,33 +42,33 @@ class HuggingFaceSubject(Subject):
             return self
         return replace(self, way=INTERPOLATE)
 
-    def token_maps(self, pictures: Tensor) -> dict[int, Tensor]:
-        output = self._call(pictures, output_hidden_states=True)
+    def token_maps(self, images: Tensor) -> dict[int, Tensor]:
+        output = self._call(images, output_hidden_states=True)
         hidden = getattr(output, "reshaped_hidden_states", None) or getattr(output, "hidden_states", None)
         if hidden is None:
             raise CannotError(f"'{self.name}' returns no hidden states")
         return {
-            depth: as_map(tokens, sides_of(pictures), self.patch_size, self.name) for depth, tokens in enumerate(hidden)
+            depth: as_map(tokens, sides_of(images), self.patch_size, self.name) for depth, tokens in enumerate(hidden)
         }
 
-    def attention(self, pictures: Tensor, block: int) -> Tensor:
+    def attention(self, images: Tensor, block: int) -> Tensor:
         before = self.model.config._attn_implementation
         self.model.set_attn_implementation("eager")
         try:
-            found = getattr(self._call(pictures, output_attentions=True), "attentions", None)
+            found = getattr(self._call(images, output_attentions=True), "attentions", None)
         finally:
             self.model.set_attn_implementation(before)
         if not found or not 1 <= block <= len(found) or found[block - 1] is None:
             raise CannotError(f"'{self.name}' gives no attention for block {block}")
         weights: Tensor = found[block - 1]
-        if len(weights) != len(pictures):
-            raise CannotError(f"'{self.name}' attends within windows, so there is no one map of a picture")
-        h, w = as_map(weights[:, 0].transpose(1, 2), sides_of(pictures), self.patch_size, self.name).shape[1:3]
+        if len(weights) != len(images):
+            raise CannotError(f"'{self.name}' attends within windows, so there is no one map of an image")
+        h, w = as_map(weights[:, 0].transpose(1, 2), sides_of(images), self.patch_size, self.name).shape[1:3]
         prefix = weights.shape[-1] - h * w
         return weights[:, :, prefix:, prefix:]
 
-    def _call(self, pictures: Tensor, **options: Any) -> Any:
-        return super()._call(pictures, **({INTERPOLATE: True} if self.way == INTERPOLATE else {}), **options)
+    def _call(self, images: Tensor, **options: Any) -> Any:
+        return super()._call(images, **({INTERPOLATE: True} if self.way == INTERPOLATE else {}), **options)
 
 
 def _transformers() -> Any:
@@ -99,7 +99,7 @@ def open_subject(
         )
     except (OSError, ValueError, TypeError, RuntimeError) as error:
         raise ValueError(
-            f"transformers could not open '{model_name}' as a classifier of pictures: {says(error)}"
+            f"transformers could not open '{model_name}' as a classifier of images: {says(error)}"
         ) from error
     if loaded["missing_keys"]:
         missing = ", ".join(sorted(loaded["missing_keys"])[:5])
@@ -127,7 +127,7 @@ def _facts_of_processor(transformers: Any, model_name: str) -> dict[str, Any]:
 
 
 def _crop_ratio(processor: Any) -> float:
-    """Share of the resized picture that the processor's own crop keeps."""
+    """Share of the resized image that the processor's own crop keeps."""
     share = getattr(processor, "crop_pct", None)
     if share:
         return min(1.0, float(share))

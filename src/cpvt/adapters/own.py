@@ -22,20 +22,20 @@ class OwnSubject(Subject):
     def facts_of(cls, model: Any) -> dict[str, Any]:
         return {"train_size": model.config.img_size, "patch_size": model.config.patch_size}
 
-    def logits_of_list(self, pictures: list[Tensor]) -> Tensor:
+    def logits_of_list(self, images: list[Tensor]) -> Tensor:
         with torch.inference_mode():
-            return self.model(pictures)
+            return self.model(images)
 
-    def token_maps(self, pictures: Tensor) -> dict[int, Tensor]:
+    def token_maps(self, images: Tensor) -> dict[int, Tensor]:
         with torch.inference_mode():
-            first, layout, _ = self.model.embed(pictures)
-            later = self.model.forward_intermediates(pictures, intermediates_only=True)
+            first, layout, _ = self.model.embed(images)
+            later = self.model.forward_intermediates(images, intermediates_only=True)
         maps = [first[:, layout.prefix_tokens :].unflatten(1, layout.grid)]
         return dict(enumerate([*maps, *(each.permute(0, 2, 3, 1) for each in later)]))
 
-    def attention(self, pictures: Tensor, block: int) -> Tensor:
+    def attention(self, images: Tensor, block: int) -> Tensor:
         with torch.inference_mode():
-            return self.model.attention_map(pictures, block)
+            return self.model.attention_map(images, block)
 
     def untrained(self, seed: int = 0) -> Subject:
         with torch.random.fork_rng(devices=[]):

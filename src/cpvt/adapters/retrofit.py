@@ -151,13 +151,13 @@ def parameter_groups(
 
 
 class Places:
-    """Where the patches of the pictures under way stand: noted as they are made, asked for after each chosen block."""
+    """Where the patches of the images under way stand: noted as they are made, asked for after each chosen block."""
 
     def __init__(self) -> None:
         self.grid: Grid | None = None
         self.grids: dict[int, Grid] = {}  # by the number of patches
 
-    def note(self, convolution: nn.Module, pictures: tuple[Tensor, ...], patches: Tensor) -> None:
+    def note(self, convolution: nn.Module, images: tuple[Tensor, ...], patches: Tensor) -> None:
         """Keep the grid of the patches (B, D, h, w); called after the convolution that makes them."""
         self.grid = (patches.shape[2], patches.shape[3])
         if not _traced():
@@ -166,13 +166,13 @@ class Places:
     def recall(self, count: int) -> Grid | None:
         """The grid of so many patches: the last one noted with this number.
 
-        Not simply the last one: where blocks are computed again for the gradient (checkpointing), pictures of another
+        Not simply the last one: where blocks are computed again for the gradient (checkpointing), images of another
         size may have come by since.
         """
         return self.grid if _traced() else self.grids.get(count, self.grid)
 
     def __reduce__(self) -> tuple[type[Places], tuple[()]]:
-        return Places, ()  # a copy has seen no pictures
+        return Places, ()  # a copy has seen no images
 
 
 class AddPeg:

@@ -61,16 +61,16 @@ class TimmSubject(Subject):
         built = self.facts_of(self.model).get("train_size")
         return built is not None and sides(built) == wanted
 
-    def token_maps(self, pictures: Tensor) -> dict[int, Tensor]:
+    def token_maps(self, images: Tensor) -> dict[int, Tensor]:
         if not hasattr(self.model, "forward_intermediates"):
-            return super().token_maps(pictures)
+            return super().token_maps(images)
         blocks, received = getattr(self.model, "blocks", None), []
         handle = None
         if isinstance(blocks, (nn.ModuleList, nn.Sequential)) and len(blocks):
             handle = blocks[0].register_forward_pre_hook(lambda block, inputs: received.append(inputs[0]))
         try:
             with torch.inference_mode():
-                found = self.model.forward_intermediates(pictures, intermediates_only=True, output_fmt="NCHW")
+                found = self.model.forward_intermediates(images, intermediates_only=True, output_fmt="NCHW")
         except (AssertionError, ValueError, RuntimeError) as error:
             raise RefusedError(says(error)) from error
         finally:
@@ -82,13 +82,13 @@ class TimmSubject(Subject):
             maps[0] = received[0][:, received[0].shape[1] - h * w :].unflatten(1, (h, w))
         return dict(sorted(maps.items()))
 
-    def attention(self, pictures: Tensor, block: int) -> Tensor:
+    def attention(self, images: Tensor, block: int) -> Tensor:
         layer = _attention_of(self.model, block, self.name)
         grids: list[Tensor] = []
         fused, layer.fused_attn = layer.fused_attn, False
         handle = layer.attn_drop.register_forward_pre_hook(lambda module, inputs: grids.append(inputs[0]))
         try:
-            self._call(pictures)
+            self._call(images)
         finally:
             layer.fused_attn = fused
             handle.remove()

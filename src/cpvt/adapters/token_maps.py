@@ -43,9 +43,9 @@ def _tensors(output: Any, key: str = "") -> Iterator[tuple[str, Tensor]]:
 
 
 def as_map(tokens: Tensor, sides: tuple[int, int], patch_size: int | None, name: str) -> Tensor:
-    """Tokens of pictures with these sides as (B, h, w, D): the prefix is cut off, the grid follows from the sides.
+    """Tokens of images with these sides as (B, h, w, D): the prefix is cut off, the grid follows from the sides.
 
-    Three axes are (B, P + N, D); four are (B, D, h, w) or (B, h, w, D), whichever has the picture's proportions.
+    Three axes are (B, P + N, D); four are (B, D, h, w) or (B, h, w, D), whichever has the image's proportions.
     """
     if tokens.ndim == 3:
         h, w = _grid(tokens.shape[1], sides, patch_size, name)
@@ -58,7 +58,7 @@ def as_map(tokens: Tensor, sides: tuple[int, int], patch_size: int | None, name:
 
 
 def _grids(sides: tuple[int, int], patches: Iterable[int] | None = None) -> Iterator[tuple[int, int]]:
-    """Every grid that patches (by default of any side) lay over a picture, the last row and column filled up or left out."""
+    """Every grid that patches (by default of any side) lay over an image, the last row and column filled up or left out."""
     height, width = sides
     for side in range(1, max(sides) + 1) if patches is None else patches:
         yield -(-height // side), -(-width // side)
@@ -77,4 +77,4 @@ def _grid(count: int, sides: tuple[int, int], patch_size: int | None, name: str)
         fitting = [(count - h * w, (h, w)) for h, w in candidates if 0 <= count - h * w <= MOST_PREFIX and h * w]
         if fitting:
             return min(fitting)[1]
-    raise CannotError(f"'{name}' gives {count} tokens for pictures of {height}x{width}; no grid has so many")
+    raise CannotError(f"'{name}' gives {count} tokens for images of {height}x{width}; no grid has so many")

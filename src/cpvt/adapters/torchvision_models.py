@@ -27,22 +27,22 @@ class TorchvisionSubject(Subject):
             return {}
         return {"train_size": model.image_size, "patch_size": model.patch_size}
 
-    def token_maps(self, pictures: Tensor) -> dict[int, Tensor]:
+    def token_maps(self, images: Tensor) -> dict[int, Tensor]:
         layers = self._layers()
         if layers is None:
-            return self._last_features(pictures)
+            return self._last_features(images)
         found: list[Tensor] = []
         handles = [layers[0].register_forward_pre_hook(lambda layer, inputs: found.append(inputs[0]))]
         handles += [layer.register_forward_hook(lambda layer, inputs, output: found.append(output)) for layer in layers]
         try:
-            self._call(pictures)
+            self._call(images)
         finally:
             for handle in handles:
                 handle.remove()
-        sides = sides_of(pictures)
+        sides = sides_of(images)
         return {depth: as_map(x, sides, self.patch_size, self.name) for depth, x in enumerate(found)}
 
-    def attention(self, pictures: Tensor, block: int) -> Tensor:
+    def attention(self, images: Tensor, block: int) -> Tensor:
         layers = self._layers()
         if layers is None or not 1 <= block <= len(layers):
             raise CannotError(
@@ -52,7 +52,7 @@ class TorchvisionSubject(Subject):
         attention = layers[block - 1].self_attention
         handle = attention.register_forward_pre_hook(lambda layer, inputs: received.append(inputs[0]))
         try:
-            self._call(pictures)
+            self._call(images)
         finally:
             handle.remove()
         with torch.inference_mode():
@@ -62,17 +62,17 @@ class TorchvisionSubject(Subject):
     def _layers(self) -> Any:
         return getattr(getattr(self.model, "encoder", None), "layers", None)
 
-    def _last_features(self, pictures: Tensor) -> dict[int, Tensor]:
+    def _last_features(self, images: Tensor) -> dict[int, Tensor]:
         stages = getattr(self.model, "features", None) or getattr(self.model, "layer4", None)
         if stages is None:
-            return super().token_maps(pictures)
+            return super().token_maps(images)
         found: list[Tensor] = []
         handle = stages.register_forward_hook(lambda layer, inputs, output: found.append(output))
         try:
-            self._call(pictures)
+            self._call(images)
         finally:
             handle.remove()
-        return {-1: as_map(found[0], sides_of(pictures), self.patch_size, self.name)}
+        return {-1: as_map(found[0], sides_of(images), self.patch_size, self.name)}
 
 
 def open_subject(
@@ -88,7 +88,7 @@ def open_subject(
 
 
 def _published(model_name: str) -> dict[str, Any]:
-    """How the published weights' pictures are read, and at which size."""
+    """How the published weights' images are read, and at which size."""
     import torchvision
 
     weights = torchvision.models.get_model_weights(model_name)
@@ -103,7 +103,7 @@ def build(model_name: str, options: dict[str, Any], num_classes: int, size: int 
     import torchvision
 
     if in_chans != 3:
-        raise ValueError(f"torchvision's models read 3 channels; these pictures have {in_chans}")
+        raise ValueError(f"torchvision's models read 3 channels; these images have {in_chans}")
     options = {"num_classes": num_classes, **options}
     if size is not None and model_name in torchvision.models.list_models():
         taken = inspect.signature(torchvision.models.get_model_builder(model_name)).parameters

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, TypeVar
 
 from cpvt.config.legacy import RENAMED, current
 
-TOKEN_BUDGET = 4096  # patches that go through a model at a time, where pictures have sizes of their own
+TOKEN_BUDGET = 4096  # patches that go through a model at a time, where images have sizes of their own
 POOLS = {"cls": "token", "gap": "avg"}  # as rows and the command line say it -> as timm and ModelConfig say it
 Size = int | tuple[int, int]  # side, or height and width, in pixels
 Watch = Callable[[str, int, int, str], None]  # told (what, steps done, steps in all, words on how it goes)

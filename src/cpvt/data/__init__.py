@@ -4,8 +4,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __all__ = [
-    "BadPictureError", "Batch", "DataSet", "Encoded", "SampleSpec", "Split", "Stream", "Transform", "Variation", "View",
-    "check_on_bad_picture", "check_usable", "decode", "describe_datasets", "load_batches", "load_packs", "load_plan",
+    "BadImageError", "Batch", "DataSet", "Encoded", "SampleSpec", "Split", "Stream", "Transform", "Variation", "View",
+    "check_on_bad_image", "check_usable", "decode", "describe_datasets", "load_batches", "load_packs", "load_plan",
     "load_stream", "open_data", "open_stream",
 ]  # fmt: skip
 
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from cpvt.data.augmentation import Variation
     from cpvt.data.base import DataSet, Encoded, Split, Stream
     from cpvt.data.datasets import describe_datasets, open_data, open_stream
-    from cpvt.data.decoding import BadPictureError, check_usable, decode
+    from cpvt.data.decoding import BadImageError, check_usable, decode
     from cpvt.data.loading import (
         Batch,
         SampleSpec,
-        check_on_bad_picture,
+        check_on_bad_image,
         load_batches,
         load_packs,
         load_plan,

@@ -1,4 +1,4 @@
-"""Variations: how DeiT's training changes pictures at random, made of timm's parts and drawn for each picture by itself."""
+"""Variations: how DeiT's training changes images at random, made of timm's parts and drawn for each image by itself."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TURNABLE = ("nearest", "bilinear", "bicubic")  # ways of interpolation with whic
 
 @dataclass(frozen=True)
 class Variation:
-    """What is changed in training pictures beside their crop; by default nothing.
+    """What is changed in training images beside their crop; by default nothing.
 
     timm, like DeiT, leaves `color_jitter` out where `auto_augment` is given. Raises ValueError for words that timm
     does not know.
@@ -36,32 +36,32 @@ class Variation:
     color_jitter: float = 0.0
     """How far brightness, contrast and saturation may go, as a share of what they are."""
     erasing: float = 0.0
-    """Share of the pictures in which a rectangle is filled with noise."""
+    """Share of the images in which a rectangle is filled with noise."""
 
     def __post_init__(self) -> None:
         if self.color_jitter < 0 or not 0 <= self.erasing <= 1:
             raise ValueError(
-                f"colours change by a share of 0 or more, and 0 to 1 of the pictures have a part erased; "
+                f"colours change by a share of 0 or more, and 0 to 1 of the images have a part erased; "
                 f"got color_jitter {self.color_jitter} and erasing {self.erasing}"
             )
         if self.auto_augment:
             _check_auto_augment(self.auto_augment)
 
     def recolour(
-        self, picture: Image.Image, sides: Sides, interpolation: str, mean: tuple[float, ...], draw: np.random.Generator
+        self, image: Image.Image, sides: Sides, interpolation: str, mean: tuple[float, ...], draw: np.random.Generator
     ) -> Image.Image:
-        """The picture with its colours changed, and turned, sheared and so on where `auto_augment` has it.
+        """The image with its colours changed, and turned, sheared and so on where `auto_augment` has it.
 
         sides: of what the model sees, by which timm measures how far to move. mean: what moves in from outside.
         """
         if not (self.auto_augment or self.color_jitter):
-            return picture
+            return image
         change = _recolouring(self.auto_augment, self.color_jitter, sides, interpolation, mean)
         with seeded(int(draw.integers(2**31)), numpy_too=True):
-            return change(picture)
+            return change(image)
 
     def erase(self, tensor: Tensor, draw: np.random.Generator) -> Tensor:
-        """The normalised picture (C, H, W), here and there with noise in a rectangle of it; changed in place."""
+        """The normalised image (C, H, W), here and there with noise in a rectangle of it; changed in place."""
         if not self.erasing:
             return tensor
         with seeded(int(draw.integers(2**31))):
@@ -72,12 +72,12 @@ UNVARIED = Variation()
 
 
 def crop(
-    picture: Image.Image, sides: Sides, scale: tuple[float, float], interpolation: str, draw: np.random.Generator
+    image: Image.Image, sides: Sides, scale: tuple[float, float], interpolation: str, draw: np.random.Generator
 ) -> Image.Image:
-    """A random part of the picture, `scale` of its area, at the given sides; half of them mirrored."""
+    """A random part of the image, `scale` of its area, at the given sides; half of them mirrored."""
     cut = _timm(sides, scale=scale, interpolation=interpolation, color_jitter=None)[0]
     with seeded(int(draw.integers(2**31))):
-        return cut(picture)
+        return cut(image)
 
 
 @contextmanager
@@ -85,7 +85,7 @@ def seeded(seed: int, numpy_too: bool = False) -> Iterator[None]:
     """Seed the global generators that timm's and torchvision's parts draw from, and put them back after.
 
     numpy_too: NumPy's as well, which RandAugment and AugMix need. It is exchanged, as copying its state would take
-    longer than a picture does; what NumPy keeps of a pair of normal draws is lost by that.
+    longer than an image does; what NumPy keeps of a pair of normal draws is lost by that.
     """
     ours = torch.default_generator  # the CPU's alone: torch.manual_seed also writes a traceback for every GPU to come
     theirs = mtrand.get_bit_generator()
@@ -126,9 +126,9 @@ def _recolouring(
     return change
 
 
-def _posterize(picture: Image.Image, bits: int, **_: Any) -> Image.Image:
+def _posterize(image: Image.Image, bits: int, **_: Any) -> Image.Image:
     """Keep so many bits of each value: at none black, for which timm's strongest asks and which Pillow 13 refuses."""
-    return ImageOps.posterize(picture, min(bits, 8)) if bits >= 1 else Image.new(picture.mode, picture.size)
+    return ImageOps.posterize(image, min(bits, 8)) if bits >= 1 else Image.new(image.mode, image.size)
 
 
 @lru_cache(maxsize=8)
@@ -140,7 +140,7 @@ def _erasing(share: float) -> Callable[[Tensor], Tensor]:
 
 @lru_cache(maxsize=64)
 def _check_auto_augment(words: str) -> None:
-    """Raise ValueError unless timm knows all the words: make what they say and try it on a picture."""
+    """Raise ValueError unless timm knows all the words: make what they say and try it on an image."""
     unread = [word for word in words.split("-")[1:] if not _is_read(word)]
     try:
         if unread:

@@ -1,4 +1,4 @@
-"""What a data set is: two splits of labelled pictures and how they are normalised."""
+"""What a data set is: two splits of labelled images and how they are normalised."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ SPLITS = {"train": ("train",), "test": ("validation", "test", "val")}  # part ->
 
 @runtime_checkable
 class Split(Protocol):
-    """Labelled pictures by number."""
+    """Labelled images by number."""
 
     def __len__(self) -> int: ...
 
     def read(self, index: int, draw: np.random.Generator) -> tuple[Image.Image, int]:
-        """The picture, decoded and upright, and its class; `draw` decides where a set draws its own pictures.
+        """The image, decoded and upright, and its class; `draw` decides where a set draws its own images.
 
-        Raises BadPictureError, naming the file, where it does not decode.
+        Raises BadImageError, naming the file, where it does not decode.
         """
 
 
 class Encoded(NamedTuple):
-    """A picture of a stream, not decoded yet."""
+    """An image of a stream, not decoded yet."""
 
     number: int  # its own in the stream, by which what is random about it is drawn
     content: bytes  # of its file
@@ -36,25 +36,25 @@ class Encoded(NamedTuple):
 
 
 class Stream(Protocol):
-    """Labelled pictures that come one after the other."""
+    """Labelled images that come one after the other."""
 
     class_names: tuple[str, ...]
-    length: int | None  # pictures in all, where that is known
+    length: int | None  # images in all, where that is known
 
     def share(
         self, part: int = 0, parts: int = 1, *, seed: int = 0, epoch: int = 0, shuffle: int = 0
     ) -> Iterator[Encoded]:
-        """One part's pictures; every picture is in exactly one part, and none twice.
+        """One part's images; every image is in exactly one part, and none twice.
 
         Parts may differ in length, and whoever trains on several at once has to end them together.
-        shuffle: how many pictures wait in memory to be drawn from; with it (seed, epoch, part, parts) decide the order,
+        shuffle: how many images wait in memory to be drawn from; with it (seed, epoch, part, parts) decide the order,
         without it they come as they stand.
         """
 
 
 @dataclass(frozen=True)
 class DataSet:
-    """A set of labelled pictures with a part to train on and a part to test on."""
+    """A set of labelled images with a part to train on and a part to test on."""
 
     name: str
     class_names: tuple[str, ...]
@@ -64,11 +64,11 @@ class DataSet:
     """Per channel, of values from 0 to 1; its length is the number of channels, 1 or 3."""
     std: tuple[float, ...]
     crop_ratio: float = 0.875
-    """Share of the resized picture that is shown at test under `resize`, unless asked otherwise."""
+    """Share of the resized image that is shown at test under `resize`, unless asked otherwise."""
     augment: str = "resized-crop"
-    """How training pictures are varied, unless asked otherwise: 'resized-crop', 'crop' or 'none'."""
+    """How training images are varied, unless asked otherwise: 'resized-crop', 'crop' or 'none'."""
     train_stream: Stream | None = None
-    """Pictures to train on that come one after the other, of a set too large to hold; `train` is None then."""
+    """Images to train on that come one after the other, of a set too large to hold; `train` is None then."""
     test_stream: Stream | None = None
 
     @property

@@ -1,4 +1,4 @@
-"""Decoding: any picture file becomes an upright RGB or grey picture, or an error that names the file."""
+"""Decoding: any image file becomes an upright RGB or grey image, or an error that names the file."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from PIL import Image, ImageOps
 USUAL = ("JPEG", "PNG", "WEBP")
 
 
-class BadPictureError(ValueError):
-    """A picture that does not decode; the message names it."""
+class BadImageError(ValueError):
+    """An image that does not decode; the message names it."""
 
 
 def decode(file: str | Path | IO[bytes], name: str, mode: str = "RGB") -> Image.Image:
-    """Read a picture file wholly, turn it upright as its EXIF says, and convert it to `mode` ('RGB' or 'L').
+    """Read an image file wholly, turn it upright as its EXIF says, and convert it to `mode` ('RGB' or 'L').
 
-    Palette, CMYK, transparent and 16-bit pictures are converted; transparency is laid on white.
-    Raises BadPictureError with `name` where the file is not a whole picture.
+    Palette, CMYK, transparent and 16-bit images are converted; transparency is laid on white.
+    Raises BadImageError with `name` where the file is not a whole image.
     """
     try:
         with Image.open(file, formats=_formats()) as opened:
@@ -34,10 +34,10 @@ def decode(file: str | Path | IO[bytes], name: str, mode: str = "RGB") -> Image.
         raise undecodable(name, error) from error
 
 
-def undecodable(name: str, error: Exception) -> BadPictureError:
+def undecodable(name: str, error: Exception) -> BadImageError:
     """The error for an image that a decoder refused."""
-    return BadPictureError(
-        f"picture '{name}' does not decode ({type(error).__name__}: {error}); "
+    return BadImageError(
+        f"image '{name}' does not decode ({type(error).__name__}: {error}); "
         "mend or remove the file, or pass --on-bad-image skip"
     )
 
@@ -50,29 +50,29 @@ def _formats() -> list[str]:
 
 
 @lru_cache(maxsize=1)
-def picture_endings() -> frozenset[str]:
+def image_endings() -> frozenset[str]:
     """How files are called that PIL reads, in small letters: .jpg, .png, ..."""
     return frozenset(ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN)
 
 
-def convert(picture: Image.Image, mode: str) -> Image.Image:
-    """The picture in 'RGB' or 'L', whatever mode it came in."""
-    if picture.mode.startswith("I") or picture.mode == "F":  # 16 bits and more: PIL would clip, not scale
-        values = np.asarray(picture, dtype=np.float64)
-        largest = 65535.0 if picture.mode.startswith("I;16") or values.max(initial=0) > 255 else 255.0
-        picture = Image.fromarray((values.clip(0, largest) * (255.0 / largest)).round().astype(np.uint8))
-    elif picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
-        picture = picture.convert("RGBA")
-        background = Image.new("RGBA", picture.size, "white")
-        picture = Image.alpha_composite(background, picture)
-    return picture if picture.mode == mode else picture.convert(mode)
+def convert(image: Image.Image, mode: str) -> Image.Image:
+    """The image in 'RGB' or 'L', whatever mode it came in."""
+    if image.mode.startswith("I") or image.mode == "F":  # 16 bits and more: PIL would clip, not scale
+        values = np.asarray(image, dtype=np.float64)
+        largest = 65535.0 if image.mode.startswith("I;16") or values.max(initial=0) > 255 else 255.0
+        image = Image.fromarray((values.clip(0, largest) * (255.0 / largest)).round().astype(np.uint8))
+    elif image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        background = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(background, image)
+    return image if image.mode == mode else image.convert(mode)
 
 
 def check_usable(shape: Sequence[int], smallest: int, name: str) -> None:
-    """Raise BadPictureError with `name` for a picture (..., H, W) with a side below the smallest that a model takes."""
+    """Raise BadImageError with `name` for an image (..., H, W) with a side below the smallest that a model takes."""
     height, width = shape[-2:]
     if min(height, width) < smallest:
-        raise BadPictureError(
+        raise BadImageError(
             f"{name} comes to {height}x{width} pixels, and the model takes {smallest}x{smallest} or more; "
             "allow a longer side, remove the file, or pass --on-bad-image skip"
         )

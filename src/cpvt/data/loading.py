@@ -1,4 +1,4 @@
-"""Batches: pictures read, viewed and stacked or listed, each drawn from (seed, epoch, number, copy) and from nothing else."""
+"""Batches: images read, viewed and stacked or listed, each drawn from (seed, epoch, number, copy) and from nothing else."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from torch.utils.data import DataLoader, Dataset
 
 from cpvt.config import TOKEN_BUDGET
 from cpvt.data.base import Encoded, Sides, Split, Stream
-from cpvt.data.decoding import BadPictureError, check_usable, decode
+from cpvt.data.decoding import BadImageError, check_usable, decode
 from cpvt.data.preprocessing import View
 from cpvt.grids import patch_count, within_budget
 
 
 class Batch(NamedTuple):
-    """Some pictures as the model sees them."""
+    """Some images as the model sees them."""
 
-    pictures: Tensor | list[Tensor]  # (B, C, H, W), or (C, H_i, W_i) each of its own size
+    images: Tensor | list[Tensor]  # (B, C, H, W), or (C, H_i, W_i) each of its own size
     labels: Tensor  # (B,)
-    filled: float  # mean share of a picture that is fill
-    shrunk: int  # pictures that were larger than the longest side allowed
-    skipped: list[str]  # messages of pictures that could not be used
+    filled: float  # mean share of an image that is fill
+    shrunk: int  # images that were larger than the longest side allowed
+    skipped: list[str]  # messages of images that could not be used
 
-    def pictures_on(self, device: torch.device) -> Tensor | list[Tensor]:
-        """The pictures, moved to a device; to a GPU without waiting where they were pinned."""
+    def images_on(self, device: torch.device) -> Tensor | list[Tensor]:
+        """The images, moved to a device; to a GPU without waiting where they were pinned."""
         without_waiting = device.type == "cuda"
-        if isinstance(self.pictures, Tensor):
-            return self.pictures.to(device, non_blocking=without_waiting)
-        return [picture.to(device, non_blocking=without_waiting) for picture in self.pictures]
+        if isinstance(self.images, Tensor):
+            return self.images.to(device, non_blocking=without_waiting)
+        return [image.to(device, non_blocking=without_waiting) for image in self.images]
 
 
 class SampleSpec(NamedTuple):
-    """One picture of a plan: which, in which of its variations, and at which sides."""
+    """One image of a plan: which, in which of its variations, and at which sides."""
 
     number: int  # in the split
     copy: int = 0  # which of several variations that an epoch holds
@@ -61,7 +61,7 @@ class _Seen(NamedTuple):
 class _Part(NamedTuple):
     """What is read of a plan at a time, with one tensor: each that a worker sends holds a file open."""
 
-    values: Tensor  # of all pictures, end to end
+    values: Tensor  # of all images, end to end
     seen: list[_Seen]
     skipped: list[str]
 
@@ -74,12 +74,12 @@ class _Looking(Dataset["tuple[Tensor, _Seen] | str"]):
         where = SampleSpec(wanted.number) if isinstance(wanted, Encoded) else wanted
         draw, view = where.generator(self.seed, self.epoch), self.view.at(where.sides)
         try:
-            picture, label = self._read(wanted, draw)
-            tensor = view(picture, draw)
-            check_usable(tensor.shape, self.smallest_side, f"picture number {wanted.number}")
-        except BadPictureError as error:
+            image, label = self._read(wanted, draw)
+            tensor = view(image, draw)
+            check_usable(tensor.shape, self.smallest_side, f"image number {wanted.number}")
+        except BadImageError as error:
             return str(error)  # as words: torch would wrap an error from a worker in that worker's traceback
-        return tensor, _Seen(tuple(tensor.shape), label, view.filled(picture), view.shrinks(picture))
+        return tensor, _Seen(tuple(tensor.shape), label, view.filled(image), view.shrinks(image))
 
     def _read(self, wanted: SampleSpec | Encoded, draw: np.random.Generator) -> tuple[Image.Image, int]:
         if isinstance(wanted, Encoded):
@@ -96,17 +96,17 @@ def _part(items: list[tuple[Tensor, _Seen] | str]) -> _Part:
 
 def _batch(part: _Part, stack: bool) -> Batch:
     seen, shapes = part.seen, [each.shape for each in part.seen]
-    pictures: Tensor | list[Tensor]
+    images: Tensor | list[Tensor]
     if stack and seen:
         if len({tuple(shape) for shape in shapes}) > 1:
-            raise ValueError("pictures of several sizes do not stack; pass stack=False for a list of them")
-        pictures = part.values.view(len(seen), *shapes[0])
+            raise ValueError("images of several sizes do not stack; pass stack=False for a list of them")
+        images = part.values.view(len(seen), *shapes[0])
     else:
         lengths = [math.prod(shape) for shape in shapes]
-        pictures = [values.view(*shape) for values, shape in zip(part.values.split(lengths), shapes)]
+        images = [values.view(*shape) for values, shape in zip(part.values.split(lengths), shapes)]
     labels = torch.tensor([each.label for each in seen], dtype=torch.int64)
     filled = sum(each.filled for each in seen) / max(1, len(seen))
-    return Batch(pictures, labels, filled, sum(each.shrunk for each in seen), part.skipped)
+    return Batch(images, labels, filled, sum(each.shrunk for each in seen), part.skipped)
 
 
 def load_plan(
@@ -124,12 +124,12 @@ def load_plan(
 ) -> Iterator[Batch]:
     """Yield a batch for each element of a plan, in its order; an empty element makes an empty batch.
 
-    What is random about a picture depends on (seed, epoch, its number), and on its copy where that is not 0, and on
-    nothing else: not on who reads it, nor on what was read before. A picture that does not decode, or that has a side
+    What is random about an image depends on (seed, epoch, its number), and on its copy where that is not 0, and on
+    nothing else: not on who reads it, nor on what was read before. An image that does not decode, or that has a side
     below `smallest_side` pixels, is an error that names it, or with `on_bad_image='skip'` is left out and named in
     the batch.
-    workers: processes that read. stack: one tensor a batch, else a list, each picture at its own size.
-    pin: put the pictures where a GPU fetches them faster.
+    workers: processes that read. stack: one tensor a batch, else a list, each image at its own size.
+    pin: put the images where a GPU fetches them faster.
     """
     looking = _Looking(split, view, seed, epoch, smallest_side)
     return _load(looking, plan, on_bad_image, workers, stack, pin)
@@ -154,8 +154,8 @@ def load_stream(
 ) -> Iterator[Batch]:
     """Yield one part of a stream in batches; see `Stream.share` for the part and `load_plan` for the rest.
 
-    The stream is read here and decoded by the workers, so the pictures and their order do not depend on these.
-    skip: pictures at its start to leave out, to go on where an earlier reading ended.
+    The stream is read here and decoded by the workers, so the images and their order do not depend on these.
+    skip: images at its start to leave out, to go on where an earlier reading ended.
     """
     found = islice(stream.share(part, parts, seed=seed, epoch=epoch, shuffle=shuffle), skip, None)
     looking = _Looking(None, view, seed, epoch, smallest_side)
@@ -170,14 +170,14 @@ def _load(
     stack: bool,
     pin: bool,
 ) -> Iterator[Batch]:
-    check_on_bad_picture(on_bad_image)
+    check_on_bad_image(on_bad_image)
     loader = DataLoader(
         looking, batch_sampler=map(list, plan), num_workers=workers, collate_fn=_part, pin_memory=pin,
         generator=torch.Generator(),  # torch draws a seed for its workers, and would from the generator of all
     )  # fmt: skip
     for part in loader:
         if part.skipped and on_bad_image == "error":
-            raise BadPictureError(part.skipped[0])
+            raise BadImageError(part.skipped[0])
         yield _batch(part, stack)
 
 
@@ -200,16 +200,16 @@ def load_packs(
     order: Sequence[int] | None = None,
     **how: Any,
 ) -> Iterator[Batch]:
-    """Yield the split in lists of pictures of their own sizes, as many as fit a budget of tokens.
+    """Yield the split in lists of images of their own sizes, as many as fit a budget of tokens.
 
     view: one that leaves sizes apart, such as 'native'. token_budget: patches of `patch_size` pixels a side that a list
-    holds at most; a picture with more makes a list of its own. As `load_batches` otherwise; a picture smaller than a
+    holds at most; an image with more makes a list of its own. As `load_batches` otherwise; an image smaller than a
     patch counts as one that does not decode.
     """
     singles = load_plan(split, view, _plan(split, order, 1), smallest_side=patch_size, stack=False, **how)
 
     def tokens(single: Batch) -> int:
-        return sum(patch_count(picture.shape, patch_size) for picture in single.pictures)
+        return sum(patch_count(image.shape, patch_size) for image in single.images)
 
     for pack in within_budget(map(_owned, singles), tokens, token_budget):
         yield _joined(pack)
@@ -223,14 +223,14 @@ def _plan(split: Split, order: Sequence[int] | None, batch_size: int) -> Iterato
 
 def _owned(batch: Batch) -> Batch:
     """With memory of its own: what a worker sent holds a file open."""
-    return batch._replace(pictures=[picture.clone() for picture in batch.pictures])
+    return batch._replace(images=[image.clone() for image in batch.images])
 
 
 def _joined(batches: Sequence[Batch]) -> Batch:
-    """Lists of pictures, end to end."""
+    """Lists of images, end to end."""
     labels = torch.cat([batch.labels for batch in batches])
     return Batch(
-        [picture for batch in batches for picture in batch.pictures],
+        [image for batch in batches for image in batch.images],
         labels,
         sum(batch.filled * len(batch.labels) for batch in batches) / max(1, len(labels)),
         sum(batch.shrunk for batch in batches),
@@ -238,7 +238,7 @@ def _joined(batches: Sequence[Batch]) -> Batch:
     )
 
 
-def check_on_bad_picture(on_bad_image: str) -> None:
-    """Raise ValueError unless it is known what to do with a picture that does not decode."""
+def check_on_bad_image(on_bad_image: str) -> None:
+    """Raise ValueError unless it is known what to do with an image that does not decode."""
     if on_bad_image not in ("error", "skip"):
         raise ValueError(f"on_bad_image must be 'error' or 'skip'; got '{on_bad_image}'")

@@ -27,7 +27,7 @@ class View:
     def __post_init__(self) -> None:
         if not find_protocol(self.kind).augments and self.variation != UNVARIED:
             raise ValueError(
-                f"'{self.kind}' shows pictures to test with, which are not varied; got {self.variation}. "
+                f"'{self.kind}' shows images to test with, which are not varied; got {self.variation}. "
                 "Choose another augmentation, or none of auto_augment, color_jitter and erasing"
             )
 
@@ -38,24 +38,24 @@ class View:
 
     @property
     def stacks(self) -> bool:
-        """Whether all pictures come out at the same sides, so that they make batches and not lists."""
+        """Whether all images come out at the same sides, so that they make batches and not lists."""
         return self.protocol.stacks
 
     def at(self, sides: Sides | None) -> View:
         """The same view at other sides; at its own without."""
         return self if sides in (None, self.sides) else replace(self, sides=sides)
 
-    def __call__(self, picture: Image.Image, draw: np.random.Generator) -> Tensor:
+    def __call__(self, image: Image.Image, draw: np.random.Generator) -> Tensor:
         """The tensor (C, H, W) that the model sees; `draw` decides what is random."""
         mode = self.transform.mode
-        tensor = self.protocol(picture if picture.mode == mode else picture.convert(mode), draw)
+        tensor = self.protocol(image if image.mode == mode else image.convert(mode), draw)
         return self.variation.erase(tensor, draw)
 
-    def shrinks(self, picture: Image.Image) -> bool:
-        """Whether the picture is larger than the longest side allowed, and is shrunk for it."""
+    def shrinks(self, image: Image.Image) -> bool:
+        """Whether the image is larger than the longest side allowed, and is shrunk for it."""
         longest = self.protocol.longest_side
-        return longest is not None and max(picture.size) > longest
+        return longest is not None and max(image.size) > longest
 
-    def filled(self, picture: Image.Image) -> float:
+    def filled(self, image: Image.Image) -> float:
         """Share of what the model sees that is fill, 0 to 1."""
-        return self.protocol.padding_fraction(picture)
+        return self.protocol.padding_fraction(image)

@@ -17,14 +17,14 @@ INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
 
 @dataclass(frozen=True)
 class Transform:
-    """Turns pictures into normalised tensors (C, H, W); saved with every checkpoint."""
+    """Turns images into normalised tensors (C, H, W); saved with every checkpoint."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
     crop_ratio: float = 0.875
     interpolation: str = "bicubic"
     longest_side: int | None = None
-    """Pictures with a longer side are shrunk to it before they are cropped, laid on a canvas or seen whole."""
+    """Images with a longer side are shrunk to it before they are cropped, laid on a canvas or seen whole."""
 
     def __post_init__(self) -> None:
         if len(self.mean) != len(self.std) or len(self.mean) not in (1, 3) or min(self.std) <= 0:
@@ -42,9 +42,9 @@ class Transform:
     def mode(self) -> str:
         return "L" if len(self.mean) == 1 else "RGB"
 
-    def __call__(self, picture: Image.Image) -> Tensor:
-        """The whole picture at its own size."""
-        values = np.asarray(picture if picture.mode == self.mode else picture.convert(self.mode))
+    def __call__(self, image: Image.Image) -> Tensor:
+        """The whole image at its own size."""
+        values = np.asarray(image if image.mode == self.mode else image.convert(self.mode))
         return self.normalise(values.reshape(*values.shape[:2], len(self.mean)).transpose(2, 0, 1))
 
     def normalise(self, seen: NDArray[np.uint8]) -> Tensor:
@@ -55,14 +55,14 @@ class Transform:
         values /= _by_channel(self.std)
         return torch.from_numpy(values)
 
-    def limit(self, picture: Image.Image) -> Image.Image:
-        """The picture, shrunk in proportion where a side is longer than `longest_side`; else the very same object."""
-        size = self.limited(picture)
-        return picture if size == picture.size else picture.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0)
+    def limit(self, image: Image.Image) -> Image.Image:
+        """The image, shrunk in proportion where a side is longer than `longest_side`; else the very same object."""
+        size = self.limited(image)
+        return image if size == image.size else image.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0)
 
-    def limited(self, picture: Image.Image) -> tuple[int, int]:
-        """Width and height to which a picture is shrunk; its own where no side is too long."""
-        width, height = picture.size
+    def limited(self, image: Image.Image) -> tuple[int, int]:
+        """Width and height to which an image is shrunk; its own where no side is too long."""
+        width, height = image.size
         scale = min(1.0, (self.longest_side or math.inf) / max(width, height))
         return max(1, round(width * scale)), max(1, round(height * scale))
 

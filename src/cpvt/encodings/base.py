@@ -56,7 +56,7 @@ class PositionalEncoding(nn.Module):
         return None
 
     def forward(self, x: Tensor, layout: Layout, depth: int) -> Tensor:
-        """Apply `tokens` at this depth to the patches of a batch (B, P + N, D), or of each picture of a pack (1, T, D).
+        """Apply `tokens` at this depth to the patches of a batch (B, P + N, D), or of each image of a pack (1, T, D).
 
         The prefix passes by untouched.
         """

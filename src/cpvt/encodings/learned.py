@@ -36,9 +36,9 @@ class LearnedEncoding(PositionalEncoding):
 
     def resized(self, grid: Grid) -> Tensor:
         """The table at another grid, (1, h * w, D) in float32."""
-        picture = self.table.float().unflatten(1, self.grid).permute(0, 3, 1, 2)  # (1, D, h, w)
-        picture = F.interpolate(picture, size=grid, mode="bicubic", align_corners=False)
-        return picture.flatten(2).transpose(1, 2)
+        image = self.table.float().unflatten(1, self.grid).permute(0, 3, 1, 2)  # (1, D, h, w)
+        image = F.interpolate(image, size=grid, mode="bicubic", align_corners=False)
+        return image.flatten(2).transpose(1, 2)
 
     def set_grid(self, grid: Grid) -> dict[str, Any]:
         if grid != self.grid:

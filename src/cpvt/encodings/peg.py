@@ -82,9 +82,9 @@ class PEG(nn.Module):
         return self._apply_peg(tokens, grid, prefix_tokens, residual=False)
 
     def forward_packed(self, tokens: Tensor, grids: Sequence[AnyGrid], prefix_tokens: int = 0) -> Tensor:
-        """Return tokens plus their encoding for pictures of several sizes, end to end in (1, T, D); each as if alone.
+        """Return tokens plus their encoding for images of several sizes, end to end in (1, T, D); each as if alone.
 
-        grids: one for each picture. Raises ValueError where tokens and grids disagree.
+        grids: one for each image. Raises ValueError where tokens and grids disagree.
         """
         if self.layout != "NLC" or any(len(grid) != self.dims for grid in grids):
             raise ValueError(
@@ -96,17 +96,17 @@ class PEG(nn.Module):
         how = (self.padding_mode, not self.folded, self.dilation, self.causal)
         return ops.peg_packed(tokens, self.kernel(), self.bias, grids, prefix_tokens, *how, form=self.form)
 
-    def forward_at(self, tokens: Tensor, coordinates: Tensor, picture: Tensor | None = None) -> Tensor:
+    def forward_at(self, tokens: Tensor, coordinates: Tensor, image: Tensor | None = None) -> Tensor:
         """Return tokens plus their encoding where tokens stand at places of their own: any subset, in any order.
 
-        tokens: (T, D). coordinates: (T, dims) int64, such as row and column. picture: (T,) int64 where several pictures
+        tokens: (T, D). coordinates: (T, dims) int64, such as row and column. image: (T,) int64 where several images
         are mixed. Missing neighbours are zero, so a full grid gives what `forward` gives. Memory is linear in T.
         Raises ValueError for places that are not integer, negative, held twice or not one per token.
         """
         if self.padding_mode != "zeros":
             raise ValueError(f"forward_at knows no border, so padding_mode must be 'zeros'; got '{self.padding_mode}'")
         how = (not self.folded, self.dilation, self.causal)
-        return ops.peg_at(tokens, self.kernel(), self.bias, coordinates, picture, *how)
+        return ops.peg_at(tokens, self.kernel(), self.bias, coordinates, image, *how)
 
     def kernel(self) -> Tensor:
         """The one kernel that several sum up to, each in the middle of the largest (causal: at its end)."""
@@ -150,8 +150,8 @@ class PEG(nn.Module):
         channel_axis = 1 if self.layout == "NCHW" else 3
         if tokens.ndim != 4 or tokens.shape[channel_axis] != self.dim:
             raise ValueError(f"layout '{self.layout}' needs 4 axes and {self.dim} channels; got {tuple(tokens.shape)}")
-        picture = tokens if self.layout == "NCHW" else tokens.permute(0, 3, 1, 2)
-        encoded = ops.convolve(picture, self.kernel(), self.bias, *how)
+        image = tokens if self.layout == "NCHW" else tokens.permute(0, 3, 1, 2)
+        encoded = ops.convolve(image, self.kernel(), self.bias, *how)
         return encoded if self.layout == "NCHW" else encoded.permute(0, 2, 3, 1)
 
     def extra_repr(self) -> str:
@@ -183,7 +183,7 @@ def _check(sizes: Sequence[int], dims: int, causal: bool, dilation: int, padding
     if layout not in LAYOUTS:
         raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}; got '{layout}'")
     if layout != "NLC" and dims != 2:
-        raise ValueError(f"layout '{layout}' is for pictures, dims=2; use 'NLC' for dims={dims}")
+        raise ValueError(f"layout '{layout}' is for images, dims=2; use 'NLC' for dims={dims}")
 
 
 class PEGEncoding(PositionalEncoding):

@@ -1,4 +1,4 @@
-"""How many pictures a model names right: each process tests its own share, then all add up."""
+"""How many images a model names right: each process tests its own share, then all add up."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Score:
 
 
 def count_test(data: DataSet) -> int:
-    """How many pictures there are to test on; 0 where a stream does not say."""
+    """How many images there are to test on; 0 where a stream does not say."""
     if data.test is not None:
         return len(data.test)
     return (data.test_stream.length or 0) if data.test_stream is not None else 0
@@ -75,9 +75,9 @@ def measure(
     name: str = "test",
     watch: Watch = ignore_progress,
 ) -> Score:
-    """Count how many of `count` pictures a model names right, batch by batch. RefusedError where it refuses them.
+    """Count how many of `count` images a model names right, batch by batch. RefusedError where it refuses them.
 
-    batches: where several processes test together, this one's share of the pictures (`distributed.shard` of their numbers,
+    batches: where several processes test together, this one's share of the images (`distributed.shard` of their numbers,
     or its part of a stream, with `count` 0 if unknown); shares may be uneven, and the score, the same in every process,
     is that of all of them.
     """
@@ -87,10 +87,10 @@ def measure(
         read = len(batch.labels)
         score.skipped += len(batch.skipped)
         if read:
-            pictures = batch.pictures_on(device)
+            images = batch.images_on(device)
             began = time.perf_counter()
             logits = (
-                subject.logits_of_list(pictures) if isinstance(pictures, list) else subject.logits(pictures)
+                subject.logits_of_list(images) if isinstance(images, list) else subject.logits(images)
             ).cpu()
             score.model_seconds += time.perf_counter() - began
             if logits.shape[1] != classes:
@@ -104,13 +104,13 @@ def measure(
     if distributed.is_distributed():
         _add_up(score, count, device)
     if not score.total:
-        raise ValueError(f"none of the {count or ''} test pictures can be used")
+        raise ValueError(f"none of the {count or ''} test images can be used")
     score.fill /= score.total
     return score
 
 
 def _add_up(score: Score, count: int, device: torch.device) -> None:
-    """Turn a share's score into that of all shares; which pictures were right is known only if none was skipped."""
+    """Turn a share's score into that of all shares; which images were right is known only if none was skipped."""
     counted = ("correct", "top5", "total", "fill", "shrunk", "skipped")
     right = torch.zeros(count, dtype=torch.float64)
     own = distributed.shard(range(count))

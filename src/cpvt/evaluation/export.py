@@ -86,7 +86,7 @@ def _metadata(checkpoint: VisionTransformer | Checkpoint, eager: VisionTransform
 
 
 def _example(model: VisionTransformer, shape: tuple[int, int, int], less: int = 0) -> Tensor:
-    """Pictures of a batch and grid; `less` pixels less than the patches cover."""
+    """Images of a batch and grid; `less` pixels less than the patches cover."""
     batch, h, w = shape
     config, generator = model.config, torch.Generator().manual_seed(0)
     size = (h * config.patch_size - less, w * config.patch_size - less)
@@ -97,7 +97,7 @@ def _example(model: VisionTransformer, shape: tuple[int, int, int], less: int = 
 def _exported_program(model: VisionTransformer) -> Any:
     free = {0: torch.export.Dim("batch"), 2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
     with torch.no_grad():
-        return torch.export.export(model, (_example(model, EXAMPLE),), dynamic_shapes={"pictures": free})
+        return torch.export.export(model, (_example(model, EXAMPLE),), dynamic_shapes={"images": free})
 
 
 def _write_pt2(model: VisionTransformer, path: Path, metadata: dict[str, Any]) -> None:
@@ -115,8 +115,8 @@ def _write_onnx(model: VisionTransformer, path: Path, metadata: dict[str, Any]) 
         ) from error
     free = {axis: torch.export.Dim.DYNAMIC for axis in (0, 2, 3)}
     program = torch.onnx.export(
-        model, (_example(model, EXAMPLE),), dynamo=True, dynamic_shapes={"pictures": free}, verbose=False,
-        input_names=["pictures"], output_names=["logits"],
+        model, (_example(model, EXAMPLE),), dynamo=True, dynamic_shapes={"images": free}, verbose=False,
+        input_names=["images"], output_names=["logits"],
     )  # fmt: skip
     assert program is not None
     proto = program.model_proto
@@ -134,25 +134,25 @@ def _onnx_runner(path: Path) -> Callable[[Tensor], Tensor]:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    return lambda pictures: torch.from_numpy(np.asarray(session.run(None, {"pictures": pictures.cpu().numpy()})[0]))
+    return lambda images: torch.from_numpy(np.asarray(session.run(None, {"images": images.cpu().numpy()})[0]))
 
 
 def _pt2_runner(path: Path) -> Callable[[Tensor], Tensor]:
     module = torch.export.load(path).module()
-    return lambda pictures: module(pictures)
+    return lambda images: module(images)
 
 
 def _check(model: VisionTransformer, run: Callable[[Tensor], Tensor]) -> tuple[float, list[tuple[int, int, int]]]:
     """Largest difference to eager over the checks, relative to the largest logit (or 1)."""
     worst, checked = 0.0, []
     for number, shape in enumerate(CHECKS):
-        pictures = _example(model, shape, less=number % 3 % model.config.patch_size)
+        images = _example(model, shape, less=number % 3 % model.config.patch_size)
         with torch.no_grad():
-            expected, got = model(pictures).cpu().float(), run(pictures).cpu().float()
+            expected, got = model(images).cpu().float(), run(images).cpu().float()
         if got.shape != expected.shape:
             raise ValueError(
-                f"the exported model gives {tuple(got.shape)} for {tuple(pictures.shape)}; no file was kept"
+                f"the exported model gives {tuple(got.shape)} for {tuple(images.shape)}; no file was kept"
             )
         worst = max(worst, float((got - expected).abs().max() / expected.abs().max().clamp(min=1.0)))
-        checked.append((pictures.shape[0], pictures.shape[2], pictures.shape[3]))
+        checked.append((images.shape[0], images.shape[2], images.shape[3]))
     return worst, checked

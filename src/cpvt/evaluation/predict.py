@@ -1,4 +1,4 @@
-"""Naming what pictures show, each at its own size."""
+"""Naming what images show, each at its own size."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from torch import Tensor
 
 from cpvt.results.checkpoints import Checkpoint, is_run, load
 from cpvt.config import PredictConfig, options_from, sides, takes_options
-from cpvt.data import BadPictureError, Transform, View, check_on_bad_picture, check_usable, decode
+from cpvt.data import BadImageError, Transform, View, check_on_bad_image, check_usable, decode
 from cpvt.models.pretrained import DEFAULT, shipped_names
 from cpvt.grids import patch_count, within_budget
 from cpvt.adapters import Subject
 
 
 class Prediction(NamedTuple):
-    """The top classes of one picture."""
+    """The top classes of one image."""
 
-    picture: str
+    image: str
     size: tuple[int, int]  # height and width the model saw, pixels
     shrunk_from: tuple[int, int] | None  # height and width of the file, where it was shrunk
     classes: tuple[tuple[str, float], ...]  # name and probability, best first
-    error: str | None = None  # why the picture was skipped, where it was
+    error: str | None = None  # why the image was skipped, where it was
 
 
 @takes_options(PredictConfig)
@@ -44,7 +44,7 @@ def predict(run: str | Path | Checkpoint | None, images: Sequence[str | Path], *
 def _predict(run: str | Path | Checkpoint | None, config: PredictConfig) -> Iterator[Prediction]:
     if not config.images:
         raise ValueError("predict needs at least one image; got none")
-    check_on_bad_picture(config.on_bad_image)
+    check_on_bad_image(config.on_bad_image)
     checkpoint = run if isinstance(run, Checkpoint) else load(DEFAULT if run is None else run, config.device)
     for path in config.images:
         if not Path(path).is_file():
@@ -64,7 +64,7 @@ def _predict(run: str | Path | Checkpoint | None, config: PredictConfig) -> Iter
             elif config.on_bad_image == "skip":
                 yield Prediction(each.name, each.size, None, (), each.error)
             else:
-                raise BadPictureError(each.error)
+                raise BadImageError(each.error)
 
 
 def split_names(names: Sequence[str]) -> tuple[str, tuple[str, ...]]:
@@ -97,16 +97,16 @@ def _read(path: str | Path, transform: Transform, patch_size: int) -> _Read:
         whole = decode(path, str(path), transform.mode)
         view = View(transform, "native", sides(transform.longest_side or max(whole.size)))
         tensor = view(whole, np.random.default_rng(0))
-        check_usable(tensor.shape, patch_size, f"picture '{path}'")
-    except BadPictureError as error:
+        check_usable(tensor.shape, patch_size, f"image '{path}'")
+    except BadImageError as error:
         return _Read(str(path), (0, 0), None, None, str(error))
     height, width = tensor.shape[1:]
     return _Read(str(path), (height, width), (whole.height, whole.width) if view.shrinks(whole) else None, tensor, None)
 
 
-def _logits(subject: Subject, pictures: list[Tensor]) -> list[Tensor]:
+def _logits(subject: Subject, images: list[Tensor]) -> list[Tensor]:
     device = subject.device
-    return list(subject.logits_of_list([picture.to(device) for picture in pictures])) if pictures else []
+    return list(subject.logits_of_list([image.to(device) for image in images])) if images else []
 
 
 def _best(logits: Tensor, names: Sequence[str], top: int) -> tuple[tuple[str, float], ...]:

@@ -51,38 +51,38 @@ def look_closer(
     (folder / ARRAYS).mkdir(exist_ok=True)
     for profiled, checkpoint, rates in zip(there, checkpoints, _speeds(checkpoints, watch)):
         view = View(checkpoint.transform, "resize", sides(checkpoint.config.img_size))
-        picture = view(sample, np.random.default_rng(0))
-        np.save(folder / ARRAYS / SAMPLE, picture.numpy())
-        look = _look(checkpoint, picture, folder / ARRAYS / attention_file(profiled.name))
-        origin = {"sample_class": data.class_names[label], "pictures_per_second": [round(rate, 1) for rate in rates]}
+        image = view(sample, np.random.default_rng(0))
+        np.save(folder / ARRAYS / SAMPLE, image.numpy())
+        look = _look(checkpoint, image, folder / ARRAYS / attention_file(profiled.name))
+        origin = {"sample_class": data.class_names[label], "images_per_second": [round(rate, 1) for rate in rates]}
         looks[profiled.name] = {**vars(profiled), **look, **origin}
     write_json(folder / PROFILE, list(looks.values()))
 
 
-def _look(checkpoint: Checkpoint, picture: torch.Tensor, path: Path) -> dict[str, Any]:
+def _look(checkpoint: Checkpoint, image: torch.Tensor, path: Path) -> dict[str, Any]:
     """Save the attention of block 2, mean over heads, (N, N); returns what is needed to draw it."""
     model = checkpoint.own_model
     block = min(2, len(model.blocks))
     device = next(model.parameters()).device
     with torch.inference_mode():
-        attention = model.attention_map(picture[None].to(device), block)[0].mean(0)
+        attention = model.attention_map(image[None].to(device), block)[0].mean(0)
     np.save(path, attention.cpu().numpy())
-    grid = model.patch_embed.dynamic_feat_size(picture.shape[1:])
+    grid = model.patch_embed.dynamic_feat_size(image.shape[1:])
     return {"block": block, "grid": list(grid)}
 
 
 def _speeds(checkpoints: list[Checkpoint], watch: Watch) -> list[list[float]]:
-    """Pictures a second of each model's forward at its training size, taken in turn so that all meet the same machine."""
+    """Images a second of each model's forward at its training size, taken in turn so that all meet the same machine."""
     config = checkpoints[0].config
     device = next(checkpoints[0].model.parameters()).device
-    pictures = torch.randn(BATCH, config.in_chans, *sides(config.img_size), device=device)
+    images = torch.randn(BATCH, config.in_chans, *sides(config.img_size), device=device)
     rates: list[list[float]] = [[] for _ in checkpoints]
     with torch.inference_mode():
         for turn in range(ROUNDS + 1):
             for rate, checkpoint in zip(rates, checkpoints):
                 start = time.perf_counter()
-                checkpoint.model(pictures).sum().item()
+                checkpoint.model(images).sum().item()
                 if turn:  # the first is a warm-up
                     rate.append(BATCH / (time.perf_counter() - start))
-            watch("speed", turn, ROUNDS, f"{median(rates[0] or [0]):.0f} pictures/s")
+            watch("speed", turn, ROUNDS, f"{median(rates[0] or [0]):.0f} images/s")
     return rates

@@ -131,7 +131,7 @@ def _data_of(model: Any, subject: Subject, data: str | DataSet | None, root: str
     mode = subject.transform.mode if subject.transform else {1: "L", 3: "RGB"}.get(subject.channels or 0)
     if not isinstance(model, Checkpoint):
         if data is None:
-            raise ValueError(f"say on which pictures '{subject.name}' is to be tested: data= (--data)")
+            raise ValueError(f"say on which images '{subject.name}' is to be tested: data= (--data)")
         return open_data(data, root, mode)
     trained_on = model.record["training"]["dataset"]
     own = data is None or data == trained_on["data"]
@@ -139,7 +139,7 @@ def _data_of(model: Any, subject: Subject, data: str | DataSet | None, root: str
 
 
 def _transform_of(subject: Subject, data: DataSet, largest: int) -> Transform:
-    """How pictures are read: the model's own way, else as fits the data; canvases take four times the training size."""
+    """How images are read: the model's own way, else as fits the data; canvases take four times the training size."""
     transform = subject.transform or Transform(data.mean, data.std, data.crop_ratio)
     if transform.longest_side is not None:
         return transform

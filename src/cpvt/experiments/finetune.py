@@ -29,7 +29,7 @@ def retrofit_and_test(
 ) -> Path:
     """Test a model, train it on as it is (the control) and retrofitted, test both; returns the folder of the run.
 
-    All three are tested on the same pictures, read in the same way, so that `cpvt.report` can pair them. The same
+    All three are tested on the same images, read in the same way, so that `cpvt.report` can pair them. The same
     command goes on where an interrupted one stopped. Raises ValueError for models of our own (they take PEG by name),
     and where the folder holds another retrofit.
     """

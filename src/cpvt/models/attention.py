@@ -1,4 +1,4 @@
-"""The parts of a transformer block: attention that takes a rotation and a bias and stays within pictures, and the block."""
+"""The parts of a transformer block: attention that takes a rotation and a bias and stays within images, and the block."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cpvt.grids import Layout
 
 
 class Pack:
-    """The pictures of a pack (1, T, D): where each begins and ends, and attention within each alone.
+    """The images of a pack (1, T, D): where each begins and ends, and attention within each alone.
 
     An object of its own kind, not a tuple: compiled blocks would look into a tuple and hold its contents for constant.
     """
@@ -24,25 +24,25 @@ class Pack:
         lengths = torch.tensor(layout.lengths)
         self.layout, self.longest = layout, max(layout.lengths)
         self.biases: list[Tensor] = []  # one for each group of equal grids, or none
-        # (pictures + 1,): the first token of each picture, and T
+        # (images + 1,): the first token of each image, and T
         self.offsets = F.pad(lengths.cumsum(0), (1, 0)).to(device, torch.int32)
-        # (T,): the picture that each token belongs to
+        # (T,): the image that each token belongs to
         self.owner = torch.arange(len(lengths)).repeat_interleave(lengths, output_size=sum(layout.lengths)).to(device)
 
     def with_biases(self, biases: list[Tensor]) -> Pack:
-        """The same pictures, with biases on their attention."""
+        """The same images, with biases on their attention."""
         pack = copy(self)
         pack.biases = biases
         return pack
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]  # which grids are equal is no matter for a graph
     def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Attention within each picture, (1, heads, T, d) -> (1, T, D)."""
+        """Attention within each image, (1, heads, T, d) -> (1, T, D)."""
         if not self.biases and _takes_varying_lengths(query):
             return self._attend_at_once(query, key, value)
         queries, keys, values = (self.layout.split(x.transpose(1, 2)) for x in (query, key, value))
         parts = []
-        for number, heads in enumerate(zip(queries, keys, values)):  # each (pictures, P + N, heads, d)
+        for number, heads in enumerate(zip(queries, keys, values)):  # each (images, P + N, heads, d)
             q, k, v = (x.transpose(1, 2) for x in heads)
             bias = self.biases[number].to(q.dtype) if self.biases else None
             parts.append(_attend(q, k, v, bias).flatten(0, 1))
@@ -117,7 +117,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention; in a pack, within each picture alone."""
+    """Multi-head self-attention; in a pack, within each image alone."""
 
     def __init__(self, dim: int, num_heads: int, qkv_bias: bool = True) -> None:
         super().__init__()
@@ -147,9 +147,9 @@ class Attention(nn.Module):
 
 
 class DropPath(nn.Module):
-    """In training drops what a branch adds, with this probability for each picture, and scales up what stays.
+    """In training drops what a branch adds, with this probability for each image, and scales up what stays.
 
-    As timm's, whose unit is a row of the batch: for it a pack would be one picture.
+    As timm's, whose unit is a row of the batch: for it a pack would be one image.
     Source: Huang et al., Deep Networks with Stochastic Depth, arXiv 1603.09382.
     """
 
@@ -160,9 +160,9 @@ class DropPath(nn.Module):
     def forward(self, x: Tensor, pack: Pack | None = None) -> Tensor:
         if not self.training or not self.drop_prob:
             return x
-        pictures = x.shape[0] if pack is None else pack.offsets.shape[0] - 1
+        images = x.shape[0] if pack is None else pack.offsets.shape[0] - 1
         keep = 1.0 - self.drop_prob
-        scale = x.new_empty(pictures, 1, 1).bernoulli_(keep).div_(keep or 1.0)
+        scale = x.new_empty(images, 1, 1).bernoulli_(keep).div_(keep or 1.0)
         return x * (scale if pack is None else scale.squeeze(2)[pack.owner])
 
     def extra_repr(self) -> str:

@@ -55,7 +55,7 @@ def peg_from_timm(layer: nn.Module | Mapping[str, Tensor], layout: str = "NLC") 
     """Turn one positional convolution of timm's Twins, CoaT, DaViT or FastViT into a PEG with the same output.
 
     layer: the module (Twins' `pos_block[i]`, CoaT's `cpe1`, DaViT's `cpe1`, FastViT's `pos_emb`), or its state dict.
-    layout: 'NLC' for tokens with a grid (and CoaT's class token, `prefix_tokens=1`); 'NCHW' for pictures, as DaViT's
+    layout: 'NLC' for tokens with a grid (and CoaT's class token, `prefix_tokens=1`); 'NCHW' for images, as DaViT's
     and FastViT's own layers take them. FastViT's kernel may be folded for inference; the residual is taken out again.
     Raises ValueError for a layer that is no depth-wise convolution with a residual, or holds more than one.
     """

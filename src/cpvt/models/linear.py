@@ -38,7 +38,7 @@ def plain_linear() -> Iterator[None]:
 
 LONG = 1024  # tokens: for more in one row, whose number divides badly (2,729 is prime), oneDNN's gradient of the weight
 # takes four times as long; filled up to a multiple of 16 the whole step gains 1.7 times
-# In one thread and below 16 pictures PyTorch does not give oneDNN a kernel of 1, which then takes more than twice as long,
+# In one thread and below 16 images PyTorch does not give oneDNN a kernel of 1, which then takes more than twice as long,
 # unless it is dilated; and a kernel of 1 has no gaps to widen.
 AS_IF_DILATED = (1, 2)
 
@@ -47,7 +47,7 @@ class Linear(nn.Linear):
     """nn.Linear, computed by whichever of PyTorch's two libraries is fast here; the same weights, names and numbers.
 
     PyTorch multiplies float32 matrices on the CPU with MKL, which on AMD's processors leaves their widest instructions
-    unused; oneDNN, with which PyTorch convolves, uses them. Tokens (B, N, D) seen as a channels-last picture need no
+    unused; oneDNN, with which PyTorch convolves, uses them. Tokens (B, N, D) seen as a channels-last image need no
     copy for it, so there the layer is a convolution with a kernel of 1. Everywhere else it is what nn.Linear is.
     """
 
@@ -57,15 +57,15 @@ class Linear(nn.Linear):
         tokens = x.shape[1]
         if x.shape[0] == 1 and tokens > LONG and torch.is_grad_enabled():
             x = F.pad(x, (0, 0, 0, -tokens % 16))
-        picture = x.unsqueeze(2).permute(0, 3, 1, 2)  # (B, D, N, 1), channels-last strides
-        y = F.conv2d(picture, self.weight[:, :, None, None], self.bias, dilation=AS_IF_DILATED)
+        image = x.unsqueeze(2).permute(0, 3, 1, 2)  # (B, D, N, 1), channels-last strides
+        y = F.conv2d(image, self.weight[:, :, None, None], self.bias, dilation=AS_IF_DILATED)
         return y.permute(0, 2, 3, 1).flatten(1, 2)[:, :tokens]
 
 
 def _convolves(x: Tensor) -> bool:
     """Whether oneDNN's convolution is the faster product for tokens x; what torch.export exports holds a plain product.
 
-    For one picture of up to 20,480 numbers PyTorch does not convolve by oneDNN; to ask in a compiled graph would bind it
+    For one image of up to 20,480 numbers PyTorch does not convolve by oneDNN; to ask in a compiled graph would bind it
     to sizes.
     """
     if not ONEDNN_IS_FASTER or x.ndim != 3 or x.device.type != "cpu" or x.dtype != torch.float32:

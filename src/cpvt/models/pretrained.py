@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from cpvt.config.legacy import current
 from cpvt.runtime.files import read_json
 
-DEFAULT = "cpvt_mini_peg5_gap"  # names pictures where nobody says which model should
+DEFAULT = "cpvt_mini_peg5_gap"  # names images where nobody says which model should
 FOLDER = Path(__file__).parent / "weights"  # NAME.safetensors (float16) and NAME.json, written by recipes/ship.py
 CARD = FOLDER / "README.md"  # what they are for, and how good they are
 
@@ -41,7 +41,7 @@ def introduce(name: str) -> str:
 
 
 def describe_shipped(name: str) -> dict[str, Any]:
-    """What timm wants to know of weights that come with the package: where they are, how their pictures are read."""
+    """What timm wants to know of weights that come with the package: where they are, how their images are read."""
     files = shipped_files(name)
     record = read_json(files.record)
     transform = record["transform"]

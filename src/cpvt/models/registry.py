@@ -80,7 +80,7 @@ def create_model(
     dtype: torch.dtype | None = None,
     **options: Any,
 ) -> VisionTransformer:
-    """Build a model by name, such as "cpvt_small_gap"; it takes pictures of any size.
+    """Build a model by name, such as "cpvt_small_gap"; it takes images of any size.
 
     pretrained: with the weights that come with the package, where there are some of that name (`cpvt list` says so);
     for another number of classes its head starts afresh. Otherwise weights are random.
@@ -152,7 +152,7 @@ def _check_weights(state: dict[str, torch.Tensor], model: VisionTransformer) -> 
 
 
 def describe_to_timm(config: ModelConfig) -> dict[str, Any]:
-    """What timm wants to know of a model, in its words: pictures and classes."""
+    """What timm wants to know of a model, in its words: images and classes."""
     return {
         "input_size": (config.in_chans, *sides(config.img_size)),
         "num_classes": config.num_classes,

@@ -45,7 +45,7 @@ class Backbone(nn.Module):
 
     @property
     def pretrained_cfg(self) -> dict[str, Any]:
-        """What timm knows of weights and of pictures, whose size is always the training size.
+        """What timm knows of weights and of images, whose size is always the training size.
 
         timm sets it for the models it builds; for others, such as a trained run, it follows from the configuration.
         """
@@ -74,7 +74,7 @@ class Backbone(nn.Module):
 
     @property
     def _traits(self) -> dict[str, Any]:
-        """What timm reads of the input, such as the size for pictures to be trained on."""
+        """What timm reads of the input, such as the size for images to be trained on."""
         return {"img_size": sides(self.config.img_size), "fixed_input_size": False, "first_conv": "patch_embed.proj"}
 
     @_traits.setter
@@ -133,7 +133,7 @@ class Backbone(nn.Module):
         """Change the training size, in pixels, and the patch; None leaves either as it is.
 
         The model takes every size before and after; what changes is the grid that encodings start from. A learned table
-        is resized to it bicubically, as it would be for a picture of that size. `sincos` and `rope` with scaled
+        is resized to it bicubically, as it would be for an image of that size. `sincos` and `rope` with scaled
         coordinates keep the unit that the blocks were trained with, the pitch of the grid they were built for, and
         `relative`, PEG and raw coordinates count tokens: with the patch as it was, no answer at the new size changes.
         Another patch resamples the patch embedding (Beyer et al., FlexiViT, arXiv 2212.08013).
@@ -242,7 +242,7 @@ def check_config(config: ModelConfig) -> None:
         raise ValueError(f"global_pool must be 'token', 'avg' or ''; got '{config.global_pool}'")
     if config.distilled and config.global_pool == "" and config.num_classes:
         raise ValueError(
-            "a distilled model's heads read one vector a picture, so global_pool must be 'token' or 'avg'; got ''"
+            "a distilled model's heads read one vector an image, so global_pool must be 'token' or 'avg'; got ''"
         )
     if config.global_pool == "token" and not config.has_class_token:
         raise ValueError("global_pool 'token' reads the class token, so class_token=False does not go with it")

@@ -1,4 +1,4 @@
-"""The vision transformer of every comparison: one pipeline, any positional encoding, pictures of any size."""
+"""The vision transformer of every comparison: one pipeline, any positional encoding, images of any size."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ Logits = Tensor | tuple[Tensor, Tensor]  # of a distilled model in distilled tra
 
 
 class VisionTransformer(Backbone):
-    """A vision transformer (pre-norm, as DeiT) that takes pictures of any size and any positional encoding.
+    """A vision transformer (pre-norm, as DeiT) that takes images of any size and any positional encoding.
 
-    Pictures (B, C, H, W), or a list of (C, H_i, W_i) each of its own size, go in, logits (B, classes) come out. Sides
+    Images (B, C, H, W), or a list of (C, H_i, W_i) each of its own size, go in, logits (B, classes) come out. Sides
     that the patch does not divide are padded with zeros on the right and at the bottom; nothing is cropped, and no
-    picture of a list meets another's tokens or padding: it gets the answer it would get alone. The head reads the class token, or for
+    image of a list meets another's tokens or padding: it gets the answer it would get alone. The head reads the class token, or for
     `global_pool='avg'` the mean of the tokens after the final norm, with no class token at all.
     A distilled model (`distilled=True`) answers with the mean of two heads: the second reads a distillation token of its own,
     which PEG lets pass as the class token, or the same mean of the tokens (Touvron et al., arXiv 2012.12877).
@@ -113,20 +113,20 @@ class VisionTransformer(Backbone):
         self._init_trunk(config.weight_init)
         self.encoding.reset_parameters()
 
-    def forward(self, pictures: Tensor | list[Tensor] | tuple[Tensor, ...]) -> Logits:
-        """Logits (B, classes) of pictures (B, C, H, W), or of a list of (C, H_i, W_i).
+    def forward(self, images: Tensor | list[Tensor] | tuple[Tensor, ...]) -> Logits:
+        """Logits (B, classes) of images (B, C, H, W), or of a list of (C, H_i, W_i).
 
         A distilled model gives the mean of its two heads; after `set_distilled_training()`, in training, what each says.
         """
-        return self.forward_head(self.forward_features(pictures))
+        return self.forward_head(self.forward_features(images))
 
-    def forward_features(self, pictures: Tensor | list[Tensor] | tuple[Tensor, ...]) -> Tensor | list[Tensor]:
+    def forward_features(self, images: Tensor | list[Tensor] | tuple[Tensor, ...]) -> Tensor | list[Tensor]:
         """Tokens after the final norm, (B, P + N, D); of a list a list of (P + N_i, D)."""
-        if not isinstance(pictures, (list, tuple)):
-            return self._features(*self.embed(pictures))
-        padded = pad_to_patches(pictures, self.config)
+        if not isinstance(images, (list, tuple)):
+            return self._features(*self.embed(images))
+        padded = pad_to_patches(images, self.config)
         features: dict[int, Tensor] = {}
-        for numbers in plan_packs([picture.shape for picture in padded], self.config, padded[0].device):
+        for numbers in plan_packs([image.shape for image in padded], self.config, padded[0].device):
             x, layout, positions = self._embed_list([padded[number] for number in numbers])
             x = self._features(x, layout, positions)
             features.update(zip(numbers, x[0].split(layout.lengths) if layout.packed else x.unbind()))
@@ -155,7 +155,7 @@ class VisionTransformer(Backbone):
 
     def forward_intermediates(
         self,
-        pictures: Tensor,
+        images: Tensor,
         indices: Indices = None,
         return_prefix_tokens: bool = False,
         norm: bool = False,
@@ -172,16 +172,16 @@ class VisionTransformer(Backbone):
         after the last one asked for, so that the features are its own.
         Returns (features, intermediates), or the intermediates alone, or a dictionary with 'image_features',
         'image_intermediates' and 'image_intermediates_prefix' in timm's way.
-        Raises ValueError for a list of pictures, whose grids differ, and for blocks that do not exist.
+        Raises ValueError for a list of images, whose grids differ, and for blocks that do not exist.
         """
-        if isinstance(pictures, (list, tuple)):
+        if isinstance(images, (list, tuple)):
             raise ValueError(
-                "intermediates need pictures (B, C, H, W) of one size, not a list; give one picture at a time"
+                "intermediates need images (B, C, H, W) of one size, not a list; give one image at a time"
             )
         if output_fmt not in ("NCHW", "NLC"):
             raise ValueError(f"output_fmt must be 'NCHW' or 'NLC'; got '{output_fmt}'")
         taken = take_indices(indices, len(self.blocks))
-        x, layout, positions = self.embed(pictures)
+        x, layout, positions = self.embed(images)
         outputs: list[Tensor] = []
         for depth in range(1, 1 + (max(taken) + 1 if stop_early else len(self.blocks))):
             x = self._step(depth, x, layout, positions)
@@ -201,7 +201,7 @@ class VisionTransformer(Backbone):
 
     def get_intermediate_layers(
         self,
-        pictures: Tensor,
+        images: Tensor,
         n: Indices = 1,
         reshape: bool = False,
         return_prefix_tokens: bool = False,
@@ -210,7 +210,7 @@ class VisionTransformer(Backbone):
         """The outputs of the last `n` blocks, or of those listed, (B, N, D), or (B, D, h, w) with `reshape`."""
         output_fmt = "NCHW" if reshape else "NLC"
         return self.forward_intermediates(
-            pictures, n, return_prefix_tokens, norm, output_fmt=output_fmt, intermediates_only=True
+            images, n, return_prefix_tokens, norm, output_fmt=output_fmt, intermediates_only=True
         )
 
     def forward_head(self, x: Tensor | list[Tensor], pre_logits: bool = False) -> Logits:
@@ -247,15 +247,15 @@ class VisionTransformer(Backbone):
             return tokens[..., self.num_prefix_tokens :, :].mean(dim=-2)
         return tokens
 
-    def embed(self, pictures: Tensor) -> tuple[Tensor, Layout, Positions]:
+    def embed(self, images: Tensor) -> tuple[Tensor, Layout, Positions]:
         """Tokens as block 1 receives them, (B, P + N, D), where they stand, and what attention knows of it."""
-        pictures = check_batch(pictures, self.config.in_chans, self.config.patch_size)
-        x, grid = self._embed(pictures)
+        images = check_batch(images, self.config.in_chans, self.config.patch_size)
+        x, grid = self._embed(images)
         layout = Layout((grid,), self.num_prefix_tokens)
         return x, layout, Positions.build(self.encoding, layout, x)
 
-    def _embed(self, pictures: Tensor) -> tuple[Tensor, Grid]:
-        patches = self.patch_embed(pictures)  # (B, h, w, D)
+    def _embed(self, images: Tensor) -> tuple[Tensor, Grid]:
+        patches = self.patch_embed(images)  # (B, h, w, D)
         grid = (patches.shape[1], patches.shape[2])
         # contiguous: the convolution leaves channels first in memory, and every norm of every block would copy
         x = self.encoding(patches.flatten(1, 2).contiguous(), Layout((grid,)), 0)  # (B, N, D)
@@ -264,9 +264,9 @@ class VisionTransformer(Backbone):
             x = torch.cat([*prefix, x], dim=1)
         return x, grid
 
-    def _embed_list(self, pictures: list[Tensor]) -> tuple[Tensor, Layout, Positions]:
-        """As `embed`, for pictures (C, H_i, W_i), equal sizes side by side: a pack (1, T, D), or a batch if all are equal."""
-        batches = [torch.stack(list(equal)) for _, equal in groupby(pictures, key=lambda picture: picture.shape)]
+    def _embed_list(self, images: list[Tensor]) -> tuple[Tensor, Layout, Positions]:
+        """As `embed`, for images (C, H_i, W_i), equal sizes side by side: a pack (1, T, D), or a batch if all are equal."""
+        batches = [torch.stack(list(equal)) for _, equal in groupby(images, key=lambda image: image.shape)]
         if len(batches) == 1:
             return self.embed(batches[0])
         embedded = [self._embed(batch) for batch in batches]
@@ -274,11 +274,11 @@ class VisionTransformer(Backbone):
         layout = Layout(tuple(grid for tokens, grid in embedded for _ in tokens), self.num_prefix_tokens)
         return x, layout, Positions.build(self.encoding, layout, x)
 
-    def attention_map(self, pictures: Tensor, block: int) -> Tensor:
+    def attention_map(self, images: Tensor, block: int) -> Tensor:
         """How much each patch attends to each other in one block (counted from 1), (B, heads, N, N)."""
         if not 1 <= block <= len(self.blocks):
             raise ValueError(f"block must be from 1 to {len(self.blocks)}; got {block}")
-        x, layout, positions = self.embed(pictures)
+        x, layout, positions = self.embed(images)
         x = self._through(block - 1, x, layout, positions)
         positions = positions.with_bias(self.encoding, layout, block)
         looked_at: Block = self.blocks[block - 1]  # type: ignore[assignment]

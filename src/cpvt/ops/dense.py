@@ -104,20 +104,20 @@ def peg_dense(
 ) -> Tensor:  # fmt: skip
     """`peg` by one convolution.
 
-    Without prefix tokens no layout is copied: (B, N, D) is a channels-last picture seen another way. With them
+    Without prefix tokens no layout is copied: (B, N, D) is a channels-last image seen another way. With them
     the patches are made dense once, which a convolution cannot do without.
     """
     if prefix_tokens:
         prefix, patches = tokens.split([prefix_tokens, tokens.shape[1] - prefix_tokens], dim=1)
         encoded = peg_dense(patches, weight, bias, grid, 0, padding_mode, residual, dilation, causal)
         return torch.cat([prefix.to(encoded.dtype) if residual else torch.zeros_like(prefix), encoded], dim=1)
-    picture = tokens.unflatten(1, grid).movedim(-1, 1)  # (B, D, h, w), channels-last strides
-    encoded = convolve(picture, weight, bias, padding_mode, residual, dilation, causal)
+    image = tokens.unflatten(1, grid).movedim(-1, 1)  # (B, D, h, w), channels-last strides
+    encoded = convolve(image, weight, bias, padding_mode, residual, dilation, causal)
     return encoded.movedim(1, -1).flatten(1, -2)  # (B, N, D)
 
 
 def convolve(
-    picture: Tensor,
+    image: Tensor,
     weight: Tensor,
     bias: Tensor | None,
     padding_mode: str = "zeros",
@@ -125,23 +125,23 @@ def convolve(
     dilation: int = 1,
     causal: bool = False,
 ) -> Tensor:
-    """Depth-wise convolution of (B, D, h, w), or of 1 or 3 axes, that keeps the grid; plus the picture if `residual`."""
+    """Depth-wise convolution of (B, D, h, w), or of 1 or 3 axes, that keeps the grid; plus the image if `residual`."""
     weight = weight.squeeze(1).unsqueeze(
         1
     )  # its gradient then lies as it does, as processes that add gradients up want it
-    folded = residual and _exact_in(picture)
+    folded = residual and _exact_in(image)
     kernel = weight + identity_kernel(weight, causal) if folded else weight
     reach = [dilation * (side // 2) for side in weight.shape[2:]]
     if padding_mode != "zeros":
-        picture_and_border, reach = _pad(picture, reach, padding_mode), [0] * len(reach)
+        image_and_border, reach = _pad(image, reach, padding_mode), [0] * len(reach)
     elif causal:
         ahead = [0, 0] * (len(reach) - 1) + [2 * reach[0], 0]  # F.pad names the last axis first
-        picture_and_border, reach = F.pad(picture, ahead), [0, *reach[1:]]
+        image_and_border, reach = F.pad(image, ahead), [0, *reach[1:]]
     else:
-        picture_and_border = picture
+        image_and_border = image
     apply = CONVOLUTIONS[len(reach)]
-    encoded = apply(picture_and_border, kernel, bias, padding=reach, dilation=dilation, groups=picture.shape[1])
-    return picture + encoded if residual and not folded else encoded
+    encoded = apply(image_and_border, kernel, bias, padding=reach, dilation=dilation, groups=image.shape[1])
+    return image + encoded if residual and not folded else encoded
 
 
 def identity_kernel(weight: Tensor, causal: bool = False) -> Tensor:
@@ -153,23 +153,23 @@ def identity_kernel(weight: Tensor, causal: bool = False) -> Tensor:
     return F.pad(weight.new_ones([1] * weight.ndim), border)
 
 
-def _exact_in(picture: Tensor) -> bool:
+def _exact_in(image: Tensor) -> bool:
     """Whether 1 + weight keeps the weight's digits, so that the residual may be folded into the kernel.
 
-    In half precision it does not (1 + 0.001 is 1 in bfloat16), under autocast neither; there the picture is added.
+    In half precision it does not (1 + 0.001 is 1 in bfloat16), under autocast neither; there the image is added.
     """
-    wide = picture.dtype in (torch.float32, torch.float64)
-    return wide and not torch.is_autocast_enabled(picture.device.type)
+    wide = image.dtype in (torch.float32, torch.float64)
+    return wide and not torch.is_autocast_enabled(image.device.type)
 
 
-def _pad(picture: Tensor, reach: list[int], padding_mode: str) -> Tensor:
-    grid = picture.shape[2:]
+def _pad(image: Tensor, reach: list[int], padding_mode: str) -> Tensor:
+    grid = image.shape[2:]
     extra = {"reflect": 1, "circular": 0}.get(padding_mode)
     if extra is not None and any(side < border + extra for side, border in zip(grid, reach)):
         raise ValueError(
             f"padding_mode '{padding_mode}' with a border of {max(reach)} needs a grid of at least {max(reach) + extra} "
             f"rows and columns; got {'x'.join(str(side) for side in grid)}. "
-            "Use 'zeros' or 'replicate', or a larger picture"
+            "Use 'zeros' or 'replicate', or a larger image"
         )
     both = [border for border in reversed(reach) for _ in range(2)]
-    return F.pad(picture, both, mode=padding_mode)
+    return F.pad(image, both, mode=padding_mode)

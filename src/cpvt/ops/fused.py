@@ -1,4 +1,4 @@
-"""PEG on full grids in one Triton kernel: no picture, no copy, no torch.cat; operators that PyTorch knows."""
+"""PEG on full grids in one Triton kernel: no image, no copy, no torch.cat; operators that PyTorch knows."""
 
 from __future__ import annotations
 

@@ -105,12 +105,12 @@ def _pass_on(
 ):  # fmt: skip
     """Copy prefix tokens number `number` of all `rows`, or write zero."""
     there = (number < rows)[:, None] & held[None, :]
-    picture, place = (number // prefix).to(tl.int64), number % prefix
+    image, place = (number // prefix).to(tl.int64), number % prefix
     value = tl.zeros([LANES, WIDTH], tl.float32)
     if RESIDUAL:
-        start = (source + picture * source_batch + place * source_step)[:, None] + channel[None, :]
+        start = (source + image * source_batch + place * source_step)[:, None] + channel[None, :]
         value += tl.load(start, mask=there, other=0.0).to(tl.float32)
-    tl.store((encoded + (picture * length + place) * encoded_step)[:, None] + channel[None, :], value, mask=there)
+    tl.store((encoded + (image * length + place) * encoded_step)[:, None] + channel[None, :], value, mask=there)
 
 
 @triton.jit(do_not_specialize=SIZES)
@@ -154,21 +154,21 @@ def _walk(
             tile_row = tile // tl.cdiv(width, COLUMNS)
             x = tile % tl.cdiv(width, COLUMNS) * COLUMNS
             y = tile_row % tl.cdiv(height, ROWS) * ROWS
-            picture = (tile_row // tl.cdiv(height, ROWS)).to(tl.int64)
+            image = (tile_row // tl.cdiv(height, ROWS)).to(tl.int64)
             place = prefix + y * width + x
-            start = (source + picture * source_batch + place * source_step)[:, None] + channel[None, :]
+            start = (source + image * source_batch + place * source_step)[:, None] + channel[None, :]
             seen = _halo(
                 start, held, source_step, y, x, height, width, alive, ABOVE, LEFT, ROWS + 2 * ABOVE, COLUMNS + 2 * LEFT
             )
             if ENCODE:
-                goal = (encoded + (picture * length + place) * encoded_step)[:, None] + channel[None, :]
+                goal = (encoded + (image * length + place) * encoded_step)[:, None] + channel[None, :]
                 _encode(
                     seen, kernel, first, goal, held, encoded_step, y, x, height, width, alive,
                     KH, KW, DILATION, RESIDUAL, ROWS, COLUMNS,
                 )  # fmt: skip
             if WEIGH:
                 centre_step = tl.zeros([LANES], tl.int64) + centre_token
-                start = (centre + picture * centre_batch + place * centre_step)[:, None] + channel[None, :]
+                start = (centre + image * centre_batch + place * centre_step)[:, None] + channel[None, :]
                 own = _halo(start, held, centre_step, y, x, height, width, alive, 0, 0, ROWS, COLUMNS)
                 totals = _weigh(totals, seen, own, KH, KW, DILATION, ROWS, COLUMNS)
             step += 1

@@ -1,4 +1,4 @@
-"""PEG on a pack: pictures of several sizes end to end, each with its own zero border."""
+"""PEG on a pack: images of several sizes end to end, each with its own zero border."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from cpvt.ops.dense import peg
 from cpvt.grids import AnyGrid
 
-CANVAS_BELOW = 16_384  # numbers (tokens times width) a picture, on the CPU; see `peg_packed`
+CANVAS_BELOW = 16_384  # numbers (tokens times width) an image, on the CPU; see `peg_packed`
 LARGEST_CANVAS = 3  # places of a canvas for each token on it
 
 
@@ -29,12 +29,12 @@ def peg_packed(
     form: str = "auto",
     placing: str = "auto",
 ) -> Tensor:
-    """`peg` on every picture of a pack: what each would get alone, borders included.
+    """`peg` on every image of a pack: what each would get alone, borders included.
 
-    tokens: (1, T, D), the pictures end to end, each as P prefix tokens and its grid; the rest as for `peg`.
+    tokens: (1, T, D), the images end to end, each as P prefix tokens and its grid; the rest as for `peg`.
     placing: 'each' calls `peg` for each stretch of equal grids; 'canvas' lays all grids on one canvas with gutters of
     zeros, wide enough that no kernel reaches across, and calls it once; 'auto' takes the canvas on a GPU, and on the CPU
-    for small pictures, where calls cost more than arithmetic, unless most of the canvas would be empty.
+    for small images, where calls cost more than arithmetic, unless most of the canvas would be empty.
     Raises ValueError where tokens and grids disagree, or for a canvas with another padding than zeros.
     """
     if not grids:

@@ -20,7 +20,7 @@ def peg_at(
     weight: Tensor,
     bias: Tensor | None,
     coordinates: Tensor,
-    picture: Tensor | None = None,
+    image: Tensor | None = None,
     residual: bool = True,
     dilation: int = 1,
     causal: bool = False,
@@ -28,15 +28,15 @@ def peg_at(
     """PEG for tokens that stand at integer places: neighbours are those in space, and where none stands there is zero.
 
     tokens: (T, D). coordinates: (T, a) int64, zero or more, one column per axis of the kernel (row, column).
-    picture: (T,) int64 tells several pictures apart; tokens of different pictures never meet. weight: (D, 1, k, ...).
+    image: (T,) int64 tells several images apart; tokens of different images never meet. weight: (D, 1, k, ...).
     Returns (T, D), in the order of the tokens. On a full grid it equals `cpvt.ops.peg` with zero padding.
     Raises ValueError for places that are not integer, negative, held twice or not one per token. Finding neighbours
     sorts the places once; that no place is held twice is then one comparison along the sorted list.
     Memory is linear in T: kept for the backward are the tokens and one int64 per token and tap (72 bytes a token for
     3x3). Gradients of gradients are not defined.
     """
-    check_places(tokens, coordinates, picture, weight.ndim - 2)
-    neighbours = _neighbours(coordinates, picture, weight.shape[2:], dilation, causal)
+    check_places(tokens, coordinates, image, weight.ndim - 2)
+    neighbours = _neighbours(coordinates, image, weight.shape[2:], dilation, causal)
     taps = weight.flatten(2)[:, 0].t()  # (taps, D)
     encoding: Tensor = _Gather.apply(tokens, taps, neighbours)
     if bias is not None:
@@ -44,16 +44,16 @@ def peg_at(
     return tokens + encoding if residual else encoding
 
 
-def check_places(tokens: Tensor, coordinates: Tensor, picture: Tensor | None, axes: int) -> None:
+def check_places(tokens: Tensor, coordinates: Tensor, image: Tensor | None, axes: int) -> None:
     """Raise ValueError unless every token has a place of whole, non-negative numbers."""
     if tokens.ndim != 2:
         raise ValueError(f"tokens at places have shape (T, D); got {tuple(tokens.shape)}")
     count = tokens.shape[0]
     if coordinates.shape != (count, axes):
         raise ValueError(f"{count} tokens need coordinates of shape ({count}, {axes}); got {tuple(coordinates.shape)}")
-    if picture is not None and picture.shape != (count,):
-        raise ValueError(f"{count} tokens need picture numbers of shape ({count},); got {tuple(picture.shape)}")
-    for name, places in (("coordinates", coordinates), ("picture", picture)):
+    if image is not None and image.shape != (count,):
+        raise ValueError(f"{count} tokens need image numbers of shape ({count},); got {tuple(image.shape)}")
+    for name, places in (("coordinates", coordinates), ("image", image)):
         if places is None:
             continue
         if places.dtype != torch.int64:
@@ -65,7 +65,7 @@ def check_places(tokens: Tensor, coordinates: Tensor, picture: Tensor | None, ax
 
 
 @torch.no_grad()
-def _neighbours(coordinates: Tensor, picture: Tensor | None, kernel: torch.Size, dilation: int, causal: bool) -> Tensor:
+def _neighbours(coordinates: Tensor, image: Tensor | None, kernel: torch.Size, dilation: int, causal: bool) -> Tensor:
     """For every tap and token the number of the token that stands there, or -1, (taps, T)."""
     count = coordinates.shape[0]
     middle = [side - 1 if causal and axis == 0 else side // 2 for axis, side in enumerate(kernel)]
@@ -78,13 +78,13 @@ def _neighbours(coordinates: Tensor, picture: Tensor | None, kernel: torch.Size,
         else [1] * len(kernel)
     )
     strides = [math.prod(extent[axis + 1 :]) for axis in range(len(extent))]
-    pictures = int(picture.max()) + 1 if picture is not None and count else 1
-    if pictures * math.prod(extent) >= 2**63:
-        raise ValueError(f"places reach too far to be numbered: {pictures} pictures of {extent}")
+    images = int(image.max()) + 1 if image is not None and count else 1
+    if images * math.prod(extent) >= 2**63:
+        raise ValueError(f"places reach too far to be numbered: {images} images of {extent}")
     place = sum((coordinates[:, axis] + reach[axis]) * stride for axis, stride in enumerate(strides))
     assert isinstance(place, Tensor)
-    if picture is not None:
-        place = place + picture * math.prod(extent)
+    if image is not None:
+        place = place + image * math.prod(extent)
     ordered, order = place.sort()
     twice = (ordered[1:] == ordered[:-1]).nonzero()
     if len(twice):

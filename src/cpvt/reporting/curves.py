@@ -31,7 +31,7 @@ class Epoch:
     seed: int
     epoch: int  # from 1
     loss: float | None
-    accuracy: float | None  # on the training pictures as they were shown, varied
+    accuracy: float | None  # on the training images as they were shown, varied
     test_accuracy: float | None = None  # at the training size, where the run was tested as it went
     lr: float | None = None
 

@@ -82,7 +82,7 @@ def legend_columns(labels: Sequence[str], panels: int) -> int:
 
 
 def attention_figure(looks: Sequence[dict[str, Any]], maps: Sequence[NDArray[Any]], sample: NDArray[Any]) -> Figure:
-    """The paper's picture of attention: each row of the N x N matrix as a small map, tiled where its token stands."""
+    """The paper's image of attention: each row of the N x N matrix as a small map, tiled where its token stands."""
     from matplotlib.figure import Figure
 
     columns = min(3, len(looks) + 1)
@@ -102,16 +102,16 @@ def attention_figure(looks: Sequence[dict[str, Any]], maps: Sequence[NDArray[Any
 
 
 def tile(attention: NDArray[Any], grid: tuple[int, int]) -> NDArray[Any]:
-    """(N, N) -> a picture of h x w tiles, each h x w pixels: tile (i, j) shows where token (i, j) looks.
+    """(N, N) -> an image of h x w tiles, each h x w pixels: tile (i, j) shows where token (i, j) looks.
 
     Each tile is scaled to its own largest value, and tiles are parted by one pixel.
     """
     h, w = grid
-    picture = np.full((h * (h + 1) - 1, w * (w + 1) - 1), np.nan)
+    image = np.full((h * (h + 1) - 1, w * (w + 1) - 1), np.nan)
     for token, row in enumerate(attention):
         top, left = (token // w) * (h + 1), (token % w) * (w + 1)
-        picture[top : top + h, left : left + w] = row.reshape(h, w) / max(float(row.max()), 1e-12)
-    return picture
+        image[top : top + h, left : left + w] = row.reshape(h, w) / max(float(row.max()), 1e-12)
+    return image
 
 
 def as_bytes(figure: Figure, kind: str) -> bytes:

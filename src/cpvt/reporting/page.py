@@ -146,7 +146,7 @@ def _subtitle(rows: Sequence[Row]) -> str:
     sizes = ", ".join(map(size_label, _train_sizes(rows)))
     trained = f" trained at {sizes} pixels and" if sizes else ""
     return (
-        f"{', '.join(models)},{trained} tested on {max(row.total for row in rows)} pictures of "
+        f"{', '.join(models)},{trained} tested on {max(row.total for row in rows)} images of "
         f"{', '.join(dict.fromkeys(row.data for row in rows))} at sizes never seen in training; "
         f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''} ({', '.join(map(str, seeds))})."
     )
@@ -164,7 +164,7 @@ def _accuracies(cells: Sequence[Cell], protocol: str) -> dict[str, Any]:
 
 def _costs(material: Material) -> list[dict[str, Any]]:
     """Depths and parameters of each model, and where speeds were taken, those, also relative to the baseline's."""
-    rates = {(look["encoding"], look["pool"]): look["pictures_per_second"] for look in material.looks}
+    rates = {(look["encoding"], look["pool"]): look["images_per_second"] for look in material.looks}
     baseline, costs = rates.get((BASELINE, "cls")), []
     for key, cell in {(cell.encoding, cell.pool): cell for cell in material.cells}.items():
         depths = ", ".join(map(str, cell.at)) or ("–" if cell.encoding == "none" or not cell.pool else "in attention")
@@ -180,7 +180,7 @@ def _facts(material: Material) -> dict[str, str]:
     facts = {
         row.protocol.capitalize(): TABLE[row.protocol].details for row in material.rows if row.protocol in TABLE
     } | {
-        "Skipped": f"{max(row.skipped for row in material.rows)} pictures did not decode; "
+        "Skipped": f"{max(row.skipped for row in material.rows)} images did not decode; "
         f"{max(row.shrunk for row in material.rows)} were shrunk to the longest side allowed",
     }
     facts |= protocol_words(material.rows)

@@ -1,4 +1,4 @@
-"""Models tested on the same pictures, compared picture by picture."""
+"""Models tested on the same images, compared image by image."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Key = tuple[str, Size, str]  # protocol, size, label
 
 @dataclass(frozen=True)
 class Difference:
-    """How much better one model names the same pictures than another, in points of accuracy."""
+    """How much better one model names the same images than another, in points of accuracy."""
 
     protocol: str
     size: Size
@@ -28,14 +28,14 @@ class Difference:
     points: float
     low: float  # of the middle 95 % of the bootstrap's draws
     high: float
-    pictures: int
+    images: int
 
 
 def paired_differences(rows: Sequence[Row], seed: int = 0) -> list[Difference]:
     """Every model against one (`learned` where it is there, else the first) at each size, with a 95 % interval.
 
-    Pictures are drawn anew with replacement, 10,000 times; a model with several seeds counts with their mean on each
-    picture. The interval says how far the difference would move with other pictures, not with other trainings.
+    Images are drawn anew with replacement, 10,000 times; a model with several seeds counts with their mean on each
+    image. The interval says how far the difference would move with other images, not with other trainings.
     """
     hits = _hits(rows)
     labels = list(dict.fromkeys(label for _, _, label in hits))
@@ -52,13 +52,13 @@ def paired_differences(rows: Sequence[Row], seed: int = 0) -> list[Difference]:
 
 
 def _hits(rows: Sequence[Row]) -> dict[Key, NDArray[Any]]:
-    """Share of the seeds that were right on each picture, where every seed was shown as many."""
+    """Share of the seeds that were right on each image, where every seed was shown as many."""
     groups = {key: list(hits.values()) for key, hits in hits_by_seed(rows).items()}
     return {key: np.mean(seeds, axis=0) for key, seeds in groups.items() if len({len(hits) for hits in seeds}) == 1}
 
 
 def hits_by_seed(rows: Sequence[Row]) -> dict[Key, dict[int, NDArray[Any]]]:
-    """Seed -> 1 for each picture that was right and 0 for the others, where every picture of the first data set was read."""
+    """Seed -> 1 for each image that was right and 0 for the others, where every image of the first data set was read."""
     found: dict[Key, dict[int, NDArray[Any]]] = {}
     for row in rows:
         if row.hits and row.total and not row.skipped and row.data == rows[0].data:
@@ -75,6 +75,6 @@ def bootstrap_interval(values: NDArray[Any], seed: int = 0) -> tuple[float, floa
 
 def draw_means(values: NDArray[Any], generator: np.random.Generator, draws: int = DRAWS) -> NDArray[Any]:
     """Means of `values` drawn anew with replacement, so many times."""
-    kinds, counts = np.unique(values, return_counts=True)  # few kinds: drawing counts of kinds is drawing pictures
+    kinds, counts = np.unique(values, return_counts=True)  # few kinds: drawing counts of kinds is drawing images
     drawn: NDArray[Any] = generator.multinomial(len(values), counts / len(values), size=draws) @ kinds / len(values)
     return drawn

@@ -37,10 +37,10 @@ def palette(probed: Probed) -> dict[str, str]:
 
 
 def depth_figure(probed: Probed) -> Figure:
-    """R2 of row and column by depth, on noise and on natural pictures."""
+    """R2 of row and column by depth, on noise and on natural images."""
     return _lines(
         probed,
-        {f"{kind} pictures": ("position", "r2", "", kind) for kind in ("noise", "natural")},
+        {f"{kind} images": ("position", "r2", "", kind) for kind in ("noise", "natural")},
         lambda finding: float(finding.depth or 0), "depth (0: what block 1 receives)", "R² of row and column", (-0.1, 1.03),
     )  # fmt: skip
 
@@ -49,7 +49,7 @@ def border_figure(probed: Probed) -> Figure:
     """Error of the readout by distance from the border, beside that of a guess at the middle (grey)."""
     figure = _lines(
         probed,
-        {f"{kind} pictures": ("position", "border error", None, kind) for kind in ("noise", "natural")},
+        {f"{kind} images": ("position", "border error", None, kind) for kind in ("noise", "natural")},
         lambda finding: float(finding.case.split()[-1]), "tokens from the nearest edge", "error, patches", (0, None),
         deepest=True,
     )  # fmt: skip
@@ -65,7 +65,7 @@ def longer_figure(probed: Probed) -> Figure:
     sizes = sorted({each.size for each in probed.select(None, "longer", "r2")}, key=pixels)
     figure = _lines(
         probed,
-        {f"{case}, {kind} pictures": ("longer", "r2", case, kind) for case in ("scaled", "absolute")
+        {f"{case}, {kind} images": ("longer", "r2", case, kind) for case in ("scaled", "absolute")
          for kind in ("noise", "natural")},
         lambda finding: pixels(finding.size), "size, pixels", "R² (below −1 not shown)", (-1, 1.03), deepest=True,
     )  # fmt: skip

@@ -29,7 +29,7 @@ class Headline(NamedTuple):
     probe: str
     measure: str
     case: str = ""
-    pictures: str = "noise"
+    images: str = "noise"
     share: bool = False
 
 
@@ -85,20 +85,20 @@ class Probed:
         return index
 
     def select(self, line: Line | None, probe: str, measure: str, case: str | None = None,
-               pictures: str | None = None, deepest: bool = False) -> list[Finding]:  # fmt: skip
+               images: str | None = None, deepest: bool = False) -> list[Finding]:  # fmt: skip
         """Findings with a value; `deepest`: only those of the model's last depth."""
         found = [
             finding for finding in self._index.get((line, probe, measure), [])
-            if (case is None or finding.case == case) and (pictures is None or finding.pictures == pictures)
+            if (case is None or finding.case == case) and (images is None or finding.images == images)
         ]  # fmt: skip
         if deepest and line is not None:
             last = max((finding.depth for finding in found if finding.depth is not None), default=None)
             found = [finding for finding in found if finding.depth in (last, None)]
         return found
 
-    def one(self, line: Line, probe: str, measure: str, case: str = "", pictures: str | None = None) -> float | None:
+    def one(self, line: Line, probe: str, measure: str, case: str = "", images: str | None = None) -> float | None:
         """The number of the last depth, or None where it was not measured."""
-        found = self.select(line, probe, measure, case, pictures, deepest=True)
+        found = self.select(line, probe, measure, case, images, deepest=True)
         return found[-1].value if found else None
 
     def refusals(self) -> list[str]:
@@ -119,7 +119,7 @@ def leading_word(model: str) -> str:
 
 def headline(probed: Probed, line: Line, wanted: Headline) -> str:
     """A number that stands for a probe, in words."""
-    return plain(probed.one(line, wanted.probe, wanted.measure, wanted.case, wanted.pictures), wanted.share)
+    return plain(probed.one(line, wanted.probe, wanted.measure, wanted.case, wanted.images), wanted.share)
 
 
 def plain(value: float | None, share: bool = False) -> str:

@@ -84,7 +84,7 @@ def _subtitle(probed: Probed) -> str:
     data = ", ".join(dict.fromkeys(each.data for each in probed.findings))
     count = max(each.count for each in probed.findings)
     at = f" at {', '.join(sizes)} pixels" if sizes else ""
-    return f"{', '.join(probed.labels.values())}: probed with {count} pictures of {data}{at}, seed {first.seed}."
+    return f"{', '.join(probed.labels.values())}: probed with {count} images of {data}{at}, seed {first.seed}."
 
 
 def _order(probed: Probed) -> Table:

@@ -37,7 +37,7 @@ class Cell:
     parameters: int
     at: tuple[int, ...]  # depths at which the encoding touches tokens
     top5: float | None = None  # percent
-    rate: float | None = None  # pictures a second through the model
+    rate: float | None = None  # images a second through the model
     peak_memory: int | None = None  # bytes, the most of any seed
     refused: str | None = None  # the model's own words, where it refused this size; then the mean is not a number
 
@@ -57,7 +57,7 @@ def label_of(row: Row, rows: Sequence[Row]) -> str:
 
 
 def protocol_words(rows: Sequence[Row]) -> dict[str, str]:
-    """How the pictures were shown to each model: label -> words; one entry for all where they are the same."""
+    """How the images were shown to each model: label -> words; one entry for all where they are the same."""
     by_label: dict[str, list[Row]] = {}
     for row in rows:
         by_label.setdefault(label_of(row, rows), []).append(row)
@@ -110,7 +110,7 @@ def _name(row: Row, rows: Sequence[Row]) -> str:
         and "longest_side" in options_read(row.protocol),
     }
     others = [word for word, differs in words.items() if differs]
-    if foreign:  # makers read pictures in their own ways: said only where it tells rows of one model apart
+    if foreign:  # makers read images in their own ways: said only where it tells rows of one model apart
         alike = [each for each in rows if not each.pool and (each.model, each.encoding, each.seed, each.protocol)
                  == (row.model, row.encoding, row.seed, row.protocol)]  # fmt: skip
         told = {
@@ -170,7 +170,7 @@ def as_csv(cells: Sequence[Cell]) -> str:
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(
         ["protocol", "size", "encoding", "pool", "seeds", "accuracy_mean", "accuracy_sd", "kept_percent",
-         f"difference_to_{BASELINE}", "difference_low", "difference_high", "fill", "top5", "pictures_per_second",
+         f"difference_to_{BASELINE}", "difference_low", "difference_high", "fill", "top5", "images_per_second",
          "peak_memory_mib", "refused"]
     )  # fmt: skip
     for cell in cells:

@@ -36,7 +36,7 @@ from cpvt.adapters.weights import load_weights_file
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A trained model, ready to use: `model(transform(picture)[None])` gives logits, one per class name."""
+    """A trained model, ready to use: `model(transform(image)[None])` gives logits, one per class name."""
 
     model: nn.Module
     transform: Transform
@@ -181,7 +181,7 @@ def starting_weights(
     """A model as wanted, with the weights of a run, by folder or name, or of a file, to be trained on.
 
     Of a run's model the training size and the classes may be others, and for our own also what training drops, and whether
-    it is distilled (see `cpvt.models.adapt`); of a file all must fit. class_names: those of the pictures to come; where
+    it is distilled (see `cpvt.models.adapt`); of a file all must fit. class_names: those of the images to come; where
     the run had others its head starts afresh, be they as many. `say` is told, a line each, what became of the weights.
     The `config` of one of our own says what came out: its encoding may be written otherwise than wanted, as in
     "rope(grid=(8, 8))", so a record holds that. Raises ValueError that lists what does not fit.

@@ -25,18 +25,18 @@ class Finding:
     depth: (
         int | None
     )  # 0 = what block 1 receives, d = what block d hands on, -1 = the last of an encoder not known; None: the whole model
-    pictures: str  # natural, noise, black or white
-    size: int | tuple[int, int]  # of the pictures, pixels
+    images: str  # natural, noise, black or white
+    size: int | tuple[int, int]  # of the images, pixels
     seed: int
     value: float | None
-    spread: float | None = None  # standard deviation over pictures
-    count: int = 0  # pictures that were measured
+    spread: float | None = None  # standard deviation over images
+    count: int = 0  # images that were measured
     words: str = ""  # why there is no value
 
     @property
     def key(self) -> tuple[Any, ...]:
         """What was measured; of several findings with one key the last counts."""
-        return (self.model, self.data, self.probe, self.measure, self.case, self.twin, self.depth, self.pictures, self.size,
+        return (self.model, self.data, self.probe, self.measure, self.case, self.twin, self.depth, self.images, self.size,
                 self.seed)  # fmt: skip
 
 

@@ -21,8 +21,8 @@ class Row:
     seed: int
     protocol: str  # canvas, resize or native
     size: int | tuple[int, int]  # side, or (height, width), or under native the longest side, in pixels
-    correct: int  # pictures whose first class was right
-    total: int  # pictures tested
+    correct: int  # images whose first class was right
+    total: int  # images tested
     seconds: float  # for the test, reading included
     parameters: int
     at: tuple[int, ...]  # depths at which the encoding touches tokens
@@ -30,28 +30,28 @@ class Row:
     train_size: int | tuple[int, int] | None  # pixels; None where the model does not say
     crop_ratio: float
     interpolation: str
-    longest_side: int | None  # pixels; larger pictures were shrunk to it before they were laid on a canvas
+    longest_side: int | None  # pixels; larger images were shrunk to it before they were laid on a canvas
     fill: float  # mean share of what the model saw that was fill, zero after normalisation
-    shrunk: int  # pictures shrunk to the longest side allowed before they were looked at
-    skipped: int  # pictures that could not be used: that do not decode, or under native are smaller than a patch
-    top5: int | None = None  # pictures whose class was among the first five
+    shrunk: int  # images shrunk to the longest side allowed before they were looked at
+    skipped: int  # images that could not be used: that do not decode, or under native are smaller than a patch
+    top5: int | None = None  # images whose class was among the first five
     model_seconds: float | None = None  # of `seconds`, those spent in the model
     peak_memory: int | None = None  # bytes by which the test raised the memory of the process (on a GPU: the device's)
     takes_sizes: str = "as it is"  # how the model takes other sizes: as it is, dynamic_img_size, set_input_size, ...
     refused: str | None = None  # the model's own words, where it refused this size
-    mean: tuple[float, ...] = ()  # by which pictures were normalised, of values from 0 to 1
+    mean: tuple[float, ...] = ()  # by which images were normalised, of values from 0 to 1
     std: tuple[float, ...] = ()
     weights: str = ""  # file of the weights, where one was named for a model of another library
-    hits: str | None = None  # which pictures were right, a bit each in the order they were read, base64
+    hits: str | None = None  # which images were right, a bit each in the order they were read, base64
 
     @property
     def accuracy(self) -> float:
-        """Share of pictures whose first class was right, 0 to 1."""
+        """Share of images whose first class was right, 0 to 1."""
         return self.correct / self.total if self.total else float("nan")
 
     @property
     def rate(self) -> float | None:
-        """Pictures a second through the model."""
+        """Images a second through the model."""
         return self.total / self.model_seconds if self.model_seconds else None
 
     @property
@@ -61,7 +61,7 @@ class Row:
 
     @property
     def way(self) -> tuple[Any, ...]:
-        """How the pictures were read; rows with one key and one way measure the same thing."""
+        """How the images were read; rows with one key and one way measure the same thing."""
         return (
             self.crop_ratio,
             self.interpolation,
@@ -74,7 +74,7 @@ class Row:
 
 
 def pack_hits(hits: Sequence[bool]) -> str:
-    """Which pictures were right, a bit each, as text."""
+    """Which images were right, a bit each, as text."""
     packed = bytearray(-(-len(hits) // 8))
     for number, hit in enumerate(hits):
         packed[number // 8] |= hit << number % 8
@@ -82,7 +82,7 @@ def pack_hits(hits: Sequence[bool]) -> str:
 
 
 def unpack_hits(text: str, count: int) -> list[bool]:
-    """What `pack_hits` made of `count` pictures, read back."""
+    """What `pack_hits` made of `count` images, read back."""
     packed = base64.b64decode(text)
     return [bool(packed[number // 8] >> number % 8 & 1) for number in range(count)]
 

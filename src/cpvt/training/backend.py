@@ -39,7 +39,7 @@ class Backend:
             )
         if self.sharded and keeps_sizes(config.optim.augment) and self.device.type == "cpu":
             raise ValueError(
-                f"--fsdp with --augment {config.optim.augment} is for GPUs, where the pictures of a step go through the model in one "
+                f"--fsdp with --augment {config.optim.augment} is for GPUs, where the images of a step go through the model in one "
                 "pack; on the CPU they make several, in each process another number: leave --fsdp out"
             )
         if self.sharded and config.retrofit is not None and config.retrofit.absolute != "keep":
@@ -77,10 +77,10 @@ class Backend:
         with apart:
             yield
 
-    def forward(self, model: nn.Module, pictures: Any) -> Any:
+    def forward(self, model: nn.Module, images: Any) -> Any:
         """The model's output in float32, computed in its precision."""
         with self.accelerator.autocast():
-            output = model(pictures)
+            output = model(images)
         return _in_float(output)
 
     def backward(self, loss: Tensor) -> None:

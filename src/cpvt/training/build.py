@@ -76,19 +76,19 @@ def _count_images(config: TrainConfig, data: DataSet) -> int:
     assert data.train_stream is not None  # `check` refuses a set without either
     if config.optim.aug_repeats > 1 or config.train_sizes:
         raise ValueError(
-            f"'{data.name}' is read as it comes, each picture once and at one size: leave --aug-repeats and --train-sizes "
-            "out, or bring the pictures into folders or shards"
+            f"'{data.name}' is read as it comes, each image once and at one size: leave --aug-repeats and --train-sizes "
+            "out, or bring the images into folders or shards"
         )
     count = config.dataset.train_num_samples or data.train_stream.length
     if count is None:
-        raise ValueError(f"'{data.name}' does not say how many pictures it has: say --train-num-samples")
+        raise ValueError(f"'{data.name}' does not say how many images it has: say --train-num-samples")
     return count
 
 
 def open_teacher(config: TrainConfig, data: DataSet, transform: Transform, device: str) -> Teacher | None:
     """The teacher that a configuration names, ready to answer; ValueError where it knows other classes.
 
-    transform: how the student's pictures are read.
+    transform: how the student's images are read.
     """
     if config.teacher is None:
         return None
@@ -185,7 +185,7 @@ def _foreign_config(config: TrainConfig, data: DataSet) -> ForeignConfig:
     classes, channels = len(data.class_names), len(data.mean)
     size = config.img_size or _described(config.model, classes, channels)[0]
     if size is None:
-        raise ValueError(f"'{config.model}' does not say for which size of pictures it is: say --img-size")
+        raise ValueError(f"'{config.model}' does not say for which size of images it is: say --img-size")
     return ForeignConfig(config.model, classes, size, channels)
 
 
@@ -205,7 +205,7 @@ def _transform_of(config: TrainConfig, data: DataSet, settings: ModelConfig | Fo
 
 
 def _reading(config: TrainConfig, data: DataSet) -> Transform | None:
-    """How the pictures were read for the weights that training starts from; None where that is not known."""
+    """How the images were read for the weights that training starts from; None where that is not known."""
     start = start_of(config)
     if start is not None and is_run(start) and not Path(start).is_file():
         return transform_from_json(read_record(start)["transform"])

@@ -14,14 +14,14 @@ from cpvt.data import Transform
 from cpvt.data.augmentation import seeded
 from cpvt.adapters import Subject, logits_of
 
-Pictures = Tensor | list[Tensor]
+Images = Tensor | list[Tensor]
 
 
 class LossResult(NamedTuple):
     """How a model did on some images."""
 
     loss: Tensor  # mean over them
-    correct: Tensor  # how many were named right; of mixed pictures, the one that shows more
+    correct: Tensor  # how many were named right; of mixed images, the one that shows more
 
 
 class Criterion:
@@ -36,36 +36,36 @@ class Criterion:
                 label_smoothing=recipe.smoothing, num_classes=classes,
             )  # fmt: skip
 
-    def mix(self, pictures: Tensor, labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-        """Pictures blended, the first with the last and so on, and labels as shares of classes (B, classes).
+    def mix(self, images: Tensor, labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+        """Images blended, the first with the last and so on, and labels as shares of classes (B, classes).
 
         All that is random follows from the seed, so that processes that hold parts of a batch draw alike; of an odd
-        number the picture in the middle stays as it is. Without mixup or cutmix both come back untouched.
+        number the image in the middle stays as it is. Without mixup or cutmix both come back untouched.
         Source: Zhang et al., arXiv 1710.09412 (mixup); Yun et al., arXiv 1905.04899 (cutmix).
         """
         if self.mixing is None:
-            return pictures, labels
-        half, count = len(pictures) // 2, len(pictures)
+            return images, labels
+        half, count = len(images) // 2, len(images)
         targets = self._smooth(labels)
-        outer = torch.cat([torch.arange(half), torch.arange(count - half, count)]).to(pictures.device)
+        outer = torch.cat([torch.arange(half), torch.arange(count - half, count)]).to(images.device)
         if half:
             with seeded(seed, numpy_too=True):
-                pictures[outer], targets[outer] = self.mixing(pictures[outer], labels[outer])
-        return pictures, targets
+                images[outer], targets[outer] = self.mixing(images[outer], labels[outer])
+        return images, targets
 
     def _smooth(self, labels: Tensor) -> Tensor:
         """Labels as shares of classes, smoothed as timm's mixing smooths them."""
         smoothing, classes = self.optim.smoothing, self.mixing.num_classes
         return F.one_hot(labels, classes) * (1.0 - smoothing) + smoothing / classes
 
-    def __call__(self, output: Any, pictures: Pictures, targets: Tensor) -> LossResult:
+    def __call__(self, output: Any, images: Images, targets: Tensor) -> LossResult:
         """Loss and number of right answers of a model's output; of a distilled model its two heads' logits."""
         hard = targets if targets.ndim == 1 else targets.argmax(1)
         if self.teacher is None:
             logits = logits_of(output)
             return LossResult(self._cross_entropy(logits, targets), (logits.argmax(1) == hard).sum())
         logits, distilled = output
-        labels, share = self.teacher(pictures), self.optim.distillation_alpha
+        labels, share = self.teacher(images), self.optim.distillation_alpha
         loss = (1 - share) * self._cross_entropy(logits, targets) + share * F.cross_entropy(distilled, labels)
         return LossResult(loss, ((logits + distilled).argmax(1) == hard).sum())
 
@@ -78,11 +78,11 @@ class Teacher:
     """A trained model whose answers another learns from (hard distillation, Touvron et al., arXiv 2012.12877)."""
 
     def __init__(self, subject: Subject, transform: Transform) -> None:
-        """transform: how the student's pictures were normalised; the teacher sees them in its own way."""
+        """transform: how the student's images were normalised; the teacher sees them in its own way."""
         own = subject.transform or transform
         if len(own.mean) != len(transform.mean):
             raise ValueError(
-                f"the teacher '{subject.name}' reads {len(own.mean)} channels, the pictures have {len(transform.mean)}"
+                f"the teacher '{subject.name}' reads {len(own.mean)} channels, the images have {len(transform.mean)}"
             )
         self.subject, self.at_sizes = subject, dict[tuple[int, int], Subject]()
         values = (own.mean, own.std, transform.mean, transform.std)
@@ -91,30 +91,30 @@ class Teacher:
         )
         self.scale, self.shift = student_std / std, (student_mean - mean) / std
 
-    def __call__(self, pictures: Pictures) -> Tensor:
-        """The class that the teacher names for each picture, (B,)."""
+    def __call__(self, images: Images) -> Tensor:
+        """The class that the teacher names for each image, (B,)."""
         with torch.inference_mode():
-            if isinstance(pictures, list):
-                logits = self.subject.logits_of_list([self._renormalize(picture) for picture in pictures])
+            if isinstance(images, list):
+                logits = self.subject.logits_of_list([self._renormalize(image) for image in images])
             else:
-                sides = (pictures.shape[2], pictures.shape[3])
+                sides = (images.shape[2], images.shape[3])
                 if sides not in self.at_sizes:
                     self.at_sizes[sides] = self.subject.at_size(sides)
-                logits = self.at_sizes[sides].logits(self._renormalize(pictures))
+                logits = self.at_sizes[sides].logits(self._renormalize(images))
         return logits.argmax(1).clone()
 
-    def _renormalize(self, pictures: Tensor) -> Tensor:
-        return pictures * self.scale.to(pictures.device) + self.shift.to(pictures.device)
+    def _renormalize(self, images: Tensor) -> Tensor:
+        return images * self.scale.to(images.device) + self.shift.to(images.device)
 
 
 def check_teacher(subject: Subject, class_names: tuple[str, ...]) -> None:
-    """Raise ValueError for a teacher whose classes are not those of the pictures."""
+    """Raise ValueError for a teacher whose classes are not those of the images."""
     known = subject.class_names
     if known is not None and known != class_names:
         missing = [name for name in class_names if name not in known]
         how = f"the teacher lacks {', '.join(missing[:5])}" if missing else "they stand in another order"
         raise ValueError(
-            f"the classes of the teacher '{subject.name}' are not those of the pictures ({how}): it has {len(known)}, "
+            f"the classes of the teacher '{subject.name}' are not those of the images ({how}): it has {len(known)}, "
             f"they have {len(class_names)}; a teacher must have been trained on the same classes"
         )
     if known is None and subject.channels is not None:
@@ -123,6 +123,6 @@ def check_teacher(subject: Subject, class_names: tuple[str, ...]) -> None:
         classes = subject.logits(torch.zeros(1, subject.channels, *sides, device=subject.device)).shape[1]
         if classes != len(class_names):
             raise ValueError(
-                f"the teacher '{subject.name}' tells {classes} classes apart, the pictures have {len(class_names)}; "
+                f"the teacher '{subject.name}' tells {classes} classes apart, the images have {len(class_names)}; "
                 "a teacher must have been trained on the same classes"
             )

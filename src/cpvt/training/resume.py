@@ -122,7 +122,7 @@ class Checkpointer:
             "scaler": None if scaler is None else scaler.state_dict(),
             "history": progress.history, "epoch": progress.epoch, "done": progress.step, "before": progress.before,
             "metrics": vars(progress.metrics), "seconds": progress.seconds, "processes": distributed.world_size(),
-            "class_names": self.record["class_names"], "pictures": self.images,
+            "class_names": self.record["class_names"], "images": self.images,
         }  # fmt: skip
         if distributed.is_main_process():
             with self._saving():
@@ -185,17 +185,17 @@ class Checkpointer:
 
     def _refuse_other_images(self, state: dict[str, Any], streamed: bool) -> None:
         """Raise ValueError where the images are not those that an interrupted run began with."""
-        for name, now in (("class_names", self.record["class_names"]), ("pictures", self.images)):
+        for name, now in (("class_names", self.record["class_names"]), ("images", self.images)):
             if state[name] != now:
                 change = f"{name.replace('_', ' ')}: {_short(state[name])} then, {_short(now)} now"
                 raise ValueError(
-                    f"the run in '{self.folder}' began with other pictures ({change}); bring those back, or train into "
+                    f"the run in '{self.folder}' began with other images ({change}); bring those back, or train into "
                     "another folder (from these weights: --initial-checkpoint)"
                 )
         if streamed and state["done"] and state["processes"] != distributed.world_size() and distributed.is_main_process():
             warnings.warn(
                 f"the stream is now dealt out to {distributed.world_size()} processes, not to {state['processes']} as before: "
-                "until the epoch ends, some pictures come a second time and some not at all", stacklevel=2,
+                "until the epoch ends, some images come a second time and some not at all", stacklevel=2,
             )  # fmt: skip
 
 

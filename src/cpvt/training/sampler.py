@@ -92,7 +92,7 @@ class StepLoader:
         count, batch_size = distributed.world_size(), config.optim.batch_size
         if data.train is None and batch_size % count:
             raise ValueError(
-                f"of a streamed set each of the {count} processes reads as many pictures a step, so --batch-size "
+                f"of a streamed set each of the {count} processes reads as many images a step, so --batch-size "
                 f"must be a multiple of {count}; got {batch_size}"
             )
 

@@ -111,7 +111,7 @@ class Trainer:
             return
         self.schedule.step_update(at)
         self._fade_table(at)
-        images, labels = batch.pictures_on(backend.device), batch.labels.to(backend.device)
+        images, labels = batch.images_on(backend.device), batch.labels.to(backend.device)
         if isinstance(images, Tensor) and len(labels):
             images, labels = self.criterion.mix(images, labels, step_seed(seed, at))
         parts = self._split(images, labels)
@@ -178,9 +178,9 @@ class Trainer:
         if not math.isfinite(metrics.loss):
             raise self.checkpointer.diverged("the loss is no longer a number", progress)
         loss, accuracy, rate = metrics.mean("loss"), metrics.mean("correct"), metrics.images / progress.seconds
-        words = f"loss {loss:.3f}  accuracy {accuracy:.1%}  {rate:.0f} pictures/s"
+        words = f"loss {loss:.3f}  accuracy {accuracy:.1%}  {rate:.0f} images/s"
         watch("train", progress.total, self.steps, words)
-        values = {"loss": loss, "accuracy": accuracy, "lr": self._rate(), "pictures_per_second": rate}
+        values = {"loss": loss, "accuracy": accuracy, "lr": self._rate(), "images_per_second": rate}
         self.backend.log(values, progress.total)
         if stopped or (is_due and not is_last):
             self.checkpointer.save_state(progress)
@@ -197,16 +197,16 @@ class Trainer:
         """Note what the epoch came to, and save."""
         progress, metrics, expected = self.progress, self.progress.metrics, self.setup.sampler.images
         if not metrics.images:
-            raise ValueError(f"none of the {expected} training pictures decodes")
+            raise ValueError(f"none of the {expected} training images decodes")
         read = metrics.images + metrics.skipped
         if self.data.train is None and read < expected and distributed.is_main_process():
             warnings.warn(
-                f"the stream ended after {read:.0f} of {expected} pictures, and the steps that were left "
+                f"the stream ended after {read:.0f} of {expected} images, and the steps that were left "
                 "of the epoch did nothing: give its length by --train-num-samples", stacklevel=2,
             )  # fmt: skip
         progress.history.append(
             {"epoch": progress.epoch + 1, "loss": metrics.mean("loss"), "accuracy": metrics.mean("correct"),
-             "pictures": round(metrics.images), "skipped": round(metrics.skipped), "shrunk": round(metrics.shrunk),
+             "images": round(metrics.images), "skipped": round(metrics.skipped), "shrunk": round(metrics.shrunk),
              "seconds": round(progress.seconds, 3), "lr": self._rate()}
         )  # fmt: skip
         progress.next_epoch()

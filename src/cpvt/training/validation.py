@@ -37,7 +37,7 @@ def check(config: TrainConfig, data: DataSet) -> TrainingSetup:
     if data.train is None and data.train_stream is None:
         raise ValueError(f"'{data.name}' has no train/ to train on")
     if config.test_every and data.test is None and data.test_stream is None:
-        raise ValueError(f"--test-every needs pictures to test on, and '{data.name}' has no test/ (or val/)")
+        raise ValueError(f"--test-every needs images to test on, and '{data.name}' has no test/ (or val/)")
     _check_start(config)
     _check_recipe(config)
     _refuse_idle(config, data)
@@ -47,7 +47,7 @@ def check(config: TrainConfig, data: DataSet) -> TrainingSetup:
             VisionTransformer(setup.model)
     elif keeps_sizes(config.optim.augment):
         raise ValueError(
-            f"--augment {config.optim.augment} gives the model lists of pictures, which our own models take; "
+            f"--augment {config.optim.augment} gives the model lists of images, which our own models take; "
             f"for '{setup.model.name}' augment by {', '.join(name for name, each in TRAINING.items() if each.stacks)} or none"
         )
     if config.retrofit is not None and isinstance(setup.model, ModelConfig):
@@ -89,7 +89,7 @@ def _check_recipe(config: TrainConfig) -> None:
     _check_optimizer(recipe.opt)
     if keeps_sizes(recipe.augment) and (recipe.mixup or recipe.cutmix or config.train_sizes):
         raise ValueError(
-            f"pictures of their own sizes (--augment {recipe.augment}) cannot be mixed or brought to --train-sizes; "
+            f"images of their own sizes (--augment {recipe.augment}) cannot be mixed or brought to --train-sizes; "
             "leave out mixup, cutmix and --train-sizes, or augment by 'resized-crop' or 'crop'"
         )
 

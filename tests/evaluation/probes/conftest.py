@@ -17,7 +17,7 @@ def digits():
 
 @pytest.fixture(scope="session")
 def tiny_model():
-    """Makes a transformer for 16x16 pictures with 4x4 patches; weights are large enough for every part to matter."""
+    """Makes a transformer for 16x16 images with 4x4 patches; weights are large enough for every part to matter."""
 
     def make(encoding="none", pool="avg", **options):
         torch.manual_seed(0)
@@ -43,8 +43,8 @@ class Coordinates(nn.Module):
         self.form, self.unit, self.patch = form, unit, patch
         self.anchor = nn.Parameter(torch.zeros(1))
 
-    def forward(self, pictures):
-        content = nn.functional.avg_pool2d(pictures[:, :1], self.patch).permute(0, 2, 3, 1)
+    def forward(self, images):
+        content = nn.functional.avg_pool2d(images[:, :1], self.patch).permute(0, 2, 3, 1)
         h, w = content.shape[1:3]
         rows, columns = torch.arange(h).float(), torch.arange(w).float()
         if self.unit == "scaled":
@@ -68,8 +68,8 @@ def coordinates():
 def measured(digits):
     """Runs probes and gives a function that looks findings up: find(measure, case=..., twin=...) -> values."""
 
-    def run(model, *probes, pictures=16, data=digits, **options):
-        findings = list(probe(model, data, probes=probes, images=pictures, **options))
+    def run(model, *probes, images=16, data=digits, **options):
+        findings = list(probe(model, data, probes=probes, images=images, **options))
 
         def find(measure, **wanted):
             wanted = {"twin": "model", **wanted}

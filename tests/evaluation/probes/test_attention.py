@@ -33,11 +33,11 @@ def test_a_model_that_looks_everywhere_alike_has_the_distance_of_that(tiny_model
 class Neighbour(Subject):
     """Every token looks at the one to its right, those of the last column at themselves, half of it at the prefix."""
 
-    def token_maps(self, pictures):
-        return dict.fromkeys((0, 1, 2), torch.zeros(len(pictures), 3, 4, 2))
+    def token_maps(self, images):
+        return dict.fromkeys((0, 1, 2), torch.zeros(len(images), 3, 4, 2))
 
-    def attention(self, pictures, block):
-        weights = torch.zeros(len(pictures), 2, 12, 12)
+    def attention(self, images, block):
+        weights = torch.zeros(len(images), 2, 12, 12)
         for token in range(12):
             weights[:, :, token, token + (token % 4 < 3)] = 0.5
         return weights

@@ -1,4 +1,4 @@
-"""The pictures of probes: seeded, in halves that share none, and what their names say."""
+"""The images of probes: seeded, in halves that share none, and what their names say."""
 
 from dataclasses import replace
 
@@ -19,7 +19,7 @@ def album(digits):
 
 def gather(album, kind, part="all", sides=(16, 24)):
     batches = list(album.batches(kind, sides, part))
-    return torch.cat([pictures for pictures, _ in batches]), torch.cat([labels for _, labels in batches])
+    return torch.cat([images for images, _ in batches]), torch.cat([labels for _, labels in batches])
 
 
 @pytest.mark.parametrize("kind", ["natural", "noise"])
@@ -32,7 +32,7 @@ def test_the_halves_make_the_whole_and_share_nothing(album, kind):
         torch.testing.assert_close(torch.cat([fit, test]), whole)
 
 
-def test_the_same_seed_shows_the_same_pictures_again_and_another_others(album):
+def test_the_same_seed_shows_the_same_images_again_and_another_others(album):
     for kind in ("natural", "noise"):
         one = album()
         first, again, cached, other = (
@@ -45,7 +45,7 @@ def test_the_same_seed_shows_the_same_pictures_again_and_another_others(album):
 
 def test_batches_keep_to_the_budget_and_change_nothing(album):
     whole, cut = album(), album(token_budget=50)
-    assert {len(pictures) for pictures, _ in cut.batches("natural", (16, 24))} == {2}
+    assert {len(images) for images, _ in cut.batches("natural", (16, 24))} == {2}
     torch.testing.assert_close(gather(cut, "natural")[0], gather(whole, "natural")[0])
 
 
@@ -58,14 +58,14 @@ def test_noise_is_normal_and_black_and_white_are_what_they_are_called(album):
     assert gather(album(), "white")[0].unique().tolist() == [2]
 
 
-def test_without_test_pictures_those_to_train_on_are_shown(album, digits):
+def test_without_test_images_those_to_train_on_are_shown(album, digits):
     labels = gather(album(replace(digits, test=None), count=2000), "natural", sides=(4, 4))[1]
     assert len(labels) == 1200
     assert sorted(labels.tolist()) == sorted(digits.train.labels.tolist())
 
 
-def test_a_picture_that_does_not_decode_is_named_or_left_out(album, tiny_folder):
-    (tiny_folder / "test" / "cat" / "0.png").write_bytes(b"no picture")
+def test_a_image_that_does_not_decode_is_named_or_left_out(album, tiny_folder):
+    (tiny_folder / "test" / "cat" / "0.png").write_bytes(b"no image")
     data = open_data(str(tiny_folder), mode="L")
     with pytest.raises(ValueError, match="0.png' does not decode"):
         gather(album(data), "natural")

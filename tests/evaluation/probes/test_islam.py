@@ -29,14 +29,14 @@ def test_the_readout_is_one_convolution_without_padding():
 def test_correlation_is_spearmans():
     found, truth = torch.randn(3, 50, 2, dtype=torch.float64), torch.randn(50, 2, dtype=torch.float64).round(decimals=1)
     found = found.round(decimals=1)
-    for picture in range(3):
+    for image in range(3):
         for number in range(2):
-            expected = spearmanr(found[picture, :, number], truth[:, number]).statistic
-            assert float(correlation(found, truth)[picture, number]) == pytest.approx(expected)
+            expected = spearmanr(found[image, :, number], truth[:, number]).statistic
+            assert float(correlation(found, truth)[image, number]) == pytest.approx(expected)
     assert correlation(torch.full((1, 50, 2), 0.5) + 1e-7 * found[:1], truth).tolist() == [[0, 0]]
 
 
-def test_coordinates_draw_the_gradients_on_every_kind_of_picture(coordinates, measured):
+def test_coordinates_draw_the_gradients_on_every_kind_of_image(coordinates, measured):
     find = measured(coordinates(), "islam", img_size=32)
     for name in ("H", "V"):
         assert min(find("spearman", case=name)) > 0.95
@@ -45,8 +45,8 @@ def test_coordinates_draw_the_gradients_on_every_kind_of_picture(coordinates, me
 
 
 def test_a_model_without_encoding_draws_nothing(tiny_model, measured):
-    find = measured(tiny_model("none"), "islam", pictures=64)
-    assert find("spearman", pictures="black") == [0] * 5
-    assert find("spearman", pictures="white") == [0] * 5
-    assert np.abs(find("spearman", pictures="noise", case="H, fitted on noise")) < 0.15
-    assert find("mae", pictures="noise", case="H, fitted on noise")[0] == pytest.approx(0.25, abs=0.05)
+    find = measured(tiny_model("none"), "islam", images=64)
+    assert find("spearman", images="black") == [0] * 5
+    assert find("spearman", images="white") == [0] * 5
+    assert np.abs(find("spearman", images="noise", case="H, fitted on noise")) < 0.15
+    assert find("mae", images="noise", case="H, fitted on noise")[0] == pytest.approx(0.25, abs=0.05)

@@ -7,22 +7,22 @@ from cpvt.evaluation.probes.order import permute_patches
 
 
 def test_patches_change_places_and_nothing_else():
-    picture = torch.arange(4 * 6).reshape(1, 1, 4, 6)
-    moved = permute_patches(picture, 2, torch.tensor([5, 1, 2, 3, 4, 0]))
-    torch.testing.assert_close(moved[0, 0, :2, :2], picture[0, 0, 2:, 4:])
-    torch.testing.assert_close(moved[0, 0, 2:, 4:], picture[0, 0, :2, :2])
-    torch.testing.assert_close(moved[0, 0, :2, 2:], picture[0, 0, :2, 2:])
-    torch.testing.assert_close(moved[0, 0, 2:, :4], picture[0, 0, 2:, :4])
+    image = torch.arange(4 * 6).reshape(1, 1, 4, 6)
+    moved = permute_patches(image, 2, torch.tensor([5, 1, 2, 3, 4, 0]))
+    torch.testing.assert_close(moved[0, 0, :2, :2], image[0, 0, 2:, 4:])
+    torch.testing.assert_close(moved[0, 0, 2:, 4:], image[0, 0, :2, :2])
+    torch.testing.assert_close(moved[0, 0, :2, 2:], image[0, 0, :2, 2:])
+    torch.testing.assert_close(moved[0, 0, 2:, :4], image[0, 0, 2:, :4])
 
 
 def test_every_batch_is_put_in_an_order_of_its_own(tiny_model, measured, monkeypatch):
     from cpvt.evaluation.probes import order
 
     orders = []
-    monkeypatch.setattr(order, "permute_patches", lambda pictures, patch, order: orders.append(order) or pictures)
-    measured(lambda pictures: pictures.mean((1, 2, 3))[:, None].expand(-1, 10), "order", pictures=4, token_budget=1)
+    monkeypatch.setattr(order, "permute_patches", lambda images, patch, order: orders.append(order) or images)
+    measured(lambda images: images.mean((1, 2, 3))[:, None].expand(-1, 10), "order", images=4, token_budget=1)
     assert not orders  # nothing is known of its patches
-    measured(tiny_model("none"), "order", pictures=4, token_budget=16)
+    measured(tiny_model("none"), "order", images=4, token_budget=16)
     assert all(sorted(each.tolist()) == list(range(16)) for each in orders)
     assert len({tuple(each.tolist()) for each in orders}) == 4
 

@@ -46,51 +46,51 @@ def test_a_table_that_is_the_coordinates_scores_one_however_it_is_returned(coord
 
 
 def test_a_model_without_encoding_scores_nothing_on_noise(tiny_model, measured):
-    find = measured(tiny_model("none"), "position", pictures=64)
-    for value in find("r2", pictures="noise", case=""):
+    find = measured(tiny_model("none"), "position", images=64)
+    for value in find("r2", images="noise", case=""):
         assert -0.1 < value < 0.05
 
 
-def test_what_is_learned_by_heart_scores_nothing_on_other_pictures(tiny_model, measured):
-    """With more channels than tokens a readout fits any pictures exactly: those it was fitted on would give 1."""
-    find = measured(tiny_model("none", embed_dim=64), "position", pictures=2)
-    assert max(find("r2", pictures="noise", case="")) < 0.5
+def test_what_is_learned_by_heart_scores_nothing_on_other_images(tiny_model, measured):
+    """With more channels than tokens a readout fits any images exactly: those it was fitted on would give 1."""
+    find = measured(tiny_model("none", embed_dim=64), "position", images=2)
+    assert max(find("r2", images="noise", case="")) < 0.5
 
 
 @pytest.mark.parametrize(("encoding", "low", "high"), [("learned", 0.5, 1), ("peg", 0.1, 1), ("peg(padding_mode='circular')", -0.1, 0.05)])  # fmt: skip
 def test_encodings_score_where_they_write_positions(tiny_model, measured, encoding, low, high):
     model = tiny_model(encoding)
-    with torch.no_grad():  # so that positions are not drowned in what the pictures show
+    with torch.no_grad():  # so that positions are not drowned in what the images show
         for parameter in model.encoding.parameters():
             parameter.mul_(5)
-    find = measured(model, "position", pictures=64)
+    find = measured(model, "position", images=64)
     depth = 0 if encoding == "learned" else 1
-    assert low < find("r2", pictures="noise", case="", depth=depth)[0] < high
-    assert -0.1 < find("r2", pictures="noise", case="", depth=2, twin="none")[0] < 0.05
+    assert low < find("r2", images="noise", case="", depth=depth)[0] < high
+    assert -0.1 < find("r2", images="noise", case="", depth=2, twin="none")[0] < 0.05
 
 
 def test_rows_and_columns_are_told_apart(measured, coordinates):
     class RowsAlone(coordinates):
-        def forward(self, pictures):
-            return super().forward(pictures)[:, :, [0, 2]]
+        def forward(self, images):
+            return super().forward(images)[:, :, [0, 2]]
 
-    find = measured(RowsAlone(), "position", pictures=64, img_size=(16, 24))
-    assert find("r2", case="row", pictures="noise")[0] > 0.999
-    assert abs(find("r2", case="column", pictures="noise")[0]) < 0.05
+    find = measured(RowsAlone(), "position", images=64, img_size=(16, 24))
+    assert find("r2", case="row", images="noise")[0] > 0.999
+    assert abs(find("r2", case="column", images="noise")[0]) < 0.05
 
 
 def test_the_border_profile_of_a_model_that_knows_the_border_alone(measured, coordinates):
     class OuterRing(coordinates):
         """Tokens of the outermost ring know their place, the others nothing."""
 
-        def forward(self, pictures):
-            tokens = super().forward(pictures).unflatten(1, (6, 6)).clone()
+        def forward(self, images):
+            tokens = super().forward(images).unflatten(1, (6, 6)).clone()
             tokens[:, 1:-1, 1:-1, :2] = 1.0
             return tokens.flatten(1, 2)
 
     find = measured(OuterRing(), "position", img_size=24)
     for kind in ("noise", "natural"):
-        errors, guesses = find("border error", pictures=kind), find("border guess", pictures=kind)
+        errors, guesses = find("border error", images=kind), find("border guess", images=kind)
         assert len(errors) == 3
         assert errors[0] < 0.1 < guesses[0]
         np.testing.assert_allclose(errors[1:], guesses[1:], rtol=0.02)

@@ -59,10 +59,10 @@ def test_models_of_other_makers_are_probed(make, measured):
     model = make()
     table = next(parameter for name, parameter in model.named_parameters() if "pos" in name)
     torch.nn.init.normal_(table, std=3)  # a trained one would stand out as well
-    find = measured(model, "order", "translation", "position", "attention", pictures=24)
+    find = measured(model, "order", "translation", "position", "attention", images=24)
     assert find("token change", depth=2)
     assert max(find("token change", depth=2, twin="none")) < 1e-4
-    assert max(find("r2", pictures="noise", case="", depth=0)) > 0.6
+    assert max(find("r2", images="noise", case="", depth=0)) > 0.6
     assert find("distance", case="head 2", depth=2)
     assert find("accuracy", case="circular, not shifted")
     assert {each.twin for each in find.findings if each.value is not None} == set(TWINS)
@@ -97,7 +97,7 @@ def test_an_encoder_without_logits_says_so_and_the_rest_runs(coordinates, measur
 
 def test_a_bare_function_has_no_twins_and_that_is_said_once(measured, coordinates):
     encoder = coordinates("NCHW")
-    find = measured(lambda pictures: encoder(pictures), "position", img_size=16)
+    find = measured(lambda images: encoder(images), "position", img_size=16)
     assert min(find("r2")) > 0.999
     assert [key[1] for key in find.refused if key[0] != "model"] == ["untrained", "none"]
 
@@ -138,7 +138,7 @@ def test_numbers_that_are_none_are_said(tiny_model, measured):
     assert find("token change")
 
 
-def test_a_model_of_unknown_size_is_probed_at_that_of_the_pictures(coordinates, measured):
+def test_a_model_of_unknown_size_is_probed_at_that_of_the_images(coordinates, measured):
     find = measured(coordinates(), "position")
     assert {each.size for each in find.findings if each.value is not None} == {32}
 
@@ -147,7 +147,7 @@ def test_a_model_of_unknown_size_is_probed_at_that_of_the_pictures(coordinates, 
     ("options", "words"),
     [
         ({"probes": ("odor",)}, "probes must be among order, translation.*got odor"),
-        ({"images": 1}, "probes need 2 pictures or more.*got 1"),
+        ({"images": 1}, "probes need 2 images or more.*got 1"),
         ({"sizes": ("12y",)}, "a size is a side such as 48.*got '12y'"),
         ({"data": "nowhere"}, "unknown data set 'nowhere'"),
     ],
@@ -158,11 +158,11 @@ def test_a_mistake_is_one_message(tiny_model, options, words):
 
 
 def test_an_empty_data_set_is_refused(tiny_model, digits):
-    with pytest.raises(ValueError, match="holds no pictures to probe with"):
+    with pytest.raises(ValueError, match="holds no images to probe with"):
         list(cpvt.probe(tiny_model("peg"), replace(digits, train=None, test=None)))
 
 
-def test_our_own_colour_model_reads_grey_pictures(tiny_model, measured):
+def test_our_own_colour_model_reads_grey_images(tiny_model, measured):
     assert measured(tiny_model("peg", in_chans=3), "position")("r2")
 
 

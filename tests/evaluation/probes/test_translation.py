@@ -1,4 +1,4 @@
-"""Translation: what moves with the picture is said to, and nothing else."""
+"""Translation: what moves with the image is said to, and nothing else."""
 
 import pytest
 import torch
@@ -9,19 +9,19 @@ from cpvt.evaluation.probes.translation import overlap, shift
 
 @pytest.mark.parametrize("way", ["circular", "canvas", "crop"])
 def test_the_overlap_shows_the_same_pixels(way):
-    pictures = torch.randn(2, 1, 32, 40)
+    images = torch.randn(2, 1, 32, 40)
     for pixels in (1, 4, 8):
-        before, after = shift(pictures, way, 0, 4), shift(pictures, way, pixels, 4)
+        before, after = shift(images, way, 0, 4), shift(images, way, pixels, 4)
         assert before.shape == after.shape == (2, 1, *{"circular": (32, 40), "canvas": (48, 56), "crop": (24, 32)}[way])
         maps = [each.permute(0, 2, 3, 1) for each in (before, after)]
         torch.testing.assert_close(*overlap(*maps, way, pixels, pixels))
         assert not torch.equal(before, after)
 
 
-def test_on_a_canvas_the_whole_picture_is_there_wherever_it_lies():
-    pictures = torch.rand(1, 1, 16, 16) + 1
+def test_on_a_canvas_the_whole_image_is_there_wherever_it_lies():
+    images = torch.rand(1, 1, 16, 16) + 1
     for pixels in (0, 1, 8):
-        assert shift(pictures, "canvas", pixels, 4).sum() == pytest.approx(float(pictures.sum()))
+        assert shift(images, "canvas", pixels, 4).sum() == pytest.approx(float(images.sum()))
 
 
 def test_a_change_is_in_units_of_the_spread_of_tokens():
@@ -58,15 +58,15 @@ def test_on_a_canvas_a_model_without_encoding_moves_exactly(tiny_model, measured
 
 def test_accuracy_stands_beside_and_counts_right_answers(measured, digits):
     class KnowsTheFirst(torch.nn.Module):
-        """Right on pictures as they come, wrong on everything rolled, which it knows by their top left corner."""
+        """Right on images as they come, wrong on everything rolled, which it knows by their top left corner."""
 
-        def forward(self, pictures):
-            return torch.nn.functional.one_hot((pictures[:, 0, 0, 0] > 5).long(), 10).float()
+        def forward(self, images):
+            return torch.nn.functional.one_hot((images[:, 0, 0, 0] > 5).long(), 10).float()
 
     from cpvt.adapters import subject_of
 
     subject = subject_of(KnowsTheFirst(), train_size=32, patch_size=4)
-    find = measured(subject, "translation", pictures=597)
+    find = measured(subject, "translation", images=597)
     share = sum(digits.test.labels == 0) / 597
     assert find("accuracy", case="circular, not shifted") == [pytest.approx(share, abs=1e-4)]
     assert find("same prediction", case="circular, 1 pixel") == [1]
@@ -80,10 +80,10 @@ def test_a_refused_canvas_is_said_and_the_rest_runs(tiny_model, measured):
             super().__init__()
             self.inner = model
 
-        def forward(self, pictures):
-            if pictures.shape[-1] != 16:
-                raise AssertionError(f"16 pixels wanted, {pictures.shape[-1]} given")
-            return self.inner(pictures)
+        def forward(self, images):
+            if images.shape[-1] != 16:
+                raise AssertionError(f"16 pixels wanted, {images.shape[-1]} given")
+            return self.inner(images)
 
     find = measured(OneSize(), "translation", img_size=16)
     assert "16 pixels wanted, 24 given" in find.refused["model", "predictions, canvas"]

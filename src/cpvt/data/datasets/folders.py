@@ -1,4 +1,4 @@
-"""Folders of class folders: train/CLASS/picture.jpg and test/CLASS/picture.jpg (or val/)."""
+"""Folders of class folders: train/CLASS/image.jpg and test/CLASS/image.jpg (or val/)."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from timm.utils.misc import natural_key
 
 from cpvt.data.base import DataSet, DataSource, Split, data_set
 from cpvt.data.datasets.shards import holds_shards, open_shards
-from cpvt.data.decoding import decode, picture_endings
+from cpvt.data.decoding import decode, image_endings
 
 TEST_FOLDERS = ("test", "val", "validation")
 
 
 class FolderSplit:
-    """Picture files and their classes."""
+    """Image files and their classes."""
 
     def __init__(self, paths: Sequence[Path], labels: Sequence[int], mode: str) -> None:
         self.paths, self.labels, self.mode = paths, labels, mode
@@ -31,21 +31,21 @@ class FolderSplit:
 
 
 def open_folder(where: str, mode: str) -> DataSet:
-    """Pictures in class folders below train/ and test/ (or val/); either part may be absent.
+    """Images in class folders below train/ and test/ (or val/); either part may be absent.
 
-    A class is a folder directly below; its pictures may lie deeper. Raises ValueError for a picture outside any class
-    folder, a class folder without pictures, or a class to test that is not there to train.
+    A class is a folder directly below; its images may lie deeper. Raises ValueError for an image outside any class
+    folder, a class folder without images, or a class to test that is not there to train.
     """
     root = Path(where)
     train_root = root / "train"
     test_root = next((root / name for name in TEST_FOLDERS if (root / name).is_dir()), None)
     if not train_root.is_dir() and test_root is None:
         raise ValueError(
-            f"'{root}' holds neither train/ nor test/ (or val/); expected {root}/train/CLASS/picture.jpg and "
-            f"{root}/test/CLASS/picture.jpg"
+            f"'{root}' holds neither train/ nor test/ (or val/); expected {root}/train/CLASS/image.jpg and "
+            f"{root}/test/CLASS/image.jpg"
         )
-    train = _pictures_by_class(train_root) if train_root.is_dir() else None
-    test = _pictures_by_class(test_root) if test_root is not None else None
+    train = _images_by_class(train_root) if train_root.is_dir() else None
+    test = _images_by_class(test_root) if test_root is not None else None
     classes = list(train or test or {})
     extra = [name for name in test or {} if name not in classes]
     if extra:
@@ -56,16 +56,16 @@ def open_folder(where: str, mode: str) -> DataSet:
     return data_set(str(root), classes, _split(train, classes, mode), _split(test, classes, mode), mode)
 
 
-def _split(pictures: dict[str, list[Path]] | None, classes: Sequence[str], mode: str) -> Split | None:
-    if pictures is None:
+def _split(images: dict[str, list[Path]] | None, classes: Sequence[str], mode: str) -> Split | None:
+    if images is None:
         return None
-    pairs = [(path, classes.index(name)) for name, paths in pictures.items() for path in paths]
+    pairs = [(path, classes.index(name)) for name, paths in images.items() for path in paths]
     return FolderSplit([path for path, _ in pairs], [label for _, label in pairs], mode)
 
 
-def _pictures_by_class(root: Path) -> dict[str, list[Path]]:
-    """Class -> its picture files, both in natural order (class2 before class10)."""
-    endings = picture_endings()
+def _images_by_class(root: Path) -> dict[str, list[Path]]:
+    """Class -> its image files, both in natural order (class2 before class10)."""
+    endings = image_endings()
     folders = sorted((each for each in root.iterdir() if _is_class(each)), key=lambda path: natural_key(path.name))
     found = {
         folder.name: sorted(
@@ -77,8 +77,8 @@ def _pictures_by_class(root: Path) -> dict[str, list[Path]]:
     empty = [str(folder) for folder in folders if not found[folder.name]] or ([] if folders else [str(root)])
     loose = [path.name for path in root.iterdir() if path.is_file() and path.suffix.lower() in endings]
     if empty or loose:
-        what = f"no pictures in '{empty[0]}'" if empty else f"'{root}' has pictures outside any class ({loose[0]}, ...)"
-        raise ValueError(f"{what}: expected class folders with pictures, {root}/CLASS/name.jpg")
+        what = f"no images in '{empty[0]}'" if empty else f"'{root}' has images outside any class ({loose[0]}, ...)"
+        raise ValueError(f"{what}: expected class folders with images, {root}/CLASS/name.jpg")
     return found
 
 
@@ -87,7 +87,7 @@ def _is_class(path: Path) -> bool:
 
 
 FOLDER = DataSource(
-    "a folder with train/CLASS/picture.jpg and test/CLASS/picture.jpg (or val/), or with tar archives of such",
+    "a folder with train/CLASS/image.jpg and test/CLASS/image.jpg (or val/), or with tar archives of such",
     matches=lambda name: Path(name).is_dir(),
     open=lambda name, root, mode: (open_shards if holds_shards(Path(name)) else open_folder)(name, mode),
 )

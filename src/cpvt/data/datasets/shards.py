@@ -21,7 +21,7 @@ INFO = "_info.json"  # of timm's sets: which shards are in which part
 
 
 class ShardSplit:
-    """Pictures in tar archives. Small in memory, and free of open files, so that it goes to other processes."""
+    """Images in tar archives. Small in memory, and free of open files, so that it goes to other processes."""
 
     def __init__(self, shards: Sequence[Path], samples: Sequence[Sequence[Sample]], labels: Sequence[int], mode: str):
         self.shards, self.mode = tuple(shards), mode
@@ -60,7 +60,7 @@ def open_shards(where: str, mode: str) -> DataSet:
     for part, found in labels.items():
         if not found:
             raise ValueError(
-                f"there are no pictures in '{shards[part][0]}' and the other shards to {part} of '{where}'"
+                f"there are no images in '{shards[part][0]}' and the other shards to {part} of '{where}'"
             )
     numbers, names = _numbered(where, labels)
     for sample in (sample for each in samples.values() for within in each for sample in within):

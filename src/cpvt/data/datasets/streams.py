@@ -1,4 +1,4 @@
-"""Streams: sets too large to hold, read from their start in shards, each picture once over all processes that share them."""
+"""Streams: sets too large to hold, read from their start in shards, each image once over all processes that share them."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ import numpy as np
 
 from cpvt.data.base import SPLITS, DataSet, DataSource, Encoded, Stream, data_set
 
-SHARD = 1 << 32  # numbers of one shard's pictures, so that a picture's own does not depend on the shards before it
+SHARD = 1 << 32  # numbers of one shard's images, so that an image's own does not depend on the shards before it
 
 
 class HuggingFaceStream:
     """One part of a Hugging Face set, as it comes."""
 
     def __init__(self, dataset: Any, name: str) -> None:
-        """dataset: a `datasets.IterableDataset` with a column of pictures and one of classes."""
+        """dataset: a `datasets.IterableDataset` with a column of images and one of classes."""
         from datasets import ClassLabel, Image
 
         columns = dataset.features or {}
-        pictures = [column for column, kind in columns.items() if isinstance(kind, Image)]
+        images = [column for column, kind in columns.items() if isinstance(kind, Image)]
         classes = [column for column, kind in columns.items() if isinstance(kind, ClassLabel)]
-        if not pictures or not classes:
+        if not images or not classes:
             held = ", ".join(f"{column} ({type(kind).__name__})" for column, kind in columns.items()) or "nothing known"
             raise ValueError(f"'{name}' needs a column of kind Image and one of kind ClassLabel; it has {held}")
-        self.name, self.picture, self.label = name, pictures[0], "label" if "label" in classes else classes[0]
+        self.name, self.image, self.label = name, images[0], "label" if "label" in classes else classes[0]
         self.class_names: tuple[str, ...] = tuple(columns[self.label].names)
-        self.dataset = dataset.select_columns([self.picture, self.label]).cast_column(self.picture, Image(decode=False))
+        self.dataset = dataset.select_columns([self.image, self.label]).cast_column(self.image, Image(decode=False))
         splits = dataset.info.splits or {}
         known = splits.get(str(dataset.split))
         self.length: int | None = (known.num_examples or None) if known is not None else None
@@ -36,9 +36,9 @@ class HuggingFaceStream:
     def share(
         self, part: int = 0, parts: int = 1, *, seed: int = 0, epoch: int = 0, shuffle: int = 0
     ) -> Iterator[Encoded]:
-        """This part's pictures, not decoded, of which no other part has any; see `Stream`.
+        """This part's images, not decoded, of which no other part has any; see `Stream`.
 
-        Shards are dealt out; those left over are read by all parts, each of which keeps every so many pictures.
+        Shards are dealt out; those left over are read by all parts, each of which keeps every so many images.
         """
         if not 0 <= part < parts or shuffle < 0:
             raise ValueError(f"a part is from 0 to below parts, and shuffle 0 or more; got {part}, {parts}, {shuffle}")
@@ -56,8 +56,8 @@ class HuggingFaceStream:
                 name = f"{place} in shard {shard} of {self.name}"
                 label = example[self.label]
                 if label is None or label < 0:
-                    raise ValueError(f"picture {name} has no class; choose a set, or a part of it, that has classes")
-                yield Encoded(shard * SHARD + place, _content(example[self.picture]), name, int(label))
+                    raise ValueError(f"image {name} has no class; choose a set, or a part of it, that has classes")
+                yield Encoded(shard * SHARD + place, _content(example[self.image]), name, int(label))
 
 
 def open_stream(name: str, part: str = "train", root: str | None = None) -> Stream:
@@ -93,15 +93,15 @@ def open_streams(name: str, root: str | None, mode: str) -> DataSet:
     return replace(data_set(name, train.class_names, None, None, mode), train_stream=train, test_stream=test)
 
 
-def _content(picture: dict[str, Any] | None) -> bytes:
-    """The picture's file; nothing, which does not decode, where there is none."""
-    if not picture:
+def _content(image: dict[str, Any] | None) -> bytes:
+    """The image's file; nothing, which does not decode, where there is none."""
+    if not image:
         return b""
-    if picture["bytes"] is not None:
-        return bytes(picture["bytes"])
+    if image["bytes"] is not None:
+        return bytes(image["bytes"])
     import fsspec  # a part of datasets
 
-    with fsspec.open(picture["path"], "rb") as file:
+    with fsspec.open(image["path"], "rb") as file:
         return bytes(file.read())
 
 

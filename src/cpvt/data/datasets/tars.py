@@ -1,4 +1,4 @@
-"""Tar archives of labelled pictures, looked through once, so that any picture can be read by its place."""
+"""Tar archives of labelled images, looked through once, so that any image can be read by its place."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 
-from cpvt.data.decoding import picture_endings
+from cpvt.data.decoding import image_endings
 
-LABELS = ("cls", "json", "cls.txt")  # what stands beside a picture: its class, facts about it, its class in words
+LABELS = ("cls", "json", "cls.txt")  # what stands beside an image: its class, facts about it, its class in words
 KEYS = ("label", "cls")  # of the class among the facts
 
 
 class Sample(NamedTuple):
-    """Where a picture is in an archive, and its class: a number, or a name."""
+    """Where an image is in an archive, and its class: a number, or a name."""
 
     name: str
     offset: int  # bytes
@@ -32,15 +32,15 @@ class _Member(NamedTuple):
 
 
 def read_samples(path: Path, keys: Sequence[str] = KEYS) -> list[Sample]:
-    """Every labelled picture of a tar archive, in its order.
+    """Every labelled image of a tar archive, in its order.
 
-    Files that are called the same up to the first dot make a sample, as in WebDataset: a picture, and its class as a
-    number or name in .cls, or under one of `keys` in .json. Without these the folder of a picture is its class.
-    Raises ValueError that names the archive where it is damaged or a picture has no class.
+    Files that are called the same up to the first dot make a sample, as in WebDataset: an image, and its class as a
+    number or name in .cls, or under one of `keys` in .json. Without these the folder of an image is its class.
+    Raises ValueError that names the archive where it is damaged or an image has no class.
     """
     samples: dict[str, list[_Member]] = {}
     beside: dict[str, dict[str, str]] = {}
-    endings = picture_endings()
+    endings = image_endings()
     with open(path, "rb") as file:
         for member in _members(path, file):
             key = member.name[: -len(member.ending) - 1]
@@ -52,22 +52,22 @@ def read_samples(path: Path, keys: Sequence[str] = KEYS) -> list[Sample]:
     without = next((key for key, facts in beside.items() if "cls" in facts and key not in samples), None)
     if without is not None:
         raise ValueError(
-            f"sample '{without}' of '{path}' has a class and no picture; known: {' '.join(sorted(endings))}"
+            f"sample '{without}' of '{path}' has a class and no image; known: {' '.join(sorted(endings))}"
         )
     return [
-        sample for key, pictures in samples.items() for sample in _labelled(path, pictures, beside.get(key, {}), keys)
+        sample for key, images in samples.items() for sample in _labelled(path, images, beside.get(key, {}), keys)
     ]
 
 
-def _labelled(path: Path, pictures: list[_Member], facts: dict[str, str], keys: Sequence[str]) -> Iterator[Sample]:
-    label = _label(path, pictures[0].name, facts, keys)
+def _labelled(path: Path, images: list[_Member], facts: dict[str, str], keys: Sequence[str]) -> Iterator[Sample]:
+    label = _label(path, images[0].name, facts, keys)
     if label is not None:
-        plain = [picture for picture in pictures if "." not in picture.ending] or pictures  # a mask is x.mask.png
+        plain = [image for image in images if "." not in image.ending] or images  # a mask is x.mask.png
         if len(plain) > 1:
-            names = ", ".join(picture.name for picture in plain)
-            raise ValueError(f"a sample of '{path}' holds several pictures for one class ({names}); leave one of them")
-        pictures = plain
-    for name, offset, size, _ in pictures:
+            names = ", ".join(image.name for image in plain)
+            raise ValueError(f"a sample of '{path}' holds several images for one class ({names}); leave one of them")
+        images = plain
+    for name, offset, size, _ in images:
         own = PurePosixPath(name).parent.name if label is None else label
         if own == "":
             raise ValueError(
@@ -78,7 +78,7 @@ def _labelled(path: Path, pictures: list[_Member], facts: dict[str, str], keys: 
 
 
 def _label(path: Path, name: str, facts: dict[str, str], keys: Sequence[str]) -> int | str | None:
-    """The class that stands beside a picture, a number where it reads as one; None where there is none."""
+    """The class that stands beside an image, a number where it reads as one; None where there is none."""
     found = None
     if "json" in facts:
         try:
@@ -118,9 +118,9 @@ def _members(path: Path, file: IO[bytes]) -> Iterator[_Member]:
 
 
 def _refuse_link(path: Path, info: tarfile.TarInfo) -> None:
-    if (info.islnk() or info.issym()) and PurePosixPath(info.name).suffix.lower() in picture_endings():
+    if (info.islnk() or info.issym()) and PurePosixPath(info.name).suffix.lower() in image_endings():
         raise ValueError(
-            f"'{info.name}' of '{path}' is a link to {info.linkname}, not a picture; "
+            f"'{info.name}' of '{path}' is a link to {info.linkname}, not an image; "
             "write the archive with tar --dereference --hard-dereference"
         )
 

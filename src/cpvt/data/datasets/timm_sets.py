@@ -1,6 +1,6 @@
 """Any data set that timm's factory knows, decoded by ourselves.
 
-timm's own dataset class replaces a picture that it cannot read by the next one and ignores EXIF, so only its
+timm's own dataset class replaces an image that it cannot read by the next one and ignores EXIF, so only its
 readers are used here.
 """
 
@@ -22,7 +22,7 @@ PACKAGES = {"torch": "torchvision", "hfds": "datasets", "tfds": "tensorflow-data
 
 
 class ReaderSplit:
-    """Pictures behind one of timm's readers."""
+    """Images behind one of timm's readers."""
 
     def __init__(self, reader: Any, mode: str) -> None:
         self.reader, self.mode = reader, mode
@@ -33,23 +33,23 @@ class ReaderSplit:
     def read(self, index: int, draw: np.random.Generator) -> tuple[Image.Image, int]:
         file, label, *_ = self.reader[index]
         with file:
-            picture = decode(file, self.reader.filename(index, absolute=True), self.mode)
-        return picture, label
+            image = decode(file, self.reader.filename(index, absolute=True), self.mode)
+        return image, label
 
 
 class IndexedSplit:
-    """Pictures of a torchvision data set, or of a streamed one held in memory."""
+    """Images of a torchvision data set, or of a streamed one held in memory."""
 
-    def __init__(self, pictures: Any, name: str, mode: str) -> None:
-        self.pictures, self.name, self.mode = pictures, name, mode
+    def __init__(self, images: Any, name: str, mode: str) -> None:
+        self.images, self.name, self.mode = images, name, mode
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.images)
 
     def read(self, index: int, draw: np.random.Generator) -> tuple[Image.Image, int]:
         try:
-            picture, label = self.pictures[index]
-            upright = convert(ImageOps.exif_transpose(picture), self.mode)
+            image, label = self.images[index]
+            upright = convert(ImageOps.exif_transpose(image), self.mode)
         except (OSError, SyntaxError) as error:
             raise undecodable(f"{index} of {self.name}", error) from error
         return upright, int(label)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class Resize(Protocol):
     """Scales an image to cover the sides divided by the crop ratio, and cuts out its middle."""
 
-    title = "the same picture in more pixels, objects grow"
+    title = "the same image in more pixels, objects grow"
     details = "zero-shot, nothing is fine-tuned at a test size"
     multiples = (0.5, 0.75, 1, 1.5, 2)
     quick_multiples = (0.75, 1, 1.5)

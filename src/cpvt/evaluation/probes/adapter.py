@@ -15,7 +15,7 @@ LARGEST = 224  # pixels a side, for models that do not say what they were traine
 
 
 def fit_transform(subject: Subject, data: DataSet) -> Transform:
-    """How the model's pictures are read: its own way, else the data set's, in as many channels as its first layer takes."""
+    """How the model's images are read: its own way, else the data set's, in as many channels as its first layer takes."""
     if subject.transform is not None:
         return subject.transform
     taken = subject.channels or len(data.mean)
@@ -26,9 +26,9 @@ def fit_transform(subject: Subject, data: DataSet) -> Transform:
 
 
 def training_sides(subject: Subject, data: DataSet, train_size: Size | None = None) -> Sides:
-    """Height and width of the training pictures, in whole patches.
+    """Height and width of the training images, in whole patches.
 
-    Of a model that does not say, those of the data set's first picture, in multiples of 32 (or its patch) from 32 to 224.
+    Of a model that does not say, those of the data set's first image, in multiples of 32 (or its patch) from 32 to 224.
     """
     known = train_size if train_size is not None else subject.train_size
     patch = subject.patch_size
@@ -37,23 +37,23 @@ def training_sides(subject: Subject, data: DataSet, train_size: Size | None = No
         return (height, width) if patch is None else (max(1, height // patch) * patch, max(1, width // patch) * patch)
     split = data.test if data.test is not None else data.train
     if split is None or not len(split):
-        raise ValueError(f"'{data.name}' holds no pictures to probe with")
-    picture, _ = split.read(0, np.random.default_rng((0, 0, 0)))
+        raise ValueError(f"'{data.name}' holds no images to probe with")
+    image, _ = split.read(0, np.random.default_rng((0, 0, 0)))
     unit = patch or 32
-    height, width = (max(unit, min(side, LARGEST) // unit * unit) for side in (picture.height, picture.width))
+    height, width = (max(unit, min(side, LARGEST) // unit * unit) for side in (image.height, image.width))
     return height, width
 
 
 def read_grids(subject: Subject, wanted: Sides, transform: Transform) -> tuple[dict[int, Grid], str]:
     """Depth -> grid of tokens at these sides; where the model has no spatial tokens, none and the reason."""
-    picture = torch.zeros(2, len(transform.mean), *wanted, device=subject.device)
+    image = torch.zeros(2, len(transform.mean), *wanted, device=subject.device)
     try:
-        maps = subject.at_size(wanted).token_maps(picture)
+        maps = subject.at_size(wanted).token_maps(image)
     except (CannotError, RefusedError) as error:
         return {}, str(error)
     grids = {depth: (tokens.shape[1], tokens.shape[2]) for depth, tokens in maps.items()}
     if all(grid == (1, 1) for grid in grids.values()):
-        return {}, f"'{subject.name}' keeps one token for a whole picture, so it has no spatial tokens"
+        return {}, f"'{subject.name}' keeps one token for a whole image, so it has no spatial tokens"
     return grids, ""
 
 
@@ -67,11 +67,11 @@ def patch_of(subject: Subject, wanted: Sides, grids: dict[int, Grid]) -> int | N
 def check_labels(study: Study) -> str | None:
     """Why accuracy cannot be measured, or None where it can: it takes logits, and classes that are the model's."""
     data, subject = study.album.data, study.subject
-    pictures, labels = next(study.album.batches("natural", study.sides))
+    images, labels = next(study.album.batches("natural", study.sides))
     if not data.class_names or bool((labels < 0).any()):
         return f"'{data.name}' has no labels, so accuracy is left out"
     try:
-        classes = logits_of(study.at(study.sides), pictures[:1]).shape[1]
+        classes = logits_of(study.at(study.sides), images[:1]).shape[1]
     except (CannotError, RefusedError) as error:
         return str(error)
     names = subject.class_names

@@ -16,7 +16,7 @@ from cpvt.grids import Grid
 from cpvt.adapters import CannotError
 
 SHOWN = 2  # the block whose attention the paper shows
-PICTURES = 64  # at most: attention holds the square of the tokens
+IMAGES = 64  # at most: attention holds the square of the tokens
 
 
 def distances(grid: Grid) -> Tensor:
@@ -29,7 +29,7 @@ def distances(grid: Grid) -> Tensor:
 def distance(study: Study) -> Iterator[Finding]:
     """Mean distance to where patches look, weighted by how much, for each head; beside it that of looking everywhere alike.
 
-    And the mean over heads as a share of the latter. What goes to prefix tokens is left out. Where findings have a folder, the mean attention of block 2 over pictures and
+    And the mean over heads as a share of the latter. What goes to prefix tokens is left out. Where findings have a folder, the mean attention of block 2 over images and
     heads is saved there, (h, w, h, w).
     """
     study.need_tokens()
@@ -51,15 +51,15 @@ def distance(study: Study) -> Iterator[Finding]:
         if block == min(SHOWN, blocks) and study.arrays is not None:
             study.arrays.mkdir(parents=True, exist_ok=True)
             grid = study.grids[block]
-            picture = (total / len(heads)).numpy().reshape(*grid, *grid)
-            np.save(study.arrays / probe_attention_file(study.model, study.twin), picture)
+            image = (total / len(heads)).numpy().reshape(*grid, *grid)
+            np.save(study.arrays / probe_attention_file(study.model, study.twin), image)
 
 
 def _attention(study: Study, block: int) -> Iterator[Tensor]:
-    """How much each patch looks at each other, (B, heads, N, N), rows adding up to 1, some pictures at a time."""
+    """How much each patch looks at each other, (B, heads, N, N), rows adding up to 1, some images at a time."""
     subject, seen = study.at(study.sides), 0
-    for pictures, _ in study.album.batches("natural", study.sides):
-        weights = subject.attention(pictures[: PICTURES - seen], block).float()
+    for images, _ in study.album.batches("natural", study.sides):
+        weights = subject.attention(images[: IMAGES - seen], block).float()
         h, w = study.grids.get(block, (0, 0))
         if weights.shape[-1] != h * w:
             raise CannotError(
@@ -67,5 +67,5 @@ def _attention(study: Study, block: int) -> Iterator[Tensor]:
             )
         yield weights / weights.sum(-1, keepdim=True)
         seen += len(weights)
-        if seen >= PICTURES:
+        if seen >= IMAGES:
             return

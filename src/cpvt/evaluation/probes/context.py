@@ -1,4 +1,4 @@
-"""What every probe is given: one twin of one model, the pictures it is shown, and how findings are written down."""
+"""What every probe is given: one twin of one model, the images it is shown, and how findings are written down."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Study:
     grids: dict[int, Grid]  # depth -> grid of tokens at the training size; empty where there are no spatial tokens
     missing: str  # why `grids` is empty, in words
     patch: int | None  # side, pixels; None where it is not known
-    has_labels: bool  # whether the pictures' classes are the model's
+    has_labels: bool  # whether the images' classes are the model's
     arrays: Path | None = None  # folder for what is no number
     probe: str = ""
 
@@ -43,7 +43,7 @@ class Study:
         *,
         case: str = "",
         depth: int | None = None,
-        pictures: str = "natural",
+        images: str = "natural",
         sides: Sides | None = None,
         spread: float | None = None,
         count: int = 0,
@@ -56,17 +56,17 @@ class Study:
         if value is not None and known is None:
             words = f"the value came to {value}"
         return Finding(
-            self.model, self.album.data.name, self.probe, measure, case, self.twin, depth, pictures,
+            self.model, self.album.data.name, self.probe, measure, case, self.twin, depth, images,
             height if height == width else (height, width), self.album.seed, known,
             spread, count, words,
         )  # fmt: skip
 
     def cannot(self, what: str, error: Exception, sides: Sides | None = None) -> Finding:
         """That a part of this probe cannot run, and why."""
-        return self.finding(what, None, sides=sides, words=str(error), pictures="")
+        return self.finding(what, None, sides=sides, words=str(error), images="")
 
     def at(self, sides: Sides) -> Subject:
-        """The subject made ready for pictures of these sides."""
+        """The subject made ready for images of these sides."""
         return self.subject.at_size(sides)
 
     def need_tokens(self) -> None:
@@ -94,10 +94,10 @@ class Study:
         return max([self.patch, *(self.sides[0] // h for h, _ in self.grids.values())])
 
 
-def logits_of(subject: Subject, pictures: Tensor) -> Tensor:
+def logits_of(subject: Subject, images: Tensor) -> Tensor:
     """Logits (B, classes); CannotError where the model gives none."""
     try:
-        return subject.logits(pictures)
+        return subject.logits(images)
     except RefusedError:
         raise
     except ValueError as error:
@@ -120,7 +120,7 @@ class Change:
     0: equal; about 1.4 (the root of 2): as different as two tokens drawn at random from those maps.
     """
 
-    differences: list[Tensor] = field(default_factory=list)  # mean square difference of each picture
+    differences: list[Tensor] = field(default_factory=list)  # mean square difference of each image
     total: Tensor | float = 0.0  # (D,)
     squares: float = 0.0
     count: int = 0
@@ -135,7 +135,7 @@ class Change:
 
     @property
     def numbers(self) -> tuple[float, float, int]:
-        """The change, its standard deviation over pictures, and how many pictures there were."""
+        """The change, its standard deviation over images, and how many images there were."""
         power, mean = self.squares / self.count, torch.as_tensor(self.total) / self.count
         spread = max(power - float(mean.square().sum()), 1e-12 * power, 1e-300)
         each = torch.cat(self.differences)

@@ -1,4 +1,4 @@
-"""The pictures that probes show: natural ones of a data set, and noise, black and white, at any height and width."""
+"""The images that probes show: natural ones of a data set, and noise, black and white, at any height and width."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from cpvt.config import TOKEN_BUDGET
 from cpvt.data import DataSet, Split, Transform, View, load_batches
 
 KINDS = ("natural", "noise", "black", "white")
-CACHED = 2**26  # numbers of natural pictures that are kept for the next probe: 256 MiB
+CACHED = 2**26  # numbers of natural images that are kept for the next probe: 256 MiB
 PARTS = {"all": (0.0, 1.0), "fit": (0.0, 0.5), "test": (0.5, 1.0)}
 
 
 class _Numbered:
-    """A split whose pictures without a class carry the number -1."""
+    """A split whose images without a class carry the number -1."""
 
     def __init__(self, split: Split) -> None:
         self.split = split
@@ -28,13 +28,13 @@ class _Numbered:
         return len(self.split)
 
     def read(self, index: int, draw: np.random.Generator) -> tuple[Any, int]:
-        picture, label = self.split.read(index, draw)
-        return picture, -1 if label is None else label
+        image, label = self.split.read(index, draw)
+        return image, -1 if label is None else label
 
 
 @dataclass
 class Album:
-    """A seeded choice of a data set's test pictures, or of its training pictures where it has no others."""
+    """A seeded choice of a data set's test images, or of its training images where it has no others."""
 
     data: DataSet
     transform: Transform
@@ -49,19 +49,19 @@ class Album:
     def __post_init__(self) -> None:
         split = self.data.test if self.data.test is not None else self.data.train
         if split is None or len(split) < 2:
-            raise ValueError(f"'{self.data.name}' holds no pictures to probe with: at least two are needed")
+            raise ValueError(f"'{self.data.name}' holds no images to probe with: at least two are needed")
         self.split = _Numbered(split)
         if self.count < 2:
-            raise ValueError(f"probes need 2 pictures or more, to fit on some and test on others; got {self.count}")
+            raise ValueError(f"probes need 2 images or more, to fit on some and test on others; got {self.count}")
         draw = np.random.default_rng((self.seed, len(split)))
         self.numbers = draw.permutation(len(split))[: self.count].tolist()
 
     def batches(self, kind: str, sides: tuple[int, int], part: str = "all") -> Iterator[tuple[Tensor, Tensor]]:
-        """Pictures (B, C, H, W) on the device and their classes (B,), -1 where there is none.
+        """Images (B, C, H, W) on the device and their classes (B,), -1 where there is none.
 
-        kind: 'natural' is resized to the sides, nothing is filled; 'noise' is drawn anew for each picture, normal with
+        kind: 'natural' is resized to the sides, nothing is filled; 'noise' is drawn anew for each image, normal with
         spread 1 after normalisation; of 'black' and 'white' there is but one. part: 'all', or one of the halves 'fit' and
-        'test', which share no picture.
+        'test', which share no image.
         """
         if kind in ("black", "white"):
             mean, std = torch.tensor(self.transform.mean), torch.tensor(self.transform.std)
@@ -91,14 +91,14 @@ class Album:
             self.split, view, self._batch(sides), order=self.numbers[low:high], seed=self.seed,
             on_bad_image=self.on_bad_image,
         ):  # fmt: skip
-            if isinstance(batch.pictures, Tensor):
-                read.append((batch.pictures.to(self.device), batch.labels))
-                numbers += batch.pictures.numel()
+            if isinstance(batch.images, Tensor):
+                read.append((batch.images.to(self.device), batch.labels))
+                numbers += batch.images.numel()
                 yield read[-1]
             if numbers > CACHED:
                 read.clear()
         if not numbers:
-            raise ValueError(f"none of the pictures of '{self.data.name}' can be used")
+            raise ValueError(f"none of the images of '{self.data.name}' can be used")
         if numbers <= CACHED:
             self.kept[(sides, low, high)] = read
 

@@ -1,7 +1,7 @@
-"""Maps that have nothing to do with the picture, read from its tokens: the test of Islam, Jia and Bruce (ICLR 2020).
+"""Maps that have nothing to do with the image, read from its tokens: the test of Islam, Jia and Bruce (ICLR 2020).
 
 The encoder is frozen; its last tokens are resized to 28 x 28, and one 3 x 3 convolution without padding, which alone could
-not know where it stands, learns to give each map at 26 x 26. It is fitted on natural pictures, and once more on noise, and
+not know where it stands, learns to give each map at 26 x 26. It is fitted on natural images, and once more on noise, and
 tested on others. Theirs was trained by gradient descent; being linear, it is solved for here.
 Source: M. A. Islam, S. Jia, N. D. B. Bruce, How Much Position Information Do Convolutional Neural Networks Encode?
 """
@@ -20,8 +20,8 @@ from cpvt.evaluation.probes.readout import Readout, Sums
 from cpvt.evaluation.probes.context import Study
 
 SIDE = 28  # of the resized tokens
-PICTURES = 64  # at most, to fit on and to test on: each gives 676 places
-AT_A_TIME = 8  # pictures whose neighbourhoods are spread out at once
+IMAGES = 64  # at most, to fit on and to test on: each gives 676 places
+AT_A_TIME = 8  # images whose neighbourhoods are spread out at once
 
 
 def target_maps(side: int = SIDE - 2) -> dict[str, Tensor]:
@@ -51,19 +51,19 @@ def neighbourhoods(tokens: Tensor) -> Tensor:
 
 
 def maps(study: Study) -> Iterator[Finding]:
-    """Spearman's correlation (SPC) and mean absolute error (MAE) of each map, on all four kinds of picture."""
+    """Spearman's correlation (SPC) and mean absolute error (MAE) of each map, on all four kinds of image."""
     targets = target_maps()
     truth = torch.stack(list(targets.values()), dim=-1).flatten(0, 1)  # (676, maps)
     for fitted_on, tested_on in (("natural", KINDS), ("noise", ("noise",))):
         solved = _fit(study, fitted_on, truth)
         suffix = "" if fitted_on == "natural" else ", fitted on noise"
         for kind in tested_on:
-            found = _read(study, solved, kind)  # (pictures, 676, maps)
+            found = _read(study, solved, kind)  # (images, 676, maps)
             errors, correlations = (found - truth).abs().mean(1), correlation(found, truth)
             for number, name in enumerate(targets):
                 for measure, values in (("spearman", correlations[:, number]), ("mae", errors[:, number])):
                     yield study.finding(
-                        measure, float(values.mean()), case=name + suffix, depth=study.last, pictures=kind,
+                        measure, float(values.mean()), case=name + suffix, depth=study.last, images=kind,
                         spread=float(values.std(correction=0)), count=len(values),
                     )  # fmt: skip
 
@@ -81,16 +81,16 @@ def _read(study: Study, solved: Readout, kind: str) -> Tensor:
 
 def _features(study: Study, kind: str, part: str) -> Iterator[Tensor]:
     depth, subject, seen = study.last, study.at(study.sides), 0
-    for pictures, _ in study.album.batches(kind, study.sides, part):
-        tokens = subject.token_maps(pictures[: PICTURES - seen])[depth]
+    for images, _ in study.album.batches(kind, study.sides, part):
+        tokens = subject.token_maps(images[: IMAGES - seen])[depth]
         yield from map(neighbourhoods, tokens.split(AT_A_TIME))
         seen += len(tokens)
-        if seen >= PICTURES:
+        if seen >= IMAGES:
             return
 
 
 def correlation(found: Tensor, truth: Tensor) -> Tensor:
-    """Spearman's correlation of maps (pictures, places, maps) with the true ones (places, maps), (pictures, maps).
+    """Spearman's correlation of maps (images, places, maps) with the true ones (places, maps), (images, maps).
 
     Values are ranked to three decimals, so that rounding has no rank; a map that is the same everywhere correlates with
     nothing: 0.

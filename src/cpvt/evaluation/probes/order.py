@@ -1,4 +1,4 @@
-"""Order: how far the output moves when the patches of a picture change places; without an encoding, not at all.
+"""Order: how far the output moves when the patches of an image change places; without an encoding, not at all.
 
 The patches of a batch are put in another order, drawn anew for each batch. A transformer without positions gives the same
 tokens in that order, so tokens put back differ by rounding alone, and so do the logits.
@@ -19,10 +19,10 @@ from cpvt.adapters import CannotError
 KINDS = ("natural", "noise")
 
 
-def permute_patches(pictures: Tensor, patch: int, order: Tensor) -> Tensor:
-    """Pictures (B, C, H, W) whose place i shows patch number order[i]; the patch must divide the sides."""
-    height, width = pictures.shape[2:]
-    patches = pictures.unflatten(3, (width // patch, patch)).unflatten(
+def permute_patches(images: Tensor, patch: int, order: Tensor) -> Tensor:
+    """Images (B, C, H, W) whose place i shows patch number order[i]; the patch must divide the sides."""
+    height, width = images.shape[2:]
+    patches = images.unflatten(3, (width // patch, patch)).unflatten(
         2, (height // patch, patch)
     )  # (B, C, h, p, w, p)
     moved = patches.transpose(3, 4).flatten(2, 3)[:, :, order]  # (B, C, N, p, p)
@@ -31,7 +31,7 @@ def permute_patches(pictures: Tensor, patch: int, order: Tensor) -> Tensor:
 
 
 def tokens(study: Study) -> Iterator[Finding]:
-    """At each depth, how far the tokens of permuted patches, put back in order, lie from those of the picture."""
+    """At each depth, how far the tokens of permuted patches, put back in order, lie from those of the image."""
     study.need_tokens()
     subject, patch = study.at(study.sides), study.need_patch()
     grid = (study.sides[0] // patch, study.sides[1] // patch)
@@ -40,9 +40,9 @@ def tokens(study: Study) -> Iterator[Finding]:
         raise CannotError(f"'{study.model}' keeps no token for each patch, so tokens cannot be put back in order")
     for kind in KINDS:
         changes, means = {depth: Change() for depth in depths}, {depth: Change() for depth in depths}
-        for pictures, order in _permuted(study, kind):
-            before = subject.token_maps(pictures)
-            after = subject.token_maps(permute_patches(pictures, patch, order))
+        for images, order in _permuted(study, kind):
+            before = subject.token_maps(images)
+            after = subject.token_maps(permute_patches(images, patch, order))
             for depth in depths:
                 back = torch.empty_like(after[depth]).flatten(1, 2)
                 back[:, order] = after[depth].flatten(1, 2)
@@ -51,7 +51,7 @@ def tokens(study: Study) -> Iterator[Finding]:
         for name, found in (("token change", changes), ("mean token change", means)):
             for depth, change in found.items():
                 value, spread, count = change.numbers
-                yield study.finding(name, value, depth=depth, pictures=kind, spread=spread, count=count)
+                yield study.finding(name, value, depth=depth, images=kind, spread=spread, count=count)
 
 
 def predictions(study: Study) -> Iterator[Finding]:
@@ -59,21 +59,21 @@ def predictions(study: Study) -> Iterator[Finding]:
     subject, patch = study.at(study.sides), study.need_patch()
     for kind in KINDS:
         changes, flips = [], []
-        for pictures, order in _permuted(study, kind):
-            before = logits_of(subject, pictures)
-            after = logits_of(subject, permute_patches(pictures, patch, order))
+        for images, order in _permuted(study, kind):
+            before = logits_of(subject, images)
+            after = logits_of(subject, permute_patches(images, patch, order))
             changes.append(((after - before).norm(dim=1) / before.norm(dim=1).clamp_min(1e-12)).cpu())
             flips.append((after.argmax(1) != before.argmax(1)).cpu())
         change, flip = torch.cat(changes), torch.cat(flips).double()
         spread = float(change.std(correction=0))
-        yield study.finding("logit change", float(change.mean()), pictures=kind, spread=spread, count=len(change))
-        yield study.finding("predictions changed", float(flip.mean()), pictures=kind, count=len(flip))
+        yield study.finding("logit change", float(change.mean()), images=kind, spread=spread, count=len(change))
+        yield study.finding("predictions changed", float(flip.mean()), images=kind, count=len(flip))
 
 
 def _permuted(study: Study, kind: str) -> Iterator[tuple[Tensor, Tensor]]:
-    """Each batch of pictures, and a new order for their patches."""
+    """Each batch of images, and a new order for their patches."""
     patch = study.need_patch()
     count = (study.sides[0] // patch) * (study.sides[1] // patch)
-    for number, (pictures, _) in enumerate(study.album.batches(kind, study.sides)):
+    for number, (images, _) in enumerate(study.album.batches(kind, study.sides)):
         draw = np.random.default_rng((study.album.seed, number))
-        yield pictures, torch.from_numpy(draw.permutation(count)).to(pictures.device)
+        yield images, torch.from_numpy(draw.permutation(count)).to(images.device)

@@ -1,6 +1,6 @@
 """Absolute position: how well row and column can be read from a token, by a linear readout, at each depth.
 
-The readout is fitted on the tokens of half of the pictures and tested on the other half. Targets are the token's row and
+The readout is fitted on the tokens of half of the images and tested on the other half. Targets are the token's row and
 column, scaled so that the first and last token's centres of a grid of n stand at -1 + 1 / n and 1 - 1 / n.
 """
 
@@ -21,7 +21,7 @@ KINDS = ("noise", "natural")
 
 
 def coordinates(grid: Grid) -> Tensor:
-    """Row and column of each token's centre on a picture that goes from -1 to 1, (h, w, 2)."""
+    """Row and column of each token's centre on an image that goes from -1 to 1, (h, w, 2)."""
     axes = [(2 * torch.arange(length, dtype=torch.float64) + 1) / length - 1 for length in grid]
     return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
 
@@ -32,9 +32,9 @@ def in_patches(scaled: Tensor, grid: Grid) -> Tensor:
 
 
 def explained(found: Tensor, expected: Tensor) -> Tensor:
-    """R2 of each picture and axis, (pictures, 2), of readings (pictures, h, w, 2) of coordinates (h, w, 2).
+    """R2 of each image and axis, (images, 2), of readings (images, h, w, 2) of coordinates (h, w, 2).
 
-    Targets are the same for every picture, so the mean over pictures is the R2 of all tokens together. An axis with a
+    Targets are the same for every image, so the mean over images is the R2 of all tokens together. An axis with a
     single place has no variance to explain and is left out of means (NaN).
     """
     variance = (expected - expected.mean((0, 1))).square().sum((0, 1))
@@ -42,21 +42,21 @@ def explained(found: Tensor, expected: Tensor) -> Tensor:
 
 
 def fit(study: Study, kind: str) -> dict[int, Readout]:
-    """A readout for each depth, from half of the pictures at the training size."""
+    """A readout for each depth, from half of the images at the training size."""
     study.need_tokens()
     subject, sums = study.at(study.sides), {depth: Sums() for depth in study.grids}
-    for pictures, _ in study.album.batches(kind, study.sides, "fit"):
-        for depth, tokens in subject.token_maps(pictures).items():
+    for images, _ in study.album.batches(kind, study.sides, "fit"):
+        for depth, tokens in subject.token_maps(images).items():
             targets = coordinates((tokens.shape[1], tokens.shape[2])).expand(len(tokens), -1, -1, -1)
             sums[depth].add(tokens.flatten(0, 2), targets.flatten(0, 2))
     return {depth: each.solve() for depth, each in sums.items()}
 
 
 def read(study: Study, readouts: dict[int, Readout], kind: str, sides: Sides) -> dict[int, Tensor]:
-    """What each depth's readout says of the other half of the pictures, (pictures, h, w, 2)."""
+    """What each depth's readout says of the other half of the images, (images, h, w, 2)."""
     subject, found = study.at(sides), {depth: list[Tensor]() for depth in readouts}
-    for pictures, _ in study.album.batches(kind, sides, "test"):
-        for depth, tokens in subject.token_maps(pictures).items():
+    for images, _ in study.album.batches(kind, sides, "test"):
+        for depth, tokens in subject.token_maps(images).items():
             found[depth].append(readouts[depth](tokens).cpu())
     return {depth: torch.cat(each) for depth, each in found.items()}
 
@@ -68,17 +68,17 @@ def readout(study: Study) -> Iterator[Finding]:
             expected = coordinates((found.shape[1], found.shape[2]))
             each = explained(found, expected)
             both = each.nanmean(1)
-            yield study.finding("r2", float(both.mean()), depth=depth, pictures=kind,
+            yield study.finding("r2", float(both.mean()), depth=depth, images=kind,
                                 spread=float(both.std(correction=0)), count=len(found))  # fmt: skip
             for axis, values in zip(("row", "column"), each.T):
-                yield study.finding("r2", float(values.mean()), case=axis, depth=depth, pictures=kind, count=len(found))
+                yield study.finding("r2", float(values.mean()), case=axis, depth=depth, images=kind, count=len(found))
             yield from _border(study, found, expected, depth, kind)
 
 
 def _border(study: Study, found: Tensor, expected: Tensor, depth: int, kind: str) -> Iterator[Finding]:
     """Mean absolute error of the readings, in patches, of tokens so many tokens from the nearest edge.
 
-    Beside it that of a guess at the middle of the picture. Not R2: the variance of the coordinates differs from ring to
+    Beside it that of a guess at the middle of the image. Not R2: the variance of the coordinates differs from ring to
     ring, so the same error would give another R2 on each, and in the middle, where there is hardly any, none at all.
     """
     h, w = expected.shape[:2]
@@ -90,14 +90,14 @@ def _border(study: Study, found: Tensor, expected: Tensor, depth: int, kind: str
         here = distance == ring
         for name, values in (("border error", error[:, here]), ("border guess", guess[here])):
             value = float(values.mean())
-            yield study.finding(name, value, case=f"distance {ring}", depth=depth, pictures=kind, count=len(found))
+            yield study.finding(name, value, case=f"distance {ring}", depth=depth, images=kind, count=len(found))
 
 
 def longer(study: Study) -> Iterator[Finding]:
     """The readout fitted at the training size, tested there and at larger ones, by two conventions of the same reading.
 
     scaled: row and column from -1 to 1, whatever the size. absolute: rows and columns counted in patches from the top left,
-    so that most of a larger picture lies beyond anything the readout was fitted on.
+    so that most of a larger image lies beyond anything the readout was fitted on.
     """
     for kind in KINDS:
         readouts = fit(study, kind)
@@ -115,7 +115,7 @@ def longer(study: Study) -> Iterator[Finding]:
                     about: dict[str, Any] = {
                         "case": case,
                         "depth": depth,
-                        "pictures": kind,
+                        "images": kind,
                         "sides": sides,
                         "count": len(found),
                     }

@@ -1,8 +1,8 @@
-"""Translation: whether token maps move with the picture, and whether the prediction stays, under shifts of three ways.
+"""Translation: whether token maps move with the image, and whether the prediction stays, under shifts of three ways.
 
 circular: pixels that leave on one side come in on the other; nothing is lost, and nothing natural looks so.
-canvas: the whole picture on zeros (after normalisation), half as large again or more, at two places.
-crop: two cuts of the training size from a larger picture; what leaves is lost, and the edges are real.
+canvas: the whole image on zeros (after normalisation), half as large again or more, at two places.
+crop: two cuts of the training size from a larger image; what leaves is lost, and the edges are real.
 All shifts are down and right by the same number of pixels: one pixel, or one and two of the model's largest tokens.
 """
 
@@ -26,17 +26,17 @@ def shifts(study: Study) -> dict[str, int]:
     return {"1 pixel": 1} | ({"1 patch": study.stride, "2 patches": 2 * study.stride} if study.patch else {})
 
 
-def shift(pictures: Tensor, way: str, pixels: int, stride: int) -> Tensor:
-    """Pictures (B, C, H, W) as a model sees them after a shift by so many pixels."""
-    height, width = pictures.shape[2:]
+def shift(images: Tensor, way: str, pixels: int, stride: int) -> Tensor:
+    """Images (B, C, H, W) as a model sees them after a shift by so many pixels."""
+    height, width = images.shape[2:]
     if way == "circular":
-        return pictures.roll((pixels, pixels), (2, 3))
+        return images.roll((pixels, pixels), (2, 3))
     if way == "crop":  # the cut moves up and left, so what it shows moves down and right
         start, rows, columns = 2 * stride - pixels, height - 2 * stride, width - 2 * stride
-        return pictures[:, :, start : start + rows, start : start + columns]
+        return images[:, :, start : start + rows, start : start + columns]
     start = stride + pixels  # one token off the corner, where borders are felt most
-    canvas = pictures.new_zeros(*pictures.shape[:2], height + 4 * stride, width + 4 * stride)
-    canvas[:, :, start : start + height, start : start + width] = pictures
+    canvas = images.new_zeros(*images.shape[:2], height + 4 * stride, width + 4 * stride)
+    canvas[:, :, start : start + height, start : start + width] = images
     return canvas
 
 
@@ -48,18 +48,18 @@ def overlap(before: Tensor, after: Tensor, way: str, rows: int, columns: int) ->
 
 
 def maps(study: Study, way: str) -> Iterator[Finding]:
-    """At each depth, how far the tokens of shifted pictures, moved back, lie from those of the pictures as they were."""
+    """At each depth, how far the tokens of shifted images, moved back, lie from those of the images as they were."""
     study.need_tokens()
     stride = study.stride
     subject, shown = _ready(study, way)
     for kind in KINDS:
         changes: dict[tuple[str, int], Change] = {}
-        for pictures, _ in study.album.batches(kind, _read(study, way)):
-            before = subject.token_maps(shift(pictures, way, 0, stride))
+        for images, _ in study.album.batches(kind, _read(study, way)):
+            before = subject.token_maps(shift(images, way, 0, stride))
             for words, pixels in shifts(study).items():
                 if pixels % stride:
                     continue  # token maps cannot be moved by part of a token
-                after = subject.token_maps(shift(pictures, way, pixels, stride))
+                after = subject.token_maps(shift(images, way, pixels, stride))
                 for depth, map_before in before.items():
                     rows, columns = (pixels * length // side for length, side in zip(map_before.shape[1:3], shown))
                     if min(map_before.shape[1] - rows, map_before.shape[2] - columns) > 0:
@@ -67,20 +67,20 @@ def maps(study: Study, way: str) -> Iterator[Finding]:
                         changes.setdefault((words, depth), Change()).add(pair[1], pair[0])
         for (words, depth), change in changes.items():
             value, spread, count = change.numbers
-            yield study.finding("token error", value, case=f"{way}, {words}", depth=depth, pictures=kind, sides=shown,
+            yield study.finding("token error", value, case=f"{way}, {words}", depth=depth, images=kind, sides=shown,
                                 spread=spread, count=count)  # fmt: skip
 
 
 def predictions(study: Study, way: str) -> Iterator[Finding]:
-    """The share of pictures whose prediction stays, beside the accuracy before and after."""
+    """The share of images whose prediction stays, beside the accuracy before and after."""
     stride = study.stride
     subject, shown = _ready(study, way)
     names: dict[str, list[Tensor]] = {"": []}
     labels = []
-    for pictures, classes in study.album.batches("natural", _read(study, way)):
+    for images, classes in study.album.batches("natural", _read(study, way)):
         labels.append(classes)
         for words, pixels in {"": 0, **shifts(study)}.items():
-            found = logits_of(subject, shift(pictures, way, pixels, stride)).argmax(1).cpu()
+            found = logits_of(subject, shift(images, way, pixels, stride)).argmax(1).cpu()
             names.setdefault(words, []).append(found)
     guessed, right = {words: torch.cat(each) for words, each in names.items()}, torch.cat(labels)
     for words, guess in guessed.items():
@@ -103,6 +103,6 @@ def _ready(study: Study, way: str) -> tuple[Subject, Sides]:
 
 
 def _read(study: Study, way: str) -> Sides:
-    """The size at which pictures are read before they are shifted."""
+    """The size at which images are read before they are shifted."""
     extra = 2 * study.stride if way == "crop" else 0
     return study.sides[0] + extra, study.sides[1] + extra

@@ -16,7 +16,7 @@ from cpvt.results.checkpoints import Checkpoint, load
 from cpvt.config import OptimConfig, TrainConfig
 from cpvt.data import View, open_data
 from cpvt.models import VisionTransformer
-from cpvt.models.attention import Positions
+from cpvt.models.attention import AttentionInputs
 from cpvt.training import train
 
 SIDES, BATCH = (16, 24), 32  # sides of the canvases in patches of 4 pixels, images in a padded batch
@@ -76,7 +76,7 @@ def _padded(model: VisionTransformer, images: list[Tensor], zero_before_peg: boo
     x, layout, _ = model.embed(batch)
     hidden = torch.zeros(real.shape).masked_fill(~real, -torch.inf)[:, None, None, :]
     for depth, block in enumerate(model.blocks, start=1):
-        x = block(x, Positions(bias=hidden))
+        x = block(x, AttentionInputs(bias=hidden))
         if zero_before_peg:
             x = x * real[..., None]
         x = model.encoding(x, layout, depth)

@@ -15,7 +15,7 @@ FLOORS = {
     1: ("recipes", "progress", "memory", "ops", "pool", "processes"),
     2: ("encodings",),
     3: ("models", "data"),
-    4: ("subjects", "retrofitting", "reporting"),
+    4: ("adapters", "retrofitting", "reporting"),
     5: ("checkpoint", "scoring"),
     6: ("training", "sweeping", "predicting", "looking", "probing", "exporting"),
     7: ("comparing", "finetuning"),

@@ -57,7 +57,7 @@ def test_the_tables_of_results_are_those_of_the_rows():
     from cpvt.results.rows import read_rows
 
     quoted = {("digits", "canvas"): "README.md", ("digits", "resize"): "README.md", ("retrofit", "resize"): "docs/retrofit.md",
-              ("makers", "resize"): "docs/any-model.md", ("makers", "canvas"): "docs/any-model.md"}  # fmt: skip
+              ("libraries", "resize"): "docs/any-model.md", ("libraries", "canvas"): "docs/any-model.md"}  # fmt: skip
     for (folder, protocol), document in quoted.items():
         cells = summarise(read_rows(ROOT / "docs" / "results" / folder / "rows.jsonl"))
         assert as_markdown(cells, protocol) in (ROOT / document).read_text()

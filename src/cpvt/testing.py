@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from cpvt.encodings import ModelShape, PositionalEncoding, create_encoding
 from cpvt.encodings.base import SYMMETRIES
-from cpvt.models.attention import Block, Positions
+from cpvt.models.attention import Block, AttentionInputs
 from cpvt.grids import Grid, Layout
 
 SHAPE = ModelShape(dim=16, depth=3, num_heads=2, grid=(4, 6))
@@ -28,7 +28,7 @@ class Tower(nn.Module):
         self.blocks = nn.ModuleList(Block(shape.dim, shape.num_heads, 2.0, True, 0.0) for _ in range(shape.depth))
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
-        inputs = Positions.build(self.encoding, layout, x)
+        inputs = AttentionInputs.build(self.encoding, layout, x)
         x = self.encoding(x, layout, 0)
         for depth, block in enumerate(self.blocks, start=1):
             x = self.encoding(block(x, inputs.with_bias(self.encoding, layout, depth)), layout, depth)

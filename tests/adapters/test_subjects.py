@@ -1,4 +1,4 @@
-"""Subjects: models of every maker give logits, token maps and attention, at sizes they were not built for."""
+"""Subjects: models of every library give logits, token maps and attention, at sizes they were not built for."""
 
 import warnings
 from types import SimpleNamespace
@@ -9,7 +9,7 @@ import torchvision
 from torch import nn
 
 import cpvt
-from cpvt.adapters import CannotError, RefusedError, Subject, build, hugging_face, open_subject, subject_of
+from cpvt.adapters import UnsupportedError, UnsupportedSizeError, ModelAdapter, build, hugging_face, open_adapter, adapter_of
 
 TIMM = "timm:vit_tiny_patch16_224(patch_size=8, embed_dim=32, depth=2, num_heads=2)"
 REGISTERS = "timm:vit_base_patch14_reg4_dinov2(patch_size=8, embed_dim=32, depth=2, num_heads=2)"
@@ -18,16 +18,16 @@ HF = "hf:vit(patch_size=8, hidden_size=32, num_hidden_layers=2, num_attention_he
 
 def make(name):
     if name == "cpvt":
-        return subject_of(cpvt.create_model("cpvt_micro", patch_size=8, num_classes=5, depth=2))
+        return adapter_of(cpvt.create_model("cpvt_micro", patch_size=8, num_classes=5, depth=2))
     if name == "torchvision":
         model = torchvision.models.VisionTransformer(32, 8, 2, 2, 32, 64, num_classes=5)
         nn.init.normal_(model.heads.head.weight)  # torchvision starts it at zero
-        return subject_of(model, "torchvision")
+        return adapter_of(model, "torchvision")
     if name.startswith("hf:"):
         pytest.importorskip("transformers")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return subject_of(build(name, 5, 32), name)
+        return adapter_of(build(name, 5, 32), name)
 
 
 every = pytest.mark.parametrize("name", ["cpvt", TIMM, REGISTERS, HF, "torchvision"])
@@ -35,29 +35,29 @@ every = pytest.mark.parametrize("name", ["cpvt", TIMM, REGISTERS, HF, "torchvisi
 
 @every
 def test_logits_maps_and_attention_have_the_grid_of_the_image(name):
-    subject, images = make(name), torch.randn(2, 3, 32, 32)
-    assert subject.logits(images).shape == (2, 5)
-    maps = subject.token_maps(images)
+    adapter, images = make(name), torch.randn(2, 3, 32, 32)
+    assert adapter.logits(images).shape == (2, 5)
+    maps = adapter.token_maps(images)
     assert list(maps) == [0, 1, 2]
     assert {tuple(tokens.shape[:3]) for tokens in maps.values()} == {(2, 4, 4)}
-    attention = subject.attention(images, 2)
+    attention = adapter.attention(images, 2)
     assert attention.shape[0] == 2
     assert attention.shape[2:] == (16, 16)
     assert (attention.sum(-1) < 1 + 1e-5).all()
     assert (attention > 0).all()
-    assert subject.patch_size == 8
-    assert subject.train_size == 32
+    assert adapter.patch_size == 8
+    assert adapter.train_size == 32
 
 
 @every
 def test_rows_and_columns_of_a_map_are_those_of_the_image(name):
     """A change of the image in its upper right patch changes that token of depth 0 and no other."""
-    subject, images = make(name), torch.randn(1, 3, 32, 48)
+    adapter, images = make(name), torch.randn(1, 3, 32, 48)
     if name == "torchvision":
         images = images[..., :32]
     changed = images.clone()
     changed[:, :, :8, -8:] += 1
-    ready = subject.at_size(tuple(images.shape[2:]))
+    ready = adapter.at_size(tuple(images.shape[2:]))
     moved = (ready.token_maps(changed)[0] - ready.token_maps(images)[0]).abs().amax(-1)[0] > 1e-6
     expected = torch.zeros_like(moved)
     expected[0, -1] = True
@@ -68,52 +68,52 @@ def test_rows_and_columns_of_a_map_are_those_of_the_image(name):
     ("name", "way"), [("cpvt", "as it is"), (TIMM, "set_input_size"), (HF, "interpolate_pos_encoding")]
 )
 def test_other_sizes_are_taken_in_the_models_own_way(name, way):
-    subject = make(name)
-    ready = subject.at_size((48, 64))
+    adapter = make(name)
+    ready = adapter.at_size((48, 64))
     assert ready.way == way
     assert ready.logits(torch.randn(2, 3, 48, 64)).shape == (2, 5)
-    assert subject.logits(torch.randn(2, 3, 32, 32)).shape == (2, 5)  # the given one is as it was
+    assert adapter.logits(torch.randn(2, 3, 32, 32)).shape == (2, 5)  # the given one is as it was
     images = [torch.randn(3, 48, 64), torch.randn(3, 32, 32)]
-    each = torch.cat([subject.at_size(tuple(p.shape[1:])).logits(p[None]) for p in images])
-    torch.testing.assert_close(subject.logits_of_list(images), each)
+    each = torch.cat([adapter.at_size(tuple(p.shape[1:])).logits(p[None]) for p in images])
+    torch.testing.assert_close(adapter.logits_of_list(images), each)
 
 
 def test_dynamic_img_size_is_used_where_it_is_on():
-    subject = make(TIMM.replace("depth=2", "depth=2, dynamic_img_size=True"))
-    assert subject.at_size((48, 64)).way == "dynamic_img_size"
-    assert subject.at_size((48, 64)).model is subject.model
+    adapter = make(TIMM.replace("depth=2", "depth=2, dynamic_img_size=True"))
+    assert adapter.at_size((48, 64)).way == "dynamic_img_size"
+    assert adapter.at_size((48, 64)).model is adapter.model
 
 
 def test_a_refusal_is_told_in_the_models_own_words():
-    with pytest.raises(RefusedError, match="Wrong image width! Expected 32 but got 48"):
+    with pytest.raises(UnsupportedSizeError, match="Wrong image width! Expected 32 but got 48"):
         make("torchvision").at_size((32, 48)).logits(torch.randn(1, 3, 32, 48))
 
 
 @every
 def test_twins_differ_from_the_model_and_leave_it_alone(name):
-    subject, images = make(name), torch.randn(1, 3, 32, 32)
+    adapter, images = make(name), torch.randn(1, 3, 32, 32)
     with torch.no_grad():
-        for parameter in subject.model.parameters():
+        for parameter in adapter.model.parameters():
             parameter.add_(0.02 * torch.randn_like(parameter))
-    before = subject.token_maps(images)[2]
-    for twin in (subject.untrained(), subject.without_positions()):
+    before = adapter.token_maps(images)[2]
+    for twin in (adapter.untrained(), adapter.without_positions()):
         assert not torch.allclose(twin.token_maps(images)[2], before, atol=1e-4)
-    assert torch.equal(subject.token_maps(images)[2], before)
-    assert torch.equal(subject.untrained(3).token_maps(images)[2], subject.untrained(3).token_maps(images)[2])
+    assert torch.equal(adapter.token_maps(images)[2], before)
+    assert torch.equal(adapter.untrained(3).token_maps(images)[2], adapter.untrained(3).token_maps(images)[2])
 
 
 @every
 def test_without_positions_a_bag_of_patches_is_seen(name):
-    subject, images = make(name), torch.randn(1, 3, 32, 32)
+    adapter, images = make(name), torch.randn(1, 3, 32, 32)
     turned = torch.cat([images[:, :, 8:], images[:, :, :8]], dim=2)  # the first row of patches goes last
-    twin = subject.without_positions()
+    twin = adapter.without_positions()
     torch.testing.assert_close(twin.logits(turned), twin.logits(images), atol=1e-5, rtol=1e-4)
     maps, after = twin.token_maps(images)[2], twin.token_maps(turned)[2]
     torch.testing.assert_close(after, maps.roll(-1, dims=1), atol=1e-4, rtol=1e-4)
 
 
 def test_rotary_models_say_that_their_positions_cannot_be_taken_away():
-    with pytest.raises(CannotError, match="turns its queries and keys"):
+    with pytest.raises(UnsupportedError, match="turns its queries and keys"):
         make("timm:eva02_tiny_patch14_224(depth=1)").without_positions()
 
 
@@ -138,49 +138,49 @@ class Encoder(nn.Module):
 @pytest.mark.parametrize("sides", [(32, 32), (24, 40), (8, 48)])
 def test_any_encoders_output_is_read_as_a_map(form, sides):
     encoder, images = Encoder(form), torch.randn(2, 3, *sides)
-    (tokens,) = subject_of(encoder).token_maps(images).values()
+    (tokens,) = adapter_of(encoder).token_maps(images).values()
     torch.testing.assert_close(tokens, encoder.conv(images).permute(0, 2, 3, 1))
 
 
 def test_an_encoder_without_tokens_says_what_it_returned():
-    with pytest.raises(CannotError, match=r"returned \(2, 5\)"):
-        subject_of(lambda images: images.new_zeros(2, 5), "pooled").token_maps(torch.randn(2, 3, 16, 16))
-    with pytest.raises(CannotError, match="is no nn.Module"):
-        subject_of(lambda images: images).untrained()
+    with pytest.raises(UnsupportedError, match=r"returned \(2, 5\)"):
+        adapter_of(lambda images: images.new_zeros(2, 5), "pooled").token_maps(torch.randn(2, 3, 16, 16))
+    with pytest.raises(UnsupportedError, match="is no nn.Module"):
+        adapter_of(lambda images: images).untrained()
 
 
 def test_output_that_is_not_logits_is_an_error():
     with pytest.raises(ValueError, match=r"must give logits of shape \(2, classes\).*got \(2, 6, 2, 2\)"):
-        Subject(Encoder("NCHW"), "encoder").logits(torch.randn(2, 3, 16, 16))
+        ModelAdapter(Encoder("NCHW"), "encoder").logits(torch.randn(2, 3, 16, 16))
 
 
 def test_names_nobody_knows_are_errors_with_near_ones():
     with pytest.raises(
         ValueError, match="timm .* knows no model 'vit_tiny_patch16_225'; near ones: vit_tiny_patch16_224"
     ):
-        open_subject("timm:vit_tiny_patch16_225", pretrained=False)
+        open_adapter("timm:vit_tiny_patch16_225", pretrained=False)
     with pytest.raises(ValueError, match="torchvision .* knows no classifier 'vit_b16'; near ones: .*vit_b_16"):
-        open_subject("torchvision:vit_b16", pretrained=False)
+        open_adapter("torchvision:vit_b16", pretrained=False)
     with pytest.raises(ValueError, match="got 'tim:vit'. Did you mean timm:vit"):
-        open_subject("tim:vit")
+        open_adapter("tim:vit")
     with pytest.raises(ValueError, match="plain values with names"):
-        open_subject("timm:vit_tiny_patch16_224(4)")
+        open_adapter("timm:vit_tiny_patch16_224(4)")
     with pytest.raises(ValueError, match="could not make 'vit_tiny_patch16_224' with these options.*dept"):
-        open_subject("timm:vit_tiny_patch16_224(dept=4)", pretrained=False)
+        open_adapter("timm:vit_tiny_patch16_224(dept=4)", pretrained=False)
 
 
 def test_hugging_face_names_that_are_nothing_are_errors():
     pytest.importorskip("transformers")
     with pytest.raises(ValueError, match="is no folder that save_pretrained wrote"):
-        open_subject("hf:./nothing/here")
+        open_adapter("hf:./nothing/here")
     with pytest.raises(ValueError, match="could not make 'vitt'"):
-        open_subject("hf:vitt", pretrained=False)
+        open_adapter("hf:vitt", pretrained=False)
 
 
 def test_a_library_that_is_not_installed_is_named_with_the_command(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "transformers", None)
     with pytest.raises(ValueError, match=r"pip install 'cpvt\[hf\]'"):
-        open_subject("hf:vit")
+        open_adapter("hf:vit")
 
 
 def test_a_folder_of_hugging_face_is_opened_with_its_normalisation(tmp_path):
@@ -188,11 +188,11 @@ def test_a_folder_of_hugging_face_is_opened_with_its_normalisation(tmp_path):
     model = make(HF).model
     model.save_pretrained(tmp_path)
     transformers.ViTImageProcessor(image_mean=[0.1, 0.2, 0.3], image_std=[0.4, 0.5, 0.6]).save_pretrained(tmp_path)
-    subject, images = open_subject(f"hf:{tmp_path}"), torch.randn(1, 3, 32, 32)
-    torch.testing.assert_close(subject.logits(images), subject_of(model).logits(images))
-    assert subject.transform.mean == (0.1, 0.2, 0.3)
-    assert subject.transform.crop_ratio == 1
-    assert subject.train_size == 32
+    adapter, images = open_adapter(f"hf:{tmp_path}"), torch.randn(1, 3, 32, 32)
+    torch.testing.assert_close(adapter.logits(images), adapter_of(model).logits(images))
+    assert adapter.transform.mean == (0.1, 0.2, 0.3)
+    assert adapter.transform.crop_ratio == 1
+    assert adapter.train_size == 32
 
 
 @pytest.mark.parametrize(
@@ -219,19 +219,19 @@ def test_a_model_saved_without_its_head_is_refused(tmp_path):
     pytest.importorskip("transformers")
     make(HF).model.vit.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="was not saved as a classifier: it has no weights for classifier"):
-        open_subject(f"hf:{tmp_path}")
+        open_adapter(f"hf:{tmp_path}")
 
 
 def test_grey_models_of_timm_read_grey_images():
-    subject = subject_of(build(TIMM, 5, 32, in_chans=1))
-    assert (subject.channels, subject.transform.mean, subject.transform.mode) == (1, (0.5,), "L")
+    adapter = adapter_of(build(TIMM, 5, 32, in_chans=1))
+    assert (adapter.channels, adapter.transform.mean, adapter.transform.mode) == (1, (0.5,), "L")
 
 
 @every
 def test_an_untrained_twin_keeps_nothing_that_was_trained(name):
-    subject = make(name)
+    adapter = make(name)
     with torch.no_grad():
-        for parameter in subject.model.parameters():
+        for parameter in adapter.model.parameters():
             parameter.fill_(7.0)
-    kept = [name for name, value in subject.untrained().model.named_parameters() if (value == 7).any()]
+    kept = [name for name, value in adapter.untrained().model.named_parameters() if (value == 7).any()]
     assert kept == []

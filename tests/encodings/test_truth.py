@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from cpvt.encodings import ModelShape, create_encoding
-from cpvt.models.attention import Positions, rotate
+from cpvt.models.attention import AttentionInputs, rotate
 from cpvt.grids import Layout
 
 SHAPE = ModelShape(dim=16, depth=4, num_heads=2, grid=(4, 6))
@@ -137,7 +137,7 @@ def test_prefix_tokens_are_not_turned_and_get_no_bias():
     encoding = create_encoding("rope+relative", SHAPE)
     (cos, _), bias = encoding.rotation((4, 6), torch.device("cpu")), encoding.bias((4, 6), 3)
     layout = Layout(((4, 6),), 2)
-    positions = Positions.build(encoding, layout, torch.zeros(1, 26, 16)).with_bias(encoding, layout, 3)
+    positions = AttentionInputs.build(encoding, layout, torch.zeros(1, 26, 16)).with_bias(encoding, layout, 3)
     assert torch.equal(positions.cos[:2], torch.ones(2, 8))
     assert torch.equal(positions.sin[:2], torch.zeros(2, 8))
     assert torch.equal(positions.cos[2:], cos)

@@ -14,7 +14,7 @@ from cpvt.cli import main
 from cpvt.data import Transform, View, open_data
 from cpvt.reporting.summary import summarise
 from cpvt.results.rows import read_rows, unpack_hits
-from cpvt.adapters import open_subject
+from cpvt.adapters import open_adapter
 
 
 def test_rows_say_what_was_measured(tiny_run, tiny_folder):
@@ -114,7 +114,7 @@ TIMM = "timm:vit_tiny_patch16_224(img_size=8, patch_size=4, embed_dim=16, depth=
 
 def weights_of(name, tmp_path):
     path = tmp_path / "weights.safetensors"
-    safetensors.torch.save_file(open_subject(name, pretrained=False).model.state_dict(), path)
+    safetensors.torch.save_file(open_adapter(name, pretrained=False).model.state_dict(), path)
     return path
 
 
@@ -126,7 +126,7 @@ def test_a_model_of_another_library_is_tested_in_its_own_way(tmp_path, tiny_fold
     assert (first.train_size, first.crop_ratio, first.interpolation) == (8, 0.9, "bicubic")  # timm's for this model
     assert first.mean == (0.5, 0.5, 0.5)
     assert first.refused is None
-    model, data = open_subject(TIMM, path).model, open_data(str(tiny_folder))
+    model, data = open_adapter(TIMM, path).model, open_data(str(tiny_folder))
     view = View(Transform((0.5,) * 3, (0.5,) * 3, 0.9), "resize", (8, 8))
     hits = []
     for index in range(6):

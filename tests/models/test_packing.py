@@ -85,7 +85,7 @@ def test_images_of_one_size_take_the_plain_path(monkeypatch):
     model = build()
     images = draw([(24, 40)] * 3)
     expected = model(torch.stack(images))
-    monkeypatch.setattr(parts, "Pack", None)  # not a pack, or this raises
+    monkeypatch.setattr(parts, "PackedBatch", None)  # not a pack, or this raises
     assert torch.equal(model(images), expected)
     assert torch.equal(model(images[:1]), model(images[0][None]))
     assert torch.equal(model(tuple(images)), expected)

@@ -12,7 +12,7 @@ from PIL import Image
 from timm.data import create_transform, resolve_model_data_config
 
 import cpvt
-from cpvt.results.checkpoints import as_subject
+from cpvt.results.checkpoints import as_adapter
 from cpvt.config import ModelConfig
 from cpvt.config.legacy import current
 from cpvt.data import View
@@ -66,7 +66,7 @@ def test_a_name_loads_like_a_run(run):
     assert len(run.class_names) == run.config.num_classes == 10
     assert {each.dtype for each in run.model.state_dict().values()} == {torch.float32}
     assert not run.model.training
-    assert run.subject.name == as_subject(shipped.DEFAULT, device="cpu").name == shipped.DEFAULT
+    assert run.adapter.name == as_adapter(shipped.DEFAULT, device="cpu").name == shipped.DEFAULT
 
 
 def test_a_folder_of_that_name_goes_first(tmp_path, monkeypatch):
@@ -78,7 +78,7 @@ def test_a_folder_of_that_name_goes_first(tmp_path, monkeypatch):
 
 def test_a_name_that_is_nearly_right_is_put_right():
     with pytest.raises(ValueError, match=r"no folder of a run.*Did you mean cpvt_mini_peg5_gap\?"):
-        as_subject("cpvt_mini_peg5_gp")
+        as_adapter("cpvt_mini_peg5_gp")
 
 
 @FACTORIES

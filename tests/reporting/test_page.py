@@ -135,16 +135,16 @@ def test_the_best_of_each_size_is_marked(measured):
 
 def test_rows_of_several_folders_make_one_page_with_refusals_and_differences(tmp_path, make_row):
     ours = [make_row(size=size, correct=60, hits=pack_hits([True] * 60 + [False] * 40)) for size in (32, 48)]
-    foreign = {"model": "timm:vit<b>", "encoding": "", "pool": "", "at": (), "takes_sizes": "set_input_size"}
+    external = {"model": "timm:vit<b>", "encoding": "", "pool": "", "at": (), "takes_sizes": "set_input_size"}
     theirs = make_row(
-        **foreign,
+        **external,
         correct=50,
         hits=pack_hits([True] * 50 + [False] * 50),
         top5=80,
         model_seconds=0.5,
         peak_memory=3 * 2**20,
     )
-    refused = make_row(**foreign, size=48, correct=0, total=0, refused="Wrong image height!")
+    refused = make_row(**external, size=48, correct=0, total=0, refused="Wrong image height!")
     for name, rows in {"ours": ours, "theirs": [theirs, refused]}.items():
         append_rows(tmp_path / name / "rows.jsonl", rows)
     page = report(tmp_path / "ours", tmp_path / "theirs", out=tmp_path / "both")

@@ -45,9 +45,9 @@ def test_only_the_same_images_are_paired(make_row):
 
 
 def test_weights_of_one_name_stay_apart_and_repeated_rows_count_once(tmp_path, make_row):
-    foreign = {"model": "timm:vit", "encoding": "", "pool": ""}
+    external = {"model": "timm:vit", "encoding": "", "pool": ""}
     rows = [row_of(make_row, [False] * 4, encoding="learned")]
-    rows += [row_of(make_row, hits, **foreign, weights=name)
+    rows += [row_of(make_row, hits, **external, weights=name)
              for name, hits in {"a.pth": [True] * 4, "b.pth": [False] * 4}.items()]  # fmt: skip
     for folder in ("one", "two"):
         append_rows(tmp_path / folder / "rows.jsonl", rows)

@@ -10,10 +10,10 @@ from safetensors.torch import load_file, save_file
 
 import cpvt
 from cpvt.results.checkpoints import build_model, published_weights, starting_weights
-from cpvt.config import ForeignConfig, ModelConfig
+from cpvt.config import ExternalConfig, ModelConfig
 from cpvt.results.folders import CHECKPOINT, WEIGHTS
 from cpvt.models import VisionTransformer
-from cpvt.adapters import subject_of
+from cpvt.adapters import adapter_of
 
 
 def test_a_loaded_run_is_ready_to_use(tiny_run):
@@ -71,7 +71,7 @@ def test_the_record_is_plain_json(tiny_run):
 
 MICRO = ModelConfig(embed_dim=16, depth=2, num_heads=2, patch_size=4, img_size=16, num_classes=2)
 VIT = "timm:vit_tiny_patch16_224(patch_size=4, embed_dim=16, depth=2, num_heads=2)"
-FOREIGN = ForeignConfig(VIT, num_classes=2, img_size=16)
+FOREIGN = ExternalConfig(VIT, num_classes=2, img_size=16)
 
 
 @pytest.fixture
@@ -156,7 +156,7 @@ def test_timms_distilled_models_get_two_fresh_heads(make_run):
 
 
 def test_models_that_do_not_take_another_size_say_so(make_run):
-    config = ForeignConfig("hf:vit(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, patch_size=4)", 2, 16)
+    config = ExternalConfig("hf:vit(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, patch_size=4)", 2, 16)
     pytest.importorskip("transformers")
     run = make_run(build_model(config), config)
     started = starting_weights(replace(config, num_classes=3), run)
@@ -171,7 +171,7 @@ def test_published_weights_fit_other_classes_and_sizes(monkeypatch, change, fres
     torch.manual_seed(0)
     model, wanted, told = build_model(FOREIGN).eval(), replace(FOREIGN, **change), []
     head, images = model.head.weight.clone(), torch.randn(2, 3, wanted.img_size, wanted.img_size)
-    monkeypatch.setattr("cpvt.results.checkpoints.open_subject", lambda name: subject_of(copy.deepcopy(model), name))
+    monkeypatch.setattr("cpvt.results.checkpoints.open_adapter", lambda name: adapter_of(copy.deepcopy(model), name))
     started = published_weights(wanted, told.append).eval()
     model.set_input_size(images.shape[2:])
     torch.testing.assert_close(started.forward_features(images), model.forward_features(images))

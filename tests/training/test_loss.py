@@ -11,7 +11,7 @@ from timm.data import Mixup
 from cpvt.config import OptimConfig
 from cpvt.data import Transform
 from cpvt.data.augmentation import seeded
-from cpvt.adapters import Subject
+from cpvt.adapters import ModelAdapter
 from cpvt.training.loss import Criterion, Teacher, check_teacher
 from cpvt.training.sampler import step_seed
 
@@ -87,7 +87,7 @@ def test_a_teacher_sees_images_in_its_own_way_and_half_of_the_loss_is_its_answer
     seen = torch.tensor([0.5, 0.6, 0.2])[None, :, None, None].expand(
         2, 3, 4, 4
     )  # second largest, as the student sees it
-    teacher = Teacher(Subject(colour, "colour", own), student)
+    teacher = Teacher(ModelAdapter(colour, "colour", own), student)
     assert torch.equal(teacher(seen), torch.tensor([1, 1]))
     assert torch.equal(teacher(list(seen)), torch.tensor([1, 1]))
     bright = torch.tensor([1.0, 0.6, 0.2])[None, :, None, None].expand(2, 3, 4, 4)  # (1 - 0.9) / 0.1 = 1 above 0.8
@@ -101,7 +101,7 @@ def test_a_teacher_sees_images_in_its_own_way_and_half_of_the_loss_is_its_answer
 
 
 def test_a_teacher_of_other_classes_or_channels_is_refused():
-    known = Subject(colour, "colour", class_names=("cat", "dog", "cow"))
+    known = ModelAdapter(colour, "colour", class_names=("cat", "dog", "cow"))
     check_teacher(known, ("cat", "dog", "cow"))
     with pytest.raises(ValueError, match="lacks fox.*it has 3, they have 2"):
         check_teacher(known, ("cat", "fox"))
@@ -109,9 +109,9 @@ def test_a_teacher_of_other_classes_or_channels_is_refused():
         check_teacher(known, ("dog", "cat", "cow"))
     counting = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Conv2d(3, 7, 1), torch.nn.Flatten())
     with pytest.raises(ValueError, match="tells 7 classes apart, the images have 2"):
-        check_teacher(Subject(counting, "counting"), ("cat", "fox"))
+        check_teacher(ModelAdapter(counting, "counting"), ("cat", "fox"))
     with pytest.raises(ValueError, match="reads 3 channels, the images have 1"):
-        Teacher(Subject(colour, "colour", Transform((0.5,) * 3, (0.5,) * 3)), Transform((0.5,), (0.5,)))
+        Teacher(ModelAdapter(colour, "colour", Transform((0.5,) * 3, (0.5,) * 3)), Transform((0.5,), (0.5,)))
 
 
 def test_a_steps_seed_follows_from_its_arguments_alone():

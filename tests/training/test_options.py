@@ -225,14 +225,14 @@ def test_what_does_not_go_with_a_retrofit_is_refused_before_anything_is_built(co
 
 def test_the_way_images_are_read_is_found_once(config, monkeypatch):
     opened = []
-    before = build.open_subject
+    before = build.open_adapter
 
     def look(name, checkpoint=None, pretrained=True):
         opened.append(name)
         return before(name, pretrained=False)
 
-    monkeypatch.setattr(build, "open_subject", look)
-    monkeypatch.setattr("cpvt.results.checkpoints.open_subject", lambda name: before(name, pretrained=False))
+    monkeypatch.setattr(build, "open_adapter", look)
+    monkeypatch.setattr("cpvt.results.checkpoints.open_adapter", lambda name: before(name, pretrained=False))
     vit = "timm:vit_tiny_patch16_224(patch_size=4, embed_dim=16, depth=1, num_heads=2, img_size=8, num_classes=2)"
     train(replace(config, model=vit, initial_checkpoint="published", optim=replace(config.optim, epochs=1)))
     assert opened == [vit]

@@ -228,7 +228,7 @@ def test_a_data_set_without_training_images(tmp_path, image_folder):
 VIT = "timm:vit_tiny_patch16_224(patch_size=4, embed_dim=16, depth=1, num_heads=2)"
 
 
-def foreign(tmp_path, tiny_folder, out, **options):
+def external(tmp_path, tiny_folder, out, **options):
     recipe = options.pop("optim", OptimConfig(epochs=1, batch_size=4))
     return TrainConfig(
         str(tmp_path / out),
@@ -239,7 +239,7 @@ def foreign(tmp_path, tiny_folder, out, **options):
 
 
 def test_a_model_of_another_library_is_trained_kept_and_opened_again(tmp_path, tiny_folder):
-    checkpoint = cpvt.load(train(foreign(tmp_path, tiny_folder, "run")))
+    checkpoint = cpvt.load(train(external(tmp_path, tiny_folder, "run")))
     assert (checkpoint.config.name, checkpoint.config.num_classes, checkpoint.train_size) == (VIT, 2, 8)
     assert type(checkpoint.model).__module__.startswith("timm.")
     assert checkpoint.model(torch.randn(1, 3, 8, 8)).shape == (1, 2)
@@ -249,20 +249,20 @@ def test_a_model_of_another_library_is_trained_kept_and_opened_again(tmp_path, t
 
 def test_training_starts_from_the_weights_of_a_run_or_a_file(tmp_path, tiny_folder):
     slow = OptimConfig(epochs=1, batch_size=4, lr=1e-12, min_lr=1e-13, weight_decay=0)
-    first = train(foreign(tmp_path, tiny_folder, "first"))
+    first = train(external(tmp_path, tiny_folder, "first"))
     for start in (first, first / "model.safetensors"):
-        again = train(foreign(tmp_path, tiny_folder, f"from-{start.name}", initial_checkpoint=str(start), optim=slow))
+        again = train(external(tmp_path, tiny_folder, f"from-{start.name}", initial_checkpoint=str(start), optim=slow))
         before, after = (cpvt.load(run).model.state_dict() for run in (first, again))
         for name, value in before.items():
             torch.testing.assert_close(after[name], value, atol=1e-7, rtol=1e-5)
 
 
 def test_a_run_that_starts_from_another_reads_images_as_that_did(tmp_path, tiny_folder):
-    first = train(foreign(tmp_path, tiny_folder, "first"))
+    first = train(external(tmp_path, tiny_folder, "first"))
     record = json.loads((first / "checkpoint.json").read_text())
     record["transform"] |= {"mean": [0.1, 0.2, 0.3]}
     (first / "checkpoint.json").write_text(json.dumps(record))
-    again = train(foreign(tmp_path, tiny_folder, "again", initial_checkpoint=str(first)))
+    again = train(external(tmp_path, tiny_folder, "again", initial_checkpoint=str(first)))
     assert cpvt.load(again).transform.mean == (0.1, 0.2, 0.3)
 
 
@@ -279,5 +279,5 @@ def test_a_run_that_starts_from_another_reads_images_as_that_did(tmp_path, tiny_
 )
 def test_what_another_librarys_model_cannot_have_is_refused(tmp_path, tiny_folder, options, words):
     with pytest.raises(ValueError, match=words):
-        train(foreign(tmp_path, tiny_folder, "run", **options))
+        train(external(tmp_path, tiny_folder, "run", **options))
     assert not (tmp_path / "run").exists()

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Trains the small models of four makers that are swept on this page: sh docs/results/makers/train.sh SCENES RUNS
+# Trains the small models of four libraries that are swept on this page: sh docs/results/makers/train.sh SCENES RUNS
 # SCENES: class folders of scene photographs (train/ and test/, 64x64 pixels). RUNS: where the runs go.
 # Interrupted, the same command goes on where it stopped. About an hour on two cores, two trainings at once.
 set -e

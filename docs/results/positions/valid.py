@@ -65,9 +65,9 @@ def main(runs: Path) -> None:
             for row in cpvt.sweep(folder, None, sizes, protocols=(protocol,)):
                 append_rows(HERE / "rows.jsonl", [replace(row, encoding=NAME)])
                 print(row.protocol, row.size, f"{row.accuracy:.1%}", flush=True)
-        subject = replace(cpvt.load(folder).subject, name=f"valid-seed{seed}")
+        adapter = replace(cpvt.load(folder).adapter, name=f"valid-seed{seed}")
         for finding in cpvt.probe(
-            subject,
+            adapter,
             "digits",
             probes=("order", "translation", "position"),
             out=runs.parent / "probes" / f"valid-seed{seed}",

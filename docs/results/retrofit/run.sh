@@ -1,8 +1,8 @@
 #!/bin/sh
 # Retrofits the three seeds of timm's small ViT that docs/results/makers/train.sh trained at 48 pixels, and tests before and after:
-# sh docs/results/retrofit/run.sh SCENES MAKERS RUNS, where MAKERS holds timm-vit-0, -1, -2. Goes on where it stopped.
+# sh docs/results/retrofit/run.sh SCENES LIBRARIES RUNS, where LIBRARIES holds timm-vit-0, -1, -2. Goes on where it stopped.
 set -e
-scenes=$1 makers=$2 runs=$3
+scenes=$1 libraries=$2 runs=$3
 export OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 mkdir -p "$runs"
 for seed in 0 1 2; do

@@ -7,13 +7,13 @@ from typing import Any
 
 from torch import nn
 
-from cpvt.config import ForeignConfig, sides
+from cpvt.config import ExternalConfig, sides
 from cpvt.adapters import build
 from cpvt.adapters.weights import load_weights, says
 
 
-def continue_foreign(
-    model: nn.Module, wanted: ForeignConfig, same_classes: bool = True, where: str = "to start from"
+def continue_external(
+    model: nn.Module, wanted: ExternalConfig, same_classes: bool = True, where: str = "to start from"
 ) -> tuple[nn.Module, list[str]]:
     """A fresh model as wanted with the weights of another, and what became of them, in words; the other is used up.
 
@@ -21,13 +21,13 @@ def continue_foreign(
     classes differs, or by `same_classes=False` the classes themselves. where: where the weights are from, for an error.
     Raises ValueError that names the weights that do not fit.
     """
-    fresh = build_foreign(wanted)
+    fresh = build_external(wanted)
     if _other_shapes(model, fresh):
         _resize(model, wanted)
     words, state = list[str](), model.state_dict()
     other = _other_shapes(model, fresh)
     if other or not same_classes:
-        heads = _other_shapes(build_foreign(replace(wanted, num_classes=wanted.num_classes + 1)), fresh)
+        heads = _other_shapes(build_external(replace(wanted, num_classes=wanted.num_classes + 1)), fresh)
         if other & heads or not same_classes:
             words.append(f"other classes, {wanted.num_classes} now: the head starts afresh")
             expected = fresh.state_dict()
@@ -36,13 +36,13 @@ def continue_foreign(
     return fresh, words
 
 
-def build_foreign(config: ForeignConfig) -> nn.Module:
+def build_external(config: ExternalConfig) -> nn.Module:
     """A fresh model of another library, before it is retrofitted."""
     height, width = sides(config.img_size)
     return build(config.name, config.num_classes, height if height == width else None, config.in_chans)
 
 
-def _resize(model: nn.Module, wanted: ForeignConfig) -> None:
+def _resize(model: nn.Module, wanted: ExternalConfig) -> None:
     """Bring a model to another training size by its own way, where it has one."""
     resize: Any = getattr(model, "set_input_size", None)
     if not callable(resize):

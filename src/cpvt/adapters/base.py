@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from cpvt.config import Size
 from cpvt.data import Transform
-from cpvt.adapters.token_maps import CannotError, as_map, find_tokens
+from cpvt.adapters.token_maps import UnsupportedError, as_map, find_tokens
 from cpvt.adapters.weights import says
 
 # parameters that hold positions, by the names that libraries give them
@@ -23,12 +23,12 @@ POSITIONS = re.compile(
 ROTARY = re.compile(r"(^|[._])(rope\w*|rotary\w*)($|\.)")
 
 
-class RefusedError(ValueError):
+class UnsupportedSizeError(ValueError):
     """The model refuses images of this size; the message is its own."""
 
 
 @dataclass(frozen=True)
-class Subject:
+class ModelAdapter:
     """A model as the measurements see it: images go in; logits, token maps and attention come out.
 
     Depth 0 is what block 1 receives, depth d what block d hands on (positions that are added there included).
@@ -40,7 +40,7 @@ class Subject:
     train_size: Size | None = None  # pixels; None: unknown
     class_names: tuple[str, ...] | None = None  # None: only their number is known
     patch_size: int | None = None  # pixels; None: unknown
-    way: str = "as it is"  # how it takes images of other sizes than it was built for
+    resize_method: str = "as it is"  # how it takes images of other sizes than it was built for
 
     @classmethod
     def facts_of(cls, model: Any) -> dict[str, Any]:
@@ -65,7 +65,7 @@ class Subject:
         return next((layer.in_channels for layer in layers if isinstance(layer, nn.Conv2d)), None)
 
     def logits(self, images: Tensor) -> Tensor:
-        """Logits (B, classes) of images (B, C, H, W). RefusedError where the model does not take their size."""
+        """Logits (B, classes) of images (B, C, H, W). UnsupportedSizeError where the model does not take their size."""
         found = logits_of(self._call(images))
         if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != len(images):
             got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
@@ -79,54 +79,54 @@ class Subject:
         """Logits (images, classes) of images (C, H_i, W_i), each as if alone."""
         return torch.cat([self.at_size(sides_of(each[None])).logits(each[None]) for each in images])
 
-    def at_size(self, sides: tuple[int, int]) -> Subject:
-        """The subject made ready for images of these sides, by the model's own way; `way` says which."""
+    def at_size(self, sides: tuple[int, int]) -> ModelAdapter:
+        """The adapter made ready for images of these sides, by the model's own way; `way` says which."""
         return self
 
     def token_maps(self, images: Tensor) -> dict[int, Tensor]:
-        """Tokens (B, h, w, D) by depth, prefix tokens left out. CannotError where the model has no spatial tokens."""
+        """Tokens (B, h, w, D) by depth, prefix tokens left out. UnsupportedError where the model has no spatial tokens."""
         return {
             -1: as_map(find_tokens(self._call(images), self.name), sides_of(images), self.patch_size, self.name)
         }
 
     def attention(self, images: Tensor, block: int) -> Tensor:
-        """How much each patch attends to each other in one block (from 1), (B, heads, N, N). CannotError if unknown."""
-        raise CannotError(f"how to look at the attention of '{self.name}' ({type(self.model).__name__}) is not known")
+        """How much each patch attends to each other in one block (from 1), (B, heads, N, N). UnsupportedError if unknown."""
+        raise UnsupportedError(f"how to look at the attention of '{self.name}' ({type(self.model).__name__}) is not known")
 
-    def untrained(self, seed: int = 0) -> Subject:
+    def untrained(self, seed: int = 0) -> ModelAdapter:
         """The same architecture with fresh random weights."""
         return self._with(redraw(self._module("fresh weights"), seed), "untrained")
 
-    def without_positions(self) -> Subject:
-        """The same model and weights with its positional encoding off. CannotError where it is not known how."""
+    def without_positions(self) -> ModelAdapter:
+        """The same model and weights with its positional encoding off. UnsupportedError where it is not known how."""
         model = copy.deepcopy(self._module("its encoding off"))
         if any(ROTARY.search(name) for name, _ in model.named_modules()):
-            raise CannotError(f"'{self.name}' turns its queries and keys by position; how to stop that is not known")
+            raise UnsupportedError(f"'{self.name}' turns its queries and keys by position; how to stop that is not known")
         found = [parameter for name, parameter in model.named_parameters() if POSITIONS.search(name)]
         if not found:
-            raise CannotError(f"no positional encoding was found among the parameters of '{self.name}'")
+            raise UnsupportedError(f"no positional encoding was found among the parameters of '{self.name}'")
         with torch.no_grad():
             for parameter in found:
                 parameter.zero_()
         return self._with(model, "no positions")
 
-    def _with(self, model: nn.Module, what: str) -> Subject:
+    def _with(self, model: nn.Module, what: str) -> ModelAdapter:
         return replace(self, model=model.eval(), name=f"{self.name} ({what})")
 
     def _module(self, wanted: str) -> nn.Module:
         if not isinstance(self.model, nn.Module):
-            raise CannotError(f"'{self.name}' is no nn.Module, so it cannot be had with {wanted}")
+            raise UnsupportedError(f"'{self.name}' is no nn.Module, so it cannot be had with {wanted}")
         return self.model
 
     def _call(self, images: Tensor, **options: Any) -> Any:
-        """Call the model; what it says against images of this size becomes a RefusedError with its own words."""
+        """Call the model; what it says against images of this size becomes a UnsupportedSizeError with its own words."""
         try:
             with torch.inference_mode():
                 return self.model(images, **options)
         except torch.OutOfMemoryError:
             raise
         except (AssertionError, ValueError, RuntimeError, IndexError, NotImplementedError) as error:
-            raise RefusedError(says(error)) from error
+            raise UnsupportedSizeError(says(error)) from error
 
 
 def logits_of(output: Any) -> Any:

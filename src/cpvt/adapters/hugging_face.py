@@ -1,4 +1,4 @@
-"""Models of Hugging Face's transformers as subjects."""
+"""Models of Hugging Face's transformers as adapters."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from torch import Tensor, nn
 
 from cpvt.config import sides
 from cpvt.data import Transform
-from cpvt.adapters.base import Subject, sides_of
-from cpvt.adapters.token_maps import CannotError, as_map
+from cpvt.adapters.base import ModelAdapter, sides_of
+from cpvt.adapters.token_maps import UnsupportedError, as_map
 from cpvt.adapters.weights import load_weights_file, says
 
 RESAMPLING = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}  # PIL's numbers
 INTERPOLATE = "interpolate_pos_encoding"
 
 
-class HuggingFaceSubject(Subject):
+class HuggingFaceAdapter(ModelAdapter):
     """A model of transformers that takes pixel_values."""
 
     model: Any
@@ -35,18 +35,18 @@ class HuggingFaceSubject(Subject):
             facts["patch_size"] = patch
         return facts
 
-    def at_size(self, sides_wanted: tuple[int, int]) -> Subject:
+    def at_size(self, sides_wanted: tuple[int, int]) -> ModelAdapter:
         interpolates = INTERPOLATE in inspect.signature(self.model.forward).parameters
         built = self.facts_of(self.model).get("train_size")
         if not interpolates or (built is not None and sides(built) == sides_wanted):
             return self
-        return replace(self, way=INTERPOLATE)
+        return replace(self, resize_method=INTERPOLATE)
 
     def token_maps(self, images: Tensor) -> dict[int, Tensor]:
         output = self._call(images, output_hidden_states=True)
         hidden = getattr(output, "reshaped_hidden_states", None) or getattr(output, "hidden_states", None)
         if hidden is None:
-            raise CannotError(f"'{self.name}' returns no hidden states")
+            raise UnsupportedError(f"'{self.name}' returns no hidden states")
         return {
             depth: as_map(tokens, sides_of(images), self.patch_size, self.name) for depth, tokens in enumerate(hidden)
         }
@@ -59,16 +59,16 @@ class HuggingFaceSubject(Subject):
         finally:
             self.model.set_attn_implementation(before)
         if not found or not 1 <= block <= len(found) or found[block - 1] is None:
-            raise CannotError(f"'{self.name}' gives no attention for block {block}")
+            raise UnsupportedError(f"'{self.name}' gives no attention for block {block}")
         weights: Tensor = found[block - 1]
         if len(weights) != len(images):
-            raise CannotError(f"'{self.name}' attends within windows, so there is no one map of an image")
+            raise UnsupportedError(f"'{self.name}' attends within windows, so there is no one map of an image")
         h, w = as_map(weights[:, 0].transpose(1, 2), sides_of(images), self.patch_size, self.name).shape[1:3]
         prefix = weights.shape[-1] - h * w
         return weights[:, :, prefix:, prefix:]
 
     def _call(self, images: Tensor, **options: Any) -> Any:
-        return super()._call(images, **({INTERPOLATE: True} if self.way == INTERPOLATE else {}), **options)
+        return super()._call(images, **({INTERPOLATE: True} if self.resize_method == INTERPOLATE else {}), **options)
 
 
 def _transformers() -> Any:
@@ -79,18 +79,18 @@ def _transformers() -> Any:
     return transformers
 
 
-def open_subject(
+def open_adapter(
     name: str, model_name: str, options: dict[str, Any], checkpoint: str | Path | None, pretrained: bool
-) -> Subject:
+) -> ModelAdapter:
     """A folder that `save_pretrained` wrote, or a name on the hub; with its own normalisation where it has one."""
-    from cpvt.adapters import subject_of
+    from cpvt.adapters import adapter_of
 
     transformers = _transformers()
     if checkpoint is not None or not pretrained:
         model = _from_config(model_name, options)
         if checkpoint is not None:
             load_weights_file(model, Path(checkpoint))
-        return subject_of(model, name)
+        return adapter_of(model, name)
     if not Path(model_name).exists() and (model_name.startswith((".", "/", "~")) or model_name.count("/") > 1):
         raise ValueError(f"'{model_name}' is no folder that save_pretrained wrote, and no name on the hub")
     try:
@@ -108,7 +108,7 @@ def open_subject(
     processor = Path(model_name) / "preprocessor_config.json"
     if processor.exists() or not Path(model_name).exists():
         facts |= _facts_of_processor(transformers, model_name)
-    return subject_of(model, name, **facts)
+    return adapter_of(model, name, **facts)
 
 
 def _facts_of_processor(transformers: Any, model_name: str) -> dict[str, Any]:

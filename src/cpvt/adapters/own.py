@@ -1,4 +1,4 @@
-"""Our own vision transformer as a subject."""
+"""Our own vision transformer as a adapter."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch import Tensor
 
 from cpvt.encodings import ModelShape, create_encoding
 from cpvt.models import VisionTransformer
-from cpvt.adapters.base import Subject
+from cpvt.adapters.base import ModelAdapter
 
 
-class OwnSubject(Subject):
+class OwnAdapter(ModelAdapter):
     """A `cpvt.models.VisionTransformer`: any size, every depth, every attention map."""
 
     model: VisionTransformer
@@ -37,12 +37,12 @@ class OwnSubject(Subject):
         with torch.inference_mode():
             return self.model.attention_map(images, block)
 
-    def untrained(self, seed: int = 0) -> Subject:
+    def untrained(self, seed: int = 0) -> ModelAdapter:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return self._with(type(self.model)(self.model.config).to(self.device), "untrained")
 
-    def without_positions(self) -> Subject:
+    def without_positions(self) -> ModelAdapter:
         model, config = copy.deepcopy(self.model), self.model.config
         model.encoding = create_encoding("none", ModelShape(config.embed_dim, config.depth, config.num_heads, (1, 1)))
         return self._with(model, "no positions")

@@ -1,4 +1,4 @@
-"""timm's models as subjects, and models with timm's interface."""
+"""timm's models as adapters, and models with timm's interface."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from cpvt.config import sides
 from cpvt.data import Transform
-from cpvt.adapters.base import RefusedError, Subject
-from cpvt.adapters.token_maps import CannotError
+from cpvt.adapters.base import UnsupportedSizeError, ModelAdapter
+from cpvt.adapters.token_maps import UnsupportedError
 from cpvt.adapters.weights import load_weights_file, says
 
 
-class TimmSubject(Subject):
+class TimmAdapter(ModelAdapter):
     """A model of timm, or with its interface."""
 
     model: Any
@@ -44,18 +44,18 @@ class TimmSubject(Subject):
             facts["patch_size"] = max(stride)
         return facts
 
-    def at_size(self, sides: tuple[int, int]) -> Subject:
+    def at_size(self, sides: tuple[int, int]) -> ModelAdapter:
         model = self.model
         if getattr(model, "dynamic_img_size", False):
-            return replace(self, way="dynamic_img_size")
+            return replace(self, resize_method="dynamic_img_size")
         if not hasattr(model, "set_input_size") or self._is_built_for(sides):
             return self
         changed = copy.deepcopy(model)
         try:
             changed.set_input_size(sides)
         except (AssertionError, ValueError, RuntimeError, TypeError) as error:
-            raise RefusedError(f"set_input_size: {says(error)}") from error
-        return replace(self, model=changed.eval(), way="set_input_size")
+            raise UnsupportedSizeError(f"set_input_size: {says(error)}") from error
+        return replace(self, model=changed.eval(), resize_method="set_input_size")
 
     def _is_built_for(self, wanted: tuple[int, int]) -> bool:
         built = self.facts_of(self.model).get("train_size")
@@ -72,7 +72,7 @@ class TimmSubject(Subject):
             with torch.inference_mode():
                 found = self.model.forward_intermediates(images, intermediates_only=True, output_fmt="NCHW")
         except (AssertionError, ValueError, RuntimeError) as error:
-            raise RefusedError(says(error)) from error
+            raise UnsupportedSizeError(says(error)) from error
         finally:
             if handle is not None:
                 handle.remove()
@@ -99,10 +99,10 @@ class TimmSubject(Subject):
 def _attention_of(model: Any, block: int, name: str) -> Any:
     blocks = getattr(model, "blocks", None)
     if not isinstance(blocks, (nn.ModuleList, nn.Sequential)) or not 1 <= block <= len(blocks):
-        raise CannotError(f"'{name}' has no block {block} in `blocks` whose attention could be looked at")
+        raise UnsupportedError(f"'{name}' has no block {block} in `blocks` whose attention could be looked at")
     layer: Any = getattr(blocks[block - 1], "attn", None)
     if not hasattr(layer, "fused_attn") or not hasattr(layer, "attn_drop"):
-        raise CannotError(f"block {block} of '{name}' has no attention of timm's kind (fused_attn, attn_drop)")
+        raise UnsupportedError(f"block {block} of '{name}' has no attention of timm's kind (fused_attn, attn_drop)")
     return layer
 
 
@@ -111,16 +111,16 @@ def _size(wanted: Any) -> int | tuple[int, int]:
     return height if height == width else (height, width)
 
 
-def open_subject(
+def open_adapter(
     name: str, model_name: str, options: dict[str, Any], checkpoint: str | Path | None, pretrained: bool
-) -> Subject:
+) -> ModelAdapter:
     """A model by timm's name, with timm's published weights or those of a file."""
-    from cpvt.adapters import subject_of
+    from cpvt.adapters import adapter_of
 
     model = _create(model_name, pretrained=pretrained and checkpoint is None, **options)
     if checkpoint is not None:
         load_weights_file(model, Path(checkpoint))
-    return subject_of(model, name)
+    return adapter_of(model, name)
 
 
 def build(model_name: str, options: dict[str, Any], num_classes: int, size: int | None, in_chans: int) -> nn.Module:

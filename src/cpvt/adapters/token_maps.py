@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 
-class CannotError(ValueError):
+class UnsupportedError(ValueError):
     """This model has not what was asked for; the message says what is missing."""
 
 
@@ -18,7 +18,7 @@ MOST_PREFIX = 16  # class, distillation and register tokens together
 
 
 def find_tokens(output: Any, name: str) -> Tensor:
-    """The tensor of tokens, (B, N, D) or of four axes, in what an encoder returns. CannotError where there is none."""
+    """The tensor of tokens, (B, N, D) or of four axes, in what an encoder returns. UnsupportedError where there is none."""
     tensors = list(_tensors(output))
     by_key = {key: tensor for key, tensor in tensors if key}
     for key in TOKEN_KEYS:
@@ -27,7 +27,7 @@ def find_tokens(output: Any, name: str) -> Tensor:
     spatial = [tensor for _, tensor in tensors if tensor.ndim in (3, 4)]
     if not spatial:
         shapes = ", ".join(f"{key + ' ' if key else ''}{tuple(tensor.shape)}" for key, tensor in tensors) or "no tensor"
-        raise CannotError(f"'{name}' returns no tokens of shape (B, N, D) or (B, D, h, w); it returned {shapes}")
+        raise UnsupportedError(f"'{name}' returns no tokens of shape (B, N, D) or (B, D, h, w); it returned {shapes}")
     return spatial[-1]
 
 
@@ -77,4 +77,4 @@ def _grid(count: int, sides: tuple[int, int], patch_size: int | None, name: str)
         fitting = [(count - h * w, (h, w)) for h, w in candidates if 0 <= count - h * w <= MOST_PREFIX and h * w]
         if fitting:
             return min(fitting)[1]
-    raise CannotError(f"'{name}' gives {count} tokens for images of {height}x{width}; no grid has so many")
+    raise UnsupportedError(f"'{name}' gives {count} tokens for images of {height}x{width}; no grid has so many")

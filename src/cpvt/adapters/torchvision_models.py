@@ -1,4 +1,4 @@
-"""torchvision's models as subjects."""
+"""torchvision's models as adapters."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from cpvt.data import Transform
-from cpvt.adapters.base import Subject, sides_of
-from cpvt.adapters.token_maps import CannotError, as_map
+from cpvt.adapters.base import ModelAdapter, sides_of
+from cpvt.adapters.token_maps import UnsupportedError, as_map
 from cpvt.adapters.weights import load_weights_file, says
 
 
-class TorchvisionSubject(Subject):
+class TorchvisionAdapter(ModelAdapter):
     """A model of torchvision; of its vision transformers every depth and attention map, of others the last features."""
 
     model: Any
@@ -45,7 +45,7 @@ class TorchvisionSubject(Subject):
     def attention(self, images: Tensor, block: int) -> Tensor:
         layers = self._layers()
         if layers is None or not 1 <= block <= len(layers):
-            raise CannotError(
+            raise UnsupportedError(
                 f"'{self.name}' has no block {block} in `encoder.layers` whose attention could be looked at"
             )
         received: list[Tensor] = []
@@ -75,16 +75,16 @@ class TorchvisionSubject(Subject):
         return {-1: as_map(found[0], sides_of(images), self.patch_size, self.name)}
 
 
-def open_subject(
+def open_adapter(
     name: str, model_name: str, options: dict[str, Any], checkpoint: str | Path | None, pretrained: bool
-) -> Subject:
+) -> ModelAdapter:
     """A model by torchvision's name, with its published weights (the DEFAULT ones) or those of a file."""
-    from cpvt.adapters import subject_of
+    from cpvt.adapters import adapter_of
 
     model = _create(model_name, "DEFAULT" if pretrained and checkpoint is None else None, options)
     if checkpoint is not None:
         load_weights_file(model, Path(checkpoint))
-    return subject_of(model, name, **_published(model_name))
+    return adapter_of(model, name, **_published(model_name))
 
 
 def _published(model_name: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Weights from a file into a model of any maker; nothing is unpickled but tensors."""
+"""Weights from a file into a model of any library; nothing is unpickled but tensors."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ from cpvt.config.evaluation import (
     SweepConfig,
 )
 from cpvt.config.legacy import RENAMED
-from cpvt.config.model import ForeignConfig, ModelConfig
+from cpvt.config.model import ExternalConfig, ModelConfig
 from cpvt.config.optimisation import OptimConfig
 from cpvt.config.runtime import RuntimeConfig
 from cpvt.config.training import CompareConfig, Retrofit, RetrofitConfig, TrainConfig
@@ -41,7 +41,7 @@ __all__ = [
     "CompareConfig",
     "DataConfig",
     "ExportConfig",
-    "ForeignConfig",
+    "ExternalConfig",
     "ListConfig",
     "ModelConfig",
     "OptimConfig",

@@ -47,7 +47,7 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
-class ForeignConfig:
+class ExternalConfig:
     """A model of another library, as a run's folder records it."""
 
     name: str

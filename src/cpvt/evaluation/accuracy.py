@@ -14,7 +14,7 @@ from cpvt.runtime import distributed
 from cpvt.config import TOKEN_BUDGET, Watch, ignore_progress
 from cpvt.data import Batch, DataSet, View, load_batches, load_packs, load_stream
 from cpvt.runtime.memory import mark_memory, peak_memory
-from cpvt.adapters import Subject
+from cpvt.adapters import ModelAdapter
 
 
 @dataclass
@@ -68,20 +68,20 @@ def load_test(
 
 
 def measure(
-    subject: Subject,
+    adapter: ModelAdapter,
     batches: Iterable[Batch],
     count: int,
     classes: int,
     name: str = "test",
     watch: Watch = ignore_progress,
 ) -> Score:
-    """Count how many of `count` images a model names right, batch by batch. RefusedError where it refuses them.
+    """Count how many of `count` images a model names right, batch by batch. UnsupportedSizeError where it refuses them.
 
     batches: where several processes test together, this one's share of the images (`distributed.shard` of their numbers,
     or its part of a stream, with `count` 0 if unknown); shares may be uneven, and the score, the same in every process,
     is that of all of them.
     """
-    score, device, start = Score(), subject.device, time.perf_counter()
+    score, device, start = Score(), adapter.device, time.perf_counter()
     held, watch = _mark(device), watch if distributed.is_main_process() else ignore_progress
     for batch in batches:
         read = len(batch.labels)
@@ -90,11 +90,11 @@ def measure(
             images = batch.images_on(device)
             began = time.perf_counter()
             logits = (
-                subject.logits_of_list(images) if isinstance(images, list) else subject.logits(images)
+                adapter.logits_of_list(images) if isinstance(images, list) else adapter.logits(images)
             ).cpu()
             score.model_seconds += time.perf_counter() - began
             if logits.shape[1] != classes:
-                raise ValueError(f"'{subject.name}' tells {logits.shape[1]} classes apart, the data has {classes}")
+                raise ValueError(f"'{adapter.name}' tells {logits.shape[1]} classes apart, the data has {classes}")
             _count(score, logits, batch.labels)
         score.total += read
         score.shrunk += batch.shrunk

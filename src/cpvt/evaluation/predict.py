@@ -15,7 +15,7 @@ from cpvt.config import PredictConfig, options_from, sides, takes_options
 from cpvt.data import BadImageError, Transform, View, check_on_bad_image, check_usable, decode
 from cpvt.models.pretrained import DEFAULT, shipped_names
 from cpvt.grids import patch_count, within_budget
-from cpvt.adapters import Subject
+from cpvt.adapters import ModelAdapter
 
 
 class Prediction(NamedTuple):
@@ -52,11 +52,11 @@ def _predict(run: str | Path | Checkpoint | None, config: PredictConfig) -> Iter
     transform = checkpoint.transform
     if config.longest_side is not None:
         transform = replace(transform, longest_side=config.longest_side)
-    subject = checkpoint.subject
-    patch_size = subject.patch_size or 1
+    adapter = checkpoint.adapter
+    patch_size = adapter.patch_size or 1
     found = (_read(path, transform, patch_size) for path in config.images)
     for pack in within_budget(found, lambda each: patch_count(each.size, patch_size), config.token_budget):
-        logits = _logits(subject, [each.tensor for each in pack if each.tensor is not None])
+        logits = _logits(adapter, [each.tensor for each in pack if each.tensor is not None])
         for each in pack:
             if each.tensor is not None:
                 classes = _best(logits.pop(0), checkpoint.class_names, config.top)
@@ -104,9 +104,9 @@ def _read(path: str | Path, transform: Transform, patch_size: int) -> _Read:
     return _Read(str(path), (height, width), (whole.height, whole.width) if view.shrinks(whole) else None, tensor, None)
 
 
-def _logits(subject: Subject, images: list[Tensor]) -> list[Tensor]:
-    device = subject.device
-    return list(subject.logits_of_list([image.to(device) for image in images])) if images else []
+def _logits(adapter: ModelAdapter, images: list[Tensor]) -> list[Tensor]:
+    device = adapter.device
+    return list(adapter.logits_of_list([image.to(device) for image in images])) if images else []
 
 
 def _best(logits: Tensor, names: Sequence[str], top: int) -> tuple[tuple[str, float], ...]:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cpvt.results.checkpoints import Checkpoint, as_subject, is_run, load
+from cpvt.results.checkpoints import Checkpoint, as_adapter, is_run, load
 from cpvt.config import (
     POOLS,
     ModelConfig,
@@ -26,7 +26,7 @@ from cpvt.models.convert import some_names
 from cpvt.results.rows import Row, pack_hits
 from cpvt.adapters.retrofit import describe_retrofit
 from cpvt.evaluation.accuracy import Score, count_test, load_test, measure
-from cpvt.adapters import RefusedError, Subject, is_foreign
+from cpvt.adapters import UnsupportedSizeError, ModelAdapter, is_external
 
 POOL_NAMES = {timm_name: name for name, timm_name in POOLS.items()}
 
@@ -43,7 +43,7 @@ class Identity(NamedTuple):
 
 @takes_options(SweepConfig, "out")
 def sweep(
-    model: str | Path | Checkpoint | Subject | Callable[..., Any],
+    model: str | Path | Checkpoint | ModelAdapter | Callable[..., Any],
     data: str | DataSet | None = None,
     sizes: Sequence[Size | str] = (),
     *,
@@ -67,27 +67,27 @@ def sweep(
 
 def _sweep(config: SweepConfig, on_progress: Watch) -> Iterator[Row]:
     model: Any = config.model
-    if isinstance(model, (str, Path)) and is_run(model) and not is_foreign(str(model)) and config.checkpoint is None:
+    if isinstance(model, (str, Path)) and is_run(model) and not is_external(str(model)) and config.checkpoint is None:
         model = load(model, config.device)
-    subject, identity = as_subject(model, config.checkpoint, config.device), _identity(model)
+    adapter, identity = as_adapter(model, config.checkpoint, config.device), _identity(model)
     if config.img_size is not None:
-        subject = replace(subject, train_size=config.img_size)
+        adapter = replace(adapter, train_size=config.img_size)
     _check_protocols(config)
-    data = _data_of(model, subject, config.data, config.data_dir)
+    data = _data_of(model, adapter, config.data, config.data_dir)
     for protocol in config.protocols:
-        _check_data(data, subject, protocol)
-    sizes = config.sizes or default_sizes(subject)
-    check_sizes(sizes, subject.patch_size or 1)
+        _check_data(data, adapter, protocol)
+    sizes = config.sizes or default_sizes(adapter)
+    check_sizes(sizes, adapter.patch_size or 1)
     changes: dict[str, Any] = {"mean": config.mean or None, "std": config.std or None, "crop_ratio": config.crop_pct}
     changes |= {"interpolation": config.interpolation, "longest_side": config.longest_side}
     known = {name: value for name, value in changes.items() if value is not None}
-    transform = replace(_transform_of(subject, data, max(max(sides(size)) for size in sizes)), **known)
+    transform = replace(_transform_of(adapter, data, max(max(sides(size)) for size in sizes)), **known)
     for protocol, size in itertools.product(config.protocols, sizes):
         batches = load_test(
-            data, View(transform, protocol, sides(size)), config.batch_size, patch_size=subject.patch_size or 1,
+            data, View(transform, protocol, sides(size)), config.batch_size, patch_size=adapter.patch_size or 1,
             token_budget=config.token_budget, on_bad_image=config.on_bad_image, workers=config.workers,
         )  # fmt: skip
-        ready, score = _measure_at(subject, size, protocol, batches, data, on_progress)
+        ready, score = _measure_at(adapter, size, protocol, batches, data, on_progress)
         row = _row(identity, ready, data.name, protocol, size, transform, score)
         yield replace(row, weights=str(config.checkpoint or ""))
 
@@ -125,36 +125,36 @@ def _identity(model: Any) -> Identity:
     )
 
 
-def _data_of(model: Any, subject: Subject, data: str | DataSet | None, root: str | None) -> DataSet:
+def _data_of(model: Any, adapter: ModelAdapter, data: str | DataSet | None, root: str | None) -> DataSet:
     if isinstance(data, DataSet):
         return data
-    mode = subject.transform.mode if subject.transform else {1: "L", 3: "RGB"}.get(subject.channels or 0)
+    mode = adapter.transform.mode if adapter.transform else {1: "L", 3: "RGB"}.get(adapter.channels or 0)
     if not isinstance(model, Checkpoint):
         if data is None:
-            raise ValueError(f"say on which images '{subject.name}' is to be tested: data= (--data)")
+            raise ValueError(f"say on which images '{adapter.name}' is to be tested: data= (--data)")
         return open_data(data, root, mode)
     trained_on = model.record["training"]["dataset"]
     own = data is None or data == trained_on["data"]
     return open_data(data or trained_on["data"], root or (trained_on["data_dir"] if own else None), mode)
 
 
-def _transform_of(subject: Subject, data: DataSet, largest: int) -> Transform:
+def _transform_of(adapter: ModelAdapter, data: DataSet, largest: int) -> Transform:
     """How images are read: the model's own way, else as fits the data; canvases take four times the training size."""
-    transform = subject.transform or Transform(data.mean, data.std, data.crop_ratio)
+    transform = adapter.transform or Transform(data.mean, data.std, data.crop_ratio)
     if transform.longest_side is not None:
         return transform
-    return replace(transform, longest_side=4 * (max(sides(subject.train_size)) if subject.train_size else largest))
+    return replace(transform, longest_side=4 * (max(sides(adapter.train_size)) if adapter.train_size else largest))
 
 
 def _measure_at(
-    subject: Subject, size: Size, protocol: str, batches: Iterable[Batch], data: DataSet, on_progress: Watch
-) -> tuple[Subject, Score]:
-    """The subject as it was made ready for the size, and its score; a refusal is a score too."""
-    ready, count = subject, count_test(data)
+    adapter: ModelAdapter, size: Size, protocol: str, batches: Iterable[Batch], data: DataSet, on_progress: Watch
+) -> tuple[ModelAdapter, Score]:
+    """The adapter as it was made ready for the size, and its score; a refusal is a score too."""
+    ready, count = adapter, count_test(data)
     try:
-        ready = subject if TABLE[protocol].size_is_limit else subject.at_size(sides(size))
+        ready = adapter if TABLE[protocol].size_is_limit else adapter.at_size(sides(size))
         return ready, measure(ready, batches, count, len(data.class_names), f"{protocol} {size}", on_progress)
-    except RefusedError as refusal:
+    except UnsupportedSizeError as refusal:
         on_progress(f"{protocol} {size}", count, count, "refused")
         return ready, Score(refused=str(refusal))
 
@@ -166,17 +166,17 @@ def check_sizes(wanted: Sequence[Size], patch_size: int) -> None:
             raise ValueError(f"size {size} is smaller than a patch; the smallest side of this model is {patch_size}")
 
 
-def default_sizes(subject: Subject) -> list[Size]:
+def default_sizes(adapter: ModelAdapter) -> list[Size]:
     """Half, once, one and a half, twice and three times the training size."""
-    if subject.train_size is None:
+    if adapter.train_size is None:
         raise ValueError(
-            f"'{subject.name}' does not say its training size: say sizes= (--sizes), and img_size= if known"
+            f"'{adapter.name}' does not say its training size: say sizes= (--sizes), and img_size= if known"
         )
-    side = max(sides(subject.train_size))
-    return [max(subject.patch_size or 1, side * half // 2) for half in (1, 2, 3, 4, 6)]
+    side = max(sides(adapter.train_size))
+    return [max(adapter.patch_size or 1, side * half // 2) for half in (1, 2, 3, 4, 6)]
 
 
-def _check_data(data: DataSet, subject: Subject, protocol: str) -> None:
+def _check_data(data: DataSet, adapter: ModelAdapter, protocol: str) -> None:
     """Raise ValueError unless there are images to test on, of the model's classes, that the protocol can read."""
     if data.test is None and data.test_stream is None:
         raise ValueError(f"'{data.name}' has no test/ (or val/) to test on")
@@ -185,7 +185,7 @@ def _check_data(data: DataSet, subject: Subject, protocol: str) -> None:
         raise ValueError(f"'{data.name}' is read as it comes, which '{protocol}' cannot do; choose {others}")
     if not data.class_names:
         raise ValueError(f"'{data.name}' has no labels, so nothing can be counted as right")
-    names = subject.class_names
+    names = adapter.class_names
     if names is not None and data.class_names != names:
         raise ValueError(
             f"the classes of '{data.name}' are not the model's: the model has {len(names)} "
@@ -194,7 +194,7 @@ def _check_data(data: DataSet, subject: Subject, protocol: str) -> None:
 
 
 def _row(
-    identity: Identity, subject: Subject, data: str, protocol: str, size: Size, transform: Transform, score: Score
+    identity: Identity, adapter: ModelAdapter, data: str, protocol: str, size: Size, transform: Transform, score: Score
 ) -> Row:
     return Row(
         **identity._asdict(),
@@ -203,9 +203,9 @@ def _row(
         correct=score.correct,
         total=score.total,
         seconds=round(score.seconds, 3),
-        parameters=subject.parameters,
+        parameters=adapter.parameters,
         data=data,
-        train_size=subject.train_size,
+        train_size=adapter.train_size,
         crop_ratio=transform.crop_ratio,
         interpolation=transform.interpolation,
         longest_side=transform.longest_side,
@@ -215,7 +215,7 @@ def _row(
         top5=score.top5,
         model_seconds=round(score.model_seconds, 4),
         peak_memory=score.peak_memory,
-        takes_sizes=subject.way,
+        takes_sizes=adapter.resize_method,
         refused=score.refused,
         mean=transform.mean,
         std=transform.std,

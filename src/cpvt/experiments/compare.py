@@ -22,7 +22,7 @@ from cpvt.evaluation.profile import ProfiledModel, look_closer
 from cpvt.models.registry import model_config
 from cpvt.experiments.pool import Tell, check_address, cores, import_ray, process_pool, ray_pool, run_tasks
 from cpvt.results.rows import Row, read_rows
-from cpvt.adapters import is_foreign
+from cpvt.adapters import is_external
 from cpvt.evaluation.sweep import check_sizes, sweep
 from cpvt.training import TrainingSetup, check, check_here, is_finished, train
 
@@ -68,7 +68,7 @@ def compare(
     so a script that calls this needs the usual `if __name__ == "__main__":` (or parallel=1); with `cluster` they run on the
     machines of a Ray cluster, see `cpvt.experiments.pool`.
     """
-    if is_foreign(config.model):
+    if is_external(config.model):
         raise ValueError(f"compare changes the encoding of our own models; train and sweep '{config.model}' by itself")
     config, quick = spell_out(config), config.quick
     if config.cluster:
@@ -109,7 +109,7 @@ def compare(
         for task in unfinished:
             _run(task, data, watch, keep)
     look_closer(
-        folder, [_subject(task) for task in tasks if task.training.seed == config.seeds[0]], data, config.device, watch
+        folder, [_adapter(task) for task in tasks if task.training.seed == config.seeds[0]], data, config.device, watch
     )
     return folder
 
@@ -206,7 +206,7 @@ def _remaining(task: _Task, done: set[tuple[Any, ...]]) -> _Task | None:
     return replace(task, tests=tests) if tests else None
 
 
-def _subject(task: _Task) -> ProfiledModel:
+def _adapter(task: _Task) -> ProfiledModel:
     encoding, pool = str(task.training.encoding), str(task.training.pool)
     return ProfiledModel(f"{slug(encoding)}-{pool}", encoding, pool, task.training.out)
 

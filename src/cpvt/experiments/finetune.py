@@ -10,13 +10,13 @@ from pathlib import Path
 import torch
 
 from cpvt.results.checkpoints import load, pick_device, provenance, read_record
-from cpvt.config import ForeignConfig, RetrofitConfig, TrainConfig, Watch, ignore_progress, refuse_other
+from cpvt.config import ExternalConfig, RetrofitConfig, TrainConfig, Watch, ignore_progress, refuse_other
 from cpvt.data import open_data
 from cpvt.runtime.files import append_rows, read_json, write_json
 from cpvt.results.folders import CONTROL_RUN, RETROFIT, ROWS
 from cpvt.results.rows import Row, read_rows
 from cpvt.adapters.retrofit import describe_retrofit, retrofit
-from cpvt.adapters import Subject, is_foreign, subject_of
+from cpvt.adapters import ModelAdapter, is_external, adapter_of
 from cpvt.evaluation.sweep import default_sizes, sweep
 from cpvt.training import PUBLISHED, build_model, check, check_here, train
 
@@ -37,7 +37,7 @@ def retrofit_and_test(
     data = open_data(config.dataset.data, config.dataset.data_dir)
     check_here(training)
     setup, untouched = check(training, data), replace(training, retrofit=None)
-    assert isinstance(setup.model, ForeignConfig)  # _training takes no other
+    assert isinstance(setup.model, ExternalConfig)  # _training takes no other
     name = setup.model.name
     _refuse_other(folder, config)
     done = {(row.encoding, row.protocol, row.size) for row in read_rows(folder / ROWS)}
@@ -46,17 +46,17 @@ def retrofit_and_test(
     wanted = config.retrofit
     retrofit(model, wanted.at, wanted.absolute, wanted.kernel_size)  # refuses what cannot be before anything is trained
     before = replace(
-        subject_of(model.to(pick_device(config.device))),
+        adapter_of(model.to(pick_device(config.device))),
         name=name, transform=setup.view.transform, train_size=setup.model.img_size,
     )  # fmt: skip
     sizes = config.sizes or default_sizes(before)
 
-    def test(subject: Subject, label: str) -> None:
+    def test(adapter: ModelAdapter, label: str) -> None:
         for protocol, size in itertools.product(config.protocols, sizes):
             if (label, protocol, size) in done:
                 continue
             bad = config.dataset.on_bad_image
-            for row in sweep(subject, data, [size], protocols=(protocol,), on_bad_image=bad, on_progress=watch):
+            for row in sweep(adapter, data, [size], protocols=(protocol,), on_bad_image=bad, on_progress=watch):
                 row = replace(row, model=name, encoding=label, seed=config.seed)
                 append_rows(folder / ROWS, [row])
                 on_row(row)
@@ -65,8 +65,8 @@ def retrofit_and_test(
     test(before, BEFORE)
     if config.control and wanted.train_only == "all":  # with PEGs alone to learn, the model as it came is the control
         control = replace(untouched, out=str(folder / CONTROL_RUN))
-        test(load(train(control, watch, data, setup), config.device).subject, CONTROL)
-    test(load(train(training, watch, data, setup), config.device).subject, describe_retrofit(asdict(wanted)))
+        test(load(train(control, watch, data, setup), config.device).adapter, CONTROL)
+    test(load(train(training, watch, data, setup), config.device).adapter, describe_retrofit(asdict(wanted)))
     return folder
 
 
@@ -79,7 +79,7 @@ def _refuse_other(folder: Path, config: RetrofitConfig) -> None:
 def _training(config: RetrofitConfig) -> TrainConfig:
     """How the retrofitted model is trained on."""
     name, start, size, source = config.model, config.checkpoint or PUBLISHED, config.img_size, config.dataset
-    if not is_foreign(name):
+    if not is_external(name):
         record = read_record(Path(name))
         if "name" not in record["model"]:
             raise ValueError(

@@ -14,7 +14,7 @@ from cpvt.models.linear import Linear
 from cpvt.grids import Layout
 
 
-class Pack:
+class PackedBatch:
     """The images of a pack (1, T, D): where each begins and ends, and attention within each alone.
 
     An object of its own kind, not a tuple: compiled blocks would look into a tuple and hold its contents for constant.
@@ -29,7 +29,7 @@ class Pack:
         # (T,): the image that each token belongs to
         self.owner = torch.arange(len(lengths)).repeat_interleave(lengths, output_size=sum(layout.lengths)).to(device)
 
-    def with_biases(self, biases: list[Tensor]) -> Pack:
+    def with_biases(self, biases: list[Tensor]) -> PackedBatch:
         """The same images, with biases on their attention."""
         pack = copy(self)
         pack.biases = biases
@@ -75,16 +75,16 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = Non
     return x.flatten(2)
 
 
-class Positions(NamedTuple):
+class AttentionInputs(NamedTuple):
     """What attention needs to know of positions, widened for P prefix tokens; all but the bias serves every block."""
 
     cos: Tensor | None = None  # (P + N, d), of a pack (T, d): turns queries and keys; prefix tokens by nothing
     sin: Tensor | None = None
     bias: Tensor | None = None  # (1, heads, P + N, P + N): added to the logits of one block; zero for prefix tokens
-    pack: Pack | None = None  # which then holds the biases
+    pack: PackedBatch | None = None  # which then holds the biases
 
     @classmethod
-    def build(cls, encoding: PositionalEncoding, layout: Layout, x: Tensor) -> Positions:
+    def build(cls, encoding: PositionalEncoding, layout: Layout, x: Tensor) -> AttentionInputs:
         """Ask the encoding for what serves all blocks, and cast it, last, to the dtype of the tokens x."""
         cosines: list[Tensor] = []
         sines: list[Tensor] = []
@@ -95,9 +95,9 @@ class Positions(NamedTuple):
                 cosines += [F.pad(rotation[0], (0, 0, prefix, 0), value=1.0).to(x.dtype)] * count
                 sines += [F.pad(rotation[1], (0, 0, prefix, 0)).to(x.dtype)] * count
         cos, sin = (torch.cat(tables) if tables else None for tables in (cosines, sines))
-        return cls(cos, sin, None, Pack(layout, x.device) if layout.packed else None)
+        return cls(cos, sin, None, PackedBatch(layout, x.device) if layout.packed else None)
 
-    def with_bias(self, encoding: PositionalEncoding, layout: Layout, depth: int) -> Positions:
+    def with_bias(self, encoding: PositionalEncoding, layout: Layout, depth: int) -> AttentionInputs:
         """The same for block `depth`, counted from 1, with its bias where it has one; asked for only when its turn comes."""
         prefix = layout.prefix_tokens
         asked = (encoding.bias(grid, depth) for grid, _ in layout.groups)
@@ -106,8 +106,8 @@ class Positions(NamedTuple):
         if not biases:
             return self
         if self.pack is None:
-            return Positions(self.cos, self.sin, biases[0])
-        return Positions(self.cos, self.sin, None, self.pack.with_biases(biases))
+            return AttentionInputs(self.cos, self.sin, biases[0])
+        return AttentionInputs(self.cos, self.sin, None, self.pack.with_biases(biases))
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -125,20 +125,20 @@ class Attention(nn.Module):
         self.qkv = Linear(dim, 3 * dim, bias=qkv_bias)
         self.proj = Linear(dim, dim)
 
-    def forward(self, x: Tensor, positions: Positions) -> Tensor:
+    def forward(self, x: Tensor, positions: AttentionInputs) -> Tensor:
         query, key, value = self._heads(x, positions)
         if positions.pack is not None:
             return self.proj(positions.pack.attend(query, key, value))
         bias = None if positions.bias is None else positions.bias.to(query.dtype)
         return self.proj(_attend(query, key, value, bias))
 
-    def weights(self, x: Tensor, positions: Positions) -> Tensor:
+    def weights(self, x: Tensor, positions: AttentionInputs) -> Tensor:
         """The attention matrix itself, (B, heads, P + N, P + N), for looking at; `forward` never builds it."""
         query, key, _ = self._heads(x, positions)
         logits = query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5
         return (logits if positions.bias is None else logits + positions.bias.to(logits.dtype)).softmax(dim=-1)
 
-    def _heads(self, x: Tensor, positions: Positions) -> tuple[Tensor, Tensor, Tensor]:
+    def _heads(self, x: Tensor, positions: AttentionInputs) -> tuple[Tensor, Tensor, Tensor]:
         qkv = self.qkv(x).unflatten(2, (3, self.num_heads, -1))  # (B, P + N, 3, heads, d)
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (B, heads, P + N, d) each
         if positions.cos is not None and positions.sin is not None:
@@ -157,7 +157,7 @@ class DropPath(nn.Module):
         super().__init__()
         self.drop_prob = drop_prob
 
-    def forward(self, x: Tensor, pack: Pack | None = None) -> Tensor:
+    def forward(self, x: Tensor, pack: PackedBatch | None = None) -> Tensor:
         if not self.training or not self.drop_prob:
             return x
         images = x.shape[0] if pack is None else pack.offsets.shape[0] - 1
@@ -169,7 +169,7 @@ class DropPath(nn.Module):
         return f"{self.drop_prob}"
 
 
-class Perceptron(nn.Module):
+class Mlp(nn.Module):
     """Two linear layers with GELU between, for each token on its own."""
 
     def __init__(self, dim: int, hidden_dim: int) -> None:
@@ -190,9 +190,9 @@ class Block(nn.Module):
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
         self.attn = Attention(dim, num_heads, qkv_bias)
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
-        self.mlp = Perceptron(dim, int(dim * mlp_ratio))
+        self.mlp = Mlp(dim, int(dim * mlp_ratio))
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x: Tensor, positions: Positions) -> Tensor:
+    def forward(self, x: Tensor, positions: AttentionInputs) -> Tensor:
         x = x + self.drop_path(self.attn(self.norm1(x), positions), positions.pack)
         return x + self.drop_path(self.mlp(self.norm2(x)), positions.pack)

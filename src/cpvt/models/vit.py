@@ -28,7 +28,7 @@ from cpvt.models.timm_interface import (
 )
 from cpvt.models.linear import Linear
 from cpvt.models.packing import check_batch, pad_to_patches, plan_packs
-from cpvt.models.attention import Block, Positions
+from cpvt.models.attention import Block, AttentionInputs
 from cpvt.grids import Grid, Layout
 
 for leaf in (PEG, Linear):  # what asks after shapes or devices is one node of a traced graph
@@ -132,23 +132,23 @@ class VisionTransformer(Backbone):
             features.update(zip(numbers, x[0].split(layout.lengths) if layout.packed else x.unbind()))
         return [features[number] for number in range(len(padded))]
 
-    def _features(self, x: Tensor, layout: Layout, positions: Positions) -> Tensor:
+    def _features(self, x: Tensor, layout: Layout, positions: AttentionInputs) -> Tensor:
         return self.norm(self._through(len(self.blocks), x, layout, positions))
 
-    def _through(self, blocks: int, x: Tensor, layout: Layout, positions: Positions) -> Tensor:
+    def _through(self, blocks: int, x: Tensor, layout: Layout, positions: AttentionInputs) -> Tensor:
         """Tokens after the first `blocks` blocks, the encoding applied after each."""
         for depth in range(1, blocks + 1):
             x = self._step(depth, x, layout, positions)
         return x
 
-    def _step(self, depth: int, x: Tensor, layout: Layout, positions: Positions) -> Tensor:
+    def _step(self, depth: int, x: Tensor, layout: Layout, positions: AttentionInputs) -> Tensor:
         """From what block `depth`, counted from 1, receives to what the next one receives."""
         if self.grad_checkpointing:
             done: Tensor = checkpoint(self._forward_step, depth, x, layout, positions, use_reentrant=False)
             return done
         return self._forward_step(depth, x, layout, positions)
 
-    def _forward_step(self, depth: int, x: Tensor, layout: Layout, positions: Positions) -> Tensor:
+    def _forward_step(self, depth: int, x: Tensor, layout: Layout, positions: AttentionInputs) -> Tensor:
         positions = positions.with_bias(self.encoding, layout, depth)
         y: Tensor = self.encoding(self.blocks[depth - 1](x, positions), layout, depth)
         return y
@@ -247,12 +247,12 @@ class VisionTransformer(Backbone):
             return tokens[..., self.num_prefix_tokens :, :].mean(dim=-2)
         return tokens
 
-    def embed(self, images: Tensor) -> tuple[Tensor, Layout, Positions]:
+    def embed(self, images: Tensor) -> tuple[Tensor, Layout, AttentionInputs]:
         """Tokens as block 1 receives them, (B, P + N, D), where they stand, and what attention knows of it."""
         images = check_batch(images, self.config.in_chans, self.config.patch_size)
         x, grid = self._embed(images)
         layout = Layout((grid,), self.num_prefix_tokens)
-        return x, layout, Positions.build(self.encoding, layout, x)
+        return x, layout, AttentionInputs.build(self.encoding, layout, x)
 
     def _embed(self, images: Tensor) -> tuple[Tensor, Grid]:
         patches = self.patch_embed(images)  # (B, h, w, D)
@@ -264,7 +264,7 @@ class VisionTransformer(Backbone):
             x = torch.cat([*prefix, x], dim=1)
         return x, grid
 
-    def _embed_list(self, images: list[Tensor]) -> tuple[Tensor, Layout, Positions]:
+    def _embed_list(self, images: list[Tensor]) -> tuple[Tensor, Layout, AttentionInputs]:
         """As `embed`, for images (C, H_i, W_i), equal sizes side by side: a pack (1, T, D), or a batch if all are equal."""
         batches = [torch.stack(list(equal)) for _, equal in groupby(images, key=lambda image: image.shape)]
         if len(batches) == 1:
@@ -272,7 +272,7 @@ class VisionTransformer(Backbone):
         embedded = [self._embed(batch) for batch in batches]
         x = torch.cat([tokens.flatten(0, 1) for tokens, _ in embedded])[None]
         layout = Layout(tuple(grid for tokens, grid in embedded for _ in tokens), self.num_prefix_tokens)
-        return x, layout, Positions.build(self.encoding, layout, x)
+        return x, layout, AttentionInputs.build(self.encoding, layout, x)
 
     def attention_map(self, images: Tensor, block: int) -> Tensor:
         """How much each patch attends to each other in one block (counted from 1), (B, heads, N, N)."""

@@ -99,9 +99,9 @@ def summarise(rows: Sequence[Row]) -> list[Cell]:
 def _name(row: Row, rows: Sequence[Row]) -> str:
     """The encoding (of another library's model: its name), and what else differs from the first of the rows."""
     first = rows[0]
-    foreign = not row.pool
+    external = not row.pool
     words = {
-        row.model: row.model != first.model and not foreign,
+        row.model: row.model != first.model and not external,
         row.data: row.data != first.data,
         f"crop ratio {row.crop_ratio:g}": row.crop_ratio != first.crop_ratio,
         row.interpolation: row.interpolation != first.interpolation,
@@ -110,7 +110,7 @@ def _name(row: Row, rows: Sequence[Row]) -> str:
         and "longest_side" in options_read(row.protocol),
     }
     others = [word for word, differs in words.items() if differs]
-    if foreign:  # makers read images in their own ways: said only where it tells rows of one model apart
+    if external:  # libraries read images in their own ways: said only where it tells rows of one model apart
         alike = [each for each in rows if not each.pool and (each.model, each.encoding, each.seed, each.protocol)
                  == (row.model, row.encoding, row.seed, row.protocol)]  # fmt: skip
         told = {
@@ -119,7 +119,7 @@ def _name(row: Row, rows: Sequence[Row]) -> str:
         }  # fmt: skip
         others = [word for word, name in told.items() if len({getattr(each, name) for each in alike}) > 1]
     alone = row.encoding and all(each.model == row.model for each in rows)
-    name = f"{row.model} {row.encoding}".strip() if foreign and not alone else row.encoding
+    name = f"{row.model} {row.encoding}".strip() if external and not alone else row.encoding
     return name + (f" ({', '.join(others)})" if others else "")
 
 

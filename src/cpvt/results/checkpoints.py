@@ -19,7 +19,7 @@ from timm import list_models
 from torch import Tensor, nn
 
 from cpvt import __version__
-from cpvt.config import ForeignConfig, ModelConfig, sides
+from cpvt.config import ExternalConfig, ModelConfig, sides
 from cpvt.config.legacy import current
 from cpvt.data import Transform
 from cpvt.runtime.files import read_json, replacing, write_json
@@ -29,8 +29,8 @@ from cpvt.models.adapt import adapt_model
 from cpvt.models.pretrained import Files, shipped_files, shipped_names
 from cpvt.models.registry import MODELS
 from cpvt.adapters.retrofit import retrofit
-from cpvt.adapters import MAKERS, Subject, is_foreign, open_subject, subject_of
-from cpvt.adapters.adapt import build_foreign, continue_foreign
+from cpvt.adapters import LIBRARIES, ModelAdapter, is_external, open_adapter, adapter_of
+from cpvt.adapters.adapt import build_external, continue_external
 from cpvt.adapters.weights import load_weights_file
 
 
@@ -45,7 +45,7 @@ class Checkpoint:
     """What checkpoint.json holds: the configurations of model and training, and the provenance."""
 
     @property
-    def config(self) -> ModelConfig | ForeignConfig:
+    def config(self) -> ModelConfig | ExternalConfig:
         """What the model is."""
         return config_from_json(self.record["model"])
 
@@ -65,50 +65,50 @@ class Checkpoint:
         return max(sides(self.config.img_size))
 
     @property
-    def subject(self) -> Subject:
+    def adapter(self) -> ModelAdapter:
         """The model as measurements see it."""
         facts = {"train_size": self.config.img_size, "transform": self.transform, "class_names": self.class_names}
-        return subject_of(self.model, self.record["training"]["out"], **facts)
+        return adapter_of(self.model, self.record["training"]["out"], **facts)
 
 
-def as_subject(
-    model: str | Path | Checkpoint | Subject | Callable[..., Any],
+def as_adapter(
+    model: str | Path | Checkpoint | ModelAdapter | Callable[..., Any],
     weights: str | Path | None = None,
     device: str = "auto",
-) -> Subject:
+) -> ModelAdapter:
     """What is to be measured, from anything that names or is a model.
 
     model: a run's folder, a name whose weights come with the package, what `load` returned, another library's model such
     as "timm:vit_small_patch16_224", or any module or callable. weights: a file for a model of another library. A model already at hand stays on its device.
     Raises ValueError where nothing of that name is known.
     """
-    if isinstance(model, Subject):
+    if isinstance(model, ModelAdapter):
         return model
-    if isinstance(model, str) and is_foreign(model):
-        subject = open_subject(model, weights)
-        module: Any = subject.model
+    if isinstance(model, str) and is_external(model):
+        adapter = open_adapter(model, weights)
+        module: Any = adapter.model
         module.to(pick_device(device))
-        return subject
+        return adapter
     if weights is not None:
         raise ValueError(f"a file of weights goes with timm:, hf: or torchvision: names; '{model}' has its own")
     if isinstance(model, (str, Path)):
         if not is_run(model):
             raise ValueError(_unknown(str(model)))
         model = load(model, device)
-    return model.subject if isinstance(model, Checkpoint) else subject_of(model)
+    return model.adapter if isinstance(model, Checkpoint) else adapter_of(model)
 
 
 def _unknown(name: str) -> str:
     """What to say to a name that is no folder and of no library."""
-    maker, _, rest = name.partition(":")
-    guesses = [f"{prefix}:{rest}" for prefix in difflib.get_close_matches(maker, MAKERS, n=1)] if rest else []
+    library, _, rest = name.partition(":")
+    guesses = [f"{prefix}:{rest}" for prefix in difflib.get_close_matches(library, LIBRARIES, n=1)] if rest else []
     guesses += difflib.get_close_matches(name, shipped_names(), n=1, cutoff=0.8)
     theirs = [each for each in list_models() if each not in MODELS]
     guesses += [f"timm:{near}" for near in difflib.get_close_matches(name, theirs, n=3, cutoff=0.8)]
     hint = f" Did you mean {' or '.join(guesses)}?" if guesses else ""
     return (
         f"'{name}' is no folder of a run, no model that comes with weights ({', '.join(shipped_names())}) and none of "
-        f"{', '.join(f'{each}:NAME' for each in MAKERS)}.{hint}"
+        f"{', '.join(f'{each}:NAME' for each in LIBRARIES)}.{hint}"
     )
 
 
@@ -164,16 +164,16 @@ def load(run: str | Path, device: str = "auto") -> Checkpoint:
     return Checkpoint(model.eval().to(pick_device(device)), transform, tuple(record["class_names"]), record)
 
 
-def build_model(config: ModelConfig | ForeignConfig) -> nn.Module:
+def build_model(config: ModelConfig | ExternalConfig) -> nn.Module:
     """A fresh model, ours or another library's, retrofitted where the configuration says so."""
     if isinstance(config, ModelConfig):
         return VisionTransformer(config)
-    model = build_foreign(config)
+    model = build_external(config)
     return model if config.retrofit is None else retrofit(model, **config.retrofit)
 
 
 def starting_weights(
-    wanted: ModelConfig | ForeignConfig,
+    wanted: ModelConfig | ExternalConfig,
     start: str | Path,
     class_names: Sequence[str] | None = None,
     say: Callable[[str], Any] = lambda words: None,
@@ -201,13 +201,13 @@ def starting_weights(
     if isinstance(wanted, ModelConfig):
         assert isinstance(model, VisionTransformer)  # as its record says
         return _told(adapt_model(model, wanted, same_classes), say)
-    return _told(continue_foreign(model, wanted, same_classes, f"in '{start}'"), say)
+    return _told(continue_external(model, wanted, same_classes, f"in '{start}'"), say)
 
 
-def published_weights(wanted: ForeignConfig, say: Callable[[str], Any] = lambda words: None) -> nn.Module:
+def published_weights(wanted: ExternalConfig, say: Callable[[str], Any] = lambda words: None) -> nn.Module:
     """A model of another library with the weights that it publishes; its head starts afresh for another number of classes."""
-    subject: Any = open_subject(wanted.name)
-    return _told(continue_foreign(subject.model, wanted, where=f"published for {wanted.name}"), say)
+    adapter: Any = open_adapter(wanted.name)
+    return _told(continue_external(adapter.model, wanted, where=f"published for {wanted.name}"), say)
 
 
 def _told(continued: tuple[nn.Module, list[str]], say: Callable[[str], Any]) -> nn.Module:
@@ -218,9 +218,9 @@ def _told(continued: tuple[nn.Module, list[str]], say: Callable[[str], Any]) -> 
     return model
 
 
-def config_from_json(values: dict[str, Any]) -> ModelConfig | ForeignConfig:
+def config_from_json(values: dict[str, Any]) -> ModelConfig | ExternalConfig:
     """A model's configuration from what JSON made of it."""
-    kind = ForeignConfig if "name" in values else ModelConfig
+    kind = ExternalConfig if "name" in values else ModelConfig
     return kind(**{name: _tuple(value) for name, value in values.items()})
 
 

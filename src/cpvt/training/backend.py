@@ -14,7 +14,7 @@ from cpvt.runtime import distributed
 from cpvt.results.checkpoints import pick_device
 from cpvt.config import TrainConfig
 from cpvt.data.protocols import keeps_sizes
-from cpvt.adapters import is_foreign
+from cpvt.adapters import is_external
 
 FSDP = "ACCELERATE_USE_FSDP"
 PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}  # our words -> accelerate's
@@ -112,7 +112,7 @@ def _accelerator(config: TrainConfig, device: torch.device | None) -> Any:
 
     # a process may train several models, each in a precision of its own, and alone on a device of its own
     AcceleratorState._reset_state(reset_partial_state=device is not None)
-    whole = DistributedDataParallelKwargs(find_unused_parameters=is_foreign(config.model))  # ours use all they have
+    whole = DistributedDataParallelKwargs(find_unused_parameters=is_external(config.model))  # ours use all they have
     on_cpu = device.type == "cpu" if device is not None else config.device == "cpu" or not torch.cuda.is_available()
     accelerator = Accelerator(
         mixed_precision=PRECISIONS[config.optim.precision], cpu=on_cpu, log_with=_trackers(config.runtime.report_to),

@@ -14,7 +14,7 @@ from torch import nn
 
 from cpvt.runtime import distributed
 from cpvt.results.checkpoints import (
-    as_subject,
+    as_adapter,
     is_run,
     provenance,
     published_weights,
@@ -23,7 +23,7 @@ from cpvt.results.checkpoints import (
     transform_from_json,
 )
 from cpvt.results.checkpoints import build_model as build_fresh_model
-from cpvt.config import POOLS, ForeignConfig, ModelConfig, OptimConfig, Retrofit, Size, TrainConfig, sides
+from cpvt.config import POOLS, ExternalConfig, ModelConfig, OptimConfig, Retrofit, Size, TrainConfig, sides
 from cpvt.data import DataSet, Transform, View
 from cpvt.data.augmentation import Variation
 from cpvt.data.protocols import AUGMENTS
@@ -31,7 +31,7 @@ from cpvt.models import VisionTransformer
 from cpvt.models.pretrained import shipped_names
 from cpvt.models.registry import model_config
 from cpvt.adapters.retrofit import parameter_groups, retrofit
-from cpvt.adapters import describe, is_foreign, open_subject
+from cpvt.adapters import describe, is_external, open_adapter
 from cpvt.training.loss import Teacher, check_teacher
 from cpvt.training.sampler import BatchSampler, create_sampler
 
@@ -42,18 +42,18 @@ PUBLISHED = "published"  # weights to start from: those that a library publishes
 class TrainingSetup(NamedTuple):
     """What a checked configuration comes to, with the data it was checked against."""
 
-    model: ModelConfig | ForeignConfig
+    model: ModelConfig | ExternalConfig
     view: View  # how training images are seen
     sampler: BatchSampler
 
 
 def build_setup(config: TrainConfig, data: DataSet) -> TrainingSetup:
     """The model, view and sampler that a configuration asks for; ValueError for a choice that does not exist."""
-    model = _foreign_config(config, data) if is_foreign(config.model) else _model_config(config, data)
+    model = _external_config(config, data) if is_external(config.model) else _model_config(config, data)
     return TrainingSetup(model, _training_view(config, data, model), _build_sampler(config, data, model))
 
 
-def _build_sampler(config: TrainConfig, data: DataSet, model: ModelConfig | ForeignConfig) -> BatchSampler:
+def _build_sampler(config: TrainConfig, data: DataSet, model: ModelConfig | ExternalConfig) -> BatchSampler:
     """Which images each step learns from; ValueError for a size below a patch."""
     patch_size = model.patch_size if isinstance(model, ModelConfig) else 1
     train_size, recipe = sides(model.img_size), config.optim
@@ -92,14 +92,14 @@ def open_teacher(config: TrainConfig, data: DataSet, transform: Transform, devic
     """
     if config.teacher is None:
         return None
-    subject = as_subject(config.teacher, config.teacher_checkpoint, device)
-    check_teacher(subject, data.class_names)
-    return Teacher(subject, transform)
+    adapter = as_adapter(config.teacher, config.teacher_checkpoint, device)
+    check_teacher(adapter, data.class_names)
+    return Teacher(adapter, transform)
 
 
 def build_model(
-    config: TrainConfig, wanted: ModelConfig | ForeignConfig, class_names: tuple[str, ...]
-) -> tuple[nn.Module, ModelConfig | ForeignConfig]:
+    config: TrainConfig, wanted: ModelConfig | ExternalConfig, class_names: tuple[str, ...]
+) -> tuple[nn.Module, ModelConfig | ExternalConfig]:
     """The model with its first weights, retrofitted where asked, and what it is.
 
     What became of weights from elsewhere is logged. What comes out may be written otherwise than `wanted`: another
@@ -114,7 +114,7 @@ def build_model(
     if start is None:
         model = build_fresh_model(wanted)
     elif start == PUBLISHED:
-        assert isinstance(wanted, ForeignConfig)  # `check` refuses others
+        assert isinstance(wanted, ExternalConfig)  # `check` refuses others
         model = published_weights(wanted, say)
     else:
         model = starting_weights(wanted, start, class_names, say)
@@ -122,7 +122,7 @@ def build_model(
         _enable_both_heads(model, config.model)
     if isinstance(model, VisionTransformer):
         return model, model.config
-    assert isinstance(wanted, ForeignConfig)  # the models of other libraries
+    assert isinstance(wanted, ExternalConfig)  # the models of other libraries
     if config.retrofit is None:
         return model, wanted
     model = retrofit(model, config.retrofit.at, config.retrofit.absolute, config.retrofit.kernel_size)
@@ -174,7 +174,7 @@ def _model_config(config: TrainConfig, data: DataSet) -> ModelConfig:
     return model_config(config.model, **{name: value for name, value in options.items() if value is not None})
 
 
-def _foreign_config(config: TrainConfig, data: DataSet) -> ForeignConfig:
+def _external_config(config: TrainConfig, data: DataSet) -> ExternalConfig:
     """A model of another library; what its own constructor decides is refused here."""
     own = {"--encoding": config.encoding, "--pool": config.pool, "--drop-path": config.optim.drop_path}
     for option, value in own.items():
@@ -186,17 +186,17 @@ def _foreign_config(config: TrainConfig, data: DataSet) -> ForeignConfig:
     size = config.img_size or _described(config.model, classes, channels)[0]
     if size is None:
         raise ValueError(f"'{config.model}' does not say for which size of images it is: say --img-size")
-    return ForeignConfig(config.model, classes, size, channels)
+    return ExternalConfig(config.model, classes, size, channels)
 
 
 @functools.lru_cache(maxsize=16)
 def _described(name: str, classes: int, channels: int) -> tuple[Size | None, Transform | None]:
     """Training size and normalisation that another library says of a model, which must be built for that."""
-    subject = describe(name, classes, channels)
-    return subject.train_size, subject.transform
+    adapter = describe(name, classes, channels)
+    return adapter.train_size, adapter.transform
 
 
-def _transform_of(config: TrainConfig, data: DataSet, settings: ModelConfig | ForeignConfig) -> Transform:
+def _transform_of(config: TrainConfig, data: DataSet, settings: ModelConfig | ExternalConfig) -> Transform:
     """How images are read in training and test: as for the weights that training starts from, else as fits the data."""
     known, source = _reading(config, data) or Transform(data.mean, data.std, data.crop_ratio), config.dataset
     crop_ratio = known.crop_ratio if source.crop_pct is None else source.crop_pct
@@ -209,14 +209,14 @@ def _reading(config: TrainConfig, data: DataSet) -> Transform | None:
     start = start_of(config)
     if start is not None and is_run(start) and not Path(start).is_file():
         return transform_from_json(read_record(start)["transform"])
-    if start is None or not is_foreign(config.model):
+    if start is None or not is_external(config.model):
         return None
     if start == PUBLISHED:
-        return open_subject(config.model).transform
+        return open_adapter(config.model).transform
     return _described(config.model, len(data.class_names), len(data.mean))[1]
 
 
-def _training_view(config: TrainConfig, data: DataSet, settings: ModelConfig | ForeignConfig) -> View:
+def _training_view(config: TrainConfig, data: DataSet, settings: ModelConfig | ExternalConfig) -> View:
     """How training images are seen."""
     transform = _transform_of(config, data, settings)
     augment = config.optim.augment or data.augment

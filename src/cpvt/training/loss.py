@@ -12,7 +12,7 @@ from torch import Tensor
 from cpvt.config import OptimConfig
 from cpvt.data import Transform
 from cpvt.data.augmentation import seeded
-from cpvt.adapters import Subject, logits_of
+from cpvt.adapters import ModelAdapter, logits_of
 
 Images = Tensor | list[Tensor]
 
@@ -77,14 +77,14 @@ class Criterion:
 class Teacher:
     """A trained model whose answers another learns from (hard distillation, Touvron et al., arXiv 2012.12877)."""
 
-    def __init__(self, subject: Subject, transform: Transform) -> None:
+    def __init__(self, adapter: ModelAdapter, transform: Transform) -> None:
         """transform: how the student's images were normalised; the teacher sees them in its own way."""
-        own = subject.transform or transform
+        own = adapter.transform or transform
         if len(own.mean) != len(transform.mean):
             raise ValueError(
-                f"the teacher '{subject.name}' reads {len(own.mean)} channels, the images have {len(transform.mean)}"
+                f"the teacher '{adapter.name}' reads {len(own.mean)} channels, the images have {len(transform.mean)}"
             )
-        self.subject, self.at_sizes = subject, dict[tuple[int, int], Subject]()
+        self.adapter, self.at_sizes = adapter, dict[tuple[int, int], ModelAdapter]()
         values = (own.mean, own.std, transform.mean, transform.std)
         mean, std, student_mean, student_std = (
             torch.tensor(each, dtype=torch.float32)[:, None, None] for each in values
@@ -95,11 +95,11 @@ class Teacher:
         """The class that the teacher names for each image, (B,)."""
         with torch.inference_mode():
             if isinstance(images, list):
-                logits = self.subject.logits_of_list([self._renormalize(image) for image in images])
+                logits = self.adapter.logits_of_list([self._renormalize(image) for image in images])
             else:
                 sides = (images.shape[2], images.shape[3])
                 if sides not in self.at_sizes:
-                    self.at_sizes[sides] = self.subject.at_size(sides)
+                    self.at_sizes[sides] = self.adapter.at_size(sides)
                 logits = self.at_sizes[sides].logits(self._renormalize(images))
         return logits.argmax(1).clone()
 
@@ -107,22 +107,22 @@ class Teacher:
         return images * self.scale.to(images.device) + self.shift.to(images.device)
 
 
-def check_teacher(subject: Subject, class_names: tuple[str, ...]) -> None:
+def check_teacher(adapter: ModelAdapter, class_names: tuple[str, ...]) -> None:
     """Raise ValueError for a teacher whose classes are not those of the images."""
-    known = subject.class_names
+    known = adapter.class_names
     if known is not None and known != class_names:
         missing = [name for name in class_names if name not in known]
         how = f"the teacher lacks {', '.join(missing[:5])}" if missing else "they stand in another order"
         raise ValueError(
-            f"the classes of the teacher '{subject.name}' are not those of the images ({how}): it has {len(known)}, "
+            f"the classes of the teacher '{adapter.name}' are not those of the images ({how}): it has {len(known)}, "
             f"they have {len(class_names)}; a teacher must have been trained on the same classes"
         )
-    if known is None and subject.channels is not None:
-        size = subject.train_size or 224
+    if known is None and adapter.channels is not None:
+        size = adapter.train_size or 224
         sides = (size, size) if isinstance(size, int) else size
-        classes = subject.logits(torch.zeros(1, subject.channels, *sides, device=subject.device)).shape[1]
+        classes = adapter.logits(torch.zeros(1, adapter.channels, *sides, device=adapter.device)).shape[1]
         if classes != len(class_names):
             raise ValueError(
-                f"the teacher '{subject.name}' tells {classes} classes apart, the images have {len(class_names)}; "
+                f"the teacher '{adapter.name}' tells {classes} classes apart, the images have {len(class_names)}; "
                 "a teacher must have been trained on the same classes"
             )

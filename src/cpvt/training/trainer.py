@@ -219,11 +219,11 @@ class Trainer:
         if not due or "test_accuracy" in progress.history[-1]:
             return
         distributed.barrier()
-        subject = load(self.checkpointer.folder, str(self.backend.device)).subject
+        adapter = load(self.checkpointer.folder, str(self.backend.device)).adapter
         view = View(self.setup.view.transform, "resize", sides(self.setup.model.img_size))
         batches = load_test(self.data, view, 64, on_bad_image=source.on_bad_image, workers=source.workers)
         count, classes = count_test(self.data), len(self.data.class_names)
-        score = measure(subject, until_stopped(batches, stop), count, classes, "test", watch)
+        score = measure(adapter, until_stopped(batches, stop), count, classes, "test", watch)
         if distributed.all_reduce_max(float(stop.asked)):
             raise StoppedError(
                 f"stopped in a test, as the system asked; {self.checkpointer.describe_kept()}. "

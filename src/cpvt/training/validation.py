@@ -21,7 +21,7 @@ from cpvt.data.protocols import TRAINING, keeps_sizes
 from cpvt.runtime.files import check_writable
 from cpvt.results.folders import CHECKPOINT, WEIGHTS
 from cpvt.models import VisionTransformer
-from cpvt.adapters import is_foreign
+from cpvt.adapters import is_external
 from cpvt.training.build import PUBLISHED, TrainingSetup, build_setup, create_optimizer, start_of
 from cpvt.training.resume import has_state
 
@@ -79,7 +79,7 @@ def _check_start(config: TrainConfig) -> None:
     start = start_of(config)
     if start not in (None, PUBLISHED) and not (is_run(str(start)) or Path(str(start)).exists()):
         raise ValueError(f"there are no weights to start from at '{start}': name a run's folder or a file")
-    if start == PUBLISHED and not is_foreign(config.model):
+    if start == PUBLISHED and not is_external(config.model):
         raise ValueError(f"no weights of '{config.model}' are published; start from a run's folder or a file")
 
 
@@ -148,6 +148,6 @@ def _try_optimizer(name: str, lr: float, weight_decay: float) -> None:
             weights, state = torch.load(saved, weights_only=True)
             again = create_optimizer(tiny, recipe, None, fused=False)
             set_state_dict(tiny, again, model_state_dict=weights, optim_state_dict=state, options=how)
-        except Exception as error:  # whatever an optimizer of any maker raises
+        except Exception as error:  # whatever an optimizer of any library raises
             why = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise ValueError(f"--opt {name} cannot {doing} here ({why}); choose another, such as adamw") from error

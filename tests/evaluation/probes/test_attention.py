@@ -8,7 +8,7 @@ import torch
 
 from cpvt.results.folders import ARRAYS, probe_attention_file
 from cpvt.evaluation.probes.attention import distances
-from cpvt.adapters import Subject, subject_of
+from cpvt.adapters import ModelAdapter, adapter_of
 
 
 def test_distances_by_hand():
@@ -30,7 +30,7 @@ def test_a_model_that_looks_everywhere_alike_has_the_distance_of_that(tiny_model
 
 
 @dataclass(frozen=True)
-class Neighbour(Subject):
+class Neighbour(ModelAdapter):
     """Every token looks at the one to its right, those of the last column at themselves, half of it at the prefix."""
 
     def token_maps(self, images):
@@ -44,8 +44,8 @@ class Neighbour(Subject):
 
 
 def test_the_prefix_takes_no_part_and_the_tiles_are_saved(measured, tmp_path):
-    subject = Neighbour(torch.nn.Conv2d(1, 4, 4, 4), "a/neighbour", train_size=(12, 16), patch_size=4)
-    find = measured(subject, "attention", out=tmp_path)
+    adapter = Neighbour(torch.nn.Conv2d(1, 4, 4, 4), "a/neighbour", train_size=(12, 16), patch_size=4)
+    find = measured(adapter, "attention", out=tmp_path)
     assert find("distance", case="head 1") == [0.75, 0.75]
     tiles = np.load(tmp_path / ARRAYS / probe_attention_file("a/neighbour", "model"))
     assert tiles.shape == (3, 4, 3, 4)
@@ -54,5 +54,5 @@ def test_the_prefix_takes_no_part_and_the_tiles_are_saved(measured, tmp_path):
 
 
 def test_where_attention_is_not_known_it_is_said(coordinates, measured):
-    find = measured(subject_of(coordinates()), "attention", img_size=16)
+    find = measured(adapter_of(coordinates()), "attention", img_size=16)
     assert "how to look at the attention of 'Coordinates'" in find.refused["model", "distance"]

@@ -43,9 +43,9 @@ def test_any_encoding_minds_and_its_twin_without_does_not(tiny_model, measured, 
 
 
 def test_where_tokens_are_larger_than_patches_the_logits_alone_are_measured(measured):
-    from cpvt.adapters import subject_of
+    from cpvt.adapters import adapter_of
 
     layers = torch.nn.Conv2d(1, 4, 8, 8), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(4, 10)
-    find = measured(subject_of(torch.nn.Sequential(*layers), train_size=16, patch_size=4), "order")
+    find = measured(adapter_of(torch.nn.Sequential(*layers), train_size=16, patch_size=4), "order")
     assert "no tokens of shape" in find.refused["model", "tokens"]
     assert min(find("logit change")) > 0

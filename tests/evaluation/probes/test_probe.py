@@ -1,4 +1,4 @@
-"""The whole: any maker's model, the three twins, what cannot run, and the command."""
+"""The whole: any library's model, the three twins, what cannot run, and the command."""
 
 import json
 from dataclasses import replace
@@ -11,7 +11,7 @@ from cpvt.cli import main
 from cpvt.results.probe_results import TWINS, read_findings
 from cpvt.results.folders import PROBE_RESULTS
 from cpvt.evaluation.probes import PROBES
-from cpvt.adapters import subject_of
+from cpvt.adapters import adapter_of
 
 
 def test_every_probe_runs_on_our_own_model_with_its_three_twins(tiny_model, measured):
@@ -70,7 +70,7 @@ def test_models_of_other_makers_are_probed(make, measured):
 
 def test_a_classifier_without_spatial_tokens_says_so_and_the_rest_runs(measured):
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(256, 10))
-    find = measured(subject_of(model, train_size=16, patch_size=4), *PROBES)
+    find = measured(adapter_of(model, train_size=16, patch_size=4), *PROBES)
     for part in ("tokens", "tokens, circular", "readout", "maps", "distance"):
         assert "returns no tokens of shape" in find.refused["model", part]
     assert find("same prediction", case="circular, 1 pixel")

@@ -63,10 +63,10 @@ def test_accuracy_stands_beside_and_counts_right_answers(measured, digits):
         def forward(self, images):
             return torch.nn.functional.one_hot((images[:, 0, 0, 0] > 5).long(), 10).float()
 
-    from cpvt.adapters import subject_of
+    from cpvt.adapters import adapter_of
 
-    subject = subject_of(KnowsTheFirst(), train_size=32, patch_size=4)
-    find = measured(subject, "translation", images=597)
+    adapter = adapter_of(KnowsTheFirst(), train_size=32, patch_size=4)
+    find = measured(adapter, "translation", images=597)
     share = sum(digits.test.labels == 0) / 597
     assert find("accuracy", case="circular, not shifted") == [pytest.approx(share, abs=1e-4)]
     assert find("same prediction", case="circular, 1 pixel") == [1]

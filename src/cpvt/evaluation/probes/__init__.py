@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cpvt.results.checkpoints import Checkpoint, as_subject
+from cpvt.results.checkpoints import Checkpoint, as_adapter
 from cpvt.config import ProbeConfig, Size, Watch, ignore_progress, options_from, sides, takes_options
 from cpvt.data import DataSet, open_data
 from cpvt.runtime.files import append_rows
@@ -18,7 +18,7 @@ from cpvt.evaluation.probes import attention, islam, order, position, translatio
 from cpvt.evaluation.probes.images import Album
 from cpvt.evaluation.probes.context import Sides, Study
 from cpvt.evaluation.probes.adapter import check_labels, fit_transform, patch_of, read_grids, training_sides
-from cpvt.adapters import CannotError, RefusedError, Subject
+from cpvt.adapters import UnsupportedError, UnsupportedSizeError, ModelAdapter
 
 __all__ = ["PROBES", "Album", "Finding", "Study", "probe"]
 
@@ -39,7 +39,7 @@ PROBES: dict[str, dict[str, Part]] = {  # name -> its parts, each of which may f
 
 @takes_options(ProbeConfig)
 def probe(
-    model: str | Path | Checkpoint | Subject | Callable[..., Any],
+    model: str | Path | Checkpoint | ModelAdapter | Callable[..., Any],
     data: str | DataSet = "digits",
     *,
     out: str | Path | None = None,
@@ -64,18 +64,18 @@ def _probe(config: ProbeConfig, on_progress: Watch) -> Iterator[Finding]:
     unknown = [name for name in config.probes if name not in PROBES]
     if unknown:
         raise ValueError(f"probes must be among {', '.join(PROBES)}; got {', '.join(config.probes)}")
-    subject = as_subject(config.model, config.checkpoint, config.device)
+    adapter = as_adapter(config.model, config.checkpoint, config.device)
     data: Any = config.data
     if isinstance(data, str):
-        data = open_data(data, config.data_dir, subject.transform.mode if subject.transform else None)
-    transform = fit_transform(subject, data)
-    wanted = training_sides(subject, data, config.img_size)
-    grids, missing = read_grids(subject, wanted, transform)
-    patch = patch_of(subject, wanted, grids)
+        data = open_data(data, config.data_dir, adapter.transform.mode if adapter.transform else None)
+    transform = fit_transform(adapter, data)
+    wanted = training_sides(adapter, data, config.img_size)
+    grids, missing = read_grids(adapter, wanted, transform)
+    patch = patch_of(adapter, wanted, grids)
     album = Album(
         data,
         transform,
-        subject.device,
+        adapter.device,
         config.images,
         patch or 16,
         config.seed,
@@ -83,7 +83,7 @@ def _probe(config: ProbeConfig, on_progress: Watch) -> Iterator[Finding]:
         config.token_budget,
     )
     study = Study(
-        subject, subject.name, TWINS[0], album, wanted, _larger(config.sizes, wanted, patch or 1), grids, missing, patch,
+        adapter, adapter.name, TWINS[0], album, wanted, _larger(config.sizes, wanted, patch or 1), grids, missing, patch,
         has_labels=False, arrays=None if config.out is None else Path(config.out) / ARRAYS,
     )  # fmt: skip
     for finding in _findings(study, config.probes or tuple(PROBES), on_progress):
@@ -95,30 +95,30 @@ def _probe(config: ProbeConfig, on_progress: Watch) -> Iterator[Finding]:
 def _findings(study: Study, probes: Sequence[str], on_progress: Watch) -> Iterator[Finding]:
     complaint = check_labels(study)
     if complaint is not None:
-        yield replace(study, probe="translation").cannot("accuracy", CannotError(complaint))
+        yield replace(study, probe="translation").cannot("accuracy", UnsupportedError(complaint))
     parts = [(name, label, part) for name in probes for label, part in PROBES[name].items()]
     done, steps = 0, len(TWINS) * len(parts)
     for twin in TWINS:
         try:
-            subject = _twin(study, twin)
-        except CannotError as error:
+            adapter = _twin(study, twin)
+        except UnsupportedError as error:
             yield replace(study, probe="twins", twin=twin).cannot(twin, error)
             done += len(parts)
             continue
         for name, label, part in parts:
-            mine = replace(study, subject=subject, twin=twin, probe=name, has_labels=complaint is None)
+            mine = replace(study, adapter=adapter, twin=twin, probe=name, has_labels=complaint is None)
             try:
                 yield from part(mine)
-            except (CannotError, RefusedError) as error:
+            except (UnsupportedError, UnsupportedSizeError) as error:
                 yield mine.cannot(label, error)
             done += 1
             on_progress("probes", done, steps, f"{twin}: {name}, {label}")
 
 
-def _twin(study: Study, twin: str) -> Subject:
+def _twin(study: Study, twin: str) -> ModelAdapter:
     if twin == "untrained":
-        return study.subject.untrained(study.album.seed)
-    return study.subject.without_positions() if twin == "none" else study.subject
+        return study.adapter.untrained(study.album.seed)
+    return study.adapter.without_positions() if twin == "none" else study.adapter
 
 
 def _larger(larger: Sequence[Size], training: Sides, patch: int) -> list[Sides]:

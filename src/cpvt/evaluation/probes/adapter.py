@@ -9,29 +9,29 @@ from cpvt.config import Size, sides
 from cpvt.data import DataSet, Transform
 from cpvt.evaluation.probes.context import Sides, Study, logits_of
 from cpvt.grids import Grid
-from cpvt.adapters import CannotError, RefusedError, Subject
+from cpvt.adapters import UnsupportedError, UnsupportedSizeError, ModelAdapter
 
 LARGEST = 224  # pixels a side, for models that do not say what they were trained at
 
 
-def fit_transform(subject: Subject, data: DataSet) -> Transform:
+def fit_transform(adapter: ModelAdapter, data: DataSet) -> Transform:
     """How the model's images are read: its own way, else the data set's, in as many channels as its first layer takes."""
-    if subject.transform is not None:
-        return subject.transform
-    taken = subject.channels or len(data.mean)
+    if adapter.transform is not None:
+        return adapter.transform
+    taken = adapter.channels or len(data.mean)
     mean, std = data.mean, data.std
     if taken in (1, 3) and taken != len(mean):
         mean, std = ((sum(values) / len(values),) * taken for values in (mean, std))
     return Transform(mean, std, data.crop_ratio)
 
 
-def training_sides(subject: Subject, data: DataSet, train_size: Size | None = None) -> Sides:
+def training_sides(adapter: ModelAdapter, data: DataSet, train_size: Size | None = None) -> Sides:
     """Height and width of the training images, in whole patches.
 
     Of a model that does not say, those of the data set's first image, in multiples of 32 (or its patch) from 32 to 224.
     """
-    known = train_size if train_size is not None else subject.train_size
-    patch = subject.patch_size
+    known = train_size if train_size is not None else adapter.train_size
+    patch = adapter.patch_size
     if known is not None:
         height, width = sides(known)
         return (height, width) if patch is None else (max(1, height // patch) * patch, max(1, width // patch) * patch)
@@ -44,37 +44,37 @@ def training_sides(subject: Subject, data: DataSet, train_size: Size | None = No
     return height, width
 
 
-def read_grids(subject: Subject, wanted: Sides, transform: Transform) -> tuple[dict[int, Grid], str]:
+def read_grids(adapter: ModelAdapter, wanted: Sides, transform: Transform) -> tuple[dict[int, Grid], str]:
     """Depth -> grid of tokens at these sides; where the model has no spatial tokens, none and the reason."""
-    image = torch.zeros(2, len(transform.mean), *wanted, device=subject.device)
+    image = torch.zeros(2, len(transform.mean), *wanted, device=adapter.device)
     try:
-        maps = subject.at_size(wanted).token_maps(image)
-    except (CannotError, RefusedError) as error:
+        maps = adapter.at_size(wanted).token_maps(image)
+    except (UnsupportedError, UnsupportedSizeError) as error:
         return {}, str(error)
     grids = {depth: (tokens.shape[1], tokens.shape[2]) for depth, tokens in maps.items()}
     if all(grid == (1, 1) for grid in grids.values()):
-        return {}, f"'{subject.name}' keeps one token for a whole image, so it has no spatial tokens"
+        return {}, f"'{adapter.name}' keeps one token for a whole image, so it has no spatial tokens"
     return grids, ""
 
 
-def patch_of(subject: Subject, wanted: Sides, grids: dict[int, Grid]) -> int | None:
+def patch_of(adapter: ModelAdapter, wanted: Sides, grids: dict[int, Grid]) -> int | None:
     """Side of a patch, pixels: the model's own, else that of its smallest token; None where neither is known."""
-    if subject.patch_size is not None or not grids:
-        return subject.patch_size
+    if adapter.patch_size is not None or not grids:
+        return adapter.patch_size
     return max(1, min(wanted[0] // h for h, _ in grids.values()))
 
 
 def check_labels(study: Study) -> str | None:
     """Why accuracy cannot be measured, or None where it can: it takes logits, and classes that are the model's."""
-    data, subject = study.album.data, study.subject
+    data, adapter = study.album.data, study.adapter
     images, labels = next(study.album.batches("natural", study.sides))
     if not data.class_names or bool((labels < 0).any()):
         return f"'{data.name}' has no labels, so accuracy is left out"
     try:
         classes = logits_of(study.at(study.sides), images[:1]).shape[1]
-    except (CannotError, RefusedError) as error:
+    except (UnsupportedError, UnsupportedSizeError) as error:
         return str(error)
-    names = subject.class_names
+    names = adapter.class_names
     if classes != len(data.class_names) or (names is not None and names != data.class_names):
         return f"the {len(data.class_names)} classes of '{data.name}' are not the model's {classes}, so accuracy is left out"
     return None

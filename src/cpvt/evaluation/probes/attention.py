@@ -13,7 +13,7 @@ from cpvt.results.probe_results import Finding
 from cpvt.results.folders import probe_attention_file
 from cpvt.evaluation.probes.context import Study
 from cpvt.grids import Grid
-from cpvt.adapters import CannotError
+from cpvt.adapters import UnsupportedError
 
 SHOWN = 2  # the block whose attention the paper shows
 IMAGES = 64  # at most: attention holds the square of the tokens
@@ -57,12 +57,12 @@ def distance(study: Study) -> Iterator[Finding]:
 
 def _attention(study: Study, block: int) -> Iterator[Tensor]:
     """How much each patch looks at each other, (B, heads, N, N), rows adding up to 1, some images at a time."""
-    subject, seen = study.at(study.sides), 0
+    adapter, seen = study.at(study.sides), 0
     for images, _ in study.album.batches("natural", study.sides):
-        weights = subject.attention(images[: IMAGES - seen], block).float()
+        weights = adapter.attention(images[: IMAGES - seen], block).float()
         h, w = study.grids.get(block, (0, 0))
         if weights.shape[-1] != h * w:
-            raise CannotError(
+            raise UnsupportedError(
                 f"block {block} of '{study.model}' attends over {weights.shape[-1]} tokens, and its grid is {h}x{w}"
             )
         yield weights / weights.sum(-1, keepdim=True)

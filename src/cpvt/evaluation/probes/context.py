@@ -14,7 +14,7 @@ from torch import Tensor
 from cpvt.results.probe_results import Finding, finite
 from cpvt.evaluation.probes.images import Album
 from cpvt.grids import Grid
-from cpvt.adapters import CannotError, RefusedError, Subject
+from cpvt.adapters import UnsupportedError, UnsupportedSizeError, ModelAdapter
 
 Sides = tuple[int, int]
 
@@ -23,7 +23,7 @@ Sides = tuple[int, int]
 class Study:
     """One twin of one model before one probe."""
 
-    subject: Subject
+    adapter: ModelAdapter
     model: str  # as findings call it, whichever the twin
     twin: str
     album: Album
@@ -65,14 +65,14 @@ class Study:
         """That a part of this probe cannot run, and why."""
         return self.finding(what, None, sides=sides, words=str(error), images="")
 
-    def at(self, sides: Sides) -> Subject:
-        """The subject made ready for images of these sides."""
-        return self.subject.at_size(sides)
+    def at(self, sides: Sides) -> ModelAdapter:
+        """The adapter made ready for images of these sides."""
+        return self.adapter.at_size(sides)
 
     def need_tokens(self) -> None:
-        """Raise CannotError where the model has no spatial tokens."""
+        """Raise UnsupportedError where the model has no spatial tokens."""
         if not self.grids:
-            raise CannotError(self.missing)
+            raise UnsupportedError(self.missing)
 
     @cached_property
     def last(self) -> int:
@@ -81,9 +81,9 @@ class Study:
         return max(self.grids)
 
     def need_patch(self) -> int:
-        """Side of a patch, pixels; CannotError where it is not known."""
+        """Side of a patch, pixels; UnsupportedError where it is not known."""
         if self.patch is None:
-            raise CannotError(f"the patch size of '{self.model}' is not known, so no whole patch can be moved")
+            raise UnsupportedError(f"the patch size of '{self.model}' is not known, so no whole patch can be moved")
         return self.patch
 
     @property
@@ -94,14 +94,14 @@ class Study:
         return max([self.patch, *(self.sides[0] // h for h, _ in self.grids.values())])
 
 
-def logits_of(subject: Subject, images: Tensor) -> Tensor:
-    """Logits (B, classes); CannotError where the model gives none."""
+def logits_of(adapter: ModelAdapter, images: Tensor) -> Tensor:
+    """Logits (B, classes); UnsupportedError where the model gives none."""
     try:
-        return subject.logits(images)
-    except RefusedError:
+        return adapter.logits(images)
+    except UnsupportedSizeError:
         raise
     except ValueError as error:
-        raise CannotError(str(error)) from error
+        raise UnsupportedError(str(error)) from error
 
 
 def each_size(study: Study, what: str, measure: Callable[[Sides], Iterator[Finding]]) -> Iterator[Finding]:
@@ -109,7 +109,7 @@ def each_size(study: Study, what: str, measure: Callable[[Sides], Iterator[Findi
     for sides in study.larger:
         try:
             yield from measure(sides)
-        except (CannotError, RefusedError) as error:
+        except (UnsupportedError, UnsupportedSizeError) as error:
             yield study.cannot(what, error, sides)
 
 

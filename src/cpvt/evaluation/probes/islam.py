@@ -80,9 +80,9 @@ def _read(study: Study, solved: Readout, kind: str) -> Tensor:
 
 
 def _features(study: Study, kind: str, part: str) -> Iterator[Tensor]:
-    depth, subject, seen = study.last, study.at(study.sides), 0
+    depth, adapter, seen = study.last, study.at(study.sides), 0
     for images, _ in study.album.batches(kind, study.sides, part):
-        tokens = subject.token_maps(images[: IMAGES - seen])[depth]
+        tokens = adapter.token_maps(images[: IMAGES - seen])[depth]
         yield from map(neighbourhoods, tokens.split(AT_A_TIME))
         seen += len(tokens)
         if seen >= IMAGES:

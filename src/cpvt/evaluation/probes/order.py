@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cpvt.results.probe_results import Finding
 from cpvt.evaluation.probes.context import Change, Study, logits_of
-from cpvt.adapters import CannotError
+from cpvt.adapters import UnsupportedError
 
 KINDS = ("natural", "noise")
 
@@ -33,16 +33,16 @@ def permute_patches(images: Tensor, patch: int, order: Tensor) -> Tensor:
 def tokens(study: Study) -> Iterator[Finding]:
     """At each depth, how far the tokens of permuted patches, put back in order, lie from those of the image."""
     study.need_tokens()
-    subject, patch = study.at(study.sides), study.need_patch()
+    adapter, patch = study.at(study.sides), study.need_patch()
     grid = (study.sides[0] // patch, study.sides[1] // patch)
     depths = [depth for depth, each in study.grids.items() if each == grid]
     if not depths:
-        raise CannotError(f"'{study.model}' keeps no token for each patch, so tokens cannot be put back in order")
+        raise UnsupportedError(f"'{study.model}' keeps no token for each patch, so tokens cannot be put back in order")
     for kind in KINDS:
         changes, means = {depth: Change() for depth in depths}, {depth: Change() for depth in depths}
         for images, order in _permuted(study, kind):
-            before = subject.token_maps(images)
-            after = subject.token_maps(permute_patches(images, patch, order))
+            before = adapter.token_maps(images)
+            after = adapter.token_maps(permute_patches(images, patch, order))
             for depth in depths:
                 back = torch.empty_like(after[depth]).flatten(1, 2)
                 back[:, order] = after[depth].flatten(1, 2)
@@ -56,12 +56,12 @@ def tokens(study: Study) -> Iterator[Finding]:
 
 def predictions(study: Study) -> Iterator[Finding]:
     """How far logits move, relative to their length, and how many predictions change."""
-    subject, patch = study.at(study.sides), study.need_patch()
+    adapter, patch = study.at(study.sides), study.need_patch()
     for kind in KINDS:
         changes, flips = [], []
         for images, order in _permuted(study, kind):
-            before = logits_of(subject, images)
-            after = logits_of(subject, permute_patches(images, patch, order))
+            before = logits_of(adapter, images)
+            after = logits_of(adapter, permute_patches(images, patch, order))
             changes.append(((after - before).norm(dim=1) / before.norm(dim=1).clamp_min(1e-12)).cpu())
             flips.append((after.argmax(1) != before.argmax(1)).cpu())
         change, flip = torch.cat(changes), torch.cat(flips).double()

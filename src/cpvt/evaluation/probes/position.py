@@ -44,9 +44,9 @@ def explained(found: Tensor, expected: Tensor) -> Tensor:
 def fit(study: Study, kind: str) -> dict[int, Readout]:
     """A readout for each depth, from half of the images at the training size."""
     study.need_tokens()
-    subject, sums = study.at(study.sides), {depth: Sums() for depth in study.grids}
+    adapter, sums = study.at(study.sides), {depth: Sums() for depth in study.grids}
     for images, _ in study.album.batches(kind, study.sides, "fit"):
-        for depth, tokens in subject.token_maps(images).items():
+        for depth, tokens in adapter.token_maps(images).items():
             targets = coordinates((tokens.shape[1], tokens.shape[2])).expand(len(tokens), -1, -1, -1)
             sums[depth].add(tokens.flatten(0, 2), targets.flatten(0, 2))
     return {depth: each.solve() for depth, each in sums.items()}
@@ -54,9 +54,9 @@ def fit(study: Study, kind: str) -> dict[int, Readout]:
 
 def read(study: Study, readouts: dict[int, Readout], kind: str, sides: Sides) -> dict[int, Tensor]:
     """What each depth's readout says of the other half of the images, (images, h, w, 2)."""
-    subject, found = study.at(sides), {depth: list[Tensor]() for depth in readouts}
+    adapter, found = study.at(sides), {depth: list[Tensor]() for depth in readouts}
     for images, _ in study.album.batches(kind, sides, "test"):
-        for depth, tokens in subject.token_maps(images).items():
+        for depth, tokens in adapter.token_maps(images).items():
             found[depth].append(readouts[depth](tokens).cpu())
     return {depth: torch.cat(each) for depth, each in found.items()}
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cpvt.results.probe_results import Finding
 from cpvt.evaluation.probes.context import Change, Sides, Study, logits_of
-from cpvt.adapters import Subject
+from cpvt.adapters import ModelAdapter
 
 WAYS = ("circular", "canvas", "crop")
 KINDS = ("natural", "noise")
@@ -51,15 +51,15 @@ def maps(study: Study, way: str) -> Iterator[Finding]:
     """At each depth, how far the tokens of shifted images, moved back, lie from those of the images as they were."""
     study.need_tokens()
     stride = study.stride
-    subject, shown = _ready(study, way)
+    adapter, shown = _ready(study, way)
     for kind in KINDS:
         changes: dict[tuple[str, int], Change] = {}
         for images, _ in study.album.batches(kind, _read(study, way)):
-            before = subject.token_maps(shift(images, way, 0, stride))
+            before = adapter.token_maps(shift(images, way, 0, stride))
             for words, pixels in shifts(study).items():
                 if pixels % stride:
                     continue  # token maps cannot be moved by part of a token
-                after = subject.token_maps(shift(images, way, pixels, stride))
+                after = adapter.token_maps(shift(images, way, pixels, stride))
                 for depth, map_before in before.items():
                     rows, columns = (pixels * length // side for length, side in zip(map_before.shape[1:3], shown))
                     if min(map_before.shape[1] - rows, map_before.shape[2] - columns) > 0:
@@ -74,13 +74,13 @@ def maps(study: Study, way: str) -> Iterator[Finding]:
 def predictions(study: Study, way: str) -> Iterator[Finding]:
     """The share of images whose prediction stays, beside the accuracy before and after."""
     stride = study.stride
-    subject, shown = _ready(study, way)
+    adapter, shown = _ready(study, way)
     names: dict[str, list[Tensor]] = {"": []}
     labels = []
     for images, classes in study.album.batches("natural", _read(study, way)):
         labels.append(classes)
         for words, pixels in {"": 0, **shifts(study)}.items():
-            found = logits_of(subject, shift(images, way, pixels, stride)).argmax(1).cpu()
+            found = logits_of(adapter, shift(images, way, pixels, stride)).argmax(1).cpu()
             names.setdefault(words, []).append(found)
     guessed, right = {words: torch.cat(each) for words, each in names.items()}, torch.cat(labels)
     for words, guess in guessed.items():
@@ -95,8 +95,8 @@ def predictions(study: Study, way: str) -> Iterator[Finding]:
             )
 
 
-def _ready(study: Study, way: str) -> tuple[Subject, Sides]:
-    """The subject, and the size that it is shown."""
+def _ready(study: Study, way: str) -> tuple[ModelAdapter, Sides]:
+    """The adapter, and the size that it is shown."""
     extra = 4 * study.stride if way == "canvas" else 0
     shown = (study.sides[0] + extra, study.sides[1] + extra)
     return study.at(shown), shown

@@ -12,7 +12,7 @@ from benchmarks.measuring import Figure, machine
 from cpvt.runtime.files import write_json
 
 TABLE = {  # name of the module -> what it measures
-    "peg": "PEG against the plain transposed-view form, and its share of a model",
+    "peg": "PEG against the plain transposed-preprocessing form, and its share of a model",
     "scattered": "PEG at coordinates: memory per token, and time against the dense form",
     "model": "cpvt_small_gap against timm's deit_small",
     "packed": "a list of 64 sizes: packed against a loop, groups by size, and padding with a mask (timm's NaFlex ViT)",

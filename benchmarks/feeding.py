@@ -109,9 +109,9 @@ def _read(config: TrainConfig) -> float:
     """Seconds from one batch to the next; what it takes to start is left out."""
     data = open_data(config.dataset.data)
     assert data.train is not None
-    view, size = check(config, data).view, config.optim.batch_size
+    preprocessing, size = check(config, data).preprocessing, config.optim.batch_size
     plan = [[SampleSpec(number) for number in range(start, start + size)] for start in range(0, len(data.train), size)]
-    times = [time.perf_counter() for _ in load_plan(data.train, view, plan, workers=config.dataset.workers)]
+    times = [time.perf_counter() for _ in load_plan(data.train, preprocessing, plan, workers=config.dataset.workers)]
     return _step(times)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from benchmarks.measuring import Figure
 from cpvt.results.checkpoints import Checkpoint, load
 from cpvt.config import OptimConfig, TrainConfig
-from cpvt.data import View, open_data
+from cpvt.data import Preprocessing, open_data
 from cpvt.models import VisionTransformer
 from cpvt.models.attention import AttentionInputs
 from cpvt.training import train
@@ -63,7 +63,7 @@ def _draw(checkpoint: Checkpoint) -> tuple[list[Tensor], Tensor]:
         draw = np.random.default_rng((0, 0, number))
         image, label = test.read(number, draw)
         height, width = (4 * int(side) for side in draw.integers(SIDES[0], SIDES[1] + 1, 2))
-        images.append(View(checkpoint.transform, "canvas", (height, width))(image, draw))
+        images.append(Preprocessing(checkpoint.transform, "canvas", (height, width))(image, draw))
         labels.append(label)
     return images, torch.tensor(labels)
 

@@ -1,4 +1,4 @@
-"""PEG against the plain transposed-view form, and its share of a model."""
+"""PEG against the plain transposed-preprocessing form, and its share of a model."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ def rehearse(model: str, size: int, batch_size: int, classes: int, steps: int = 
     data = data_set("noise", names, _Unread(steps * batch_size), None, "RGB")
     setup = check(config, data)
     module, _ = build_model(config, setup.model, data.class_names)
-    noise = Noise(len(data.mean), setup.view.sides, classes)
+    noise = Noise(len(data.mean), setup.preprocessing.sides, classes)
     return Rehearsal(Trainer(config, setup, module, data, Backend(config), Criterion(recipe, classes), noise))
 
 

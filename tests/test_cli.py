@@ -55,7 +55,7 @@ MISTAKES = [  # command, what the message says; OUT does not exist, EMPTY is a f
     ("train --out OUT --pool max", r"pool must be one of cls, gap; got 'max'"),
     (
         "train --out OUT --augment mixup",
-        r"unknown view or augmentation 'mixup'; known: canvas, resize, native, resized-crop, crop",
+        r"unknown preprocessing or augmentation 'mixup'; known: canvas, resize, native, resized-crop, crop",
     ),
     ("train --out OUT --interpolation cubic", r"unknown interpolation 'cubic'; known: nearest, bilinear, bicubic"),
     ("train --out OUT --crop-pct 0", r"a crop ratio is above 0 and at most 1; got 0"),
@@ -64,7 +64,7 @@ MISTAKES = [  # command, what the message says; OUT does not exist, EMPTY is a f
     ("compare --out OUT --parallel 1 --model cpvt_mikro", r"unknown model 'cpvt_mikro'\. Did you mean cpvt_micro"),
     ("compare --out OUT --parallel 1 --data nowhere", r"unknown data set 'nowhere'.*Known:.*digits"),
     ("compare --out OUT --parallel 1 --pool cls max", r"pool must be one of cls, gap; got 'max'"),
-    ("compare --out OUT --parallel 1 --augment mixup", r"unknown view or augmentation 'mixup'; known: canvas, resize"),
+    ("compare --out OUT --parallel 1 --augment mixup", r"unknown preprocessing or augmentation 'mixup'; known: canvas, resize"),
     ("compare --out OUT --parallel 1 --interpolation cubic", r"unknown interpolation 'cubic'; known: nearest"),
     ("compare --out OUT --parallel 1 --data UNTESTED", r"'.*' has no test/ \(or val/\) to test on"),
     ("compare --out OUT --parallel 1 --canvas-sizes 32 12y", r"a side such as 48, or .* such as 48x64; got '12y'"),

@@ -63,7 +63,7 @@ class Layout(NamedTuple):
         return [(grid, len(list(same))) for grid, same in groupby(self.grids)]
 
     def split(self, x: Tensor) -> list[Tensor]:
-        """A pack (1, T, ...) as one batch (images, P + N, ...) for each of `groups`; views, nothing is copied."""
+        """A pack (1, T, ...) as one batch (images, P + N, ...) for each of `groups`; preprocessing, nothing is copied."""
         groups = self.groups
         tokens = [count * (self.prefix_tokens + h * w) for (h, w), count in groups]
         return [part.unflatten(0, (count, -1)) for part, (_, count) in zip(x[0].split(tokens), groups)]

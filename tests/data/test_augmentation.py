@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cpvt.data import SampleSpec, Transform, Variation, View, load_plan
+from cpvt.data import SampleSpec, Transform, Variation, Preprocessing, load_plan
 from cpvt.data.augmentation import AUTO_AUGMENTS
 
 TRANSFORMS = {
@@ -36,8 +36,8 @@ def seed_all(seed):
     torch.manual_seed(seed)
 
 
-def view_of(kind, variation, mode="RGB", sides=(10, 12)):
-    return View(TRANSFORMS[mode], kind, sides, variation=variation)
+def preprocessing_of(kind, variation, mode="RGB", sides=(10, 12)):
+    return Preprocessing(TRANSFORMS[mode], kind, sides, variation=variation)
 
 
 @pytest.mark.parametrize("mode", TRANSFORMS)
@@ -50,7 +50,7 @@ def test_a_crop_is_timms_own(mode):
         mean=transform.mean, std=transform.std,
     )  # fmt: skip
     for seed in range(10):
-        ours = View(transform, "resized-crop", (10, 12), (0.2, 0.9))(noise(mode=mode), draw(seed))
+        ours = Preprocessing(transform, "resized-crop", (10, 12), (0.2, 0.9))(noise(mode=mode), draw(seed))
         seed_all(int(draw(seed).integers(2**31)))
         assert torch.equal(ours, timm(noise(mode=mode)))
 
@@ -75,10 +75,10 @@ def test_colours_are_changed_as_timm_changes_them(words):
 @every_kind
 @pytest.mark.parametrize("mode", TRANSFORMS)
 def test_what_is_seen_follows_from_the_generator_alone(variation, kind, mode):
-    view, image = view_of(kind, variation, mode), noise(mode=mode)
-    seen = [view(image, draw(seed)) for seed in range(12)]
+    preprocessing, image = preprocessing_of(kind, variation, mode), noise(mode=mode)
+    seen = [preprocessing(image, draw(seed)) for seed in range(12)]
     seed_all(1)
-    assert all(torch.equal(view(image, draw(seed)), seen[seed]) for seed in reversed(range(12)))
+    assert all(torch.equal(preprocessing(image, draw(seed)), seen[seed]) for seed in reversed(range(12)))
     assert not all(torch.equal(seen[0], other) for other in seen[1:])
     assert all(each.isfinite().all() and len(each) == len(TRANSFORMS[mode].mean) for each in seen)
 
@@ -86,8 +86,8 @@ def test_what_is_seen_follows_from_the_generator_alone(variation, kind, mode):
 @every_variation
 @every_kind
 def test_variation_changes_what_is_seen_and_neither_its_shape_nor_the_image_read(variation, kind):
-    view, plain, image = view_of(kind, variation), view_of(kind, Variation()), noise()
-    pairs = [(view(image, draw(seed)), plain(noise(), draw(seed))) for seed in range(12)]
+    preprocessing, plain, image = preprocessing_of(kind, variation), preprocessing_of(kind, Variation()), noise()
+    pairs = [(preprocessing(image, draw(seed)), plain(noise(), draw(seed))) for seed in range(12)]
     assert all(varied.shape == whole.shape for varied, whole in pairs)
     assert not all(torch.equal(varied, whole) for varied, whole in pairs)
     assert np.array_equal(image, noise())
@@ -102,16 +102,16 @@ def test_no_variation_touches_the_global_generators(variation, kind):
 
     seed_all(2)
     before = states()
-    view_of(kind, variation)(noise(), draw())
+    preprocessing_of(kind, variation)(noise(), draw())
     assert states() == before
 
 
 @every_kind
 def test_erasing_fills_a_rectangle_with_noise_in_its_share_of_the_images(kind):
-    view, plain = view_of(kind, Variation(erasing=0.25)), view_of(kind, Variation())
+    preprocessing, plain = preprocessing_of(kind, Variation(erasing=0.25)), preprocessing_of(kind, Variation())
     erased = 0
     for seed in range(200):
-        different = (view(noise(), draw(seed)) != plain(noise(), draw(seed))).any(0)
+        different = (preprocessing(noise(), draw(seed)) != plain(noise(), draw(seed))).any(0)
         if different.any():
             erased += 1
             rows, columns = different.any(1).nonzero(), different.any(0).nonzero()
@@ -122,15 +122,15 @@ def test_erasing_fills_a_rectangle_with_noise_in_its_share_of_the_images(kind):
 
 @every_kind
 def test_erased_parts_differ_from_pixel_to_pixel(kind):
-    view, plain = view_of(kind, Variation(erasing=1.0)), view_of(kind, Variation())
-    tensor = view(noise(), draw())
+    preprocessing, plain = preprocessing_of(kind, Variation(erasing=1.0)), preprocessing_of(kind, Variation())
+    tensor = preprocessing(noise(), draw())
     filled = tensor[tensor != plain(noise(), draw())]
     assert len(filled) > 3
     assert len(filled.unique()) == len(filled)
 
 
 def test_colour_jitter_gives_way_to_auto_augment():
-    both, one = (view_of("resized-crop", Variation(AUTO_AUGMENTS[0], jitter)) for jitter in (0.8, 0.0))
+    both, one = (preprocessing_of("resized-crop", Variation(AUTO_AUGMENTS[0], jitter)) for jitter in (0.8, 0.0))
     for seed in range(20):
         assert torch.equal(both(noise(), draw(seed)), one(noise(), draw(seed)))
 
@@ -138,8 +138,8 @@ def test_colour_jitter_gives_way_to_auto_augment():
 @every_kind
 def test_colour_jitter_leaves_shapes_and_fill_alone(kind):
     grey = Image.new("RGB", (6, 6), (100, 100, 100))
-    tensor = view_of(kind, Variation(color_jitter=0.8))(grey, draw(1))
-    plain = view_of(kind, Variation())(grey, draw(1))
+    tensor = preprocessing_of(kind, Variation(color_jitter=0.8))(grey, draw(1))
+    plain = preprocessing_of(kind, Variation())(grey, draw(1))
     assert torch.equal(tensor == 0, plain == 0)
     assert not torch.equal(tensor, plain)
     seen = tensor[0][tensor[0] != 0]
@@ -167,11 +167,11 @@ class Images:
 
 @pytest.mark.parametrize("kind", ["resized-crop", "crop"])
 def test_a_image_is_varied_alike_whoever_reads_it_and_after_whatever(kind):
-    view = view_of(kind, Variation(AUTO_AUGMENTS[0], erasing=0.5))
+    preprocessing = preprocessing_of(kind, Variation(AUTO_AUGMENTS[0], erasing=0.5))
 
     def read(numbers, workers, **options):
         plan = [[SampleSpec(number, copy) for copy in range(2)] for number in numbers]
-        batches = list(load_plan(Images(), view, plan, workers=workers, **options))
+        batches = list(load_plan(Images(), preprocessing, plan, workers=workers, **options))
         return {number: batch.images for number, batch in zip(numbers, batches)}
 
     alone = read(range(6), 0)
@@ -203,12 +203,12 @@ def test_shares_that_make_no_sense(options):
 @pytest.mark.parametrize("variation", [Variation("original"), Variation(color_jitter=0.1), Variation(erasing=0.1)])
 def test_images_to_test_with_are_not_varied(kind, variation):
     with pytest.raises(ValueError, match=f"'{kind}' shows images to test with, which are not varied; got Variation"):
-        view_of(kind, variation)
+        preprocessing_of(kind, variation)
 
 
 @pytest.mark.parametrize("interpolation", ["lanczos", "box", "nearest"])
 def test_every_interpolation_goes_with_auto_augment(interpolation):
     transform = Transform((0.5,) * 3, (0.5,) * 3, interpolation=interpolation)
-    view = View(transform, "resized-crop", (8, 9), variation=Variation("rand-m9-n8"))
+    preprocessing = Preprocessing(transform, "resized-crop", (8, 9), variation=Variation("rand-m9-n8"))
     for seed in range(10):
-        assert view(noise(), draw(seed)).isfinite().all()
+        assert preprocessing(noise(), draw(seed)).isfinite().all()

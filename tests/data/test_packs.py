@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cpvt.data import BadImageError, Transform, View, load_packs
+from cpvt.data import BadImageError, Transform, Preprocessing, load_packs
 from cpvt.grids import within_budget
 
 TRANSFORM = Transform((0.5,) * 3, (0.25,) * 3)
@@ -37,7 +37,7 @@ class Noise:
 
 
 def native(longest_side):
-    return View(TRANSFORM, "native", (longest_side, longest_side))
+    return Preprocessing(TRANSFORM, "native", (longest_side, longest_side))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -64,7 +64,7 @@ def test_a_longest_side_shrinks_in_proportion_and_counts():
     assert [tuple(image.shape[1:]) for image in pack.images] == [(12, 20), (8, 8), (20, 4), (16, 16), (9, 9)]
     assert pack.shrunk == 1  # the one of 5x30 comes out at 3x20, below a patch
     assert pack.skipped == ["image number 3 comes to 3x20 pixels, and the model takes 4x4 or more; allow a longer side, remove the file, or pass --on-bad-image skip"]  # fmt: skip
-    assert pack.filled == 0
+    assert pack.padding_fraction == 0
 
 
 def test_images_that_do_not_decode_are_an_error_or_left_out():

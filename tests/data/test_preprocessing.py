@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cpvt.data import Transform, View
+from cpvt.data import Transform, Preprocessing
 from cpvt.data.protocols import TABLE, TRAINING
 from cpvt.data.transform import INTERPOLATIONS
 
@@ -60,13 +60,13 @@ def test_a_image_in_another_mode_is_converted():
 @channels
 def test_canvas_cuts_a_larger_image_from_its_middle(mode):
     image, transform = noise(8, 11, mode), TRANSFORMS[mode]
-    assert torch.equal(View(transform, "canvas", (4, 6))(image, draw()), transform(image)[:, 2:6, 2:8])
+    assert torch.equal(Preprocessing(transform, "canvas", (4, 6))(image, draw()), transform(image)[:, 2:6, 2:8])
 
 
 @channels
 def test_canvas_leaves_a_smaller_image_intact_and_fills_with_zero(mode):
     image, transform = noise(4, 7, mode), TRANSFORMS[mode]
-    whole, canvas = transform(image), View(transform, "canvas", (9, 12))(image, draw())
+    whole, canvas = transform(image), Preprocessing(transform, "canvas", (9, 12))(image, draw())
     assert canvas.shape == (len(transform.mean), 9, 12)
     y, x = place_of(whole, canvas)
     assert whole.all()  # else zeros of the image would pass for fill
@@ -76,22 +76,22 @@ def test_canvas_leaves_a_smaller_image_intact_and_fills_with_zero(mode):
 
 def test_canvas_cuts_one_axis_and_fills_the_other():
     image, transform = noise(8, 3), TRANSFORMS["RGB"]
-    canvas = View(transform, "canvas", (4, 10))(image, draw())
+    canvas = Preprocessing(transform, "canvas", (4, 10))(image, draw())
     assert place_of(transform(image)[:, 2:6], canvas)[0] == 0
     assert canvas.count_nonzero() == 3 * 4 * 3
 
 
 def test_the_place_on_a_canvas_follows_from_the_generator_and_may_be_any():
-    image, view = noise(2, 2), View(TRANSFORMS["RGB"], "canvas", (3, 4))
-    whole = view.transform(image)
-    places = [place_of(whole, view(image, draw(seed))) for seed in range(60)]
+    image, preprocessing = noise(2, 2), Preprocessing(TRANSFORMS["RGB"], "canvas", (3, 4))
+    whole = preprocessing.transform(image)
+    places = [place_of(whole, preprocessing(image, draw(seed))) for seed in range(60)]
     assert set(places) == {(y, x) for y in range(2) for x in range(3)}
-    assert places == [place_of(whole, view(image, draw(seed))) for seed in range(60)]
+    assert places == [place_of(whole, preprocessing(image, draw(seed))) for seed in range(60)]
 
 
 def test_resize_to_the_same_sides_changes_nothing():
     image, transform = noise(6, 9), TRANSFORMS["RGB"]
-    assert torch.equal(View(transform, "resize", (6, 9))(image, draw()), transform(image))
+    assert torch.equal(Preprocessing(transform, "resize", (6, 9))(image, draw()), transform(image))
 
 
 @pytest.mark.parametrize(
@@ -113,13 +113,13 @@ def test_resize_scales_to_cover_and_cuts_the_middle(mode, sides, crop_ratio, sca
     by_hand = image.resize(scaled[::-1], Image.Resampling.BICUBIC)
     (top, left), (height, width) = corner, sides
     by_hand = by_hand.crop((left, top, left + width, top + height))
-    torch.testing.assert_close(View(transform, "resize", sides)(image, draw()), normalised(by_hand, transform))
+    torch.testing.assert_close(Preprocessing(transform, "resize", sides)(image, draw()), normalised(by_hand, transform))
 
 
 def test_interpolation_is_the_one_asked_for():
     image, transform = noise(6, 6), Transform((0.5,) * 3, (0.5,) * 3, 1.0, "nearest")
     by_hand = image.resize((18, 18), Image.Resampling.NEAREST)
-    torch.testing.assert_close(View(transform, "resize", (18, 18))(image, draw()), normalised(by_hand, transform))
+    torch.testing.assert_close(Preprocessing(transform, "resize", (18, 18))(image, draw()), normalised(by_hand, transform))
 
 
 def limited(longest_side):
@@ -142,17 +142,17 @@ def test_limit_leaves_a_image_that_fits_as_it_is(longest):
 
 @pytest.mark.parametrize("kind", ["canvas", "crop"])
 def test_what_shows_the_own_scale_shrinks_what_is_larger_than_the_longest_side(kind):
-    image, view = noise(10, 20), View(limited(10), kind, (10, 10))
-    assert view.shrinks(image)
-    assert not view.shrinks(noise(10, 10))
-    assert view.filled(image) == 0.5
+    image, preprocessing = noise(10, 20), Preprocessing(limited(10), kind, (10, 10))
+    assert preprocessing.shrinks(image)
+    assert not preprocessing.shrinks(noise(10, 10))
+    assert preprocessing.padding_fraction(image) == 0.5
     if kind == "canvas":
-        place_of(view.transform(limited(10).limit(image)), view(image, draw()))
+        place_of(preprocessing.transform(limited(10).limit(image)), preprocessing(image, draw()))
 
 
 @pytest.mark.parametrize("kind", ["resize", "resized-crop"])
 def test_what_sets_the_scale_itself_does_not_shrink_first(kind):
-    assert not View(limited(5), kind, (10, 10)).shrinks(noise(10, 20))
+    assert not Preprocessing(limited(5), kind, (10, 10)).shrinks(noise(10, 20))
 
 
 def test_a_longest_side_below_a_pixel():
@@ -163,22 +163,22 @@ def test_a_longest_side_below_a_pixel():
 @pytest.mark.parametrize("kind", ["canvas", "crop"])
 @pytest.mark.parametrize("size", [(8, 8), (3, 5), (20, 5), (3, 20), (20, 20), (8, 10)])
 def test_filled_is_the_share_of_zeros(kind, size):
-    image, view = noise(*size), View(TRANSFORMS["RGB"], kind, (8, 10))
-    zeros = (view(image, draw()) == 0).float().mean().item()
-    assert view.filled(image) == pytest.approx(zeros)
+    image, preprocessing = noise(*size), Preprocessing(TRANSFORMS["RGB"], kind, (8, 10))
+    zeros = (preprocessing(image, draw()) == 0).float().mean().item()
+    assert preprocessing.padding_fraction(image) == pytest.approx(zeros)
 
 
 @pytest.mark.parametrize("kind", ["resize", "resized-crop"])
 def test_nothing_is_filled_where_the_image_is_scaled(kind):
-    image, view = noise(3, 5), View(TRANSFORMS["RGB"], kind, (8, 10))
-    assert view.filled(image) == 0
-    assert view(image, draw()).std() > 0
+    image, preprocessing = noise(3, 5), Preprocessing(TRANSFORMS["RGB"], kind, (8, 10))
+    assert preprocessing.padding_fraction(image) == 0
+    assert preprocessing(image, draw()).std() > 0
 
 
 @pytest.mark.parametrize("kind", VIEWS)
 @channels
 def test_every_view_gives_the_sides_asked_for(kind, mode):
-    tensor = View(TRANSFORMS[mode], kind, (8, 10))(noise(9, 7), draw())
+    tensor = Preprocessing(TRANSFORMS[mode], kind, (8, 10))(noise(9, 7), draw())
     assert tensor.shape == (len(TRANSFORMS[mode].mean), 8, 10)
     assert tensor.dtype == torch.float32
 
@@ -186,9 +186,9 @@ def test_every_view_gives_the_sides_asked_for(kind, mode):
 def test_an_unknown_view_is_an_error_that_lists_the_known():
     with pytest.raises(
         ValueError,
-        match="unknown view or augmentation 'zoom'; known: canvas, resize, native, resized-crop, crop, native-mirrored, none",
+        match="unknown preprocessing or augmentation 'zoom'; known: canvas, resize, native, resized-crop, crop, native-mirrored, none",
     ):
-        View(TRANSFORMS["RGB"], "zoom", (8, 8))
+        Preprocessing(TRANSFORMS["RGB"], "zoom", (8, 8))
 
 
 @pytest.mark.parametrize("ratio", [0, -0.5, 1.01, float("nan")])
@@ -206,16 +206,16 @@ def test_an_unknown_interpolation_is_an_error_that_lists_the_known():
 def test_every_interpolation_listed_is_taken(interpolation):
     transform = Transform((0.5,) * 3, (0.5,) * 3, interpolation=interpolation)
     for kind in VIEWS:
-        assert View(transform, kind, (8, 10))(noise(9, 7), draw()).isfinite().all()
+        assert Preprocessing(transform, kind, (8, 10))(noise(9, 7), draw()).isfinite().all()
 
 
 def test_a_crop_is_any_part_at_its_own_scale_and_half_are_mirrored():
-    image, view = noise(4, 5), View(TRANSFORMS["RGB"], "crop", (3, 3))
-    whole = view.transform(image)
+    image, preprocessing = noise(4, 5), Preprocessing(TRANSFORMS["RGB"], "crop", (3, 3))
+    whole = preprocessing.transform(image)
     windows = {(y, x): whole[:, y : y + 3, x : x + 3] for y in range(2) for x in range(3)}
     seen, mirrored = set(), 0
     for seed in range(200):
-        crop = view(image, draw(seed))
+        crop = preprocessing(image, draw(seed))
         for place, window in windows.items():
             if torch.equal(crop, window) or torch.equal(crop, window.flip(2)):
                 seen.add(place)
@@ -229,9 +229,9 @@ def test_a_crop_is_any_part_at_its_own_scale_and_half_are_mirrored():
 
 def test_a_crop_at_the_whole_area_is_the_image_or_its_mirror():
     image = noise(8, 8)
-    view = View(TRANSFORMS["RGB"], "resized-crop", (8, 8), crop_scale=(1.0, 1.0))
-    whole = view.transform(image)
-    crops = [view(image, draw(seed)) for seed in range(60)]
+    preprocessing = Preprocessing(TRANSFORMS["RGB"], "resized-crop", (8, 8), crop_scale=(1.0, 1.0))
+    whole = preprocessing.transform(image)
+    crops = [preprocessing(image, draw(seed)) for seed in range(60)]
     as_it_is = sum(torch.allclose(crop, whole) for crop in crops)
     mirrored = sum(torch.allclose(crop, whole.flip(2)) for crop in crops)
     assert as_it_is
@@ -241,13 +241,13 @@ def test_a_crop_at_the_whole_area_is_the_image_or_its_mirror():
 @pytest.mark.parametrize("kind", ["crop", "resized-crop"])
 @channels
 def test_training_crops_follow_from_the_generator_alone(kind, mode):
-    image, view = noise(16, 20, mode), View(TRANSFORMS[mode], kind, (8, 8))
-    crops = [view(image, draw(seed)) for seed in range(5)]
+    image, preprocessing = noise(16, 20, mode), Preprocessing(TRANSFORMS[mode], kind, (8, 8))
+    crops = [preprocessing(image, draw(seed)) for seed in range(5)]
     torch.manual_seed(1)
     random.seed(1)
     np.random.seed(1)  # noqa: NPY002
     for seed, crop in enumerate(crops):
-        assert torch.equal(view(image, draw(seed)), crop)
+        assert torch.equal(preprocessing(image, draw(seed)), crop)
     assert not any(torch.equal(crops[0], crop) for crop in crops[1:])
 
 
@@ -257,9 +257,9 @@ def test_no_view_touches_the_global_generators(kind):
         name, key, *rest = np.random.get_state()  # noqa: NPY002
         return random.getstate(), (name, key.tolist(), *rest), torch.get_rng_state().tolist()
 
-    view = View(TRANSFORMS["RGB"], kind, (8, 8))
+    preprocessing = Preprocessing(TRANSFORMS["RGB"], kind, (8, 8))
     before = states()
-    view(noise(16, 20), draw())
+    preprocessing(noise(16, 20), draw())
     assert states() == before
 
 
@@ -273,6 +273,6 @@ def test_the_global_generators_are_put_back_after_an_error():
 
     before = random.getstate(), torch.get_rng_state()
     with pytest.raises(OSError, match="a disk went away"):
-        View(TRANSFORMS["RGB"], "resized-crop", (8, 8))(Broken(), draw())
+        Preprocessing(TRANSFORMS["RGB"], "resized-crop", (8, 8))(Broken(), draw())
     assert random.getstate() == before[0]
     assert torch.equal(torch.get_rng_state(), before[1])

@@ -1,4 +1,4 @@
-"""Sweeps: the right counts, the right views, errors that say what to do."""
+"""Sweeps: the right counts, the right preprocessing, errors that say what to do."""
 
 from dataclasses import replace
 
@@ -11,7 +11,7 @@ from PIL import Image
 
 import cpvt
 from cpvt.cli import main
-from cpvt.data import Transform, View, open_data
+from cpvt.data import Transform, Preprocessing, open_data
 from cpvt.reporting.summary import summarise
 from cpvt.results.rows import read_rows, unpack_hits
 from cpvt.adapters import open_adapter
@@ -34,7 +34,7 @@ def test_the_count_is_that_of_a_loop_over_images(tiny_run, tiny_folder):
     for index in range(len(data.test)):
         draw = np.random.default_rng((0, 0, index))
         image, label = data.test.read(index, draw)
-        seen = View(checkpoint.transform, "canvas", (12, 12))(image, draw)
+        seen = Preprocessing(checkpoint.transform, "canvas", (12, 12))(image, draw)
         with torch.no_grad():
             correct += int(checkpoint.model(seen[None]).argmax()) == label
     assert row.correct == correct
@@ -127,12 +127,12 @@ def test_a_model_of_another_library_is_tested_in_its_own_way(tmp_path, tiny_fold
     assert first.mean == (0.5, 0.5, 0.5)
     assert first.refused is None
     model, data = open_adapter(TIMM, path).model, open_data(str(tiny_folder))
-    view = View(Transform((0.5,) * 3, (0.5,) * 3, 0.9), "resize", (8, 8))
+    preprocessing = Preprocessing(Transform((0.5,) * 3, (0.5,) * 3, 0.9), "resize", (8, 8))
     hits = []
     for index in range(6):
         image, label = data.test.read(index, None)
         with torch.no_grad():
-            hits.append(int(model(view(image, None)[None]).argmax()) == label)
+            hits.append(int(model(preprocessing(image, None)[None]).argmax()) == label)
     assert unpack_hits(first.hits, 6) == hits
     assert (first.correct, first.top5) == (sum(hits), 6)
 
@@ -145,7 +145,7 @@ def test_reading_can_be_overruled(tiny_folder):
     assert (row.mean, row.std, row.crop_ratio, row.interpolation) == tuple(how.values())
     image, _ = data.test.read(0, None)
     transform = Transform((0.1, 0.2, 0.3), (0.4, 0.5, 0.6), 0.5, "bilinear")
-    expected = View(transform, "resize", (8, 8))(image, None)
+    expected = Preprocessing(transform, "resize", (8, 8))(image, None)
     torch.testing.assert_close(seen[0][0], expected)
     for wrong in ({"mean": (0.5, 0.5)}, {"mean": (0.5, 0.5, 0.5), "std": (1, 1, 0)}):
         with pytest.raises(ValueError, match="mean and std are one number each, or three"):

@@ -15,7 +15,7 @@ import cpvt
 from cpvt.results.checkpoints import as_adapter
 from cpvt.config import ModelConfig
 from cpvt.config.legacy import current
-from cpvt.data import View
+from cpvt.data import Preprocessing
 from cpvt.models import describe_models, shipped
 from cpvt.models.registry import MODELS
 
@@ -150,7 +150,7 @@ def test_timm_reads_images_as_they_were_read_in_training(run):
     assert (known["crop_pct"], known["interpolation"]) == (transform.crop_ratio, transform.interpolation)
     values = np.random.default_rng(0).integers(0, 256, size=(40, 50, 3), dtype=np.uint8)
     image = Image.fromarray(values)
-    torch.testing.assert_close(create_transform(**known)(image), View(transform, "resize", (32, 32))(image, None))
+    torch.testing.assert_close(create_transform(**known)(image), Preprocessing(transform, "resize", (32, 32))(image, None))
 
 
 def test_timm_is_told_what_the_record_says_and_not_its_own_defaults(tmp_path, monkeypatch):

@@ -243,7 +243,7 @@ def test_weights_of_a_file_for_another_library_see_grey_images_in_grey(config, t
     vit = "timm:vit_tiny_patch16_224(patch_size=4, embed_dim=16, depth=1, num_heads=2)"
     start = str(tmp_path / "weights.safetensors")
     setup = check(replace(config, model=vit, initial_checkpoint=start, dataset=DataConfig()), open_data("digits"))
-    assert (setup.model.in_chans, setup.view.transform.mode) == (1, "L")
+    assert (setup.model.in_chans, setup.preprocessing.transform.mode) == (1, "L")
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: CPUs do not train in float16")

@@ -20,7 +20,7 @@ class SweepConfig(Options):
     out: str | None = None
     """Folder to which the rows go; by default the run's, or runs/sweep. Rows of several models make one report."""
     protocols: tuple[str, ...] = ("resize",)
-    """One or several of resize (same image, more pixels: objects grow), canvas (objects keep their pixels, the field of view grows) or
+    """One or several of resize (same image, more pixels: objects grow), canvas (objects keep their pixels, the field of preprocessing grows) or
     native (whole images in their own proportions; a size is the longest side allowed)."""
     sizes: tuple[Size, ...] = ()
     """Sides in pixels, or HEIGHTxWIDTH; by default half to three times the training size."""

@@ -4,12 +4,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __all__ = [
-    "BadImageError", "Batch", "DataSet", "Encoded", "SampleSpec", "Split", "Stream", "Transform", "Variation", "View",
+    "BadImageError", "Batch", "DataSet", "Encoded", "SampleSpec", "Split", "Stream", "Transform", "Variation", "Preprocessing",
     "check_on_bad_image", "check_usable", "decode", "describe_datasets", "load_batches", "load_packs", "load_plan",
     "load_stream", "open_data", "open_stream",
 ]  # fmt: skip
 
-_HOMES = ("base", "decoding", "augmentation", "transform", "views", "loading", "datasets")
+_HOMES = ("base", "decoding", "augmentation", "transform", "preprocessing", "loading", "datasets")
 
 
 def __getattr__(name: str) -> Any:
@@ -36,4 +36,4 @@ if TYPE_CHECKING:
         load_stream,
     )
     from cpvt.data.transform import Transform
-    from cpvt.data.preprocessing import View
+    from cpvt.data.preprocessing import Preprocessing

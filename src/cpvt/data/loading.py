@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from cpvt.config import TOKEN_BUDGET
 from cpvt.data.base import Encoded, Sides, Split, Stream
 from cpvt.data.decoding import BadImageError, check_usable, decode
-from cpvt.data.preprocessing import View
+from cpvt.data.preprocessing import Preprocessing
 from cpvt.grids import patch_count, within_budget
 
 
@@ -26,7 +26,7 @@ class Batch(NamedTuple):
 
     images: Tensor | list[Tensor]  # (B, C, H, W), or (C, H_i, W_i) each of its own size
     labels: Tensor  # (B,)
-    filled: float  # mean share of an image that is fill
+    padding_fraction: float  # mean share of an image that is fill
     shrunk: int  # images that were larger than the longest side allowed
     skipped: list[str]  # messages of images that could not be used
 
@@ -43,7 +43,7 @@ class SampleSpec(NamedTuple):
 
     number: int  # in the split
     copy: int = 0  # which of several variations that an epoch holds
-    sides: Sides | None = None  # height and width in pixels, instead of the view's own
+    sides: Sides | None = None  # height and width in pixels, instead of the preprocessing's own
 
     def generator(self, seed: int, epoch: int) -> np.random.Generator:
         """What is random about it, the same wherever and whenever it is read."""
@@ -54,7 +54,7 @@ class SampleSpec(NamedTuple):
 class _Seen(NamedTuple):
     shape: Sequence[int]  # (C, H, W)
     label: int
-    filled: float
+    padding_fraction: float
     shrunk: bool
 
 
@@ -67,23 +67,23 @@ class _Part(NamedTuple):
 
 
 class _Looking(Dataset["tuple[Tensor, _Seen] | str"]):
-    def __init__(self, split: Split | None, view: View, seed: int, epoch: int, smallest_side: int) -> None:
-        self.split, self.view, self.seed, self.epoch, self.smallest_side = split, view, seed, epoch, smallest_side
+    def __init__(self, split: Split | None, preprocessing: Preprocessing, seed: int, epoch: int, smallest_side: int) -> None:
+        self.split, self.preprocessing, self.seed, self.epoch, self.smallest_side = split, preprocessing, seed, epoch, smallest_side
 
     def __getitem__(self, wanted: SampleSpec | Encoded) -> tuple[Tensor, _Seen] | str:
         where = SampleSpec(wanted.number) if isinstance(wanted, Encoded) else wanted
-        draw, view = where.generator(self.seed, self.epoch), self.view.at(where.sides)
+        draw, preprocessing = where.generator(self.seed, self.epoch), self.preprocessing.at(where.sides)
         try:
             image, label = self._read(wanted, draw)
-            tensor = view(image, draw)
+            tensor = preprocessing(image, draw)
             check_usable(tensor.shape, self.smallest_side, f"image number {wanted.number}")
         except BadImageError as error:
             return str(error)  # as words: torch would wrap an error from a worker in that worker's traceback
-        return tensor, _Seen(tuple(tensor.shape), label, view.filled(image), view.shrinks(image))
+        return tensor, _Seen(tuple(tensor.shape), label, preprocessing.padding_fraction(image), preprocessing.shrinks(image))
 
     def _read(self, wanted: SampleSpec | Encoded, draw: np.random.Generator) -> tuple[Image.Image, int]:
         if isinstance(wanted, Encoded):
-            return decode(io.BytesIO(wanted.content), wanted.name, self.view.transform.mode), wanted.label
+            return decode(io.BytesIO(wanted.content), wanted.name, self.preprocessing.transform.mode), wanted.label
         assert self.split is not None
         return self.split.read(wanted.number, draw)
 
@@ -105,13 +105,13 @@ def _batch(part: _Part, stack: bool) -> Batch:
         lengths = [math.prod(shape) for shape in shapes]
         images = [values.view(*shape) for values, shape in zip(part.values.split(lengths), shapes)]
     labels = torch.tensor([each.label for each in seen], dtype=torch.int64)
-    filled = sum(each.filled for each in seen) / max(1, len(seen))
+    filled = sum(each.padding_fraction for each in seen) / max(1, len(seen))
     return Batch(images, labels, filled, sum(each.shrunk for each in seen), part.skipped)
 
 
 def load_plan(
     split: Split,
-    view: View,
+    preprocessing: Preprocessing,
     plan: Iterable[Sequence[SampleSpec]],
     *,
     seed: int = 0,
@@ -131,13 +131,13 @@ def load_plan(
     workers: processes that read. stack: one tensor a batch, else a list, each image at its own size.
     pin: put the images where a GPU fetches them faster.
     """
-    looking = _Looking(split, view, seed, epoch, smallest_side)
+    looking = _Looking(split, preprocessing, seed, epoch, smallest_side)
     return _load(looking, plan, on_bad_image, workers, stack, pin)
 
 
 def load_stream(
     stream: Stream,
-    view: View,
+    preprocessing: Preprocessing,
     batch_size: int,
     *,
     part: int = 0,
@@ -158,7 +158,7 @@ def load_stream(
     skip: images at its start to leave out, to go on where an earlier reading ended.
     """
     found = islice(stream.share(part, parts, seed=seed, epoch=epoch, shuffle=shuffle), skip, None)
-    looking = _Looking(None, view, seed, epoch, smallest_side)
+    looking = _Looking(None, preprocessing, seed, epoch, smallest_side)
     return _load(looking, iter(lambda: list(islice(found, batch_size)), []), on_bad_image, workers, stack, pin)
 
 
@@ -182,18 +182,18 @@ def _load(
 
 
 def load_batches(
-    split: Split, view: View, batch_size: int, *, order: Sequence[int] | None = None, **how: Any
+    split: Split, preprocessing: Preprocessing, batch_size: int, *, order: Sequence[int] | None = None, **how: Any
 ) -> Iterator[Batch]:
     """Yield the split in batches, in the given order of numbers (by default as it stands).
 
     how: the options of `load_plan`.
     """
-    return load_plan(split, view, _plan(split, order, batch_size), **how)
+    return load_plan(split, preprocessing, _plan(split, order, batch_size), **how)
 
 
 def load_packs(
     split: Split,
-    view: View,
+    preprocessing: Preprocessing,
     patch_size: int,
     token_budget: int = TOKEN_BUDGET,
     *,
@@ -202,11 +202,11 @@ def load_packs(
 ) -> Iterator[Batch]:
     """Yield the split in lists of images of their own sizes, as many as fit a budget of tokens.
 
-    view: one that leaves sizes apart, such as 'native'. token_budget: patches of `patch_size` pixels a side that a list
+    preprocessing: one that leaves sizes apart, such as 'native'. token_budget: patches of `patch_size` pixels a side that a list
     holds at most; an image with more makes a list of its own. As `load_batches` otherwise; an image smaller than a
     patch counts as one that does not decode.
     """
-    singles = load_plan(split, view, _plan(split, order, 1), smallest_side=patch_size, stack=False, **how)
+    singles = load_plan(split, preprocessing, _plan(split, order, 1), smallest_side=patch_size, stack=False, **how)
 
     def tokens(single: Batch) -> int:
         return sum(patch_count(image.shape, patch_size) for image in single.images)
@@ -232,7 +232,7 @@ def _joined(batches: Sequence[Batch]) -> Batch:
     return Batch(
         [image for batch in batches for image in batch.images],
         labels,
-        sum(batch.filled * len(batch.labels) for batch in batches) / max(1, len(labels)),
+        sum(batch.padding_fraction * len(batch.labels) for batch in batches) / max(1, len(labels)),
         sum(batch.shrunk for batch in batches),
         [words for batch in batches for words in batch.skipped],
     )

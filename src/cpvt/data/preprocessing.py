@@ -15,7 +15,7 @@ from cpvt.data.transform import Transform
 
 
 @dataclass(frozen=True)
-class View:
+class Preprocessing:
     """One way to look at images, to test or to train; `kind` is a name of `cpvt.data.protocols`."""
 
     transform: Transform
@@ -41,8 +41,8 @@ class View:
         """Whether all images come out at the same sides, so that they make batches and not lists."""
         return self.protocol.stacks
 
-    def at(self, sides: Sides | None) -> View:
-        """The same view at other sides; at its own without."""
+    def at(self, sides: Sides | None) -> Preprocessing:
+        """The same preprocessing at other sides; at its own without."""
         return self if sides in (None, self.sides) else replace(self, sides=sides)
 
     def __call__(self, image: Image.Image, draw: np.random.Generator) -> Tensor:
@@ -56,6 +56,6 @@ class View:
         longest = self.protocol.longest_side
         return longest is not None and max(image.size) > longest
 
-    def filled(self, image: Image.Image) -> float:
+    def padding_fraction(self, image: Image.Image) -> float:
         """Share of what the model sees that is fill, 0 to 1."""
         return self.protocol.padding_fraction(image)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cpvt.runtime import distributed
 from cpvt.config import TOKEN_BUDGET, Watch, ignore_progress
-from cpvt.data import Batch, DataSet, View, load_batches, load_packs, load_stream
+from cpvt.data import Batch, DataSet, Preprocessing, load_batches, load_packs, load_stream
 from cpvt.runtime.memory import mark_memory, peak_memory
 from cpvt.adapters import ModelAdapter
 
@@ -43,7 +43,7 @@ def count_test(data: DataSet) -> int:
 
 def load_test(
     data: DataSet,
-    view: View,
+    preprocessing: Preprocessing,
     batch_size: int,
     *,
     patch_size: int = 1,
@@ -51,7 +51,7 @@ def load_test(
     on_bad_image: str = "error",
     workers: int = 0,
 ) -> Iterator[Batch]:
-    """This process's own share of the test images: in batches, or in lists where the view leaves sizes apart.
+    """This process's own share of the test images: in batches, or in lists where the preprocessing leaves sizes apart.
 
     patch_size, token_budget: of lists, see `load_packs`.
     """
@@ -59,12 +59,12 @@ def load_test(
     if data.test is None:
         assert data.test_stream is not None  # whoever tests has asked
         return load_stream(
-            data.test_stream, view, batch_size, part=distributed.rank(), parts=distributed.world_size(), **how
+            data.test_stream, preprocessing, batch_size, part=distributed.rank(), parts=distributed.world_size(), **how
         )
     order = distributed.shard(range(len(data.test)))
-    if view.stacks:
-        return load_batches(data.test, view, batch_size, order=order, **how)
-    return load_packs(data.test, view, patch_size, token_budget, order=order, **how)
+    if preprocessing.stacks:
+        return load_batches(data.test, preprocessing, batch_size, order=order, **how)
+    return load_packs(data.test, preprocessing, patch_size, token_budget, order=order, **how)
 
 
 def measure(
@@ -98,7 +98,7 @@ def measure(
             _count(score, logits, batch.labels)
         score.total += read
         score.shrunk += batch.shrunk
-        score.fill += batch.filled * read
+        score.fill += batch.padding_fraction * read
         watch(name, score.total + score.skipped, count, f"accuracy {score.correct / max(1, score.total):.1%}")
     score.seconds, score.peak_memory = time.perf_counter() - start, max(0, _peak(device) - held)
     if distributed.is_distributed():

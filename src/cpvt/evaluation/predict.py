@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cpvt.results.checkpoints import Checkpoint, is_run, load
 from cpvt.config import PredictConfig, options_from, sides, takes_options
-from cpvt.data import BadImageError, Transform, View, check_on_bad_image, check_usable, decode
+from cpvt.data import BadImageError, Transform, Preprocessing, check_on_bad_image, check_usable, decode
 from cpvt.models.pretrained import DEFAULT, shipped_names
 from cpvt.grids import patch_count, within_budget
 from cpvt.adapters import ModelAdapter
@@ -95,13 +95,13 @@ class _Read(NamedTuple):
 def _read(path: str | Path, transform: Transform, patch_size: int) -> _Read:
     try:
         whole = decode(path, str(path), transform.mode)
-        view = View(transform, "native", sides(transform.longest_side or max(whole.size)))
-        tensor = view(whole, np.random.default_rng(0))
+        preprocessing = Preprocessing(transform, "native", sides(transform.longest_side or max(whole.size)))
+        tensor = preprocessing(whole, np.random.default_rng(0))
         check_usable(tensor.shape, patch_size, f"image '{path}'")
     except BadImageError as error:
         return _Read(str(path), (0, 0), None, None, str(error))
     height, width = tensor.shape[1:]
-    return _Read(str(path), (height, width), (whole.height, whole.width) if view.shrinks(whole) else None, tensor, None)
+    return _Read(str(path), (height, width), (whole.height, whole.width) if preprocessing.shrinks(whole) else None, tensor, None)
 
 
 def _logits(adapter: ModelAdapter, images: list[Tensor]) -> list[Tensor]:

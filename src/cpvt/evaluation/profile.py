@@ -14,7 +14,7 @@ import torch
 
 from cpvt.results.checkpoints import Checkpoint, load
 from cpvt.config import Watch, ignore_progress, sides
-from cpvt.data import DataSet, View
+from cpvt.data import DataSet, Preprocessing
 from cpvt.runtime.files import read_json, write_json
 from cpvt.results.folders import ARRAYS, CHECKPOINT, PROFILE, SAMPLE, attention_file
 
@@ -50,8 +50,8 @@ def look_closer(
     checkpoints = [load(profiled.run, device) for profiled in there]
     (folder / ARRAYS).mkdir(exist_ok=True)
     for profiled, checkpoint, rates in zip(there, checkpoints, _speeds(checkpoints, watch)):
-        view = View(checkpoint.transform, "resize", sides(checkpoint.config.img_size))
-        image = view(sample, np.random.default_rng(0))
+        preprocessing = Preprocessing(checkpoint.transform, "resize", sides(checkpoint.config.img_size))
+        image = preprocessing(sample, np.random.default_rng(0))
         np.save(folder / ARRAYS / SAMPLE, image.numpy())
         look = _look(checkpoint, image, folder / ARRAYS / attention_file(profiled.name))
         origin = {"sample_class": data.class_names[label], "images_per_second": [round(rate, 1) for rate in rates]}

@@ -47,7 +47,7 @@ def retrofit_and_test(
     retrofit(model, wanted.at, wanted.absolute, wanted.kernel_size)  # refuses what cannot be before anything is trained
     before = replace(
         adapter_of(model.to(pick_device(config.device))),
-        name=name, transform=setup.view.transform, train_size=setup.model.img_size,
+        name=name, transform=setup.preprocessing.transform, train_size=setup.model.img_size,
     )  # fmt: skip
     sizes = config.sizes or default_sizes(before)
 

@@ -45,7 +45,7 @@ def train(
     torch.manual_seed(config.seed)
     model, model_config = build_model(config, setup.model, data.class_names)
     setup = setup._replace(model=model_config)
-    teacher = open_teacher(config, data, setup.view.transform, str(backend.device))
+    teacher = open_teacher(config, data, setup.preprocessing.transform, str(backend.device))
     criterion = Criterion(config.optim, len(data.class_names), teacher)
     with handle_sigterm() as stop:
         trainer = Trainer(config, setup, model, data, backend, criterion)

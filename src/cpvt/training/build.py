@@ -1,4 +1,4 @@
-"""What a training is built from: the model and its first weights, its view of images, its sampler and its optimizer."""
+"""What a training is built from: the model and its first weights, its preprocessing of images, its sampler and its optimizer."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from cpvt.results.checkpoints import (
 )
 from cpvt.results.checkpoints import build_model as build_fresh_model
 from cpvt.config import POOLS, ExternalConfig, ModelConfig, OptimConfig, Retrofit, Size, TrainConfig, sides
-from cpvt.data import DataSet, Transform, View
+from cpvt.data import DataSet, Transform, Preprocessing
 from cpvt.data.augmentation import Variation
 from cpvt.data.protocols import AUGMENTS
 from cpvt.models import VisionTransformer
@@ -43,12 +43,12 @@ class TrainingSetup(NamedTuple):
     """What a checked configuration comes to, with the data it was checked against."""
 
     model: ModelConfig | ExternalConfig
-    view: View  # how training images are seen
+    preprocessing: Preprocessing  # how training images are seen
     sampler: BatchSampler
 
 
 def build_setup(config: TrainConfig, data: DataSet) -> TrainingSetup:
-    """The model, view and sampler that a configuration asks for; ValueError for a choice that does not exist."""
+    """The model, preprocessing and sampler that a configuration asks for; ValueError for a choice that does not exist."""
     model = _external_config(config, data) if is_external(config.model) else _model_config(config, data)
     return TrainingSetup(model, _training_view(config, data, model), _build_sampler(config, data, model))
 
@@ -135,7 +135,7 @@ def make_record(config: TrainConfig, setup: TrainingSetup, model: nn.Module, dat
     at = model.encoding.at if isinstance(model, VisionTransformer) else config.retrofit.at if config.retrofit else ()
     return {
         "model": asdict(setup.model),
-        "transform": asdict(setup.view.transform),
+        "transform": asdict(setup.preprocessing.transform),
         "class_names": list(data.class_names),
         "at": list(at),
         "training": asdict(config),
@@ -216,17 +216,17 @@ def _reading(config: TrainConfig, data: DataSet) -> Transform | None:
     return _described(config.model, len(data.class_names), len(data.mean))[1]
 
 
-def _training_view(config: TrainConfig, data: DataSet, settings: ModelConfig | ExternalConfig) -> View:
+def _training_view(config: TrainConfig, data: DataSet, settings: ModelConfig | ExternalConfig) -> Preprocessing:
     """How training images are seen."""
     transform = _transform_of(config, data, settings)
     augment = config.optim.augment or data.augment
     kind = AUGMENTS.get(augment, augment)
     recipe = config.optim
     variation = Variation(recipe.aa, recipe.color_jitter, recipe.reprob)
-    view = View(transform, kind, sides(settings.img_size), recipe.crop_scale, variation)
-    if view.stacks or transform.longest_side is None:
-        return view
-    return view.at((transform.longest_side, transform.longest_side))
+    preprocessing = Preprocessing(transform, kind, sides(settings.img_size), recipe.crop_scale, variation)
+    if preprocessing.stacks or transform.longest_side is None:
+        return preprocessing
+    return preprocessing.at((transform.longest_side, transform.longest_side))
 
 
 def create_optimizer(

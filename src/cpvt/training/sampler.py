@@ -12,7 +12,7 @@ import torch
 
 from cpvt.runtime import distributed
 from cpvt.config import TrainConfig
-from cpvt.data import Batch, DataSet, SampleSpec, View, load_plan, load_stream
+from cpvt.data import Batch, DataSet, SampleSpec, Preprocessing, load_plan, load_stream
 from cpvt.grids import patch_count
 
 Sides = tuple[int, int]
@@ -86,9 +86,9 @@ def own_share(step: Step) -> list[SampleSpec]:
 class StepLoader:
     """Reads this process's part of the steps of an epoch; call it as `load(epoch, steps, first)`."""
 
-    def __init__(self, config: TrainConfig, data: DataSet, view: View, pin: bool = False) -> None:
+    def __init__(self, config: TrainConfig, data: DataSet, preprocessing: Preprocessing, pin: bool = False) -> None:
         """pin: put images where a GPU fetches them faster. ValueError where a streamed step cannot be shared evenly."""
-        self.config, self.data, self.view, self.pin = config, data, view, pin
+        self.config, self.data, self.preprocessing, self.pin = config, data, preprocessing, pin
         count, batch_size = distributed.world_size(), config.optim.batch_size
         if data.train is None and batch_size % count:
             raise ValueError(
@@ -101,15 +101,15 @@ class StepLoader:
         source = self.config.dataset
         how: dict[str, Any] = dict(
             seed=self.config.seed, epoch=epoch, on_bad_image=source.on_bad_image, workers=source.workers,
-            stack=self.view.stacks, pin=self.pin,
+            stack=self.preprocessing.stacks, pin=self.pin,
         )  # fmt: skip
         if self.data.train is not None:
-            return load_plan(self.data.train, self.view, [own_share(step) for step in steps[first:]], **how)
+            return load_plan(self.data.train, self.preprocessing, [own_share(step) for step in steps[first:]], **how)
         assert self.data.train_stream is not None  # `check` refuses a set without either
         part, parts = distributed.rank(), distributed.world_size()
         share = self.config.optim.batch_size // parts
         batches = load_stream(
-            self.data.train_stream, self.view, share, part=part, parts=parts, shuffle=source.shuffle_buffer,
+            self.data.train_stream, self.preprocessing, share, part=part, parts=parts, shuffle=source.shuffle_buffer,
             skip=first * share, **how,
         )  # fmt: skip
         nothing = Batch([], torch.zeros(0, dtype=torch.int64), 0.0, 0, [])  # shares may end at different steps

@@ -18,7 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from cpvt.runtime import distributed
 from cpvt.results.checkpoints import load
 from cpvt.config import TrainConfig, Watch, sides
-from cpvt.data import Batch, DataSet, View
+from cpvt.data import Batch, DataSet, Preprocessing
 from cpvt.adapters.retrofit import fade_share, set_absolute_share
 from cpvt.evaluation.accuracy import count_test, load_test, measure
 from cpvt.training.backend import Backend
@@ -43,7 +43,7 @@ class Trainer:
         """load: (epoch, its steps, the first one wanted) -> batches of this process; by default they are read."""
         self.config, self.setup, self.data, self.backend, self.criterion = config, setup, data, backend, criterion
         recipe, device = config.optim, backend.device
-        self.load = load or StepLoader(config, data, setup.view, pin=device.type == "cuda")
+        self.load = load or StepLoader(config, data, setup.preprocessing, pin=device.type == "cuda")
         record = make_record(config, setup, model, data)
         self.average = (
             None
@@ -149,12 +149,12 @@ class Trainer:
 
     def _train_on_nothing(self, step: Step) -> None:
         """Add zeros to the gradients where this process has no image: the others wait for its backward."""
-        backend, view = self.backend, self.setup.view
-        image = torch.zeros(1, len(view.transform.mean), *(step[0].sides or view.sides), device=backend.device)
+        backend, preprocessing = self.backend, self.setup.preprocessing
+        image = torch.zeros(1, len(preprocessing.transform.mean), *(step[0].sides or preprocessing.sides), device=backend.device)
         norms = [each for each in self.module.modules() if isinstance(each, _BatchNorm)]
         for norm in norms:
             norm.eval()  # a black image is none to learn statistics from
-        output = backend.forward(self.model, image if view.stacks else [image[0]])
+        output = backend.forward(self.model, image if preprocessing.stacks else [image[0]])
         result = self.criterion(output, image, torch.zeros(1, dtype=torch.int64, device=backend.device))
         backend.backward(result.loss * 0.0)
         for norm in norms:
@@ -220,8 +220,8 @@ class Trainer:
             return
         distributed.barrier()
         adapter = load(self.checkpointer.folder, str(self.backend.device)).adapter
-        view = View(self.setup.view.transform, "resize", sides(self.setup.model.img_size))
-        batches = load_test(self.data, view, 64, on_bad_image=source.on_bad_image, workers=source.workers)
+        preprocessing = Preprocessing(self.setup.preprocessing.transform, "resize", sides(self.setup.model.img_size))
+        batches = load_test(self.data, preprocessing, 64, on_bad_image=source.on_bad_image, workers=source.workers)
         count, classes = count_test(self.data), len(self.data.class_names)
         score = measure(adapter, until_stopped(batches, stop), count, classes, "test", watch)
         if distributed.all_reduce_max(float(stop.asked)):

@@ -1,4 +1,4 @@
-"""canvas: objects keep their pixels and the field of view grows."""
+"""canvas: objects keep their pixels and the field of preprocessing grows."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 class Canvas(Protocol):
     """Cuts a larger image from its middle; lays a smaller one at a random place on zeros (after normalisation)."""
 
-    title = "objects keep their pixels, the field of view grows"
+    title = "objects keep their pixels, the field of preprocessing grows"
     details = "own scale; cut from the middle when larger, else at a seeded place on zeros (after normalisation)"
     multiples = (1, 1.5, 2, 3)
     quick_multiples = (1, 1.5, 2)

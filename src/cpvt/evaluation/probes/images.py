@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cpvt.config import TOKEN_BUDGET
-from cpvt.data import DataSet, Split, Transform, View, load_batches
+from cpvt.data import DataSet, Split, Transform, Preprocessing, load_batches
 
 KINDS = ("natural", "noise", "black", "white")
 CACHED = 2**26  # numbers of natural images that are kept for the next probe: 256 MiB
@@ -85,10 +85,10 @@ class Album:
         if kept is not None:
             yield from kept
             return
-        view = View(self.transform, "resize", sides)
+        preprocessing = Preprocessing(self.transform, "resize", sides)
         read, numbers = [], 0
         for batch in load_batches(
-            self.split, view, self._batch(sides), order=self.numbers[low:high], seed=self.seed,
+            self.split, preprocessing, self._batch(sides), order=self.numbers[low:high], seed=self.seed,
             on_bad_image=self.on_bad_image,
         ):  # fmt: skip
             if isinstance(batch.images, Tensor):

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src"
 FLOORS = {
     -1: ("files", "folders"),
-    0: ("shapes", "config", "results", "findings"),
+    0: ("shapes", "config", "results", "probe_results"),
     1: ("recipes", "progress", "memory", "ops", "pool", "processes"),
     2: ("encodings",),
     3: ("models", "data"),
@@ -30,7 +30,7 @@ LIGHT = {  # room -> the packages that it may import, besides the standard libra
     "files": set(),
     "folders": set(),
     "results": set(),
-    "findings": set(),
+    "probe_results": set(),
     "ops": {"torch", "triton"},
     "encodings": {"torch"},
 }

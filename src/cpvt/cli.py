@@ -115,13 +115,13 @@ def probe(config: ProbeConfig) -> dict[str, Any]:
     from cpvt.evaluation.probes import probe as run_probes
     from cpvt.runtime.progress import Bars
     from cpvt.reporting.probed import HEADLINES, Line, Probed
-    from cpvt.reporting.terminal import print_findings
+    from cpvt.reporting.terminal import print_probe_results
 
     with Bars() as bars:
-        findings = list(run_probes(**vars(config), on_progress=bars))
-    print_findings(findings)
-    probed, line = Probed(findings), Line(findings[0].model, "model")
-    return {"model": line.model, "findings": len(findings), "refused": len(probed.refusals()), "out": config.out,
+        probe_results = list(run_probes(**vars(config), on_progress=bars))
+    print_probe_results(probe_results)
+    probed, line = Probed(probe_results), Line(probe_results[0].model, "model")
+    return {"model": line.model, "probe_results": len(probe_results), "refused": len(probed.refusals()), "out": config.out,
             "headlines": {each.title: probed.one(line, *each[1:5]) for each in HEADLINES}}  # fmt: skip
 
 
@@ -170,20 +170,20 @@ def compare(config: CompareConfig) -> dict[str, Any]:
 def report(config: ReportConfig) -> dict[str, Any]:
     from pathlib import Path
 
-    from cpvt.results.probe_results import read_findings
+    from cpvt.results.probe_results import read_probe_results
     from cpvt.results.folders import PROBE_REPORT, PROBE_RESULTS, SUMMARY
     from cpvt.reporting import gather
     from cpvt.reporting import report as draw_report
-    from cpvt.reporting.terminal import print_findings
+    from cpvt.reporting.terminal import print_probe_results
 
     page = draw_report(*config.folders, out=config.out)
     rows = gather(config.folders)
     _print_table(rows)
-    findings = [finding for folder in config.folders for finding in read_findings(Path(folder) / PROBE_RESULTS)]
-    if findings:
-        print_findings(findings)
+    probe_results = [probe_result for folder in config.folders for probe_result in read_probe_results(Path(folder) / PROBE_RESULTS)]
+    if probe_results:
+        print_probe_results(probe_results)
     print(f"the page: {page}")
-    probed = {"findings": len(findings), "probes": str(page.parent / PROBE_REPORT)} if findings else {}
+    probed = {"probe_results": len(probe_results), "probes": str(page.parent / PROBE_REPORT)} if probe_results else {}
     return {"report": str(page), "rows": len(rows), "summary": str(page.parent / SUMMARY), **probed}
 
 

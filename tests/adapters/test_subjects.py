@@ -96,8 +96,8 @@ def test_twins_differ_from_the_model_and_leave_it_alone(name):
         for parameter in adapter.model.parameters():
             parameter.add_(0.02 * torch.randn_like(parameter))
     before = adapter.token_maps(images)[2]
-    for twin in (adapter.untrained(), adapter.without_positions()):
-        assert not torch.allclose(twin.token_maps(images)[2], before, atol=1e-4)
+    for baseline in (adapter.untrained(), adapter.without_positions()):
+        assert not torch.allclose(baseline.token_maps(images)[2], before, atol=1e-4)
     assert torch.equal(adapter.token_maps(images)[2], before)
     assert torch.equal(adapter.untrained(3).token_maps(images)[2], adapter.untrained(3).token_maps(images)[2])
 
@@ -106,9 +106,9 @@ def test_twins_differ_from_the_model_and_leave_it_alone(name):
 def test_without_positions_a_bag_of_patches_is_seen(name):
     adapter, images = make(name), torch.randn(1, 3, 32, 32)
     turned = torch.cat([images[:, :, 8:], images[:, :, :8]], dim=2)  # the first row of patches goes last
-    twin = adapter.without_positions()
-    torch.testing.assert_close(twin.logits(turned), twin.logits(images), atol=1e-5, rtol=1e-4)
-    maps, after = twin.token_maps(images)[2], twin.token_maps(turned)[2]
+    baseline = adapter.without_positions()
+    torch.testing.assert_close(baseline.logits(turned), baseline.logits(images), atol=1e-5, rtol=1e-4)
+    maps, after = baseline.token_maps(images)[2], baseline.token_maps(turned)[2]
     torch.testing.assert_close(after, maps.roll(-1, dims=1), atol=1e-4, rtol=1e-4)
 
 

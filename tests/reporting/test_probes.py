@@ -1,4 +1,4 @@
-"""The page of probes says what the findings say, for one model or several, whatever is missing."""
+"""The page of probes says what the probe_results say, for one model or several, whatever is missing."""
 
 import re
 
@@ -6,43 +6,43 @@ import numpy as np
 import pytest
 
 from cpvt.runtime.files import append_rows
-from cpvt.results.probe_results import Finding
+from cpvt.results.probe_results import ProbeResult
 from cpvt.results.folders import ARRAYS, PROBE_RESULTS, probe_attention_file
 from cpvt.reporting import report
 from cpvt.reporting.probe_figures import border_figure, depth_figure, longer_figure, palette, tiles_figure
 from cpvt.reporting.probed import Line, Probed, plain
 from cpvt.reporting.probes import report_probes
-from cpvt.reporting.terminal import print_findings
+from cpvt.reporting.terminal import print_probe_results
 
 
-def finding(probe, measure, value, *, model="runs/peg-cls", case="", twin="model", depth=None, images="noise", size=32,
+def probe_result(probe, measure, value, *, model="runs/peg-cls", case="", baseline="model", depth=None, images="noise", size=32,
             words=""):  # fmt: skip
-    return Finding(model, "digits", probe, measure, case, twin, depth, images, size, 0, value, None, 8, words)
+    return ProbeResult(model, "digits", probe, measure, case, baseline, depth, images, size, 0, value, None, 8, words)
 
 
 @pytest.fixture
-def findings():
-    found = [finding("twins", "untrained", None, twin="untrained", words="no <module>", images="")]
+def probe_results():
+    found = [probe_result("baselines", "untrained", None, baseline="untrained", words="no <module>", images="")]
     for model, score in (("runs/rope-cls", 0.61), ("runs/peg-cls", 0.87)):
-        for twin, share in (("model", 1.0), ("none", 0.01)):
+        for baseline, share in (("model", 1.0), ("none", 0.01)):
             for depth in (1, 2):
-                about = {"model": model, "twin": twin, "depth": depth}
-                found += [finding("position", "r2", score * share / depth, **about)]
+                about = {"model": model, "baseline": baseline, "depth": depth}
+                found += [probe_result("position", "r2", score * share / depth, **about)]
                 found += [
-                    finding("position", "border error", ring + score, case=f"distance {ring}", **about)
+                    probe_result("position", "border error", ring + score, case=f"distance {ring}", **about)
                     for ring in (0, 1)
                 ]
                 found += [
-                    finding("position", "border guess", ring + 1, case=f"distance {ring}", **about) for ring in (0, 1)
+                    probe_result("position", "border guess", ring + 1, case=f"distance {ring}", **about) for ring in (0, 1)
                 ]
-            found += [finding("longer", "r2", score * share * 32 / size, model=model, twin=twin, depth=2, case=case, size=size)
+            found += [probe_result("longer", "r2", score * share * 32 / size, model=model, baseline=baseline, depth=2, case=case, size=size)
                       for size in (32, 64) for case in ("scaled", "absolute")]  # fmt: skip
-            found += [finding("translation", "same prediction", score, model=model, twin=twin, case="crop, 1 patch", images="natural")]  # fmt: skip
+            found += [probe_result("translation", "same prediction", score, model=model, baseline=baseline, case="crop, 1 patch", images="natural")]  # fmt: skip
     return found
 
 
-def test_findings_alone_make_a_page_of_their_own(tmp_path, findings):
-    append_rows(tmp_path / PROBE_RESULTS, findings)
+def test_findings_alone_make_a_page_of_their_own(tmp_path, probe_results):
+    append_rows(tmp_path / PROBE_RESULTS, probe_results)
     assert report(tmp_path) == tmp_path / "probes.html"
     page = (tmp_path / "probes.html").read_text()
     row = re.search(r"<tr><th scope=row>peg</th>(.*?)</tr>", page)[1]
@@ -53,18 +53,18 @@ def test_findings_alone_make_a_page_of_their_own(tmp_path, findings):
     assert not re.search(r'(src|href)="http', page)
 
 
-def test_rows_and_findings_make_two_pages_and_nothing_an_error(tmp_path, findings, make_row):
+def test_rows_and_findings_make_two_pages_and_nothing_an_error(tmp_path, probe_results, make_row):
     with pytest.raises(ValueError, match="holds no rows"):
         report(tmp_path)
     append_rows(tmp_path / "rows.jsonl", [make_row()])
-    append_rows(tmp_path / PROBE_RESULTS, findings)
+    append_rows(tmp_path / PROBE_RESULTS, probe_results)
     assert report(tmp_path) == tmp_path / "report.html"
     assert (tmp_path / "probes.html").exists()
 
 
-def test_findings_of_several_folders_make_one_page(tmp_path, findings):
+def test_findings_of_several_folders_make_one_page(tmp_path, probe_results):
     for number, model in enumerate(("runs/peg-cls", "runs/rope-cls")):
-        append_rows(tmp_path / str(number) / PROBE_RESULTS, [each for each in findings if each.model == model])
+        append_rows(tmp_path / str(number) / PROBE_RESULTS, [each for each in probe_results if each.model == model])
     page = report_probes(tmp_path / "0", tmp_path / "1", out=tmp_path / "page")
     assert page == tmp_path / "page" / "probes.html"
     assert all(f"<th scope=row>{name}</th>" in page.read_text() for name in ("peg", "rope"))
@@ -73,8 +73,8 @@ def test_findings_of_several_folders_make_one_page(tmp_path, findings):
     assert report_probes(tmp_path) is None
 
 
-def test_figures_draw_the_numbers(findings):
-    probed = Probed(findings)
+def test_figures_draw_the_numbers(probe_results):
+    probed = Probed(probe_results)
     peg = probed.lines.index(Line("runs/peg-cls", "model"))
     for figure, x, y in (
         (depth_figure(probed), [1, 2], [0.87, 0.435]),
@@ -89,8 +89,8 @@ def test_figures_draw_the_numbers(findings):
     assert list(guess.get_ydata()) == [1, 2]
 
 
-def test_tiles_are_drawn_of_what_was_saved(tmp_path, findings):
-    probed = Probed(findings)
+def test_tiles_are_drawn_of_what_was_saved(tmp_path, probe_results):
+    probed = Probed(probe_results)
     assert tiles_figure(probed, [tmp_path]) is None
     (tmp_path / ARRAYS).mkdir()
     np.save(tmp_path / ARRAYS / probe_attention_file("runs/peg-cls", "none"), np.eye(6).reshape(2, 3, 2, 3))
@@ -102,7 +102,7 @@ def test_tiles_are_drawn_of_what_was_saved(tmp_path, findings):
 
 def test_models_are_called_by_what_tells_them_apart():
     def labels(*names):
-        return list(Probed([finding("order", "r2", 1.0, model=name) for name in names]).labels.values())
+        return list(Probed([probe_result("order", "r2", 1.0, model=name) for name in names]).labels.values())
 
     assert labels("runs/peg-cls-seed0", "runs/none-cls-seed0") == ["none", "peg"]
     assert labels("a/peg-seed0") == ["peg-seed0"]
@@ -110,9 +110,9 @@ def test_models_are_called_by_what_tells_them_apart():
     assert labels("a/peg-cls-seed0", "a/peg-gap-seed0") == ["peg-cls", "peg-gap"]
 
 
-def test_every_model_has_a_colour_of_its_own(findings):
+def test_every_model_has_a_colour_of_its_own(probe_results):
     names = ["runs/peg-a", "runs/peg-b", "timm:vit", "runs/rope-a", "hf:x"]
-    colours = palette(Probed([finding("order", "r2", 1.0, model=name) for name in names]))
+    colours = palette(Probed([probe_result("order", "r2", 1.0, model=name) for name in names]))
     assert len(set(colours.values())) == len(names)
     assert colours["runs/rope-a"] == "#cc79a7"
 
@@ -129,9 +129,9 @@ def test_numbers_in_words():
     assert plain(0.123, share=True) == "12 %"
 
 
-def test_the_terminal_shows_each_twin_and_what_is_missing(capsys, findings):
-    print_findings(findings)
+def test_the_terminal_shows_each_twin_and_what_is_missing(capsys, probe_results):
+    print_probe_results(probe_results)
     said = capsys.readouterr().out
     assert re.search(r"as it is +encoding off", said)
     assert re.search(r"row and column: R² +0\.43 +0\.00", said)
-    assert "not measured: peg · untrained: twins (untrained): no <module>" in said
+    assert "not measured: peg · untrained: baselines (untrained): no <module>" in said

@@ -3,28 +3,28 @@
 import pytest
 
 from cpvt.runtime.files import append_rows
-from cpvt.results.probe_results import Finding, finite, read_findings
+from cpvt.results.probe_results import ProbeResult, finite, read_probe_results
 from cpvt.results.folders import probe_attention_file
 
-FINDING = Finding("runs/peg", "digits", "position", "r2", "", "model", 2, "noise", (16, 24), 0, 0.5, 0.1, 8)
+FINDING = ProbeResult("runs/peg", "digits", "position", "r2", "", "model", 2, "noise", (16, 24), 0, 0.5, 0.1, 8)
 
 
 def test_findings_come_back_and_the_last_of_a_key_counts(tmp_path):
     path = tmp_path / "findings.jsonl"
-    other = Finding("runs/peg", "digits", "order", "tokens", "", "none", None, "", 16, 0, None, words="no tokens")
+    other = ProbeResult("runs/peg", "digits", "order", "tokens", "", "none", None, "", 16, 0, None, words="no tokens")
     append_rows(path, [FINDING, other])
-    assert read_findings(path) == [FINDING, other]
-    newer = Finding(**{**vars(FINDING), "value": 0.25})
+    assert read_probe_results(path) == [FINDING, other]
+    newer = ProbeResult(**{**vars(FINDING), "value": 0.25})
     path.write_text(path.read_text() + '{"model": "half')
     append_rows(path, [newer])
-    assert read_findings(path) == [other, newer]
+    assert read_probe_results(path) == [other, newer]
 
 
 def test_no_file_means_no_findings_and_a_strange_one_is_named(tmp_path):
-    assert read_findings(tmp_path / "none.jsonl") == []
+    assert read_probe_results(tmp_path / "none.jsonl") == []
     (tmp_path / "rows.jsonl").write_text('{"accuracy": 1}\n')
     with pytest.raises(ValueError, match=r"rows.jsonl, line 1: expected an object with the keys model, data, probe"):
-        read_findings(tmp_path / "rows.jsonl")
+        read_probe_results(tmp_path / "rows.jsonl")
 
 
 def test_numbers_keep_five_digits_and_what_is_none_is_none():

@@ -1,6 +1,6 @@
 """The tables of docs/positions.md: python docs/results/positions/tables.py RUNS, after run.sh has measured all.
 
-Keeps the findings that the tables are made of in findings.json beside this file; without RUNS the tables are made from it.
+Keeps the probe_results that the tables are made of in findings.json beside this file; without RUNS the tables are made from it.
 """
 
 import json
@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, NamedTuple
 
-from cpvt.results.probe_results import read_findings
+from cpvt.results.probe_results import read_probe_results
 from cpvt.reporting.markdown import lay_out
 from cpvt.results.rows import read_rows
 
@@ -69,18 +69,18 @@ TESTS = (("canvas", 32), ("canvas", 64), ("canvas", 96), ("resize", 24), ("resiz
 
 
 def collect(runs: Path) -> dict[str, Any]:
-    """Model -> twin -> words of a measure -> a value for each seed."""
+    """Model -> baseline -> words of a measure -> a value for each seed."""
     found: dict[str, Any] = {}
     for folder in sorted((runs / "probes").glob("*-seed?")):
-        for finding in read_findings(folder / "findings.jsonl"):
-            name, seed = re.fullmatch(r"(.*?)(?:-cls)?-seed(\d)", Path(finding.model).name).groups()
+        for probe_result in read_probe_results(folder / "findings.jsonl"):
+            name, seed = re.fullmatch(r"(.*?)(?:-cls)?-seed(\d)", Path(probe_result.model).name).groups()
             for each in (*PROBES, *DEPTHS):
                 what = (each.probe, each.measure, each.case, each.images)
-                if (finding.probe, finding.measure, finding.case, finding.images) != what or finding.value is None:
+                if (probe_result.probe, probe_result.measure, probe_result.case, probe_result.images) != what or probe_result.value is None:
                     continue
-                if each.depth not in (None, finding.depth) or each.size not in (None, finding.size):
+                if each.depth not in (None, probe_result.depth) or each.size not in (None, probe_result.size):
                     continue  # of several depths the last one is kept
-                found.setdefault(name, {}).setdefault(finding.twin, {}).setdefault(each.words, {})[seed] = finding.value
+                found.setdefault(name, {}).setdefault(probe_result.baseline, {}).setdefault(each.words, {})[seed] = probe_result.value
     return found
 
 
@@ -133,8 +133,8 @@ def main(runs: Path | None) -> None:
         (HERE / "findings.json").write_text(json.dumps(collect(runs), indent=1) + "\n")
     found, rows = json.loads((HERE / "findings.json").read_text()), read_rows(HERE / "rows.jsonl")
 
-    def probed(words: str, twin: str = "model") -> Callable[[str], str]:
-        return lambda name: box(list(found.get(name, {}).get(twin, {}).get(words, {}).values()))
+    def probed(words: str, baseline: str = "model") -> Callable[[str], str]:
+        return lambda name: box(list(found.get(name, {}).get(baseline, {}).get(words, {}).values()))
 
     def tested(protocol: str, size: int) -> Callable[[str], str]:
         def say(name: str) -> str:

@@ -66,14 +66,14 @@ def main(runs: Path) -> None:
                 append_rows(HERE / "rows.jsonl", [replace(row, encoding=NAME)])
                 print(row.protocol, row.size, f"{row.accuracy:.1%}", flush=True)
         adapter = replace(cpvt.load(folder).adapter, name=f"valid-seed{seed}")
-        for finding in cpvt.probe(
+        for probe_result in cpvt.probe(
             adapter,
             "digits",
             probes=("order", "translation", "position"),
             out=runs.parent / "probes" / f"valid-seed{seed}",
         ):
-            if finding.measure == "r2" and not finding.case:
-                print(finding.twin, finding.images, finding.depth, finding.value, flush=True)
+            if probe_result.measure == "r2" and not probe_result.case:
+                print(probe_result.baseline, probe_result.images, probe_result.depth, probe_result.value, flush=True)
 
 
 if __name__ == "__main__":

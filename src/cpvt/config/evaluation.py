@@ -50,7 +50,7 @@ class SweepConfig(Options):
 
 @dataclass(frozen=True)
 class ProbeConfig(Options):
-    """Measure what a model knows of positions, beside its untrained twin and itself with the encoding off."""
+    """Measure what a model knows of positions, beside its untrained baseline and itself with the encoding off."""
 
     model: str
     """Folder that `cpvt train` wrote, a name that comes with weights (cpvt_mini_peg5_gap), or timm:NAME, hf:PATH_OR_NAME,
@@ -58,7 +58,7 @@ class ProbeConfig(Options):
     checkpoint: str | None = None
     """File with weights for a model of another library; by default those that the library publishes."""
     out: str = "runs/probe"
-    """Folder to which the findings are added; those of several models make one page."""
+    """Folder to which the probe_results are added; those of several models make one page."""
     probes: tuple[str, ...] = ()
     """order, translation, position, longer, islam, attention; by default all."""
     sizes: tuple[Size, ...] = ()

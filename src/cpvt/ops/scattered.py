@@ -30,7 +30,7 @@ def peg_at(
     tokens: (T, D). coordinates: (T, a) int64, zero or more, one column per axis of the kernel (row, column).
     image: (T,) int64 tells several images apart; tokens of different images never meet. weight: (D, 1, k, ...).
     Returns (T, D), in the order of the tokens. On a full grid it equals `cpvt.ops.peg` with zero padding.
-    Raises ValueError for places that are not integer, negative, held twice or not one per token. Finding neighbours
+    Raises ValueError for places that are not integer, negative, held twice or not one per token. ProbeResult neighbours
     sorts the places once; that no place is held twice is then one comparison along the sorted list.
     Memory is linear in T: kept for the backward are the tokens and one int64 per token and tap (72 bytes a token for
     3x3). Gradients of gradients are not defined.

@@ -55,7 +55,7 @@ def report(*folders: str | Path, out: str | Path | None = None) -> Path:
     Writes report.html, summary.csv, accuracy.svg and .png, attention.png where attention was saved, and curves.svg where
     there are trainings, into `out`, by default the first folder; of one folder also curves.jsonl, the curves of its
     trainings, which outlive runs/. Where models were probed it writes probes.html there too, and returns that where
-    there is nothing else. Raises ValueError where a folder holds neither rows nor findings.
+    there is nothing else. Raises ValueError where a folder holds neither rows nor probe_results.
     """
     rows, single = gather(folders), Path((*folders, ".")[0])
     probes = report_probes(*folders, out=out)
@@ -79,7 +79,7 @@ def report(*folders: str | Path, out: str | Path | None = None) -> Path:
 
 
 def gather(folders: Sequence[str | Path]) -> list[Row]:
-    """The rows of all folders; ValueError for a folder with neither rows nor findings."""
+    """The rows of all folders; ValueError for a folder with neither rows nor probe_results."""
     if not folders:
         raise ValueError("say which folders' rows to report on")
     rows: list[Row] = []

@@ -1,4 +1,4 @@
-"""The figures of probes: a colour for each model, solid for the model, dotted for its untrained twin, dashed without encoding."""
+"""The figures of probes: a colour for each model, solid for the model, dotted for its untrained baseline, dashed without encoding."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cpvt.encodings import TABLE
-from cpvt.results.probe_results import Finding
+from cpvt.results.probe_results import ProbeResult
 from cpvt.results.folders import ARRAYS, probe_attention_file
 from cpvt.reporting.figures import SPARE, tile
 from cpvt.reporting.probed import Line, Probed, leading_word
@@ -41,7 +41,7 @@ def depth_figure(probed: Probed) -> Figure:
     return _lines(
         probed,
         {f"{kind} images": ("position", "r2", "", kind) for kind in ("noise", "natural")},
-        lambda finding: float(finding.depth or 0), "depth (0: what block 1 receives)", "R² of row and column", (-0.1, 1.03),
+        lambda probe_result: float(probe_result.depth or 0), "depth (0: what block 1 receives)", "R² of row and column", (-0.1, 1.03),
     )  # fmt: skip
 
 
@@ -50,7 +50,7 @@ def border_figure(probed: Probed) -> Figure:
     figure = _lines(
         probed,
         {f"{kind} images": ("position", "border error", None, kind) for kind in ("noise", "natural")},
-        lambda finding: float(finding.case.split()[-1]), "tokens from the nearest edge", "error, patches", (0, None),
+        lambda probe_result: float(probe_result.case.split()[-1]), "tokens from the nearest edge", "error, patches", (0, None),
         deepest=True,
     )  # fmt: skip
     for panel, kind in zip(figure.axes, ("noise", "natural")):
@@ -67,7 +67,7 @@ def longer_figure(probed: Probed) -> Figure:
         probed,
         {f"{case}, {kind} images": ("longer", "r2", case, kind) for case in ("scaled", "absolute")
          for kind in ("noise", "natural")},
-        lambda finding: pixels(finding.size), "size, pixels", "R² (below −1 not shown)", (-1, 1.03), deepest=True,
+        lambda probe_result: pixels(probe_result.size), "size, pixels", "R² (below −1 not shown)", (-1, 1.03), deepest=True,
     )  # fmt: skip
     for panel in figure.axes:
         panel.set_xticks([pixels(size) for size in sizes], [size_label(size) for size in sizes])
@@ -79,7 +79,7 @@ def shift_figure(probed: Probed) -> Figure:
     cases = ("circular, 1 patch", "canvas, 1 patch", "crop, 1 patch")
     return _lines(
         probed, {f"{case}, noise": ("translation", "token error", case, "noise") for case in cases},
-        lambda finding: float(finding.depth or 0), "depth", "token error", (-0.03, None),
+        lambda probe_result: float(probe_result.depth or 0), "depth", "token error", (-0.03, None),
     )  # fmt: skip
 
 
@@ -95,9 +95,9 @@ def distance_figure(probed: Probed) -> Figure:
         heads = [each for each in found if each.case != "uniform"]
         blocks = sorted({each.depth or 0 for each in heads})
         share = {b: [(each.value or 0.0) / uniform[b] for each in heads if each.depth == b] for b in blocks}
-        style: dict[str, Any] = {"color": colours[line.model], "ls": STYLES[line.twin]}
+        style: dict[str, Any] = {"color": colours[line.model], "ls": STYLES[line.baseline]}
         panel.plot(blocks, [np.mean(share[b]) for b in blocks], label=probed.label(line), **_weight(line), **style)
-        if line.twin == "model":
+        if line.baseline == "model":
             x = [b for b in blocks for _ in share[b]]
             panel.plot(x, [y for b in blocks for y in share[b]], ".", color=colours[line.model], ms=4, alpha=0.5)
     panel.axhline(1, color="#bbbbbb", lw=1, zorder=0)
@@ -106,7 +106,7 @@ def distance_figure(probed: Probed) -> Figure:
 
 
 def tiles_figure(probed: Probed, folders: Sequence[Path]) -> Figure | None:
-    """Where each token of each model looks: small maps, tiled where their tokens stand, beside its twins; None if none was saved."""
+    """Where each token of each model looks: small maps, tiled where their tokens stand, beside its baselines; None if none was saved."""
     from matplotlib.figure import Figure
 
     found = []
@@ -121,7 +121,7 @@ def tiles_figure(probed: Probed, folders: Sequence[Path]) -> Figure | None:
     for panel in panels.ravel():
         panel.set_axis_off()
     for line, attention in found:
-        panel = panels[models.index(line.model)][list(STYLES).index(line.twin)]
+        panel = panels[models.index(line.model)][list(STYLES).index(line.baseline)]
         h, w = attention.shape[:2]
         panel.imshow(tile(attention.reshape(h * w, h * w), (h, w)), cmap="magma", interpolation="nearest")
         panel.set_title(probed.label(line), fontsize=9)
@@ -131,13 +131,13 @@ def tiles_figure(probed: Probed, folders: Sequence[Path]) -> Figure | None:
 def _lines(
     probed: Probed,
     wanted: dict[str, tuple[str, str, str | None, str]],
-    place: Callable[[Finding], float],
+    place: Callable[[ProbeResult], float],
     x_label: str,
     y_label: str,
     limits: tuple[float, float | None],
     deepest: bool = False,
 ) -> Figure:
-    """A panel for each selection of findings, a line for each twin of each model."""
+    """A panel for each selection of probe_results, a line for each baseline of each model."""
     from matplotlib.figure import Figure
 
     columns = min(len(wanted), 3 if len(wanted) == 3 else 2)
@@ -148,7 +148,7 @@ def _lines(
         for line in probed.lines:
             found = sorted(probed.select(line, probe, measure, case, kind, deepest), key=place)
             x, y = [place(each) for each in found], [each.value for each in found]
-            panel.plot(x, y, STYLES[line.twin], color=colours[line.model], label=probed.label(line), **_weight(line))
+            panel.plot(x, y, STYLES[line.baseline], color=colours[line.model], label=probed.label(line), **_weight(line))
         panel.set_title(title, fontsize=10, loc="left")
         panel.axhline(0, color="#bbbbbb", lw=1, zorder=0)
         _dress(panel, x_label, y_label)
@@ -157,7 +157,7 @@ def _lines(
 
 
 def _weight(line: Line) -> dict[str, Any]:
-    strong = line.twin == "model"
+    strong = line.baseline == "model"
     return {"lw": 1.9 if strong else 1.1, "marker": "o" if strong else "", "ms": 4, "alpha": 1.0 if strong else 0.75}
 
 
@@ -175,8 +175,8 @@ def _legend(figure: Figure) -> Figure:
 
     handles, labels = figure.axes[0].get_legend_handles_labels()
     models = [(handle, label) for handle, label in zip(handles, labels) if " · " not in label]
-    styles = {"untrained": "untrained twin", "none": "encoding off"}
-    keys = [Line2D([], [], color="#666666", ls=STYLES[twin], lw=1.1) for twin in styles]
+    styles = {"untrained": "untrained baseline", "none": "encoding off"}
+    keys = [Line2D([], [], color="#666666", ls=STYLES[baseline], lw=1.1) for baseline in styles]
     figure.legend(
         [*(handle for handle, _ in models), *keys], [*(label for _, label in models), *styles.values()],
         loc="outside lower center", ncols=min(6, len(models) + 2), frameon=False, fontsize=9,

@@ -10,16 +10,16 @@ from pathlib import PurePath
 from typing import NamedTuple
 
 from cpvt.encodings import TABLE
-from cpvt.results.probe_results import TWINS, Finding
+from cpvt.results.probe_results import BASELINES, ProbeResult
 
 TWIN_WORDS = {"model": "", "untrained": "untrained", "none": "encoding off"}
 
 
 class Line(NamedTuple):
-    """A line of a table or a figure: one twin of one model."""
+    """A line of a table or a figure: one baseline of one model."""
 
     model: str
-    twin: str
+    baseline: str
 
 
 class Headline(NamedTuple):
@@ -45,14 +45,14 @@ HEADLINES = (
 
 @dataclass(frozen=True)
 class Probed:
-    """All findings of a folder."""
+    """All probe_results of a folder."""
 
-    findings: Sequence[Finding]
+    probe_results: Sequence[ProbeResult]
 
     @cached_property
     def models(self) -> list[str]:
         """Names of models, those named after an encoding of the table in its order, then others as they come."""
-        names = dict.fromkeys(finding.model for finding in self.findings)
+        names = dict.fromkeys(probe_result.model for probe_result in self.probe_results)
         return sorted(names, key=lambda name: (*TABLE, leading_word(name)).index(leading_word(name)))
 
     @cached_property
@@ -65,35 +65,35 @@ class Probed:
 
     @cached_property
     def lines(self) -> list[Line]:
-        """Every twin of every model that has numbers."""
-        there = {(finding.model, finding.twin) for finding in self.findings if finding.value is not None}
-        return [Line(model, twin) for model in self.models for twin in TWINS if (model, twin) in there]
+        """Every baseline of every model that has numbers."""
+        there = {(probe_result.model, probe_result.baseline) for probe_result in self.probe_results if probe_result.value is not None}
+        return [Line(model, baseline) for model in self.models for baseline in BASELINES if (model, baseline) in there]
 
     def label(self, line: Line) -> str:
-        """How pages call a twin of a model."""
-        words = TWIN_WORDS[line.twin]
+        """How pages call a baseline of a model."""
+        words = TWIN_WORDS[line.baseline]
         return self.labels[line.model] + (f" · {words}" if words else "")
 
     @cached_property
-    def _index(self) -> dict[tuple[Line | None, str, str], list[Finding]]:
+    def _index(self) -> dict[tuple[Line | None, str, str], list[ProbeResult]]:
         """Findings with a value by line, probe and measure, and without the line."""
-        index: dict[tuple[Line | None, str, str], list[Finding]] = {}
-        for finding in self.findings:
-            if finding.value is not None:
-                for line in (Line(finding.model, finding.twin), None):
-                    index.setdefault((line, finding.probe, finding.measure), []).append(finding)
+        index: dict[tuple[Line | None, str, str], list[ProbeResult]] = {}
+        for probe_result in self.probe_results:
+            if probe_result.value is not None:
+                for line in (Line(probe_result.model, probe_result.baseline), None):
+                    index.setdefault((line, probe_result.probe, probe_result.measure), []).append(probe_result)
         return index
 
     def select(self, line: Line | None, probe: str, measure: str, case: str | None = None,
-               images: str | None = None, deepest: bool = False) -> list[Finding]:  # fmt: skip
+               images: str | None = None, deepest: bool = False) -> list[ProbeResult]:  # fmt: skip
         """Findings with a value; `deepest`: only those of the model's last depth."""
         found = [
-            finding for finding in self._index.get((line, probe, measure), [])
-            if (case is None or finding.case == case) and (images is None or finding.images == images)
+            probe_result for probe_result in self._index.get((line, probe, measure), [])
+            if (case is None or probe_result.case == case) and (images is None or probe_result.images == images)
         ]  # fmt: skip
         if deepest and line is not None:
-            last = max((finding.depth for finding in found if finding.depth is not None), default=None)
-            found = [finding for finding in found if finding.depth in (last, None)]
+            last = max((probe_result.depth for probe_result in found if probe_result.depth is not None), default=None)
+            found = [probe_result for probe_result in found if probe_result.depth in (last, None)]
         return found
 
     def one(self, line: Line, probe: str, measure: str, case: str = "", images: str | None = None) -> float | None:
@@ -104,9 +104,9 @@ class Probed:
     def refusals(self) -> list[str]:
         """What could not be measured, and why, a line each."""
         said = [
-            f"{self.labels[each.model]}{' · ' + TWIN_WORDS[each.twin] if TWIN_WORDS.get(each.twin) else ''}: {each.probe}"
+            f"{self.labels[each.model]}{' · ' + TWIN_WORDS[each.baseline] if TWIN_WORDS.get(each.baseline) else ''}: {each.probe}"
             f" ({each.measure}): {each.words}"
-            for each in self.findings
+            for each in self.probe_results
             if each.value is None
         ]
         return list(dict.fromkeys(said))

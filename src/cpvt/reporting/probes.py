@@ -1,4 +1,4 @@
-"""The page of probes: findings of one model or several, side by side, in one self-contained HTML file."""
+"""The page of probes: probe_results of one model or several, side by side, in one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from markupsafe import Markup
 
 from cpvt.runtime.files import replacing
-from cpvt.results.probe_results import read_findings
+from cpvt.results.probe_results import read_probe_results
 from cpvt.results.folders import PROBE_REPORT, PROBE_RESULTS
 from cpvt.reporting.figures import as_bytes
 from cpvt.reporting.probe_figures import (
@@ -32,10 +32,10 @@ ISLAM_COLUMNS = (("natural", ""), ("black", ""), ("white", ""), ("noise", ""), (
 
 
 def report_probes(*folders: str | Path, out: str | Path | None = None) -> Path | None:
-    """Draw probes.html from the findings of some folders into the first of them, or `out`; None where none has any."""
+    """Draw probes.html from the probe_results of some folders into the first of them, or `out`; None where none has any."""
     places = [Path(folder) for folder in folders]
-    probed = Probed([finding for folder in places for finding in read_findings(folder / PROBE_RESULTS)])
-    if not probed.findings:
+    probed = Probed([probe_result for folder in places for probe_result in read_probe_results(folder / PROBE_RESULTS)])
+    if not probed.probe_results:
         return None
     page = Path(out or places[0]) / PROBE_REPORT
     with replacing(page) as file:
@@ -67,7 +67,7 @@ Table = tuple[str, list[str], Callable[[Line], Sequence[str]]]  # title, heads, 
 
 
 def _has(probed: Probed, probe: str) -> bool:
-    return any(finding.probe == probe and finding.value is not None for finding in probed.findings)
+    return any(probe_result.probe == probe and probe_result.value is not None for probe_result in probed.probe_results)
 
 
 def _drawn(probed: Probed, probe: str, draw: Callable[[], Figure | None], kind: str = "svg") -> Markup:
@@ -79,10 +79,10 @@ def _drawn(probed: Probed, probe: str, draw: Callable[[], Figure | None], kind: 
 
 
 def _subtitle(probed: Probed) -> str:
-    first = probed.findings[0]
-    sizes = dict.fromkeys(size_label(each.size) for each in probed.findings if each.probe == "position")
-    data = ", ".join(dict.fromkeys(each.data for each in probed.findings))
-    count = max(each.count for each in probed.findings)
+    first = probed.probe_results[0]
+    sizes = dict.fromkeys(size_label(each.size) for each in probed.probe_results if each.probe == "position")
+    data = ", ".join(dict.fromkeys(each.data for each in probed.probe_results))
+    count = max(each.count for each in probed.probe_results)
     at = f" at {', '.join(sizes)} pixels" if sizes else ""
     return f"{', '.join(probed.labels.values())}: probed with {count} images of {data}{at}, seed {first.seed}."
 

@@ -5,25 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cpvt.data.protocols import describe
-from cpvt.results.probe_results import Finding
+from cpvt.results.probe_results import ProbeResult
 from cpvt.reporting.probed import HEADLINES, TWIN_WORDS, Probed, headline
 from cpvt.reporting.summary import Cell, protocol_words, size_label, summarise, tabulate
 from cpvt.results.rows import Row
 
 
-def print_findings(findings: Sequence[Finding]) -> None:
-    """Print the numbers that stand for each probe, a table for each model beside its twins, and what could not run."""
+def print_probe_results(probe_results: Sequence[ProbeResult]) -> None:
+    """Print the numbers that stand for each probe, a table for each model beside its baselines, and what could not run."""
     from rich.console import Console
     from rich.table import Table
 
-    probed = Probed(findings)
+    probed = Probed(probe_results)
     console = Console(highlight=False)
     for model, label in probed.labels.items():
         lines = [line for line in probed.lines if line.model == model]
         table = Table(title=label, title_justify="left", box=None, pad_edge=False)
         table.add_column("")
         for line in lines:
-            table.add_column(TWIN_WORDS[line.twin] or "as it is", justify="right")
+            table.add_column(TWIN_WORDS[line.baseline] or "as it is", justify="right")
         for wanted in HEADLINES:
             table.add_row(wanted.title, *(headline(probed, line, wanted) for line in lines))
         console.print(table)

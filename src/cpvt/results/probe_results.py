@@ -9,11 +9,11 @@ from typing import Any
 
 from cpvt.runtime.files import read_lines
 
-TWINS = ("model", "untrained", "none")
+BASELINES = ("model", "untrained", "none")
 
 
 @dataclass(frozen=True)
-class Finding:
+class ProbeResult:
     """One number of one probe, or, where `value` is None, the words that say why there is none."""
 
     model: str
@@ -21,7 +21,7 @@ class Finding:
     probe: str  # order, translation, position, longer, islam, attention
     measure: str  # what the number is: "r2", "token error", "accuracy", ...
     case: str  # where it was taken, if the measure has several: "circular, 1 patch", "distance 2", "head 3", ...
-    twin: str  # model, untrained (fresh random weights) or none (the same weights, the positional encoding off)
+    baseline: str  # model, untrained (fresh random weights) or none (the same weights, the positional encoding off)
     depth: (
         int | None
     )  # 0 = what block 1 receives, d = what block d hands on, -1 = the last of an encoder not known; None: the whole model
@@ -35,8 +35,8 @@ class Finding:
 
     @property
     def key(self) -> tuple[Any, ...]:
-        """What was measured; of several findings with one key the last counts."""
-        return (self.model, self.data, self.probe, self.measure, self.case, self.twin, self.depth, self.images, self.size,
+        """What was measured; of several probe_results with one key the last counts."""
+        return (self.model, self.data, self.probe, self.measure, self.case, self.baseline, self.depth, self.images, self.size,
                 self.seed)  # fmt: skip
 
 
@@ -45,20 +45,20 @@ def finite(value: float) -> float | None:
     return float(f"{value:.5g}") if math.isfinite(value) else None
 
 
-def read_findings(path: Path) -> list[Finding]:
-    """Read findings back, the last one of each key; half-written lines are passed over. No file means no findings."""
-    found: dict[tuple[Any, ...], Finding] = {}
+def read_probe_results(path: Path) -> list[ProbeResult]:
+    """Read probe_results back, the last one of each key; half-written lines are passed over. No file means no probe_results."""
+    found: dict[tuple[Any, ...], ProbeResult] = {}
     for number, values in read_lines(path):
-        finding = _finding(values, f"{path}, line {number}")
-        found.pop(finding.key, None)
-        found[finding.key] = finding
+        probe_result = _finding(values, f"{path}, line {number}")
+        found.pop(probe_result.key, None)
+        found[probe_result.key] = probe_result
     return list(found.values())
 
 
-def _finding(values: Any, where: str) -> Finding:
-    names = [field.name for field in fields(Finding)]
+def _finding(values: Any, where: str) -> ProbeResult:
+    names = [field.name for field in fields(ProbeResult)]
     if not isinstance(values, dict) or not set(names) <= set(values):
         raise ValueError(f"{where}: expected an object with the keys {', '.join(names)}; got {values}")
     known = {name: values[name] for name in names}
     size = known["size"] if isinstance(known["size"], int) else tuple(known["size"])
-    return Finding(**{**known, "size": size})
+    return ProbeResult(**{**known, "size": size})

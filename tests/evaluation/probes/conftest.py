@@ -66,20 +66,20 @@ def coordinates():
 
 @pytest.fixture(scope="session")
 def measured(digits):
-    """Runs probes and gives a function that looks findings up: find(measure, case=..., twin=...) -> values."""
+    """Runs probes and gives a function that looks probe_results up: find(measure, case=..., baseline=...) -> values."""
 
     def run(model, *probes, images=16, data=digits, **options):
-        findings = list(probe(model, data, probes=probes, images=images, **options))
+        probe_results = list(probe(model, data, probes=probes, images=images, **options))
 
         def find(measure, **wanted):
-            wanted = {"twin": "model", **wanted}
-            found = [each for each in findings if each.measure == measure]
+            wanted = {"baseline": "model", **wanted}
+            found = [each for each in probe_results if each.measure == measure]
             found = [each for each in found if all(getattr(each, name) == value for name, value in wanted.items())]
             assert found, (measure, wanted)
             return [each.value for each in found]
 
-        find.findings = findings
-        find.refused = {(each.twin, each.measure): each.words for each in findings if each.value is None}
+        find.probe_results = probe_results
+        find.refused = {(each.baseline, each.measure): each.words for each in probe_results if each.value is None}
         return find
 
     return run

@@ -39,7 +39,7 @@ def test_any_encoding_minds_and_its_twin_without_does_not(tiny_model, measured, 
     find = measured(tiny_model(encoding), "order")
     assert min(find("token change", depth=2)) > 0.05
     assert min(find("logit change")) > 0.005
-    assert max(find("token change", twin="none") + find("logit change", twin="none")) < 1e-4
+    assert max(find("token change", baseline="none") + find("logit change", baseline="none")) < 1e-4
 
 
 def test_where_tokens_are_larger_than_patches_the_logits_alone_are_measured(measured):

@@ -66,7 +66,7 @@ def test_encodings_score_where_they_write_positions(tiny_model, measured, encodi
     find = measured(model, "position", images=64)
     depth = 0 if encoding == "learned" else 1
     assert low < find("r2", images="noise", case="", depth=depth)[0] < high
-    assert -0.1 < find("r2", images="noise", case="", depth=2, twin="none")[0] < 0.05
+    assert -0.1 < find("r2", images="noise", case="", depth=2, baseline="none")[0] < 0.05
 
 
 def test_rows_and_columns_are_told_apart(measured, coordinates):
@@ -102,7 +102,7 @@ def test_the_border_profile_of_a_model_that_knows_the_border_alone(measured, coo
 def test_longer_sequences_tell_scaled_from_absolute(measured, coordinates):
     for unit, holds, fails in (("scaled", "scaled", "absolute"), ("patches", "absolute", "scaled")):
         find = measured(coordinates(unit=unit), "longer", img_size=16)
-        assert {each.size for each in find.findings if each.value is not None} == {16, 24, 32, 48}
+        assert {each.size for each in find.probe_results if each.value is not None} == {16, 24, 32, 48}
         assert min(find("r2", case=holds)) > 0.999
         assert max(find("error", case=holds)) < 0.01
         assert max(value for value, each in zip(find("r2", case=fails), _of(find, fails)) if each.size != 16) < 0.9
@@ -110,9 +110,9 @@ def test_longer_sequences_tell_scaled_from_absolute(measured, coordinates):
 
 
 def _of(find, case):
-    return [each for each in find.findings if each.measure == "r2" and each.case == case and each.twin == "model"]
+    return [each for each in find.probe_results if each.measure == "r2" and each.case == case and each.baseline == "model"]
 
 
 def test_sizes_can_be_chosen_and_become_whole_patches(measured, tiny_model):
     find = measured(tiny_model("peg"), "longer", sizes=("18x33", 24))
-    assert {each.size for each in find.findings} == {16, (20, 36), 24}
+    assert {each.size for each in find.probe_results} == {16, (20, 36), 24}

@@ -1,4 +1,4 @@
-"""The whole: any library's model, the three twins, what cannot run, and the command."""
+"""The whole: any library's model, the three baselines, what cannot run, and the command."""
 
 import json
 from dataclasses import replace
@@ -8,7 +8,7 @@ import torch
 
 import cpvt
 from cpvt.cli import main
-from cpvt.results.probe_results import TWINS, read_findings
+from cpvt.results.probe_results import BASELINES, read_probe_results
 from cpvt.results.folders import PROBE_RESULTS
 from cpvt.evaluation.probes import PROBES
 from cpvt.adapters import adapter_of
@@ -16,14 +16,14 @@ from cpvt.adapters import adapter_of
 
 def test_every_probe_runs_on_our_own_model_with_its_three_twins(tiny_model, measured):
     find = measured(tiny_model("peg"), *PROBES)
-    assert {(each.probe, each.twin) for each in find.findings} == {(name, twin) for name in PROBES for twin in TWINS}
+    assert {(each.probe, each.baseline) for each in find.probe_results} == {(name, baseline) for name in PROBES for baseline in BASELINES}
     assert find.refused == {}
-    assert len({each.key for each in find.findings}) == len(find.findings)
+    assert len({each.key for each in find.probe_results}) == len(find.probe_results)
 
 
 def test_the_same_seed_finds_the_same_and_another_another(tiny_model, measured):
     first, again, other = (
-        [each.value for each in measured(tiny_model("peg"), "order", "position", seed=seed).findings]
+        [each.value for each in measured(tiny_model("peg"), "order", "position", seed=seed).probe_results]
         for seed in (0, 0, 1)
     )
     assert first == again
@@ -61,11 +61,11 @@ def test_models_of_other_makers_are_probed(make, measured):
     torch.nn.init.normal_(table, std=3)  # a trained one would stand out as well
     find = measured(model, "order", "translation", "position", "attention", images=24)
     assert find("token change", depth=2)
-    assert max(find("token change", depth=2, twin="none")) < 1e-4
+    assert max(find("token change", depth=2, baseline="none")) < 1e-4
     assert max(find("r2", images="noise", case="", depth=0)) > 0.6
     assert find("distance", case="head 2", depth=2)
     assert find("accuracy", case="circular, not shifted")
-    assert {each.twin for each in find.findings if each.value is not None} == set(TWINS)
+    assert {each.baseline for each in find.probe_results if each.value is not None} == set(BASELINES)
 
 
 def test_a_classifier_without_spatial_tokens_says_so_and_the_rest_runs(measured):
@@ -82,7 +82,7 @@ def test_where_the_patch_is_not_known_either_pixels_alone_are_shifted(measured):
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(256, 10))
     find = measured(model, "order", "translation", img_size=16)
     assert "the patch size of 'Sequential' is not known" in find.refused["model", "predictions"]
-    assert {each.case for each in find.findings if each.measure == "same prediction"} == {
+    assert {each.case for each in find.probe_results if each.measure == "same prediction"} == {
         "circular, 1 pixel", "crop, 1 pixel",
     }  # fmt: skip
     assert "cannot be multiplied" in find.refused["model", "predictions, canvas"]
@@ -119,7 +119,7 @@ def test_without_labels_accuracy_alone_is_left_out(tiny_model, measured, digits)
     data = replace(digits, name="unlabelled", class_names=(), train=None, test=Unlabelled(digits.test))
     find = measured(tiny_model("peg"), "translation", "position", data=data)
     assert find.refused == {("model", "accuracy"): "'unlabelled' has no labels, so accuracy is left out"}
-    assert not [each for each in find.findings if each.measure == "accuracy" and each.value is not None]
+    assert not [each for each in find.probe_results if each.measure == "accuracy" and each.value is not None]
     assert find("same prediction", case="crop, 1 patch")
     assert find("r2")
 
@@ -140,7 +140,7 @@ def test_numbers_that_are_none_are_said(tiny_model, measured):
 
 def test_a_model_of_unknown_size_is_probed_at_that_of_the_images(coordinates, measured):
     find = measured(coordinates(), "position")
-    assert {each.size for each in find.findings if each.value is not None} == {32}
+    assert {each.size for each in find.probe_results if each.value is not None} == {32}
 
 
 @pytest.mark.parametrize(
@@ -171,8 +171,8 @@ def test_from_the_command_to_the_page(capsys, tmp_path, tiny_run, tiny_folder):
     main(["probe", str(tiny_run), "--data", str(tiny_folder), "--out", str(out), "--images", "4", "--sizes", "12"])
     said = capsys.readouterr().out.splitlines()
     last = json.loads(said[-1])
-    found = read_findings(out / PROBE_RESULTS)
-    assert last["findings"] == len(found) > 100
+    found = read_probe_results(out / PROBE_RESULTS)
+    assert last["probe_results"] == len(found) > 100
     assert last["refused"] == 0
     assert None not in last["headlines"].values()
     assert any("encoding off" in line for line in said)

@@ -46,14 +46,14 @@ def test_what_is_equivariant_moves_with_circular_shifts(tiny_model, measured, en
 def test_what_knows_the_border_or_the_place_does_not(tiny_model, measured, encoding):
     find = measured(tiny_model(encoding), "translation")
     assert min(find("token error", case="circular, 1 patch", depth=2)) > 0.02
-    assert max(find("token error", case="circular, 1 patch", depth=2, twin="none")) < 1e-5
+    assert max(find("token error", case="circular, 1 patch", depth=2, baseline="none")) < 1e-5
 
 
 def test_on_a_canvas_a_model_without_encoding_moves_exactly(tiny_model, measured):
     find = measured(tiny_model("none"), "translation")
     assert max(find("token error", case="canvas, 1 patch")) < 1e-5
     assert find("same prediction", case="canvas, 2 patches") == [1]
-    assert {each.size for each in find.findings if each.case.startswith("canvas")} == {32}
+    assert {each.size for each in find.probe_results if each.case.startswith("canvas")} == {32}
 
 
 def test_accuracy_stands_beside_and_counts_right_answers(measured, digits):

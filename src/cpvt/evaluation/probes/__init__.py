@@ -12,17 +12,17 @@ from cpvt.results.checkpoints import Checkpoint, as_adapter
 from cpvt.config import ProbeConfig, Size, Watch, ignore_progress, options_from, sides, takes_options
 from cpvt.data import DataSet, open_data
 from cpvt.runtime.files import append_rows
-from cpvt.results.probe_results import TWINS, Finding
+from cpvt.results.probe_results import BASELINES, ProbeResult
 from cpvt.results.folders import ARRAYS, PROBE_RESULTS
 from cpvt.evaluation.probes import attention, islam, order, position, translation
-from cpvt.evaluation.probes.images import Album
-from cpvt.evaluation.probes.context import Sides, Study
+from cpvt.evaluation.probes.images import ProbeDataset
+from cpvt.evaluation.probes.context import Sides, ProbeContext
 from cpvt.evaluation.probes.adapter import check_labels, fit_transform, patch_of, read_grids, training_sides
 from cpvt.adapters import UnsupportedError, UnsupportedSizeError, ModelAdapter
 
-__all__ = ["PROBES", "Album", "Finding", "Study", "probe"]
+__all__ = ["PROBES", "ProbeDataset", "ProbeResult", "ProbeContext", "probe"]
 
-Part = Callable[[Study], Iterator[Finding]]
+Part = Callable[[ProbeContext], Iterator[ProbeResult]]
 PROBES: dict[str, dict[str, Part]] = {  # name -> its parts, each of which may fail alone
     "order": {"tokens": order.tokens, "predictions": order.predictions},
     "translation": {
@@ -45,22 +45,22 @@ def probe(
     out: str | Path | None = None,
     on_progress: Watch = ignore_progress,
     **options: Any,
-) -> Iterator[Finding]:
-    """Measure what a model knows of positions; yields each finding as it is made, of the model and of its twins.
+) -> Iterator[ProbeResult]:
+    """Measure what a model knows of positions; yields each probe_result as it is made, of the model and of its baselines.
 
-    The twins are the null of every probe: `untrained` has the same architecture with fresh random weights, `none` the same
+    The baselines are the null of every probe: `untrained` has the same architecture with fresh random weights, `none` the same
     weights with its positional encoding off. model: a folder that `train` wrote, "timm:NAME", "hf:PATH_OR_NAME",
     "torchvision:NAME" (`checkpoint`: a file with its weights), or any module or callable from images (B, C, H, W) to
     logits, or to tokens as a tensor, dict or tuple. data: a data set or its name; labels are needed for accuracy alone.
     out: a folder to whose findings.jsonl everything is added. Options are those of `cpvt.config.ProbeConfig`; `probes` are
     names of PROBES, by default all, and `sizes` for `longer` are brought to the next multiple of the patch. What a model
-    has not, or refuses, gives findings without a value that say why; the rest runs. Raises TypeError for an option that
+    has not, or refuses, gives probe_results without a value that say why; the rest runs. Raises TypeError for an option that
     does not exist, ValueError for names that mean nothing.
     """
     return _probe(options_from(ProbeConfig, options, model=model, data=data, out=out), on_progress)
 
 
-def _probe(config: ProbeConfig, on_progress: Watch) -> Iterator[Finding]:
+def _probe(config: ProbeConfig, on_progress: Watch) -> Iterator[ProbeResult]:
     unknown = [name for name in config.probes if name not in PROBES]
     if unknown:
         raise ValueError(f"probes must be among {', '.join(PROBES)}; got {', '.join(config.probes)}")
@@ -72,7 +72,7 @@ def _probe(config: ProbeConfig, on_progress: Watch) -> Iterator[Finding]:
     wanted = training_sides(adapter, data, config.img_size)
     grids, missing = read_grids(adapter, wanted, transform)
     patch = patch_of(adapter, wanted, grids)
-    album = Album(
+    dataset = ProbeDataset(
         data,
         transform,
         adapter.device,
@@ -82,43 +82,43 @@ def _probe(config: ProbeConfig, on_progress: Watch) -> Iterator[Finding]:
         config.on_bad_image,
         config.token_budget,
     )
-    study = Study(
-        adapter, adapter.name, TWINS[0], album, wanted, _larger(config.sizes, wanted, patch or 1), grids, missing, patch,
+    context = ProbeContext(
+        adapter, adapter.name, BASELINES[0], dataset, wanted, _larger(config.sizes, wanted, patch or 1), grids, missing, patch,
         has_labels=False, arrays=None if config.out is None else Path(config.out) / ARRAYS,
     )  # fmt: skip
-    for finding in _findings(study, config.probes or tuple(PROBES), on_progress):
+    for probe_result in _findings(context, config.probes or tuple(PROBES), on_progress):
         if config.out is not None:
-            append_rows(Path(config.out) / PROBE_RESULTS, [finding])
-        yield finding
+            append_rows(Path(config.out) / PROBE_RESULTS, [probe_result])
+        yield probe_result
 
 
-def _findings(study: Study, probes: Sequence[str], on_progress: Watch) -> Iterator[Finding]:
-    complaint = check_labels(study)
+def _findings(context: ProbeContext, probes: Sequence[str], on_progress: Watch) -> Iterator[ProbeResult]:
+    complaint = check_labels(context)
     if complaint is not None:
-        yield replace(study, probe="translation").cannot("accuracy", UnsupportedError(complaint))
+        yield replace(context, probe="translation").cannot("accuracy", UnsupportedError(complaint))
     parts = [(name, label, part) for name in probes for label, part in PROBES[name].items()]
-    done, steps = 0, len(TWINS) * len(parts)
-    for twin in TWINS:
+    done, steps = 0, len(BASELINES) * len(parts)
+    for baseline in BASELINES:
         try:
-            adapter = _twin(study, twin)
+            adapter = _twin(context, baseline)
         except UnsupportedError as error:
-            yield replace(study, probe="twins", twin=twin).cannot(twin, error)
+            yield replace(context, probe="baselines", baseline=baseline).cannot(baseline, error)
             done += len(parts)
             continue
         for name, label, part in parts:
-            mine = replace(study, adapter=adapter, twin=twin, probe=name, has_labels=complaint is None)
+            mine = replace(context, adapter=adapter, baseline=baseline, probe=name, has_labels=complaint is None)
             try:
                 yield from part(mine)
             except (UnsupportedError, UnsupportedSizeError) as error:
                 yield mine.cannot(label, error)
             done += 1
-            on_progress("probes", done, steps, f"{twin}: {name}, {label}")
+            on_progress("probes", done, steps, f"{baseline}: {name}, {label}")
 
 
-def _twin(study: Study, twin: str) -> ModelAdapter:
-    if twin == "untrained":
-        return study.adapter.untrained(study.album.seed)
-    return study.adapter.without_positions() if twin == "none" else study.adapter
+def _twin(context: ProbeContext, baseline: str) -> ModelAdapter:
+    if baseline == "untrained":
+        return context.adapter.untrained(context.dataset.seed)
+    return context.adapter.without_positions() if baseline == "none" else context.adapter
 
 
 def _larger(larger: Sequence[Size], training: Sides, patch: int) -> list[Sides]:

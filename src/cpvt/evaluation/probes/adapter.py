@@ -7,7 +7,7 @@ import torch
 
 from cpvt.config import Size, sides
 from cpvt.data import DataSet, Transform
-from cpvt.evaluation.probes.context import Sides, Study, logits_of
+from cpvt.evaluation.probes.context import Sides, ProbeContext, logits_of
 from cpvt.grids import Grid
 from cpvt.adapters import UnsupportedError, UnsupportedSizeError, ModelAdapter
 
@@ -64,14 +64,14 @@ def patch_of(adapter: ModelAdapter, wanted: Sides, grids: dict[int, Grid]) -> in
     return max(1, min(wanted[0] // h for h, _ in grids.values()))
 
 
-def check_labels(study: Study) -> str | None:
+def check_labels(context: ProbeContext) -> str | None:
     """Why accuracy cannot be measured, or None where it can: it takes logits, and classes that are the model's."""
-    data, adapter = study.album.data, study.adapter
-    images, labels = next(study.album.batches("natural", study.sides))
+    data, adapter = context.dataset.data, context.adapter
+    images, labels = next(context.dataset.batches("natural", context.sides))
     if not data.class_names or bool((labels < 0).any()):
         return f"'{data.name}' has no labels, so accuracy is left out"
     try:
-        classes = logits_of(study.at(study.sides), images[:1]).shape[1]
+        classes = logits_of(context.at(context.sides), images[:1]).shape[1]
     except (UnsupportedError, UnsupportedSizeError) as error:
         return str(error)
     names = adapter.class_names

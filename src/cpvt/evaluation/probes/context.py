@@ -1,4 +1,4 @@
-"""What every probe is given: one twin of one model, the images it is shown, and how findings are written down."""
+"""What every probe is given: one baseline of one model, the images it is shown, and how probe_results are written down."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from cpvt.results.probe_results import Finding, finite
-from cpvt.evaluation.probes.images import Album
+from cpvt.results.probe_results import ProbeResult, finite
+from cpvt.evaluation.probes.images import ProbeDataset
 from cpvt.grids import Grid
 from cpvt.adapters import UnsupportedError, UnsupportedSizeError, ModelAdapter
 
@@ -20,13 +20,13 @@ Sides = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class Study:
-    """One twin of one model before one probe."""
+class ProbeContext:
+    """One baseline of one model before one probe."""
 
     adapter: ModelAdapter
-    model: str  # as findings call it, whichever the twin
-    twin: str
-    album: Album
+    model: str  # as probe_results call it, whichever the baseline
+    baseline: str
+    dataset: ProbeDataset
     sides: Sides  # the training size, pixels, whole patches
     larger: Sequence[Sides]  # sizes above it
     grids: dict[int, Grid]  # depth -> grid of tokens at the training size; empty where there are no spatial tokens
@@ -36,7 +36,7 @@ class Study:
     arrays: Path | None = None  # folder for what is no number
     probe: str = ""
 
-    def finding(
+    def probe_result(
         self,
         measure: str,
         value: float | None,
@@ -48,22 +48,22 @@ class Study:
         spread: float | None = None,
         count: int = 0,
         words: str = "",
-    ) -> Finding:
+    ) -> ProbeResult:
         """A number of this probe; a value that is none (NaN) is said to be so."""
         height, width = sides or self.sides
         known = None if value is None else finite(value)
         spread = None if spread is None or count < 2 else finite(spread)
         if value is not None and known is None:
             words = f"the value came to {value}"
-        return Finding(
-            self.model, self.album.data.name, self.probe, measure, case, self.twin, depth, images,
-            height if height == width else (height, width), self.album.seed, known,
+        return ProbeResult(
+            self.model, self.dataset.data.name, self.probe, measure, case, self.baseline, depth, images,
+            height if height == width else (height, width), self.dataset.seed, known,
             spread, count, words,
         )  # fmt: skip
 
-    def cannot(self, what: str, error: Exception, sides: Sides | None = None) -> Finding:
+    def cannot(self, what: str, error: Exception, sides: Sides | None = None) -> ProbeResult:
         """That a part of this probe cannot run, and why."""
-        return self.finding(what, None, sides=sides, words=str(error), images="")
+        return self.probe_result(what, None, sides=sides, words=str(error), images="")
 
     def at(self, sides: Sides) -> ModelAdapter:
         """The adapter made ready for images of these sides."""
@@ -104,13 +104,13 @@ def logits_of(adapter: ModelAdapter, images: Tensor) -> Tensor:
         raise UnsupportedError(str(error)) from error
 
 
-def each_size(study: Study, what: str, measure: Callable[[Sides], Iterator[Finding]]) -> Iterator[Finding]:
+def each_size(context: ProbeContext, what: str, measure: Callable[[Sides], Iterator[ProbeResult]]) -> Iterator[ProbeResult]:
     """Measure at every larger size; one that the model refuses is said, and the others go on."""
-    for sides in study.larger:
+    for sides in context.larger:
         try:
             yield from measure(sides)
         except (UnsupportedError, UnsupportedSizeError) as error:
-            yield study.cannot(what, error, sides)
+            yield context.cannot(what, error, sides)
 
 
 @dataclass

@@ -33,7 +33,7 @@ class _Numbered:
 
 
 @dataclass
-class Album:
+class ProbeDataset:
     """A seeded choice of a data set's test images, or of its training images where it has no others."""
 
     data: DataSet

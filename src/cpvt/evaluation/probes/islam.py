@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cpvt.results.probe_results import Finding
+from cpvt.results.probe_results import ProbeResult
 from cpvt.evaluation.probes.images import KINDS
 from cpvt.evaluation.probes.readout import Readout, Sums
-from cpvt.evaluation.probes.context import Study
+from cpvt.evaluation.probes.context import ProbeContext
 
 SIDE = 28  # of the resized tokens
 IMAGES = 64  # at most, to fit on and to test on: each gives 676 places
@@ -50,38 +50,38 @@ def neighbourhoods(tokens: Tensor) -> Tensor:
     return F.unfold(resized, 3).transpose(1, 2)
 
 
-def maps(study: Study) -> Iterator[Finding]:
+def maps(context: ProbeContext) -> Iterator[ProbeResult]:
     """Spearman's correlation (SPC) and mean absolute error (MAE) of each map, on all four kinds of image."""
     targets = target_maps()
     truth = torch.stack(list(targets.values()), dim=-1).flatten(0, 1)  # (676, maps)
     for fitted_on, tested_on in (("natural", KINDS), ("noise", ("noise",))):
-        solved = _fit(study, fitted_on, truth)
+        solved = _fit(context, fitted_on, truth)
         suffix = "" if fitted_on == "natural" else ", fitted on noise"
         for kind in tested_on:
-            found = _read(study, solved, kind)  # (images, 676, maps)
+            found = _read(context, solved, kind)  # (images, 676, maps)
             errors, correlations = (found - truth).abs().mean(1), correlation(found, truth)
             for number, name in enumerate(targets):
                 for measure, values in (("spearman", correlations[:, number]), ("mae", errors[:, number])):
-                    yield study.finding(
-                        measure, float(values.mean()), case=name + suffix, depth=study.last, images=kind,
+                    yield context.probe_result(
+                        measure, float(values.mean()), case=name + suffix, depth=context.last, images=kind,
                         spread=float(values.std(correction=0)), count=len(values),
                     )  # fmt: skip
 
 
-def _fit(study: Study, kind: str, truth: Tensor) -> Readout:
+def _fit(context: ProbeContext, kind: str, truth: Tensor) -> Readout:
     sums = Sums()
-    for features in _features(study, kind, "fit"):
+    for features in _features(context, kind, "fit"):
         sums.add(features.flatten(0, 1), truth.repeat(len(features), 1))
     return sums.solve()
 
 
-def _read(study: Study, solved: Readout, kind: str) -> Tensor:
-    return torch.cat([solved(features).cpu() for features in _features(study, kind, "test")])
+def _read(context: ProbeContext, solved: Readout, kind: str) -> Tensor:
+    return torch.cat([solved(features).cpu() for features in _features(context, kind, "test")])
 
 
-def _features(study: Study, kind: str, part: str) -> Iterator[Tensor]:
-    depth, adapter, seen = study.last, study.at(study.sides), 0
-    for images, _ in study.album.batches(kind, study.sides, part):
+def _features(context: ProbeContext, kind: str, part: str) -> Iterator[Tensor]:
+    depth, adapter, seen = context.last, context.at(context.sides), 0
+    for images, _ in context.dataset.batches(kind, context.sides, part):
         tokens = adapter.token_maps(images[: IMAGES - seen])[depth]
         yield from map(neighbourhoods, tokens.split(AT_A_TIME))
         seen += len(tokens)

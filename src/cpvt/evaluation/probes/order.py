@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cpvt.results.probe_results import Finding
-from cpvt.evaluation.probes.context import Change, Study, logits_of
+from cpvt.results.probe_results import ProbeResult
+from cpvt.evaluation.probes.context import Change, ProbeContext, logits_of
 from cpvt.adapters import UnsupportedError
 
 KINDS = ("natural", "noise")
@@ -30,17 +30,17 @@ def permute_patches(images: Tensor, patch: int, order: Tensor) -> Tensor:
     return moved.flatten(4, 5).flatten(2, 3)
 
 
-def tokens(study: Study) -> Iterator[Finding]:
+def tokens(context: ProbeContext) -> Iterator[ProbeResult]:
     """At each depth, how far the tokens of permuted patches, put back in order, lie from those of the image."""
-    study.need_tokens()
-    adapter, patch = study.at(study.sides), study.need_patch()
-    grid = (study.sides[0] // patch, study.sides[1] // patch)
-    depths = [depth for depth, each in study.grids.items() if each == grid]
+    context.need_tokens()
+    adapter, patch = context.at(context.sides), context.need_patch()
+    grid = (context.sides[0] // patch, context.sides[1] // patch)
+    depths = [depth for depth, each in context.grids.items() if each == grid]
     if not depths:
-        raise UnsupportedError(f"'{study.model}' keeps no token for each patch, so tokens cannot be put back in order")
+        raise UnsupportedError(f"'{context.model}' keeps no token for each patch, so tokens cannot be put back in order")
     for kind in KINDS:
         changes, means = {depth: Change() for depth in depths}, {depth: Change() for depth in depths}
-        for images, order in _permuted(study, kind):
+        for images, order in _permuted(context, kind):
             before = adapter.token_maps(images)
             after = adapter.token_maps(permute_patches(images, patch, order))
             for depth in depths:
@@ -51,29 +51,29 @@ def tokens(study: Study) -> Iterator[Finding]:
         for name, found in (("token change", changes), ("mean token change", means)):
             for depth, change in found.items():
                 value, spread, count = change.numbers
-                yield study.finding(name, value, depth=depth, images=kind, spread=spread, count=count)
+                yield context.probe_result(name, value, depth=depth, images=kind, spread=spread, count=count)
 
 
-def predictions(study: Study) -> Iterator[Finding]:
+def predictions(context: ProbeContext) -> Iterator[ProbeResult]:
     """How far logits move, relative to their length, and how many predictions change."""
-    adapter, patch = study.at(study.sides), study.need_patch()
+    adapter, patch = context.at(context.sides), context.need_patch()
     for kind in KINDS:
         changes, flips = [], []
-        for images, order in _permuted(study, kind):
+        for images, order in _permuted(context, kind):
             before = logits_of(adapter, images)
             after = logits_of(adapter, permute_patches(images, patch, order))
             changes.append(((after - before).norm(dim=1) / before.norm(dim=1).clamp_min(1e-12)).cpu())
             flips.append((after.argmax(1) != before.argmax(1)).cpu())
         change, flip = torch.cat(changes), torch.cat(flips).double()
         spread = float(change.std(correction=0))
-        yield study.finding("logit change", float(change.mean()), images=kind, spread=spread, count=len(change))
-        yield study.finding("predictions changed", float(flip.mean()), images=kind, count=len(flip))
+        yield context.probe_result("logit change", float(change.mean()), images=kind, spread=spread, count=len(change))
+        yield context.probe_result("predictions changed", float(flip.mean()), images=kind, count=len(flip))
 
 
-def _permuted(study: Study, kind: str) -> Iterator[tuple[Tensor, Tensor]]:
+def _permuted(context: ProbeContext, kind: str) -> Iterator[tuple[Tensor, Tensor]]:
     """Each batch of images, and a new order for their patches."""
-    patch = study.need_patch()
-    count = (study.sides[0] // patch) * (study.sides[1] // patch)
-    for number, (images, _) in enumerate(study.album.batches(kind, study.sides)):
-        draw = np.random.default_rng((study.album.seed, number))
+    patch = context.need_patch()
+    count = (context.sides[0] // patch) * (context.sides[1] // patch)
+    for number, (images, _) in enumerate(context.dataset.batches(kind, context.sides)):
+        draw = np.random.default_rng((context.dataset.seed, number))
         yield images, torch.from_numpy(draw.permutation(count)).to(images.device)

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cpvt.results.probe_results import Finding
+from cpvt.results.probe_results import ProbeResult
 from cpvt.evaluation.probes.readout import Readout, Sums
-from cpvt.evaluation.probes.context import Sides, Study, each_size
+from cpvt.evaluation.probes.context import Sides, ProbeContext, each_size
 from cpvt.grids import Grid
 
 KINDS = ("noise", "natural")
@@ -41,41 +41,41 @@ def explained(found: Tensor, expected: Tensor) -> Tensor:
     return 1 - (found - expected).square().sum((1, 2)) / variance.where(variance > 0, torch.nan)
 
 
-def fit(study: Study, kind: str) -> dict[int, Readout]:
+def fit(context: ProbeContext, kind: str) -> dict[int, Readout]:
     """A readout for each depth, from half of the images at the training size."""
-    study.need_tokens()
-    adapter, sums = study.at(study.sides), {depth: Sums() for depth in study.grids}
-    for images, _ in study.album.batches(kind, study.sides, "fit"):
+    context.need_tokens()
+    adapter, sums = context.at(context.sides), {depth: Sums() for depth in context.grids}
+    for images, _ in context.dataset.batches(kind, context.sides, "fit"):
         for depth, tokens in adapter.token_maps(images).items():
             targets = coordinates((tokens.shape[1], tokens.shape[2])).expand(len(tokens), -1, -1, -1)
             sums[depth].add(tokens.flatten(0, 2), targets.flatten(0, 2))
     return {depth: each.solve() for depth, each in sums.items()}
 
 
-def read(study: Study, readouts: dict[int, Readout], kind: str, sides: Sides) -> dict[int, Tensor]:
+def read(context: ProbeContext, readouts: dict[int, Readout], kind: str, sides: Sides) -> dict[int, Tensor]:
     """What each depth's readout says of the other half of the images, (images, h, w, 2)."""
-    adapter, found = study.at(sides), {depth: list[Tensor]() for depth in readouts}
-    for images, _ in study.album.batches(kind, sides, "test"):
+    adapter, found = context.at(sides), {depth: list[Tensor]() for depth in readouts}
+    for images, _ in context.dataset.batches(kind, sides, "test"):
         for depth, tokens in adapter.token_maps(images).items():
             found[depth].append(readouts[depth](tokens).cpu())
     return {depth: torch.cat(each) for depth, each in found.items()}
 
 
-def readout(study: Study) -> Iterator[Finding]:
+def readout(context: ProbeContext) -> Iterator[ProbeResult]:
     """R2 at the training size, of both axes and of each; and how it falls with the distance from the border."""
     for kind in KINDS:
-        for depth, found in read(study, fit(study, kind), kind, study.sides).items():
+        for depth, found in read(context, fit(context, kind), kind, context.sides).items():
             expected = coordinates((found.shape[1], found.shape[2]))
             each = explained(found, expected)
             both = each.nanmean(1)
-            yield study.finding("r2", float(both.mean()), depth=depth, images=kind,
+            yield context.probe_result("r2", float(both.mean()), depth=depth, images=kind,
                                 spread=float(both.std(correction=0)), count=len(found))  # fmt: skip
             for axis, values in zip(("row", "column"), each.T):
-                yield study.finding("r2", float(values.mean()), case=axis, depth=depth, images=kind, count=len(found))
-            yield from _border(study, found, expected, depth, kind)
+                yield context.probe_result("r2", float(values.mean()), case=axis, depth=depth, images=kind, count=len(found))
+            yield from _border(context, found, expected, depth, kind)
 
 
-def _border(study: Study, found: Tensor, expected: Tensor, depth: int, kind: str) -> Iterator[Finding]:
+def _border(context: ProbeContext, found: Tensor, expected: Tensor, depth: int, kind: str) -> Iterator[ProbeResult]:
     """Mean absolute error of the readings, in patches, of tokens so many tokens from the nearest edge.
 
     Beside it that of a guess at the middle of the image. Not R2: the variance of the coordinates differs from ring to
@@ -90,25 +90,25 @@ def _border(study: Study, found: Tensor, expected: Tensor, depth: int, kind: str
         here = distance == ring
         for name, values in (("border error", error[:, here]), ("border guess", guess[here])):
             value = float(values.mean())
-            yield study.finding(name, value, case=f"distance {ring}", depth=depth, images=kind, count=len(found))
+            yield context.probe_result(name, value, case=f"distance {ring}", depth=depth, images=kind, count=len(found))
 
 
-def longer(study: Study) -> Iterator[Finding]:
+def longer(context: ProbeContext) -> Iterator[ProbeResult]:
     """The readout fitted at the training size, tested there and at larger ones, by two conventions of the same reading.
 
     scaled: row and column from -1 to 1, whatever the size. absolute: rows and columns counted in patches from the top left,
     so that most of a larger image lies beyond anything the readout was fitted on.
     """
     for kind in KINDS:
-        readouts = fit(study, kind)
+        readouts = fit(context, kind)
 
-        def measure(sides: Sides, kind: str = kind, readouts: dict[int, Readout] = readouts) -> Iterator[Finding]:
-            for depth, found in read(study, readouts, kind, sides).items():
+        def measure(sides: Sides, kind: str = kind, readouts: dict[int, Readout] = readouts) -> Iterator[ProbeResult]:
+            for depth, found in read(context, readouts, kind, sides).items():
                 grid = (found.shape[1], found.shape[2])
                 expected = coordinates(grid)
                 conventions = {
                     "scaled": (found, expected),
-                    "absolute": (in_patches(found, study.grids[depth]), in_patches(expected, grid)),
+                    "absolute": (in_patches(found, context.grids[depth]), in_patches(expected, grid)),
                 }
                 for case, (reading, target) in conventions.items():
                     both, error = explained(reading, target).nanmean(1), (reading - target).abs().mean()
@@ -119,8 +119,8 @@ def longer(study: Study) -> Iterator[Finding]:
                         "sides": sides,
                         "count": len(found),
                     }
-                    yield study.finding("r2", float(both.mean()), spread=float(both.std(correction=0)), **about)
-                    yield study.finding("error", float(error), **about)
+                    yield context.probe_result("r2", float(both.mean()), spread=float(both.std(correction=0)), **about)
+                    yield context.probe_result("error", float(error), **about)
 
-        yield from measure(study.sides)
-        yield from each_size(study, "readout", measure)
+        yield from measure(context.sides)
+        yield from each_size(context, "readout", measure)

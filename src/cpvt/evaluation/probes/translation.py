@@ -13,17 +13,17 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from cpvt.results.probe_results import Finding
-from cpvt.evaluation.probes.context import Change, Sides, Study, logits_of
+from cpvt.results.probe_results import ProbeResult
+from cpvt.evaluation.probes.context import Change, Sides, ProbeContext, logits_of
 from cpvt.adapters import ModelAdapter
 
 WAYS = ("circular", "canvas", "crop")
 KINDS = ("natural", "noise")
 
 
-def shifts(study: Study) -> dict[str, int]:
+def shifts(context: ProbeContext) -> dict[str, int]:
     """Words on each shift -> pixels; by a pixel alone where the patch is not known."""
-    return {"1 pixel": 1} | ({"1 patch": study.stride, "2 patches": 2 * study.stride} if study.patch else {})
+    return {"1 pixel": 1} | ({"1 patch": context.stride, "2 patches": 2 * context.stride} if context.patch else {})
 
 
 def shift(images: Tensor, way: str, pixels: int, stride: int) -> Tensor:
@@ -47,16 +47,16 @@ def overlap(before: Tensor, after: Tensor, way: str, rows: int, columns: int) ->
     return before[:, : before.shape[1] - rows, : before.shape[2] - columns], after[:, rows:, columns:]
 
 
-def maps(study: Study, way: str) -> Iterator[Finding]:
+def maps(context: ProbeContext, way: str) -> Iterator[ProbeResult]:
     """At each depth, how far the tokens of shifted images, moved back, lie from those of the images as they were."""
-    study.need_tokens()
-    stride = study.stride
-    adapter, shown = _ready(study, way)
+    context.need_tokens()
+    stride = context.stride
+    adapter, shown = _ready(context, way)
     for kind in KINDS:
         changes: dict[tuple[str, int], Change] = {}
-        for images, _ in study.album.batches(kind, _read(study, way)):
+        for images, _ in context.dataset.batches(kind, _read(context, way)):
             before = adapter.token_maps(shift(images, way, 0, stride))
-            for words, pixels in shifts(study).items():
+            for words, pixels in shifts(context).items():
                 if pixels % stride:
                     continue  # token maps cannot be moved by part of a token
                 after = adapter.token_maps(shift(images, way, pixels, stride))
@@ -67,42 +67,42 @@ def maps(study: Study, way: str) -> Iterator[Finding]:
                         changes.setdefault((words, depth), Change()).add(pair[1], pair[0])
         for (words, depth), change in changes.items():
             value, spread, count = change.numbers
-            yield study.finding("token error", value, case=f"{way}, {words}", depth=depth, images=kind, sides=shown,
+            yield context.probe_result("token error", value, case=f"{way}, {words}", depth=depth, images=kind, sides=shown,
                                 spread=spread, count=count)  # fmt: skip
 
 
-def predictions(study: Study, way: str) -> Iterator[Finding]:
+def predictions(context: ProbeContext, way: str) -> Iterator[ProbeResult]:
     """The share of images whose prediction stays, beside the accuracy before and after."""
-    stride = study.stride
-    adapter, shown = _ready(study, way)
+    stride = context.stride
+    adapter, shown = _ready(context, way)
     names: dict[str, list[Tensor]] = {"": []}
     labels = []
-    for images, classes in study.album.batches("natural", _read(study, way)):
+    for images, classes in context.dataset.batches("natural", _read(context, way)):
         labels.append(classes)
-        for words, pixels in {"": 0, **shifts(study)}.items():
+        for words, pixels in {"": 0, **shifts(context)}.items():
             found = logits_of(adapter, shift(images, way, pixels, stride)).argmax(1).cpu()
             names.setdefault(words, []).append(found)
     guessed, right = {words: torch.cat(each) for words, each in names.items()}, torch.cat(labels)
     for words, guess in guessed.items():
         case, count = f"{way}, {words or 'not shifted'}", len(guess)
         if words:
-            yield study.finding(
+            yield context.probe_result(
                 "same prediction", float((guess == guessed[""]).double().mean()), case=case, sides=shown, count=count
             )
-        if study.has_labels:
-            yield study.finding(
+        if context.has_labels:
+            yield context.probe_result(
                 "accuracy", float((guess == right).double().mean()), case=case, sides=shown, count=count
             )
 
 
-def _ready(study: Study, way: str) -> tuple[ModelAdapter, Sides]:
+def _ready(context: ProbeContext, way: str) -> tuple[ModelAdapter, Sides]:
     """The adapter, and the size that it is shown."""
-    extra = 4 * study.stride if way == "canvas" else 0
-    shown = (study.sides[0] + extra, study.sides[1] + extra)
-    return study.at(shown), shown
+    extra = 4 * context.stride if way == "canvas" else 0
+    shown = (context.sides[0] + extra, context.sides[1] + extra)
+    return context.at(shown), shown
 
 
-def _read(study: Study, way: str) -> Sides:
+def _read(context: ProbeContext, way: str) -> Sides:
     """The size at which images are read before they are shifted."""
-    extra = 2 * study.stride if way == "crop" else 0
-    return study.sides[0] + extra, study.sides[1] + extra
+    extra = 2 * context.stride if way == "crop" else 0
+    return context.sides[0] + extra, context.sides[1] + extra

@@ -36,13 +36,13 @@ def config(tmp_path, tiny_folder):
 
 
 def interrupt(name, at):
-    """A watch that ends the run when so much of a thing is done."""
+    """A on_progress that ends the run when so much of a thing is done."""
 
-    def watch(what, done, total, words):
+    def on_progress(what, done, total, words):
         if what == name and done >= at:
             raise KeyboardInterrupt
 
-    return watch
+    return on_progress
 
 
 def set_up(config):
@@ -76,13 +76,13 @@ def test_a_test_that_was_cut_off_is_run_again(config, tmp_path, epoch):
     whole = [line["test_accuracy"] for line in history(train(replace(config, out=str(tmp_path / "whole"))))]
     tests = []
 
-    def watch(what, done, total, words):
+    def on_progress(what, done, total, words):
         tests.append(what == "test")
         if sum(tests) == epoch:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(config, watch)
+        train(config, on_progress)
     assert len(history(config.out)) == epoch
     train(config)
     assert [line["test_accuracy"] for line in history(config.out)] == whole

@@ -18,7 +18,7 @@ from cpvt.config.legacy import RENAMED, current
 TOKEN_BUDGET = 4096  # patches that go through a model at a time, where images have sizes of their own
 POOLS = {"cls": "token", "gap": "avg"}  # as rows and the command line say it -> as timm and ModelConfig say it
 Size = int | tuple[int, int]  # side, or height and width, in pixels
-Watch = Callable[[str, int, int, str], None]  # told (what, steps done, steps in all, words on how it goes)
+ProgressCallback = Callable[[str, int, int, str], None]  # told (what, steps done, steps in all, words on how it goes)
 Ranges = dict[str, tuple[str, ...]]  # a name of RANGES -> the options that must be in it
 RANGES: dict[str, Callable[[Any], bool]] = {
     "1 or more": lambda number: number >= 1,
@@ -32,7 +32,7 @@ RANGES: dict[str, Callable[[Any], bool]] = {
 
 
 def ignore_progress(name: str, done: int, total: int, words: str) -> None:
-    """The Watch that shows nothing."""
+    """The ProgressCallback that shows nothing."""
 
 
 class Options:

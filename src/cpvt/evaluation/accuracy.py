@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cpvt.runtime import distributed
-from cpvt.config import TOKEN_BUDGET, Watch, ignore_progress
+from cpvt.config import TOKEN_BUDGET, ProgressCallback, ignore_progress
 from cpvt.data import Batch, DataSet, Preprocessing, load_batches, load_packs, load_stream
 from cpvt.runtime.memory import mark_memory, peak_memory
 from cpvt.adapters import ModelAdapter
@@ -73,7 +73,7 @@ def measure(
     count: int,
     classes: int,
     name: str = "test",
-    watch: Watch = ignore_progress,
+    on_progress: ProgressCallback = ignore_progress,
 ) -> Score:
     """Count how many of `count` images a model names right, batch by batch. UnsupportedSizeError where it refuses them.
 
@@ -82,7 +82,7 @@ def measure(
     is that of all of them.
     """
     score, device, start = Score(), adapter.device, time.perf_counter()
-    held, watch = _mark(device), watch if distributed.is_main_process() else ignore_progress
+    held, on_progress = _mark(device), on_progress if distributed.is_main_process() else ignore_progress
     for batch in batches:
         read = len(batch.labels)
         score.skipped += len(batch.skipped)
@@ -99,7 +99,7 @@ def measure(
         score.total += read
         score.shrunk += batch.shrunk
         score.fill += batch.padding_fraction * read
-        watch(name, score.total + score.skipped, count, f"accuracy {score.correct / max(1, score.total):.1%}")
+        on_progress(name, score.total + score.skipped, count, f"accuracy {score.correct / max(1, score.total):.1%}")
     score.seconds, score.peak_memory = time.perf_counter() - start, max(0, _peak(device) - held)
     if distributed.is_distributed():
         _add_up(score, count, device)

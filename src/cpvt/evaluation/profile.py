@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from cpvt.results.checkpoints import Checkpoint, load
-from cpvt.config import Watch, ignore_progress, sides
+from cpvt.config import ProgressCallback, ignore_progress, sides
 from cpvt.data import DataSet, Preprocessing
 from cpvt.runtime.files import read_json, write_json
 from cpvt.results.folders import ARRAYS, CHECKPOINT, PROFILE, SAMPLE, attention_file
@@ -32,7 +32,7 @@ class ProfiledModel:
 
 
 def look_closer(
-    folder: Path, models: Sequence[ProfiledModel], data: DataSet, device: str, watch: Watch = ignore_progress
+    folder: Path, models: Sequence[ProfiledModel], data: DataSet, device: str, on_progress: ProgressCallback = ignore_progress
 ) -> None:
     """Measure speed and attention of every profiled and write looks.json and arrays/ into the folder.
 
@@ -49,7 +49,7 @@ def look_closer(
     sample, label = data.test.read(0, np.random.default_rng((0, 0, 0)))
     checkpoints = [load(profiled.run, device) for profiled in there]
     (folder / ARRAYS).mkdir(exist_ok=True)
-    for profiled, checkpoint, rates in zip(there, checkpoints, _speeds(checkpoints, watch)):
+    for profiled, checkpoint, rates in zip(there, checkpoints, _speeds(checkpoints, on_progress)):
         preprocessing = Preprocessing(checkpoint.transform, "resize", sides(checkpoint.config.img_size))
         image = preprocessing(sample, np.random.default_rng(0))
         np.save(folder / ARRAYS / SAMPLE, image.numpy())
@@ -71,7 +71,7 @@ def _look(checkpoint: Checkpoint, image: torch.Tensor, path: Path) -> dict[str, 
     return {"block": block, "grid": list(grid)}
 
 
-def _speeds(checkpoints: list[Checkpoint], watch: Watch) -> list[list[float]]:
+def _speeds(checkpoints: list[Checkpoint], on_progress: ProgressCallback) -> list[list[float]]:
     """Images a second of each model's forward at its training size, taken in turn so that all meet the same machine."""
     config = checkpoints[0].config
     device = next(checkpoints[0].model.parameters()).device
@@ -84,5 +84,5 @@ def _speeds(checkpoints: list[Checkpoint], watch: Watch) -> list[list[float]]:
                 checkpoint.model(images).sum().item()
                 if turn:  # the first is a warm-up
                     rate.append(BATCH / (time.perf_counter() - start))
-            watch("speed", turn, ROUNDS, f"{median(rates[0] or [0]):.0f} images/s")
+            on_progress("speed", turn, ROUNDS, f"{median(rates[0] or [0]):.0f} images/s")
     return rates

@@ -14,7 +14,7 @@ from cpvt.config import (
     ModelConfig,
     Size,
     SweepConfig,
-    Watch,
+    ProgressCallback,
     ignore_progress,
     options_from,
     sides,
@@ -47,7 +47,7 @@ def sweep(
     data: str | DataSet | None = None,
     sizes: Sequence[Size | str] = (),
     *,
-    on_progress: Watch = ignore_progress,
+    on_progress: ProgressCallback = ignore_progress,
     **options: Any,
 ) -> Iterator[Row]:
     """Test a model at sizes it was not trained at; yields a row per protocol and size as it is measured.
@@ -65,7 +65,7 @@ def sweep(
     return _sweep(config, on_progress)
 
 
-def _sweep(config: SweepConfig, on_progress: Watch) -> Iterator[Row]:
+def _sweep(config: SweepConfig, on_progress: ProgressCallback) -> Iterator[Row]:
     model: Any = config.model
     if isinstance(model, (str, Path)) and is_run(model) and not is_external(str(model)) and config.checkpoint is None:
         model = load(model, config.device)
@@ -147,7 +147,7 @@ def _transform_of(adapter: ModelAdapter, data: DataSet, largest: int) -> Transfo
 
 
 def _measure_at(
-    adapter: ModelAdapter, size: Size, protocol: str, batches: Iterable[Batch], data: DataSet, on_progress: Watch
+    adapter: ModelAdapter, size: Size, protocol: str, batches: Iterable[Batch], data: DataSet, on_progress: ProgressCallback
 ) -> tuple[ModelAdapter, Score]:
     """The adapter as it was made ready for the size, and its score; a refusal is a score too."""
     ready, count = adapter, count_test(data)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from cpvt.results.checkpoints import load, provenance
-from cpvt.config import CompareConfig, Size, TrainConfig, Watch, ignore_progress, refuse_other, sides
+from cpvt.config import CompareConfig, Size, TrainConfig, ProgressCallback, ignore_progress, refuse_other, sides
 from cpvt.data import DataSet, open_data
 from cpvt.data.protocols import TABLE as PROTOCOLS
 from cpvt.encodings import TABLE as ENCODINGS
@@ -58,7 +58,7 @@ class _Task:
 
 
 def compare(
-    config: CompareConfig, watch: Watch = ignore_progress, on_row: Callable[[Row], None] = lambda row: None
+    config: CompareConfig, on_progress: ProgressCallback = ignore_progress, on_row: Callable[[Row], None] = lambda row: None
 ) -> Path:
     """Train, test and measure what `config` says; returns the folder, from which `cpvt.report` draws the page.
 
@@ -95,7 +95,7 @@ def compare(
         append_rows(folder / ROWS, [row])
         on_row(row)
 
-    listeners: dict[str, Callable[..., Any]] = {"row": keep, "progress": watch}
+    listeners: dict[str, Callable[..., Any]] = {"row": keep, "progress": on_progress}
 
     def hear(kind: str, *what: Any) -> None:
         listeners[kind](*what)
@@ -107,9 +107,9 @@ def compare(
         run_tasks(_run_in_worker, unfinished, process_pool(parallel, _threads(parallel)), hear)
     else:
         for task in unfinished:
-            _run(task, data, watch, keep)
+            _run(task, data, on_progress, keep)
     look_closer(
-        folder, [_adapter(task) for task in tasks if task.training.seed == config.seeds[0]], data, config.device, watch
+        folder, [_adapter(task) for task in tasks if task.training.seed == config.seeds[0]], data, config.device, on_progress
     )
     return folder
 
@@ -211,17 +211,17 @@ def _adapter(task: _Task) -> ProfiledModel:
     return ProfiledModel(f"{slug(encoding)}-{pool}", encoding, pool, task.training.out)
 
 
-def _run(task: _Task, data: DataSet, watch: Watch, keep: Callable[[Row], None]) -> None:
-    def watch_task(step: str, done: int, total: int, words: str) -> None:
-        watch(f"{task.name}: {step}" if step != "train" else task.name, done, total, words)
+def _run(task: _Task, data: DataSet, on_progress: ProgressCallback, keep: Callable[[Row], None]) -> None:
+    def on_task_progress(step: str, done: int, total: int, words: str) -> None:
+        on_progress(f"{task.name}: {step}" if step != "train" else task.name, done, total, words)
 
-    folder = train(task.training, watch_task, data, task.setup)
+    folder = train(task.training, on_task_progress, data, task.setup)
     checkpoint = load(folder, task.training.device)
     for protocol, size in task.tests:
         source = task.training.dataset
         rows = sweep(
             checkpoint, data, [size], protocols=(protocol,), crop_pct=source.crop_pct,
-            on_bad_image=source.on_bad_image, on_progress=watch_task,
+            on_bad_image=source.on_bad_image, on_progress=on_task_progress,
         )  # fmt: skip
         for row in rows:
             keep(row)
@@ -250,7 +250,7 @@ def _threads(parallel: int) -> int:
 def _run_in_worker(task: _Task, tell: Tell) -> None:
     said = 0.0
 
-    def watch(*progress: Any) -> None:
+    def on_progress(*progress: Any) -> None:
         nonlocal said
         _, done, total, _ = progress
         if done == total or time.monotonic() - said > 0.2:
@@ -258,4 +258,4 @@ def _run_in_worker(task: _Task, tell: Tell) -> None:
             tell("progress", *progress)
 
     source = task.training.dataset
-    _run(task, open_data(source.data, source.data_dir), watch, lambda row: tell("row", row))
+    _run(task, open_data(source.data, source.data_dir), on_progress, lambda row: tell("row", row))

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from cpvt.results.checkpoints import load, pick_device, provenance, read_record
-from cpvt.config import ExternalConfig, RetrofitConfig, TrainConfig, Watch, ignore_progress, refuse_other
+from cpvt.config import ExternalConfig, RetrofitConfig, TrainConfig, ProgressCallback, ignore_progress, refuse_other
 from cpvt.data import open_data
 from cpvt.runtime.files import append_rows, read_json, write_json
 from cpvt.results.folders import CONTROL_RUN, RETROFIT, ROWS
@@ -25,7 +25,7 @@ BEFORE, CONTROL = "as it came", "trained on, no PEG"
 
 
 def retrofit_and_test(
-    config: RetrofitConfig, watch: Watch = ignore_progress, on_row: Callable[[Row], None] = lambda row: None
+    config: RetrofitConfig, on_progress: ProgressCallback = ignore_progress, on_row: Callable[[Row], None] = lambda row: None
 ) -> Path:
     """Test a model, train it on as it is (the control) and retrofitted, test both; returns the folder of the run.
 
@@ -56,7 +56,7 @@ def retrofit_and_test(
             if (label, protocol, size) in done:
                 continue
             bad = config.dataset.on_bad_image
-            for row in sweep(adapter, data, [size], protocols=(protocol,), on_bad_image=bad, on_progress=watch):
+            for row in sweep(adapter, data, [size], protocols=(protocol,), on_bad_image=bad, on_progress=on_progress):
                 row = replace(row, model=name, encoding=label, seed=config.seed)
                 append_rows(folder / ROWS, [row])
                 on_row(row)
@@ -65,8 +65,8 @@ def retrofit_and_test(
     test(before, BEFORE)
     if config.control and wanted.train_only == "all":  # with PEGs alone to learn, the model as it came is the control
         control = replace(untouched, out=str(folder / CONTROL_RUN))
-        test(load(train(control, watch, data, setup), config.device).adapter, CONTROL)
-    test(load(train(training, watch, data, setup), config.device).adapter, describe_retrofit(asdict(wanted)))
+        test(load(train(control, on_progress, data, setup), config.device).adapter, CONTROL)
+    test(load(train(training, on_progress, data, setup), config.device).adapter, describe_retrofit(asdict(wanted)))
     return folder
 
 

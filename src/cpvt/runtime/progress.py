@@ -21,7 +21,7 @@ class _Messages(logging.Handler):
 
 
 class Bars:
-    """Draws one bar per thing under way. Use as a context; call it as a Watch: (name, done, total or 0 if unknown, words)."""
+    """Draws one bar per thing under way. Use as a context; call it as a ProgressCallback: (name, done, total or 0 if unknown, words)."""
 
     def __init__(self, log_every: float = 15.0) -> None:
         from rich.console import Console

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from cpvt.runtime import distributed
-from cpvt.config import TrainConfig, Watch, ignore_progress
+from cpvt.config import TrainConfig, ProgressCallback, ignore_progress
 from cpvt.data import DataSet, open_data
 from cpvt.training.backend import Backend
 from cpvt.training.build import PUBLISHED, TrainingSetup, build_model, open_teacher
@@ -24,7 +24,7 @@ __all__ = [
 
 
 def train(
-    config: TrainConfig, watch: Watch = ignore_progress, data: DataSet | None = None, setup: TrainingSetup | None = None
+    config: TrainConfig, on_progress: ProgressCallback = ignore_progress, data: DataSet | None = None, setup: TrainingSetup | None = None
 ) -> Path:
     """Train what `config` says and return the folder of the run, which `cpvt.load` reads.
 
@@ -49,5 +49,5 @@ def train(
     criterion = Criterion(config.optim, len(data.class_names), teacher)
     with handle_sigterm() as stop:
         trainer = Trainer(config, setup, model, data, backend, criterion)
-        trainer.fit(watch if distributed.is_main_process() else ignore_progress, stop)
+        trainer.fit(on_progress if distributed.is_main_process() else ignore_progress, stop)
     return Path(config.out)

@@ -17,7 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from cpvt.runtime import distributed
 from cpvt.results.checkpoints import load
-from cpvt.config import TrainConfig, Watch, sides
+from cpvt.config import TrainConfig, ProgressCallback, sides
 from cpvt.data import Batch, DataSet, Preprocessing
 from cpvt.adapters.retrofit import fade_share, set_absolute_share
 from cpvt.evaluation.accuracy import count_test, load_test, measure
@@ -71,7 +71,7 @@ class Trainer:
         self.checkpointer = Checkpointer(config, parts, record, setup.sampler.images)
         self.progress, self.pending = Progress(), Metrics()  # pending: of this process, since the last reduction
 
-    def fit(self, watch: Watch, stop: Stop) -> None:
+    def fit(self, on_progress: ProgressCallback, stop: Stop) -> None:
         """Train to the end, from where an interrupted run stopped.
 
         Raises StoppedError where `stop` was asked for, DivergedError where the loss or a weight is no longer a number.
@@ -79,17 +79,17 @@ class Trainer:
         self.progress = self.checkpointer.restore(streamed=self.data.train is None)
         if self.progress.epoch and not self.progress.step:  # interrupted between the files of a save, or before a test
             self.checkpointer.save(self.progress)
-            self._test_if_due(watch, stop)
+            self._test_if_due(on_progress, stop)
         while self.progress.epoch < self.config.optim.epochs:
-            self.train_epoch(watch, stop)
+            self.train_epoch(on_progress, stop)
             self._end_epoch()
-            self._test_if_due(watch, stop)
+            self._test_if_due(on_progress, stop)
         distributed.barrier()
         if distributed.is_main_process():
             remove_state(self.checkpointer.folder)
         self.backend.finish()
 
-    def train_epoch(self, watch: Watch, stop: Stop) -> None:
+    def train_epoch(self, on_progress: ProgressCallback, stop: Stop) -> None:
         """Take the steps that are left of the epoch."""
         self.model.train()
         progress, steps = self.progress, self.setup.sampler.steps(self.progress.epoch)
@@ -99,7 +99,7 @@ class Trainer:
             progress.step, progress.seconds = progress.step + 1, time.perf_counter() - began
             is_last = progress.step == len(steps)
             if progress.step % self.reduce_every == 0 or is_last:
-                self._reduce(watch, stop, is_last)
+                self._reduce(on_progress, stop, is_last)
 
     def train_step(self, batch: Batch, step: Step) -> None:
         """Learn from one batch, in parts that fit the memory; gradients are means over the images of all processes."""
@@ -168,7 +168,7 @@ class Trainer:
         for model in (self.module, *([] if self.average is None else [self.average.module])):
             set_absolute_share(model, fade_share(step + 1, self.steps, end=retrofit.fade_end))
 
-    def _reduce(self, watch: Watch, stop: Stop, is_last: bool) -> None:
+    def _reduce(self, on_progress: ProgressCallback, stop: Stop, is_last: bool) -> None:
         """Add up what all processes counted since the last reduction; report, save and stop as is due."""
         progress, metrics = self.progress, self.progress.metrics
         flags = [stop.asked, distributed.is_main_process() and self.checkpointer.is_due]
@@ -179,7 +179,7 @@ class Trainer:
             raise self.checkpointer.diverged("the loss is no longer a number", progress)
         loss, accuracy, rate = metrics.mean("loss"), metrics.mean("correct"), metrics.images / progress.seconds
         words = f"loss {loss:.3f}  accuracy {accuracy:.1%}  {rate:.0f} images/s"
-        watch("train", progress.total, self.steps, words)
+        on_progress("train", progress.total, self.steps, words)
         values = {"loss": loss, "accuracy": accuracy, "lr": self._rate(), "images_per_second": rate}
         self.backend.log(values, progress.total)
         if stopped or (is_due and not is_last):
@@ -212,7 +212,7 @@ class Trainer:
         progress.next_epoch()
         self.checkpointer.save(progress)
 
-    def _test_if_due(self, watch: Watch, stop: Stop) -> None:
+    def _test_if_due(self, on_progress: ProgressCallback, stop: Stop) -> None:
         """Test the weights just saved at the training size and note the accuracy, after every so many epochs."""
         progress, every, source = self.progress, self.config.test_every, self.config.dataset
         due = every and (progress.epoch % every == 0 or progress.epoch == self.config.optim.epochs)
@@ -223,7 +223,7 @@ class Trainer:
         preprocessing = Preprocessing(self.setup.preprocessing.transform, "resize", sides(self.setup.model.img_size))
         batches = load_test(self.data, preprocessing, 64, on_bad_image=source.on_bad_image, workers=source.workers)
         count, classes = count_test(self.data), len(self.data.class_names)
-        score = measure(adapter, until_stopped(batches, stop), count, classes, "test", watch)
+        score = measure(adapter, until_stopped(batches, stop), count, classes, "test", on_progress)
         if distributed.all_reduce_max(float(stop.asked)):
             raise StoppedError(
                 f"stopped in a test, as the system asked; {self.checkpointer.describe_kept()}. "

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cpvt.results.checkpoints import Checkpoint, as_adapter
-from cpvt.config import ProbeConfig, Size, Watch, ignore_progress, options_from, sides, takes_options
+from cpvt.config import ProbeConfig, Size, ProgressCallback, ignore_progress, options_from, sides, takes_options
 from cpvt.data import DataSet, open_data
 from cpvt.runtime.files import append_rows
 from cpvt.results.probe_results import BASELINES, ProbeResult
@@ -43,7 +43,7 @@ def probe(
     data: str | DataSet = "digits",
     *,
     out: str | Path | None = None,
-    on_progress: Watch = ignore_progress,
+    on_progress: ProgressCallback = ignore_progress,
     **options: Any,
 ) -> Iterator[ProbeResult]:
     """Measure what a model knows of positions; yields each probe_result as it is made, of the model and of its baselines.
@@ -60,7 +60,7 @@ def probe(
     return _probe(options_from(ProbeConfig, options, model=model, data=data, out=out), on_progress)
 
 
-def _probe(config: ProbeConfig, on_progress: Watch) -> Iterator[ProbeResult]:
+def _probe(config: ProbeConfig, on_progress: ProgressCallback) -> Iterator[ProbeResult]:
     unknown = [name for name in config.probes if name not in PROBES]
     if unknown:
         raise ValueError(f"probes must be among {', '.join(PROBES)}; got {', '.join(config.probes)}")
@@ -92,7 +92,7 @@ def _probe(config: ProbeConfig, on_progress: Watch) -> Iterator[ProbeResult]:
         yield probe_result
 
 
-def _findings(context: ProbeContext, probes: Sequence[str], on_progress: Watch) -> Iterator[ProbeResult]:
+def _findings(context: ProbeContext, probes: Sequence[str], on_progress: ProgressCallback) -> Iterator[ProbeResult]:
     complaint = check_labels(context)
     if complaint is not None:
         yield replace(context, probe="translation").cannot("accuracy", UnsupportedError(complaint))

@@ -7,17 +7,17 @@ import pytest
 import torch
 from PIL import Image
 
-from cpvt.data import SampleSpec, Transform, Variation, Preprocessing, load_plan
+from cpvt.data import SampleSpec, Transform, Augmentation, Preprocessing, load_plan
 from cpvt.data.augmentation import AUTO_AUGMENTS
 
 TRANSFORMS = {
     "L": Transform(mean=(0.1,), std=(0.5,), crop_ratio=1.0),
     "RGB": Transform(mean=(0.1, 0.3, 0.5), std=(0.5, 0.2, 0.25), crop_ratio=1.0),
 }
-EVERY = [Variation(auto_augment=words) for words in (*AUTO_AUGMENTS, "rand-m5-n3-tweights", "3a")]
-EVERY += [Variation(color_jitter=0.4), Variation(erasing=1.0), Variation(AUTO_AUGMENTS[0], 0.4, 0.5)]
+EVERY = [Augmentation(auto_augment=words) for words in (*AUTO_AUGMENTS, "rand-m5-n3-tweights", "3a")]
+EVERY += [Augmentation(color_jitter=0.4), Augmentation(erasing=1.0), Augmentation(AUTO_AUGMENTS[0], 0.4, 0.5)]
 KINDS = ("resized-crop", "crop", "canvas", "native-mirrored")
-every_variation = pytest.mark.parametrize("variation", EVERY, ids=str)
+every_variation = pytest.mark.parametrize("augmentation", EVERY, ids=str)
 every_kind = pytest.mark.parametrize("kind", KINDS)
 
 
@@ -36,8 +36,8 @@ def seed_all(seed):
     torch.manual_seed(seed)
 
 
-def preprocessing_of(kind, variation, mode="RGB", sides=(10, 12)):
-    return Preprocessing(TRANSFORMS[mode], kind, sides, variation=variation)
+def preprocessing_of(kind, augmentation, mode="RGB", sides=(10, 12)):
+    return Preprocessing(TRANSFORMS[mode], kind, sides, augmentation=augmentation)
 
 
 @pytest.mark.parametrize("mode", TRANSFORMS)
@@ -64,7 +64,7 @@ def test_colours_are_changed_as_timm_changes_them(words):
     timm = rand_augment_transform(words, {**fill, "interpolation": Image.Resampling.BICUBIC})
     changed = 0
     for seed in range(20):
-        ours = Variation(words).recolour(noise(), (10, 12), "bicubic", transform.mean, draw(seed))
+        ours = Augmentation(words).apply(noise(), (10, 12), "bicubic", transform.mean, draw(seed))
         seed_all(int(draw(seed).integers(2**31)))
         assert np.array_equal(ours, timm(noise()))
         changed += not np.array_equal(ours, noise())
@@ -74,8 +74,8 @@ def test_colours_are_changed_as_timm_changes_them(words):
 @every_variation
 @every_kind
 @pytest.mark.parametrize("mode", TRANSFORMS)
-def test_what_is_seen_follows_from_the_generator_alone(variation, kind, mode):
-    preprocessing, image = preprocessing_of(kind, variation, mode), noise(mode=mode)
+def test_what_is_seen_follows_from_the_generator_alone(augmentation, kind, mode):
+    preprocessing, image = preprocessing_of(kind, augmentation, mode), noise(mode=mode)
     seen = [preprocessing(image, draw(seed)) for seed in range(12)]
     seed_all(1)
     assert all(torch.equal(preprocessing(image, draw(seed)), seen[seed]) for seed in reversed(range(12)))
@@ -85,8 +85,8 @@ def test_what_is_seen_follows_from_the_generator_alone(variation, kind, mode):
 
 @every_variation
 @every_kind
-def test_variation_changes_what_is_seen_and_neither_its_shape_nor_the_image_read(variation, kind):
-    preprocessing, plain, image = preprocessing_of(kind, variation), preprocessing_of(kind, Variation()), noise()
+def test_variation_changes_what_is_seen_and_neither_its_shape_nor_the_image_read(augmentation, kind):
+    preprocessing, plain, image = preprocessing_of(kind, augmentation), preprocessing_of(kind, Augmentation()), noise()
     pairs = [(preprocessing(image, draw(seed)), plain(noise(), draw(seed))) for seed in range(12)]
     assert all(varied.shape == whole.shape for varied, whole in pairs)
     assert not all(torch.equal(varied, whole) for varied, whole in pairs)
@@ -95,20 +95,20 @@ def test_variation_changes_what_is_seen_and_neither_its_shape_nor_the_image_read
 
 @every_variation
 @every_kind
-def test_no_variation_touches_the_global_generators(variation, kind):
+def test_no_variation_touches_the_global_generators(augmentation, kind):
     def states():
         name, key, *rest = np.random.get_state()  # noqa: NPY002
         return random.getstate(), (name, key.tolist(), *rest), torch.get_rng_state().tolist()
 
     seed_all(2)
     before = states()
-    preprocessing_of(kind, variation)(noise(), draw())
+    preprocessing_of(kind, augmentation)(noise(), draw())
     assert states() == before
 
 
 @every_kind
 def test_erasing_fills_a_rectangle_with_noise_in_its_share_of_the_images(kind):
-    preprocessing, plain = preprocessing_of(kind, Variation(erasing=0.25)), preprocessing_of(kind, Variation())
+    preprocessing, plain = preprocessing_of(kind, Augmentation(erasing=0.25)), preprocessing_of(kind, Augmentation())
     erased = 0
     for seed in range(200):
         different = (preprocessing(noise(), draw(seed)) != plain(noise(), draw(seed))).any(0)
@@ -122,7 +122,7 @@ def test_erasing_fills_a_rectangle_with_noise_in_its_share_of_the_images(kind):
 
 @every_kind
 def test_erased_parts_differ_from_pixel_to_pixel(kind):
-    preprocessing, plain = preprocessing_of(kind, Variation(erasing=1.0)), preprocessing_of(kind, Variation())
+    preprocessing, plain = preprocessing_of(kind, Augmentation(erasing=1.0)), preprocessing_of(kind, Augmentation())
     tensor = preprocessing(noise(), draw())
     filled = tensor[tensor != plain(noise(), draw())]
     assert len(filled) > 3
@@ -130,7 +130,7 @@ def test_erased_parts_differ_from_pixel_to_pixel(kind):
 
 
 def test_colour_jitter_gives_way_to_auto_augment():
-    both, one = (preprocessing_of("resized-crop", Variation(AUTO_AUGMENTS[0], jitter)) for jitter in (0.8, 0.0))
+    both, one = (preprocessing_of("resized-crop", Augmentation(AUTO_AUGMENTS[0], jitter)) for jitter in (0.8, 0.0))
     for seed in range(20):
         assert torch.equal(both(noise(), draw(seed)), one(noise(), draw(seed)))
 
@@ -138,8 +138,8 @@ def test_colour_jitter_gives_way_to_auto_augment():
 @every_kind
 def test_colour_jitter_leaves_shapes_and_fill_alone(kind):
     grey = Image.new("RGB", (6, 6), (100, 100, 100))
-    tensor = preprocessing_of(kind, Variation(color_jitter=0.8))(grey, draw(1))
-    plain = preprocessing_of(kind, Variation())(grey, draw(1))
+    tensor = preprocessing_of(kind, Augmentation(color_jitter=0.8))(grey, draw(1))
+    plain = preprocessing_of(kind, Augmentation())(grey, draw(1))
     assert torch.equal(tensor == 0, plain == 0)
     assert not torch.equal(tensor, plain)
     seen = tensor[0][tensor[0] != 0]
@@ -151,7 +151,7 @@ def test_colour_jitter_leaves_shapes_and_fill_alone(kind):
 def test_the_strongest_changes_are_made_too(words, mode):
     # of these, posterising keeps no bit, which Pillow refuses since version 13
     draws = [
-        Variation(words).recolour(noise(mode=mode), (10, 12), "bicubic", TRANSFORMS[mode].mean, draw(n))
+        Augmentation(words).apply(noise(mode=mode), (10, 12), "bicubic", TRANSFORMS[mode].mean, draw(n))
         for n in range(60)
     ]
     assert len({image.tobytes() for image in draws}) > 30
@@ -167,7 +167,7 @@ class Images:
 
 @pytest.mark.parametrize("kind", ["resized-crop", "crop"])
 def test_a_image_is_varied_alike_whoever_reads_it_and_after_whatever(kind):
-    preprocessing = preprocessing_of(kind, Variation(AUTO_AUGMENTS[0], erasing=0.5))
+    preprocessing = preprocessing_of(kind, Augmentation(AUTO_AUGMENTS[0], erasing=0.5))
 
     def read(numbers, workers, **options):
         plan = [[SampleSpec(number, copy) for copy in range(2)] for number in numbers]
@@ -190,25 +190,25 @@ def test_a_image_is_varied_alike_whoever_reads_it_and_after_whatever(kind):
 )  # fmt: skip
 def test_words_that_timm_does_not_know_are_an_error_that_shows_some(words):
     with pytest.raises(ValueError, match=f"such as rand-m9-mstd0.5-inc1, original, augmix-m5-w4-d2; got '{words}'"):
-        Variation(words)
+        Augmentation(words)
 
 
 @pytest.mark.parametrize("options", [{"color_jitter": -0.1}, {"erasing": 1.1}, {"erasing": -0.1}])
 def test_shares_that_make_no_sense(options):
     with pytest.raises(ValueError, match=r"0 to 1 of the images have a part erased; got color_jitter .* and erasing"):
-        Variation(**options)
+        Augmentation(**options)
 
 
 @pytest.mark.parametrize("kind", ["resize", "native"])
-@pytest.mark.parametrize("variation", [Variation("original"), Variation(color_jitter=0.1), Variation(erasing=0.1)])
-def test_images_to_test_with_are_not_varied(kind, variation):
-    with pytest.raises(ValueError, match=f"'{kind}' shows images to test with, which are not varied; got Variation"):
-        preprocessing_of(kind, variation)
+@pytest.mark.parametrize("augmentation", [Augmentation("original"), Augmentation(color_jitter=0.1), Augmentation(erasing=0.1)])
+def test_images_to_test_with_are_not_varied(kind, augmentation):
+    with pytest.raises(ValueError, match=f"'{kind}' shows images to test with, which are not varied; got Augmentation"):
+        preprocessing_of(kind, augmentation)
 
 
 @pytest.mark.parametrize("interpolation", ["lanczos", "box", "nearest"])
 def test_every_interpolation_goes_with_auto_augment(interpolation):
     transform = Transform((0.5,) * 3, (0.5,) * 3, interpolation=interpolation)
-    preprocessing = Preprocessing(transform, "resized-crop", (8, 9), variation=Variation("rand-m9-n8"))
+    preprocessing = Preprocessing(transform, "resized-crop", (8, 9), augmentation=Augmentation("rand-m9-n8"))
     for seed in range(10):
         assert preprocessing(noise(), draw(seed)).isfinite().all()

@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __all__ = [
-    "BadImageError", "Batch", "DataSet", "Encoded", "SampleSpec", "Split", "Stream", "Transform", "Variation", "Preprocessing",
+    "BadImageError", "Batch", "DataSet", "Encoded", "SampleSpec", "Split", "Stream", "Transform", "Augmentation", "Preprocessing",
     "check_on_bad_image", "check_usable", "decode", "describe_datasets", "load_batches", "load_packs", "load_plan",
     "load_stream", "open_data", "open_stream",
 ]  # fmt: skip
@@ -22,7 +22,7 @@ def __getattr__(name: str) -> Any:
 
 
 if TYPE_CHECKING:
-    from cpvt.data.augmentation import Variation
+    from cpvt.data.augmentation import Augmentation
     from cpvt.data.base import DataSet, Encoded, Split, Stream
     from cpvt.data.datasets import describe_datasets, open_data, open_stream
     from cpvt.data.decoding import BadImageError, check_usable, decode

@@ -24,7 +24,7 @@ TURNABLE = ("nearest", "bilinear", "bicubic")  # ways of interpolation with whic
 
 
 @dataclass(frozen=True)
-class Variation:
+class Augmentation:
     """What is changed in training images beside their crop; by default nothing.
 
     timm, like DeiT, leaves `color_jitter` out where `auto_augment` is given. Raises ValueError for words that timm
@@ -47,7 +47,7 @@ class Variation:
         if self.auto_augment:
             _check_auto_augment(self.auto_augment)
 
-    def recolour(
+    def apply(
         self, image: Image.Image, sides: Sides, interpolation: str, mean: tuple[float, ...], draw: np.random.Generator
     ) -> Image.Image:
         """The image with its colours changed, and turned, sheared and so on where `auto_augment` has it.
@@ -68,7 +68,7 @@ class Variation:
             return _erasing(self.erasing)(tensor)
 
 
-UNVARIED = Variation()
+NO_AUGMENTATION = Augmentation()
 
 
 def crop(

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from cpvt.data.augmentation import UNVARIED, Variation
+from cpvt.data.augmentation import NO_AUGMENTATION, Augmentation
 from cpvt.data.base import Sides
 from cpvt.data.protocols import Protocol, find_protocol
 from cpvt.data.transform import Transform
@@ -22,19 +22,19 @@ class Preprocessing:
     kind: str
     sides: Sides
     crop_scale: tuple[float, float] = (0.35, 1.0)
-    variation: Variation = UNVARIED
+    augmentation: Augmentation = NO_AUGMENTATION
 
     def __post_init__(self) -> None:
-        if not find_protocol(self.kind).augments and self.variation != UNVARIED:
+        if not find_protocol(self.kind).augments and self.augmentation != NO_AUGMENTATION:
             raise ValueError(
-                f"'{self.kind}' shows images to test with, which are not varied; got {self.variation}. "
+                f"'{self.kind}' shows images to test with, which are not varied; got {self.augmentation}. "
                 "Choose another augmentation, or none of auto_augment, color_jitter and erasing"
             )
 
     @property
     def protocol(self) -> Protocol:
         """The protocol at these sides."""
-        return find_protocol(self.kind)(self.transform, self.sides, self.crop_scale, self.variation)
+        return find_protocol(self.kind)(self.transform, self.sides, self.crop_scale, self.augmentation)
 
     @property
     def stacks(self) -> bool:
@@ -49,7 +49,7 @@ class Preprocessing:
         """The tensor (C, H, W) that the model sees; `draw` decides what is random."""
         mode = self.transform.mode
         tensor = self.protocol(image if image.mode == mode else image.convert(mode), draw)
-        return self.variation.erase(tensor, draw)
+        return self.augmentation.erase(tensor, draw)
 
     def shrinks(self, image: Image.Image) -> bool:
         """Whether the image is larger than the longest side allowed, and is shrunk for it."""

@@ -25,7 +25,7 @@ from cpvt.results.checkpoints import (
 from cpvt.results.checkpoints import build_model as build_fresh_model
 from cpvt.config import POOLS, ExternalConfig, ModelConfig, OptimConfig, Retrofit, Size, TrainConfig, sides
 from cpvt.data import DataSet, Transform, Preprocessing
-from cpvt.data.augmentation import Variation
+from cpvt.data.augmentation import Augmentation
 from cpvt.data.protocols import AUGMENTS
 from cpvt.models import VisionTransformer
 from cpvt.models.pretrained import shipped_names
@@ -222,8 +222,8 @@ def _training_view(config: TrainConfig, data: DataSet, settings: ModelConfig | E
     augment = config.optim.augment or data.augment
     kind = AUGMENTS.get(augment, augment)
     recipe = config.optim
-    variation = Variation(recipe.aa, recipe.color_jitter, recipe.reprob)
-    preprocessing = Preprocessing(transform, kind, sides(settings.img_size), recipe.crop_scale, variation)
+    augmentation = Augmentation(recipe.aa, recipe.color_jitter, recipe.reprob)
+    preprocessing = Preprocessing(transform, kind, sides(settings.img_size), recipe.crop_scale, augmentation)
     if preprocessing.stacks or transform.longest_side is None:
         return preprocessing
     return preprocessing.at((transform.longest_side, transform.longest_side))

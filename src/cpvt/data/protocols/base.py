@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
-    from cpvt.data.augmentation import Variation
+    from cpvt.data.augmentation import Augmentation
     from cpvt.data.base import Sides
     from cpvt.data.transform import Transform
 
@@ -26,7 +26,7 @@ class Protocol(ABC):
     sides: Sides
     crop_scale: tuple[float, float]
     """Lowest and highest fraction of the area that a random resized crop keeps."""
-    augmentation: Variation
+    augmentation: Augmentation
 
     title: ClassVar[str] = ""
     """How figures, tables and pages explain it, after its name."""
@@ -53,7 +53,7 @@ class Protocol(ABC):
     def augment(self, image: Image.Image, generator: np.random.Generator) -> Image.Image:
         """Augments colours and geometry of the part of an image that is seen."""
         how, transform = self.augmentation, self.transform
-        return how.recolour(image, self.sides, transform.interpolation, transform.mean, generator)
+        return how.apply(image, self.sides, transform.interpolation, transform.mean, generator)
 
     @property
     def longest_side(self) -> int | None:

@@ -31,7 +31,7 @@ class ProfiledModel:
     run: str  # folder of its checkpoint
 
 
-def look_closer(
+def profile_models(
     folder: Path, models: Sequence[ProfiledModel], data: DataSet, device: str, on_progress: ProgressCallback = ignore_progress
 ) -> None:
     """Measure speed and attention of every profiled and write looks.json and arrays/ into the folder.

@@ -18,7 +18,7 @@ from cpvt.data.protocols import TABLE as PROTOCOLS
 from cpvt.encodings import TABLE as ENCODINGS
 from cpvt.runtime.files import append_rows, check_writable, read_json, write_json
 from cpvt.results.folders import COMPARISON, ROWS, RUNS
-from cpvt.evaluation.profile import ProfiledModel, look_closer
+from cpvt.evaluation.profile import ProfiledModel, profile_models
 from cpvt.models.registry import model_config
 from cpvt.experiments.pool import Tell, check_address, cores, import_ray, process_pool, ray_pool, run_tasks
 from cpvt.results.rows import Row, read_rows
@@ -108,7 +108,7 @@ def compare(
     else:
         for task in unfinished:
             _run(task, data, on_progress, keep)
-    look_closer(
+    profile_models(
         folder, [_adapter(task) for task in tasks if task.training.seed == config.seeds[0]], data, config.device, on_progress
     )
     return folder

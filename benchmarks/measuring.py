@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from cpvt.runtime import memory
 from cpvt.models.linear import processor
+from cpvt.runtime import memory
 
 
 @dataclass(frozen=True)

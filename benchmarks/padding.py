@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.measuring import Figure
-from cpvt.results.checkpoints import Checkpoint, load
 from cpvt.config import OptimConfig, TrainConfig
 from cpvt.data import Preprocessing, open_data
 from cpvt.models import VisionTransformer
 from cpvt.models.attention import AttentionInputs
+from cpvt.results.checkpoints import Checkpoint, load
 from cpvt.training import train
 
 SIDES, BATCH = (16, 24), 32  # sides of the canvases in patches of 4 pixels, images in a padded batch

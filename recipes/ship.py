@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from cpvt.results.checkpoints import config_from_json, load, read_record, save_checkpoint
-from cpvt.runtime.files import write_json
-from cpvt.results.folders import WEIGHTS
 from cpvt.models.pretrained import FOLDER
 from cpvt.models.registry import MODELS
+from cpvt.results.checkpoints import config_from_json, load, read_record, save_checkpoint
+from cpvt.results.folders import WEIGHTS
+from cpvt.runtime.files import write_json
 
 LARGEST = 5_000_000  # bytes that a file of weights may have
 TOLERANCE = 0.01  # by which the probability of a class may change

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from cpvt.results.checkpoints import load
 from cpvt.cli import VERBS, main
 from cpvt.data import describe_datasets
 from cpvt.data.protocols import describe_protocols
 from cpvt.encodings import TABLE, markdown_table
-from cpvt.runtime.files import append_rows
 from cpvt.models import describe_models
 from cpvt.models.pretrained import DEFAULT
+from cpvt.results.checkpoints import load
 from cpvt.results.rows import read_rows
+from cpvt.runtime.files import append_rows
 
 
 def test_list_names_all_there_is_and_ends_with_json(capsys):
@@ -64,7 +64,10 @@ MISTAKES = [  # command, what the message says; OUT does not exist, EMPTY is a f
     ("compare --out OUT --parallel 1 --model cpvt_mikro", r"unknown model 'cpvt_mikro'\. Did you mean cpvt_micro"),
     ("compare --out OUT --parallel 1 --data nowhere", r"unknown data set 'nowhere'.*Known:.*digits"),
     ("compare --out OUT --parallel 1 --pool cls max", r"pool must be one of cls, gap; got 'max'"),
-    ("compare --out OUT --parallel 1 --augment mixup", r"unknown preprocessing or augmentation 'mixup'; known: canvas, resize"),
+    (
+        "compare --out OUT --parallel 1 --augment mixup",
+        r"unknown preprocessing or augmentation 'mixup'; known: canvas, resize",
+    ),
     ("compare --out OUT --parallel 1 --interpolation cubic", r"unknown interpolation 'cubic'; known: nearest"),
     ("compare --out OUT --parallel 1 --data UNTESTED", r"'.*' has no test/ \(or val/\) to test on"),
     ("compare --out OUT --parallel 1 --canvas-sizes 32 12y", r"a side such as 48, or .* such as 48x64; got '12y'"),

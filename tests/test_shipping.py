@@ -9,10 +9,10 @@ import pytest
 import torch
 
 import cpvt
-from cpvt.results.checkpoints import save_checkpoint
 from cpvt.config.legacy import current
-from cpvt.models import shipped
+from cpvt.models import pretrained
 from cpvt.reporting.markdown import fill
+from cpvt.results.checkpoints import save_checkpoint
 
 ROOT = Path(__file__).parents[1]
 CARD = runpy.run_path(str(ROOT / "docs" / "results" / "weights" / "card.py"))
@@ -31,14 +31,14 @@ def make_run(tmp_path):
     """A finished run of the model that ships, with fresh weights, each multiplied by `scale`; `model` goes over its options."""
 
     def make(scale=1.0, training=None, **model):
-        record = json.loads(shipped.shipped_files(shipped.DEFAULT).record.read_text())
+        record = json.loads(pretrained.shipped_files(pretrained.DEFAULT).record.read_text())
         record["training"] = current(record["training"])
         record["training"] |= {"out": "/data/runs/mini", "initial_checkpoint": "/data/runs/other", **(training or {})}
         record["provenance"]["command"] = "cpvt train /home/me/r.py --out=/data/runs/mini --report-to a/b"
         record["epoch"] = record["training"]["optim"]["epochs"]
         record["model"] |= model
         torch.manual_seed(0)
-        weights = {key: scale * each for key, each in cpvt.create_model(shipped.DEFAULT).state_dict().items()}
+        weights = {key: scale * each for key, each in cpvt.create_model(pretrained.DEFAULT).state_dict().items()}
         save_checkpoint(tmp_path / "run", weights, record)
         return tmp_path / "run"
 
@@ -49,15 +49,15 @@ def test_a_shipped_run_is_the_run_rounded_and_forgets_where_it_was_made(shipping
     run, folder = make_run(), tmp_path / "weights"
     told = shipping.ship(run, folder)
     assert sorted(path.name for path in folder.iterdir()) == [
-        f"{shipped.DEFAULT}.json",
-        f"{shipped.DEFAULT}.safetensors",
+        f"{pretrained.DEFAULT}.json",
+        f"{pretrained.DEFAULT}.safetensors",
     ]
-    monkeypatch.setattr(shipped, "FOLDER", folder)
-    before, after = cpvt.load(run, "cpu"), cpvt.load(shipped.DEFAULT, "cpu")
+    monkeypatch.setattr(pretrained, "FOLDER", folder)
+    before, after = cpvt.load(run, "cpu"), cpvt.load(pretrained.DEFAULT, "cpu")
     for name, tensor in before.model.state_dict().items():
         assert torch.equal(after.model.state_dict()[name], tensor.half().float())
     training, came = after.record["training"], after.record["provenance"]
-    assert (training["out"], training["initial_checkpoint"]) == (shipped.DEFAULT, "other")
+    assert (training["out"], training["initial_checkpoint"]) == (pretrained.DEFAULT, "other")
     assert came["command"] == "cpvt train r.py --out=mini --report-to a/b"
     assert after.record["rounding"] == told._asdict()
     assert (after.transform, after.class_names) == (before.transform, before.class_names)
@@ -106,7 +106,7 @@ def test_an_unfinished_run_is_shipped_and_said_to_be_unfinished(shipping, make_r
 
 
 def test_the_card_is_what_rows_and_record_give():
-    page = shipped.CARD.read_text()
+    page = pretrained.CARD.read_text()
     assert fill(page, CARD["tables"]()) == page, "run `python docs/results/weights/card.py`"
 
 

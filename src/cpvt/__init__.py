@@ -39,20 +39,20 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:
-    from cpvt.results.checkpoints import Checkpoint as Checkpoint
-    from cpvt.results.checkpoints import load as load
-    from cpvt.experiments.compare import compare as compare
+    from cpvt.adapters.retrofit import retrofit as retrofit
     from cpvt.config import ModelConfig as ModelConfig
     from cpvt.config import TrainConfig as TrainConfig
     from cpvt.data import open_data as open_data
     from cpvt.encodings import PEG as PEG
     from cpvt.encodings import PositionalEncoding as PositionalEncoding
     from cpvt.evaluation.export import export as export
-    from cpvt.models import create_model as create_model
     from cpvt.evaluation.predict import predict as predict
     from cpvt.evaluation.probes import probe as probe
-    from cpvt.reporting import report as report
-    from cpvt.results.rows import Row as Row
-    from cpvt.adapters.retrofit import retrofit as retrofit
     from cpvt.evaluation.sweep import sweep as sweep
+    from cpvt.experiments.compare import compare as compare
+    from cpvt.models import create_model as create_model
+    from cpvt.reporting import report as report
+    from cpvt.results.checkpoints import Checkpoint as Checkpoint
+    from cpvt.results.checkpoints import load as load
+    from cpvt.results.rows import Row as Row
     from cpvt.training import train as train

@@ -30,13 +30,13 @@ if TYPE_CHECKING:
 
 
 def train(config: TrainConfig) -> dict[str, Any]:
-    from cpvt.runtime import distributed
-    from cpvt.results.checkpoints import load
     from cpvt.data import open_data
-    from cpvt.runtime.files import append_rows, read_lines
-    from cpvt.results.folders import HISTORY, ROWS
-    from cpvt.runtime.progress import Bars
     from cpvt.evaluation.sweep import sweep
+    from cpvt.results.checkpoints import load
+    from cpvt.results.folders import HISTORY, ROWS
+    from cpvt.runtime import distributed
+    from cpvt.runtime.files import append_rows, read_lines
+    from cpvt.runtime.progress import Bars
     from cpvt.training import train as run_training
 
     source = config.dataset
@@ -68,11 +68,11 @@ def train(config: TrainConfig) -> dict[str, Any]:
 def sweep(config: SweepConfig) -> dict[str, Any]:
     from pathlib import Path
 
+    from cpvt.evaluation.sweep import sweep as run_sweep
+    from cpvt.results.folders import ROWS
     from cpvt.runtime import distributed
     from cpvt.runtime.files import append_rows, check_writable
-    from cpvt.results.folders import ROWS
     from cpvt.runtime.progress import Bars
-    from cpvt.evaluation.sweep import sweep as run_sweep
 
     options = vars(config).copy()
     model, out = config.model, options.pop("out")
@@ -113,9 +113,9 @@ def retrofit(config: RetrofitConfig) -> dict[str, Any]:
 
 def probe(config: ProbeConfig) -> dict[str, Any]:
     from cpvt.evaluation.probes import probe as run_probes
-    from cpvt.runtime.progress import Bars
     from cpvt.reporting.probed import HEADLINES, Line, Probed
     from cpvt.reporting.terminal import print_probe_results
+    from cpvt.runtime.progress import Bars
 
     with Bars() as bars:
         probe_results = list(run_probes(**vars(config), on_progress=bars))
@@ -126,9 +126,9 @@ def probe(config: ProbeConfig) -> dict[str, Any]:
 
 
 def predict(config: PredictConfig) -> dict[str, Any]:
-    from cpvt.models.pretrained import introduce
     from cpvt.evaluation.predict import predict as run_prediction
     from cpvt.evaluation.predict import split_names
+    from cpvt.models.pretrained import introduce
 
     model, images = split_names(config.images)
     if model != config.images[0]:
@@ -170,16 +170,18 @@ def compare(config: CompareConfig) -> dict[str, Any]:
 def report(config: ReportConfig) -> dict[str, Any]:
     from pathlib import Path
 
-    from cpvt.results.probe_results import read_probe_results
-    from cpvt.results.folders import PROBE_REPORT, PROBE_RESULTS, SUMMARY
     from cpvt.reporting import gather
     from cpvt.reporting import report as draw_report
     from cpvt.reporting.terminal import print_probe_results
+    from cpvt.results.folders import PROBE_REPORT, PROBE_RESULTS, SUMMARY
+    from cpvt.results.probe_results import read_probe_results
 
     page = draw_report(*config.folders, out=config.out)
     rows = gather(config.folders)
     _print_table(rows)
-    probe_results = [probe_result for folder in config.folders for probe_result in read_probe_results(Path(folder) / PROBE_RESULTS)]
+    probe_results = [
+        probe_result for folder in config.folders for probe_result in read_probe_results(Path(folder) / PROBE_RESULTS)
+    ]
     if probe_results:
         print_probe_results(probe_results)
     print(f"the page: {page}")

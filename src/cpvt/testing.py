@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from cpvt.encodings import ModelShape, PositionalEncoding, create_encoding
 from cpvt.encodings.base import SYMMETRIES
-from cpvt.models.attention import Block, AttentionInputs
 from cpvt.grids import Grid, Layout
+from cpvt.models.attention import AttentionInputs, Block
 
 SHAPE = ModelShape(dim=16, depth=3, num_heads=2, grid=(4, 6))
 GRIDS = [(4, 6), (6, 4), (3, 5), (1, 7), (7, 1), (1, 1), (9, 2)]

@@ -16,9 +16,9 @@ import torchvision
 from torch.testing import assert_close
 
 import cpvt
+from cpvt.adapters.retrofit import ABSOLUTE, fade_share, parameter_groups, retrofit, set_absolute_share
 from cpvt.encodings import PEG
 from cpvt.ops import reference
-from cpvt.adapters.retrofit import ABSOLUTE, fade_share, parameter_groups, retrofit, set_absolute_share
 
 transformers = pytest.importorskip("transformers")
 

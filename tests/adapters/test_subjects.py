@@ -9,7 +9,15 @@ import torchvision
 from torch import nn
 
 import cpvt
-from cpvt.adapters import UnsupportedError, UnsupportedSizeError, ModelAdapter, build, hugging_face, open_adapter, adapter_of
+from cpvt.adapters import (
+    ModelAdapter,
+    UnsupportedError,
+    UnsupportedSizeError,
+    adapter_of,
+    build,
+    hugging_face,
+    open_adapter,
+)
 
 TIMM = "timm:vit_tiny_patch16_224(patch_size=8, embed_dim=32, depth=2, num_heads=2)"
 REGISTERS = "timm:vit_base_patch14_reg4_dinov2(patch_size=8, embed_dim=32, depth=2, num_heads=2)"

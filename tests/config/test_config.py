@@ -7,11 +7,10 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
-from cpvt.training.starting import is_finished
+from cpvt.training.resume import is_finished
 
 import cpvt
 from cpvt import config as configs
-from cpvt.results.checkpoints import read_record
 from cpvt.cli import main, parse
 from cpvt.config import (
     CompareConfig,
@@ -26,6 +25,7 @@ from cpvt.config import (
 from cpvt.config.base import RANGES, Options, check_ranges, differences
 from cpvt.config.legacy import RENAMED, current
 from cpvt.models.pretrained import DEFAULT, shipped_files
+from cpvt.results.checkpoints import read_record
 
 
 def train(**options):

@@ -8,9 +8,9 @@ import pytest
 
 from cpvt.cli import main, parse
 from cpvt.config import OptimConfig, Retrofit
+from cpvt.config.recipes import deit, read_recipe
 from cpvt.data import open_data
 from cpvt.models.registry import model_config
-from cpvt.config.recipes import deit, read_recipe
 from cpvt.training import check
 
 RECIPES = sorted(Path("recipes").glob("[a-z]*_*.py"))

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cpvt.data import SampleSpec, Transform, Augmentation, Preprocessing, load_plan
+from cpvt.data import Augmentation, Preprocessing, SampleSpec, Transform, load_plan
 from cpvt.data.augmentation import AUTO_AUGMENTS
 
 TRANSFORMS = {
@@ -200,7 +200,9 @@ def test_shares_that_make_no_sense(options):
 
 
 @pytest.mark.parametrize("kind", ["resize", "native"])
-@pytest.mark.parametrize("augmentation", [Augmentation("original"), Augmentation(color_jitter=0.1), Augmentation(erasing=0.1)])
+@pytest.mark.parametrize(
+    "augmentation", [Augmentation("original"), Augmentation(color_jitter=0.1), Augmentation(erasing=0.1)]
+)
 def test_images_to_test_with_are_not_varied(kind, augmentation):
     with pytest.raises(ValueError, match=f"'{kind}' shows images to test with, which are not varied; got Augmentation"):
         preprocessing_of(kind, augmentation)

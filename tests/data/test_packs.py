@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cpvt.data import BadImageError, Transform, Preprocessing, load_packs
+from cpvt.data import BadImageError, Preprocessing, Transform, load_packs
 from cpvt.grids import within_budget
 
 TRANSFORM = Transform((0.5,) * 3, (0.25,) * 3)

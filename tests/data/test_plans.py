@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cpvt.data import BadImageError, SampleSpec, Transform, Preprocessing, load_batches, load_plan
+from cpvt.data import BadImageError, Preprocessing, SampleSpec, Transform, load_batches, load_plan
 
 TRANSFORM = Transform((0.5,) * 3, (0.25,) * 3)
 SIZES = [(12, 20), (8, 8), (30, 9), (5, 30), (16, 16), (9, 9)]  # height, width

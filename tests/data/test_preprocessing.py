@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cpvt.data import Transform, Preprocessing
+from cpvt.data import Preprocessing, Transform
 from cpvt.data.protocols import TABLE, TRAINING
 from cpvt.data.transform import INTERPOLATIONS
 
@@ -119,7 +119,9 @@ def test_resize_scales_to_cover_and_cuts_the_middle(mode, sides, crop_ratio, sca
 def test_interpolation_is_the_one_asked_for():
     image, transform = noise(6, 6), Transform((0.5,) * 3, (0.5,) * 3, 1.0, "nearest")
     by_hand = image.resize((18, 18), Image.Resampling.NEAREST)
-    torch.testing.assert_close(Preprocessing(transform, "resize", (18, 18))(image, draw()), normalised(by_hand, transform))
+    torch.testing.assert_close(
+        Preprocessing(transform, "resize", (18, 18))(image, draw()), normalised(by_hand, transform)
+    )
 
 
 def limited(longest_side):

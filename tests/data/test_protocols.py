@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cpvt.data import Transform, Preprocessing
+from cpvt.data import Preprocessing, Transform
 from cpvt.data.protocols import TABLE, TRAINING, describe, find_protocol, keeps_sizes, options_read
 
 SIDES = (8, 10)

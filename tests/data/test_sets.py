@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cpvt.data import BadImageError, DataSet, Transform, Preprocessing, describe_datasets, load_batches, open_data
+from cpvt.data import BadImageError, DataSet, Preprocessing, Transform, describe_datasets, load_batches, open_data
 from cpvt.data.datasets import TABLE
 
 
@@ -222,7 +222,9 @@ def ten(image_folder):
 
 def read(data, **options):
     """All images and labels, and the sizes of the batches."""
-    batches = list(load_batches(data.train, preprocessing_of(data, "crop", (4, 4)), options.pop("batch_size", 4), **options))
+    batches = list(
+        load_batches(data.train, preprocessing_of(data, "crop", (4, 4)), options.pop("batch_size", 4), **options)
+    )
     images, labels = (torch.cat([batch[part] for batch in batches]) for part in (0, 1))
     return images, labels.tolist(), [len(batch.labels) for batch in batches]
 

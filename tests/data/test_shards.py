@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cpvt.data import BadImageError, Transform, Preprocessing, load_batches, open_data
+from cpvt.data import BadImageError, Preprocessing, Transform, load_batches, open_data
 
 
 def image(number, kind="PNG"):

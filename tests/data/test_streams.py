@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cpvt.data import BadImageError, Transform, Preprocessing, load_stream, open_stream
+from cpvt.data import BadImageError, Preprocessing, Transform, load_stream, open_stream
 
 datasets = pytest.importorskip("datasets")
 TRANSFORM = Transform((0.5,) * 3, (0.5,) * 3)

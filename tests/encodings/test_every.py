@@ -12,8 +12,8 @@ from cpvt.encodings.none import NoEncoding
 from cpvt.encodings.peg import PEGEncoding
 from cpvt.encodings.relative import RelativeEncoding
 from cpvt.encodings.sincos import SinCosEncoding
-from cpvt.ops import reference
 from cpvt.grids import Layout
+from cpvt.ops import reference
 
 NAMES = [*TABLE, "relative(shared=True)", "learned+peg", "relative+rope"]
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from cpvt.encodings import ModelShape, create_encoding
-from cpvt.models.attention import AttentionInputs, rotate
 from cpvt.grids import Layout
+from cpvt.models.attention import AttentionInputs, rotate
 
 SHAPE = ModelShape(dim=16, depth=4, num_heads=2, grid=(4, 6))
 GRIDS = [(4, 6), (6, 4), (1, 7), (7, 1), (3, 5), (9, 11)]

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import cpvt
-from cpvt.evaluation import export as exporting
 from cpvt.encodings import TABLE
+from cpvt.evaluation import export as exporting
 from tests.pairs import pairs
 
 

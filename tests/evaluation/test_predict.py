@@ -5,8 +5,8 @@ import torch
 from PIL import Image
 
 import cpvt
-from cpvt.models.pretrained import DEFAULT
 from cpvt.evaluation.predict import split_names
+from cpvt.models.pretrained import DEFAULT
 
 
 @pytest.fixture

@@ -10,11 +10,11 @@ import torchvision
 from PIL import Image
 
 import cpvt
+from cpvt.adapters import open_adapter
 from cpvt.cli import main
-from cpvt.data import Transform, Preprocessing, open_data
+from cpvt.data import Preprocessing, Transform, open_data
 from cpvt.reporting.summary import summarise
 from cpvt.results.rows import read_rows, unpack_hits
-from cpvt.adapters import open_adapter
 
 
 def test_rows_say_what_was_measured(tiny_run, tiny_folder):
@@ -160,9 +160,7 @@ def test_any_module_or_callable_is_tested(tiny_folder):
 
     data, seen = open_data(str(tiny_folder)), []
     (row,) = cpvt.sweep(Brightest(), data, [12], protocols=("canvas",))
-    (same,) = cpvt.sweep(
-        lambda images: seen.append(images) or Brightest()(images), data, [12], protocols=("canvas",)
-    )
+    (same,) = cpvt.sweep(lambda images: seen.append(images) or Brightest()(images), data, [12], protocols=("canvas",))
     assert (row.model, same.model) == ("Brightest", "function")
     assert (row.hits, row.train_size, row.mean) == (same.hits, None, data.mean)
     assert row.correct == sum(unpack_hits(row.hits, 6)) > 0

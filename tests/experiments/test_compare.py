@@ -7,10 +7,10 @@ import pytest
 
 import cpvt
 from cpvt import training
-from cpvt.experiments import compare as comparing
-from cpvt.evaluation import profile as looking
 from cpvt.config import CompareConfig, DataConfig, OptimConfig
 from cpvt.data import open_data
+from cpvt.evaluation import profile as looking
+from cpvt.experiments import compare as comparing
 from cpvt.results.rows import read_rows
 from cpvt.training import check
 

@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 
 import cpvt
-from cpvt.experiments import pool
 from cpvt.config import CompareConfig, DataConfig, OptimConfig
+from cpvt.experiments import pool
 from cpvt.results.rows import read_rows
 
 

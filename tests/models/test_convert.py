@@ -3,7 +3,7 @@
 import pytest
 import timm
 import torch
-from timm.models import coat, davit, fastvit, baselines
+from timm.models import twins, coat, davit, fastvit
 from torch.testing import assert_close
 
 import cpvt
@@ -175,7 +175,7 @@ GRID = (3, 5)
 
 
 def test_twins_layer():
-    layer = fill(baselines.PosConv(6, 6))
+    layer = fill(twins.PosConv(6, 6))
     tokens = torch.randn(2, 15, 6)
     assert_close(peg_from_timm(layer)(tokens, GRID), layer(tokens, GRID))
     assert_close(peg_from_timm(layer.state_dict())(tokens, GRID), layer(tokens, GRID))
@@ -214,7 +214,7 @@ def test_layers_taken_from_whole_models():
 
 def test_layers_that_are_no_peg_are_refused():
     with pytest.raises(ValueError, match="stride and dilation must be 1"):
-        peg_from_timm(baselines.PosConv(6, 6, stride=2))
+        peg_from_timm(twins.PosConv(6, 6, stride=2))
     with pytest.raises(ValueError, match="also holds GELU"):
         peg_from_timm(davit.ConvPosEnc(6, act=True))
     with pytest.raises(ValueError, match=r"'conv.weight' has \(6, 6, 3, 3\)"):
@@ -222,4 +222,4 @@ def test_layers_that_are_no_peg_are_refused():
     with pytest.raises(ValueError, match="a convolution alone does not"):
         peg_from_timm(torch.nn.Conv2d(6, 6, 3, padding=1, groups=6))
     with pytest.raises(ValueError, match=r"expected one convolution, a weight and a bias at most; got 0.proj.0.weight"):
-        peg_from_timm(torch.nn.Sequential(baselines.PosConv(6, 6), baselines.PosConv(6, 6)))
+        peg_from_timm(torch.nn.Sequential(twins.PosConv(6, 6), twins.PosConv(6, 6)))

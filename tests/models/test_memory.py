@@ -46,9 +46,7 @@ def test_the_largest_tensor_is_the_image_itself(encoding):
     table = (GRID**2) ** 2
     assert IMAGE.numel() == table  # so that one more, for two heads, would be seen
     if encoding == "relative":
-        assert (
-            2 * table <= largest(encoding, IMAGE) < 2.1 * table
-        )  # two heads of one block; the class token widens it
+        assert 2 * table <= largest(encoding, IMAGE) < 2.1 * table  # two heads of one block; the class token widens it
     else:
         assert largest(encoding, IMAGE) == IMAGE.numel()
         assert largest(encoding, LIST) == IMAGE.numel()

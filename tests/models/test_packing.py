@@ -7,7 +7,7 @@ import torch
 
 import cpvt
 from cpvt.encodings import TABLE
-from cpvt.models import packing, parts
+from cpvt.models import attention, packing
 
 # equal sizes apart from each other, equal counts on other grids, sizes the patch does not divide, one patch, one row
 SIZES = [(24, 16), (33, 50), (8, 8), (16, 24), (24, 16), (9, 70), (13, 18), (40, 40), (16, 20), (24, 16)]
@@ -85,7 +85,7 @@ def test_images_of_one_size_take_the_plain_path(monkeypatch):
     model = build()
     images = draw([(24, 40)] * 3)
     expected = model(torch.stack(images))
-    monkeypatch.setattr(parts, "PackedBatch", None)  # not a pack, or this raises
+    monkeypatch.setattr(attention, "PackedBatch", None)  # not a pack, or this raises
     assert torch.equal(model(images), expected)
     assert torch.equal(model(images[:1]), model(images[0][None]))
     assert torch.equal(model(tuple(images)), expected)
@@ -117,7 +117,7 @@ def test_autocast_and_bfloat16_stay_close_to_float32(encoding):
 
 
 def test_drop_path_is_drawn_once_per_image():
-    drop = parts.DropPath(0.5)
+    drop = attention.DropPath(0.5)
     model = build()
     _, layout, positions = model._embed_list(sorted(draw(), key=lambda image: image.numel()))
     torch.manual_seed(0)
@@ -134,8 +134,8 @@ def test_drop_path_of_a_batch_is_timms():
     torch.manual_seed(3)
     expected = timm.layers.drop_path(x, 0.3, training=True)
     torch.manual_seed(3)
-    assert torch.equal(parts.DropPath(0.3)(x), expected)
-    assert torch.equal(parts.DropPath(0.3).eval()(x), x)
+    assert torch.equal(attention.DropPath(0.3)(x), expected)
+    assert torch.equal(attention.DropPath(0.3).eval()(x), x)
 
 
 def test_a_list_trains_with_drop_path():
@@ -210,8 +210,8 @@ def test_the_kernel_for_varying_lengths_is_given_what_it_asks_for(monkeypatch):
     model = build("rope")
     expected = model(draw())
     monkeypatch.setattr(varlen, "varlen_attn", loop)
-    monkeypatch.setattr(parts, "_takes_varying_lengths", lambda query: True)
-    monkeypatch.setattr(parts, "_attend", None)
+    monkeypatch.setattr(attention, "_takes_varying_lengths", lambda query: True)
+    monkeypatch.setattr(attention, "_attend", None)
     torch.testing.assert_close(model(draw()), expected, atol=1e-5, rtol=1e-4)
 
 

@@ -21,7 +21,7 @@ from timm.models import (
 
 import cpvt
 from cpvt.encodings import TABLE
-from cpvt.models import describe_models, zoo
+from cpvt.models import describe_models, registry
 
 ENCODINGS = [*TABLE, "learned+peg", "relative+rope", "sincos+peg(at=(0, 3), kernel_size=5)"]
 SMALL = [name for name in describe_models() if "micro" in name]
@@ -45,8 +45,8 @@ def test_timm_lists_our_models_and_keeps_its_own():
 
 
 def test_a_name_that_timm_has_already_is_left_to_it(monkeypatch):
-    monkeypatch.setattr(zoo, "MODELS", {"resnet18": zoo.MODELS["cpvt_micro"]})
-    zoo.register()
+    monkeypatch.setattr(registry, "MODELS", {"resnet18": registry.MODELS["cpvt_micro"]})
+    registry.register()
     assert timm.models.model_entrypoint("resnet18").__module__ == "timm.models.resnet"
 
 

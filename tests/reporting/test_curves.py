@@ -6,9 +6,9 @@ import shutil
 import numpy as np
 import pytest
 
-from cpvt.runtime.files import append_rows, write_json
 from cpvt.reporting import report
 from cpvt.reporting.curves import Epoch, curves_figure, gather_curves, mean_curve
+from cpvt.runtime.files import append_rows, write_json
 
 
 def write_run(folder, encoding, seed, losses, **columns):

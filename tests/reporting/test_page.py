@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from cpvt.config import CompareConfig
-from cpvt.runtime.files import append_rows, write_json
 from cpvt.reporting import report
 from cpvt.results.rows import pack_hits
+from cpvt.runtime.files import append_rows, write_json
 
 HEADS = [("learned", "cls"), ("peg", "cls"), ("peg", "gap"), ("learned+peg(at=(1, 2))", "cls")]
 

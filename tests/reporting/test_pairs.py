@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from cpvt.runtime.files import append_rows
 from cpvt.reporting import gather, summarise
 from cpvt.reporting.pairs import bootstrap_interval, paired_differences
 from cpvt.results.rows import pack_hits
+from cpvt.runtime.files import append_rows
 
 
 def row_of(make_row, hits, **values):

@@ -5,14 +5,14 @@ import re
 import numpy as np
 import pytest
 
-from cpvt.runtime.files import append_rows
-from cpvt.results.probe_results import ProbeResult
-from cpvt.results.folders import ARRAYS, PROBE_RESULTS, probe_attention_file
 from cpvt.reporting import report
 from cpvt.reporting.probe_figures import border_figure, depth_figure, longer_figure, palette, tiles_figure
 from cpvt.reporting.probed import Line, Probed, plain
 from cpvt.reporting.probes import report_probes
 from cpvt.reporting.terminal import print_probe_results
+from cpvt.results.folders import ARRAYS, PROBE_RESULTS, probe_attention_file
+from cpvt.results.probe_results import ProbeResult
+from cpvt.runtime.files import append_rows
 
 
 def probe_result(probe, measure, value, *, model="runs/peg-cls", case="", baseline="model", depth=None, images="noise", size=32,
@@ -33,7 +33,8 @@ def probe_results():
                     for ring in (0, 1)
                 ]
                 found += [
-                    probe_result("position", "border guess", ring + 1, case=f"distance {ring}", **about) for ring in (0, 1)
+                    probe_result("position", "border guess", ring + 1, case=f"distance {ring}", **about)
+                    for ring in (0, 1)
                 ]
             found += [probe_result("longer", "r2", score * share * 32 / size, model=model, baseline=baseline, depth=2, case=case, size=size)
                       for size in (32, 64) for case in ("scaled", "absolute")]  # fmt: skip

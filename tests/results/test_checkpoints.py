@@ -9,11 +9,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import cpvt
-from cpvt.results.checkpoints import build_model, published_weights, starting_weights
-from cpvt.config import ExternalConfig, ModelConfig
-from cpvt.results.folders import CHECKPOINT, WEIGHTS
-from cpvt.models import VisionTransformer
 from cpvt.adapters import adapter_of
+from cpvt.config import ExternalConfig, ModelConfig
+from cpvt.models import VisionTransformer
+from cpvt.results.checkpoints import build_model, published_weights, starting_weights
+from cpvt.results.folders import CHECKPOINT, WEIGHTS
 
 
 def test_a_loaded_run_is_ready_to_use(tiny_run):

@@ -2,9 +2,9 @@
 
 import pytest
 
-from cpvt.runtime.files import append_rows
-from cpvt.results.probe_results import ProbeResult, finite, read_probe_results
 from cpvt.results.folders import probe_attention_file
+from cpvt.results.probe_results import ProbeResult, finite, read_probe_results
+from cpvt.runtime.files import append_rows
 
 FINDING = ProbeResult("runs/peg", "digits", "position", "r2", "", "model", 2, "noise", (16, 24), 0, 0.5, 0.1, 8)
 

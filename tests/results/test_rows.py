@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from cpvt.runtime.files import append_rows, read_json, replacing, write_json
 from cpvt.results.rows import pack_hits, read_rows, unpack_hits
+from cpvt.runtime.files import append_rows, read_json, replacing, write_json
 
 
 def test_rows_are_read_back_as_they_were(tmp_path, make_row):

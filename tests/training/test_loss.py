@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from timm.data import Mixup
 
+from cpvt.adapters import ModelAdapter
 from cpvt.config import OptimConfig
 from cpvt.data import Transform
 from cpvt.data.augmentation import seeded
-from cpvt.adapters import ModelAdapter
 from cpvt.training.loss import Criterion, Teacher, check_teacher
 from cpvt.training.sampler import step_seed
 

@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch import nn
 
-from cpvt.runtime import distributed
 from cpvt.config import DataConfig, OptimConfig, Retrofit, RuntimeConfig, TrainConfig
 from cpvt.data import open_data
 from cpvt.results.folders import PREVIOUS_STATE, STATE
+from cpvt.runtime import distributed
 from cpvt.training import StoppedError, build_model, check, train
 from cpvt.training.backend import Backend
 from cpvt.training.loss import Criterion

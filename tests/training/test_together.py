@@ -21,9 +21,7 @@ PLAIN = "--batch-size 6 --epochs 2 --lr 1e-3 --img-size 8"
 WHOLE = f"{PLAIN} --mixup 0.8 --cutmix 1.0 --model-ema-decay 0.9 --clip-grad 1.0 --aug-repeats 2 --layer-decay 0.8"
 SIZES = f"{PLAIN} --train-sizes 8 12 16 --augment resized-crop --on-bad-image skip"
 SGD = f"{PLAIN} --opt sgd --lr 0.05"  # unlike Adam, it minds how long a gradient is
-PARTS = (
-    f"{PLAIN} --batch-size 5 --grad-accum-steps 3"  # shares of two and three images, and steps that one has none of
-)
+PARTS = f"{PLAIN} --batch-size 5 --grad-accum-steps 3"  # shares of two and three images, and steps that one has none of
 DDP, FSDP = ("DistributedDataParallel", "Parameter"), ("FSDPVisionTransformer", "DTensor")
 
 

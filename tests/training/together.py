@@ -9,8 +9,8 @@ import torch
 import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 
-from cpvt.runtime import distributed
 from cpvt.cli import main
+from cpvt.runtime import distributed
 from cpvt.training.trainer import Trainer
 from tests.children import children
 

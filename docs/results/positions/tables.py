@@ -11,8 +11,8 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, NamedTuple
 
-from cpvt.results.probe_results import read_probe_results
 from cpvt.reporting.markdown import lay_out
+from cpvt.results.probe_results import read_probe_results
 from cpvt.results.rows import read_rows
 
 HERE = Path(__file__).parent
@@ -76,11 +76,18 @@ def collect(runs: Path) -> dict[str, Any]:
             name, seed = re.fullmatch(r"(.*?)(?:-cls)?-seed(\d)", Path(probe_result.model).name).groups()
             for each in (*PROBES, *DEPTHS):
                 what = (each.probe, each.measure, each.case, each.images)
-                if (probe_result.probe, probe_result.measure, probe_result.case, probe_result.images) != what or probe_result.value is None:
+                if (
+                    probe_result.probe,
+                    probe_result.measure,
+                    probe_result.case,
+                    probe_result.images,
+                ) != what or probe_result.value is None:
                     continue
                 if each.depth not in (None, probe_result.depth) or each.size not in (None, probe_result.size):
                     continue  # of several depths the last one is kept
-                found.setdefault(name, {}).setdefault(probe_result.baseline, {}).setdefault(each.words, {})[seed] = probe_result.value
+                found.setdefault(name, {}).setdefault(probe_result.baseline, {}).setdefault(each.words, {})[seed] = (
+                    probe_result.value
+                )
     return found
 
 

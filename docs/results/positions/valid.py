@@ -18,9 +18,9 @@ from torch import Tensor
 import cpvt.results.checkpoints
 import cpvt.training
 from cpvt.config import TrainConfig
-from cpvt.runtime.files import append_rows
-from cpvt.models import VisionTransformer
 from cpvt.grids import Layout
+from cpvt.models import VisionTransformer
+from cpvt.runtime.files import append_rows
 
 HERE, NAME = Path(__file__).parent, "peg, valid"
 SIZES = {"canvas": (32, 48, 64, 96), "resize": (16, 24, 32, 48, 64)}

@@ -4,41 +4,48 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 
+from cpvt.adapters.base import ModelAdapter, logits_of
+from cpvt.adapters.errors import CpvtError, UnsupportedError, UnsupportedSizeError
 from cpvt.config import split_options
-from cpvt.models import VisionTransformer
-from cpvt.adapters import hugging_face, timm_models, torchvision_models
-from cpvt.adapters.base import UnsupportedSizeError, ModelAdapter, logits_of
-from cpvt.adapters.token_maps import UnsupportedError
-from cpvt.adapters.own import OwnAdapter
 
 __all__ = [
-    "LIBRARIES",
-    "UnsupportedError",
-    "UnsupportedSizeError",
-    "ModelAdapter",
-    "build",
-    "describe",
-    "is_external",
-    "logits_of",
-    "open_adapter",
-    "adapter_of",
-]
+    "TABLE", "CpvtError", "Library", "ModelAdapter", "UnsupportedError", "UnsupportedSizeError", "adapter_of", "build",
+    "describe", "is_external", "logits_of", "open_adapter",
+]  # fmt: skip
 
-LIBRARIES = {  # prefix -> the module that knows that library's models
-    "timm": timm_models,
-    "hf": hugging_face,
-    "torchvision": torchvision_models,
+
+class Library(NamedTuple):
+    """Where the package keeps what it knows of a library's models; the module is imported when it is needed."""
+
+    package: str
+    """Its classes' modules begin so: a model at hand is recognised by it."""
+    module: str
+    """Ours, with `open_model` (a model by name and what is known of it) and `build` (one with random weights)."""
+    adapter: str
+    """The subclass of ModelAdapter there."""
+
+    def load(self) -> Any:
+        """The module."""
+        return import_module(self.module)
+
+
+OWN = Library("cpvt.models", "cpvt.adapters.own", "OwnAdapter")
+TABLE = {  # the prefix of names, as in timm:vit_small_patch16_224 -> its library
+    "timm": Library("timm", "cpvt.adapters.timm_models", "TimmAdapter"),
+    "hf": Library("transformers", "cpvt.adapters.hugging_face", "HuggingFaceAdapter"),
+    "torchvision": Library("torchvision", "cpvt.adapters.torchvision_models", "TorchvisionAdapter"),
 }
 
 
 def is_external(name: str) -> bool:
     """Whether a name is of another library's model, such as "timm:vit_small_patch16_224"."""
-    return name.partition(":")[0] in LIBRARIES and ":" in name
+    return name.partition(":")[0] in TABLE and ":" in name
 
 
 def open_adapter(name: str, checkpoint: str | Path | None = None, pretrained: bool = True) -> ModelAdapter:
@@ -50,14 +57,14 @@ def open_adapter(name: str, checkpoint: str | Path | None = None, pretrained: bo
     ones are listed), for weights that do not fit or cannot be had, and where the library is not installed.
     """
     library, rest, options = _split(name)
-    adapter: ModelAdapter = LIBRARIES[library].open_adapter(name, rest, options, checkpoint, pretrained)
-    return adapter
+    model, facts = TABLE[library].load().open_model(rest, options, checkpoint, pretrained)
+    return adapter_of(model, name, **facts)
 
 
 def build(name: str, num_classes: int, size: int | None = None, in_chans: int = 3) -> nn.Module:
     """A fresh model of another library, with random weights, for so many classes and, where it asks, that training size."""
     library, rest, options = _split(name)
-    model: nn.Module = LIBRARIES[library].build(rest, options, num_classes, size, in_chans)
+    model: nn.Module = TABLE[library].load().build(rest, options, num_classes, size, in_chans)
     return model
 
 
@@ -68,29 +75,24 @@ def describe(name: str, num_classes: int = 1000, in_chans: int = 3) -> ModelAdap
 
 def adapter_of(model: Callable[..., Any], name: str | None = None, **facts: Any) -> ModelAdapter:
     """A model already at hand, ready to be measured; `facts` are the fields of ModelAdapter, where they are known."""
-    kinds: list[tuple[bool, type[ModelAdapter]]] = [
-        (isinstance(model, VisionTransformer), OwnAdapter),
-        (_is_from(model, "timm."), timm_models.TimmAdapter),
-        (_is_from(model, "transformers."), hugging_face.HuggingFaceAdapter),
-        (_is_from(model, "torchvision."), torchvision_models.TorchvisionAdapter),
-    ]
-    kind = next((kind for holds, kind in kinds if holds), ModelAdapter)
+    library = next((each for each in (OWN, *TABLE.values()) if _is_from(model, each.package)), None)
+    kind: type[ModelAdapter] = getattr(library.load(), library.adapter) if library else ModelAdapter
     if isinstance(model, nn.Module):
         model.eval()
     return kind(model, name or type(model).__name__, **{**kind.facts_of(model), **facts})
 
 
 def _is_from(model: Callable[..., Any], package: str) -> bool:
-    return any(each.__module__.startswith(package) for each in type(model).__mro__)
+    return any(f"{each.__module__}.".startswith(f"{package}.") for each in type(model).__mro__)
 
 
 def _split(name: str) -> tuple[str, str, dict[str, Any]]:
     """("timm", "vit_tiny", {"depth": 4}) from "timm:vit_tiny(depth=4)"."""
     library, _, rest = name.partition(":")
-    if library not in LIBRARIES or not rest:
-        near = difflib.get_close_matches(library, LIBRARIES, n=1)
+    if library not in TABLE or not rest:
+        near = difflib.get_close_matches(library, TABLE, n=1)
         hint = f" Did you mean {near[0]}:{rest}?" if near else ""
-        raise ValueError(f"a model is a run's folder or {', '.join(f'{m}:NAME' for m in LIBRARIES)}; got '{name}'.{hint}")
+        raise ValueError(f"a model is a run's folder or {', '.join(f'{m}:NAME' for m in TABLE)}; got '{name}'.{hint}")
     if not rest.endswith(")") or Path(rest).exists():
         return library, rest, {}
     return (library, *split_options(rest))

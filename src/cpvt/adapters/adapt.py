@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import nn
 
-from cpvt.config import ExternalConfig, sides
 from cpvt.adapters import build
 from cpvt.adapters.weights import load_weights, says
+from cpvt.config import ExternalConfig, sides
 
 
 def continue_external(

@@ -11,20 +11,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cpvt.adapters.errors import UnsupportedError, UnsupportedSizeError
+from cpvt.adapters.token_maps import as_map, find_tokens
+from cpvt.adapters.weights import says
 from cpvt.config import Size
 from cpvt.data import Transform
-from cpvt.adapters.token_maps import UnsupportedError, as_map, find_tokens
-from cpvt.adapters.weights import says
 
 # parameters that hold positions, by the names that libraries give them
 POSITIONS = re.compile(
     r"(^|[._])(pos_embed\w*|position_embeddings?|pos_embedding|relative_position_bias_table|rel_pos_\w+|table|pos_block|peg)($|\.)"
 )
 ROTARY = re.compile(r"(^|[._])(rope\w*|rotary\w*)($|\.)")
-
-
-class UnsupportedSizeError(ValueError):
-    """The model refuses images of this size; the message is its own."""
 
 
 @dataclass(frozen=True)
@@ -85,13 +82,13 @@ class ModelAdapter:
 
     def token_maps(self, images: Tensor) -> dict[int, Tensor]:
         """Tokens (B, h, w, D) by depth, prefix tokens left out. UnsupportedError where the model has no spatial tokens."""
-        return {
-            -1: as_map(find_tokens(self._call(images), self.name), sides_of(images), self.patch_size, self.name)
-        }
+        return {-1: as_map(find_tokens(self._call(images), self.name), sides_of(images), self.patch_size, self.name)}
 
     def attention(self, images: Tensor, block: int) -> Tensor:
         """How much each patch attends to each other in one block (from 1), (B, heads, N, N). UnsupportedError if unknown."""
-        raise UnsupportedError(f"how to look at the attention of '{self.name}' ({type(self.model).__name__}) is not known")
+        raise UnsupportedError(
+            f"how to look at the attention of '{self.name}' ({type(self.model).__name__}) is not known"
+        )
 
     def untrained(self, seed: int = 0) -> ModelAdapter:
         """The same architecture with fresh random weights."""
@@ -101,7 +98,9 @@ class ModelAdapter:
         """The same model and weights with its positional encoding off. UnsupportedError where it is not known how."""
         model = copy.deepcopy(self._module("its encoding off"))
         if any(ROTARY.search(name) for name, _ in model.named_modules()):
-            raise UnsupportedError(f"'{self.name}' turns its queries and keys by position; how to stop that is not known")
+            raise UnsupportedError(
+                f"'{self.name}' turns its queries and keys by position; how to stop that is not known"
+            )
         found = [parameter for name, parameter in model.named_parameters() if POSITIONS.search(name)]
         if not found:
             raise UnsupportedError(f"no positional encoding was found among the parameters of '{self.name}'")

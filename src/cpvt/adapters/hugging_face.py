@@ -10,11 +10,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from cpvt.adapters.base import ModelAdapter, sides_of
+from cpvt.adapters.errors import UnsupportedError
+from cpvt.adapters.token_maps import as_map
+from cpvt.adapters.weights import load_weights_file, says
 from cpvt.config import sides
 from cpvt.data import Transform
-from cpvt.adapters.base import ModelAdapter, sides_of
-from cpvt.adapters.token_maps import UnsupportedError, as_map
-from cpvt.adapters.weights import load_weights_file, says
 
 RESAMPLING = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}  # PIL's numbers
 INTERPOLATE = "interpolate_pos_encoding"
@@ -79,18 +80,16 @@ def _transformers() -> Any:
     return transformers
 
 
-def open_adapter(
-    name: str, model_name: str, options: dict[str, Any], checkpoint: str | Path | None, pretrained: bool
-) -> ModelAdapter:
+def open_model(
+    model_name: str, options: dict[str, Any], checkpoint: str | Path | None, pretrained: bool
+) -> tuple[nn.Module, dict[str, Any]]:
     """A folder that `save_pretrained` wrote, or a name on the hub; with its own normalisation where it has one."""
-    from cpvt.adapters import adapter_of
-
     transformers = _transformers()
     if checkpoint is not None or not pretrained:
         model = _from_config(model_name, options)
         if checkpoint is not None:
             load_weights_file(model, Path(checkpoint))
-        return adapter_of(model, name)
+        return model, {}
     if not Path(model_name).exists() and (model_name.startswith((".", "/", "~")) or model_name.count("/") > 1):
         raise ValueError(f"'{model_name}' is no folder that save_pretrained wrote, and no name on the hub")
     try:
@@ -108,7 +107,7 @@ def open_adapter(
     processor = Path(model_name) / "preprocessor_config.json"
     if processor.exists() or not Path(model_name).exists():
         facts |= _facts_of_processor(transformers, model_name)
-    return adapter_of(model, name, **facts)
+    return model, facts
 
 
 def _facts_of_processor(transformers: Any, model_name: str) -> dict[str, Any]:

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cpvt.adapters.base import ModelAdapter
 from cpvt.encodings import ModelShape, create_encoding
 from cpvt.models import VisionTransformer
-from cpvt.adapters.base import ModelAdapter
 
 
 class OwnAdapter(ModelAdapter):

@@ -12,11 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cpvt.adapters.base import ModelAdapter
+from cpvt.adapters.errors import UnsupportedSizeError
+from cpvt.adapters.errors import UnsupportedError
+from cpvt.adapters.weights import load_weights_file, says
 from cpvt.config import sides
 from cpvt.data import Transform
-from cpvt.adapters.base import UnsupportedSizeError, ModelAdapter
-from cpvt.adapters.token_maps import UnsupportedError
-from cpvt.adapters.weights import load_weights_file, says
 
 
 class TimmAdapter(ModelAdapter):
@@ -111,16 +112,14 @@ def _size(wanted: Any) -> int | tuple[int, int]:
     return height if height == width else (height, width)
 
 
-def open_adapter(
-    name: str, model_name: str, options: dict[str, Any], checkpoint: str | Path | None, pretrained: bool
-) -> ModelAdapter:
+def open_model(
+    model_name: str, options: dict[str, Any], checkpoint: str | Path | None, pretrained: bool
+) -> tuple[nn.Module, dict[str, Any]]:
     """A model by timm's name, with timm's published weights or those of a file."""
-    from cpvt.adapters import adapter_of
-
     model = _create(model_name, pretrained=pretrained and checkpoint is None, **options)
     if checkpoint is not None:
         load_weights_file(model, Path(checkpoint))
-    return adapter_of(model, name)
+    return model, {}
 
 
 def build(model_name: str, options: dict[str, Any], num_classes: int, size: int | None, in_chans: int) -> nn.Module:

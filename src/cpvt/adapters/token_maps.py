@@ -7,10 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-
-class UnsupportedError(ValueError):
-    """This model has not what was asked for; the message says what is missing."""
-
+from cpvt.adapters.errors import UnsupportedError
 
 TOKEN_KEYS = ("x_norm_patchtokens", "patch_tokens", "last_hidden_state", "tokens", "features", "feature_map", "out")
 

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cpvt.data import Transform
 from cpvt.adapters.base import ModelAdapter, sides_of
-from cpvt.adapters.token_maps import UnsupportedError, as_map
+from cpvt.adapters.errors import UnsupportedError
+from cpvt.adapters.token_maps import as_map
 from cpvt.adapters.weights import load_weights_file, says
+from cpvt.data import Transform
 
 
 class TorchvisionAdapter(ModelAdapter):
@@ -75,16 +76,14 @@ class TorchvisionAdapter(ModelAdapter):
         return {-1: as_map(found[0], sides_of(images), self.patch_size, self.name)}
 
 
-def open_adapter(
-    name: str, model_name: str, options: dict[str, Any], checkpoint: str | Path | None, pretrained: bool
-) -> ModelAdapter:
+def open_model(
+    model_name: str, options: dict[str, Any], checkpoint: str | Path | None, pretrained: bool
+) -> tuple[nn.Module, dict[str, Any]]:
     """A model by torchvision's name, with its published weights (the DEFAULT ones) or those of a file."""
-    from cpvt.adapters import adapter_of
-
     model = _create(model_name, "DEFAULT" if pretrained and checkpoint is None else None, options)
     if checkpoint is not None:
         load_weights_file(model, Path(checkpoint))
-    return adapter_of(model, name, **_published(model_name))
+    return model, _published(model_name)
 
 
 def _published(model_name: str) -> dict[str, Any]:

@@ -12,8 +12,8 @@ RENAMED = {  # old name -> new name
     "start": "initial_checkpoint",
     "data_root": "data_dir",
     "crop_ratio": "crop_pct",
-    "on_bad_image": "on_bad_image",
-    "epoch_images": "train_num_samples",
+    "on_bad_picture": "on_bad_image",
+    "epoch_pictures": "train_num_samples",
     "shuffle": "shuffle_buffer",
     "loader_workers": "workers",
     "optimizer": "opt",
@@ -31,7 +31,7 @@ RENAMED = {  # old name -> new name
     "shard": "fsdp",
     "track": "report_to",
     "protocol": "protocols",
-    "images": "images",
+    "pictures": "images",
 }
 
 

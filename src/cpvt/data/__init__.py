@@ -4,9 +4,26 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __all__ = [
-    "BadImageError", "Batch", "DataSet", "Encoded", "SampleSpec", "Split", "Stream", "Transform", "Augmentation", "Preprocessing",
-    "check_on_bad_image", "check_usable", "decode", "describe_datasets", "load_batches", "load_packs", "load_plan",
-    "load_stream", "open_data", "open_stream",
+    "Augmentation",
+    "BadImageError",
+    "Batch",
+    "DataSet",
+    "Encoded",
+    "Preprocessing",
+    "SampleSpec",
+    "Split",
+    "Stream",
+    "Transform",
+    "check_on_bad_image",
+    "check_usable",
+    "decode",
+    "describe_datasets",
+    "load_batches",
+    "load_packs",
+    "load_plan",
+    "load_stream",
+    "open_data",
+    "open_stream",
 ]  # fmt: skip
 
 _HOMES = ("base", "decoding", "augmentation", "transform", "preprocessing", "loading", "datasets")
@@ -35,5 +52,5 @@ if TYPE_CHECKING:
         load_plan,
         load_stream,
     )
-    from cpvt.data.transform import Transform
     from cpvt.data.preprocessing import Preprocessing
+    from cpvt.data.transform import Transform

@@ -67,8 +67,16 @@ class _Part(NamedTuple):
 
 
 class _Looking(Dataset["tuple[Tensor, _Seen] | str"]):
-    def __init__(self, split: Split | None, preprocessing: Preprocessing, seed: int, epoch: int, smallest_side: int) -> None:
-        self.split, self.preprocessing, self.seed, self.epoch, self.smallest_side = split, preprocessing, seed, epoch, smallest_side
+    def __init__(
+        self, split: Split | None, preprocessing: Preprocessing, seed: int, epoch: int, smallest_side: int
+    ) -> None:
+        self.split, self.preprocessing, self.seed, self.epoch, self.smallest_side = (
+            split,
+            preprocessing,
+            seed,
+            epoch,
+            smallest_side,
+        )
 
     def __getitem__(self, wanted: SampleSpec | Encoded) -> tuple[Tensor, _Seen] | str:
         where = SampleSpec(wanted.number) if isinstance(wanted, Encoded) else wanted
@@ -79,7 +87,9 @@ class _Looking(Dataset["tuple[Tensor, _Seen] | str"]):
             check_usable(tensor.shape, self.smallest_side, f"image number {wanted.number}")
         except BadImageError as error:
             return str(error)  # as words: torch would wrap an error from a worker in that worker's traceback
-        return tensor, _Seen(tuple(tensor.shape), label, preprocessing.padding_fraction(image), preprocessing.shrinks(image))
+        return tensor, _Seen(
+            tuple(tensor.shape), label, preprocessing.padding_fraction(image), preprocessing.shrinks(image)
+        )
 
     def _read(self, wanted: SampleSpec | Encoded, draw: np.random.Generator) -> tuple[Image.Image, int]:
         if isinstance(wanted, Encoded):

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cpvt.runtime import distributed
+from cpvt.adapters import ModelAdapter
 from cpvt.config import TOKEN_BUDGET, ProgressCallback, ignore_progress
 from cpvt.data import Batch, DataSet, Preprocessing, load_batches, load_packs, load_stream
+from cpvt.runtime import distributed
 from cpvt.runtime.memory import mark_memory, peak_memory
-from cpvt.adapters import ModelAdapter
 
 
 @dataclass
@@ -89,9 +89,7 @@ def measure(
         if read:
             images = batch.images_on(device)
             began = time.perf_counter()
-            logits = (
-                adapter.logits_of_list(images) if isinstance(images, list) else adapter.logits(images)
-            ).cpu()
+            logits = (adapter.logits_of_list(images) if isinstance(images, list) else adapter.logits(images)).cpu()
             score.model_seconds += time.perf_counter() - began
             if logits.shape[1] != classes:
                 raise ValueError(f"'{adapter.name}' tells {logits.shape[1]} classes apart, the data has {classes}")

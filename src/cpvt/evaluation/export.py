@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cpvt.results.checkpoints import Checkpoint, load
 from cpvt.config import ExportConfig, options_from, sides, takes_options
 from cpvt.models import VisionTransformer
+from cpvt.results.checkpoints import Checkpoint, load
 
 FORMATS = {".onnx": "onnx", ".pt2": "torch-export"}
 TOLERANCE = 1e-4  # of the largest logit, or of 1 where logits are smaller
@@ -150,9 +150,7 @@ def _check(model: VisionTransformer, run: Callable[[Tensor], Tensor]) -> tuple[f
         with torch.no_grad():
             expected, got = model(images).cpu().float(), run(images).cpu().float()
         if got.shape != expected.shape:
-            raise ValueError(
-                f"the exported model gives {tuple(got.shape)} for {tuple(images.shape)}; no file was kept"
-            )
+            raise ValueError(f"the exported model gives {tuple(got.shape)} for {tuple(images.shape)}; no file was kept")
         worst = max(worst, float((got - expected).abs().max() / expected.abs().max().clamp(min=1.0)))
         checked.append((images.shape[0], images.shape[2], images.shape[3]))
     return worst, checked

@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
-from cpvt.results.checkpoints import Checkpoint, is_run, load
-from cpvt.config import PredictConfig, options_from, sides, takes_options
-from cpvt.data import BadImageError, Transform, Preprocessing, check_on_bad_image, check_usable, decode
-from cpvt.models.pretrained import DEFAULT, shipped_names
-from cpvt.grids import patch_count, within_budget
 from cpvt.adapters import ModelAdapter
+from cpvt.config import PredictConfig, options_from, sides, takes_options
+from cpvt.data import BadImageError, Preprocessing, Transform, check_on_bad_image, check_usable, decode
+from cpvt.grids import patch_count, within_budget
+from cpvt.models.pretrained import DEFAULT, shipped_names
+from cpvt.results.checkpoints import Checkpoint, is_run, load
 
 
 class Prediction(NamedTuple):
@@ -101,7 +101,9 @@ def _read(path: str | Path, transform: Transform, patch_size: int) -> _Read:
     except BadImageError as error:
         return _Read(str(path), (0, 0), None, None, str(error))
     height, width = tensor.shape[1:]
-    return _Read(str(path), (height, width), (whole.height, whole.width) if preprocessing.shrinks(whole) else None, tensor, None)
+    return _Read(
+        str(path), (height, width), (whole.height, whole.width) if preprocessing.shrinks(whole) else None, tensor, None
+    )
 
 
 def _logits(adapter: ModelAdapter, images: list[Tensor]) -> list[Tensor]:

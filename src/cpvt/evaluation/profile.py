@@ -12,18 +12,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from cpvt.results.checkpoints import Checkpoint, load
 from cpvt.config import ProgressCallback, ignore_progress, sides
 from cpvt.data import DataSet, Preprocessing
-from cpvt.runtime.files import read_json, write_json
-from cpvt.results.folders import ARRAYS, CHECKPOINT, PROFILE, SAMPLE, attention_file
+from cpvt.results.checkpoints import Checkpoint, load
+from cpvt.results.folders import ARRAYS, CHECKPOINT, PROFILE, SAMPLE, attention_file, read_profile
+from cpvt.runtime.files import write_json
 
 ROUNDS, BATCH = 7, 64  # of the speeds
 
 
 @dataclass(frozen=True)
 class ProfiledModel:
-    """A trained model to look at."""
+    """A trained model to profile."""
 
     name: str  # of its files
     encoding: str
@@ -32,18 +32,25 @@ class ProfiledModel:
 
 
 def profile_models(
-    folder: Path, models: Sequence[ProfiledModel], data: DataSet, device: str, on_progress: ProgressCallback = ignore_progress
+    folder: Path,
+    models: Sequence[ProfiledModel],
+    data: DataSet,
+    device: str,
+    on_progress: ProgressCallback = ignore_progress,
 ) -> None:
-    """Measure speed and attention of every profiled and write looks.json and arrays/ into the folder.
+    """Measure speed and attention of every model and write profile.json and arrays/ into the folder.
 
-    Nothing is done where all are there already. Speeds compare only if taken in turn, so one missing profiled has all
-    measured again, those of earlier commands too as long as their checkpoints are there.
+    Nothing is done where all are there already. Speeds compare only if taken in turn, so one missing model has all
+    re-measured, those of earlier commands too as long as their checkpoints are there.
     """
-    looks = {look["name"]: look for look in (read_json(folder / PROFILE) if (folder / PROFILE).exists() else [])}
-    known = [ProfiledModel(look["name"], look["encoding"], look["pool"], look["run"]) for look in looks.values()]
+    profiles = {profile["name"]: profile for profile in read_profile(folder)}
+    known = [
+        ProfiledModel(profile["name"], profile["encoding"], profile["pool"], profile["run"])
+        for profile in profiles.values()
+    ]
     wanted = {profiled.name: profiled for profiled in (*known, *models)}
     there = [profiled for profiled in wanted.values() if (Path(profiled.run) / CHECKPOINT).exists()]
-    if all(profiled.name in looks for profiled in there):
+    if all(profiled.name in profiles for profiled in there):
         return
     assert data.test is not None
     sample, label = data.test.read(0, np.random.default_rng((0, 0, 0)))
@@ -53,13 +60,13 @@ def profile_models(
         preprocessing = Preprocessing(checkpoint.transform, "resize", sides(checkpoint.config.img_size))
         image = preprocessing(sample, np.random.default_rng(0))
         np.save(folder / ARRAYS / SAMPLE, image.numpy())
-        look = _look(checkpoint, image, folder / ARRAYS / attention_file(profiled.name))
+        found = _attention(checkpoint, image, folder / ARRAYS / attention_file(profiled.name))
         origin = {"sample_class": data.class_names[label], "images_per_second": [round(rate, 1) for rate in rates]}
-        looks[profiled.name] = {**vars(profiled), **look, **origin}
-    write_json(folder / PROFILE, list(looks.values()))
+        profiles[profiled.name] = {**vars(profiled), **found, **origin}
+    write_json(folder / PROFILE, list(profiles.values()))
 
 
-def _look(checkpoint: Checkpoint, image: torch.Tensor, path: Path) -> dict[str, Any]:
+def _attention(checkpoint: Checkpoint, image: torch.Tensor, path: Path) -> dict[str, Any]:
     """Save the attention of block 2, mean over heads, (N, N); returns what is needed to draw it."""
     model = checkpoint.own_model
     block = min(2, len(model.blocks))

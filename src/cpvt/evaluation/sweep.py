@@ -8,25 +8,25 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cpvt.results.checkpoints import Checkpoint, as_adapter, is_run, load
+from cpvt.adapters import ModelAdapter, UnsupportedSizeError, is_external
+from cpvt.adapters.retrofit import describe_retrofit
 from cpvt.config import (
     POOLS,
     ModelConfig,
+    ProgressCallback,
     Size,
     SweepConfig,
-    ProgressCallback,
     ignore_progress,
     options_from,
     sides,
     takes_options,
 )
-from cpvt.data import Batch, DataSet, Transform, Preprocessing, open_data
+from cpvt.data import Batch, DataSet, Preprocessing, Transform, open_data
 from cpvt.data.protocols import TABLE
-from cpvt.models.convert import some_names
-from cpvt.results.rows import Row, pack_hits
-from cpvt.adapters.retrofit import describe_retrofit
 from cpvt.evaluation.accuracy import Score, count_test, load_test, measure
-from cpvt.adapters import UnsupportedSizeError, ModelAdapter, is_external
+from cpvt.models.convert import some_names
+from cpvt.results.checkpoints import Checkpoint, as_adapter, is_run, load
+from cpvt.results.rows import Row, pack_hits
 
 POOL_NAMES = {timm_name: name for name, timm_name in POOLS.items()}
 
@@ -147,7 +147,12 @@ def _transform_of(adapter: ModelAdapter, data: DataSet, largest: int) -> Transfo
 
 
 def _measure_at(
-    adapter: ModelAdapter, size: Size, protocol: str, batches: Iterable[Batch], data: DataSet, on_progress: ProgressCallback
+    adapter: ModelAdapter,
+    size: Size,
+    protocol: str,
+    batches: Iterable[Batch],
+    data: DataSet,
+    on_progress: ProgressCallback,
 ) -> tuple[ModelAdapter, Score]:
     """The adapter as it was made ready for the size, and its score; a refusal is a score too."""
     ready, count = adapter, count_test(data)

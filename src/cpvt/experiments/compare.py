@@ -11,19 +11,19 @@ from typing import Any
 
 import torch
 
-from cpvt.results.checkpoints import load, provenance
-from cpvt.config import CompareConfig, Size, TrainConfig, ProgressCallback, ignore_progress, refuse_other, sides
+from cpvt.adapters import is_external
+from cpvt.config import CompareConfig, ProgressCallback, Size, TrainConfig, ignore_progress, refuse_other, sides
 from cpvt.data import DataSet, open_data
 from cpvt.data.protocols import TABLE as PROTOCOLS
 from cpvt.encodings import TABLE as ENCODINGS
-from cpvt.runtime.files import append_rows, check_writable, read_json, write_json
-from cpvt.results.folders import COMPARISON, ROWS, RUNS
 from cpvt.evaluation.profile import ProfiledModel, profile_models
-from cpvt.models.registry import model_config
-from cpvt.experiments.pool import Tell, check_address, cores, import_ray, process_pool, ray_pool, run_tasks
-from cpvt.results.rows import Row, read_rows
-from cpvt.adapters import is_external
 from cpvt.evaluation.sweep import check_sizes, sweep
+from cpvt.experiments.pool import Tell, check_address, cores, import_ray, process_pool, ray_pool, run_tasks
+from cpvt.models.registry import model_config
+from cpvt.results.checkpoints import load, provenance
+from cpvt.results.folders import COMPARISON, ROWS, RUNS
+from cpvt.results.rows import Row, read_rows
+from cpvt.runtime.files import append_rows, check_writable, read_json, write_json
 from cpvt.training import TrainingSetup, check, check_here, is_finished, train
 
 QUICK_EPOCHS = 12
@@ -58,7 +58,9 @@ class _Task:
 
 
 def compare(
-    config: CompareConfig, on_progress: ProgressCallback = ignore_progress, on_row: Callable[[Row], None] = lambda row: None
+    config: CompareConfig,
+    on_progress: ProgressCallback = ignore_progress,
+    on_row: Callable[[Row], None] = lambda row: None,
 ) -> Path:
     """Train, test and measure what `config` says; returns the folder, from which `cpvt.report` draws the page.
 
@@ -109,7 +111,11 @@ def compare(
         for task in unfinished:
             _run(task, data, on_progress, keep)
     profile_models(
-        folder, [_adapter(task) for task in tasks if task.training.seed == config.seeds[0]], data, config.device, on_progress
+        folder,
+        [_adapter(task) for task in tasks if task.training.seed == config.seeds[0]],
+        data,
+        config.device,
+        on_progress,
     )
     return folder
 

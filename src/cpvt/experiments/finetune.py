@@ -9,15 +9,15 @@ from pathlib import Path
 
 import torch
 
-from cpvt.results.checkpoints import load, pick_device, provenance, read_record
-from cpvt.config import ExternalConfig, RetrofitConfig, TrainConfig, ProgressCallback, ignore_progress, refuse_other
+from cpvt.adapters import ModelAdapter, adapter_of, is_external
+from cpvt.adapters.retrofit import describe_retrofit, retrofit
+from cpvt.config import ExternalConfig, ProgressCallback, RetrofitConfig, TrainConfig, ignore_progress, refuse_other
 from cpvt.data import open_data
-from cpvt.runtime.files import append_rows, read_json, write_json
+from cpvt.evaluation.sweep import default_sizes, sweep
+from cpvt.results.checkpoints import load, pick_device, provenance, read_record
 from cpvt.results.folders import CONTROL_RUN, RETROFIT, ROWS
 from cpvt.results.rows import Row, read_rows
-from cpvt.adapters.retrofit import describe_retrofit, retrofit
-from cpvt.adapters import ModelAdapter, is_external, adapter_of
-from cpvt.evaluation.sweep import default_sizes, sweep
+from cpvt.runtime.files import append_rows, read_json, write_json
 from cpvt.training import PUBLISHED, build_model, check, check_here, train
 
 GROWS = ("out", "sizes", "protocols", "control", "device", "workers")
@@ -25,7 +25,9 @@ BEFORE, CONTROL = "as it came", "trained on, no PEG"
 
 
 def retrofit_and_test(
-    config: RetrofitConfig, on_progress: ProgressCallback = ignore_progress, on_row: Callable[[Row], None] = lambda row: None
+    config: RetrofitConfig,
+    on_progress: ProgressCallback = ignore_progress,
+    on_row: Callable[[Row], None] = lambda row: None,
 ) -> Path:
     """Test a model, train it on as it is (the control) and retrofitted, test both; returns the folder of the run.
 

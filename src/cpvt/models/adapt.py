@@ -8,9 +8,9 @@ from torch import Tensor
 
 from cpvt.config import ModelConfig
 from cpvt.encodings import parse_encoding
+from cpvt.grids import Grid
 from cpvt.models.timm_interface import PREFIX, head_names
 from cpvt.models.vit import VisionTransformer
-from cpvt.grids import Grid
 
 # what may be another when a model is trained on; class_token is compared by what comes of it
 FREE = ("img_size", "num_classes", "drop_rate", "drop_path_rate", "weight_init", "distilled", "class_token", "encoding")

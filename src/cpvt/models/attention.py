@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cpvt.encodings import PositionalEncoding
-from cpvt.models.linear import Linear
 from cpvt.grids import Layout
+from cpvt.models.linear import Linear
 
 
 class PackedBatch:
@@ -70,7 +70,9 @@ def _takes_varying_lengths(query: Tensor) -> bool:
 def _attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
     """Attention of (B, heads, P + N, d), heads put side by side again: (B, P + N, D)."""
     x = F.scaled_dot_product_attention(query, key, value, attn_mask=bias).transpose(1, 2)  # (B, P + N, heads, d)
-    if bias is not None:  # a copy: with a bias, exporters would record a preprocessing that their own kernel does not allow
+    if (
+        bias is not None
+    ):  # a copy: with a bias, exporters would record a preprocessing that their own kernel does not allow
         x = x.clone(memory_format=torch.contiguous_format)
     return x.flatten(2)
 

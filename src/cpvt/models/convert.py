@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from cpvt import ops
 from cpvt.encodings import PEG
-from cpvt.models.timm_interface import PREFIX
 from cpvt.grids import Grid
+from cpvt.models.timm_interface import PREFIX
 
 WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")  # in timm's order: averaged weights first
 HOME = re.compile(

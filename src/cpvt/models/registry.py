@@ -11,8 +11,8 @@ import torch
 from timm.models import build_model_with_cfg, generate_default_cfgs, is_model, register_model
 
 from cpvt.config import ModelConfig, encoding_name, sides, split_options
-from cpvt.models.timm_interface import head_names, tidy_size
 from cpvt.models.pretrained import describe_shipped, shipped_names
+from cpvt.models.timm_interface import head_names, tidy_size
 from cpvt.models.vit import VisionTransformer
 
 SIZES: dict[str, dict[str, Any]] = {

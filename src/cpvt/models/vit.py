@@ -16,6 +16,10 @@ from torch.utils.checkpoint import checkpoint
 from cpvt.config import ModelConfig
 from cpvt.encodings import PEG, ModelShape, PositionalEncoding, create_encoding
 from cpvt.encodings.naming import Builder
+from cpvt.grids import Grid, Layout
+from cpvt.models.attention import AttentionInputs, Block
+from cpvt.models.linear import Linear
+from cpvt.models.packing import check_batch, pad_to_patches, plan_packs
 from cpvt.models.timm_interface import (
     PREFIX,
     Backbone,
@@ -26,10 +30,6 @@ from cpvt.models.timm_interface import (
     init_linears,
     take_indices,
 )
-from cpvt.models.linear import Linear
-from cpvt.models.packing import check_batch, pad_to_patches, plan_packs
-from cpvt.models.attention import Block, AttentionInputs
-from cpvt.grids import Grid, Layout
 
 for leaf in (PEG, Linear):  # what asks after shapes or devices is one node of a traced graph
     register_notrace_module(leaf)
@@ -175,9 +175,7 @@ class VisionTransformer(Backbone):
         Raises ValueError for a list of images, whose grids differ, and for blocks that do not exist.
         """
         if isinstance(images, (list, tuple)):
-            raise ValueError(
-                "intermediates need images (B, C, H, W) of one size, not a list; give one image at a time"
-            )
+            raise ValueError("intermediates need images (B, C, H, W) of one size, not a list; give one image at a time")
         if output_fmt not in ("NCHW", "NLC"):
             raise ValueError(f"output_fmt must be 'NCHW' or 'NLC'; got '{output_fmt}'")
         taken = take_indices(indices, len(self.blocks))

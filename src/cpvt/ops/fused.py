@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
+from cpvt.grids import Grid
 from cpvt.ops import dense
 from cpvt.ops.kernels import run
-from cpvt.grids import Grid
 
 _TRIED: dict[int | None, bool] = {}  # GPU -> whether Triton works there
 

@@ -9,8 +9,8 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-from cpvt.ops.dense import peg
 from cpvt.grids import AnyGrid
+from cpvt.ops.dense import peg
 
 CANVAS_BELOW = 16_384  # numbers (tokens times width) an image, on the CPU; see `peg_packed`
 LARGEST_CANVAS = 3  # places of a canvas for each token on it

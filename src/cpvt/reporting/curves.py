@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 from cpvt.config import POOLS
 from cpvt.encodings import TABLE
-from cpvt.runtime.files import read_json, read_lines, write_lines
-from cpvt.results.folders import CHECKPOINT, CURVES, HISTORY, RUNS
 from cpvt.reporting.figures import colours, legend_columns
 from cpvt.reporting.summary import head_label
+from cpvt.results.folders import CHECKPOINT, CURVES, HISTORY, RUNS
+from cpvt.runtime.files import read_json, read_lines, write_lines
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

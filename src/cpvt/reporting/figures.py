@@ -81,21 +81,21 @@ def legend_columns(labels: Sequence[str], panels: int) -> int:
     return max(1, min(len(labels), 95 * panels // (widest + 6)))
 
 
-def attention_figure(looks: Sequence[dict[str, Any]], maps: Sequence[NDArray[Any]], sample: NDArray[Any]) -> Figure:
+def attention_figure(profiles: Sequence[dict[str, Any]], maps: Sequence[NDArray[Any]], sample: NDArray[Any]) -> Figure:
     """The paper's image of attention: each row of the N x N matrix as a small map, tiled where its token stands."""
     from matplotlib.figure import Figure
 
-    columns = min(3, len(looks) + 1)
-    rows = -(-(len(looks) + 1) // columns)
+    columns = min(3, len(profiles) + 1)
+    rows = -(-(len(profiles) + 1) // columns)
     figure = Figure(figsize=(3.6 * columns, 3.8 * rows), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     shown = sample.transpose(1, 2, 0)
     low, high = shown.min(), shown.max()
     panels[0].imshow(np.squeeze((shown - low) / max(high - low, 1e-6)), cmap="gray")
-    panels[0].set_title(f"the sample: {looks[0]['sample_class']}", fontsize=10)
-    for panel, look, attention in zip(panels[1:], looks, maps):
-        panel.imshow(tile(attention, tuple(look["grid"])), cmap="magma", interpolation="nearest")
-        panel.set_title(head_label(look["encoding"], look["pool"]), fontsize=10)
+    panels[0].set_title(f"the sample: {profiles[0]['sample_class']}", fontsize=10)
+    for panel, profile, attention in zip(panels[1:], profiles, maps):
+        panel.imshow(tile(attention, tuple(profile["grid"])), cmap="magma", interpolation="nearest")
+        panel.set_title(head_label(profile["encoding"], profile["pool"]), fontsize=10)
     for panel in panels:
         panel.set_axis_off()
     return figure

@@ -12,7 +12,12 @@ import numpy as np
 from cpvt.config import Size
 from cpvt.config.legacy import current
 from cpvt.data.protocols import TABLE, describe
-from cpvt.runtime.files import read_json, replacing
+from cpvt.reporting.curves import curves_figure, gather_curves, keep_curves
+from cpvt.reporting.figures import accuracy_figure, as_bytes, attention_figure
+from cpvt.reporting.pairs import paired_differences
+from cpvt.reporting.probes import report_probes
+from cpvt.reporting.summary import BASELINE, Cell, as_csv, pixels, protocol_words, size_label, summarise, tabulate
+from cpvt.reporting.templates import as_data, inline, render
 from cpvt.results.folders import (
     ACCURACY_PNG,
     ACCURACY_SVG,
@@ -22,20 +27,15 @@ from cpvt.results.folders import (
     CURVES,
     CURVES_SVG,
     PROBE_RESULTS,
-    PROFILE,
     REPORT,
     ROWS,
     SAMPLE,
     SUMMARY,
     attention_file,
+    read_profile,
 )
-from cpvt.reporting.curves import curves_figure, gather_curves, keep_curves
-from cpvt.reporting.figures import accuracy_figure, as_bytes, attention_figure
-from cpvt.reporting.pairs import paired_differences
-from cpvt.reporting.probes import report_probes
-from cpvt.reporting.summary import BASELINE, Cell, as_csv, pixels, protocol_words, size_label, summarise, tabulate
-from cpvt.reporting.templates import as_data, inline, render
 from cpvt.results.rows import Row, read_rows
+from cpvt.runtime.files import read_json, replacing
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Material:
     rows: list[Row]
     cells: list[Cell]
     record: dict[str, Any] | None  # compare.json: configuration and provenance
-    looks: list[dict[str, Any]]  # looks.json: parameters, speed, attention of each model
+    profiles: list[dict[str, Any]]  # profile.json: parameters, speed, attention of each model
     curves: bytes | None  # the figure of the trainings, as svg
 
 
@@ -63,16 +63,16 @@ def report(*folders: str | Path, out: str | Path | None = None) -> Path:
         return probes
     folder = Path(out or single)
     record: dict[str, Any] | None = None
-    looks: list[dict[str, Any]] = []
+    profiles: list[dict[str, Any]] = []
     if len(folders) == 1:
         record = read_json(single / COMPARISON) if (single / COMPARISON).exists() else None
-        looks = read_json(single / PROFILE) if (single / PROFILE).exists() else []
-    material = Material(rows, summarise(rows), record, looks, _curves(folders, folder))
+        profiles = read_profile(single)
+    material = Material(rows, summarise(rows), record, profiles, _curves(folders, folder))
     accuracy = accuracy_figure(material.cells, _train_sizes(rows))
     svg = as_bytes(accuracy, "svg")
     _write(folder / ACCURACY_SVG, svg)
     _write(folder / ACCURACY_PNG, as_bytes(accuracy, "png"))
-    attention = _attention(single, folder, looks)
+    attention = _attention(single, folder, profiles)
     _write(folder / SUMMARY, as_csv(material.cells).encode())
     _write(folder / REPORT, _page(material, svg, attention).encode())
     return folder / REPORT
@@ -102,12 +102,12 @@ def _curves(folders: Sequence[str | Path], out: Path) -> bytes | None:
     return svg
 
 
-def _attention(folder: Path, out: Path, looks: Sequence[dict[str, Any]]) -> bytes | None:
-    if not looks:
+def _attention(folder: Path, out: Path, profiles: Sequence[dict[str, Any]]) -> bytes | None:
+    if not profiles:
         return None
-    maps = [np.load(folder / ARRAYS / attention_file(look["name"])) for look in looks]
+    maps = [np.load(folder / ARRAYS / attention_file(profile["name"])) for profile in profiles]
     sample = np.load(folder / ARRAYS / SAMPLE)
-    png = as_bytes(attention_figure(looks, maps, sample), "png")
+    png = as_bytes(attention_figure(profiles, maps, sample), "png")
     _write(out / ATTENTION_PNG, png)
     return png
 
@@ -130,7 +130,7 @@ def _page(material: Material, accuracy_svg: bytes, attention_png: bytes | None) 
         pairs=paired_differences(rows),
         measured=[cell for cell in cells if cell.rate is not None],
         curves=inline(material.curves) if material.curves else None,
-        looks=material.looks,
+        profiles=material.profiles,
         costs=_costs(material),
         attention=as_data(attention_png) if attention_png else None,
         facts=_facts(material),
@@ -164,7 +164,7 @@ def _accuracies(cells: Sequence[Cell], protocol: str) -> dict[str, Any]:
 
 def _costs(material: Material) -> list[dict[str, Any]]:
     """Depths and parameters of each model, and where speeds were taken, those, also relative to the baseline's."""
-    rates = {(look["encoding"], look["pool"]): look["images_per_second"] for look in material.looks}
+    rates = {(profile["encoding"], profile["pool"]): profile["images_per_second"] for profile in material.profiles}
     baseline, costs = rates.get((BASELINE, "cls")), []
     for key, cell in {(cell.encoding, cell.pool): cell for cell in material.cells}.items():
         depths = ", ".join(map(str, cell.at)) or ("–" if cell.encoding == "none" or not cell.pool else "in attention")

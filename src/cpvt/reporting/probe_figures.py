@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cpvt.encodings import TABLE
-from cpvt.results.probe_results import ProbeResult
-from cpvt.results.folders import ARRAYS, probe_attention_file
 from cpvt.reporting.figures import SPARE, tile
 from cpvt.reporting.probed import Line, Probed, leading_word
 from cpvt.reporting.summary import pixels, size_label
+from cpvt.results.folders import ARRAYS, probe_attention_file
+from cpvt.results.probe_results import ProbeResult
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -148,7 +148,9 @@ def _lines(
         for line in probed.lines:
             found = sorted(probed.select(line, probe, measure, case, kind, deepest), key=place)
             x, y = [place(each) for each in found], [each.value for each in found]
-            panel.plot(x, y, STYLES[line.baseline], color=colours[line.model], label=probed.label(line), **_weight(line))
+            panel.plot(
+                x, y, STYLES[line.baseline], color=colours[line.model], label=probed.label(line), **_weight(line)
+            )
         panel.set_title(title, fontsize=10, loc="left")
         panel.axhline(0, color="#bbbbbb", lw=1, zorder=0)
         _dress(panel, x_label, y_label)

@@ -66,7 +66,11 @@ class Probed:
     @cached_property
     def lines(self) -> list[Line]:
         """Every baseline of every model that has numbers."""
-        there = {(probe_result.model, probe_result.baseline) for probe_result in self.probe_results if probe_result.value is not None}
+        there = {
+            (probe_result.model, probe_result.baseline)
+            for probe_result in self.probe_results
+            if probe_result.value is not None
+        }
         return [Line(model, baseline) for model in self.models for baseline in BASELINES if (model, baseline) in there]
 
     def label(self, line: Line) -> str:

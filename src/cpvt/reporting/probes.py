@@ -8,9 +8,6 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
-from cpvt.runtime.files import replacing
-from cpvt.results.probe_results import read_probe_results
-from cpvt.results.folders import PROBE_REPORT, PROBE_RESULTS
 from cpvt.reporting.figures import as_bytes
 from cpvt.reporting.probe_figures import (
     border_figure,
@@ -23,6 +20,9 @@ from cpvt.reporting.probe_figures import (
 from cpvt.reporting.probed import HEADLINES, TWIN_WORDS, Line, Probed, headline, plain
 from cpvt.reporting.summary import size_label
 from cpvt.reporting.templates import as_data, inline, render
+from cpvt.results.folders import PROBE_REPORT, PROBE_RESULTS
+from cpvt.results.probe_results import read_probe_results
+from cpvt.runtime.files import replacing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cpvt.data.protocols import describe
-from cpvt.results.probe_results import ProbeResult
 from cpvt.reporting.probed import HEADLINES, TWIN_WORDS, Probed, headline
 from cpvt.reporting.summary import Cell, protocol_words, size_label, summarise, tabulate
+from cpvt.results.probe_results import ProbeResult
 from cpvt.results.rows import Row
 
 

@@ -19,19 +19,19 @@ from timm import list_models
 from torch import Tensor, nn
 
 from cpvt import __version__
+from cpvt.adapters import TABLE, ModelAdapter, adapter_of, is_external, open_adapter
+from cpvt.adapters.adapt import build_external, continue_external
+from cpvt.adapters.retrofit import retrofit
+from cpvt.adapters.weights import load_weights_file
 from cpvt.config import ExternalConfig, ModelConfig, sides
 from cpvt.config.legacy import current
 from cpvt.data import Transform
-from cpvt.runtime.files import read_json, replacing, write_json
-from cpvt.results.folders import CHECKPOINT, WEIGHTS
 from cpvt.models import VisionTransformer
 from cpvt.models.adapt import adapt_model
 from cpvt.models.pretrained import Files, shipped_files, shipped_names
 from cpvt.models.registry import MODELS
-from cpvt.adapters.retrofit import retrofit
-from cpvt.adapters import LIBRARIES, ModelAdapter, is_external, open_adapter, adapter_of
-from cpvt.adapters.adapt import build_external, continue_external
-from cpvt.adapters.weights import load_weights_file
+from cpvt.results.folders import CHECKPOINT, WEIGHTS
+from cpvt.runtime.files import read_json, replacing, write_json
 
 
 @dataclass(frozen=True)
@@ -101,14 +101,14 @@ def as_adapter(
 def _unknown(name: str) -> str:
     """What to say to a name that is no folder and of no library."""
     library, _, rest = name.partition(":")
-    guesses = [f"{prefix}:{rest}" for prefix in difflib.get_close_matches(library, LIBRARIES, n=1)] if rest else []
+    guesses = [f"{prefix}:{rest}" for prefix in difflib.get_close_matches(library, TABLE, n=1)] if rest else []
     guesses += difflib.get_close_matches(name, shipped_names(), n=1, cutoff=0.8)
     theirs = [each for each in list_models() if each not in MODELS]
     guesses += [f"timm:{near}" for near in difflib.get_close_matches(name, theirs, n=3, cutoff=0.8)]
     hint = f" Did you mean {' or '.join(guesses)}?" if guesses else ""
     return (
         f"'{name}' is no folder of a run, no model that comes with weights ({', '.join(shipped_names())}) and none of "
-        f"{', '.join(f'{each}:NAME' for each in LIBRARIES)}.{hint}"
+        f"{', '.join(f'{each}:NAME' for each in TABLE)}.{hint}"
     )
 
 

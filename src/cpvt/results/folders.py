@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
+from typing import Any
+
+from cpvt.runtime.files import read_json
 
 # A run: one training
 CHECKPOINT, WEIGHTS = "checkpoint.json", "model.safetensors"
@@ -13,7 +17,7 @@ STATE, PREVIOUS_STATE = "training.pt", "training.previous.pt"  # what a training
 ROWS = "rows.jsonl"
 COMPARISON, RETROFIT = "compare.json", "retrofit.json"  # configuration and provenance of the rows
 RUNS, CONTROL_RUN = "runs", "control"  # folders of the trainings
-PROFILE = "looks.json"  # parameters, speed and attention of each model
+PROFILE, OLD_PROFILE = "profile.json", "looks.json"  # parameters, speed and attention of each model
 PROBE_RESULTS = "findings.jsonl"
 ARRAYS = "arrays"  # folder of .npy files
 SAMPLE = "sample.npy"  # the image that attention maps belong to
@@ -22,6 +26,16 @@ SAMPLE = "sample.npy"  # the image that attention maps belong to
 REPORT, PROBE_REPORT = "report.html", "probes.html"
 SUMMARY, CURVES = "summary.csv", "curves.jsonl"
 ACCURACY_SVG, ACCURACY_PNG, ATTENTION_PNG, CURVES_SVG = "accuracy.svg", "accuracy.png", "attention.png", "curves.svg"
+
+
+def read_profile(folder: Path) -> list[dict[str, Any]]:
+    """Parameters, speed and attention of each model of a comparison; earlier versions wrote them as looks.json."""
+    path = next((folder / name for name in (PROFILE, OLD_PROFILE) if (folder / name).exists()), None)
+    rate = "_per_second"
+    return [
+        {f"images{rate}" if name.endswith(rate) else name: value for name, value in each.items()}
+        for each in (read_json(path) if path else [])
+    ]
 
 
 def attention_file(name: str) -> str:

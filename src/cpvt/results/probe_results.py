@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from cpvt.runtime.files import read_lines
 
 BASELINES = ("model", "untrained", "none")
+KEYS = {"baseline": "twin", "images": "pictures"}  # fields that files call by another name
 
 
 @dataclass(frozen=True)
@@ -33,9 +34,13 @@ class ProbeResult:
     count: int = 0  # images that were measured
     words: str = ""  # why there is no value
 
+    def as_json(self) -> dict[str, Any]:
+        """The result as a line of findings.jsonl holds it."""
+        return {KEYS.get(name, name): value for name, value in asdict(self).items()}
+
     @property
     def key(self) -> tuple[Any, ...]:
-        """What was measured; of several probe_results with one key the last counts."""
+        """What was measured; of several results with one key the last counts."""
         return (self.model, self.data, self.probe, self.measure, self.case, self.baseline, self.depth, self.images, self.size,
                 self.seed)  # fmt: skip
 
@@ -46,19 +51,19 @@ def finite(value: float) -> float | None:
 
 
 def read_probe_results(path: Path) -> list[ProbeResult]:
-    """Read probe_results back, the last one of each key; half-written lines are passed over. No file means no probe_results."""
+    """Read results back, the last one of each key; half-written lines are passed over. No file means no results."""
     found: dict[tuple[Any, ...], ProbeResult] = {}
     for number, values in read_lines(path):
-        probe_result = _finding(values, f"{path}, line {number}")
+        probe_result = _probe_result(values, f"{path}, line {number}")
         found.pop(probe_result.key, None)
         found[probe_result.key] = probe_result
     return list(found.values())
 
 
-def _finding(values: Any, where: str) -> ProbeResult:
-    names = [field.name for field in fields(ProbeResult)]
+def _probe_result(values: Any, where: str) -> ProbeResult:
+    names = {KEYS.get(field.name, field.name): field.name for field in fields(ProbeResult)}
     if not isinstance(values, dict) or not set(names) <= set(values):
         raise ValueError(f"{where}: expected an object with the keys {', '.join(names)}; got {values}")
-    known = {name: values[name] for name in names}
+    known = {name: values[key] for key, name in names.items()}
     size = known["size"] if isinstance(known["size"], int) else tuple(known["size"])
     return ProbeResult(**{**known, "size": size})

@@ -20,7 +20,7 @@ def append_rows(path: Path, rows: Iterable[Any]) -> None:
             file.seek(-1, os.SEEK_END)
             if file.read(1) != b"\n":
                 file.write(b"\n")
-        file.write("".join(json.dumps(asdict(row)) + "\n" for row in rows).encode())
+        file.write("".join(json.dumps(row if isinstance(row, dict) else asdict(row)) + "\n" for row in rows).encode())
         file.flush()
         os.fsync(file.fileno())
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import torch
 
-from cpvt.runtime import distributed
-from cpvt.config import TrainConfig, ProgressCallback, ignore_progress
+from cpvt.config import ProgressCallback, TrainConfig, ignore_progress
 from cpvt.data import DataSet, open_data
+from cpvt.runtime import distributed
 from cpvt.training.backend import Backend
 from cpvt.training.build import PUBLISHED, TrainingSetup, build_model, open_teacher
 from cpvt.training.loss import Criterion
@@ -24,7 +24,10 @@ __all__ = [
 
 
 def train(
-    config: TrainConfig, on_progress: ProgressCallback = ignore_progress, data: DataSet | None = None, setup: TrainingSetup | None = None
+    config: TrainConfig,
+    on_progress: ProgressCallback = ignore_progress,
+    data: DataSet | None = None,
+    setup: TrainingSetup | None = None,
 ) -> Path:
     """Train what `config` says and return the folder of the run, which `cpvt.load` reads.
 

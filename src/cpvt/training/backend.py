@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cpvt.runtime import distributed
-from cpvt.results.checkpoints import pick_device
+from cpvt.adapters import is_external
 from cpvt.config import TrainConfig
 from cpvt.data.protocols import keeps_sizes
-from cpvt.adapters import is_external
+from cpvt.results.checkpoints import pick_device
+from cpvt.runtime import distributed
 
 FSDP = "ACCELERATE_USE_FSDP"
 PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}  # our words -> accelerate's

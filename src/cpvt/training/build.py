@@ -12,7 +12,15 @@ import torch
 from timm.optim import create_optimizer_v2
 from torch import nn
 
-from cpvt.runtime import distributed
+from cpvt.adapters import describe, is_external, open_adapter
+from cpvt.adapters.retrofit import parameter_groups, retrofit
+from cpvt.config import POOLS, ExternalConfig, ModelConfig, OptimConfig, Retrofit, Size, TrainConfig, sides
+from cpvt.data import DataSet, Preprocessing, Transform
+from cpvt.data.augmentation import Augmentation
+from cpvt.data.protocols import AUGMENTS
+from cpvt.models import VisionTransformer
+from cpvt.models.pretrained import shipped_names
+from cpvt.models.registry import model_config
 from cpvt.results.checkpoints import (
     as_adapter,
     is_run,
@@ -23,15 +31,7 @@ from cpvt.results.checkpoints import (
     transform_from_json,
 )
 from cpvt.results.checkpoints import build_model as build_fresh_model
-from cpvt.config import POOLS, ExternalConfig, ModelConfig, OptimConfig, Retrofit, Size, TrainConfig, sides
-from cpvt.data import DataSet, Transform, Preprocessing
-from cpvt.data.augmentation import Augmentation
-from cpvt.data.protocols import AUGMENTS
-from cpvt.models import VisionTransformer
-from cpvt.models.pretrained import shipped_names
-from cpvt.models.registry import model_config
-from cpvt.adapters.retrofit import parameter_groups, retrofit
-from cpvt.adapters import describe, is_external, open_adapter
+from cpvt.runtime import distributed
 from cpvt.training.loss import Teacher, check_teacher
 from cpvt.training.sampler import BatchSampler, create_sampler
 

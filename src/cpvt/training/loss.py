@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from timm.data import Mixup
 from torch import Tensor
 
+from cpvt.adapters import ModelAdapter, logits_of
 from cpvt.config import OptimConfig
 from cpvt.data import Transform
 from cpvt.data.augmentation import seeded
-from cpvt.adapters import ModelAdapter, logits_of
 
 Images = Tensor | list[Tensor]
 

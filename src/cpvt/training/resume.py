@@ -26,11 +26,11 @@ from torch.distributed.checkpoint.state_dict import (
     set_state_dict,
 )
 
-from cpvt.runtime import distributed
-from cpvt.results.checkpoints import read_record, save_checkpoint
 from cpvt.config import RuntimeConfig, TrainConfig, differences, refuse_other
-from cpvt.runtime.files import remove_leftovers, replacing, write_lines
+from cpvt.results.checkpoints import read_record, save_checkpoint
 from cpvt.results.folders import CHECKPOINT, HISTORY, PREVIOUS_STATE, STATE, WEIGHTS
+from cpvt.runtime import distributed
+from cpvt.runtime.files import remove_leftovers, replacing, write_lines
 from cpvt.training.metrics import Metrics
 
 BROKEN = (  # what reading a damaged file raises
@@ -186,13 +186,19 @@ class Checkpointer:
     def _refuse_other_images(self, state: dict[str, Any], streamed: bool) -> None:
         """Raise ValueError where the images are not those that an interrupted run began with."""
         for name, now in (("class_names", self.record["class_names"]), ("images", self.images)):
-            if state[name] != now:
-                change = f"{name.replace('_', ' ')}: {_short(state[name])} then, {_short(now)} now"
+            then = state["pictures"] if name not in state else state[name]  # as version 0.1.0 called them at first
+            if then != now:
+                change = f"{name.replace('_', ' ')}: {_short(then)} then, {_short(now)} now"
                 raise ValueError(
                     f"the run in '{self.folder}' began with other images ({change}); bring those back, or train into "
                     "another folder (from these weights: --initial-checkpoint)"
                 )
-        if streamed and state["done"] and state["processes"] != distributed.world_size() and distributed.is_main_process():
+        if (
+            streamed
+            and state["done"]
+            and state["processes"] != distributed.world_size()
+            and distributed.is_main_process()
+        ):
             warnings.warn(
                 f"the stream is now dealt out to {distributed.world_size()} processes, not to {state['processes']} as before: "
                 "until the epoch ends, some images come a second time and some not at all", stacklevel=2,

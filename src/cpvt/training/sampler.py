@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from cpvt.runtime import distributed
 from cpvt.config import TrainConfig
-from cpvt.data import Batch, DataSet, SampleSpec, Preprocessing, load_plan, load_stream
+from cpvt.data import Batch, DataSet, Preprocessing, SampleSpec, load_plan, load_stream
 from cpvt.grids import patch_count
+from cpvt.runtime import distributed
 
 Sides = tuple[int, int]
 Step = Sequence[SampleSpec]

@@ -15,12 +15,12 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from cpvt.runtime import distributed
-from cpvt.results.checkpoints import load
-from cpvt.config import TrainConfig, ProgressCallback, sides
-from cpvt.data import Batch, DataSet, Preprocessing
 from cpvt.adapters.retrofit import fade_share, set_absolute_share
+from cpvt.config import ProgressCallback, TrainConfig, sides
+from cpvt.data import Batch, DataSet, Preprocessing
 from cpvt.evaluation.accuracy import count_test, load_test, measure
+from cpvt.results.checkpoints import load
+from cpvt.runtime import distributed
 from cpvt.training.backend import Backend
 from cpvt.training.build import TrainingSetup, create_optimizer, make_record
 from cpvt.training.loss import Criterion
@@ -134,7 +134,9 @@ class Trainer:
             return len(step)
         if not distributed.is_distributed():
             return len(batch.labels)
-        return distributed.all_reduce_sum(torch.tensor(float(len(batch.labels)), device=self.backend.device)).clamp(min=1)
+        return distributed.all_reduce_sum(torch.tensor(float(len(batch.labels)), device=self.backend.device)).clamp(
+            min=1
+        )
 
     def _split(self, images: Any, targets: Tensor) -> list[tuple[Any, Tensor]]:
         """The images of a step in `accumulate` parts of about the same number.
@@ -150,7 +152,9 @@ class Trainer:
     def _train_on_nothing(self, step: Step) -> None:
         """Add zeros to the gradients where this process has no image: the others wait for its backward."""
         backend, preprocessing = self.backend, self.setup.preprocessing
-        image = torch.zeros(1, len(preprocessing.transform.mean), *(step[0].sides or preprocessing.sides), device=backend.device)
+        image = torch.zeros(
+            1, len(preprocessing.transform.mean), *(step[0].sides or preprocessing.sides), device=backend.device
+        )
         norms = [each for each in self.module.modules() if isinstance(each, _BatchNorm)]
         for norm in norms:
             norm.eval()  # a black image is none to learn statistics from

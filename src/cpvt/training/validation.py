@@ -14,14 +14,14 @@ from timm.optim import list_optimizers
 from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 
-from cpvt.results.checkpoints import is_run
+from cpvt.adapters import is_external
 from cpvt.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
 from cpvt.data import DataSet
 from cpvt.data.protocols import TRAINING, keeps_sizes
-from cpvt.runtime.files import check_writable
-from cpvt.results.folders import CHECKPOINT, WEIGHTS
 from cpvt.models import VisionTransformer
-from cpvt.adapters import is_external
+from cpvt.results.checkpoints import is_run
+from cpvt.results.folders import CHECKPOINT, WEIGHTS
+from cpvt.runtime.files import check_writable
 from cpvt.training.build import PUBLISHED, TrainingSetup, build_setup, create_optimizer, start_of
 from cpvt.training.resume import has_state
 

@@ -6,8 +6,8 @@ from torch import nn
 
 from cpvt.config import ModelConfig
 from cpvt.data import open_data
-from cpvt.models import VisionTransformer
 from cpvt.evaluation.probes import probe
+from cpvt.models import VisionTransformer
 
 
 @pytest.fixture(scope="session")

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from cpvt.results.folders import ARRAYS, probe_attention_file
-from cpvt.evaluation.probes.attention import distances
 from cpvt.adapters import ModelAdapter, adapter_of
+from cpvt.evaluation.probes.attention import distances
+from cpvt.results.folders import ARRAYS, probe_attention_file
 
 
 def test_distances_by_hand():

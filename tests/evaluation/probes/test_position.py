@@ -110,7 +110,9 @@ def test_longer_sequences_tell_scaled_from_absolute(measured, coordinates):
 
 
 def _of(find, case):
-    return [each for each in find.probe_results if each.measure == "r2" and each.case == case and each.baseline == "model"]
+    return [
+        each for each in find.probe_results if each.measure == "r2" and each.case == case and each.baseline == "model"
+    ]
 
 
 def test_sizes_can_be_chosen_and_become_whole_patches(measured, tiny_model):

@@ -7,16 +7,18 @@ import pytest
 import torch
 
 import cpvt
-from cpvt.cli import main
-from cpvt.results.probe_results import BASELINES, read_probe_results
-from cpvt.results.folders import PROBE_RESULTS
-from cpvt.evaluation.probes import PROBES
 from cpvt.adapters import adapter_of
+from cpvt.cli import main
+from cpvt.evaluation.probes import PROBES
+from cpvt.results.folders import PROBE_RESULTS
+from cpvt.results.probe_results import BASELINES, read_probe_results
 
 
 def test_every_probe_runs_on_our_own_model_with_its_three_twins(tiny_model, measured):
     find = measured(tiny_model("peg"), *PROBES)
-    assert {(each.probe, each.baseline) for each in find.probe_results} == {(name, baseline) for name in PROBES for baseline in BASELINES}
+    assert {(each.probe, each.baseline) for each in find.probe_results} == {
+        (name, baseline) for name in PROBES for baseline in BASELINES
+    }
     assert find.refused == {}
     assert len({each.key for each in find.probe_results}) == len(find.probe_results)
 

@@ -59,9 +59,7 @@ def open_shards(where: str, mode: str) -> DataSet:
     labels = {part: [sample.label for within in each for sample in within] for part, each in samples.items()}
     for part, found in labels.items():
         if not found:
-            raise ValueError(
-                f"there are no images in '{shards[part][0]}' and the other shards to {part} of '{where}'"
-            )
+            raise ValueError(f"there are no images in '{shards[part][0]}' and the other shards to {part} of '{where}'")
     numbers, names = _numbered(where, labels)
     for sample in (sample for each in samples.values() for within in each for sample in within):
         if sample.words and isinstance(sample.label, int):

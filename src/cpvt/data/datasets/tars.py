@@ -51,12 +51,8 @@ def read_samples(path: Path, keys: Sequence[str] = KEYS) -> list[Sample]:
                 beside.setdefault(key, {})[member.ending] = file.read(member.size).decode(errors="replace").strip()
     without = next((key for key, facts in beside.items() if "cls" in facts and key not in samples), None)
     if without is not None:
-        raise ValueError(
-            f"sample '{without}' of '{path}' has a class and no image; known: {' '.join(sorted(endings))}"
-        )
-    return [
-        sample for key, images in samples.items() for sample in _labelled(path, images, beside.get(key, {}), keys)
-    ]
+        raise ValueError(f"sample '{without}' of '{path}' has a class and no image; known: {' '.join(sorted(endings))}")
+    return [sample for key, images in samples.items() for sample in _labelled(path, images, beside.get(key, {}), keys)]
 
 
 def _labelled(path: Path, images: list[_Member], facts: dict[str, str], keys: Sequence[str]) -> Iterator[Sample]:

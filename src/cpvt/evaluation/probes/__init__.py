@@ -8,19 +8,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cpvt.results.checkpoints import Checkpoint, as_adapter
-from cpvt.config import ProbeConfig, Size, ProgressCallback, ignore_progress, options_from, sides, takes_options
+from cpvt.adapters import ModelAdapter, UnsupportedError, UnsupportedSizeError
+from cpvt.config import ProbeConfig, ProgressCallback, Size, ignore_progress, options_from, sides, takes_options
 from cpvt.data import DataSet, open_data
-from cpvt.runtime.files import append_rows
-from cpvt.results.probe_results import BASELINES, ProbeResult
-from cpvt.results.folders import ARRAYS, PROBE_RESULTS
 from cpvt.evaluation.probes import attention, islam, order, position, translation
-from cpvt.evaluation.probes.images import ProbeDataset
-from cpvt.evaluation.probes.context import Sides, ProbeContext
 from cpvt.evaluation.probes.adapter import check_labels, fit_transform, patch_of, read_grids, training_sides
-from cpvt.adapters import UnsupportedError, UnsupportedSizeError, ModelAdapter
+from cpvt.evaluation.probes.context import ProbeContext, Sides
+from cpvt.evaluation.probes.images import ProbeDataset
+from cpvt.results.checkpoints import Checkpoint, as_adapter
+from cpvt.results.folders import ARRAYS, PROBE_RESULTS
+from cpvt.results.probe_results import BASELINES, ProbeResult
+from cpvt.runtime.files import append_rows
 
-__all__ = ["PROBES", "ProbeDataset", "ProbeResult", "ProbeContext", "probe"]
+__all__ = ["PROBES", "ProbeContext", "ProbeDataset", "ProbeResult", "probe"]
 
 Part = Callable[[ProbeContext], Iterator[ProbeResult]]
 PROBES: dict[str, dict[str, Part]] = {  # name -> its parts, each of which may fail alone
@@ -88,7 +88,7 @@ def _probe(config: ProbeConfig, on_progress: ProgressCallback) -> Iterator[Probe
     )  # fmt: skip
     for probe_result in _findings(context, config.probes or tuple(PROBES), on_progress):
         if config.out is not None:
-            append_rows(Path(config.out) / PROBE_RESULTS, [probe_result])
+            append_rows(Path(config.out) / PROBE_RESULTS, [probe_result.as_json()])
         yield probe_result
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from cpvt.adapters import ModelAdapter, UnsupportedError, UnsupportedSizeError
 from cpvt.config import Size, sides
 from cpvt.data import DataSet, Transform
-from cpvt.evaluation.probes.context import Sides, ProbeContext, logits_of
+from cpvt.evaluation.probes.context import ProbeContext, Sides, logits_of
 from cpvt.grids import Grid
-from cpvt.adapters import UnsupportedError, UnsupportedSizeError, ModelAdapter
 
 LARGEST = 224  # pixels a side, for models that do not say what they were trained at
 

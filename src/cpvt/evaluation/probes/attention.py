@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cpvt.results.probe_results import ProbeResult
-from cpvt.results.folders import probe_attention_file
+from cpvt.adapters import UnsupportedError
 from cpvt.evaluation.probes.context import ProbeContext
 from cpvt.grids import Grid
-from cpvt.adapters import UnsupportedError
+from cpvt.results.folders import probe_attention_file
+from cpvt.results.probe_results import ProbeResult
 
 SHOWN = 2  # the block whose attention the paper shows
 IMAGES = 64  # at most: attention holds the square of the tokens

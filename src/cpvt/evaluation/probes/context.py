@@ -11,10 +11,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from cpvt.results.probe_results import ProbeResult, finite
+from cpvt.adapters import ModelAdapter, UnsupportedError, UnsupportedSizeError
 from cpvt.evaluation.probes.images import ProbeDataset
 from cpvt.grids import Grid
-from cpvt.adapters import UnsupportedError, UnsupportedSizeError, ModelAdapter
+from cpvt.results.probe_results import ProbeResult, finite
 
 Sides = tuple[int, int]
 
@@ -104,7 +104,9 @@ def logits_of(adapter: ModelAdapter, images: Tensor) -> Tensor:
         raise UnsupportedError(str(error)) from error
 
 
-def each_size(context: ProbeContext, what: str, measure: Callable[[Sides], Iterator[ProbeResult]]) -> Iterator[ProbeResult]:
+def each_size(
+    context: ProbeContext, what: str, measure: Callable[[Sides], Iterator[ProbeResult]]
+) -> Iterator[ProbeResult]:
     """Measure at every larger size; one that the model refuses is said, and the others go on."""
     for sides in context.larger:
         try:

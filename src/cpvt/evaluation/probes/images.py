@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cpvt.config import TOKEN_BUDGET
-from cpvt.data import DataSet, Split, Transform, Preprocessing, load_batches
+from cpvt.data import DataSet, Preprocessing, Split, Transform, load_batches
 
 KINDS = ("natural", "noise", "black", "white")
 CACHED = 2**26  # numbers of natural images that are kept for the next probe: 256 MiB

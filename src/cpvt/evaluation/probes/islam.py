@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cpvt.results.probe_results import ProbeResult
+from cpvt.evaluation.probes.context import ProbeContext
 from cpvt.evaluation.probes.images import KINDS
 from cpvt.evaluation.probes.readout import Readout, Sums
-from cpvt.evaluation.probes.context import ProbeContext
+from cpvt.results.probe_results import ProbeResult
 
 SIDE = 28  # of the resized tokens
 IMAGES = 64  # at most, to fit on and to test on: each gives 676 places

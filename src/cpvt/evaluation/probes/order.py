@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cpvt.results.probe_results import ProbeResult
-from cpvt.evaluation.probes.context import Change, ProbeContext, logits_of
 from cpvt.adapters import UnsupportedError
+from cpvt.evaluation.probes.context import Change, ProbeContext, logits_of
+from cpvt.results.probe_results import ProbeResult
 
 KINDS = ("natural", "noise")
 
@@ -22,9 +22,7 @@ KINDS = ("natural", "noise")
 def permute_patches(images: Tensor, patch: int, order: Tensor) -> Tensor:
     """Images (B, C, H, W) whose place i shows patch number order[i]; the patch must divide the sides."""
     height, width = images.shape[2:]
-    patches = images.unflatten(3, (width // patch, patch)).unflatten(
-        2, (height // patch, patch)
-    )  # (B, C, h, p, w, p)
+    patches = images.unflatten(3, (width // patch, patch)).unflatten(2, (height // patch, patch))  # (B, C, h, p, w, p)
     moved = patches.transpose(3, 4).flatten(2, 3)[:, :, order]  # (B, C, N, p, p)
     moved = moved.unflatten(2, (height // patch, width // patch)).transpose(3, 4)
     return moved.flatten(4, 5).flatten(2, 3)
@@ -37,7 +35,9 @@ def tokens(context: ProbeContext) -> Iterator[ProbeResult]:
     grid = (context.sides[0] // patch, context.sides[1] // patch)
     depths = [depth for depth, each in context.grids.items() if each == grid]
     if not depths:
-        raise UnsupportedError(f"'{context.model}' keeps no token for each patch, so tokens cannot be put back in order")
+        raise UnsupportedError(
+            f"'{context.model}' keeps no token for each patch, so tokens cannot be put back in order"
+        )
     for kind in KINDS:
         changes, means = {depth: Change() for depth in depths}, {depth: Change() for depth in depths}
         for images, order in _permuted(context, kind):

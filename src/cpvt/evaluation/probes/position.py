@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cpvt.results.probe_results import ProbeResult
+from cpvt.evaluation.probes.context import ProbeContext, Sides, each_size
 from cpvt.evaluation.probes.readout import Readout, Sums
-from cpvt.evaluation.probes.context import Sides, ProbeContext, each_size
 from cpvt.grids import Grid
+from cpvt.results.probe_results import ProbeResult
 
 KINDS = ("noise", "natural")
 
@@ -71,7 +71,9 @@ def readout(context: ProbeContext) -> Iterator[ProbeResult]:
             yield context.probe_result("r2", float(both.mean()), depth=depth, images=kind,
                                 spread=float(both.std(correction=0)), count=len(found))  # fmt: skip
             for axis, values in zip(("row", "column"), each.T):
-                yield context.probe_result("r2", float(values.mean()), case=axis, depth=depth, images=kind, count=len(found))
+                yield context.probe_result(
+                    "r2", float(values.mean()), case=axis, depth=depth, images=kind, count=len(found)
+                )
             yield from _border(context, found, expected, depth, kind)
 
 

@@ -13,9 +13,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from cpvt.results.probe_results import ProbeResult
-from cpvt.evaluation.probes.context import Change, Sides, ProbeContext, logits_of
 from cpvt.adapters import ModelAdapter
+from cpvt.evaluation.probes.context import Change, ProbeContext, Sides, logits_of
+from cpvt.results.probe_results import ProbeResult
 
 WAYS = ("circular", "canvas", "crop")
 KINDS = ("natural", "noise")

@@ -16,7 +16,7 @@ import cpvt
 from benchmarks.measuring import Figure, alternate, mark_memory, peak_memory, ratio
 from cpvt.models.linear import plain_linear
 from cpvt.models.packing import pad_to_patches
-from cpvt.models.registry import model_config
+from cpvt.models.sizes import model_config
 
 MODEL, IMAGES, SIDES = "cpvt_small", 64, (96, 320)
 MODES = {"forward": False, "forward + backward": True}

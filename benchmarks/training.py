@@ -14,7 +14,7 @@ import cpvt
 from benchmarks.measuring import Figure, alternate, ratio
 from benchmarks.rehearsal import rehearse
 from cpvt.models.linear import plain_linear
-from cpvt.models.registry import model_config
+from cpvt.models.sizes import model_config
 
 
 class Case(NamedTuple):

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from cpvt.models.pretrained import FOLDER
-from cpvt.models.registry import MODELS
+from cpvt.models.sizes import MODELS
 from cpvt.results.checkpoints import config_from_json, load, read_record, save_checkpoint
 from cpvt.results.folders import WEIGHTS
 from cpvt.runtime.files import write_json

@@ -7,7 +7,6 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
-from cpvt.training.resume import is_finished
 
 import cpvt
 from cpvt import config as configs
@@ -26,6 +25,7 @@ from cpvt.config.base import RANGES, Options, check_ranges, differences
 from cpvt.config.legacy import RENAMED, current
 from cpvt.models.pretrained import DEFAULT, shipped_files
 from cpvt.results.checkpoints import read_record
+from cpvt.training.resume import is_finished
 
 
 def train(**options):

@@ -10,7 +10,7 @@ from cpvt.cli import main, parse
 from cpvt.config import OptimConfig, Retrofit
 from cpvt.config.recipes import deit, read_recipe
 from cpvt.data import open_data
-from cpvt.models.registry import model_config
+from cpvt.models.sizes import model_config
 from cpvt.training import check
 
 RECIPES = sorted(Path("recipes").glob("[a-z]*_*.py"))

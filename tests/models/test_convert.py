@@ -3,7 +3,7 @@
 import pytest
 import timm
 import torch
-from timm.models import twins, coat, davit, fastvit
+from timm.models import coat, davit, fastvit, twins
 from torch.testing import assert_close
 
 import cpvt

@@ -16,7 +16,7 @@ from cpvt.config import ModelConfig
 from cpvt.config.legacy import current
 from cpvt.data import Preprocessing
 from cpvt.models import describe_models, pretrained
-from cpvt.models.registry import MODELS
+from cpvt.models.sizes import MODELS
 from cpvt.results.checkpoints import as_adapter
 
 NAMES = pretrained.shipped_names()

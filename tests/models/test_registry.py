@@ -6,7 +6,7 @@ import torch
 
 import cpvt
 from cpvt.models import describe_models
-from cpvt.models.registry import model_config
+from cpvt.models.sizes import model_config
 
 # arithmetic on the shapes, which also gives DeiT's published counts
 PUBLISHED = {

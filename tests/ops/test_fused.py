@@ -9,7 +9,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from cpvt import PEG, ops
-from cpvt.ops import dense, reference
+from cpvt.ops import forms, reference
 
 pytest.importorskip("triton")
 from cpvt.ops import fused, kernels
@@ -345,7 +345,7 @@ def test_where_the_fused_form_cannot_run_is_an_error(monkeypatch):
     monkeypatch.setattr(kernels, "interpreted", lambda: False)
     with pytest.raises(ValueError, match="needs tokens on a GPU, or on the CPU TRITON_INTERPRET=1 .*got cpu"):
         ops.peg(tokens, weight, None, (3, 5), form="fused")
-    monkeypatch.setattr(dense, "HAS_TRITON", False)
+    monkeypatch.setattr(forms, "HAS_TRITON", False)
     with pytest.raises(ValueError, match="needs the package triton, which is not installed"):
         ops.peg(tokens, weight, None, (3, 5), form="fused")
 

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from cpvt.adapters.base import ModelAdapter
-from cpvt.adapters.errors import UnsupportedSizeError
-from cpvt.adapters.errors import UnsupportedError
+from cpvt.adapters.errors import UnsupportedError, UnsupportedSizeError
 from cpvt.adapters.weights import load_weights_file, says
 from cpvt.config import sides
 from cpvt.data import Transform

@@ -11,9 +11,9 @@ from operator import attrgetter
 from typing import Any
 
 from cpvt.config import encoding_name
-from cpvt.encodings import TABLE
 from cpvt.encodings.base import ModelShape, PositionalEncoding
 from cpvt.encodings.compose import SumEncoding
+from cpvt.encodings.table import TABLE
 
 Builder = Callable[..., PositionalEncoding]  # (shape, **options) -> encoding
 COLON = ".__of__."  # stands for the colon of "module:Class" while Python's parser reads the rest

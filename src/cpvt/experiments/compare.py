@@ -19,7 +19,7 @@ from cpvt.encodings import TABLE as ENCODINGS
 from cpvt.evaluation.profile import ProfiledModel, profile_models
 from cpvt.evaluation.sweep import check_sizes, sweep
 from cpvt.experiments.pool import Tell, check_address, cores, import_ray, process_pool, ray_pool, run_tasks
-from cpvt.models.registry import model_config
+from cpvt.models.sizes import model_config
 from cpvt.results.checkpoints import load, provenance
 from cpvt.results.folders import COMPARISON, ROWS, RUNS
 from cpvt.results.rows import Row, read_rows

@@ -13,6 +13,7 @@ from torch import nn
 from cpvt.config import ModelConfig, Size, sides
 from cpvt.encodings import PositionalEncoding, change_encoding
 from cpvt.grids import Grid
+from cpvt.models.sizes import nearest_name, tidy_size
 
 PREFIX = ("cls_token", "dist_token")  # in their order before the patches
 Indices = int | Sequence[int] | None  # blocks, counted from 0, negative ones from the end; an int: the last so many
@@ -50,8 +51,6 @@ class Backbone(nn.Module):
         timm sets it for the models it builds; for others, such as a trained run, it follows from the configuration.
         """
         if "_known_to_timm" not in self.__dict__:
-            from cpvt.models.registry import describe_to_timm, nearest_name  # not at the top: it builds these models
-
             self.pretrained_cfg = {**describe_to_timm(self.config), "architecture": nearest_name(self.config)}
         known: dict[str, Any] = self.__dict__["_known_to_timm"]
         known["input_size"] = (self.config.in_chans, *sides(self.config.img_size))
@@ -199,12 +198,6 @@ def take_indices(indices: Indices, blocks: int) -> list[int]:
     return [number % blocks for number in taken]
 
 
-def tidy_size(size: int | Sequence[int]) -> Size:
-    """A size as configurations keep it: one side for a square, else a tuple of height and width."""
-    height, width = (size, size) if isinstance(size, int) else size
-    return height if height == width else (height, width)
-
-
 def head_names(config: ModelConfig) -> tuple[str, ...]:
     """Names of the modules that give logits, as timm has them."""
     return ("head", "head_dist") if config.distilled else ("head",)
@@ -246,3 +239,17 @@ def check_config(config: ModelConfig) -> None:
         )
     if config.global_pool == "token" and not config.has_class_token:
         raise ValueError("global_pool 'token' reads the class token, so class_token=False does not go with it")
+
+
+def describe_to_timm(config: ModelConfig) -> dict[str, Any]:
+    """What timm wants to know of a model, in its words: images and classes."""
+    return {
+        "input_size": (config.in_chans, *sides(config.img_size)),
+        "num_classes": config.num_classes,
+        "fixed_input_size": False,
+        "first_conv": "patch_embed.proj",
+        "classifier": head_names(config) if config.distilled else "head",
+        "license": "mit",
+        "paper_ids": "arXiv:2102.10882",
+        "paper_name": "Conditional Positional Encodings for Vision Transformers",
+    }

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cpvt.grids import AnyGrid
-from cpvt.ops.dense import peg
+from cpvt.ops.forms import peg
 
 CANVAS_BELOW = 16_384  # numbers (tokens times width) an image, on the CPU; see `peg_packed`
 LARGEST_CANVAS = 3  # places of a canvas for each token on it

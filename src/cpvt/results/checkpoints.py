@@ -29,7 +29,7 @@ from cpvt.data import Transform
 from cpvt.models import VisionTransformer
 from cpvt.models.adapt import adapt_model
 from cpvt.models.pretrained import Files, shipped_files, shipped_names
-from cpvt.models.registry import MODELS
+from cpvt.models.sizes import MODELS
 from cpvt.results.folders import CHECKPOINT, WEIGHTS
 from cpvt.runtime.files import read_json, replacing, write_json
 

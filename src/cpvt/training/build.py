@@ -20,7 +20,7 @@ from cpvt.data.augmentation import Augmentation
 from cpvt.data.protocols import AUGMENTS
 from cpvt.models import VisionTransformer
 from cpvt.models.pretrained import shipped_names
-from cpvt.models.registry import model_config
+from cpvt.models.sizes import model_config
 from cpvt.results.checkpoints import (
     as_adapter,
     is_run,

@@ -1,0 +1,96 @@
+"""PEG on full grids, by the form that suits: one convolution, or on GPUs one Triton kernel."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import torch
+from torch import Tensor
+
+from cpvt.grids import AnyGrid, check_tokens
+from cpvt.ops.dense import peg_dense
+
+FORMS = ("auto", "dense", "fused")
+FUSED_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+LARGEST_FUSED = 7  # side of a kernel, where 'auto' chooses: the taps of a larger one do not fit registers
+HAS_TRITON = importlib.util.find_spec("triton") is not None
+
+
+def peg(
+    tokens: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    grid: AnyGrid,
+    prefix_tokens: int = 0,
+    padding_mode: str = "zeros",
+    residual: bool = True,
+    dilation: int = 1,
+    causal: bool = False,
+    form: str = "auto",
+) -> Tensor:
+    """Add to every token what a small convolution sees around it, so that tokens learn where they stand.
+
+    tokens: (B, P + N, D), P prefix tokens first, then the grid row by row; grid: (n,), (h, w) or (t, h, w).
+    weight: (D, 1, k, ...), one odd k per axis of the grid. bias: (D,) or None. dilation: places from tap to tap.
+    causal: along the first axis only places before a token, and its own, are seen (zero padding only).
+    form: 'dense' is one convolution, on any device; 'fused' one Triton kernel on the tokens as they lie, for GPUs, grids
+    (h, w), zero padding and float32, bfloat16 or float16; 'auto' is 'fused' where that can be, but not while exporting,
+    so that exported files need nothing of ours.
+    Returns a tensor of the shape of `tokens`: tokens plus encoding, or with `residual=False` the encoding alone (zero
+    for prefix tokens). Raises ValueError where tokens, grid and weight disagree, or where 'fused' cannot be.
+    Source: Chu et al., Conditional Positional Encodings for Vision Transformers, arXiv 2102.10882, section 3.
+    """
+    check_tokens(tokens.shape, grid, prefix_tokens)
+    if len(grid) != weight.ndim - 2:
+        raise ValueError(f"a grid of {len(grid)} axes needs a weight of {len(grid) + 2}; got {tuple(weight.shape)}")
+    if form not in FORMS:
+        raise ValueError(f"form must be one of {', '.join(FORMS)}; got '{form}'")
+    if form == "fused":
+        obstacle = _obstacle(tokens, weight, bias, padding_mode, causal)
+        if obstacle:
+            raise ValueError(f"form 'fused' {obstacle}. Use 'dense', or 'auto', which chooses")
+    if form == "fused" or (form == "auto" and _suits_fused(tokens, weight, bias, padding_mode, causal)):
+        from cpvt.ops import fused  # not before it is used: Triton comes with builds of torch for GPUs only
+
+        return fused.peg(tokens, weight, bias, (grid[0], grid[1]), prefix_tokens, residual, dilation)
+    return peg_dense(tokens, weight, bias, grid, prefix_tokens, padding_mode, residual, dilation, causal)
+
+
+def _obstacle(tokens: Tensor, weight: Tensor, bias: Tensor | None, padding_mode: str, causal: bool) -> str:
+    """What keeps the fused form from computing this, as the end of a sentence; nothing if nothing does."""
+    sides = tuple(weight.shape[2:])
+    dtypes = [tensor.dtype for tensor in (tokens, weight, bias) if tensor is not None]
+    unknown = [dtype for dtype in dtypes if dtype not in FUSED_DTYPES]
+    if len(sides) != 2:
+        return f"is for grids (h, w); got a weight of {len(sides)} axes"
+    if padding_mode != "zeros":
+        return f"knows padding_mode 'zeros' alone; got '{padding_mode}'"
+    if causal:
+        return "knows no causal kernels; got causal=True"
+    if any(side % 2 == 0 for side in sides):
+        return f"needs a kernel of odd sides; got {sides}"
+    if unknown:
+        return f"needs float32, bfloat16 or float16; got {unknown[0]}"
+    if not HAS_TRITON:
+        return "needs the package triton, which is not installed: pip install triton (Linux)"
+    if tokens.device.type != "cuda" and not _interpreted(tokens.device.type):
+        return f"needs tokens on a GPU, or on the CPU TRITON_INTERPRET=1 from the start; got {tokens.device}"
+    return ""
+
+
+def _interpreted(device_type: str) -> bool:
+    """Whether Triton's interpreter is on, and tokens where it can read them."""
+    from cpvt.ops import kernels
+
+    return device_type == "cpu" and kernels.interpreted()
+
+
+def _suits_fused(tokens: Tensor, weight: Tensor, bias: Tensor | None, padding_mode: str, causal: bool) -> bool:
+    """Whether 'auto' means 'fused' here."""
+    if tokens.device.type != "cuda" or max(weight.shape[2:]) > LARGEST_FUSED:
+        return False
+    if _obstacle(tokens, weight, bias, padding_mode, causal):
+        return False
+    from cpvt.ops import fused
+
+    return not fused.exporting() and fused.works(tokens.device.index)

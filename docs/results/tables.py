@@ -1,6 +1,7 @@
-"""The tables of docs/photographs.md, and of photographs in docs/results.md: python docs/results/tables.py, after a run.sh.
+"""Write the tables of docs/photographs.md and docs/results.md from rows: python docs/results/tables.py, after a run.sh.
 
-Reads rows.jsonl of cifar10, scenes and ablations beside this file, whatever seeds are there; writes every table between its markers.
+Reads rows.jsonl of cifar10, scenes and ablations, next to this file, with whatever seeds they hold.
+Writes every table between its markers.
 """
 
 from collections.abc import Callable, Sequence
@@ -149,7 +150,7 @@ def caption(rows: Sequence[Row]) -> str:
     counts = [len(cell.seeds) for cell in summarise(rows)]
     least, most = min(counts), max(counts)
     seeds = f"{most} seed{'s' if most > 1 else ''}" if least == most else f"{least} to {most} seeds"
-    return f"{seeds} a model, {rows[0].total:,} test pictures, trained at {size_label(rows[0].train_size or 0)} pixels."
+    return f"{seeds} a model, {rows[0].total:,} test images, trained at {size_label(rows[0].train_size or 0)} pixels."
 
 
 def tables(rows_of: dict[str, list[Row]]) -> dict[str, str]:

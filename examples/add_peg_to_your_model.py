@@ -1,4 +1,4 @@
-"""PEG as a part of any transformer of yours: tokens in, tokens with positions out."""
+"""Add PEG to your own transformer: tokens in, tokens with positions out."""
 
 import torch
 from torch import nn
@@ -7,7 +7,7 @@ import cpvt
 
 
 class Encoder(nn.Module):
-    """Six standard blocks with one PEG after the first, as the paper's default has it."""
+    """Six standard blocks with one PEG after the first, the paper's default."""
 
     def __init__(self, dim: int = 96, depth: int = 6) -> None:
         super().__init__()
@@ -18,8 +18,8 @@ class Encoder(nn.Module):
             for _ in range(depth)
         )
 
-    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
-        x = self.patch(pictures)  # (B, D, h, w)
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        x = self.patch(images)  # (B, D, h, w)
         grid = (x.shape[2], x.shape[3])
         x = x.flatten(2).transpose(1, 2)  # (B, h * w, D)
         for number, block in enumerate(self.blocks):

@@ -1,4 +1,4 @@
-"""One model, pictures of any size, no flag; and pictures of several sizes in one call."""
+"""One model for images of any size, and images of several sizes in one call."""
 
 import torch
 
@@ -10,10 +10,8 @@ for height, width in ((224, 224), (333, 517), (160, 64)):
         logits = model(torch.randn(1, 3, height, width))
     print(f"{height} x {width} -> {tuple(logits.shape)}")
 
-pictures = [torch.randn(3, 224, 224), torch.randn(3, 160, 64), torch.randn(3, 96, 300)]
+images = [torch.randn(3, 224, 224), torch.randn(3, 160, 64), torch.randn(3, 96, 300)]
 with torch.inference_mode():
-    together = model(pictures)
-    alone = torch.cat([model(picture[None]) for picture in pictures])
-print(
-    f"a list of {len(pictures)} -> {tuple(together.shape)}, off by {(together - alone).abs().max():.1e} from one by one"
-)
+    batched = model(images)
+    alone = torch.cat([model(image[None]) for image in images])
+print(f"a list of {len(images)} -> {tuple(batched.shape)}, off by {(batched - alone).abs().max():.1e} from one by one")

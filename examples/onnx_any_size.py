@@ -1,4 +1,4 @@
-"""One ONNX file, pictures of any size, run with onnxruntime alone."""
+"""One ONNX file for images of any size, run with onnxruntime alone."""
 
 import json
 from pathlib import Path
@@ -8,11 +8,11 @@ import numpy as np
 import onnxruntime
 
 
-def classify(session: onnxruntime.InferenceSession, pictures: np.ndarray) -> np.ndarray:
-    """Probabilities (B, classes) of normalised pictures (B, C, H, W), any H and W."""
-    (logits,) = session.run(None, {"pictures": pictures.astype(np.float32)})
-    shares = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return shares / shares.sum(axis=1, keepdims=True)
+def classify(session: onnxruntime.InferenceSession, images: np.ndarray) -> np.ndarray:
+    """Probabilities (B, classes) of normalised images (B, C, H, W), any H and W."""
+    (logits,) = session.run(None, {session.get_inputs()[0].name: images.astype(np.float32)})
+    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return exponentials / exponentials.sum(axis=1, keepdims=True)
 
 
 with TemporaryDirectory() as folder:

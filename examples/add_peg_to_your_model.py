@@ -1,4 +1,4 @@
-"""PEG as a part of any transformer of yours: tokens in, tokens with positions out."""
+"""Add PEG to your own transformer: tokens in, tokens with positions out."""
 
 import torch
 from torch import nn
@@ -7,7 +7,7 @@ import cpvt
 
 
 class Encoder(nn.Module):
-    """Six standard blocks with one PEG after the first, as the paper's default has it."""
+    """Six standard blocks with one PEG after the first, the paper's default."""
 
     def __init__(self, dim: int = 96, depth: int = 6) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Dense prediction by timm's features_only: segment digits in noise, trained at 32 pixels, tested at larger sizes."""
+"""Dense prediction through timm's features_only: segment digits in noise, trained at 32 pixels, tested at more."""
 
 import timm
 import torch
@@ -35,6 +35,6 @@ for _ in range(120):
 
 for side in (32, 64, 96):
     images, masks = draw(64, side, INK[1200:])
-    guesses = {"found": head(torch.cat(features.eval()(images), 1)) > 0, "by a threshold alone": images > 0.5}
-    shares = [f"{(guess & masks).sum() / (guess | masks).sum():.2f} {how}" for how, guess in guesses.items()]
-    print(f"{side} pixels: IoU of strokes {', '.join(shares)}")
+    guesses = {"found": head(torch.cat(features.eval()(images), 1)) > 0, "by a threshold": images > 0.5}
+    scores = [f"{(guess & masks).sum() / (guess | masks).sum():.2f} {how}" for how, guess in guesses.items()]
+    print(f"{side} pixels: IoU of strokes {', '.join(scores)}")

@@ -1,4 +1,4 @@
-"""One ONNX file, images of any size, run with onnxruntime alone."""
+"""One ONNX file for images of any size, run with onnxruntime alone."""
 
 import json
 from pathlib import Path
@@ -10,9 +10,9 @@ import onnxruntime
 
 def classify(session: onnxruntime.InferenceSession, images: np.ndarray) -> np.ndarray:
     """Probabilities (B, classes) of normalised images (B, C, H, W), any H and W."""
-    (logits,) = session.run(None, {"images": images.astype(np.float32)})
-    shares = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return shares / shares.sum(axis=1, keepdims=True)
+    (logits,) = session.run(None, {session.get_inputs()[0].name: images.astype(np.float32)})
+    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return exponentials / exponentials.sum(axis=1, keepdims=True)
 
 
 with TemporaryDirectory() as folder:

@@ -1,7 +1,8 @@
-"""The README is true: its table, its Python, its tree."""
+"""The README and the docs are true: tables, Python, commands, links."""
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -12,25 +13,25 @@ import pytest
 from cpvt.encodings import markdown_table
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
+README, COMMANDS = ((ROOT / name).read_text() for name in ("README.md", "docs/commands.md"))
 
 
 def test_the_table_of_encodings_is_fresh():
     assert markdown_table() in README, "run `cpvt list --markdown` and paste its table into the README"
 
 
-def test_the_python_runs():
-    blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+def test_the_readme_is_short():
+    lines = README.splitlines()
+    assert len(lines) <= 120
+    assert max(map(len, lines)) <= 120
+
+
+@pytest.mark.parametrize("text", [README, COMMANDS], ids=["README.md", "commands.md"])
+def test_the_python_runs(text):
+    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
     assert blocks
     for block in blocks:
-        exec(compile(block, "README.md", "exec"), {})
-
-
-def test_the_tree_names_what_there_is():
-    tree = re.search(r"```\nsrc/cpvt/\n(.*?)```", README, flags=re.DOTALL)[1]
-    named = {line.split()[0].rstrip("/") for line in tree.splitlines() if line.startswith("  ") and line[2] != " "}
-    there = {path.name for path in (ROOT / "src" / "cpvt").iterdir() if path.name != "py.typed"}
-    assert named == {name for name in there if not name.startswith("__")}
+        exec(compile(block, "documentation", "exec"), {})
 
 
 @pytest.mark.parametrize(
@@ -43,24 +44,38 @@ def test_links_to_files_lead_somewhere(document):
         assert (document.parent / target).exists(), target
 
 
-def test_every_command_of_the_readme_is_understood():
-    from cpvt.cli import VERBS, parse
+@pytest.mark.parametrize("text", [README, COMMANDS], ids=["README.md", "commands.md"])
+def test_every_command_is_understood(text):
+    from cpvt.cli import parse
 
-    commands = re.findall(r"^cpvt (.*?)(?:\s+#.*)?$", README, flags=re.MULTILINE)
-    assert {command.split()[0] for command in commands} == set(VERBS)
+    commands = re.findall(r"^cpvt (.*?)(?:\s+#.*)?$", text, flags=re.MULTILINE)
+    assert commands
     for command in commands:
-        parse(command.split())
+        parse(shlex.split(command))
+
+
+def test_every_verb_has_a_command():
+    from cpvt.cli import VERBS
+
+    assert set(re.findall(r"^cpvt (\w+)", COMMANDS, flags=re.MULTILINE)) == set(VERBS)
 
 
 def test_the_tables_of_results_are_those_of_the_rows():
     from cpvt.reporting.summary import as_markdown, summarise
-    from cpvt.results.rows import read_rows
+    from cpvt.results import read_rows
 
-    quoted = {("digits", "canvas"): "README.md", ("digits", "resize"): "README.md", ("retrofit", "resize"): "docs/retrofit.md",
-              ("libraries", "resize"): "docs/any-model.md", ("libraries", "canvas"): "docs/any-model.md"}  # fmt: skip
+    quoted = {
+        ("digits", "canvas"): "docs/results.md",
+        ("digits", "resize"): "docs/results.md",
+        ("retrofit", "resize"): "docs/retrofit.md",
+        ("makers", "resize"): "docs/any-model.md",
+        ("makers", "canvas"): "docs/any-model.md",
+    }
     for (folder, protocol), document in quoted.items():
         cells = summarise(read_rows(ROOT / "docs" / "results" / folder / "rows.jsonl"))
         assert as_markdown(cells, protocol) in (ROOT / document).read_text()
+    cells = summarise(read_rows(ROOT / "docs" / "results" / "digits" / "rows.jsonl"))
+    assert any(as_markdown(cells, protocol) in README for protocol in ("canvas", "resize"))
 
 
 def test_the_tables_of_positions_are_those_made_from_rows_and_findings(tmp_path):
@@ -75,7 +90,7 @@ def test_the_tables_of_positions_are_those_made_from_rows_and_findings(tmp_path)
 
 
 def test_the_tables_of_photographs_are_those_of_the_rows(tmp_path):
-    pages, results = ("docs/photographs.md", "README.md"), tmp_path / "docs" / "results"
+    pages, results = ("docs/photographs.md", "docs/results.md"), tmp_path / "docs" / "results"
     results.mkdir(parents=True)
     shutil.copy(ROOT / "docs" / "results" / "tables.py", results)
     for name in ("cifar10", "scenes", "ablations"):
@@ -102,7 +117,7 @@ def test_the_figures_of_speed_and_memory_are_those_measured():
     spreads = {tuple(f"{figure[key]:.{places}f}" for key in ("value", "low", "high")) for figure in figures
                if figure["low"] is not None for places in (2, 3)}  # fmt: skip
     plain = {f"{figure['value']:,.{places}f} {figure['unit']}" for figure in figures for places in (0, 1)}
-    for document in (ROOT / "README.md", ROOT / "docs" / "any-size.md"):
+    for document in (ROOT / "docs" / "speed.md", ROOT / "docs" / "any-size.md"):
         text = document.read_text()
         quoted = re.findall(r"(\d+\.\d+) \((\d+\.\d+) to (\d+\.\d+)\)", text)
         assert quoted

@@ -1,6 +1,7 @@
-"""The tables of docs/photographs.md, and the README's of photographs: python docs/results/tables.py, after a run.sh has measured.
+"""Write the tables of docs/photographs.md and docs/results.md from rows: python docs/results/tables.py, after a run.sh.
 
-Reads rows.jsonl of cifar10, scenes and ablations beside this file, whatever seeds are there; writes every table between its markers.
+Reads rows.jsonl of cifar10, scenes and ablations, next to this file, with whatever seeds they hold.
+Writes every table between its markers.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,7 +15,7 @@ from cpvt.reporting.summary import BASELINE, as_markdown, markdown_box, pixels, 
 from cpvt.results.rows import Row, read_rows
 
 HERE = Path(__file__).parent
-PAGE, README = HERE.parent / "photographs.md", HERE.parents[1] / "README.md"
+PAGE, OVERVIEW = HERE.parent / "photographs.md", HERE.parent / "results.md"
 PROTOCOLS = ("canvas", "resize")
 SETS = {"cifar10": "CIFAR-10", "scenes": "scenes"}
 ALIKE = 1.0  # points that 'alike' allows
@@ -198,4 +199,4 @@ def accuracy(rows: Sequence[Row], protocol: str, words: dict[str, str] | None = 
 if __name__ == "__main__":
     rows_of = {name: read_rows(HERE / name / "rows.jsonl") for name in (*SETS, "ablations")}
     PAGE.write_text(fill(PAGE.read_text(), tables(rows_of)))
-    README.write_text(fill(README.read_text(), {"photographs": brief(rows_of)}))
+    OVERVIEW.write_text(fill(OVERVIEW.read_text(), {"photographs": brief(rows_of)}))

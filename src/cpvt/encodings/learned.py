@@ -13,7 +13,7 @@ from cpvt.grids import Grid
 
 
 class LearnedEncoding(PositionalEncoding):
-    """A learned vector per place of the training grid, resized bicubically to other grids (ViT, DeiT).
+    """A learned vector for each position of the training grid, resized bicubically to other grids (ViT, DeiT).
 
     The table is (1, N, D) as timm's `pos_embed` without the class token's row; at the training grid it is added
     as it is, at any other it is resized bicubically (no antialiasing, corners not aligned), as DeiT's code does.

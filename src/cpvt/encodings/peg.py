@@ -187,7 +187,7 @@ def _check(sizes: Sequence[int], dims: int, causal: bool, dilation: int, padding
 
 
 class PEGEncoding(PositionalEncoding):
-    """A convolution over the tokens generates positions from their neighbourhood and the border (PEG, after block 1).
+    """A depth-wise convolution reads positions from neighbours and the border (PEG, after block 1).
 
     at: the depths that hold a PEG each; (1,) is the paper's position "0". frozen: weights stay as drawn, to tell what
     PEG learns from what any local mixture does. The other options are PEG's; kernel_size=1 gives no positions.
@@ -241,6 +241,6 @@ def five_pegs(
     dilation: int = 1,
     frozen: bool = False,
 ) -> PEGEncoding:
-    """A PEG after each of blocks 1 to 5, or to the last but one of a shallower model (the paper's "0-5")."""
+    """A PEG after each of blocks 1 to 5, but never after the last block (the paper's "0-5")."""
     at = tuple(range(1, max(2, min(6, shape.depth))))
     return PEGEncoding(shape, at, kernel_size, padding_mode, dilation, frozen)

@@ -12,7 +12,7 @@ from cpvt.grids import Grid
 
 
 class RelativeEncoding(PositionalEncoding):
-    """A learned number per block and head for each offset (rows, columns) of two tokens, added to their attention.
+    """A learned bias per block and head for each offset of two tokens, added to the attention logits.
 
     Offsets are clipped to -K..K on each axis (K = 8 as in the CPVT paper), so any grid has a value for any pair.
     Each block has a table (heads, (2K + 1)^2) of its own; shared=True: one serves all blocks. Prefix tokens get no bias,

@@ -12,7 +12,7 @@ from cpvt.grids import Grid
 
 
 class RotaryEncoding(PositionalEncoding):
-    """Queries and keys are turned by angles that grow with row and column, so attention sees offsets (2-D axial RoPE).
+    """Queries and keys are rotated by row and column, so that attention sees offsets (2-D axial RoPE).
 
     Of the head's width d, one half turns with the row and one with the column, at frequencies 100^(-i / (d / 4)).
     At a new size coordinates are scaled to the training grid, as for `sincos`; `coordinates='raw'` counts

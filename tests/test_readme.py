@@ -10,10 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from cpvt import adapters
+from cpvt.data import protocols
 from cpvt.encodings import markdown_table
 
 ROOT = Path(__file__).parents[1]
-README, COMMANDS = ((ROOT / name).read_text() for name in ("README.md", "docs/commands.md"))
+README, COMMANDS, EXTENDING = (
+    (ROOT / name).read_text() for name in ("README.md", "docs/commands.md", "docs/extending.md")
+)
 
 
 def test_the_table_of_encodings_is_fresh():
@@ -26,8 +30,11 @@ def test_the_readme_is_short():
     assert max(map(len, lines)) <= 120
 
 
-@pytest.mark.parametrize("text", [README, COMMANDS], ids=["README.md", "commands.md"])
-def test_the_python_runs(text):
+@pytest.mark.parametrize("text", [README, COMMANDS, EXTENDING], ids=["README.md", "commands.md", "extending.md"])
+def test_the_python_runs(text, monkeypatch):
+    monkeypatch.setattr(protocols, "TABLE", dict(protocols.TABLE))
+    monkeypatch.setattr(adapters, "TABLE", dict(adapters.TABLE))
+    monkeypatch.setitem(sys.modules, "tiny_models", None)  # which extending.md makes; gone afterwards
     blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
     assert blocks
     for block in blocks:
@@ -62,7 +69,7 @@ def test_every_verb_has_a_command():
 
 def test_the_tables_of_results_are_those_of_the_rows():
     from cpvt.reporting.summary import as_markdown, summarise
-    from cpvt.results import read_rows
+    from cpvt.results.rows import read_rows
 
     quoted = {
         ("digits", "canvas"): "docs/results.md",

@@ -288,7 +288,9 @@ def _registry() -> tyro.constructors.ConstructorRegistry:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run `cpvt VERB ...`; the last line of standard output is one JSON object (of several processes, the first one's)."""
+    """Run `cpvt VERB ...`; the last line of standard output is one JSON object, printed by the main process."""
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # as `python -m cpvt` does, so that module:Class is found in the current folder
     try:
         config = parse(arguments)
         act = next(act for kind, act, _ in VERBS.values() if isinstance(config, kind))

@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import difflib
-import platform
-import shlex
-import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +13,6 @@ import torch
 from timm import list_models
 from torch import Tensor, nn
 
-from cpvt import __version__
 from cpvt.adapters import TABLE, ModelAdapter, adapter_of, is_external, open_adapter
 from cpvt.adapters.adapt import build_external, continue_external
 from cpvt.adapters.retrofit import retrofit
@@ -90,12 +84,18 @@ def as_adapter(
         module.to(pick_device(device))
         return adapter
     if weights is not None:
-        raise ValueError(f"a file of weights goes with timm:, hf: or torchvision: names; '{model}' has its own")
+        raise ValueError(f"a file of weights goes with {_prefixes()} names; '{model}' has its own")
     if isinstance(model, (str, Path)):
         if not is_run(model):
             raise ValueError(_unknown(str(model)))
         model = load(model, device)
     return model.adapter if isinstance(model, Checkpoint) else adapter_of(model)
+
+
+def _prefixes() -> str:
+    """The prefixes of other libraries' models: "timm:, hf: or torchvision:"."""
+    *others, last = (f"{prefix}:" for prefix in TABLE)
+    return f"{', '.join(others)} or {last}"
 
 
 def _unknown(name: str) -> str:
@@ -245,32 +245,3 @@ def pick_device(name: str) -> torch.device:
             f"device '{name}' cannot be used here ({str(error).splitlines()[0]}); try --device cpu"
         ) from error
     return device
-
-
-def provenance() -> dict[str, Any]:
-    """Where a result came from: versions, commit, command, machine."""
-    return {
-        "versions": {
-            "python": platform.python_version(),
-            "cpvt": __version__,
-            **{name: version(name) for name in ("torch", "timm")},
-        },
-        "commit": _commit(),
-        "command": shlex.join(["cpvt" if "cpvt" in Path(sys.argv[0]).parts[-2:] else sys.argv[0], *sys.argv[1:]]),
-        "machine": f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads",
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-    }
-
-
-def _commit() -> str | None:
-    """The commit this package runs from, where it runs from a checkout; '+' where files differ from it."""
-    git = ["git", "-C", str(Path(__file__).parent)]
-    try:
-        top = subprocess.run([*git, "rev-parse", "--show-toplevel"], capture_output=True, text=True, check=True)
-        if not (Path(top.stdout.strip()) / "src" / "cpvt" / "checkpoint.py").is_file():
-            return None
-        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
-        changed = subprocess.run([*git, "status", "--porcelain", "."], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return head.stdout.strip() + ("+" if changed.stdout.strip() else "")

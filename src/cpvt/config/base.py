@@ -153,6 +153,11 @@ def split_options(text: str) -> tuple[str, dict[str, Any]]:
         ) from error
 
 
+def some_names(names: Sequence[str]) -> str:
+    """The first few of some names, and how many more there are."""
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+
+
 def encoding_name(what: Any) -> str:
     """How files and rows call an encoding: a text as it is; "module:Class" for a class, or for the class of an instance."""
     if isinstance(what, str):

@@ -96,7 +96,7 @@ def test_a_recipe_may_stand_anywhere_among_the_options(tmp_path, command):
     recipe.write_text("from cpvt.config import *\nconfig = TrainConfig(out='here', optim=OptimConfig(lr=1e-4))\n")
     config = parse(["train", *command.replace("RECIPE", str(recipe)).split()])
     assert (config.out, config.optim.epochs, config.optim.lr) == ("here", 9, 1e-4)
-    with pytest.raises(ValueError, match="train takes one recipe, and here are 2: a.py, b.py"):
+    with pytest.raises(ValueError, match="train takes one recipe; got 2: a.py, b.py"):
         parse(["train", "a.py", "--epochs", "9", "b.py"])
     with pytest.raises(ValueError, match="no such recipe: 'a.py'"):
         parse(["train", "--epochs", "9", "a.py"])

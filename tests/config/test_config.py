@@ -109,7 +109,7 @@ def test_a_folder_that_cannot_be_written_is_found_before_the_work(capsys, tmp_pa
     (tmp_path / "file").touch()
     with pytest.raises(SystemExit):
         main([*command.split(), "--out", str(tmp_path / "file" / "out")])
-    assert f"nothing can be written to '{tmp_path}/file/out': '{tmp_path}/file' is a file" in capsys.readouterr().err
+    assert f"cannot write to '{tmp_path}/file/out': '{tmp_path}/file' is a file" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ def test_deit_is_short_where_asked_and_says_what_it_does_not_take(tmp_path):
         "deit(epoch=5)": "line 3: .*unexpected keyword argument 'epoch'.*`cpvt train --help`",
         "deit(grad_accum_steps=2)": "line 3: OptimConfig.* unexpected keyword argument 'grad_accum_steps'",
         "deit(erasing=0.5)": "line 3: .*\\('erasing' is now 'reprob'\\)",
-        "deit(512, 300, 1e-3)": "deit\\(\\) takes .* 3 were given.*Options go by their names, as in epochs=3",
+        "deit(512, 300, 1e-3)": "deit\\(\\) takes .* 3 were given.*Pass options by name, as in epochs=3",
         "OptimConfig(3, epochs=3)": "got multiple values for argument 'epochs'",
         "TrainConfig()": "missing 1 required positional argument: 'out'",
     }.items():

@@ -178,7 +178,7 @@ def test_a_folder_that_cannot_be_written_is_found_before_anything_is_read(config
     config = replace(config, dataset=DataConfig("nowhere"))
     for out in ("file", "file/run/deep"):
         with pytest.raises(
-            ValueError, match=f"nothing can be written to '.*/{out}': '.*/file' is a file; choose another"
+            ValueError, match=f"cannot write to '.*/{out}': '.*/file' is a file; choose another"
         ):
             train(replace(config, out=str(tmp_path / out)))
     with pytest.raises(ValueError, match="unknown data set 'nowhere'"):
@@ -188,7 +188,7 @@ def test_a_folder_that_cannot_be_written_is_found_before_anything_is_read(config
 
 @pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a folder that not even root can write to")
 def test_a_folder_without_rights_is_found(config):
-    with pytest.raises(ValueError, match="nothing can be written to '/proc/run' .*choose another --out"):
+    with pytest.raises(ValueError, match="cannot write to '/proc/run' .*choose another --out"):
         train(replace(config, out="/proc/run"))
 
 

@@ -201,7 +201,7 @@ def test_a_folder_with_other_files_is_taken_but_no_weights_are_written_over(conf
         train(config)
     assert (folder / "model.safetensors").read_text() == "of somebody else"
     (folder / "checkpoint.json").write_text('{"model": "theirs"}')
-    with pytest.raises(ValueError, match="none that `cpvt train` wrote: it lacks class_names"):
+    with pytest.raises(ValueError, match="not written by `cpvt train`: it lacks class_names"):
         train(config)
     (folder / "model.safetensors").unlink()
     (folder / "checkpoint.json").unlink()

@@ -97,6 +97,24 @@ def test_a_mistake_is_one_message_and_leaves_nothing_behind(capsys, tmp_path, im
     assert not list(empty.iterdir())
 
 
+def test_an_encoding_is_imported_from_the_current_folder(capsys, tmp_path, tiny_folder, monkeypatch):
+    """The console script has no current folder on sys.path; `python -m cpvt` has."""
+    (tmp_path / "my_encodings.py").write_text("""
+from cpvt import PositionalEncoding
+
+class Mine(PositionalEncoding):
+    def __init__(self, shape):
+        super().__init__()
+""")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [folder for folder in sys.path if folder not in ("", str(tmp_path))])
+    monkeypatch.setattr(sys, "modules", dict(sys.modules))
+    main(["train", "--encoding", "my_encodings:Mine", "--data", str(tiny_folder), "--img-size", "8", "--epochs", "1",
+          "--out", "run"])  # fmt: skip
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["run"] == "run"
+    assert load("run").config.encoding == "my_encodings:Mine"
+
+
 @pytest.mark.parametrize("command", [[], ["tran"], ["sweep"], ["train", "--out", "x", "--epoks", "3"]])
 def test_a_command_that_does_not_exist_is_refused(capsys, command):
     with pytest.raises(SystemExit) as exit:

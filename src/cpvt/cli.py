@@ -39,36 +39,32 @@ def train(config: TrainConfig) -> dict[str, Any]:
     from cpvt.runtime.progress import Bars
     from cpvt.training import train as run_training
 
-    source = config.dataset
+    options = {name: getattr(config.dataset, name) for name in ("crop_pct", "on_bad_image", "workers")}
     with Bars() as bars:
-        data = open_data(source.data, source.data_dir)
+        data = open_data(config.dataset.data, config.dataset.data_dir)
         folder = run_training(config, bars, data)
         checkpoint = load(folder, config.device)
-        history = [values for _, values in read_lines(folder / HISTORY)]
+        last_epoch = [values for _, values in read_lines(folder / HISTORY)][-1]
         rows: list[Row] = []
-        if data.test is not None or data.test_stream is not None:  # by all processes together
-            rows += sweep(
-                checkpoint, data, [checkpoint.config.img_size], crop_pct=source.crop_pct, on_bad_image=source.on_bad_image,
-                workers=source.workers, on_progress=bars,
-            )  # fmt: skip
-    told = {"run": str(folder), "train_accuracy": history[-1]["accuracy"],
-            "skipped": history[-1]["skipped"] + sum(row.skipped for row in rows),
-            "test_accuracy": rows[0].accuracy if rows else None}  # fmt: skip
-    if not distributed.is_main_process():
-        return told
-    append_rows(folder / ROWS, rows)
-    if history[-1]["shrunk"]:
-        print(f"{history[-1]['shrunk']} training images were shrunk to the longest side allowed (--longest-side)")
-    tested = f", test accuracy {rows[0].accuracy:.1%} at {rows[0].size} pixels" if rows else ""
-    bad = f"; {told['skipped']} images did not decode" if told["skipped"] else ""
-    print(f"{folder}: training accuracy {history[-1]['accuracy']:.1%}{tested}{bad}")
-    return told
+        if data.test is not None or data.test_stream is not None:  # all processes share the test
+            rows += sweep(checkpoint, data, [checkpoint.config.img_size], on_progress=bars, **options)
+    accuracy, skipped = last_epoch["accuracy"], last_epoch["skipped"] + sum(row.skipped for row in rows)
+    test_accuracy = rows[0].accuracy if rows else None
+    if distributed.is_main_process():
+        append_rows(folder / ROWS, rows)
+        if last_epoch["shrunk"]:
+            print(f"{last_epoch['shrunk']} training images were shrunk to the longest side allowed (--longest-side)")
+        tested = f", test accuracy {test_accuracy:.1%} at {_size(rows[0])} pixels" if rows else ""
+        bad = f"; {skipped} images could not be decoded" if skipped else ""
+        print(f"{folder}: training accuracy {accuracy:.1%}{tested}{bad}")
+    return {"run": str(folder), "train_accuracy": accuracy, "skipped": skipped, "test_accuracy": test_accuracy}
 
 
 def sweep(config: SweepConfig) -> dict[str, Any]:
     from pathlib import Path
 
     from cpvt.evaluation.sweep import sweep as run_sweep
+    from cpvt.reporting.terminal import print_tables
     from cpvt.results.folders import ROWS
     from cpvt.runtime import distributed
     from cpvt.runtime.files import append_rows, check_writable
@@ -87,27 +83,27 @@ def sweep(config: SweepConfig) -> dict[str, Any]:
                 continue
             append_rows(folder / ROWS, [row])
             if row.refused:
-                bars.say(f"refuses {_size(row)}: {row.refused}")
+                bars.say(f"size {_size(row)} is not supported: {row.refused}")
             if row.shrunk:
                 bars.say(f"{row.shrunk} images were shrunk to the longest side allowed (--longest-side)")
             if row.skipped:
-                bars.say(f"{row.skipped} images could not be used and were left out")
+                bars.say(f"{row.skipped} images could not be used and were skipped")
     if distributed.is_main_process():
-        _print_table(rows)
-    return {"model": model, "rows": str(folder / ROWS),
-            "accuracy": {_size(row): None if row.refused else round(row.accuracy, 4) for row in rows}}  # fmt: skip
+        print_tables(rows)
+    accuracy = {_size(row): None if row.refused else round(row.accuracy, 4) for row in rows}
+    return {"model": model, "rows": str(folder / ROWS), "accuracy": accuracy}
 
 
 def retrofit(config: RetrofitConfig) -> dict[str, Any]:
     from cpvt.experiments.finetune import retrofit_and_test
     from cpvt.runtime.progress import Bars
 
-    def say(row: Row) -> None:
-        words = f"refuses: {row.refused}" if row.refused else f"accuracy {row.accuracy:6.1%}"
-        bars.say(f"{row.encoding:32} {row.protocol} {_size(row):>7}  {words}")
+    def on_row(row: Row) -> None:
+        result = f"not supported: {row.refused}" if row.refused else f"accuracy {row.accuracy:6.1%}"
+        bars.say(f"{row.encoding:32} {row.protocol} {_size(row):>7}  {result}")
 
     with Bars() as bars:
-        folder = retrofit_and_test(config, bars, say)
+        folder = retrofit_and_test(config, bars, on_row)
     return {"run": str(folder), **report(ReportConfig((str(folder),)))}
 
 
@@ -118,11 +114,12 @@ def probe(config: ProbeConfig) -> dict[str, Any]:
     from cpvt.runtime.progress import Bars
 
     with Bars() as bars:
-        probe_results = list(run_probes(**vars(config), on_progress=bars))
-    print_probe_results(probe_results)
-    probed, line = Probed(probe_results), Line(probe_results[0].model, "model")
-    return {"model": line.model, "probe_results": len(probe_results), "refused": len(probed.refusals()), "out": config.out,
-            "headlines": {each.title: probed.one(line, *each[1:5]) for each in HEADLINES}}  # fmt: skip
+        results = list(run_probes(**vars(config), on_progress=bars))
+    print_probe_results(results)
+    probed, line = Probed(results), Line(results[0].model, "model")
+    headlines = {each.title: probed.one(line, *each[1:5]) for each in HEADLINES}
+    counts = {"probe_results": len(results), "refused": len(probed.refusals())}
+    return {"model": line.model, **counts, "out": config.out, "headlines": headlines}
 
 
 def predict(config: PredictConfig) -> dict[str, Any]:
@@ -133,17 +130,18 @@ def predict(config: PredictConfig) -> dict[str, Any]:
     model, images = split_names(config.images)
     if model != config.images[0]:
         print(introduce(model), file=sys.stderr)
-    found = []
+    predictions = []
     for prediction in run_prediction(model, **{**vars(config), "images": images}):
-        found.append(prediction._asdict())
+        predictions.append(prediction._asdict())
         if prediction.error:
             print(f"{prediction.image}: skipped, {prediction.error}")
             continue
         if prediction.shrunk_from:
             before, after = ("x".join(map(str, sides)) for sides in (prediction.shrunk_from, prediction.size))
             print(f"{prediction.image}: shrunk from {before} to {after} pixels (--longest-side)", file=sys.stderr)
-        print(f"{prediction.image}  " + "  ".join(f"{name} {share:.1%}" for name, share in prediction.classes))
-    return {"predictions": found}
+        classes = "  ".join(f"{name} {probability:.1%}" for name, probability in prediction.classes)
+        print(f"{prediction.image}  {classes}")
+    return {"predictions": predictions}
 
 
 def export(config: ExportConfig) -> dict[str, Any]:
@@ -158,12 +156,12 @@ def compare(config: CompareConfig) -> dict[str, Any]:
     from cpvt.experiments.compare import compare as run_comparison
     from cpvt.runtime.progress import Bars
 
-    def say(row: Row) -> None:
+    def on_row(row: Row) -> None:
         name = f"{row.encoding} {row.pool} seed {row.seed}"
         bars.say(f"{name:28} {row.protocol} {_size(row):>7}  accuracy {row.accuracy:6.1%}")
 
     with Bars() as bars:
-        folder = run_comparison(config, bars, say)
+        folder = run_comparison(config, bars, on_row)
     return report(ReportConfig((str(folder),)))
 
 
@@ -172,20 +170,18 @@ def report(config: ReportConfig) -> dict[str, Any]:
 
     from cpvt.reporting import gather
     from cpvt.reporting import report as draw_report
-    from cpvt.reporting.terminal import print_probe_results
+    from cpvt.reporting.terminal import print_probe_results, print_tables
     from cpvt.results.folders import PROBE_REPORT, PROBE_RESULTS, SUMMARY
     from cpvt.results.probe_results import read_probe_results
 
     page = draw_report(*config.folders, out=config.out)
     rows = gather(config.folders)
-    _print_table(rows)
-    probe_results = [
-        probe_result for folder in config.folders for probe_result in read_probe_results(Path(folder) / PROBE_RESULTS)
-    ]
-    if probe_results:
-        print_probe_results(probe_results)
-    print(f"the page: {page}")
-    probed = {"probe_results": len(probe_results), "probes": str(page.parent / PROBE_REPORT)} if probe_results else {}
+    print_tables(rows)
+    results = [each for folder in config.folders for each in read_probe_results(Path(folder) / PROBE_RESULTS)]
+    if results:
+        print_probe_results(results)
+    print(f"report: {page}")
+    probed = {"probe_results": len(results), "probes": str(page.parent / PROBE_REPORT)} if results else {}
     return {"report": str(page), "rows": len(rows), "summary": str(page.parent / SUMMARY), **probed}
 
 
@@ -206,7 +202,7 @@ def list_names(config: ListConfig) -> dict[str, Any]:
     }
     for title, names in parts.items():
         width = max(map(len, names))
-        print(f"{title}:\n" + "\n".join(f"  {name:{width}}  {words}" for name, words in names.items()) + "\n")
+        print(f"{title}:\n" + "\n".join(f"  {name:{width}}  {about}" for name, about in names.items()) + "\n")
     return {title: list(names) for title, names in parts.items()}
 
 
@@ -216,62 +212,55 @@ def _size(row: Row) -> str:
     return size_label(row.size)
 
 
-def _print_table(rows: list[Row]) -> None:
-    from cpvt.reporting.terminal import print_tables
-
-    print_tables(rows)
-
-
 VERBS: dict[str, tuple[type[Options], Any, str]] = {
-    "compare": (CompareConfig, compare, "train every encoding alike, test at sizes never seen, draw the page"),
+    "compare": (CompareConfig, compare, "train every encoding alike, test at unseen sizes, write the report"),
     "train": (TrainConfig, train, "train one model, by options or by a recipe: cpvt train RECIPE.py ..."),
     "sweep": (SweepConfig, sweep, "test a model at many sizes: a run, or timm:NAME, hf:NAME, torchvision:NAME"),
-    "retrofit": (RetrofitConfig, retrofit, "give a trained model PEGs, train it on, test it before and after"),
+    "retrofit": (RetrofitConfig, retrofit, "add PEGs to a trained model, fine-tune it, test it before and after"),
     "probe": (ProbeConfig, probe, "measure what a model knows of positions"),
-    "predict": (PredictConfig, predict, "name what images show, each at its own size"),
+    "predict": (PredictConfig, predict, "classify images, each at its own size"),
     "export": (ExportConfig, export, "write a model as one file for all sizes: .onnx or .pt2"),
-    "report": (ReportConfig, report, "draw the page from rows again, of one folder or of several"),
-    "list": (ListConfig, list_names, "encodings, models, data sets"),
+    "report": (ReportConfig, report, "write the report of one or several folders again"),
+    "list": (ListConfig, list_names, "list encodings, models, data sets and protocols"),
 }
 
 
 def parse(arguments: list[str] | None = None) -> Any:
-    """The configuration that a command line asks for; `train RECIPE.py ...` puts options over those of the recipe."""
-    words = sys.argv[1:] if arguments is None else list(arguments)
-    refuse_old_flags(words)
+    """Parse a command line into its configuration; in `train RECIPE.py ...`, options override those of the recipe."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    refuse_old_flags(arguments)
     recipe: TrainConfig | None = None
-    files = [word for word in words[1:] if word.endswith(".py") and not word.startswith("-")]
-    if words[:1] == ["train"] and files:
+    files = [each for each in arguments[1:] if each.endswith(".py") and not each.startswith("-")]
+    if arguments[:1] == ["train"] and files:
         from cpvt.config.recipes import read_recipe
 
         if len(files) > 1:
-            raise ValueError(f"train takes one recipe, and here are {len(files)}: {', '.join(files)}; leave one")
-        words.remove(files[0])
+            raise ValueError(f"train takes one recipe; got {len(files)}: {', '.join(files)}")
+        arguments.remove(files[0])
         recipe = read_recipe(files[0])
     union: Any = None
     for name, (kind, _, about) in VERBS.items():
-        by_place = (tyro.conf.PositionalRequiredArgs,) if _by_place(kind) else ()
+        positional = (tyro.conf.PositionalRequiredArgs,) if _has_positional(kind) else ()
         default: dict[str, Any] = {"default": recipe} if kind is TrainConfig and recipe is not None else {}
-        plain = (tyro.conf.AvoidSubcommands,) if kind is TrainConfig else ()  # no flags for the PEGs of a retrofit
-        marked: Any = (kind, tyro.conf.subcommand(name, description=about, **default), *by_place, *plain)
+        plain = (tyro.conf.AvoidSubcommands,) if kind is TrainConfig else ()  # hides the options of a retrofit
+        marked: Any = (kind, tyro.conf.subcommand(name, description=about, **default), *positional, *plain)
         option = Annotated[marked]
         union = option if union is None else union | option
     about = "Which positional encoding holds at any size? The last line of every command's output is one JSON object."
-    with Options.checked_later(), _registry():  # tyro would wrap what is wrong with an option in a box of its own
-        config = tyro.cli(union, prog="cpvt", args=words, description=about, config=(tyro.conf.OmitArgPrefixes,))
+    with Options.checked_later(), _registry():  # checked below: tyro would print a box around our messages
+        config = tyro.cli(union, prog="cpvt", args=arguments, description=about, config=(tyro.conf.OmitArgPrefixes,))
     config.check()
     return config
 
 
-def _by_place(kind: Any) -> bool:
-    """Whether a verb's required options are given by place, without a flag: all but the folder of a training."""
-    return any(
-        each.default is MISSING and each.default_factory is MISSING and each.name != "out" for each in fields(kind)
-    )
+def _has_positional(kind: Any) -> bool:
+    """Whether a verb has a required option, which is given without a flag; the folder of `train` keeps its flag."""
+    required = [each for each in fields(kind) if each.default is MISSING and each.default_factory is MISSING]
+    return any(each.name != "out" for each in required)
 
 
 def _registry() -> tyro.constructors.ConstructorRegistry:
-    """How the command line takes a size: as one word, parsed where configurations are checked."""
+    """Have tyro pass a size on as text; `Options.check` parses it."""
     registry = tyro.constructors.ConstructorRegistry()
 
     @registry.primitive_rule
@@ -279,7 +268,7 @@ def _registry() -> tyro.constructors.ConstructorRegistry:
         if info.type not in (Size, Size | None):
             return None
         return tyro.constructors.PrimitiveConstructorSpec(
-            nargs=1, metavar="SIZE", instance_from_str=lambda words: None if words == ["None"] else words[0],
+            nargs=1, metavar="SIZE", instance_from_str=lambda texts: None if texts == ["None"] else texts[0],
             is_instance=lambda size: size is None or isinstance(size, (int, str, tuple)),
             str_from_instance=lambda size: ["x".join(map(str, size)) if isinstance(size, tuple) else str(size)],
         )  # fmt: skip
@@ -288,35 +277,37 @@ def _registry() -> tyro.constructors.ConstructorRegistry:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run `cpvt VERB ...`; the last line of standard output is one JSON object (of several processes, the first one's)."""
+    """Run `cpvt VERB ...`; the last line of standard output is one JSON object, printed by the main process."""
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # as `python -m cpvt` does, so that module:Class is found in the current folder
     try:
         config = parse(arguments)
         act = next(act for kind, act, _ in VERBS.values() if isinstance(config, kind))
         if _launched() and act not in (train, sweep):
             raise ValueError(
-                "several processes were started, and of all verbs `train` and `sweep` share their work among them; start one "
+                "only `train` and `sweep` run in several processes; start this verb in one "
                 "(`cpvt compare` starts its own: --parallel, --cluster)"
             )
-        told = act(config)
+        result = act(config)
         _leave()
         if os.environ.get("RANK", "0") == "0":
-            print(json.dumps(told))
+            print(json.dumps(result))
     except (ValueError, OSError, FloatingPointError) as error:
         print(f"cpvt: {error}", file=sys.stderr)
         raise SystemExit(2) from error
     except KeyboardInterrupt:
-        print("cpvt: interrupted; what was finished is kept, and the same command goes on from there", file=sys.stderr)
+        print("cpvt: interrupted; finished work is saved, and the same command resumes", file=sys.stderr)
         raise SystemExit(130) from None
     except RuntimeError as error:
         if not hasattr(error, "exit_code"):
             raise
         print(f"cpvt: {error}", file=sys.stderr)
-        _leave()  # all were stopped
+        _leave()  # every process was stopped
         raise SystemExit(error.exit_code) from None
 
 
 def _launched() -> bool:
-    """Whether there are other processes; as in cpvt.runtime.distributed, without importing torch."""
+    """Whether a launcher started several processes; as in cpvt.runtime.distributed, without importing torch."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 

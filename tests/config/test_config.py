@@ -109,7 +109,7 @@ def test_a_folder_that_cannot_be_written_is_found_before_the_work(capsys, tmp_pa
     (tmp_path / "file").touch()
     with pytest.raises(SystemExit):
         main([*command.split(), "--out", str(tmp_path / "file" / "out")])
-    assert f"nothing can be written to '{tmp_path}/file/out': '{tmp_path}/file' is a file" in capsys.readouterr().err
+    assert f"cannot write to '{tmp_path}/file/out': '{tmp_path}/file' is a file" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_a_folder_that_cannot_be_written_is_found_before_the_work(capsys, tmp_pa
     [
         ("train --out OUT --train-size 8", "--train-size is now --img-size"),
         ("train --out OUT --no-shard", "--no-shard is now --no-fsdp"),
-        ("sweep x --on-bad-image=skip", "--on-bad-image is now --on-bad-image"),
+        ("sweep x --on-bad-picture=skip", "--on-bad-picture is now --on-bad-image"),
         ("sweep x --loader_workers 2", "--loader_workers is now --workers"),
         ("sweep x --protocol canvas", "--protocol is now --protocols"),
     ],

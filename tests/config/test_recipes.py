@@ -55,7 +55,7 @@ def test_deit_is_short_where_asked_and_says_what_it_does_not_take(tmp_path):
         "deit(epoch=5)": "line 3: .*unexpected keyword argument 'epoch'.*`cpvt train --help`",
         "deit(grad_accum_steps=2)": "line 3: OptimConfig.* unexpected keyword argument 'grad_accum_steps'",
         "deit(erasing=0.5)": "line 3: .*\\('erasing' is now 'reprob'\\)",
-        "deit(512, 300, 1e-3)": "deit\\(\\) takes .* 3 were given.*Options go by their names, as in epochs=3",
+        "deit(512, 300, 1e-3)": "deit\\(\\) takes .* 3 were given.*Pass options by name, as in epochs=3",
         "OptimConfig(3, epochs=3)": "got multiple values for argument 'epochs'",
         "TrainConfig()": "missing 1 required positional argument: 'out'",
     }.items():
@@ -96,7 +96,7 @@ def test_a_recipe_may_stand_anywhere_among_the_options(tmp_path, command):
     recipe.write_text("from cpvt.config import *\nconfig = TrainConfig(out='here', optim=OptimConfig(lr=1e-4))\n")
     config = parse(["train", *command.replace("RECIPE", str(recipe)).split()])
     assert (config.out, config.optim.epochs, config.optim.lr) == ("here", 9, 1e-4)
-    with pytest.raises(ValueError, match="train takes one recipe, and here are 2: a.py, b.py"):
+    with pytest.raises(ValueError, match="train takes one recipe; got 2: a.py, b.py"):
         parse(["train", "a.py", "--epochs", "9", "b.py"])
     with pytest.raises(ValueError, match="no such recipe: 'a.py'"):
         parse(["train", "--epochs", "9", "a.py"])

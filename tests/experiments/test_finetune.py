@@ -140,7 +140,7 @@ def test_export_says_that_it_needs_a_model_of_our_own(vit, tmp_path):
     ("options", "words"),
     [
         ({"at": (9,)}, "9"),
-        ({"fade_end": 0.0}, "fade_end is a part of the training"),
+        ({"fade_end": 0.0}, "fade_end is a fraction of the training"),
         ({"peg_lr_scale": 0}, "peg_lr_scale"),
     ],
 )

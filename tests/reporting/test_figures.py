@@ -120,4 +120,4 @@ def test_attention_is_the_sample_and_a_panel_per_model(channels, count):
     shown = panels[0].images[0].get_array()
     assert shown.shape[:2] == (8, 12)
     assert (shown.min(), shown.max()) == (0, 1)
-    np.testing.assert_array_equal(panels[1].images[0].get_array().padding_fraction(np.nan), tile(np.eye(6), (2, 3)))
+    np.testing.assert_array_equal(panels[1].images[0].get_array().filled(np.nan), tile(np.eye(6), (2, 3)))

@@ -43,7 +43,7 @@ def probe_results():
 
 
 def test_findings_alone_make_a_page_of_their_own(tmp_path, probe_results):
-    append_rows(tmp_path / PROBE_RESULTS, probe_results)
+    append_rows(tmp_path / PROBE_RESULTS, [each.as_json() for each in probe_results])
     assert report(tmp_path) == tmp_path / "probes.html"
     page = (tmp_path / "probes.html").read_text()
     row = re.search(r"<tr><th scope=row>peg</th>(.*?)</tr>", page)[1]
@@ -58,14 +58,15 @@ def test_rows_and_findings_make_two_pages_and_nothing_an_error(tmp_path, probe_r
     with pytest.raises(ValueError, match="holds no rows"):
         report(tmp_path)
     append_rows(tmp_path / "rows.jsonl", [make_row()])
-    append_rows(tmp_path / PROBE_RESULTS, probe_results)
+    append_rows(tmp_path / PROBE_RESULTS, [each.as_json() for each in probe_results])
     assert report(tmp_path) == tmp_path / "report.html"
     assert (tmp_path / "probes.html").exists()
 
 
 def test_findings_of_several_folders_make_one_page(tmp_path, probe_results):
     for number, model in enumerate(("runs/peg-cls", "runs/rope-cls")):
-        append_rows(tmp_path / str(number) / PROBE_RESULTS, [each for each in probe_results if each.model == model])
+        lines = [each.as_json() for each in probe_results if each.model == model]
+        append_rows(tmp_path / str(number) / PROBE_RESULTS, lines)
     page = report_probes(tmp_path / "0", tmp_path / "1", out=tmp_path / "page")
     assert page == tmp_path / "page" / "probes.html"
     assert all(f"<th scope=row>{name}</th>" in page.read_text() for name in ("peg", "rope"))

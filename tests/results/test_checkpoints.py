@@ -122,7 +122,7 @@ def test_a_file_of_weights_has_no_record_and_must_fit(make_run):
 
 def test_a_run_of_another_kind_of_model_is_refused(make_run):
     run = make_run(VisionTransformer(MICRO), MICRO)
-    with pytest.raises(ValueError, match="holds a model of our own, and 'timm:vit_tiny.* is to be trained"):
+    with pytest.raises(ValueError, match="holds a model of our own, but 'timm:vit_tiny.* is to be trained"):
         starting_weights(FOREIGN, run)
     with pytest.raises(ValueError, match="the one to start from differs in depth: 2 -> 3"):
         starting_weights(replace(MICRO, depth=3), run)

@@ -12,11 +12,11 @@ FINDING = ProbeResult("runs/peg", "digits", "position", "r2", "", "model", 2, "n
 def test_findings_come_back_and_the_last_of_a_key_counts(tmp_path):
     path = tmp_path / "findings.jsonl"
     other = ProbeResult("runs/peg", "digits", "order", "tokens", "", "none", None, "", 16, 0, None, words="no tokens")
-    append_rows(path, [FINDING, other])
+    append_rows(path, [FINDING.as_json(), other.as_json()])
     assert read_probe_results(path) == [FINDING, other]
     newer = ProbeResult(**{**vars(FINDING), "value": 0.25})
     path.write_text(path.read_text() + '{"model": "half')
-    append_rows(path, [newer])
+    append_rows(path, [newer.as_json()])
     assert read_probe_results(path) == [other, newer]
 
 

@@ -9,7 +9,7 @@ def test_a_log_says_how_long_it_takes_yet(capsys, monkeypatch):
     clock = [100.0]
     monkeypatch.setattr("time.monotonic", lambda: clock[0])
     bars = Bars(log_every=10.0)
-    bars.drawn = False
+    bars.in_terminal = False
     for done in (1, 2, 3):
         bars("train", done, 2000, "loss 1.000")
         clock[0] += 6
@@ -23,7 +23,7 @@ def test_an_unknown_length_is_no_end(capsys, monkeypatch):
     clock = [100.0]
     monkeypatch.setattr("time.monotonic", lambda: clock[0])
     bars = Bars(log_every=10.0)
-    bars.drawn = False
+    bars.in_terminal = False
     for done in (64, 128):
         bars("test", done, 0, "accuracy 50.0%")
         clock[0] += 12

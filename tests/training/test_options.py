@@ -178,7 +178,7 @@ def test_a_folder_that_cannot_be_written_is_found_before_anything_is_read(config
     config = replace(config, dataset=DataConfig("nowhere"))
     for out in ("file", "file/run/deep"):
         with pytest.raises(
-            ValueError, match=f"nothing can be written to '.*/{out}': '.*/file' is a file; choose another"
+            ValueError, match=f"cannot write to '.*/{out}': '.*/file' is a file; choose another"
         ):
             train(replace(config, out=str(tmp_path / out)))
     with pytest.raises(ValueError, match="unknown data set 'nowhere'"):
@@ -188,7 +188,7 @@ def test_a_folder_that_cannot_be_written_is_found_before_anything_is_read(config
 
 @pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a folder that not even root can write to")
 def test_a_folder_without_rights_is_found(config):
-    with pytest.raises(ValueError, match="nothing can be written to '/proc/run' .*choose another --out"):
+    with pytest.raises(ValueError, match="cannot write to '/proc/run' .*choose another --out"):
         train(replace(config, out="/proc/run"))
 
 
@@ -201,7 +201,7 @@ def test_a_folder_with_other_files_is_taken_but_no_weights_are_written_over(conf
         train(config)
     assert (folder / "model.safetensors").read_text() == "of somebody else"
     (folder / "checkpoint.json").write_text('{"model": "theirs"}')
-    with pytest.raises(ValueError, match="none that `cpvt train` wrote: it lacks class_names"):
+    with pytest.raises(ValueError, match="not written by `cpvt train`: it lacks class_names"):
         train(config)
     (folder / "model.safetensors").unlink()
     (folder / "checkpoint.json").unlink()

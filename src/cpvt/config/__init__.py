@@ -1,6 +1,6 @@
-"""All that can be chosen, as frozen dataclasses: the one list from which command line, files and models are made.
+"""Every option, once, as a field of a frozen dataclass: the command line, files and models are made from these.
 
-Standard library only, so that `cpvt --help` is quick; names are checked where they are used.
+Standard library only, so that `cpvt --help` is quick. Names are checked where they are used.
 """
 
 from cpvt.config.base import (

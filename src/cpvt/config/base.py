@@ -1,4 +1,4 @@
-"""What all configurations share: sizes, names with options, and how two of them differ."""
+"""What configurations share: checks, sizes, names with options, and how two configurations differ."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from typing import Any, ClassVar, TypeVar
 
 from cpvt.config.legacy import RENAMED, current
 
-TOKEN_BUDGET = 4096  # patches that go through a model at a time, where images have sizes of their own
-POOLS = {"cls": "token", "gap": "avg"}  # as rows and the command line say it -> as timm and ModelConfig say it
+TOKEN_BUDGET = 4096  # most patches in one forward pass, where images differ in size
+POOLS = {"cls": "token", "gap": "avg"}  # name in rows and on the command line -> global_pool of timm and ModelConfig
 Size = int | tuple[int, int]  # side, or height and width, in pixels
-ProgressCallback = Callable[[str, int, int, str], None]  # told (what, steps done, steps in all, words on how it goes)
-Ranges = dict[str, tuple[str, ...]]  # a name of RANGES -> the options that must be in it
+ProgressCallback = Callable[[str, int, int, str], None]  # (name, steps done, total or 0 if unknown, message)
+Ranges = dict[str, tuple[str, ...]]  # name of a range -> the options that must lie in it
 RANGES: dict[str, Callable[[Any], bool]] = {
     "1 or more": lambda number: number >= 1,
     "0 or more": lambda number: number >= 0,
@@ -31,12 +31,12 @@ RANGES: dict[str, Callable[[Any], bool]] = {
 }
 
 
-def ignore_progress(name: str, done: int, total: int, words: str) -> None:
+def ignore_progress(name: str, done: int, total: int, message: str) -> None:
     """The ProgressCallback that shows nothing."""
 
 
 class Options:
-    """What configurations share: sizes are parsed and numbers checked as soon as one is made."""
+    """Base of configurations: parses sizes and checks numbers when one is created."""
 
     RANGES: ClassVar[Ranges] = {}
     unchecked: ClassVar[bool] = False
@@ -46,7 +46,7 @@ class Options:
             self.check()
 
     def check(self) -> None:
-        """Parse sizes, turn lists into tuples, and raise ValueError for a value out of its range."""
+        """Parse sizes and turn lists into tuples; ValueError for a value out of its range."""
         for each in fields(self):  # type: ignore[arg-type]
             value = getattr(self, each.name)
             if each.type.startswith("tuple"):
@@ -63,7 +63,7 @@ class Options:
     @staticmethod
     @contextmanager
     def checked_later() -> Iterator[None]:
-        """Make configurations without checking them; `check` does so afterwards."""
+        """Create configurations without checking them; call `check` afterwards."""
         Options.unchecked = True
         try:
             yield
@@ -72,13 +72,13 @@ class Options:
 
 
 Kind = TypeVar("Kind", bound=Options)
-Kept = TypeVar("Kept", bound=Callable[..., Any])
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def options_from(kind: type[Kind], options: dict[str, Any], **given: Any) -> Kind:
-    """A configuration of this kind, from options by name and values given in another way.
+    """Create a configuration from `options`, checking their names, and from values in `given`.
 
-    Raises TypeError for a name that is none of its options, with the new name of an old one, or near and known ones.
+    Raises TypeError for an unknown option: it names the new name of a renamed one, or a close one, and the known ones.
     """
     known = [each.name for each in fields(kind) if each.name not in given]  # type: ignore[arg-type]
     for name in options:
@@ -90,10 +90,10 @@ def options_from(kind: type[Kind], options: dict[str, Any], **given: Any) -> Kin
     return kind(**given, **options)
 
 
-def takes_options(kind: type[Options], *hidden: str) -> Callable[[Kept], Kept]:
-    """Show a function's `**options` as those of a configuration, in `help` and in editors, but for hidden ones."""
+def takes_options(kind: type[Options], *hidden: str) -> Callable[[Function], Function]:
+    """Decorate a function so that `help` and editors show its `**options` as those of a configuration."""
 
-    def show(function: Kept) -> Kept:
+    def show(function: Function) -> Function:
         plain = inspect.signature(function)
         own = [each for each in plain.parameters.values() if each.kind is not each.VAR_KEYWORD]
         taken = {*hidden, *(each.name for each in own)}
@@ -109,17 +109,16 @@ def takes_options(kind: type[Options], *hidden: str) -> Callable[[Kept], Kept]:
 
 
 def check_ranges(config: Any, ranges: Ranges) -> None:
-    """Raise ValueError for a number of a configuration that is out of its range.
+    """Raise ValueError for a number of a configuration out of its range.
 
-    ranges: a name of RANGES -> the options that must be in it. Of an option that holds several numbers all must be; None,
-    which stands for a default, is in every range.
+    Every number of an option that holds several is checked. None stands for a default and is always allowed.
     """
-    for words, names in ranges.items():
+    for limits, names in ranges.items():
         for name in names:
             given = getattr(config, name)
             for number in given if isinstance(given, (tuple, list)) else (given,):
-                if number is not None and not (isinstance(number, Real) and RANGES[words](number)):
-                    raise ValueError(f"{name} must be {words}; got {number!r}")
+                if number is not None and not (isinstance(number, Real) and RANGES[limits](number)):
+                    raise ValueError(f"{name} must be {limits}; got {number!r}")
 
 
 def sides(size: Size) -> tuple[int, int]:
@@ -138,7 +137,7 @@ def parse_size(text: Size | str) -> Size:
 
 
 def split_options(text: str) -> tuple[str, dict[str, Any]]:
-    """("vit_tiny", {"depth": 4}) from "vit_tiny(depth=4)"; ValueError for options that are not plain values with names."""
+    """Split "vit_tiny(depth=4)" into ("vit_tiny", {"depth": 4}); ValueError for options other than NAME=LITERAL."""
     name, bracket, options = text.partition("(")
     if not bracket:
         return text, {}
@@ -153,43 +152,46 @@ def split_options(text: str) -> tuple[str, dict[str, Any]]:
         ) from error
 
 
+def some_names(names: Sequence[str]) -> str:
+    """The first few of some names, and how many more there are."""
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+
+
 def encoding_name(what: Any) -> str:
-    """How files and rows call an encoding: a text as it is; "module:Class" for a class, or for the class of an instance."""
+    """The name of an encoding in files and rows: a string as it is, else "module:Class"."""
     if isinstance(what, str):
         return what
-    made_by = what if hasattr(what, "__qualname__") else type(what)
-    return f"{made_by.__module__}:{made_by.__qualname__}".replace("<locals>.", "")
+    kind = what if hasattr(what, "__qualname__") else type(what)
+    return f"{kind.__module__}:{kind.__qualname__}".replace("<locals>.", "")
 
 
 def importable_encoding(what: Any) -> str:
-    """The name of an encoding that other processes, and later ones, are to find; ValueError where they cannot."""
+    """The name by which other processes can import an encoding; ValueError if they cannot."""
     if isinstance(what, str):
         return what
     if not hasattr(what, "__qualname__"):
         raise ValueError(
-            f"a training builds its encoding itself: give the class or its name, not a {type(what).__name__}"
+            f"training builds the encoding itself: pass the class or its name, not an instance of {type(what).__name__}"
         )
     if "<locals>" in what.__qualname__:
         raise ValueError(
-            f"'{what.__qualname__}' is defined inside a function, where nothing else finds it; move it to a module"
+            f"'{what.__qualname__}' is defined inside a function and cannot be imported; move it to a module"
         )
     return encoding_name(what)
 
 
 def differences(before: dict[str, Any], after: Any, ignore: tuple[str, ...] = ()) -> list[str]:
-    """What differs between a configuration read from JSON and a dataclass, as 'name: before -> after'.
+    """Options that differ between a configuration read from JSON and a dataclass, as 'name: before -> after'.
 
-    An option that the file does not know counts as its default: it was added after the file was written. Old names of
-    options are read as their new ones.
+    An option missing in the file has its default: it was added later. Old names are read as the new ones.
     """
-    flat_before, flat_after = _flat(current(before)), _flat(asdict(after))
-    defaults = _defaults(type(after))
-    found = {name: (flat_before.get(name, defaults.get(name)), value) for name, value in flat_after.items()}
-    return [f"{name}: {old} -> {new}" for name, (old, new) in found.items() if old != new and name not in ignore]
+    old = _defaults(type(after)) | _flat(current(before))
+    changed = {name: new for name, new in _flat(asdict(after)).items() if old.get(name) != new and name not in ignore}
+    return [f"{name}: {old.get(name)} -> {new}" for name, new in changed.items()]
 
 
 def refuse_other(folder: Path, what: str, before: dict[str, Any], after: Any, ignore: tuple[str, ...]) -> None:
-    """Raise ValueError where a folder was made by another configuration than the one that is asked for."""
+    """Raise ValueError if a folder was written with another configuration."""
     changed = differences(before, after, ignore)
     if changed:
         raise ValueError(f"'{folder}' holds {what} ({'; '.join(changed)}); choose another --out, or delete the folder")
@@ -201,12 +203,12 @@ def _flat(values: dict[str, Any]) -> dict[str, Any]:
         if isinstance(value, dict):
             flat.update(_flat(value))
         else:
-            flat[name] = json.loads(json.dumps(value))  # tuples are lists, as in a file
+            flat[name] = json.loads(json.dumps(value))  # tuples become lists, as in a file
     return flat
 
 
 def _defaults(kind: Any) -> dict[str, Any]:
-    """Defaults of a configuration and of those inside it."""
+    """Defaults of a configuration and of its nested ones."""
     known = {each.name: each.default for each in fields(kind) if each.default is not MISSING}
     inner = {each.name: asdict(each.default_factory()) for each in fields(kind) if each.default_factory is not MISSING}
     return _flat({**known, **inner})

@@ -1,4 +1,4 @@
-"""Which images a model is trained on, and how they are read."""
+"""Options of the data: which images, and how they are read."""
 
 from __future__ import annotations
 
@@ -17,19 +17,20 @@ class DataConfig(Options):
     data_dir: str | None = None
     """Where the files of a named data set are."""
     crop_pct: float | None = None
-    """Fraction of the resized image that a test under `resize` shows; by default the data set's (1 for digits, else 0.875)."""
+    """Center crop of a test under `resize`, as a fraction of the resized image; by default the data set's (1 for
+    digits, else 0.875)."""
     interpolation: str = "bicubic"
     longest_side: int | None = None
-    """Images with a longer side are shrunk to it before they are cropped or laid on a canvas, in training and test
-    alike, and it is said; by default four times the training size."""
+    """Images with a longer side are shrunk to it first, in training and tests, and reported; by default four times the
+    training size."""
     on_bad_image: Literal["error", "skip"] = "error"
-    """What to do with a image that does not decode: 'error', or 'skip' (counted and reported)."""
+    """What to do with an image that cannot be decoded: 'error', or 'skip' (counted and reported)."""
     train_num_samples: int | None = None
-    """How many images an epoch of a streamed set holds, where the set does not say."""
+    """Images in an epoch of a streamed set, if the set does not say."""
     shuffle_buffer: int = 10_000
-    """Images of a streamed set that wait in memory to be drawn from, in each process."""
+    """Images of a streamed set that each process holds in memory to shuffle."""
     workers: int = 0
-    """Processes that read images beside the one that trains."""
+    """Processes that load images, besides the main one."""
 
     RANGES: ClassVar[Ranges] = {
         "1 or more": ("longest_side", "train_num_samples"),

@@ -1,4 +1,4 @@
-"""What is done with trained models: measured, used, written, drawn."""
+"""Options of what is done with trained models: test, probe, predict, export, report."""
 
 from __future__ import annotations
 
@@ -13,36 +13,36 @@ class SweepConfig(Options):
     """Test a model at sizes it was not trained at."""
 
     model: str
-    """Folder that `cpvt train` wrote, a name that comes with weights (cpvt_mini_peg5_gap), or timm:NAME, hf:PATH_OR_NAME,
-    torchvision:NAME (options of its own in brackets)."""
+    """Folder of a run, a name that comes with weights (cpvt_mini_peg5_gap), or timm:NAME, hf:PATH_OR_NAME,
+    torchvision:NAME; options of the library's constructor go in brackets."""
     checkpoint: str | None = None
-    """File with weights for a model of another library; by default those that the library publishes."""
+    """File of weights for an external model; by default those that its library publishes."""
     out: str | None = None
-    """Folder to which the rows go; by default the run's, or runs/sweep. Rows of several models make one report."""
+    """Folder to add rows to; by default the run's, or runs/sweep. Rows of several models make one report."""
     protocols: tuple[str, ...] = ("resize",)
-    """One or several of resize (same image, more pixels: objects grow), canvas (objects keep their pixels, the field of preprocessing grows) or
-    native (whole images in their own proportions; a size is the longest side allowed)."""
+    """One or more of resize (objects grow with the image), canvas (objects keep their size, the field of view grows)
+    and native (whole images in their own proportions; a size is the longest side allowed)."""
     sizes: tuple[Size, ...] = ()
     """Sides in pixels, or HEIGHTxWIDTH; by default half to three times the training size."""
     data: str | None = None
-    """Another data set than the run's own, with the same classes; for a model of another library it must be given."""
+    """Data set with the model's classes; by default the run's own. External models need one."""
     data_dir: str | None = None
     img_size: Size | None = None
-    """Side of the images a model of another library was trained on, where the model does not say."""
+    """Training size of an external model that does not state it."""
     crop_pct: float | None = None
     interpolation: str | None = None
     """By default the model's own, or bicubic."""
     mean: tuple[float, ...] = ()
-    """By which images are normalised, of values from 0 to 1, a number per channel; by default the model's own."""
+    """Mean of each channel for normalisation, of values from 0 to 1; by default the model's own. `std` likewise."""
     std: tuple[float, ...] = ()
     on_bad_image: Literal["error", "skip"] = "error"
     longest_side: int | None = None
-    """Larger images are shrunk to it before they are laid on a canvas, and it is said; by default as in training."""
+    """Images with a longer side are shrunk to it first, and reported; by default as in training."""
     batch_size: int = 64
     token_budget: int = TOKEN_BUDGET
-    """Under native: patches that go through the model at a time."""
+    """Under native: most patches in one forward pass."""
     workers: int = 0
-    """Processes that read images beside the one that tests."""
+    """Processes that load images, besides the main one."""
     device: str = "auto"
 
     RANGES: ClassVar[Ranges] = {"1 or more": ("img_size", "longest_side", "batch_size", "token_budget")}
@@ -50,30 +50,30 @@ class SweepConfig(Options):
 
 @dataclass(frozen=True)
 class ProbeConfig(Options):
-    """Measure what a model knows of positions, beside its untrained baseline and itself with the encoding off."""
+    """Measure what a model knows of positions, next to two baselines: untrained, and with its encoding off."""
 
     model: str
-    """Folder that `cpvt train` wrote, a name that comes with weights (cpvt_mini_peg5_gap), or timm:NAME, hf:PATH_OR_NAME,
-    torchvision:NAME (options of its own in brackets)."""
+    """Folder of a run, a name that comes with weights (cpvt_mini_peg5_gap), or timm:NAME, hf:PATH_OR_NAME,
+    torchvision:NAME; options of the library's constructor go in brackets."""
     checkpoint: str | None = None
-    """File with weights for a model of another library; by default those that the library publishes."""
+    """File of weights for an external model; by default those that its library publishes."""
     out: str = "runs/probe"
-    """Folder to which the probe_results are added; those of several models make one page."""
+    """Folder to add results to; those of several models make one page."""
     probes: tuple[str, ...] = ()
     """order, translation, position, longer, islam, attention; by default all."""
     sizes: tuple[Size, ...] = ()
-    """Larger sizes for `longer`; by default one and a half, two and three times the training size."""
+    """Larger sizes for `longer`; by default 1.5, 2 and 3 times the training size."""
     data: str = "digits"
     """'digits', a folder with train/ and test/ (or val/), or a name of timm's dataset factory such as torch/cifar10."""
     data_dir: str | None = None
     images: int = 256
-    """How many are shown."""
+    """Number of images."""
     img_size: Size | None = None
-    """Side of the images the model was trained on, where it does not say."""
+    """Training size of a model that does not state it."""
     seed: int = 0
     on_bad_image: Literal["error", "skip"] = "error"
     token_budget: int = TOKEN_BUDGET
-    """Patches that go through the model at a time."""
+    """Most patches in one forward pass."""
     device: str = "auto"
 
     RANGES: ClassVar[Ranges] = {"1 or more": ("images", "img_size", "token_budget"), "0 or more": ("seed",)}
@@ -81,17 +81,17 @@ class ProbeConfig(Options):
 
 @dataclass(frozen=True)
 class PredictConfig(Options):
-    """Name what images show, each at its own size."""
+    """Classify images, each at its own size."""
 
     images: tuple[str, ...]
-    """Image files. The first name may be that of the model: a folder that `cpvt train` wrote, or a model that comes with
-    weights; by default cpvt_mini_peg5_gap, which knows the ten classes of CIFAR-10."""
+    """Image files, optionally after a model: a run's folder or a name that comes with weights. By default the model is
+    cpvt_mini_peg5_gap, which knows the ten classes of CIFAR-10."""
     top: int = 5
     longest_side: int | None = None
-    """Images with a longer side are shrunk to it first, and it is said; by default four times the training size."""
+    """Images with a longer side are shrunk to it first, and reported; by default four times the training size."""
     on_bad_image: Literal["error", "skip"] = "error"
     token_budget: int = TOKEN_BUDGET
-    """Patches that go through the model at a time; every image gets what it would get alone."""
+    """Most patches in one forward pass; it does not change the result of any image."""
     device: str = "auto"
 
     RANGES: ClassVar[Ranges] = {"1 or more": ("top", "longest_side", "token_budget")}
@@ -102,27 +102,27 @@ class ExportConfig(Options):
     """Write a trained model as one file that takes images of any size."""
 
     model: str
-    """Folder that `cpvt train` wrote, or the name of a model that comes with weights."""
+    """Folder of a run, or a name that comes with weights."""
     out: str = ""
-    """File to write; its suffix decides the format: .onnx, or .pt2 (torch.export). By default model.onnx in the run's
-    folder (NAME.onnx here for a model by name), or .pt2."""
+    """File to write; its suffix decides the format: .onnx, or .pt2 (torch.export). By default model.onnx or model.pt2
+    in the run's folder; for a model by name, NAME.onnx or NAME.pt2 in the current one."""
     format: Literal["onnx", "torch-export"] | None = None
-    """Which of the two, where --out does not say it."""
+    """The format, if --out does not say it; by default onnx."""
 
 
 @dataclass(frozen=True)
 class ReportConfig(Options):
-    """Draw the page of a comparison, or of any rows, again."""
+    """Write the report of one or several folders again."""
 
     folders: tuple[str, ...]
-    """Folder that `cpvt compare` or `cpvt sweep` wrote rows to; several make one page."""
+    """Folders with the rows of `cpvt compare` or `cpvt sweep`; several make one page."""
     out: str | None = None
-    """Folder of the page; by default the first of the folders."""
+    """Folder of the page; by default the first folder."""
 
 
 @dataclass(frozen=True)
 class ListConfig(Options):
-    """Name the encodings, models and data sets there are."""
+    """List the encodings, models, data sets and protocols."""
 
     markdown: bool = False
-    """Print the table of encodings as the README holds it."""
+    """Print the README's table of encodings."""

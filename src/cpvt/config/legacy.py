@@ -1,4 +1,4 @@
-"""Old names of options: answered on the command line and in calls, and still read in the folders of earlier runs."""
+"""Old names of options: read in folders of earlier runs, answered with the new name everywhere else."""
 
 from __future__ import annotations
 
@@ -36,22 +36,22 @@ RENAMED = {  # old name -> new name
 
 
 def current(config: dict[str, Any]) -> dict[str, Any]:
-    """A configuration read from JSON, under today's names; sizes such as "8x12" are pairs."""
-    found: dict[str, Any] = {}
+    """A configuration read from JSON, with today's names of options; sizes such as "8x12" become pairs."""
+    renamed: dict[str, Any] = {}
     for name, value in config.items():
         if isinstance(value, dict):
             value = current(value)
         elif name.endswith("sizes"):
             value = [[int(side) for side in size.split("x")] if isinstance(size, str) else size for size in value]
             value = [size[0] if isinstance(size, list) and len(size) == 1 else size for size in value]
-        found[RENAMED.get(name, name)] = value
-    return found
+        renamed[RENAMED.get(name, name)] = value
+    return renamed
 
 
-def refuse_old_flags(words: list[str]) -> None:
-    """Raise ValueError for an option of the command line under its old name, with the new one."""
-    for word in words:
-        flag = word.split("=")[0]
+def refuse_old_flags(arguments: list[str]) -> None:
+    """Raise ValueError with the new name for an old option on the command line."""
+    for argument in arguments:
+        flag = argument.split("=")[0]
         name = flag.removeprefix("--").removeprefix("no-").replace("-", "_")
         if flag.startswith("--") and name in RENAMED:
             new = RENAMED[name].replace("_", "-")

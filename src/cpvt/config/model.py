@@ -1,4 +1,4 @@
-"""What a model is."""
+"""Options of a model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class ModelConfig:
     """A vision transformer; field names are timm's."""
 
     img_size: Size = 224
-    """Training size: side, or height and width, in pixels. Other sizes are welcome at any time."""
+    """Training size: side, or height and width, in pixels. The model takes other sizes, too."""
     patch_size: int = 16
     in_chans: int = 3
     num_classes: int = 1000
@@ -23,18 +23,18 @@ class ModelConfig:
     mlp_ratio: float = 4.0
     qkv_bias: bool = True
     encoding: str = "peg"
-    """Positional encoding: a name of `cpvt list`, with options as in "peg(at=(1, 2))", or a sum as in "learned+peg"."""
+    """Positional encoding: a name of `cpvt list`, with options as in "peg(at=(1, 2))", or a sum, "learned+peg"."""
     global_pool: str = "token"
-    """What the head reads: 'token' (class token), 'avg' (mean of the tokens), '' (every token)."""
+    """Input of the head: 'token' (class token), 'avg' (mean of the patch tokens), '' (every token)."""
     class_token: bool | None = None
-    """Whether there is a class token; by default only where the head reads it."""
+    """Whether there is a class token; by default only if the head reads it."""
     distilled: bool = False
-    """A second head that learns from a teacher, and with a class token a token of its own for it."""
+    """Add a head that learns from a teacher and, with a class token, a distillation token."""
     drop_rate: float = 0.0
-    """Fraction of what the head reads that training drops."""
+    """Dropout rate of the head's input."""
     drop_path_rate: float = 0.0
     weight_init: str = "deit"
-    """How linear layers start: 'deit' (truncated normal, 0.02) or 'xavier' (by their width; learns sooner when narrow)."""
+    """Initialisation of linear layers: 'deit' (truncated normal, 0.02) or 'xavier' (learns sooner in narrow models)."""
 
     @property
     def has_class_token(self) -> bool:
@@ -48,13 +48,13 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class ExternalConfig:
-    """A model of another library, as a run's folder records it."""
+    """A model of another library, as recorded in a run's folder."""
 
     name: str
-    """Such as "timm:vit_tiny_patch16_224(patch_size=8)": library, name, and options of its own constructor."""
+    """Library, name and options of its constructor, such as "timm:vit_tiny_patch16_224(patch_size=8)"."""
     num_classes: int
     img_size: Size
     """Training size, pixels."""
     in_chans: int = 3
     retrofit: dict[str, Any] | None = None
-    """What `cpvt.retrofit` was told: at, absolute, ..."""
+    """Arguments of `cpvt.retrofit`: at, absolute, ..."""

@@ -1,4 +1,4 @@
-"""How a model is optimised."""
+"""Options of the optimisation: schedule, augmentation, regularisation."""
 
 from __future__ import annotations
 
@@ -10,52 +10,52 @@ from cpvt.config.base import Options, Ranges
 
 @dataclass(frozen=True)
 class OptimConfig(Options):
-    """How a model is trained; the same for every encoding."""
+    """How a model is trained: the same for every encoding."""
 
     epochs: int = 20
     batch_size: int = 32
-    """Images that one step learns from, over all processes together."""
+    """Images in one step, over all processes."""
     opt: str = "adamw"
-    """A name of timm's optimizers."""
+    """Name of an optimizer of timm."""
     lr: float = 3e-3
     min_lr: float = 1e-5
     warmup_ratio: float = 0.1
-    """Fraction of all steps over which the learning rate rises to lr."""
+    """Fraction of all steps in which the learning rate rises to lr."""
     warmup_lr: float | None = None
-    """The rate from which it rises; by default min_lr."""
+    """Learning rate at the first step; by default min_lr."""
     weight_decay: float = 0.05
     layer_decay: float | None = None
-    """Each layer learns at so many times the rate of the one above it; by default all learn alike."""
+    """Factor from the learning rate of a layer to that of the layer below; by default 1."""
     clip_grad: float | None = None
-    """Gradients longer than this together are shortened to it."""
+    """Largest norm of the gradient; by default unlimited."""
     smoothing: float = 0.1
     drop_path: float = 0.0
     augment: str | None = None
-    """How training images are varied: 'resized-crop', 'crop' (own scale) or 'none'; by default as fits the data set."""
+    """'resized-crop', 'crop' (without a change of scale) or 'none'; by default the data set's."""
     crop_scale: tuple[float, float] = (0.35, 1.0)
-    """Fraction of the area that a 'resized-crop' shows, from and to."""
+    """Smallest and largest fraction of the area that a 'resized-crop' shows."""
     aa: str | None = None
-    """timm's words for RandAugment, AutoAugment or AugMix, such as rand-m9-mstd0.5-inc1."""
+    """RandAugment, AutoAugment or AugMix in timm's notation, such as rand-m9-mstd0.5-inc1."""
     color_jitter: float = 0.0
-    """How far brightness, contrast and saturation may go; timm, as DeiT, leaves it out where aa is given."""
+    """Strength of the jitter of brightness, contrast and saturation; not applied with aa, as in timm and DeiT."""
     reprob: float = 0.0
-    """Fraction of the images in which a rectangle is filled with noise."""
+    """Random erasing: probability that a rectangle of an image is replaced by noise."""
     aug_repeats: int = 1
-    """Repeated augmentation: how many variations of a image an epoch holds; it holds as many fewer images."""
+    """Repeated augmentation: each image is augmented this often in an epoch, which holds fewer distinct images."""
     mixup: float = 0.0
-    """Alpha of mixup: two images are blended, and their labels; 0 is off."""
+    """Alpha of mixup, which blends two images and their labels; 0: off."""
     cutmix: float = 0.0
-    """Alpha of cutmix: a rectangle of one image is laid on another; 0 is off."""
+    """Alpha of cutmix, which pastes a rectangle of one image into another; 0: off."""
     mixup_prob: float = 1.0
-    """Fraction of the steps whose images are mixed."""
+    """Probability of mixing the images of a step."""
     mixup_switch_prob: float = 0.5
-    """Fraction of the mixed steps that take cutmix, where mixup is on too."""
+    """Probability of cutmix in a mixed step, if both are on."""
     model_ema_decay: float | None = None
-    """Decay, a step, of a moving average of the weights, which is then what is kept; by default none."""
+    """Decay per step of a moving average of the weights, which is saved as the model; by default none."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """In what the model computes (weights stay float32)."""
+    """Precision of the forward and backward pass; weights stay float32."""
     distillation_alpha: float = 0.5
-    """Fraction of the loss that a teacher's answers have, where there is a teacher."""
+    """Fraction of the teacher's term in the loss, if there is a teacher."""
 
     RANGES: ClassVar[Ranges] = {
         "1 or more": ("epochs", "batch_size", "aug_repeats"),

@@ -1,4 +1,4 @@
-"""How the work is done: memory, compilation, processes, logging."""
+"""Options of the runtime: memory, compilation, processes, logging."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from cpvt.config.base import Options, Ranges
 
 @dataclass(frozen=True)
 class RuntimeConfig(Options):
-    """How the work is done; whatever is chosen here, the run learns the same, but for rounding."""
+    """How a training runs; none of these options changes its result, except for rounding."""
 
     grad_accum_steps: int = 1
-    """In how many parts, one after the other, a process takes its images of a step: less memory."""
+    """Parts into which each process splits its images of a step, one after another, to save memory."""
     grad_checkpointing: bool = False
-    """Compute activations again in the backward instead of keeping them: less memory."""
+    """Recompute activations in the backward pass instead of storing them, to save memory."""
     compile: bool = False
-    """Let torch.compile turn the model into one faster program, at the first step."""
+    """Compile the model with torch.compile at the first step."""
     fsdp: bool = False
-    """Spread parameters and optimizer over the processes (FSDP2) instead of keeping a copy in each (DDP)."""
+    """Shard parameters and optimizer over the processes (FSDP2) instead of replicating them (DDP)."""
     save_minutes: float = 10.0
-    """Save at least so often, and after every epoch; an interrupted run goes on from there."""
+    """Most minutes between two saves; each epoch ends with one. An interrupted run resumes from the last."""
     report_to: tuple[str, ...] = ()
-    """Where else to log: tensorboard, wandb, or another tracker of accelerate's."""
+    """Trackers to log to: tensorboard, wandb, or another of accelerate."""
 
     RANGES: ClassVar[Ranges] = {"1 or more": ("grad_accum_steps",), "0 or more": ("save_minutes",)}

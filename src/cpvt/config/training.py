@@ -1,4 +1,4 @@
-"""What is trained: one model, a retrofitted one, or every encoding of a comparison."""
+"""Options of trainings: one model, a retrofitted model, a comparison of encodings."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from cpvt.config.runtime import RuntimeConfig
 
 @dataclass(frozen=True)
 class Retrofit(Options):
-    """PEGs that start at zero, put into a trained model."""
+    """PEGs to add to a trained model; they start at zero, so the model's output does not change at first."""
 
     at: tuple[int, ...] = (1,)
-    """Blocks after which a PEG is put, counted from 1; in a model of stages, of every stage."""
+    """Blocks after which to add a PEG, counted from 1; in a hierarchical model, in every stage."""
     absolute: Literal["keep", "fade", "drop"] = "keep"
-    """What becomes of the table of absolute positions: kept, faded out over the training, or dropped at once."""
+    """What to do with the learned absolute positions: keep them, fade them out in training, or drop them at once."""
     fade_end: float = 0.5
-    """Under fade: the part of the training after which nothing of the table is left."""
+    """Under fade: the fraction of the training after which they are gone."""
     kernel_size: int = 3
     train_only: Literal["all", "peg", "peg+norms"] = "all"
-    """What learns; the rest is frozen. There is a control for 'all' alone."""
+    """What to train; the rest is frozen. Only 'all' has a control."""
     peg_lr_scale: float = 10.0
-    """The PEGs, which start from nothing, learn at so many times the learning rate."""
+    """Factor on the learning rate of the PEGs, which start at zero."""
 
     RANGES: ClassVar[Ranges] = {"above 0": ("peg_lr_scale",)}
 
     def check(self) -> None:
         super().check()
         if not 0 < self.fade_end <= 1:
-            raise ValueError(f"fade_end is a part of the training, above 0 and at most 1; got {self.fade_end}")
+            raise ValueError(f"fade_end is a fraction of the training, above 0 and at most 1; got {self.fade_end}")
 
 
 @dataclass(frozen=True)
@@ -40,29 +40,29 @@ class TrainConfig(Options):
     """Train one model."""
 
     out: str
-    """Folder of the run: model.safetensors, checkpoint.json, history.jsonl."""
+    """Folder of the run."""
     encoding: str | None = None
-    """Positional encoding, such as peg or "learned+peg", or one's own as mypackage.module:MyEncoding; by default the
-    model's own."""
+    """Positional encoding, such as peg or "learned+peg", or your own as mypackage.module:MyEncoding; by default the
+    model's."""
     pool: str | None = None
-    """What the head reads: cls (class token) or gap (global average pooling); by default the model's own."""
+    """Input of the head: cls (class token) or gap (global average pooling); by default the model's."""
     model: str = "cpvt_micro"
-    """A name of `cpvt list`, or of another library, as timm:vit_tiny_patch16_224; options in brackets, as in
+    """A name of `cpvt list`, or of another library, as timm:vit_tiny_patch16_224; options go in brackets, as in
     "cpvt_micro(patch_size=8)"."""
     initial_checkpoint: str | None = None
-    """Weights to start from: a run's folder (its training size and classes may be others), a file, or 'published' for
-    those of another library or of the package itself; by default random ones."""
+    """Initial weights: a run's folder (training size and classes may differ), a file, or 'published' for those that the
+    library or this package publishes; by default random."""
     img_size: int | None = None
-    """Side of the training images, pixels; by default the model's."""
+    """Training size: side in pixels; by default the model's."""
     train_sizes: tuple[Size, ...] = ()
-    """Sizes to train at: each step draws one, and takes as many images as make about the tokens of a batch at the
-    training size. By default that size alone."""
+    """Sizes to train at: each step draws one, and its batch size keeps the number of tokens about constant. By default
+    only the training size."""
     teacher: str | None = None
-    """A model to learn from, by hard distillation: a run's folder, or timm:NAME, hf:PATH_OR_NAME, torchvision:NAME."""
+    """Teacher for hard distillation: a run's folder, or timm:NAME, hf:PATH_OR_NAME, torchvision:NAME."""
     teacher_checkpoint: str | None = None
-    """File with the weights of a teacher of another library; by default those that the library publishes."""
+    """File of weights of an external teacher; by default those that its library publishes."""
     test_every: int = 0
-    """Test after every so many epochs, at the training size; 0: not before the end."""
+    """Epochs between tests at the training size; 0: test only at the end."""
     seed: int = 0
     device: str = "auto"
     """auto, cpu, cuda, ..."""
@@ -70,7 +70,7 @@ class TrainConfig(Options):
     dataset: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     retrofit: Retrofit | None = None
-    """PEGs to put into a model of another library before it is trained on."""
+    """PEGs to add to an external model before training; by default none."""
 
     RANGES: ClassVar[Ranges] = {"1 or more": ("img_size",), "0 or more": ("test_every", "seed")}
 
@@ -82,21 +82,21 @@ class TrainConfig(Options):
 
 @dataclass(frozen=True)
 class RetrofitConfig(Options):
-    """Give a trained model PEGs that start at zero, train it on, and test it before and after."""
+    """Add PEGs to a trained model, fine-tune it, and test it before and after."""
 
     model: str
-    """A run that holds a model of another library, or timm:NAME, hf:PATH_OR_NAME, torchvision:NAME."""
+    """Folder of a run with an external model, or timm:NAME, hf:PATH_OR_NAME, torchvision:NAME."""
     out: str = "runs/retrofit"
-    """Folder of the retrofitted run; its rows and page compare it with the model as it came and with the control."""
+    """Folder of the run; its report compares the retrofitted model with the original and the control."""
     checkpoint: str | None = None
-    """File with the weights of a model of another library; by default those that the library publishes."""
+    """File of weights of an external model; by default those that its library publishes."""
     control: bool = True
-    """Also train the model on without PEGs, alike: what PEG brings is then told apart from what training brings."""
+    """Also fine-tune the model without PEGs, to separate the effect of PEG from that of training."""
     sizes: tuple[Size, ...] = ()
     """Test sizes, sides in pixels or HEIGHTxWIDTH; by default half to three times the training size."""
     protocols: tuple[str, ...] = ("resize",)
     img_size: int | None = None
-    """Side of the training images, pixels; by default the model's."""
+    """Training size: side in pixels; by default the model's."""
     seed: int = 0
     device: str = "auto"
     retrofit: Retrofit = field(default_factory=Retrofit)
@@ -108,33 +108,32 @@ class RetrofitConfig(Options):
 
 @dataclass(frozen=True)
 class CompareConfig(Options):
-    """Train every encoding alike, test each at sizes never seen, and draw the result."""
+    """Train every encoding alike, test each at unseen sizes, and write the report."""
 
     out: str = ""
     """Folder of the comparison; by default runs/compare, or runs/quick."""
     encodings: tuple[str, ...] = ()
-    """Names, sums such as "learned+peg", or one's own as mypackage.module:MyEncoding; by default those of `cpvt list`."""
+    """Names, sums such as "learned+peg", or your own as mypackage.module:MyEncoding; by default all of `cpvt list`."""
     pool: tuple[str, ...] = ()
-    """cls, gap or both, for every encoding; by default cls for all and gap for peg too."""
+    """cls, gap or both, for every encoding; by default cls for all and also gap for peg."""
     protocols: tuple[str, ...] = ("canvas", "resize")
     seeds: tuple[int, ...] = (0,)
     sizes: tuple[Size, ...] = ()
-    """Test sizes under every protocol, pixels or HEIGHTxWIDTH; a protocol's own sizes take precedence."""
+    """Test sizes of every protocol, pixels or HEIGHTxWIDTH; --canvas-sizes and --resize-sizes take precedence."""
     canvas_sizes: tuple[Size, ...] = ()
-    """By default once, one and a half, two and three times the training size."""
+    """By default 1, 1.5, 2 and 3 times the training size."""
     resize_sizes: tuple[Size, ...] = ()
-    """By default a half, three quarters, once, one and a half and two times the training size."""
+    """By default 0.5, 0.75, 1, 1.5 and 2 times the training size."""
     quick: bool = False
-    """A first look in a minute and a half. Where not asked otherwise: learned, rope and peg, class token, fewer sizes,
-    12 epochs."""
+    """A first look in a minute and a half: by default learned, rope and peg, class token, fewer sizes, 12 epochs."""
     model: str = "cpvt_micro"
     img_size: int | None = None
     parallel: int | None = None
-    """Trainings at once, a process each; by default one per core on the CPU (eight at most), on a GPU one. On a cluster: on
-    a machine like this one."""
+    """Trainings at once, a process each; by default one per CPU core (at most eight), or one on a GPU. On a cluster:
+    at once on a machine like this one."""
     cluster: str = ""
-    """Spread the trainings over a Ray cluster: 'auto', HOST:PORT or ray://HOST:PORT; 'ray' takes one that runs, else makes
-    one of this machine. All its machines must share the folders."""
+    """Ray cluster to run on: 'auto', HOST:PORT or ray://HOST:PORT; 'ray' uses a running one or starts one here. All its
+    machines must share the folders."""
     device: str = "auto"
     dataset: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)

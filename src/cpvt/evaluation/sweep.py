@@ -21,10 +21,10 @@ from cpvt.config import (
     sides,
     takes_options,
 )
+from cpvt.config.base import some_names
 from cpvt.data import Batch, DataSet, Preprocessing, Transform, open_data
 from cpvt.data.protocols import TABLE
 from cpvt.evaluation.accuracy import Score, count_test, load_test, measure
-from cpvt.models.convert import some_names
 from cpvt.results.checkpoints import Checkpoint, as_adapter, is_run, load
 from cpvt.results.rows import Row, pack_hits
 

@@ -20,8 +20,9 @@ from cpvt.evaluation.profile import ProfiledModel, profile_models
 from cpvt.evaluation.sweep import check_sizes, sweep
 from cpvt.experiments.pool import Tell, check_address, cores, import_ray, process_pool, ray_pool, run_tasks
 from cpvt.models.sizes import model_config
-from cpvt.results.checkpoints import load, provenance
+from cpvt.results.checkpoints import load
 from cpvt.results.folders import COMPARISON, ROWS, RUNS
+from cpvt.results.provenance import provenance
 from cpvt.results.rows import Row, read_rows
 from cpvt.runtime.files import append_rows, check_writable, read_json, write_json
 from cpvt.training import TrainingSetup, check, check_here, is_finished, train

@@ -14,8 +14,9 @@ from cpvt.adapters.retrofit import describe_retrofit, retrofit
 from cpvt.config import ExternalConfig, ProgressCallback, RetrofitConfig, TrainConfig, ignore_progress, refuse_other
 from cpvt.data import open_data
 from cpvt.evaluation.sweep import default_sizes, sweep
-from cpvt.results.checkpoints import load, pick_device, provenance, read_record
+from cpvt.results.checkpoints import load, pick_device, read_record
 from cpvt.results.folders import CONTROL_RUN, RETROFIT, ROWS
+from cpvt.results.provenance import provenance
 from cpvt.results.rows import Row, read_rows
 from cpvt.runtime.files import append_rows, read_json, write_json
 from cpvt.training import PUBLISHED, build_model, check, check_here, train

@@ -11,6 +11,7 @@ from timm.models import clean_state_dict
 from torch import Tensor, nn
 
 from cpvt import ops
+from cpvt.config.base import some_names
 from cpvt.encodings import PEG
 from cpvt.grids import Grid
 from cpvt.models.timm_interface import PREFIX
@@ -153,8 +154,3 @@ def _check_layer(layer: nn.Module) -> None:
             raise ValueError(
                 f"a PEG is a convolution and a residual alone; the layer also holds {type(module).__name__}"
             )
-
-
-def some_names(names: Sequence[str]) -> str:
-    """The first few of some names, and how many more there are."""
-    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")

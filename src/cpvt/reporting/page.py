@@ -88,7 +88,7 @@ def gather(folders: Sequence[str | Path]) -> list[Row]:
         if not found and not (folder / PROBE_RESULTS).exists():
             raise ValueError(f"'{folder}' holds no rows: expected {ROWS}, as `cpvt compare` or `cpvt sweep` writes it")
         rows += found
-    return list({(row.key, row.way): row for row in rows}.values())
+    return list({(row.key, row.settings): row for row in rows}.values())
 
 
 def _curves(folders: Sequence[str | Path], out: Path) -> bytes | None:

@@ -1,1 +1,1 @@
-"""What was measured and where it is kept: rows, probe results, run folders, checkpoints."""
+"""What is stored: rows, probe results, the layout of run folders, checkpoints and their provenance."""

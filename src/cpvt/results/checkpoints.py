@@ -1,15 +1,10 @@
-"""A run's folder: weights (safetensors), everything needed to use them (JSON), and where they came from."""
+"""Checkpoints in a run's folder: weights (safetensors) and the record needed to use them (JSON)."""
 
 from __future__ import annotations
 
 import difflib
-import platform
-import shlex
-import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +13,6 @@ import torch
 from timm import list_models
 from torch import Tensor, nn
 
-from cpvt import __version__
 from cpvt.adapters import TABLE, ModelAdapter, adapter_of, is_external, open_adapter
 from cpvt.adapters.adapt import build_external, continue_external
 from cpvt.adapters.retrofit import retrofit
@@ -42,20 +36,20 @@ class Checkpoint:
     transform: Transform
     class_names: tuple[str, ...]
     record: dict[str, Any]
-    """What checkpoint.json holds: the configurations of model and training, and the provenance."""
+    """The content of checkpoint.json: configurations of model and training, and provenance."""
 
     @property
     def config(self) -> ModelConfig | ExternalConfig:
-        """What the model is."""
+        """The configuration of the model."""
         return config_from_json(self.record["model"])
 
     @property
     def own_model(self) -> VisionTransformer:
-        """The model, where it is one of ours; ValueError where it is another library's."""
+        """The model, if it is one of ours; ValueError for an external one."""
         if not isinstance(self.model, VisionTransformer):
             raise ValueError(
                 f"this needs one of our own models; '{self.record['training']['out']}' holds "
-                f"{self.record['model']['name']}, which goes through its own library's tools (docs/retrofit.md has an export)"
+                f"{self.record['model']['name']}: use its library's tools (docs/retrofit.md shows an export)"
             )
         return self.model
 
@@ -66,7 +60,7 @@ class Checkpoint:
 
     @property
     def adapter(self) -> ModelAdapter:
-        """The model as measurements see it."""
+        """The model behind the interface that measurements use."""
         facts = {"train_size": self.config.img_size, "transform": self.transform, "class_names": self.class_names}
         return adapter_of(self.model, self.record["training"]["out"], **facts)
 
@@ -76,11 +70,11 @@ def as_adapter(
     weights: str | Path | None = None,
     device: str = "auto",
 ) -> ModelAdapter:
-    """What is to be measured, from anything that names or is a model.
+    """Wrap anything that is or names a model, so that it can be measured.
 
-    model: a run's folder, a name whose weights come with the package, what `load` returned, another library's model such
-    as "timm:vit_small_patch16_224", or any module or callable. weights: a file for a model of another library. A model already at hand stays on its device.
-    Raises ValueError where nothing of that name is known.
+    model: a run's folder, a name that comes with weights, a Checkpoint, an external model such as
+    "timm:vit_small_patch16_224", or any module or callable; the last two stay on their device.
+    weights: a file of weights for an external model. Raises ValueError for an unknown name.
     """
     if isinstance(model, ModelAdapter):
         return model
@@ -90,7 +84,7 @@ def as_adapter(
         module.to(pick_device(device))
         return adapter
     if weights is not None:
-        raise ValueError(f"a file of weights goes with timm:, hf: or torchvision: names; '{model}' has its own")
+        raise ValueError(f"a file of weights goes with {_prefixes()} names; '{model}' has its own")
     if isinstance(model, (str, Path)):
         if not is_run(model):
             raise ValueError(_unknown(str(model)))
@@ -98,13 +92,19 @@ def as_adapter(
     return model.adapter if isinstance(model, Checkpoint) else adapter_of(model)
 
 
+def _prefixes() -> str:
+    """The prefixes of other libraries' models: "timm:, hf: or torchvision:"."""
+    *others, last = (f"{prefix}:" for prefix in TABLE)
+    return f"{', '.join(others)} or {last}"
+
+
 def _unknown(name: str) -> str:
-    """What to say to a name that is no folder and of no library."""
+    """The message for an unknown name, with close ones."""
     library, _, rest = name.partition(":")
     guesses = [f"{prefix}:{rest}" for prefix in difflib.get_close_matches(library, TABLE, n=1)] if rest else []
     guesses += difflib.get_close_matches(name, shipped_names(), n=1, cutoff=0.8)
-    theirs = [each for each in list_models() if each not in MODELS]
-    guesses += [f"timm:{near}" for near in difflib.get_close_matches(name, theirs, n=3, cutoff=0.8)]
+    external = [each for each in list_models() if each not in MODELS]
+    guesses += [f"timm:{near}" for near in difflib.get_close_matches(name, external, n=3, cutoff=0.8)]
     hint = f" Did you mean {' or '.join(guesses)}?" if guesses else ""
     return (
         f"'{name}' is no folder of a run, no model that comes with weights ({', '.join(shipped_names())}) and none of "
@@ -113,12 +113,12 @@ def _unknown(name: str) -> str:
 
 
 def is_run(name: str | Path) -> bool:
-    """Whether a name is of something to `load`: a folder, or a model whose weights come with the package."""
+    """Whether `load` takes a name: a folder that exists, or a model that comes with weights."""
     return Path(name).exists() or str(name) in shipped_names()
 
 
 def files_of(run: str | Path) -> Files:
-    """Where the weights and the record of a run are: in its folder, else in the package for a name that comes with it."""
+    """The paths of a run's weights and record: in its folder, or in the package for a model that comes with weights."""
     folder = Path(run)
     if not folder.exists() and str(run) in shipped_names():
         return shipped_files(str(run))
@@ -126,7 +126,7 @@ def files_of(run: str | Path) -> Files:
 
 
 def save_checkpoint(folder: Path, weights: Mapping[str, Tensor], record: dict[str, Any]) -> None:
-    """Write weights, then the record; each file is replaced whole or not at all."""
+    """Write the weights, then the record; each file is replaced atomically."""
     state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights.items()}
     with replacing(folder / WEIGHTS) as file:
         file.write(safetensors.torch.save(state))
@@ -134,7 +134,7 @@ def save_checkpoint(folder: Path, weights: Mapping[str, Tensor], record: dict[st
 
 
 def read_record(run: str | Path) -> dict[str, Any]:
-    """The record of a run; ValueError where the folder holds none."""
+    """The record of a run; ValueError if the folder has none."""
     path = files_of(run).record
     if not path.is_file():
         raise ValueError(
@@ -143,19 +143,17 @@ def read_record(run: str | Path) -> dict[str, Any]:
     record: dict[str, Any] = read_json(path)
     missing = [name for name in ("model", "class_names") if name not in record]
     if missing:
-        raise ValueError(
-            f"'{path}' is none that `cpvt train` wrote: it lacks {', '.join(missing)}; name a run's folder"
-        )
+        raise ValueError(f"'{path}' is not written by `cpvt train`: it lacks {', '.join(missing)}; pass a run's folder")
     if "training" in record:
         record["training"] = current(record["training"])
     return record
 
 
 def load(run: str | Path, device: str = "auto") -> Checkpoint:
-    """Load a run that `cpvt train` wrote: the model in eval mode, its transform and its class names.
+    """Load a trained run: the model in eval mode, its transform and its class names.
 
-    run: the run's folder, or the name of a model whose weights come with the package, such as "cpvt_mini_peg5_gap".
-    Raises ValueError where the folder holds no checkpoint, or weights that do not fit it (which keys, which shapes).
+    run: the run's folder, or a name that comes with weights, such as "cpvt_mini_peg5_gap".
+    Raises ValueError for a folder without a checkpoint and for weights that do not fit (with keys and shapes).
     """
     record = read_record(run)
     model = build_model(config_from_json(record["model"]))
@@ -165,7 +163,7 @@ def load(run: str | Path, device: str = "auto") -> Checkpoint:
 
 
 def build_model(config: ModelConfig | ExternalConfig) -> nn.Module:
-    """A fresh model, ours or another library's, retrofitted where the configuration says so."""
+    """A model with random weights, ours or external, retrofitted if the configuration says so."""
     if isinstance(config, ModelConfig):
         return VisionTransformer(config)
     model = build_external(config)
@@ -176,15 +174,15 @@ def starting_weights(
     wanted: ModelConfig | ExternalConfig,
     start: str | Path,
     class_names: Sequence[str] | None = None,
-    say: Callable[[str], Any] = lambda words: None,
+    on_message: Callable[[str], Any] = lambda message: None,
 ) -> nn.Module:
-    """A model as wanted, with the weights of a run, by folder or name, or of a file, to be trained on.
+    """A model of the configuration `wanted` with the weights of a run or of a file, to fine-tune.
 
-    Of a run's model the training size and the classes may be others, and for our own also what training drops, and whether
-    it is distilled (see `cpvt.models.adapt`); of a file all must fit. class_names: those of the images to come; where
-    the run had others its head starts afresh, be they as many. `say` is told, a line each, what became of the weights.
-    The `config` of one of our own says what came out: its encoding may be written otherwise than wanted, as in
-    "rope(grid=(8, 8))", so a record holds that. Raises ValueError that lists what does not fit.
+    start: a run, whose model may have another training size and other classes, and if it is ours also other dropout and
+    distillation (see `cpvt.models.adapt`); or a file of weights, which must fit exactly.
+    class_names: those of the new data; if the run's differ, the head starts afresh.
+    on_message: called with each change of the weights. The `config` of one of our models describes the result: its
+    encoding may differ from the wanted one, as in "rope(grid=(8, 8))". Raises ValueError that lists what does not fit.
     """
     if Path(start).is_file() or not is_run(start):
         model = build_model(wanted)
@@ -194,38 +192,38 @@ def starting_weights(
     held = config_from_json(record["model"])
     kinds = ["a model of our own" if isinstance(each, ModelConfig) else f"'{each.name}'" for each in (held, wanted)]
     if type(held) is not type(wanted):
-        raise ValueError(f"'{start}' holds {kinds[0]}, and {kinds[1]} is to be trained: start from a run of that")
+        raise ValueError(f"'{start}' holds {kinds[0]}, but {kinds[1]} is to be trained; start from a run of the latter")
     model = build_model(held)
     load_weights_file(model, files_of(start).weights)
     same_classes = class_names is None or list(class_names) == record["class_names"]
+    adapted: nn.Module
     if isinstance(wanted, ModelConfig):
-        assert isinstance(model, VisionTransformer)  # as its record says
-        return _told(adapt_model(model, wanted, same_classes), say)
-    return _told(continue_external(model, wanted, same_classes, f"in '{start}'"), say)
+        assert isinstance(model, VisionTransformer)  # for mypy
+        adapted, messages = adapt_model(model, wanted, same_classes)
+    else:
+        adapted, messages = continue_external(model, wanted, same_classes, f"in '{start}'")
+    for message in messages:
+        on_message(message)
+    return adapted
 
 
-def published_weights(wanted: ExternalConfig, say: Callable[[str], Any] = lambda words: None) -> nn.Module:
-    """A model of another library with the weights that it publishes; its head starts afresh for another number of classes."""
+def published_weights(wanted: ExternalConfig, on_message: Callable[[str], Any] = lambda message: None) -> nn.Module:
+    """An external model with the weights that its library publishes; another number of classes gets a fresh head."""
     adapter: Any = open_adapter(wanted.name)
-    return _told(continue_external(adapter.model, wanted, where=f"published for {wanted.name}"), say)
-
-
-def _told(continued: tuple[nn.Module, list[str]], say: Callable[[str], Any]) -> nn.Module:
-    """The model, after what became of its weights was said."""
-    model, words = continued
-    for each in words:
-        say(each)
+    model, messages = continue_external(adapter.model, wanted, where=f"published for {wanted.name}")
+    for message in messages:
+        on_message(message)
     return model
 
 
 def config_from_json(values: dict[str, Any]) -> ModelConfig | ExternalConfig:
-    """A model's configuration from what JSON made of it."""
+    """A model's configuration, from JSON."""
     kind = ExternalConfig if "name" in values else ModelConfig
     return kind(**{name: _tuple(value) for name, value in values.items()})
 
 
 def transform_from_json(values: dict[str, Any]) -> Transform:
-    """A transform from what JSON made of it."""
+    """A transform, from JSON."""
     return Transform(**{name: _tuple(value) for name, value in values.items()})
 
 
@@ -234,7 +232,7 @@ def _tuple(value: Any) -> Any:
 
 
 def pick_device(name: str) -> torch.device:
-    """'auto' is the GPU where there is one, else the CPU."""
+    """The device of a name; 'auto' is the GPU if there is one, else the CPU."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -245,32 +243,3 @@ def pick_device(name: str) -> torch.device:
             f"device '{name}' cannot be used here ({str(error).splitlines()[0]}); try --device cpu"
         ) from error
     return device
-
-
-def provenance() -> dict[str, Any]:
-    """Where a result came from: versions, commit, command, machine."""
-    return {
-        "versions": {
-            "python": platform.python_version(),
-            "cpvt": __version__,
-            **{name: version(name) for name in ("torch", "timm")},
-        },
-        "commit": _commit(),
-        "command": shlex.join(["cpvt" if "cpvt" in Path(sys.argv[0]).parts[-2:] else sys.argv[0], *sys.argv[1:]]),
-        "machine": f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads",
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-    }
-
-
-def _commit() -> str | None:
-    """The commit this package runs from, where it runs from a checkout; '+' where files differ from it."""
-    git = ["git", "-C", str(Path(__file__).parent)]
-    try:
-        top = subprocess.run([*git, "rev-parse", "--show-toplevel"], capture_output=True, text=True, check=True)
-        if not (Path(top.stdout.strip()) / "src" / "cpvt" / "checkpoint.py").is_file():
-            return None
-        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
-        changed = subprocess.run([*git, "status", "--porcelain", "."], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return head.stdout.strip() + ("+" if changed.stdout.strip() else "")

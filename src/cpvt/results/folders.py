@@ -1,4 +1,4 @@
-"""Every file name of the folders that training, tests, comparisons and probes write. Standard library only."""
+"""Every file name in the folders that cpvt writes. Standard library only."""
 
 from __future__ import annotations
 
@@ -29,20 +29,17 @@ ACCURACY_SVG, ACCURACY_PNG, ATTENTION_PNG, CURVES_SVG = "accuracy.svg", "accurac
 
 
 def read_profile(folder: Path) -> list[dict[str, Any]]:
-    """Parameters, speed and attention of each model of a comparison; earlier versions wrote them as looks.json."""
+    """Parameters, speed and attention of each model of a comparison, from profile.json or the older looks.json."""
     path = next((folder / name for name in (PROFILE, OLD_PROFILE) if (folder / name).exists()), None)
-    rate = "_per_second"
-    return [
-        {f"images{rate}" if name.endswith(rate) else name: value for name, value in each.items()}
-        for each in (read_json(path) if path else [])
-    ]
+    old = {"pictures_per_second": "images_per_second"}
+    return [{old.get(name, name): value for name, value in each.items()} for each in (read_json(path) if path else [])]
 
 
 def attention_file(name: str) -> str:
-    """Name of the file below arrays/ that holds the attention of a comparison's model, (N, N)."""
+    """File in arrays/ with the attention of a model of a comparison, (N, N)."""
     return f"attention-{name}.npy"
 
 
 def probe_attention_file(model: str, baseline: str) -> str:
-    """Name of the file below arrays/ that holds a probed model's mean attention, (h, w, h, w)."""
+    """File in arrays/ with the mean attention of a probed model, (h, w, h, w)."""
     return f"probe-attention-{re.sub(r'[^A-Za-z0-9.=_-]+', '-', model).strip('-')}-{baseline}.npy"

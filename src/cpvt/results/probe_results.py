@@ -1,4 +1,4 @@
-"""What a probe found, as JSON lines: the seam between probing and its page. Standard library only."""
+"""Results of probes as JSON lines, between evaluation and reporting. Standard library only."""
 
 from __future__ import annotations
 
@@ -10,54 +10,51 @@ from typing import Any
 from cpvt.runtime.files import read_lines
 
 BASELINES = ("model", "untrained", "none")
-KEYS = {"baseline": "twin", "images": "pictures"}  # fields that files call by another name
+KEYS = {"baseline": "twin", "images": "pictures"}  # field -> its key in findings.jsonl
 
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """One number of one probe, or, where `value` is None, the words that say why there is none."""
+    """One number of one probe, or the reason in `words` why `value` is None."""
 
     model: str
     data: str
     probe: str  # order, translation, position, longer, islam, attention
-    measure: str  # what the number is: "r2", "token error", "accuracy", ...
-    case: str  # where it was taken, if the measure has several: "circular, 1 patch", "distance 2", "head 3", ...
-    baseline: str  # model, untrained (fresh random weights) or none (the same weights, the positional encoding off)
-    depth: (
-        int | None
-    )  # 0 = what block 1 receives, d = what block d hands on, -1 = the last of an encoder not known; None: the whole model
+    measure: str  # "r2", "token error", "accuracy", ...
+    case: str  # variant of the measure, if it has any: "circular, 1 patch", "distance 2", "head 3", ...
+    baseline: str  # model, untrained (random weights) or none (the positional encoding off)
+    depth: int | None  # 0: input of block 1; d: output of block d; -1: last of an unknown encoder; None: whole model
     images: str  # natural, noise, black or white
     size: int | tuple[int, int]  # of the images, pixels
     seed: int
     value: float | None
     spread: float | None = None  # standard deviation over images
     count: int = 0  # images that were measured
-    words: str = ""  # why there is no value
+    words: str = ""  # the reason, if there is no value
 
     def as_json(self) -> dict[str, Any]:
-        """The result as a line of findings.jsonl holds it."""
+        """The result as a line of findings.jsonl."""
         return {KEYS.get(name, name): value for name, value in asdict(self).items()}
 
     @property
     def key(self) -> tuple[Any, ...]:
-        """What was measured; of several results with one key the last counts."""
-        return (self.model, self.data, self.probe, self.measure, self.case, self.baseline, self.depth, self.images, self.size,
-                self.seed)  # fmt: skip
+        """What was measured: the fields up to `seed`. Of several results with one key, the last counts."""
+        return tuple(getattr(self, field.name) for field in fields(self)[:10])
 
 
 def finite(value: float) -> float | None:
-    """Five digits of a number, or None where it is none (a model may give NaN)."""
+    """A number rounded to five digits; None if it is not finite (a model may return NaN)."""
     return float(f"{value:.5g}") if math.isfinite(value) else None
 
 
 def read_probe_results(path: Path) -> list[ProbeResult]:
-    """Read results back, the last one of each key; half-written lines are passed over. No file means no results."""
-    found: dict[tuple[Any, ...], ProbeResult] = {}
+    """Read results, the last one of each key; incomplete lines are skipped. No file means no results."""
+    results: dict[tuple[Any, ...], ProbeResult] = {}
     for number, values in read_lines(path):
-        probe_result = _probe_result(values, f"{path}, line {number}")
-        found.pop(probe_result.key, None)
-        found[probe_result.key] = probe_result
-    return list(found.values())
+        result = _probe_result(values, f"{path}, line {number}")
+        results.pop(result.key, None)
+        results[result.key] = result
+    return list(results.values())
 
 
 def _probe_result(values: Any, where: str) -> ProbeResult:

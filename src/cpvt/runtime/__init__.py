@@ -1,1 +1,1 @@
-"""What any program needs: files, processes, progress bars, memory."""
+"""Processes, progress, memory and files, independent of models and data."""

@@ -1,4 +1,4 @@
-"""Processes that train or test one model together (torch.distributed). A single process initialises nothing."""
+"""Several processes for one model (torch.distributed). A single process initialises nothing."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ T = TypeVar("T")
 
 
 def launched() -> bool:
-    """Whether a launcher (torchrun, accelerate launch) started this process next to others."""
+    """Whether a launcher (torchrun, accelerate launch) started several processes."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def join(device: str) -> None:
-    """Join the process group that a launcher set up; without a launcher nothing happens."""
+    """Join the process group of a launcher, if there is one."""
     if launched():
         from accelerate import PartialState
 
@@ -27,7 +27,7 @@ def join(device: str) -> None:
 
 
 def leave() -> None:
-    """Leave the process group once all have come to this point: one that ends while others still talk to it aborts."""
+    """Leave the process group after a barrier: a process that ends earlier makes the others abort."""
     if is_distributed():
         dist.barrier()
         dist.destroy_process_group()
@@ -54,7 +54,7 @@ def is_main_process() -> bool:
 
 
 def shard(items: Sequence[T]) -> Sequence[T]:
-    """The items of this process: each item falls to exactly one process, and some processes may get one less."""
+    """The items of this process. Each item goes to exactly one process; some processes may get one less."""
     return items[rank() :: world_size()]
 
 
@@ -66,7 +66,7 @@ def all_reduce_sum(values: Tensor) -> Tensor:
 
 
 def all_reduce_max(value: float) -> float:
-    """The largest of a number over all processes. Every process must call it."""
+    """The maximum of a number over all processes. Every process must call it."""
     if not is_distributed():
         return value
     device = torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")
@@ -76,6 +76,6 @@ def all_reduce_max(value: float) -> float:
 
 
 def barrier() -> None:
-    """Wait until every process has come to this point."""
+    """Wait until every process calls it."""
     if is_distributed():
         dist.barrier()

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: JSON and JSON lines. Standard library only."""
+"""Atomic files, JSON and JSON lines. Standard library only."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import IO, Any
 
 
 def append_rows(path: Path, rows: Iterable[Any]) -> None:
-    """Add rows, or other dataclasses, to a file of JSON lines; a line that an interruption left half-written is closed off first."""
+    """Append rows (dataclasses or dicts) to a file of JSON lines, after ending a line that an interruption cut off."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab+") as file:
         if file.tell():
@@ -26,7 +26,7 @@ def append_rows(path: Path, rows: Iterable[Any]) -> None:
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, Any]]:
-    """Each whole line of a file of JSON lines, with its number from 1; half-written ones are passed over. No file, no lines."""
+    """The values of a file of JSON lines, with line numbers from 1; skips incomplete lines. No file means no lines."""
     for number, line in enumerate(path.read_text().splitlines() if path.exists() else (), start=1):
         try:
             yield number, json.loads(line)
@@ -35,13 +35,13 @@ def read_lines(path: Path) -> Iterator[tuple[int, Any]]:
 
 
 def write_lines(path: Path, values: Iterable[Any]) -> None:
-    """Write a file of JSON lines, whole or not at all."""
+    """Write a file of JSON lines atomically."""
     with replacing(path) as file:
         file.write("".join(json.dumps(value) + "\n" for value in values).encode())
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file; a broken one is a ValueError that names it."""
+    """Read a JSON file; ValueError with its path if it is broken."""
     try:
         return json.loads(path.read_text())
     except json.JSONDecodeError as error:
@@ -49,16 +49,16 @@ def read_json(path: Path) -> Any:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file, whole or not at all."""
+    """Write a JSON file atomically."""
     with replacing(path) as file:
         file.write((json.dumps(value, indent=2) + "\n").encode())
 
 
 @contextmanager
 def replacing(path: Path, keep: Path | None = None) -> Iterator[IO[bytes]]:
-    """A file to write that takes the place of `path` when the block ends well, and vanishes when it does not.
+    """Open a temporary file that replaces `path` when the block succeeds, and is deleted when it raises.
 
-    keep: where to move what `path` held before, once the new file is whole.
+    keep: path to which the previous file moves.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -77,20 +77,18 @@ def replacing(path: Path, keep: Path | None = None) -> Iterator[IO[bytes]]:
 
 
 def check_writable(folder: Path) -> None:
-    """Raise ValueError for a folder in which nothing can be written, or that cannot be made; nothing is left behind."""
+    """Raise ValueError for a folder that cannot be created or written to. Creates nothing."""
     try:
         nearest = next(each for each in (folder, *folder.parents) if each.exists())
         if not nearest.is_dir():
-            raise ValueError(f"nothing can be written to '{folder}': '{nearest}' is a file; choose another --out")
+            raise ValueError(f"cannot write to '{folder}': '{nearest}' is a file; choose another --out")
         with tempfile.TemporaryFile(dir=nearest):
             pass
     except OSError as error:
-        raise ValueError(
-            f"nothing can be written to '{folder}' ({error.strerror or error}); choose another --out"
-        ) from error
+        raise ValueError(f"cannot write to '{folder}' ({error.strerror or error}); choose another --out") from error
 
 
 def remove_leftovers(path: Path) -> None:
-    """Delete what killed processes left of a `path` half-written. Only for who alone writes it."""
-    for left in path.parent.glob(f".{path.name}.????????"):
-        left.unlink(missing_ok=True)
+    """Delete temporary files of `replacing` that killed processes left. Only for the one process that writes `path`."""
+    for leftover in path.parent.glob(f".{path.name}.????????"):
+        leftover.unlink(missing_ok=True)

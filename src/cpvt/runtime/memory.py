@@ -8,15 +8,15 @@ from pathlib import Path
 
 
 def mark_memory() -> int:
-    """Start the peak anew from what is held now, where the system can (Linux); returns it, bytes."""
+    """Reset the peak to the present memory, if the system can (Linux); returns it, bytes."""
     if Path("/proc/self/clear_refs").exists():
-        with suppress(OSError):  # no leave: the peak goes on from the highest so far
+        with suppress(OSError):  # not permitted: the peak stays
             Path("/proc/self/clear_refs").write_text("5")
     return peak_memory()
 
 
 def peak_memory() -> int:
-    """The most that this process held since it was last marked (elsewhere than on Linux: since it began), bytes."""
+    """The peak of this process since the last `mark_memory` (outside Linux: since its start), bytes."""
     status = Path("/proc/self/status")
     if status.exists():
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))

@@ -24,13 +24,13 @@ from cpvt.models.sizes import model_config
 from cpvt.results.checkpoints import (
     as_adapter,
     is_run,
-    provenance,
     published_weights,
     read_record,
     starting_weights,
     transform_from_json,
 )
 from cpvt.results.checkpoints import build_model as build_fresh_model
+from cpvt.results.provenance import provenance
 from cpvt.runtime import distributed
 from cpvt.training.loss import Teacher, check_teacher
 from cpvt.training.sampler import BatchSampler, create_sampler

@@ -7,8 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from cpvt.data import Augmentation, Preprocessing, SampleSpec, Transform, load_plan
+from cpvt.data import Augmentation, LoadOptions, SampleSpec, Transform, load_plan
 from cpvt.data.augmentation import AUTO_AUGMENTS
+from cpvt.data.protocols import find_protocol
 
 TRANSFORMS = {
     "L": Transform(mean=(0.1,), std=(0.5,), crop_ratio=1.0),
@@ -37,7 +38,7 @@ def seed_all(seed):
 
 
 def preprocessing_of(kind, augmentation, mode="RGB", sides=(10, 12)):
-    return Preprocessing(TRANSFORMS[mode], kind, sides, augmentation=augmentation)
+    return find_protocol(kind)(TRANSFORMS[mode], sides, augmentation=augmentation)
 
 
 @pytest.mark.parametrize("mode", TRANSFORMS)
@@ -50,7 +51,7 @@ def test_a_crop_is_timms_own(mode):
         mean=transform.mean, std=transform.std,
     )  # fmt: skip
     for seed in range(10):
-        ours = Preprocessing(transform, "resized-crop", (10, 12), (0.2, 0.9))(noise(mode=mode), draw(seed))
+        ours = find_protocol("resized-crop")(transform, (10, 12), (0.2, 0.9))(noise(mode=mode), draw(seed))
         seed_all(int(draw(seed).integers(2**31)))
         assert torch.equal(ours, timm(noise(mode=mode)))
 
@@ -171,7 +172,7 @@ def test_a_image_is_varied_alike_whoever_reads_it_and_after_whatever(kind):
 
     def read(numbers, workers, **options):
         plan = [[SampleSpec(number, copy) for copy in range(2)] for number in numbers]
-        batches = list(load_plan(Images(), preprocessing, plan, workers=workers, **options))
+        batches = list(load_plan(Images(), preprocessing, plan, LoadOptions(workers=workers, **options)))
         return {number: batch.images for number, batch in zip(numbers, batches)}
 
     alone = read(range(6), 0)
@@ -195,7 +196,7 @@ def test_words_that_timm_does_not_know_are_an_error_that_shows_some(words):
 
 @pytest.mark.parametrize("options", [{"color_jitter": -0.1}, {"erasing": 1.1}, {"erasing": -0.1}])
 def test_shares_that_make_no_sense(options):
-    with pytest.raises(ValueError, match=r"0 to 1 of the images have a part erased; got color_jitter .* and erasing"):
+    with pytest.raises(ValueError, match=r"erasing from 0 to 1; got color_jitter .* and erasing"):
         Augmentation(**options)
 
 
@@ -204,13 +205,13 @@ def test_shares_that_make_no_sense(options):
     "augmentation", [Augmentation("original"), Augmentation(color_jitter=0.1), Augmentation(erasing=0.1)]
 )
 def test_images_to_test_with_are_not_varied(kind, augmentation):
-    with pytest.raises(ValueError, match=f"'{kind}' shows images to test with, which are not varied; got Augmentation"):
+    with pytest.raises(ValueError, match=f"'{kind}' is a test protocol and does not augment; got Augmentation"):
         preprocessing_of(kind, augmentation)
 
 
 @pytest.mark.parametrize("interpolation", ["lanczos", "box", "nearest"])
 def test_every_interpolation_goes_with_auto_augment(interpolation):
     transform = Transform((0.5,) * 3, (0.5,) * 3, interpolation=interpolation)
-    preprocessing = Preprocessing(transform, "resized-crop", (8, 9), augmentation=Augmentation("rand-m9-n8"))
+    preprocessing = find_protocol("resized-crop")(transform, (8, 9), augmentation=Augmentation("rand-m9-n8"))
     for seed in range(10):
         assert preprocessing(noise(), draw(seed)).isfinite().all()

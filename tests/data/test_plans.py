@@ -5,7 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from cpvt.data import BadImageError, Preprocessing, SampleSpec, Transform, load_batches, load_plan
+from cpvt.data import BadImageError, LoadOptions, SampleSpec, Transform, load_batches, load_plan
+from cpvt.data.protocols import find_protocol
 
 TRANSFORM = Transform((0.5,) * 3, (0.25,) * 3)
 SIZES = [(12, 20), (8, 8), (30, 9), (5, 30), (16, 16), (9, 9)]  # height, width
@@ -26,11 +27,11 @@ class Noise:
 
 
 def preprocessing(kind="crop", sides=(6, 7)):
-    return Preprocessing(TRANSFORM, kind, sides)
+    return find_protocol(kind)(TRANSFORM, sides)
 
 
 def load(plan, kind="crop", **options):
-    return list(load_plan(Noise(), preprocessing(kind), plan, **options))
+    return list(load_plan(Noise(), preprocessing(kind), plan, LoadOptions(**options)))
 
 
 def one(draw, **options):
@@ -51,7 +52,7 @@ def test_each_element_makes_a_batch_in_order_and_an_empty_one_an_empty_batch(wor
 @workers_too
 def test_copies_of_a_image_differ_and_the_first_is_the_one_of_batches(workers):
     (batch,) = load([[SampleSpec(0, copy) for copy in range(8)]], workers=workers, seed=3, epoch=2)
-    (plain,) = load_batches(Noise(), preprocessing(), 1, order=[0], seed=3, epoch=2)
+    (plain,) = load_batches(Noise(), preprocessing(), 1, LoadOptions(seed=3, epoch=2), order=[0])
     assert torch.equal(batch.images[0], plain.images[0])
     assert len({image.numpy().tobytes() for image in batch.images}) > 5  # of 7 x 14 places, mirrored or not
     for copy, image in enumerate(batch.images):
@@ -78,7 +79,7 @@ def test_sides_of_a_draw_stand_in_for_those_of_the_view(kind, workers):
     large, own = load(plan, kind, workers=workers)
     assert large.images.shape == (2, 3, 4, 10)
     assert own.images.shape == (1, 3, 6, 7)
-    direct = Preprocessing(TRANSFORM, kind, (4, 10))(Noise().read(0, None)[0], SampleSpec(0).generator(0, 0))
+    direct = find_protocol(kind)(TRANSFORM, (4, 10))(Noise().read(0, None)[0], SampleSpec(0).generator(0, 0))
     assert torch.equal(large.images[0], direct)
 
 
@@ -90,7 +91,9 @@ def test_sides_of_a_draw_count_in_what_is_filled():
 @workers_too
 def test_without_stacking_each_image_keeps_its_size(workers):
     plan = [[SampleSpec(0), SampleSpec(2, 0, (10, 10))], [SampleSpec(4)]]
-    first, second = load_plan(Noise(), preprocessing("native", (99, 99)), plan, stack=False, workers=workers)
+    first, second = load_plan(
+        Noise(), preprocessing("native", (99, 99)), plan, LoadOptions(stack=False, workers=workers)
+    )
     assert [tuple(image.shape) for image in first.images] == [(3, 12, 20), (3, 10, 3)]
     assert first.shrunk == 1
     assert torch.equal(first.images[0], TRANSFORM(Noise().read(0, None)[0]))
@@ -107,7 +110,7 @@ def test_native_images_to_train_on_are_whole_and_half_of_them_mirrored():
     mirrored = 0
     for copy in range(60):
         image = one(SampleSpec(3, copy), kind="native-mirrored", stack=False)
-        whole = Preprocessing(TRANSFORM, "native", (6, 7))(Noise().read(3, None)[0], np.random.default_rng(0))
+        whole = find_protocol("native")(TRANSFORM, (6, 7))(Noise().read(3, None)[0], np.random.default_rng(0))
         assert torch.equal(image, whole) or torch.equal(image, whole.flip(2))
         mirrored += not torch.equal(image, whole)
     assert 15 <= mirrored <= 45

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cpvt.data import Preprocessing, Transform
+from cpvt.data import Transform
 from cpvt.data.protocols import TABLE, TRAINING, describe, find_protocol, keeps_sizes, options_read
 
 SIDES = (8, 10)
@@ -22,7 +22,7 @@ def noise(height, width):
 
 
 def show(name, image, seed=0, sides=SIDES):
-    return Preprocessing(TRANSFORM, name, sides)(image, np.random.default_rng(seed))
+    return find_protocol(name)(TRANSFORM, sides)(image, np.random.default_rng(seed))
 
 
 @every_protocol
@@ -49,14 +49,14 @@ def test_height_and_width_are_not_swapped(name):
 def test_the_padding_fraction_is_that_of_the_zeros(name, size):
     image = noise(*size)
     zeros = (show(name, image) == 0).float().mean().item()
-    assert Preprocessing(TRANSFORM, name, SIDES).padding_fraction(image) == pytest.approx(zeros)
+    assert find_protocol(name)(TRANSFORM, SIDES).padding_fraction(image) == pytest.approx(zeros)
 
 
 @every_protocol
 @every_size
 def test_what_is_shrunk_is_larger_than_the_longest_side(name, size):
-    preprocessing = Preprocessing(TRANSFORM, name, SIDES)
-    longest = preprocessing.protocol.longest_side
+    preprocessing = find_protocol(name)(TRANSFORM, SIDES)
+    longest = preprocessing.longest_side
     assert preprocessing.shrinks(noise(*size)) == (longest is not None and max(size) > longest)
 
 
@@ -75,7 +75,7 @@ def test_an_option_that_is_not_read_changes_nothing(name):
     plain = show(name, image)
     for option, value in others.items():
         changed = Transform(TRANSFORM.mean, TRANSFORM.std, **{"longest_side": 16, option: value})
-        tensor = Preprocessing(changed, name, SIDES)(image, generator(0))
+        tensor = find_protocol(name)(changed, SIDES)(image, generator(0))
         same = tensor.shape == plain.shape and torch.equal(tensor, plain)
         assert same == (option not in EVERY[name].reads), option
 
@@ -106,7 +106,7 @@ def test_objects_grow_under_resize_alone():
 def test_a_protocol_of_a_later_version_has_its_name_alone():
     assert describe("zoom") == "zoom"
     assert options_read("zoom") == ()
-    with pytest.raises(ValueError, match="unknown preprocessing or augmentation 'zoom'; known: canvas, resize"):
+    with pytest.raises(ValueError, match="unknown protocol or augmentation 'zoom'; known: canvas, resize"):
         find_protocol("zoom")
 
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from cpvt.data import BadImageError, DataSet, Preprocessing, Transform, describe_datasets, load_batches, open_data
+from cpvt.data import BadImageError, DataSet, LoadOptions, Transform, describe_datasets, load_batches, open_data
 from cpvt.data.datasets import TABLE
+from cpvt.data.protocols import find_protocol
 
 
 def draw():
@@ -22,7 +23,7 @@ def labels(split):
 
 
 def preprocessing_of(data: DataSet, kind="canvas", sides=(6, 8)):
-    return Preprocessing(Transform(data.mean, data.std), kind, sides)
+    return find_protocol(kind)(Transform(data.mean, data.std), sides)
 
 
 @pytest.mark.parametrize("test_folder", ["test", "val", "validation"])
@@ -198,12 +199,12 @@ def one_bad(image_folder):
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_image_that_does_not_decode_is_an_error_that_names_it(one_bad, workers):
     with pytest.raises(BadImageError, match=r"^image '.*test.dog.0\.png' does not decode"):
-        list(load_batches(one_bad.test, preprocessing_of(one_bad), 2, workers=workers))
+        list(load_batches(one_bad.test, preprocessing_of(one_bad), 2, LoadOptions(workers=workers)))
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 5])
 def test_a_image_that_does_not_decode_is_skipped_and_named_on_demand(one_bad, batch_size):
-    batches = list(load_batches(one_bad.test, preprocessing_of(one_bad), batch_size, on_bad_image="skip"))
+    batches = list(load_batches(one_bad.test, preprocessing_of(one_bad), batch_size, LoadOptions(on_bad_image="skip")))
     assert torch.cat([batch.labels for batch in batches]).tolist() == [0, 0, 0, 1]
     assert sum(len(batch.images) for batch in batches) == 4
     (words,) = [words for batch in batches for words in batch.skipped]
@@ -212,7 +213,7 @@ def test_a_image_that_does_not_decode_is_skipped_and_named_on_demand(one_bad, ba
 
 def test_what_to_do_with_a_bad_image_is_one_of_two(one_bad):
     with pytest.raises(ValueError, match="must be 'error' or 'skip'; got 'ignore'"):
-        list(load_batches(one_bad.test, preprocessing_of(one_bad), 2, on_bad_image="ignore"))
+        list(load_batches(one_bad.test, preprocessing_of(one_bad), 2, LoadOptions(on_bad_image="ignore")))
 
 
 @pytest.fixture
@@ -220,11 +221,10 @@ def ten(image_folder):
     return open_data(str(image_folder({"train/cat": 6, "train/dog": 4})))
 
 
-def read(data, **options):
+def read(data, batch_size=4, order=None, **options):
     """All images and labels, and the sizes of the batches."""
-    batches = list(
-        load_batches(data.train, preprocessing_of(data, "crop", (4, 4)), options.pop("batch_size", 4), **options)
-    )
+    preprocessing = preprocessing_of(data, "crop", (4, 4))
+    batches = list(load_batches(data.train, preprocessing, batch_size, LoadOptions(**options), order=order))
     images, labels = (torch.cat([batch[part] for batch in batches]) for part in (0, 1))
     return images, labels.tolist(), [len(batch.labels) for batch in batches]
 
@@ -273,7 +273,7 @@ def test_a_batch_says_how_much_was_filled_and_how_many_were_shrunk(tmp_path):
         (tmp_path / "test" / "cat").mkdir(parents=True, exist_ok=True)
         Image.new("RGB", size).save(tmp_path / "test" / "cat" / f"{number}.png")
     data = open_data(str(tmp_path))
-    preprocessing = Preprocessing(Transform(data.mean, data.std, longest_side=16), "canvas", (8, 8))
+    preprocessing = find_protocol("canvas")(Transform(data.mean, data.std, longest_side=16), (8, 8))
     (batch,) = load_batches(data.test, preprocessing, 3)
     assert batch.padding_fraction == pytest.approx((0 + 1 / 2 + 1 / 2) / 3)  # the third is shrunk to 16 x 4
     assert batch.shrunk == 1

@@ -10,7 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from cpvt.data import BadImageError, Preprocessing, Transform, load_batches, open_data
+from cpvt.data import BadImageError, LoadOptions, Transform, load_batches, open_data
+from cpvt.data.protocols import find_protocol
 
 
 def image(number, kind="PNG"):
@@ -228,18 +229,20 @@ def test_a_damaged_shard_is_an_error_that_names_it(root, how, whole):
 def test_a_image_that_does_not_decode_is_named_with_its_shard_and_can_be_skipped(root, workers):
     write(root / "train-000001.tar", {**samples([0], 3), "9.cls": "1", "9.png": image(9)[:45]})
     data = open_data(f"wds/{root}")
-    preprocessing = Preprocessing(Transform(data.mean, data.std), "canvas", (5, 6))
+    preprocessing = find_protocol("canvas")(Transform(data.mean, data.std), (5, 6))
     with pytest.raises(BadImageError, match=r"^image '9.png of .*train-000001.tar' does not decode"):
-        list(load_batches(data.train, preprocessing, 2, workers=workers))
-    batches = list(load_batches(data.train, preprocessing, 2, on_bad_image="skip", workers=workers))
+        list(load_batches(data.train, preprocessing, 2, LoadOptions(workers=workers)))
+    batches = list(load_batches(data.train, preprocessing, 2, LoadOptions(on_bad_image="skip", workers=workers)))
     assert torch.cat([batch.labels for batch in batches]).tolist() == [1, 0, 2, 0]
     assert sum(len(batch.skipped) for batch in batches) == 1
 
 
 def test_workers_read_the_same(root):
     data = open_data(f"wds/{root}")
-    preprocessing = Preprocessing(Transform(data.mean, data.std), "crop", (3, 3))
-    alone, together = (list(load_batches(data.train, preprocessing, 3, workers=workers)) for workers in (0, 2))
+    preprocessing = find_protocol("crop")(Transform(data.mean, data.std), (3, 3))
+    alone, together = (
+        list(load_batches(data.train, preprocessing, 3, LoadOptions(workers=workers))) for workers in (0, 2)
+    )
     for one, other in zip(alone, together, strict=True):
         assert torch.equal(one.images, other.images)
 

@@ -9,7 +9,7 @@ __all__ = [
     "Batch",
     "DataSet",
     "Encoded",
-    "Preprocessing",
+    "LoadOptions",
     "SampleSpec",
     "Split",
     "Stream",
@@ -26,7 +26,7 @@ __all__ = [
     "open_stream",
 ]  # fmt: skip
 
-_HOMES = ("base", "decoding", "augmentation", "transform", "preprocessing", "loading", "datasets")
+_HOMES = ("base", "decoding", "augmentation", "transform", "loading", "datasets")
 
 
 def __getattr__(name: str) -> Any:
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from cpvt.data.decoding import BadImageError, check_usable, decode
     from cpvt.data.loading import (
         Batch,
+        LoadOptions,
         SampleSpec,
         check_on_bad_image,
         load_batches,
@@ -52,5 +53,4 @@ if TYPE_CHECKING:
         load_plan,
         load_stream,
     )
-    from cpvt.data.preprocessing import Preprocessing
     from cpvt.data.transform import Transform

@@ -30,7 +30,7 @@ def find_protocol(name: str) -> type[Protocol]:
     found = TABLE.get(name) or TRAINING.get(name)
     if found is None:
         known = ", ".join(dict.fromkeys((*TABLE, *TRAINING, *AUGMENTS)))
-        raise ValueError(f"unknown preprocessing or augmentation '{name}'; known: {known}")
+        raise ValueError(f"unknown protocol or augmentation '{name}'; known: {known}")
     return found
 
 

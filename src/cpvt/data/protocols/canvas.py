@@ -25,7 +25,7 @@ class Canvas(Protocol):
     anywhere: ClassVar[bool] = False
     """Whether a larger image is cut at a random place."""
 
-    def __call__(self, image: Image.Image, generator: np.random.Generator) -> Tensor:
+    def show(self, image: Image.Image, generator: np.random.Generator) -> Tensor:
         import torch
 
         image = self.transform.limit(image)

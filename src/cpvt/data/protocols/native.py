@@ -22,7 +22,7 @@ class Native(Protocol):
     streams = False
     size_is_limit = True
 
-    def __call__(self, image: Image.Image, generator: np.random.Generator) -> Tensor:
+    def show(self, image: Image.Image, generator: np.random.Generator) -> Tensor:
         whole = replace(self.transform, longest_side=self.longest_side).limit(image)
         return self.transform(self.augment(whole, generator))
 

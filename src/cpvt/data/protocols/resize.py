@@ -26,7 +26,7 @@ class Resize(Protocol):
     quick_multiples = (0.75, 1, 1.5)
     reads: ClassVar[tuple[str, ...]] = ("crop_ratio", "interpolation")
 
-    def __call__(self, image: Image.Image, generator: np.random.Generator) -> Tensor:
+    def show(self, image: Image.Image, generator: np.random.Generator) -> Tensor:
         transform, (height, width) = self.transform, self.sides
         if image.size == (width, height) and transform.crop_ratio == 1.0:
             return transform(image)

@@ -20,7 +20,7 @@ class ResizedCrop(Resize):
     reads = ("interpolation",)
     augments = True
 
-    def __call__(self, image: Image.Image, generator: np.random.Generator) -> Tensor:
+    def show(self, image: Image.Image, generator: np.random.Generator) -> Tensor:
         from cpvt.data.augmentation import crop
 
         part = crop(image, self.sides, self.crop_scale, self.transform.interpolation, generator)
@@ -32,8 +32,8 @@ class Crop(Canvas):
 
     anywhere = True
 
-    def __call__(self, image: Image.Image, generator: np.random.Generator) -> Tensor:
-        return _mirror(super().__call__(image, generator), generator)
+    def show(self, image: Image.Image, generator: np.random.Generator) -> Tensor:
+        return _mirror(super().show(image, generator), generator)
 
 
 class NativeMirrored(Native):
@@ -41,8 +41,8 @@ class NativeMirrored(Native):
 
     augments = True
 
-    def __call__(self, image: Image.Image, generator: np.random.Generator) -> Tensor:
-        return _mirror(super().__call__(image, generator), generator)
+    def show(self, image: Image.Image, generator: np.random.Generator) -> Tensor:
+        return _mirror(super().show(image, generator), generator)
 
 
 def _mirror(tensor: Tensor, generator: np.random.Generator) -> Tensor:

@@ -1,4 +1,4 @@
-"""Lists of images of their own sizes, by a budget of tokens."""
+"""Lists of images at their own sizes, within a token budget."""
 
 import numpy as np
 import pytest
@@ -29,7 +29,7 @@ class Noise:
     def __len__(self):
         return len(self.sizes)
 
-    def read(self, index, draw):
+    def read(self, index, rng):
         if index in self.bad:
             raise BadImageError(f"image {index} does not decode")
         height, width = self.sizes[index]
@@ -56,15 +56,18 @@ def test_lists_hold_what_fits_the_budget_in_order(workers):
     ]
 
 
-def test_a_image_above_the_budget_makes_a_list_of_its_own():
+def test_an_image_above_the_budget_gets_its_own_list():
     assert [len(pack.images) for pack in load_packs(Noise(), native(100), 4, 1)] == [1] * 6
 
 
 def test_a_longest_side_shrinks_in_proportion_and_counts():
     (pack,) = load_packs(Noise(), native(20), 4, 1000, LoadOptions(on_bad_image="skip"))
     assert [tuple(image.shape[1:]) for image in pack.images] == [(12, 20), (8, 8), (20, 4), (16, 16), (9, 9)]
-    assert pack.shrunk == 1  # the one of 5x30 comes out at 3x20, below a patch
-    assert pack.skipped == ["image number 3 comes to 3x20 pixels, and the model takes 4x4 or more; allow a longer side, remove the file, or pass --on-bad-image skip"]  # fmt: skip
+    assert pack.shrunk == 1  # 5x30 becomes 3x20, below a patch
+    assert pack.skipped == [
+        "image number 3 has 3x20 pixels, and the model takes 4x4 or more; "
+        "allow a longer side, remove the file, or pass --on-bad-image skip"
+    ]
     assert pack.padding_fraction == 0
 
 
@@ -76,7 +79,7 @@ def test_images_that_do_not_decode_are_an_error_or_left_out():
     assert [len(pack.skipped) for pack in packs] == [1, 1]
 
 
-def test_options_that_make_no_sense():
+def test_invalid_options():
     with pytest.raises(ValueError, match="1 or more; got 0"):
         next(load_packs(Noise(), native(100), 4, 0))
     with pytest.raises(ValueError, match="'error' or 'skip'; got 'ignore'"):

@@ -9,7 +9,7 @@ from cpvt.data import Transform
 from cpvt.data.protocols import TABLE, TRAINING, describe, find_protocol, keeps_sizes, options_read
 
 SIDES = (8, 10)
-TRANSFORM = Transform((0.1, 0.3, 0.5), (0.5, 0.2, 0.25), longest_side=16)  # no value from 0 to 255 comes to zero
+TRANSFORM = Transform((0.1, 0.3, 0.5), (0.5, 0.2, 0.25), longest_side=16)  # no pixel from 0 to 255 becomes zero
 EVERY = {**TABLE, **TRAINING}
 every_protocol = pytest.mark.parametrize("name", EVERY)
 every_test_protocol = pytest.mark.parametrize("name", TABLE)
@@ -27,7 +27,7 @@ def show(name, image, seed=0, sides=SIDES):
 
 @every_protocol
 @every_size
-def test_images_come_out_at_the_sides_or_within_the_longest(name, size):
+def test_images_have_the_sides_or_at_most_the_longest(name, size):
     height, width = show(name, noise(*size)).shape[1:]
     if EVERY[name].stacks:
         assert (height, width) == SIDES
@@ -81,7 +81,7 @@ def test_an_option_that_is_not_read_changes_nothing(name):
 
 
 @every_test_protocol
-def test_a_protocol_to_test_by_says_what_it_is(name):
+def test_a_test_protocol_describes_itself(name):
     protocol = TABLE[name]
     assert protocol.title
     assert protocol.details
@@ -103,7 +103,7 @@ def test_objects_grow_under_resize_alone():
     assert TABLE["native"].scale(64, 32) is None
 
 
-def test_a_protocol_of_a_later_version_has_its_name_alone():
+def test_an_unknown_protocol_has_its_name_alone():
     assert describe("zoom") == "zoom"
     assert options_read("zoom") == ()
     with pytest.raises(ValueError, match="unknown protocol or augmentation 'zoom'; known: canvas, resize"):

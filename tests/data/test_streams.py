@@ -1,4 +1,4 @@
-"""Streams: every image in exactly one part, the same for any number of workers, to be gone on with anywhere."""
+"""Streams: every image in exactly one part, the same for any number of workers, resumable anywhere."""
 
 import io
 import sys
@@ -25,7 +25,7 @@ def encoded(number):
 
 
 def write(folder, shards, make=encoded, names=("cat", "dog", "emu")):
-    """Parquet files with so many images each; image i has class i % 3."""
+    """Parquet files with these numbers of images; image i has class i % 3."""
     datasets.disable_progress_bars()
     kinds = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=list(names))})
     first = 0
@@ -63,7 +63,7 @@ def test_every_image_is_in_exactly_one_part_under_its_own_number(stream, parts, 
     counted = Counter(each.number for share in shares for each in share)
     assert counted == Counter(label_of.keys())
     assert all(label_of[each.number] == (each.label, each.content) for share in shares for each in share)
-    if parts == 7:  # more than shards: dealt by image
+    if parts == 7:  # more than shards: distributed by image
         assert max(map(len, shares)) - min(map(len, shares)) <= len(SHARDS)
 
 
@@ -85,15 +85,15 @@ def test_shards_are_shuffled_and_images_within_one_too(stream, tmp_path):
     assert len(orders) == 5
 
 
-def test_what_is_random_about_a_image_is_addressed_by_its_number(stream):
+def test_the_randomness_of_an_image_follows_from_its_number(stream):
     (batch,) = load_stream(stream, preprocessing(), 99, LoadOptions(seed=5, epoch=2))
     for each, image in zip(stream.share(), batch.images, strict=True):
-        draw = np.random.default_rng((5, 2, each.number))
-        assert torch.equal(preprocessing()(Image.open(io.BytesIO(each.content)), draw), image)
+        rng = np.random.default_rng((5, 2, each.number))
+        assert torch.equal(preprocessing()(Image.open(io.BytesIO(each.content)), rng), image)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_batches_are_drawn_by_number_whoever_reads_and_wherever_one_begins(stream, workers):
+def test_batches_are_the_same_for_any_workers_and_any_start(stream, workers):
     whole = list(load_stream(stream, preprocessing(), 4, LoadOptions(seed=5, epoch=2), shuffle=4))
     assert [len(batch.labels) for batch in whole] == [4, 4, 4, 3]
     options = LoadOptions(seed=5, epoch=2, workers=workers)
@@ -132,8 +132,8 @@ def test_a_folder_of_files_streams_too(image_folder, tmp_path):
 
 
 @pytest.mark.parametrize("options", [{"part": 2, "parts": 2}, {"part": -1}, {"shuffle": -1}])
-def test_parts_that_make_no_sense(stream, options):
-    with pytest.raises(ValueError, match="a part is from 0 to below parts, and shuffle 0 or more; got"):
+def test_invalid_parts(stream, options):
+    with pytest.raises(ValueError, match="part must be from 0 to below parts, and shuffle 0 or more; got"):
         stream.share(**options)
 
 
@@ -141,7 +141,7 @@ def test_sets_that_do_not_stream_are_errors_that_say_why(tmp_path, monkeypatch):
     name = write(tmp_path, (2,))
     with pytest.raises(ValueError, match=f"'{name}' does not open to test .*split"):
         open_stream(name, "test")
-    with pytest.raises(ValueError, match="are called hfids/NAME; got 'torch/mnist'"):
+    with pytest.raises(ValueError, match="are named hfids/NAME; got 'torch/mnist'"):
         open_stream("torch/mnist")
     datasets.Dataset.from_dict({"text": ["a"]}).to_parquet(tmp_path / "words" / "train-0.parquet")
     with pytest.raises(ValueError, match=r"needs a column of kind Image .* it has text \(Value\)"):

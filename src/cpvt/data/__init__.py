@@ -30,7 +30,7 @@ _HOMES = ("base", "decoding", "augmentation", "transform", "loading", "datasets"
 
 
 def __getattr__(name: str) -> Any:
-    """Imports a public name when it is first used, so that reports read the table of protocols without torch."""
+    """Import a public name at its first use, so that reports read the table of protocols without torch."""
     for home in _HOMES if name in __all__ else ():
         found = getattr(import_module(f"cpvt.data.{home}"), name, None)
         if found is not None:

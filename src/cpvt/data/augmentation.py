@@ -60,7 +60,7 @@ class Augmentation:
     ) -> Image.Image:
         """The image with its colours changed, and its geometry where `auto_augment` says so.
 
-        sides: of what the model sees, from which timm computes translations. mean: colour of what moves in from outside.
+        sides: of what the model sees, from which timm computes translations. mean: colour of the padding.
         """
         if not (self.auto_augment or self.color_jitter):
             return image

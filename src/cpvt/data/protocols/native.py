@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Native(Protocol):
-    """Shows an image whole, shrunk in proportion where a side is longer than the size. Images make lists, not batches."""
+    """Shows whole images, shrunk in proportion where a side exceeds the size; lists, not batches."""
 
     title = "whole images in their own proportions, longest side at most"
     details = "whole and undistorted; shrunk in proportion where a side is longer than the size"

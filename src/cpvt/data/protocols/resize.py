@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Resize(Protocol):
-    """Scales an image to cover the sides divided by the crop ratio, and cuts out its middle."""
+    """Scales an image to cover the sides divided by the crop ratio, and takes the centre crop, as timm does."""
 
     title = "the same image in more pixels, objects grow"
     details = "zero-shot, nothing is fine-tuned at a test size"

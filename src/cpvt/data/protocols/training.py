@@ -1,4 +1,4 @@
-"""How training images are shown, where that differs from a test."""
+"""Training protocols: random crops and mirrored images."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class ResizedCrop(Resize):
-    """Scales a random part of the image, `crop_scale` of its area, to the sides; half of them mirrored."""
+    """Random resized crop: a random part, `crop_scale` of the area, scaled to the sides; half are mirrored."""
 
     reads = ("interpolation",)
     augments = True
@@ -28,7 +28,7 @@ class ResizedCrop(Resize):
 
 
 class Crop(Canvas):
-    """Shows a random place at the image's own scale; half of them mirrored."""
+    """Random crop at the image's own scale; half are mirrored."""
 
     anywhere = True
 
@@ -37,7 +37,7 @@ class Crop(Canvas):
 
 
 class NativeMirrored(Native):
-    """Shows an image whole, as `native` does; half of them mirrored."""
+    """Whole images, as under `native`; half are mirrored."""
 
     augments = True
 

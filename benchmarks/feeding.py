@@ -16,7 +16,7 @@ from PIL import Image
 from benchmarks.measuring import Figure, alternate, ratio, told
 from benchmarks.rehearsal import rehearse
 from cpvt.config import DataConfig, OptimConfig, TrainConfig
-from cpvt.data import SampleSpec, load_plan, open_data
+from cpvt.data import LoadOptions, SampleSpec, load_plan, open_data
 from cpvt.training import check, train
 
 CLASSES = 10
@@ -111,7 +111,8 @@ def _read(config: TrainConfig) -> float:
     assert data.train is not None
     preprocessing, size = check(config, data).preprocessing, config.optim.batch_size
     plan = [[SampleSpec(number) for number in range(start, start + size)] for start in range(0, len(data.train), size)]
-    times = [time.perf_counter() for _ in load_plan(data.train, preprocessing, plan, workers=config.dataset.workers)]
+    options = LoadOptions(workers=config.dataset.workers)
+    times = [time.perf_counter() for _ in load_plan(data.train, preprocessing, plan, options)]
     return _step(times)
 
 

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from benchmarks.measuring import Figure
 from cpvt.config import OptimConfig, TrainConfig
-from cpvt.data import Preprocessing, open_data
+from cpvt.data import open_data
+from cpvt.data.protocols import find_protocol
 from cpvt.models import VisionTransformer
 from cpvt.models.attention import AttentionInputs
 from cpvt.results.checkpoints import Checkpoint, load
@@ -63,7 +64,7 @@ def _draw(checkpoint: Checkpoint) -> tuple[list[Tensor], Tensor]:
         draw = np.random.default_rng((0, 0, number))
         image, label = test.read(number, draw)
         height, width = (4 * int(side) for side in draw.integers(SIDES[0], SIDES[1] + 1, 2))
-        images.append(Preprocessing(checkpoint.transform, "canvas", (height, width))(image, draw))
+        images.append(find_protocol("canvas")(checkpoint.transform, (height, width))(image, draw))
         labels.append(label)
     return images, torch.tensor(labels)
 

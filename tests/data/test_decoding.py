@@ -1,4 +1,4 @@
-"""Decoding: every kind of file becomes an upright RGB or grey image, or an error that names it."""
+"""Decoding of every type of file to an upright RGB or grey image; an error names the file."""
 
 import io
 
@@ -51,7 +51,7 @@ def test_every_kind_of_file_is_converted(kind, mode, tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L"])
-def test_a_image_taken_with_a_turned_camera_stands_upright(mode, tmp_path):
+def test_an_image_with_an_exif_rotation_is_upright(mode, tmp_path):
     values = np.full((16, 24, 3), 255, dtype=np.uint8)
     values[:8, :8] = 0  # stored at the top left; the upright image has it at the top right
     exif = Image.Exif()
@@ -89,7 +89,7 @@ BROKEN = {
 def test_a_file_that_is_not_a_whole_image_is_an_error_that_names_it(kind, tmp_path):
     path = tmp_path / "holiday.jpg"
     BROKEN[kind](path)
-    with pytest.raises(BadImageError, match=r"image '.*holiday\.jpg' does not decode .*mend or remove the file"):
+    with pytest.raises(BadImageError, match=r"image '.*holiday\.jpg' does not decode .*fix or remove the file"):
         decode(path, str(path))
 
 

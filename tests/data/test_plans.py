@@ -1,11 +1,12 @@
-"""Plans: images read as told, each drawn from (seed, epoch, number, copy) and from nothing else."""
+"""Plans: batches as specified; each image depends on (seed, epoch, number, copy) alone."""
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from cpvt.data import BadImageError, Preprocessing, SampleSpec, Transform, load_batches, load_plan
+from cpvt.data import BadImageError, LoadOptions, SampleSpec, Transform, load_batches, load_plan
+from cpvt.data.protocols import find_protocol
 
 TRANSFORM = Transform((0.5,) * 3, (0.25,) * 3)
 SIZES = [(12, 20), (8, 8), (30, 9), (5, 30), (16, 16), (9, 9)]  # height, width
@@ -18,7 +19,7 @@ class Noise:
     def __len__(self):
         return len(SIZES)
 
-    def read(self, index, draw):
+    def read(self, index, rng):
         if index == 5:
             raise BadImageError("image 5 does not decode")
         values = np.random.default_rng(index).integers(0, 256, (*SIZES[index], 3), dtype=np.uint8)
@@ -26,20 +27,20 @@ class Noise:
 
 
 def preprocessing(kind="crop", sides=(6, 7)):
-    return Preprocessing(TRANSFORM, kind, sides)
+    return find_protocol(kind)(TRANSFORM, sides)
 
 
 def load(plan, kind="crop", **options):
-    return list(load_plan(Noise(), preprocessing(kind), plan, **options))
+    return list(load_plan(Noise(), preprocessing(kind), plan, LoadOptions(**options)))
 
 
-def one(draw, **options):
-    (batch,) = load([[draw]], **options)
+def one(spec, **options):
+    (batch,) = load([[spec]], **options)
     return batch.images[0]
 
 
 @workers_too
-def test_each_element_makes_a_batch_in_order_and_an_empty_one_an_empty_batch(workers):
+def test_each_element_gives_a_batch_in_order_and_an_empty_one_an_empty_batch(workers):
     plan = [[SampleSpec(3), SampleSpec(0)], [], [SampleSpec(4)], [SampleSpec(0), SampleSpec(1), SampleSpec(2)]]
     batches = load(iter(plan), workers=workers)
     assert [batch.labels.tolist() for batch in batches] == [[3, 0], [], [4], [0, 1, 2]]
@@ -49,9 +50,9 @@ def test_each_element_makes_a_batch_in_order_and_an_empty_one_an_empty_batch(wor
 
 
 @workers_too
-def test_copies_of_a_image_differ_and_the_first_is_the_one_of_batches(workers):
+def test_copies_of_an_image_differ_and_the_first_is_that_of_load_batches(workers):
     (batch,) = load([[SampleSpec(0, copy) for copy in range(8)]], workers=workers, seed=3, epoch=2)
-    (plain,) = load_batches(Noise(), preprocessing(), 1, order=[0], seed=3, epoch=2)
+    (plain,) = load_batches(Noise(), preprocessing(), 1, LoadOptions(seed=3, epoch=2), order=[0])
     assert torch.equal(batch.images[0], plain.images[0])
     assert len({image.numpy().tobytes() for image in batch.images}) > 5  # of 7 x 14 places, mirrored or not
     for copy, image in enumerate(batch.images):
@@ -73,24 +74,26 @@ def test_the_address_of_a_first_copy_is_that_of_published_results():
 
 @workers_too
 @pytest.mark.parametrize("kind", ["crop", "resized-crop", "resize", "canvas"])
-def test_sides_of_a_draw_stand_in_for_those_of_the_view(kind, workers):
+def test_sides_of_a_sample_replace_those_of_the_protocol(kind, workers):
     plan = [[SampleSpec(0, 0, (4, 10)), SampleSpec(1, 0, (4, 10))], [SampleSpec(0)]]
     large, own = load(plan, kind, workers=workers)
     assert large.images.shape == (2, 3, 4, 10)
     assert own.images.shape == (1, 3, 6, 7)
-    direct = Preprocessing(TRANSFORM, kind, (4, 10))(Noise().read(0, None)[0], SampleSpec(0).generator(0, 0))
+    direct = find_protocol(kind)(TRANSFORM, (4, 10))(Noise().read(0, None)[0], SampleSpec(0).generator(0, 0))
     assert torch.equal(large.images[0], direct)
 
 
-def test_sides_of_a_draw_count_in_what_is_filled():
-    (batch,) = load([[SampleSpec(1, 0, (8, 16)), SampleSpec(1)]], stack=False)  # 8 x 8 fills half, and all
+def test_sides_of_a_sample_count_in_the_padding_fraction():
+    (batch,) = load([[SampleSpec(1, 0, (8, 16)), SampleSpec(1)]], stack=False)  # 8 x 8 covers half, and all
     assert batch.padding_fraction == pytest.approx((1 / 2 + 0) / 2)
 
 
 @workers_too
 def test_without_stacking_each_image_keeps_its_size(workers):
     plan = [[SampleSpec(0), SampleSpec(2, 0, (10, 10))], [SampleSpec(4)]]
-    first, second = load_plan(Noise(), preprocessing("native", (99, 99)), plan, stack=False, workers=workers)
+    first, second = load_plan(
+        Noise(), preprocessing("native", (99, 99)), plan, LoadOptions(stack=False, workers=workers)
+    )
     assert [tuple(image.shape) for image in first.images] == [(3, 12, 20), (3, 10, 3)]
     assert first.shrunk == 1
     assert torch.equal(first.images[0], TRANSFORM(Noise().read(0, None)[0]))
@@ -107,14 +110,14 @@ def test_native_images_to_train_on_are_whole_and_half_of_them_mirrored():
     mirrored = 0
     for copy in range(60):
         image = one(SampleSpec(3, copy), kind="native-mirrored", stack=False)
-        whole = Preprocessing(TRANSFORM, "native", (6, 7))(Noise().read(3, None)[0], np.random.default_rng(0))
+        whole = find_protocol("native")(TRANSFORM, (6, 7))(Noise().read(3, None)[0], np.random.default_rng(0))
         assert torch.equal(image, whole) or torch.equal(image, whole.flip(2))
         mirrored += not torch.equal(image, whole)
     assert 15 <= mirrored <= 45
 
 
 @pytest.mark.parametrize(("kind", "stacks"), [("native", False), ("native-mirrored", False), ("crop", True)])
-def test_a_view_says_whether_its_images_stack(kind, stacks):
+def test_a_protocol_says_whether_its_images_stack(kind, stacks):
     assert preprocessing(kind).stacks == stacks
 
 
@@ -122,14 +125,14 @@ def test_a_view_says_whether_its_images_stack(kind, stacks):
 def test_images_that_are_bad_or_too_small_are_an_error_or_left_out(workers):
     with pytest.raises(BadImageError, match="^image 5 does not decode"):
         load([[SampleSpec(0)], [SampleSpec(5)]], workers=workers)
-    with pytest.raises(BadImageError, match="^image number 1 comes to 6x7 pixels, and the model takes 7x7"):
+    with pytest.raises(BadImageError, match="^image number 1 has 6x7 pixels, and the model takes 7x7"):
         load([[SampleSpec(1)]], workers=workers, smallest_side=7)
     (batch,) = load([[SampleSpec(5), SampleSpec(0)]], workers=workers, on_bad_image="skip")
     assert (batch.labels.tolist(), batch.skipped) == ([0], ["image 5 does not decode"])
 
 
 @workers_too
-def test_reading_leaves_the_generators_of_all_alone(workers):
+def test_loading_does_not_touch_the_global_generator(workers):
     before = torch.get_rng_state()
     load([[SampleSpec(0)], [SampleSpec(1)]], workers=workers)
     assert torch.equal(torch.get_rng_state(), before)

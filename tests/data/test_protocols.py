@@ -5,11 +5,11 @@ import pytest
 import torch
 from PIL import Image
 
-from cpvt.data import Preprocessing, Transform
+from cpvt.data import Transform
 from cpvt.data.protocols import TABLE, TRAINING, describe, find_protocol, keeps_sizes, options_read
 
 SIDES = (8, 10)
-TRANSFORM = Transform((0.1, 0.3, 0.5), (0.5, 0.2, 0.25), longest_side=16)  # no value from 0 to 255 comes to zero
+TRANSFORM = Transform((0.1, 0.3, 0.5), (0.5, 0.2, 0.25), longest_side=16)  # no pixel from 0 to 255 becomes zero
 EVERY = {**TABLE, **TRAINING}
 every_protocol = pytest.mark.parametrize("name", EVERY)
 every_test_protocol = pytest.mark.parametrize("name", TABLE)
@@ -22,12 +22,12 @@ def noise(height, width):
 
 
 def show(name, image, seed=0, sides=SIDES):
-    return Preprocessing(TRANSFORM, name, sides)(image, np.random.default_rng(seed))
+    return find_protocol(name)(TRANSFORM, sides)(image, np.random.default_rng(seed))
 
 
 @every_protocol
 @every_size
-def test_images_come_out_at_the_sides_or_within_the_longest(name, size):
+def test_images_have_the_sides_or_at_most_the_longest(name, size):
     height, width = show(name, noise(*size)).shape[1:]
     if EVERY[name].stacks:
         assert (height, width) == SIDES
@@ -49,14 +49,14 @@ def test_height_and_width_are_not_swapped(name):
 def test_the_padding_fraction_is_that_of_the_zeros(name, size):
     image = noise(*size)
     zeros = (show(name, image) == 0).float().mean().item()
-    assert Preprocessing(TRANSFORM, name, SIDES).padding_fraction(image) == pytest.approx(zeros)
+    assert find_protocol(name)(TRANSFORM, SIDES).padding_fraction(image) == pytest.approx(zeros)
 
 
 @every_protocol
 @every_size
 def test_what_is_shrunk_is_larger_than_the_longest_side(name, size):
-    preprocessing = Preprocessing(TRANSFORM, name, SIDES)
-    longest = preprocessing.protocol.longest_side
+    preprocessing = find_protocol(name)(TRANSFORM, SIDES)
+    longest = preprocessing.longest_side
     assert preprocessing.shrinks(noise(*size)) == (longest is not None and max(size) > longest)
 
 
@@ -75,13 +75,13 @@ def test_an_option_that_is_not_read_changes_nothing(name):
     plain = show(name, image)
     for option, value in others.items():
         changed = Transform(TRANSFORM.mean, TRANSFORM.std, **{"longest_side": 16, option: value})
-        tensor = Preprocessing(changed, name, SIDES)(image, generator(0))
+        tensor = find_protocol(name)(changed, SIDES)(image, generator(0))
         same = tensor.shape == plain.shape and torch.equal(tensor, plain)
         assert same == (option not in EVERY[name].reads), option
 
 
 @every_test_protocol
-def test_a_protocol_to_test_by_says_what_it_is(name):
+def test_a_test_protocol_describes_itself(name):
     protocol = TABLE[name]
     assert protocol.title
     assert protocol.details
@@ -103,10 +103,10 @@ def test_objects_grow_under_resize_alone():
     assert TABLE["native"].scale(64, 32) is None
 
 
-def test_a_protocol_of_a_later_version_has_its_name_alone():
+def test_an_unknown_protocol_has_its_name_alone():
     assert describe("zoom") == "zoom"
     assert options_read("zoom") == ()
-    with pytest.raises(ValueError, match="unknown preprocessing or augmentation 'zoom'; known: canvas, resize"):
+    with pytest.raises(ValueError, match="unknown protocol or augmentation 'zoom'; known: canvas, resize"):
         find_protocol("zoom")
 
 

@@ -9,24 +9,25 @@ import pytest
 import torch
 from PIL import Image
 
-from cpvt.data import BadImageError, DataSet, Preprocessing, Transform, describe_datasets, load_batches, open_data
+from cpvt.data import BadImageError, DataSet, LoadOptions, Transform, describe_datasets, load_batches, open_data
 from cpvt.data.datasets import TABLE
+from cpvt.data.protocols import find_protocol
 
 
-def draw():
+def rng():
     return np.random.default_rng(0)
 
 
 def labels(split):
-    return [split.read(index, draw())[1] for index in range(len(split))]
+    return [split.read(index, rng())[1] for index in range(len(split))]
 
 
 def preprocessing_of(data: DataSet, kind="canvas", sides=(6, 8)):
-    return Preprocessing(Transform(data.mean, data.std), kind, sides)
+    return find_protocol(kind)(Transform(data.mean, data.std), sides)
 
 
 @pytest.mark.parametrize("test_folder", ["test", "val", "validation"])
-def test_a_folder_holds_class_folders_to_train_on_and_to_test(image_folder, test_folder):
+def test_a_folder_holds_class_folders_of_two_splits(image_folder, test_folder):
     root = image_folder({"train/cat": 2, "train/dog": 1, f"{test_folder}/cat": 1, f"{test_folder}/dog": 2})
     data = open_data(str(root))
     assert data.class_names == ("cat", "dog")
@@ -39,37 +40,37 @@ def test_images_of_a_folder_are_those_of_its_files(image_folder, mode):
     root = image_folder({"train/cat": 2})
     data = open_data(str(root), mode=mode)
     expected = Image.open(root / "train" / "cat" / "1.png").convert(mode)
-    assert np.array_equal(data.train.read(1, draw())[0], expected)
+    assert np.array_equal(data.train.read(1, rng())[0], expected)
     assert (data.mode, len(data.mean), len(data.std)) == (mode, len(mode), len(mode))
 
 
 @pytest.mark.parametrize(("there", "absent"), [("train", "test"), ("test", "train")])
-def test_either_part_of_a_folder_may_be_absent(image_folder, there, absent):
+def test_either_split_of_a_folder_may_be_absent(image_folder, there, absent):
     data = open_data(str(image_folder({f"{there}/cat": 1, f"{there}/dog": 1})))
     assert labels(getattr(data, there)) == [0, 1]
     assert getattr(data, absent) is None
 
 
 @pytest.mark.parametrize("slash", ["", "/"])
-def test_a_folder_is_called_as_it_was_asked_for(image_folder, slash):
-    # rows carry this name, and a comparison finds by it what it has measured already
+def test_the_name_of_a_folder_is_the_one_asked_for(image_folder, slash):
+    # rows carry this name, and a comparison resumes by it
     asked = str(image_folder({"train/cat": 1})) + slash
     assert open_data(asked).name == asked
 
 
-def test_numbered_classes_stand_in_the_order_of_their_numbers(image_folder):
+def test_numbered_classes_are_in_the_order_of_their_numbers(image_folder):
     data = open_data(str(image_folder({"train/2": 1, "train/10": 1, "train/1": 1})))
     assert data.class_names == ("1", "2", "10")
 
 
 def split_folders(make, kind, counts):
-    """A folder of images, opened either way; torchvision's calls the test part val."""
+    """A folder of images, opened either way; torchvision's names the test split val."""
     root = make(counts)
     return lambda: open_data(str(root)) if kind == "folder" else open_data("torch/image_folder", str(root))
 
 
 @pytest.mark.parametrize("kind", ["folder", "torch/image_folder"])
-def test_classes_keep_their_number_where_the_test_part_lacks_some(image_folder, kind):
+def test_classes_keep_their_number_where_the_test_split_lacks_some(image_folder, kind):
     opened = split_folders(
         image_folder, kind, {"train/ant": 1, "train/cat": 1, "train/dog": 1, "val/cat": 1, "val/dog": 1}
     )()
@@ -96,7 +97,7 @@ def test_a_folder_without_images_is_an_error_that_says_what_is_expected(image_fo
         open_data(str(empty))
 
 
-def test_every_kind_of_image_is_found_also_in_deeper_folders(image_folder):
+def test_every_image_format_is_found_also_in_deeper_folders(image_folder):
     root = image_folder({"train/cat": 1, "train/dog/left": 2, "test/cat": 1})
     for name in ("a.webp", "b.TIF", "c.gif", "d.jpeg"):
         Image.new("RGB", (4, 4)).save(root / "train" / "cat" / name)
@@ -105,14 +106,14 @@ def test_every_kind_of_image_is_found_also_in_deeper_folders(image_folder):
     assert labels(data.train) == [0] * 5 + [1] * 2
 
 
-def test_a_image_outside_any_class_is_an_error(image_folder):
+def test_an_image_outside_any_class_is_an_error(image_folder):
     root = image_folder({"train/cat": 1})
     Image.new("RGB", (4, 4)).save(root / "train" / "loose.png")
     with pytest.raises(ValueError, match=r"outside any class \(loose.png, ...\): expected class folders"):
         open_data(str(root))
 
 
-def test_a_image_that_a_set_opened_itself_is_turned_upright_too():
+def test_an_image_that_a_set_opened_itself_is_rotated_upright_too():
     from cpvt.data.datasets.timm_sets import IndexedSplit
 
     image = Image.new("RGB", (20, 10))
@@ -140,7 +141,7 @@ def write_idx(path, values):
 
 @pytest.fixture
 def mnist(tmp_path):
-    """Three images to train on and two to test, where torchvision looks for MNIST."""
+    """Three training and two test images, where torchvision expects MNIST."""
     raw = tmp_path / "MNIST" / "raw"
     raw.mkdir(parents=True)
     for part, count in (("train", 3), ("t10k", 2)):
@@ -155,7 +156,7 @@ def test_a_torchvision_set_is_opened_by_name(mnist, mode):
     data = open_data("torch/mnist", root=str(mnist), mode=mode)
     assert (data.name, len(data.class_names)) == ("torch/mnist", 10)
     assert (labels(data.train), labels(data.test)) == ([4, 5, 6], [4, 5])
-    image = data.train.read(2, draw())[0]
+    image = data.train.read(2, rng())[0]
     assert (image.mode, image.size) == (mode, (28, 28))
     expected = (np.arange(28 * 28) + 2 * 28 * 28).reshape(28, 28) % 251
     assert np.array_equal(image.getchannel(0), expected)
@@ -182,37 +183,37 @@ def test_torchvision_folders_are_decoded_like_all_others(image_folder):
     data = open_data("torch/image_folder", root=str(root))
     assert data.class_names == ("cat", "dog")
     assert labels(data.train) == [0, 1]
-    assert np.asarray(data.test.read(1, draw())[0]).min() == 255
+    assert np.asarray(data.test.read(1, rng())[0]).min() == 255
     with pytest.raises(BadImageError, match=r"cat.0\.png' does not decode"):
-        data.test.read(0, draw())
+        data.test.read(0, rng())
 
 
 @pytest.fixture
 def one_bad(image_folder):
-    """Five images to test; the fourth, dog/0.png, does not decode."""
+    """Five test images; the fourth, dog/0.png, does not decode."""
     root = image_folder({"train/cat": 1, "train/dog": 1, "test/cat": 3, "test/dog": 2})
     (root / "test" / "dog" / "0.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
     return open_data(str(root))
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_image_that_does_not_decode_is_an_error_that_names_it(one_bad, workers):
+def test_an_image_that_does_not_decode_is_an_error_that_names_it(one_bad, workers):
     with pytest.raises(BadImageError, match=r"^image '.*test.dog.0\.png' does not decode"):
-        list(load_batches(one_bad.test, preprocessing_of(one_bad), 2, workers=workers))
+        list(load_batches(one_bad.test, preprocessing_of(one_bad), 2, LoadOptions(workers=workers)))
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 5])
-def test_a_image_that_does_not_decode_is_skipped_and_named_on_demand(one_bad, batch_size):
-    batches = list(load_batches(one_bad.test, preprocessing_of(one_bad), batch_size, on_bad_image="skip"))
+def test_an_image_that_does_not_decode_is_skipped_and_named_where_asked(one_bad, batch_size):
+    batches = list(load_batches(one_bad.test, preprocessing_of(one_bad), batch_size, LoadOptions(on_bad_image="skip")))
     assert torch.cat([batch.labels for batch in batches]).tolist() == [0, 0, 0, 1]
     assert sum(len(batch.images) for batch in batches) == 4
-    (words,) = [words for batch in batches for words in batch.skipped]
-    assert str(Path("test", "dog", "0.png")) in words
+    (message,) = [message for batch in batches for message in batch.skipped]
+    assert str(Path("test", "dog", "0.png")) in message
 
 
-def test_what_to_do_with_a_bad_image_is_one_of_two(one_bad):
+def test_on_bad_image_is_error_or_skip(one_bad):
     with pytest.raises(ValueError, match="must be 'error' or 'skip'; got 'ignore'"):
-        list(load_batches(one_bad.test, preprocessing_of(one_bad), 2, on_bad_image="ignore"))
+        list(load_batches(one_bad.test, preprocessing_of(one_bad), 2, LoadOptions(on_bad_image="ignore")))
 
 
 @pytest.fixture
@@ -220,11 +221,10 @@ def ten(image_folder):
     return open_data(str(image_folder({"train/cat": 6, "train/dog": 4})))
 
 
-def read(data, **options):
+def read(data, batch_size=4, order=None, **options):
     """All images and labels, and the sizes of the batches."""
-    batches = list(
-        load_batches(data.train, preprocessing_of(data, "crop", (4, 4)), options.pop("batch_size", 4), **options)
-    )
+    preprocessing = preprocessing_of(data, "crop", (4, 4))
+    batches = list(load_batches(data.train, preprocessing, batch_size, LoadOptions(**options), order=order))
     images, labels = (torch.cat([batch[part] for batch in batches]) for part in (0, 1))
     return images, labels.tolist(), [len(batch.labels) for batch in batches]
 
@@ -253,7 +253,7 @@ def test_seed_and_epoch_decide_what_is_drawn(ten, change):
     assert torch.equal(read(ten, **change)[0], changed)
 
 
-def test_each_image_is_drawn_for_itself(tmp_path):
+def test_each_image_draws_for_itself(tmp_path):
     (tmp_path / "train" / "cat").mkdir(parents=True)
     for number in range(20):
         Image.new("L", (2, 2), 255).save(tmp_path / "train" / "cat" / f"{number}.png")
@@ -268,18 +268,18 @@ def test_workers_change_nothing(ten):
     assert alone[1:] == with_workers[1:]
 
 
-def test_a_batch_says_how_much_was_filled_and_how_many_were_shrunk(tmp_path):
+def test_a_batch_counts_padding_and_shrunk_images(tmp_path):
     for number, size in enumerate([(8, 8), (4, 8), (32, 8)]):
         (tmp_path / "test" / "cat").mkdir(parents=True, exist_ok=True)
         Image.new("RGB", size).save(tmp_path / "test" / "cat" / f"{number}.png")
     data = open_data(str(tmp_path))
-    preprocessing = Preprocessing(Transform(data.mean, data.std, longest_side=16), "canvas", (8, 8))
+    preprocessing = find_protocol("canvas")(Transform(data.mean, data.std, longest_side=16), (8, 8))
     (batch,) = load_batches(data.test, preprocessing, 3)
     assert batch.padding_fraction == pytest.approx((0 + 1 / 2 + 1 / 2) / 3)  # the third is shrunk to 16 x 4
     assert batch.shrunk == 1
 
 
-def test_the_part_to_test_on_may_have_several_names(monkeypatch, image_folder):
+def test_the_test_split_may_have_several_names(monkeypatch, image_folder):
     from cpvt.data.datasets import timm_sets
 
     def create(name, root, split, is_training):
@@ -290,8 +290,8 @@ def test_the_part_to_test_on_may_have_several_names(monkeypatch, image_folder):
     monkeypatch.setattr(timm_sets, "create_dataset", create)
     data = open_data("tfds/some")
     assert (len(data.train), len(data.test), data.class_names) == (3, 2, ("0", "1", "2"))
-    monkeypatch.setattr(timm_sets, "SPLITS", {"train": ("learning",)})
-    with pytest.raises(ValueError, match=r"'tfds/some' does not open in 'None' \(Unknown split 'learning'\)"):
+    monkeypatch.setattr(timm_sets, "SPLITS", {"train": ("fit",)})
+    with pytest.raises(ValueError, match=r"'tfds/some' does not open in 'None' \(Unknown split 'fit'\)"):
         open_data("tfds/some")
 
 

@@ -1,4 +1,4 @@
-"""Tar archives as data sets: found, looked through once, read at any place, and refused where they are damaged."""
+"""Tar archives as data sets: found, indexed, read at random, and rejected where they are damaged."""
 
 import io
 import json
@@ -10,7 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from cpvt.data import BadImageError, Preprocessing, Transform, load_batches, open_data
+from cpvt.data import BadImageError, LoadOptions, Transform, load_batches, open_data
+from cpvt.data.protocols import find_protocol
 
 
 def image(number, kind="PNG"):
@@ -32,7 +33,7 @@ def write(path, files):
 
 
 def samples(labels, start=0):
-    """WebDataset's files of images with these labels, numbered on from start."""
+    """Files of WebDataset with these labels, numbered from `start`."""
     files = {}
     for number, label in enumerate(labels, start):
         files |= {f"{number:04}.cls": str(label), f"{number:04}.png": image(number)}
@@ -47,7 +48,7 @@ def read(split):
 
 @pytest.fixture
 def root(tmp_path):
-    """Shards of unequal sizes: 3 and 1 to train on, 2 to test."""
+    """Shards of unequal sizes: 3 and 1 images in train, 2 in test."""
     write(tmp_path / "train-000000.tar", samples([1, 0, 2]))
     write(tmp_path / "train-000001.tar", samples([0], 3))
     write(tmp_path / "validation-000000.tar", samples([2, 0], 4))
@@ -66,43 +67,43 @@ def test_shards_are_found_by_folder_or_pattern(root, where):
     assert (data.class_names, data.name) == (("0", "1", "2"), where.format(root))
 
 
-def test_a_root_may_be_apart_from_the_name(root):
+def test_a_root_may_be_given_besides_the_name(root):
     assert read(open_data(f"wds/{root.name}", root=str(root.parent)).train) == TRAIN
 
 
 @pytest.mark.parametrize(
     "name", ["train/{}.tar", "mine-train_{}.tar", "train.{}.tar", "val-{}/train-{}.tar", "a-test-train-{}.tar"]
 )
-def test_the_part_of_a_shard_is_in_its_name_or_else_its_folder(tmp_path, name):
+def test_the_split_of_a_shard_is_in_its_name_or_else_its_folder(tmp_path, name):
     write(tmp_path / name.format(0, 0), samples([0, 1]))
     assert read(open_data(f"wds/{tmp_path}").train) == [(0, 0), (1, 1)]
     assert open_data(f"wds/{tmp_path}").test is None
 
 
 @pytest.mark.parametrize("word", ["validation", "val", "test"])
-def test_the_part_to_test_on_may_have_several_names(tmp_path, word):
+def test_the_test_split_may_have_several_names(tmp_path, word):
     write(tmp_path / f"{word}-0.tar", samples([0, 1]))
     assert read(open_data(f"wds/{tmp_path}").test) == [(0, 0), (1, 1)]
 
 
-def test_of_several_parts_to_test_on_the_validation_is_taken(root):
+def test_of_several_test_splits_the_validation_is_used(root):
     write(root / "test-000000.tar", samples([1]))
     assert read(open_data(f"wds/{root}").test) == TEST
 
 
-def test_shards_stand_in_the_order_of_their_numbers(tmp_path):
+def test_shards_are_in_the_order_of_their_numbers(tmp_path):
     for number in (10, 2, 1):
         write(tmp_path / f"train-{number}.tar", samples([0], number))
     assert [colour for colour, _ in read(open_data(f"wds/{tmp_path}").train)] == [1, 2, 10]
 
 
-def test_timms_list_of_shards_goes_before_their_names(root):
+def test_timms_list_of_shards_overrides_their_names(root):
     parts = {
         "train": {"filenames": ["validation-000000.tar", "train-000001.tar"]},
         "test": {"filenames": ["train-000000.tar"]},
     }
     (root / "_info.json").write_text(json.dumps({"splits": parts}))
-    with pytest.raises(ValueError, match="classes to test that are not there to train: 1$"):
+    with pytest.raises(ValueError, match="test classes that are not in its training split: 1$"):
         open_data(f"wds/{root}")
     parts["test"]["filenames"] = ["train-000001.tar"]
     (root / "_info.json").write_text(json.dumps({"splits": parts}))
@@ -110,25 +111,25 @@ def test_timms_list_of_shards_goes_before_their_names(root):
     assert (read(data.train), read(data.test)) == ([*TEST, (3, 0)], [(3, 0)])
     parts["train"]["filenames"].append("train-000007.tar")
     (root / "_info.json").write_text(json.dumps({"splits": parts}))
-    with pytest.raises(ValueError, match=r"are not there: .*train-000007\.tar"):
+    with pytest.raises(ValueError, match=r"do not exist: .*train-000007\.tar"):
         open_data(f"wds/{root}")
 
 
 @pytest.mark.parametrize("key", ["label", "cls"])
-def test_a_class_may_stand_in_json(tmp_path, key):
+def test_a_class_may_be_in_json(tmp_path, key):
     facts = {"0.json": json.dumps({key: 1, "height": 5}), "0.jpg": image(7, "JPEG"), "1.JPG": image(8, "JPEG")}
     write(tmp_path / "train-0.tar", {**facts, "1.json": json.dumps({key: 0})})
     assert read(open_data(f"wds/{tmp_path}").train) == [(7, 1), (8, 0)]
 
 
-def test_timms_list_may_name_the_fact_that_is_the_class(tmp_path):
+def test_timms_list_may_name_the_key_of_the_class(tmp_path):
     write(tmp_path / "a.tar", {"0.cls": "0", "0.json": json.dumps({"fine": 3}), "0.png": image(1)})
     split = {"filenames": ["a.tar"], "alt_label": "fine"}
     (tmp_path / "_info.json").write_text(json.dumps({"splits": {"train": split}}))
     assert read(open_data(f"wds/{tmp_path}").train) == [(1, 3)]
 
 
-def test_classes_in_words_name_the_numbers(tmp_path):
+def test_class_names_of_numbered_classes(tmp_path):
     write(tmp_path / "train-0.tar", {**samples([2, 0]), "0000.cls.txt": "a dog\n", "0001.cls.txt": "cat"})
     assert open_data(f"wds/{tmp_path}").class_names == ("cat", "1", "a dog")
 
@@ -155,7 +156,8 @@ def test_the_image_of_a_sample_is_the_one_without_another_word(tmp_path):
 
 def test_names_of_any_length_and_classes_by_name(tmp_path):
     long = "x" * 150 + "/" + "y" * 120
-    write(tmp_path / "train-0.tar", {f"{long}.png": image(1), f"{long}.cls": "mouse", "b.png": image(2), "b.cls": "ant"})  # fmt: skip
+    files = {f"{long}.png": image(1), f"{long}.cls": "mouse", "b.png": image(2), "b.cls": "ant"}
+    write(tmp_path / "train-0.tar", files)
     data = open_data(f"wds/{tmp_path}")
     assert (data.class_names, read(data.train)) == (("ant", "mouse"), [(1, 1), (2, 0)])
 
@@ -165,23 +167,26 @@ def test_names_of_any_length_and_classes_by_name(tmp_path):
     [
         ({"a.png": image(0)}, r"'a.png' of '.*' has no class: expected its number in a.cls .* CLASS/a.png"),
         ({"a.cls": "0"}, "sample 'a' of '.*' has a class and no image; known: .*.jpg"),
-        ({"a.cls": "-1", "a.png": image(0)}, "class of 'a.png' of '.*' is a number from 0 on, or a name; got '-1'"),
+        (
+            {"a.cls": "-1", "a.png": image(0)},
+            "class of 'a.png' of '.*' must be a number of 0 or more, or a name; got '-1'",
+        ),
         ({"a.cls": "", "a.png": image(0)}, "got ''"),
         ({"a.json": '{"label": [1]}', "a.png": image(0)}, r"got \[1\]"),
-        ({"a.json": "{", "a.png": image(0)}, r"the .json beside 'a.png' of '.*' is not JSON"),
+        ({"a.json": "{", "a.png": image(0)}, r"the .json next to 'a.png' of '.*' is not JSON"),
         ({"a.cls": "0", "a.png": image(0), "a.jpg": image(0)}, r"several images for one class \(a.png, a.jpg\)"),
         ({**samples([0]), "cat/1.png": image(0)}, "some classes by number and some by name"),
         ({"notes.txt": "nothing"}, r"there are no images in '.*train-0.tar' .* to train of"),
     ],
 )
-def test_archives_that_make_no_data_set_are_errors_that_say_what_is_expected(tmp_path, files, words):
+def test_archives_without_a_data_set_are_errors_that_say_what_is_expected(tmp_path, files, words):
     write(tmp_path / "train-0.tar", files)
     with pytest.raises(ValueError, match=words):
         open_data(f"wds/{tmp_path}")
 
 
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE])
-def test_a_link_to_a_image_is_an_error_that_says_how_to_write_without(tmp_path, kind):
+def test_a_link_to_an_image_is_an_error_that_says_how_to_write_without(tmp_path, kind):
     with tarfile.open(tmp_path / "train.tar", "w") as archive:
         info = tarfile.TarInfo("cat/1.png")
         info.type, info.linkname = kind, "cat/0.png"
@@ -190,13 +195,13 @@ def test_a_link_to_a_image_is_an_error_that_says_how_to_write_without(tmp_path, 
         open_data(f"wds/{tmp_path}")
 
 
-def test_where_there_are_no_shards_an_error_says_what_was_looked_for_and_what_is_there(tmp_path):
+def test_where_there_are_no_shards_an_error_says_what_was_expected_and_what_is_there(tmp_path):
     write(tmp_path / "part-0.tar", samples([0]))
     with pytest.raises(ValueError, match=r"looked for train\*.tar and validation.*_info.json; .* holds part-0.tar$"):
         open_data(f"wds/{tmp_path}")
     with pytest.raises(ValueError, match=r"nowhere' holds nothing$"):
         open_data(f"wds/{tmp_path / 'nowhere'}/*.tar")
-    with pytest.raises(ValueError, match=r"are not there: .*train-1.tar"):
+    with pytest.raises(ValueError, match=r"do not exist: .*train-1.tar"):
         open_data(f"wds/{tmp_path}/train-{{1..2}}.tar")
 
 
@@ -216,7 +221,10 @@ def damaged(path, how):
 
 @pytest.mark.parametrize(
     ("how", "whole"),
-    [("cut in a file", 6), ("cut in a header", 5), ("cut between", 5), ("overwritten", 5), ("empty", 0), ("no archive", 0)],
+    [
+        ("cut in a file", 6), ("cut in a header", 5), ("cut between", 5),
+        ("overwritten", 5), ("empty", 0), ("no archive", 0),
+    ],
 )  # fmt: skip
 def test_a_damaged_shard_is_an_error_that_names_it(root, how, whole):
     damaged(root / "train-000000.tar", how)
@@ -225,21 +233,23 @@ def test_a_damaged_shard_is_an_error_that_names_it(root, how, whole):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_image_that_does_not_decode_is_named_with_its_shard_and_can_be_skipped(root, workers):
+def test_an_image_that_does_not_decode_is_named_with_its_shard_and_can_be_skipped(root, workers):
     write(root / "train-000001.tar", {**samples([0], 3), "9.cls": "1", "9.png": image(9)[:45]})
     data = open_data(f"wds/{root}")
-    preprocessing = Preprocessing(Transform(data.mean, data.std), "canvas", (5, 6))
+    preprocessing = find_protocol("canvas")(Transform(data.mean, data.std), (5, 6))
     with pytest.raises(BadImageError, match=r"^image '9.png of .*train-000001.tar' does not decode"):
-        list(load_batches(data.train, preprocessing, 2, workers=workers))
-    batches = list(load_batches(data.train, preprocessing, 2, on_bad_image="skip", workers=workers))
+        list(load_batches(data.train, preprocessing, 2, LoadOptions(workers=workers)))
+    batches = list(load_batches(data.train, preprocessing, 2, LoadOptions(on_bad_image="skip", workers=workers)))
     assert torch.cat([batch.labels for batch in batches]).tolist() == [1, 0, 2, 0]
     assert sum(len(batch.skipped) for batch in batches) == 1
 
 
 def test_workers_read_the_same(root):
     data = open_data(f"wds/{root}")
-    preprocessing = Preprocessing(Transform(data.mean, data.std), "crop", (3, 3))
-    alone, together = (list(load_batches(data.train, preprocessing, 3, workers=workers)) for workers in (0, 2))
+    preprocessing = find_protocol("crop")(Transform(data.mean, data.std), (3, 3))
+    alone, together = (
+        list(load_batches(data.train, preprocessing, 3, LoadOptions(workers=workers))) for workers in (0, 2)
+    )
     for one, other in zip(alone, together, strict=True):
         assert torch.equal(one.images, other.images)
 

@@ -1,4 +1,4 @@
-"""Streams: every image in exactly one part, the same for any number of workers, to be gone on with anywhere."""
+"""Streams: every image in exactly one part, the same for any number of workers, resumable anywhere."""
 
 import io
 import sys
@@ -9,7 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from cpvt.data import BadImageError, Preprocessing, Transform, load_stream, open_stream
+from cpvt.data import BadImageError, LoadOptions, Transform, load_stream, open_stream
+from cpvt.data.protocols import find_protocol
 
 datasets = pytest.importorskip("datasets")
 TRANSFORM = Transform((0.5,) * 3, (0.5,) * 3)
@@ -24,7 +25,7 @@ def encoded(number):
 
 
 def write(folder, shards, make=encoded, names=("cat", "dog", "emu")):
-    """Parquet files with so many images each; image i has class i % 3."""
+    """Parquet files with these numbers of images; image i has class i % 3."""
     datasets.disable_progress_bars()
     kinds = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=list(names))})
     first = 0
@@ -43,7 +44,7 @@ def stream(tmp_path):
 
 
 def preprocessing():
-    return Preprocessing(TRANSFORM, "crop", (4, 4))
+    return find_protocol("crop")(TRANSFORM, (4, 4))
 
 
 def test_a_stream_gives_all_images_in_their_order(stream):
@@ -62,7 +63,7 @@ def test_every_image_is_in_exactly_one_part_under_its_own_number(stream, parts, 
     counted = Counter(each.number for share in shares for each in share)
     assert counted == Counter(label_of.keys())
     assert all(label_of[each.number] == (each.label, each.content) for share in shares for each in share)
-    if parts == 7:  # more than shards: dealt by image
+    if parts == 7:  # more than shards: distributed by image
         assert max(map(len, shares)) - min(map(len, shares)) <= len(SHARDS)
 
 
@@ -84,27 +85,28 @@ def test_shards_are_shuffled_and_images_within_one_too(stream, tmp_path):
     assert len(orders) == 5
 
 
-def test_what_is_random_about_a_image_is_addressed_by_its_number(stream):
-    (batch,) = load_stream(stream, preprocessing(), 99, seed=5, epoch=2)
+def test_the_randomness_of_an_image_follows_from_its_number(stream):
+    (batch,) = load_stream(stream, preprocessing(), 99, LoadOptions(seed=5, epoch=2))
     for each, image in zip(stream.share(), batch.images, strict=True):
-        draw = np.random.default_rng((5, 2, each.number))
-        assert torch.equal(preprocessing()(Image.open(io.BytesIO(each.content)), draw), image)
+        rng = np.random.default_rng((5, 2, each.number))
+        assert torch.equal(preprocessing()(Image.open(io.BytesIO(each.content)), rng), image)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_batches_are_drawn_by_number_whoever_reads_and_wherever_one_begins(stream, workers):
-    whole = list(load_stream(stream, preprocessing(), 4, shuffle=4, seed=5, epoch=2))
+def test_batches_are_the_same_for_any_workers_and_any_start(stream, workers):
+    whole = list(load_stream(stream, preprocessing(), 4, LoadOptions(seed=5, epoch=2), shuffle=4))
     assert [len(batch.labels) for batch in whole] == [4, 4, 4, 3]
-    later = list(load_stream(stream, preprocessing(), 4, shuffle=4, seed=5, epoch=2, skip=8, workers=workers))
+    options = LoadOptions(seed=5, epoch=2, workers=workers)
+    later = list(load_stream(stream, preprocessing(), 4, options, shuffle=4, skip=8))
     for batch, again in zip(whole[2:], later, strict=True):
         assert torch.equal(batch.images, again.images)
         assert torch.equal(batch.labels, again.labels)
-    plain = torch.cat([batch.images for batch in load_stream(stream, preprocessing(), 4, seed=5, epoch=2)])
+    plain = torch.cat([batch.images for batch in load_stream(stream, preprocessing(), 4, LoadOptions(seed=5, epoch=2))])
     numbers = [each.number for each in stream.share()]
     shuffled = [each.number for each in stream.share(shuffle=4, seed=5, epoch=2)]
     by_number = plain[[numbers.index(number) for number in shuffled]]
     assert torch.equal(torch.cat([batch.images for batch in whole]), by_number)
-    other = torch.cat([batch.images for batch in load_stream(stream, preprocessing(), 4, seed=5, epoch=3)])
+    other = torch.cat([batch.images for batch in load_stream(stream, preprocessing(), 4, LoadOptions(seed=5, epoch=3))])
     assert not torch.equal(other, plain)
 
 
@@ -115,7 +117,7 @@ def test_images_that_do_not_decode_are_an_error_or_left_out(tmp_path):
     stream = open_stream(write(tmp_path, (3, 3), make))
     with pytest.raises(BadImageError, match=r"image '1 in shard 1 of hfids/.* \(train\)' does not decode"):
         list(load_stream(stream, preprocessing(), 2))
-    batches = list(load_stream(stream, preprocessing(), 2, on_bad_image="skip"))
+    batches = list(load_stream(stream, preprocessing(), 2, LoadOptions(on_bad_image="skip")))
     assert [batch.labels.tolist() for batch in batches] == [[0, 1], [2, 0], [2]]
     assert [len(batch.skipped) for batch in batches] == [0, 0, 1]
 
@@ -124,14 +126,14 @@ def test_a_folder_of_files_streams_too(image_folder, tmp_path):
     root = image_folder({"train/cat": 2, "train/dog": 1, "test/cat": 1, "test/dog": 2})
     train, test = (open_stream(f"hfids/{root}", part, str(tmp_path / "cache")) for part in ("train", "test"))
     assert [each.label for each in train.share()] == [0, 0, 1]
-    (batch,) = load_stream(test, Preprocessing(TRANSFORM, "canvas", (6, 8)), 8)
+    (batch,) = load_stream(test, find_protocol("canvas")(TRANSFORM, (6, 8)), 8)
     expected = [Image.open(root / "test" / name) for name in ("cat/0.png", "dog/0.png", "dog/1.png")]
     assert torch.equal(batch.images, torch.stack([TRANSFORM(image) for image in expected]))
 
 
 @pytest.mark.parametrize("options", [{"part": 2, "parts": 2}, {"part": -1}, {"shuffle": -1}])
-def test_parts_that_make_no_sense(stream, options):
-    with pytest.raises(ValueError, match="a part is from 0 to below parts, and shuffle 0 or more; got"):
+def test_invalid_parts(stream, options):
+    with pytest.raises(ValueError, match="part must be from 0 to below parts, and shuffle 0 or more; got"):
         stream.share(**options)
 
 
@@ -139,7 +141,7 @@ def test_sets_that_do_not_stream_are_errors_that_say_why(tmp_path, monkeypatch):
     name = write(tmp_path, (2,))
     with pytest.raises(ValueError, match=f"'{name}' does not open to test .*split"):
         open_stream(name, "test")
-    with pytest.raises(ValueError, match="are called hfids/NAME; got 'torch/mnist'"):
+    with pytest.raises(ValueError, match="are named hfids/NAME; got 'torch/mnist'"):
         open_stream("torch/mnist")
     datasets.Dataset.from_dict({"text": ["a"]}).to_parquet(tmp_path / "words" / "train-0.parquet")
     with pytest.raises(ValueError, match=r"needs a column of kind Image .* it has text \(Value\)"):

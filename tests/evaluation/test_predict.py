@@ -86,7 +86,7 @@ def test_what_was_predicted_before_a_bad_image_is_not_lost(tiny_run, image):
     paths = [image(9, 9, "good.png"), image(40, 3, "thin.png")]
     predictions = cpvt.predict(tiny_run, paths, longest_side=40)
     assert next(predictions).image.endswith("good.png")
-    with pytest.raises(ValueError, match=r"thin.png' comes to 3x40 pixels, and the model takes 4x4 or more"):
+    with pytest.raises(ValueError, match=r"thin.png' has 3x40 pixels, and the model takes 4x4 or more"):
         next(predictions)
     (good, thin) = cpvt.predict(tiny_run, paths, longest_side=40, on_bad_image="skip")
     assert good.error is None

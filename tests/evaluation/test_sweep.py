@@ -12,7 +12,8 @@ from PIL import Image
 import cpvt
 from cpvt.adapters import open_adapter
 from cpvt.cli import main
-from cpvt.data import Preprocessing, Transform, open_data
+from cpvt.data import Transform, open_data
+from cpvt.data.protocols import find_protocol
 from cpvt.reporting.summary import summarise
 from cpvt.results.rows import read_rows, unpack_hits
 
@@ -34,7 +35,7 @@ def test_the_count_is_that_of_a_loop_over_images(tiny_run, tiny_folder):
     for index in range(len(data.test)):
         draw = np.random.default_rng((0, 0, index))
         image, label = data.test.read(index, draw)
-        seen = Preprocessing(checkpoint.transform, "canvas", (12, 12))(image, draw)
+        seen = find_protocol("canvas")(checkpoint.transform, (12, 12))(image, draw)
         with torch.no_grad():
             correct += int(checkpoint.model(seen[None]).argmax()) == label
     assert row.correct == correct
@@ -127,7 +128,7 @@ def test_a_model_of_another_library_is_tested_in_its_own_way(tmp_path, tiny_fold
     assert first.mean == (0.5, 0.5, 0.5)
     assert first.refused is None
     model, data = open_adapter(TIMM, path).model, open_data(str(tiny_folder))
-    preprocessing = Preprocessing(Transform((0.5,) * 3, (0.5,) * 3, 0.9), "resize", (8, 8))
+    preprocessing = find_protocol("resize")(Transform((0.5,) * 3, (0.5,) * 3, 0.9), (8, 8))
     hits = []
     for index in range(6):
         image, label = data.test.read(index, None)
@@ -145,7 +146,7 @@ def test_reading_can_be_overruled(tiny_folder):
     assert (row.mean, row.std, row.crop_ratio, row.interpolation) == tuple(how.values())
     image, _ = data.test.read(0, None)
     transform = Transform((0.1, 0.2, 0.3), (0.4, 0.5, 0.6), 0.5, "bilinear")
-    expected = Preprocessing(transform, "resize", (8, 8))(image, None)
+    expected = find_protocol("resize")(transform, (8, 8))(image, None)
     torch.testing.assert_close(seen[0][0], expected)
     for wrong in ({"mean": (0.5, 0.5)}, {"mean": (0.5, 0.5, 0.5), "std": (1, 1, 0)}):
         with pytest.raises(ValueError, match="mean and std are one number each, or three"):

@@ -14,7 +14,7 @@ from timm.data import create_transform, resolve_model_data_config
 import cpvt
 from cpvt.config import ModelConfig
 from cpvt.config.legacy import current
-from cpvt.data import Preprocessing
+from cpvt.data.protocols import find_protocol
 from cpvt.models import describe_models, pretrained
 from cpvt.models.sizes import MODELS
 from cpvt.results.checkpoints import as_adapter
@@ -151,7 +151,7 @@ def test_timm_reads_images_as_they_were_read_in_training(run):
     values = np.random.default_rng(0).integers(0, 256, size=(40, 50, 3), dtype=np.uint8)
     image = Image.fromarray(values)
     torch.testing.assert_close(
-        create_transform(**known)(image), Preprocessing(transform, "resize", (32, 32))(image, None)
+        create_transform(**known)(image), find_protocol("resize")(transform, (32, 32))(image, None)
     )
 
 

@@ -9,7 +9,7 @@ __all__ = [
     "Batch",
     "DataSet",
     "Encoded",
-    "Preprocessing",
+    "LoadOptions",
     "SampleSpec",
     "Split",
     "Stream",
@@ -26,11 +26,11 @@ __all__ = [
     "open_stream",
 ]  # fmt: skip
 
-_HOMES = ("base", "decoding", "augmentation", "transform", "preprocessing", "loading", "datasets")
+_HOMES = ("base", "decoding", "augmentation", "transform", "loading", "datasets")
 
 
 def __getattr__(name: str) -> Any:
-    """Imports a public name when it is first used, so that reports read the table of protocols without torch."""
+    """Import a public name at its first use, so that reports read the table of protocols without torch."""
     for home in _HOMES if name in __all__ else ():
         found = getattr(import_module(f"cpvt.data.{home}"), name, None)
         if found is not None:
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from cpvt.data.decoding import BadImageError, check_usable, decode
     from cpvt.data.loading import (
         Batch,
+        LoadOptions,
         SampleSpec,
         check_on_bad_image,
         load_batches,
@@ -52,5 +53,4 @@ if TYPE_CHECKING:
         load_plan,
         load_stream,
     )
-    from cpvt.data.preprocessing import Preprocessing
     from cpvt.data.transform import Transform

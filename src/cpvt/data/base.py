@@ -1,4 +1,4 @@
-"""What a data set is: two splits of labelled images and how they are normalised."""
+"""Data sets: two splits of labelled images, and how they are normalised."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 Sides = tuple[int, int]  # height, width in pixels
-SPLITS = {"train": ("train",), "test": ("validation", "test", "val")}  # part -> what sets call theirs
+SPLITS = {"train": ("train",), "test": ("validation", "test", "val")}  # part -> names that data sets give it
 
 
 @runtime_checkable
@@ -19,56 +19,56 @@ class Split(Protocol):
 
     def __len__(self) -> int: ...
 
-    def read(self, index: int, draw: np.random.Generator) -> tuple[Image.Image, int]:
-        """The image, decoded and upright, and its class; `draw` decides where a set draws its own images.
+    def read(self, index: int, generator: np.random.Generator) -> tuple[Image.Image, int]:
+        """The image, decoded and upright, and its class; `generator` decides what is random in the image itself.
 
         Raises BadImageError, naming the file, where it does not decode.
         """
 
 
 class Encoded(NamedTuple):
-    """An image of a stream, not decoded yet."""
+    """An image of a stream, not yet decoded."""
 
-    number: int  # its own in the stream, by which what is random about it is drawn
+    number: int  # unique in the stream; seeds its augmentation
     content: bytes  # of its file
-    name: str  # to say which it is
+    name: str  # for messages
     label: int
 
 
 class Stream(Protocol):
-    """Labelled images that come one after the other."""
+    """Labelled images that can only be read in sequence."""
 
     class_names: tuple[str, ...]
-    length: int | None  # images in all, where that is known
+    length: int | None  # images in total, where known
 
     def share(
         self, part: int = 0, parts: int = 1, *, seed: int = 0, epoch: int = 0, shuffle: int = 0
     ) -> Iterator[Encoded]:
-        """One part's images; every image is in exactly one part, and none twice.
+        """The images of one part of several; every image is in exactly one part, once.
 
-        Parts may differ in length, and whoever trains on several at once has to end them together.
-        shuffle: how many images wait in memory to be drawn from; with it (seed, epoch, part, parts) decide the order,
-        without it they come as they stand.
+        Parts may differ in length; a training over several processes has to end them together.
+        shuffle: size of the shuffle buffer, in images. The order follows from (seed, epoch, part, parts); with 0 it is
+        the stored order.
         """
 
 
 @dataclass(frozen=True)
 class DataSet:
-    """A set of labelled images with a part to train on and a part to test on."""
+    """A set of labelled images with a training split and a test split, either of which may be absent."""
 
     name: str
     class_names: tuple[str, ...]
     train: Split | None
     test: Split | None
     mean: tuple[float, ...]
-    """Per channel, of values from 0 to 1; its length is the number of channels, 1 or 3."""
+    """Per channel, for values from 0 to 1; one number for each channel, 1 or 3."""
     std: tuple[float, ...]
     crop_ratio: float = 0.875
-    """Share of the resized image that is shown at test under `resize`, unless asked otherwise."""
+    """Default fraction of the resized image that `resize` keeps at test."""
     augment: str = "resized-crop"
-    """How training images are varied, unless asked otherwise: 'resized-crop', 'crop' or 'none'."""
+    """Default augmentation in training: 'resized-crop', 'crop' or 'none'."""
     train_stream: Stream | None = None
-    """Images to train on that come one after the other, of a set too large to hold; `train` is None then."""
+    """Training images of a streamed data set; `train` is None then."""
     test_stream: Stream | None = None
 
     @property
@@ -78,15 +78,15 @@ class DataSet:
 
 @dataclass(frozen=True)
 class DataSource:
-    """One kind of data set: which names are its own, and how such a set is opened."""
+    """One source of data sets: the names that it matches, and how it opens one."""
 
     description: str
     """One line for a newcomer."""
     matches: Callable[[str], bool]
     open: Callable[[str, str | None, str], DataSet]
-    """Opens (name, folder of the files where it was given, 'RGB' or 'L')."""
+    """Takes the name, the folder of the files (or None), and the mode, 'RGB' or 'L'."""
     mode: str = "RGB"
-    """How images are read unless asked otherwise."""
+    """Default mode of the images."""
 
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
@@ -94,5 +94,5 @@ GREY = {"mean": (0.45,), "std": (0.225,)}
 
 
 def data_set(name: str, class_names: Sequence[str], train: Split | None, test: Split | None, mode: str) -> DataSet:
-    """A set of photographs, normalised as ImageNet is, or as its grey average."""
+    """A data set with the normalisation of ImageNet, or its average for grey images."""
     return DataSet(name, tuple(class_names), train, test, **(IMAGENET if mode == "RGB" else GREY))

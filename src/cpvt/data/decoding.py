@@ -1,4 +1,4 @@
-"""Decoding: any image file becomes an upright RGB or grey image, or an error that names the file."""
+"""Decoding of any image file to an upright RGB or grey image; an error names the file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import IO
 import numpy as np
 from PIL import Image, ImageOps
 
-USUAL = ("JPEG", "PNG", "WEBP")
+COMMON = ("JPEG", "PNG", "WEBP")
 
 
 class BadImageError(ValueError):
@@ -18,9 +18,9 @@ class BadImageError(ValueError):
 
 
 def decode(file: str | Path | IO[bytes], name: str, mode: str = "RGB") -> Image.Image:
-    """Read an image file wholly, turn it upright as its EXIF says, and convert it to `mode` ('RGB' or 'L').
+    """Decode a whole image file, rotate it as its EXIF says, and convert it to `mode` ('RGB' or 'L').
 
-    Palette, CMYK, transparent and 16-bit images are converted; transparency is laid on white.
+    Palette, CMYK, transparent and 16-bit images are converted; transparent pixels become white.
     Raises BadImageError with `name` where the file is not a whole image.
     """
     try:
@@ -30,34 +30,34 @@ def decode(file: str | Path | IO[bytes], name: str, mode: str = "RGB") -> Image.
             return convert(opened, mode)
     except FileNotFoundError:
         raise
-    except Exception as error:  # decoders raise many kinds: OSError, SyntaxError, struct.error, ...
+    except Exception as error:  # decoders raise many types: OSError, SyntaxError, struct.error, ...
         raise undecodable(name, error) from error
 
 
 def undecodable(name: str, error: Exception) -> BadImageError:
-    """The error for an image that a decoder refused."""
+    """The error for an image that a decoder rejects."""
     return BadImageError(
         f"image '{name}' does not decode ({type(error).__name__}: {error}); "
-        "mend or remove the file, or pass --on-bad-image skip"
+        "fix or remove the file, or pass --on-bad-image skip"
     )
 
 
 @lru_cache(maxsize=1)
 def _formats() -> list[str]:
-    """All that PIL reads, the usual first: it tries one after the other, some at the cost of a small decoding."""
+    """All formats that PIL reads, the common ones first: PIL tries them in order, and some are slow to try."""
     Image.init()
-    return sorted(Image.OPEN, key=lambda name: name not in USUAL)
+    return sorted(Image.OPEN, key=lambda name: name not in COMMON)
 
 
 @lru_cache(maxsize=1)
 def image_endings() -> frozenset[str]:
-    """How files are called that PIL reads, in small letters: .jpg, .png, ..."""
-    return frozenset(ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN)
+    """Suffixes of the files that PIL reads, in lower case: .jpg, .png, ..."""
+    return frozenset(ending for ending, name in Image.registered_extensions().items() if name in Image.OPEN)
 
 
 def convert(image: Image.Image, mode: str) -> Image.Image:
-    """The image in 'RGB' or 'L', whatever mode it came in."""
-    if image.mode.startswith("I") or image.mode == "F":  # 16 bits and more: PIL would clip, not scale
+    """The image in 'RGB' or 'L', from any mode."""
+    if image.mode.startswith("I") or image.mode == "F":  # 16 bits or more: PIL clips where we scale
         values = np.asarray(image, dtype=np.float64)
         largest = 65535.0 if image.mode.startswith("I;16") or values.max(initial=0) > 255 else 255.0
         image = Image.fromarray((values.clip(0, largest) * (255.0 / largest)).round().astype(np.uint8))
@@ -69,10 +69,10 @@ def convert(image: Image.Image, mode: str) -> Image.Image:
 
 
 def check_usable(shape: Sequence[int], smallest: int, name: str) -> None:
-    """Raise BadImageError with `name` for an image (..., H, W) with a side below the smallest that a model takes."""
+    """Raise BadImageError with `name` for an image (..., H, W) with a side below `smallest` pixels."""
     height, width = shape[-2:]
     if min(height, width) < smallest:
         raise BadImageError(
-            f"{name} comes to {height}x{width} pixels, and the model takes {smallest}x{smallest} or more; "
+            f"{name} has {height}x{width} pixels, and the model takes {smallest}x{smallest} or more; "
             "allow a longer side, remove the file, or pass --on-bad-image skip"
         )

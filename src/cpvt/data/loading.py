@@ -1,12 +1,13 @@
-"""Batches: images read, viewed and stacked or listed, each drawn from (seed, epoch, number, copy) and from nothing else."""
+"""Batches of images, stacked or listed; all randomness of an image follows from (seed, epoch, number, copy)."""
 
 from __future__ import annotations
 
 import io
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from cpvt.config import TOKEN_BUDGET
 from cpvt.data.base import Encoded, Sides, Split, Stream
 from cpvt.data.decoding import BadImageError, check_usable, decode
-from cpvt.data.preprocessing import Preprocessing
+from cpvt.data.protocols import Protocol
 from cpvt.grids import patch_count, within_budget
 
 
@@ -26,200 +27,197 @@ class Batch(NamedTuple):
 
     images: Tensor | list[Tensor]  # (B, C, H, W), or (C, H_i, W_i) each of its own size
     labels: Tensor  # (B,)
-    padding_fraction: float  # mean share of an image that is fill
+    padding_fraction: float  # mean over the images
     shrunk: int  # images that were larger than the longest side allowed
     skipped: list[str]  # messages of images that could not be used
 
     def images_on(self, device: torch.device) -> Tensor | list[Tensor]:
-        """The images, moved to a device; to a GPU without waiting where they were pinned."""
-        without_waiting = device.type == "cuda"
+        """The images on a device; the copy to a GPU is asynchronous where they were pinned."""
+        non_blocking = device.type == "cuda"
         if isinstance(self.images, Tensor):
-            return self.images.to(device, non_blocking=without_waiting)
-        return [image.to(device, non_blocking=without_waiting) for image in self.images]
+            return self.images.to(device, non_blocking=non_blocking)
+        return [image.to(device, non_blocking=non_blocking) for image in self.images]
 
 
 class SampleSpec(NamedTuple):
-    """One image of a plan: which, in which of its variations, and at which sides."""
+    """One image to read: its number, which augmented copy, and at which sides."""
 
     number: int  # in the split
-    copy: int = 0  # which of several variations that an epoch holds
-    sides: Sides | None = None  # height and width in pixels, instead of the preprocessing's own
+    copy: int = 0  # of the augmented copies that an epoch holds (repeated augmentation)
+    sides: Sides | None = None  # height and width in pixels, instead of the protocol's own
 
     def generator(self, seed: int, epoch: int) -> np.random.Generator:
-        """What is random about it, the same wherever and whenever it is read."""
+        """The generator of all its randomness, the same wherever and whenever it is read."""
         address = (seed, epoch, self.number)
         return np.random.default_rng((*address, self.copy) if self.copy else address)
 
 
-class _Seen(NamedTuple):
+def check_on_bad_image(on_bad_image: str) -> None:
+    """Raise ValueError unless `on_bad_image` is 'error' or 'skip'."""
+    if on_bad_image not in ("error", "skip"):
+        raise ValueError(f"on_bad_image must be 'error' or 'skip'; got '{on_bad_image}'")
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """How images are read, by whatever function. Raises ValueError for an unknown `on_bad_image`."""
+
+    seed: int = 0
+    epoch: int = 0
+    on_bad_image: str = "error"
+    """'error' raises BadImageError; 'skip' leaves the image out and names it in the batch."""
+    workers: int = 0
+    """Processes that read, besides this one."""
+    smallest_side: int = 1
+    """Images with a side below this many pixels count as bad."""
+    stack: bool = True
+    """Whether a batch is one tensor; else it is a list, each image at its own size."""
+    pin: bool = False
+    """Whether images go to pinned memory, from which a GPU copies faster."""
+
+    def __post_init__(self) -> None:
+        check_on_bad_image(self.on_bad_image)
+
+
+_DEFAULTS = LoadOptions()
+
+
+class _Info(NamedTuple):
     shape: Sequence[int]  # (C, H, W)
     label: int
     padding_fraction: float
     shrunk: bool
 
 
-class _Part(NamedTuple):
-    """What is read of a plan at a time, with one tensor: each that a worker sends holds a file open."""
+class _Collated(NamedTuple):
+    """A batch in one tensor, as each tensor that a worker sends holds a file open."""
 
     values: Tensor  # of all images, end to end
-    seen: list[_Seen]
+    infos: list[_Info]
     skipped: list[str]
 
 
-class _Looking(Dataset["tuple[Tensor, _Seen] | str"]):
-    def __init__(
-        self, split: Split | None, preprocessing: Preprocessing, seed: int, epoch: int, smallest_side: int
-    ) -> None:
-        self.split, self.preprocessing, self.seed, self.epoch, self.smallest_side = (
-            split,
-            preprocessing,
-            seed,
-            epoch,
-            smallest_side,
-        )
+class _Samples(Dataset["tuple[Tensor, _Info] | str"]):
+    def __init__(self, split: Split | None, preprocessing: Protocol, options: LoadOptions) -> None:
+        self.split, self.preprocessing, self.options = split, preprocessing, options
 
-    def __getitem__(self, wanted: SampleSpec | Encoded) -> tuple[Tensor, _Seen] | str:
-        where = SampleSpec(wanted.number) if isinstance(wanted, Encoded) else wanted
-        draw, preprocessing = where.generator(self.seed, self.epoch), self.preprocessing.at(where.sides)
+    def __getitem__(self, wanted: SampleSpec | Encoded) -> tuple[Tensor, _Info] | str:
+        spec = SampleSpec(wanted.number) if isinstance(wanted, Encoded) else wanted
+        generator = spec.generator(self.options.seed, self.options.epoch)
+        preprocessing = self.preprocessing.at(spec.sides)
         try:
-            image, label = self._read(wanted, draw)
-            tensor = preprocessing(image, draw)
-            check_usable(tensor.shape, self.smallest_side, f"image number {wanted.number}")
+            image, label = self._read(wanted, generator)
+            tensor = preprocessing(image, generator)
+            check_usable(tensor.shape, self.options.smallest_side, f"image number {wanted.number}")
         except BadImageError as error:
-            return str(error)  # as words: torch would wrap an error from a worker in that worker's traceback
-        return tensor, _Seen(
-            tuple(tensor.shape), label, preprocessing.padding_fraction(image), preprocessing.shrinks(image)
-        )
+            return str(error)  # torch would wrap an error from a worker in that worker's traceback
+        fraction, shrunk = preprocessing.padding_fraction(image), preprocessing.shrinks(image)
+        return tensor, _Info(tuple(tensor.shape), label, fraction, shrunk)
 
-    def _read(self, wanted: SampleSpec | Encoded, draw: np.random.Generator) -> tuple[Image.Image, int]:
+    def _read(self, wanted: SampleSpec | Encoded, generator: np.random.Generator) -> tuple[Image.Image, int]:
         if isinstance(wanted, Encoded):
             return decode(io.BytesIO(wanted.content), wanted.name, self.preprocessing.transform.mode), wanted.label
         assert self.split is not None
-        return self.split.read(wanted.number, draw)
+        return self.split.read(wanted.number, generator)
 
 
-def _part(items: list[tuple[Tensor, _Seen] | str]) -> _Part:
-    seen = [item for item in items if not isinstance(item, str)]
-    values = torch.cat([tensor.flatten() for tensor, _ in seen]) if seen else torch.empty(0)
-    return _Part(values, [each for _, each in seen], [item for item in items if isinstance(item, str)])
+def _collate(items: list[tuple[Tensor, _Info] | str]) -> _Collated:
+    found = [item for item in items if not isinstance(item, str)]
+    values = torch.cat([tensor.flatten() for tensor, _ in found]) if found else torch.empty(0)
+    return _Collated(values, [info for _, info in found], [item for item in items if isinstance(item, str)])
 
 
-def _batch(part: _Part, stack: bool) -> Batch:
-    seen, shapes = part.seen, [each.shape for each in part.seen]
+def _batch(collated: _Collated, stack: bool) -> Batch:
+    infos = collated.infos
+    shapes = [info.shape for info in infos]
     images: Tensor | list[Tensor]
-    if stack and seen:
+    if stack and infos:
         if len({tuple(shape) for shape in shapes}) > 1:
             raise ValueError("images of several sizes do not stack; pass stack=False for a list of them")
-        images = part.values.view(len(seen), *shapes[0])
+        images = collated.values.view(len(infos), *shapes[0])
     else:
         lengths = [math.prod(shape) for shape in shapes]
-        images = [values.view(*shape) for values, shape in zip(part.values.split(lengths), shapes)]
-    labels = torch.tensor([each.label for each in seen], dtype=torch.int64)
-    filled = sum(each.padding_fraction for each in seen) / max(1, len(seen))
-    return Batch(images, labels, filled, sum(each.shrunk for each in seen), part.skipped)
+        images = [values.view(*shape) for values, shape in zip(collated.values.split(lengths), shapes)]
+    labels = torch.tensor([info.label for info in infos], dtype=torch.int64)
+    fraction = sum(info.padding_fraction for info in infos) / max(1, len(infos))
+    return Batch(images, labels, fraction, sum(info.shrunk for info in infos), collated.skipped)
 
 
 def load_plan(
-    split: Split,
-    preprocessing: Preprocessing,
-    plan: Iterable[Sequence[SampleSpec]],
-    *,
-    seed: int = 0,
-    epoch: int = 0,
-    on_bad_image: str = "error",
-    workers: int = 0,
-    smallest_side: int = 1,
-    stack: bool = True,
-    pin: bool = False,
+    split: Split, preprocessing: Protocol, plan: Iterable[Sequence[SampleSpec]], options: LoadOptions = _DEFAULTS
 ) -> Iterator[Batch]:
-    """Yield a batch for each element of a plan, in its order; an empty element makes an empty batch.
+    """Yield a batch for each element of a plan, in its order; an empty element gives an empty batch.
 
-    What is random about an image depends on (seed, epoch, its number), and on its copy where that is not 0, and on
-    nothing else: not on who reads it, nor on what was read before. An image that does not decode, or that has a side
-    below `smallest_side` pixels, is an error that names it, or with `on_bad_image='skip'` is left out and named in
-    the batch.
-    workers: processes that read. stack: one tensor a batch, else a list, each image at its own size.
-    pin: put the images where a GPU fetches them faster.
+    What is random about an image depends on (seed, epoch, its number), and on its copy where that is not 0. It depends
+    neither on the worker that reads it, nor on what was read before. Raises BadImageError, naming the image, where one
+    does not decode or is too small, unless `options` skip it.
     """
-    looking = _Looking(split, preprocessing, seed, epoch, smallest_side)
-    return _load(looking, plan, on_bad_image, workers, stack, pin)
+    return _load(_Samples(split, preprocessing, options), plan, options)
 
 
 def load_stream(
     stream: Stream,
-    preprocessing: Preprocessing,
+    preprocessing: Protocol,
     batch_size: int,
+    options: LoadOptions = _DEFAULTS,
     *,
     part: int = 0,
     parts: int = 1,
     shuffle: int = 0,
     skip: int = 0,
-    seed: int = 0,
-    epoch: int = 0,
-    on_bad_image: str = "error",
-    workers: int = 0,
-    smallest_side: int = 1,
-    stack: bool = True,
-    pin: bool = False,
 ) -> Iterator[Batch]:
-    """Yield one part of a stream in batches; see `Stream.share` for the part and `load_plan` for the rest.
+    """Yield one part of a stream in batches; see `Stream.share` for part and shuffle, `load_plan` for the rest.
 
-    The stream is read here and decoded by the workers, so the images and their order do not depend on these.
-    skip: images at its start to leave out, to go on where an earlier reading ended.
+    The stream is read here and decoded by the workers, so images and their order do not depend on the workers.
+    skip: images to leave out at the start, to resume where an earlier reading ended.
     """
-    found = islice(stream.share(part, parts, seed=seed, epoch=epoch, shuffle=shuffle), skip, None)
-    looking = _Looking(None, preprocessing, seed, epoch, smallest_side)
-    return _load(looking, iter(lambda: list(islice(found, batch_size)), []), on_bad_image, workers, stack, pin)
+    found = islice(stream.share(part, parts, seed=options.seed, epoch=options.epoch, shuffle=shuffle), skip, None)
+    batches = iter(lambda: list(islice(found, batch_size)), [])
+    return _load(_Samples(None, preprocessing, options), batches, options)
 
 
-def _load(
-    looking: Any,
-    plan: Iterable[Sequence[SampleSpec | Encoded]],
-    on_bad_image: str,
-    workers: int,
-    stack: bool,
-    pin: bool,
-) -> Iterator[Batch]:
-    check_on_bad_image(on_bad_image)
+def _load(samples: _Samples, plan: Iterable[Sequence[SampleSpec | Encoded]], options: LoadOptions) -> Iterator[Batch]:
     loader = DataLoader(
-        looking, batch_sampler=map(list, plan), num_workers=workers, collate_fn=_part, pin_memory=pin,
-        generator=torch.Generator(),  # torch draws a seed for its workers, and would from the generator of all
+        samples, batch_sampler=map(list, plan), num_workers=options.workers, collate_fn=_collate,
+        pin_memory=options.pin, generator=torch.Generator(),  # else torch seeds its workers from the global generator
     )  # fmt: skip
-    for part in loader:
-        if part.skipped and on_bad_image == "error":
-            raise BadImageError(part.skipped[0])
-        yield _batch(part, stack)
+    for collated in loader:
+        if collated.skipped and options.on_bad_image == "error":
+            raise BadImageError(collated.skipped[0])
+        yield _batch(collated, options.stack)
 
 
 def load_batches(
-    split: Split, preprocessing: Preprocessing, batch_size: int, *, order: Sequence[int] | None = None, **how: Any
+    split: Split,
+    preprocessing: Protocol,
+    batch_size: int,
+    options: LoadOptions = _DEFAULTS,
+    *,
+    order: Sequence[int] | None = None,
 ) -> Iterator[Batch]:
-    """Yield the split in batches, in the given order of numbers (by default as it stands).
-
-    how: the options of `load_plan`.
-    """
-    return load_plan(split, preprocessing, _plan(split, order, batch_size), **how)
+    """Yield the split in batches, in the given order of numbers; by default in its own order."""
+    return load_plan(split, preprocessing, _plan(split, order, batch_size), options)
 
 
 def load_packs(
     split: Split,
-    preprocessing: Preprocessing,
+    preprocessing: Protocol,
     patch_size: int,
     token_budget: int = TOKEN_BUDGET,
+    options: LoadOptions = _DEFAULTS,
     *,
     order: Sequence[int] | None = None,
-    **how: Any,
 ) -> Iterator[Batch]:
-    """Yield the split in lists of images of their own sizes, as many as fit a budget of tokens.
+    """Yield the split in lists of images at their own sizes, as many as fit a budget of tokens.
 
-    preprocessing: one that leaves sizes apart, such as 'native'. token_budget: patches of `patch_size` pixels a side that a list
-    holds at most; an image with more makes a list of its own. As `load_batches` otherwise; an image smaller than a
-    patch counts as one that does not decode.
+    preprocessing: one that keeps sizes, such as 'native'. token_budget: patches of `patch_size` pixels a side that a
+    list holds at most; an image with more gets a list of its own. An image smaller than a patch counts as bad.
     """
-    singles = load_plan(split, preprocessing, _plan(split, order, 1), smallest_side=patch_size, stack=False, **how)
+    single = replace(options, smallest_side=patch_size, stack=False)
+    singles = load_plan(split, preprocessing, _plan(split, order, 1), single)
 
-    def tokens(single: Batch) -> int:
-        return sum(patch_count(image.shape, patch_size) for image in single.images)
+    def tokens(batch: Batch) -> int:
+        return sum(patch_count(image.shape, patch_size) for image in batch.images)
 
     for pack in within_budget(map(_owned, singles), tokens, token_budget):
         yield _joined(pack)
@@ -232,23 +230,16 @@ def _plan(split: Split, order: Sequence[int] | None, batch_size: int) -> Iterato
 
 
 def _owned(batch: Batch) -> Batch:
-    """With memory of its own: what a worker sent holds a file open."""
+    """The batch in memory of its own, as what a worker sent holds a file open."""
     return batch._replace(images=[image.clone() for image in batch.images])
 
 
 def _joined(batches: Sequence[Batch]) -> Batch:
-    """Lists of images, end to end."""
     labels = torch.cat([batch.labels for batch in batches])
     return Batch(
         [image for batch in batches for image in batch.images],
         labels,
         sum(batch.padding_fraction * len(batch.labels) for batch in batches) / max(1, len(labels)),
         sum(batch.shrunk for batch in batches),
-        [words for batch in batches for words in batch.skipped],
+        [message for batch in batches for message in batch.skipped],
     )
-
-
-def check_on_bad_image(on_bad_image: str) -> None:
-    """Raise ValueError unless it is known what to do with an image that does not decode."""
-    if on_bad_image not in ("error", "skip"):
-        raise ValueError(f"on_bad_image must be 'error' or 'skip'; got '{on_bad_image}'")

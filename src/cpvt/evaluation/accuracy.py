@@ -5,14 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from cpvt.adapters import ModelAdapter
 from cpvt.config import TOKEN_BUDGET, ProgressCallback, ignore_progress
-from cpvt.data import Batch, DataSet, Preprocessing, load_batches, load_packs, load_stream
+from cpvt.data import Batch, DataSet, LoadOptions, load_batches, load_packs, load_stream
+from cpvt.data.protocols import Protocol
 from cpvt.runtime import distributed
 from cpvt.runtime.memory import mark_memory, peak_memory
 
@@ -43,7 +43,7 @@ def count_test(data: DataSet) -> int:
 
 def load_test(
     data: DataSet,
-    preprocessing: Preprocessing,
+    preprocessing: Protocol,
     batch_size: int,
     *,
     patch_size: int = 1,
@@ -55,16 +55,15 @@ def load_test(
 
     patch_size, token_budget: of lists, see `load_packs`.
     """
-    how: dict[str, Any] = {"on_bad_image": on_bad_image, "workers": workers}
+    options = LoadOptions(on_bad_image=on_bad_image, workers=workers)
     if data.test is None:
         assert data.test_stream is not None  # whoever tests has asked
-        return load_stream(
-            data.test_stream, preprocessing, batch_size, part=distributed.rank(), parts=distributed.world_size(), **how
-        )
+        part, parts = distributed.rank(), distributed.world_size()
+        return load_stream(data.test_stream, preprocessing, batch_size, options, part=part, parts=parts)
     order = distributed.shard(range(len(data.test)))
     if preprocessing.stacks:
-        return load_batches(data.test, preprocessing, batch_size, order=order, **how)
-    return load_packs(data.test, preprocessing, patch_size, token_budget, order=order, **how)
+        return load_batches(data.test, preprocessing, batch_size, options, order=order)
+    return load_packs(data.test, preprocessing, patch_size, token_budget, options, order=order)
 
 
 def measure(

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from cpvt.adapters import ModelAdapter
 from cpvt.config import PredictConfig, options_from, sides, takes_options
-from cpvt.data import BadImageError, Preprocessing, Transform, check_on_bad_image, check_usable, decode
+from cpvt.data import BadImageError, Transform, check_on_bad_image, check_usable, decode
+from cpvt.data.protocols import find_protocol
 from cpvt.grids import patch_count, within_budget
 from cpvt.models.pretrained import DEFAULT, shipped_names
 from cpvt.results.checkpoints import Checkpoint, is_run, load
@@ -95,7 +96,7 @@ class _Read(NamedTuple):
 def _read(path: str | Path, transform: Transform, patch_size: int) -> _Read:
     try:
         whole = decode(path, str(path), transform.mode)
-        preprocessing = Preprocessing(transform, "native", sides(transform.longest_side or max(whole.size)))
+        preprocessing = find_protocol("native")(transform, sides(transform.longest_side or max(whole.size)))
         tensor = preprocessing(whole, np.random.default_rng(0))
         check_usable(tensor.shape, patch_size, f"image '{path}'")
     except BadImageError as error:

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 
 from cpvt.config import ProgressCallback, ignore_progress, sides
-from cpvt.data import DataSet, Preprocessing
+from cpvt.data import DataSet
+from cpvt.data.protocols import find_protocol
 from cpvt.results.checkpoints import Checkpoint, load
 from cpvt.results.folders import ARRAYS, CHECKPOINT, PROFILE, SAMPLE, attention_file, read_profile
 from cpvt.runtime.files import write_json
@@ -57,7 +58,7 @@ def profile_models(
     checkpoints = [load(profiled.run, device) for profiled in there]
     (folder / ARRAYS).mkdir(exist_ok=True)
     for profiled, checkpoint, rates in zip(there, checkpoints, _speeds(checkpoints, on_progress)):
-        preprocessing = Preprocessing(checkpoint.transform, "resize", sides(checkpoint.config.img_size))
+        preprocessing = find_protocol("resize")(checkpoint.transform, sides(checkpoint.config.img_size))
         image = preprocessing(sample, np.random.default_rng(0))
         np.save(folder / ARRAYS / SAMPLE, image.numpy())
         found = _attention(checkpoint, image, folder / ARRAYS / attention_file(profiled.name))

@@ -22,8 +22,8 @@ from cpvt.config import (
     takes_options,
 )
 from cpvt.config.base import some_names
-from cpvt.data import Batch, DataSet, Preprocessing, Transform, open_data
-from cpvt.data.protocols import TABLE
+from cpvt.data import Batch, DataSet, Transform, open_data
+from cpvt.data.protocols import TABLE, find_protocol
 from cpvt.evaluation.accuracy import Score, count_test, load_test, measure
 from cpvt.results.checkpoints import Checkpoint, as_adapter, is_run, load
 from cpvt.results.rows import Row, pack_hits
@@ -84,7 +84,7 @@ def _sweep(config: SweepConfig, on_progress: ProgressCallback) -> Iterator[Row]:
     transform = replace(_transform_of(adapter, data, max(max(sides(size)) for size in sizes)), **known)
     for protocol, size in itertools.product(config.protocols, sizes):
         batches = load_test(
-            data, Preprocessing(transform, protocol, sides(size)), config.batch_size, patch_size=adapter.patch_size or 1,
+            data, find_protocol(protocol)(transform, sides(size)), config.batch_size, patch_size=adapter.patch_size or 1,
             token_budget=config.token_budget, on_bad_image=config.on_bad_image, workers=config.workers,
         )  # fmt: skip
         ready, score = _measure_at(adapter, size, protocol, batches, data, on_progress)

@@ -15,9 +15,9 @@ from torch import nn
 from cpvt.adapters import describe, is_external, open_adapter
 from cpvt.adapters.retrofit import parameter_groups, retrofit
 from cpvt.config import POOLS, ExternalConfig, ModelConfig, OptimConfig, Retrofit, Size, TrainConfig, sides
-from cpvt.data import DataSet, Preprocessing, Transform
+from cpvt.data import DataSet, Transform
 from cpvt.data.augmentation import Augmentation
-from cpvt.data.protocols import AUGMENTS
+from cpvt.data.protocols import AUGMENTS, Protocol, find_protocol
 from cpvt.models import VisionTransformer
 from cpvt.models.pretrained import shipped_names
 from cpvt.models.sizes import model_config
@@ -43,7 +43,7 @@ class TrainingSetup(NamedTuple):
     """What a checked configuration comes to, with the data it was checked against."""
 
     model: ModelConfig | ExternalConfig
-    preprocessing: Preprocessing  # how training images are seen
+    preprocessing: Protocol  # how training images are seen
     sampler: BatchSampler
 
 
@@ -216,14 +216,14 @@ def _reading(config: TrainConfig, data: DataSet) -> Transform | None:
     return _described(config.model, len(data.class_names), len(data.mean))[1]
 
 
-def _training_view(config: TrainConfig, data: DataSet, settings: ModelConfig | ExternalConfig) -> Preprocessing:
+def _training_view(config: TrainConfig, data: DataSet, settings: ModelConfig | ExternalConfig) -> Protocol:
     """How training images are seen."""
     transform = _transform_of(config, data, settings)
     augment = config.optim.augment or data.augment
     kind = AUGMENTS.get(augment, augment)
     recipe = config.optim
     augmentation = Augmentation(recipe.aa, recipe.color_jitter, recipe.reprob)
-    preprocessing = Preprocessing(transform, kind, sides(settings.img_size), recipe.crop_scale, augmentation)
+    preprocessing = find_protocol(kind)(transform, sides(settings.img_size), recipe.crop_scale, augmentation)
     if preprocessing.stacks or transform.longest_side is None:
         return preprocessing
     return preprocessing.at((transform.longest_side, transform.longest_side))

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice, repeat
-from typing import Any
 
 import numpy as np
 import torch
 
 from cpvt.config import TrainConfig
-from cpvt.data import Batch, DataSet, Preprocessing, SampleSpec, load_plan, load_stream
+from cpvt.data import Batch, DataSet, LoadOptions, SampleSpec, load_plan, load_stream
+from cpvt.data.protocols import Protocol
 from cpvt.grids import patch_count
 from cpvt.runtime import distributed
 
@@ -86,7 +86,7 @@ def own_share(step: Step) -> list[SampleSpec]:
 class StepLoader:
     """Reads this process's part of the steps of an epoch; call it as `load(epoch, steps, first)`."""
 
-    def __init__(self, config: TrainConfig, data: DataSet, preprocessing: Preprocessing, pin: bool = False) -> None:
+    def __init__(self, config: TrainConfig, data: DataSet, preprocessing: Protocol, pin: bool = False) -> None:
         """pin: put images where a GPU fetches them faster. ValueError where a streamed step cannot be shared evenly."""
         self.config, self.data, self.preprocessing, self.pin = config, data, preprocessing, pin
         count, batch_size = distributed.world_size(), config.optim.batch_size
@@ -99,18 +99,18 @@ class StepLoader:
     def __call__(self, epoch: int, steps: Sequence[Step], first: int = 0) -> Iterator[Batch]:
         """A batch for each step from number `first` on."""
         source = self.config.dataset
-        how: dict[str, Any] = dict(
+        options = LoadOptions(
             seed=self.config.seed, epoch=epoch, on_bad_image=source.on_bad_image, workers=source.workers,
             stack=self.preprocessing.stacks, pin=self.pin,
         )  # fmt: skip
         if self.data.train is not None:
-            return load_plan(self.data.train, self.preprocessing, [own_share(step) for step in steps[first:]], **how)
+            return load_plan(self.data.train, self.preprocessing, [own_share(step) for step in steps[first:]], options)
         assert self.data.train_stream is not None  # `check` refuses a set without either
         part, parts = distributed.rank(), distributed.world_size()
         share = self.config.optim.batch_size // parts
         batches = load_stream(
-            self.data.train_stream, self.preprocessing, share, part=part, parts=parts, shuffle=source.shuffle_buffer,
-            skip=first * share, **how,
+            self.data.train_stream, self.preprocessing, share, options, part=part, parts=parts,
+            shuffle=source.shuffle_buffer, skip=first * share,
         )  # fmt: skip
         nothing = Batch([], torch.zeros(0, dtype=torch.int64), 0.0, 0, [])  # shares may end at different steps
         return islice(chain(batches, repeat(nothing)), len(steps) - first)

@@ -17,7 +17,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from cpvt.adapters.retrofit import fade_share, set_absolute_share
 from cpvt.config import ProgressCallback, TrainConfig, sides
-from cpvt.data import Batch, DataSet, Preprocessing
+from cpvt.data import Batch, DataSet
+from cpvt.data.protocols import find_protocol
 from cpvt.evaluation.accuracy import count_test, load_test, measure
 from cpvt.results.checkpoints import load
 from cpvt.runtime import distributed
@@ -224,7 +225,7 @@ class Trainer:
             return
         distributed.barrier()
         adapter = load(self.checkpointer.folder, str(self.backend.device)).adapter
-        preprocessing = Preprocessing(self.setup.preprocessing.transform, "resize", sides(self.setup.model.img_size))
+        preprocessing = find_protocol("resize")(self.setup.preprocessing.transform, sides(self.setup.model.img_size))
         batches = load_test(self.data, preprocessing, 64, on_bad_image=source.on_bad_image, workers=source.workers)
         count, classes = count_test(self.data), len(self.data.class_names)
         score = measure(adapter, until_stopped(batches, stop), count, classes, "test", on_progress)

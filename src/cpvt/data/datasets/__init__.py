@@ -1,4 +1,4 @@
-"""THE TABLE: every source of data sets by the form of its names. A new one is one file here and one line below."""
+"""THE TABLE of data sources, by the form of their names. A new one is one file here and one line below."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cpvt.data.datasets.timm_sets import HUGGING_FACE, REMOTE_SHARDS, TENSORFLOW
 
 __all__ = ["TABLE", "describe_datasets", "open_data", "open_stream"]
 
-TABLE: dict[str, DataSource] = {  # a name opens by the first that it matches
+TABLE: dict[str, DataSource] = {  # the first that matches a name opens it
     "digits": DIGITS,
     "PATH": FOLDER,
     "torch/NAME": TORCHVISION,
@@ -28,13 +28,13 @@ TABLE: dict[str, DataSource] = {  # a name opens by the first that it matches
 def open_data(data: str, root: str | None = None, mode: str | None = None) -> DataSet:
     """Open a data set: 'digits', a folder, or a name that timm's dataset factory takes.
 
-    root: where the files of a named set are. mode: 'RGB' or 'L'; by default grey for digits, RGB for the rest.
-    Raises ValueError for a name that means nothing, listing what is known.
+    root: folder of the files of a named set. mode: 'RGB' or 'L'; by default grey for digits, RGB for the rest.
+    Raises ValueError for an unknown name, listing the known.
     """
     for source in TABLE.values():
         if source.matches(data):
             return replace(source.open(data, root, mode or source.mode), name=data)
-    known = "\n".join(f"  {form}: {words}" for form, words in describe_datasets().items())
+    known = "\n".join(f"  {form}: {line}" for form, line in describe_datasets().items())
     raise ValueError(f"unknown data set '{data}': no such folder and no such name. Known:\n{known}")
 
 

@@ -1,4 +1,4 @@
-"""scikit-learn's handwritten digits, drawn at random places on a canvas: real data that needs no download."""
+"""scikit-learn's handwritten digits at random places on a canvas: real data that needs no download."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from PIL import Image
 from cpvt.data.base import DataSet, DataSource
 
 CANVAS = 32  # side of the canvas, pixels
-SIDES = range(18, 27)  # sides a digit may be enlarged to, pixels
+SIDES = range(18, 27)  # sides to which digits are enlarged, pixels
 TEST_SIZE = 597  # of 1,797 digits
 
 
 class Digits:
-    """One part of the digits; each reading draws a size and a place for the digit on a black 32x32 canvas."""
+    """One split of the digits; each read draws a size and a place for the digit on a black 32x32 canvas."""
 
     def __init__(self, values: NDArray[Any], labels: NDArray[Any], mode: str) -> None:
         self.labels, self.mode = labels, mode
@@ -29,18 +29,18 @@ class Digits:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def read(self, index: int, draw: np.random.Generator) -> tuple[Image.Image, int]:
-        side = int(draw.integers(SIDES.start, SIDES.stop))
-        top, left = draw.integers(0, CANVAS - side + 1, size=2)
+    def read(self, index: int, generator: np.random.Generator) -> tuple[Image.Image, int]:
+        side = int(generator.integers(SIDES.start, SIDES.stop))
+        top, left = generator.integers(0, CANVAS - side + 1, size=2)
         canvas = np.zeros((CANVAS, CANVAS), dtype=np.uint8)
         canvas[top : top + side, left : left + side] = self.enlarged[side][index]
         return Image.fromarray(canvas).convert(self.mode), int(self.labels[index])
 
 
 def open_digits(mode: str = "L") -> DataSet:
-    """1,200 digits to train on and 597 to test, split by class with a fixed seed.
+    """1,200 training and 597 test digits, split by class with a fixed seed.
 
-    Grey ('L') or RGB. Black is zero after normalisation, so a larger canvas is filled with more of the same.
+    Grey ('L') or RGB. Black is zero after normalisation, as the padding of a larger canvas is.
     Source: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI, 1998, through scikit-learn.
     """
     from sklearn.datasets import load_digits

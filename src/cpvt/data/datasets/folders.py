@@ -25,16 +25,16 @@ class FolderSplit:
     def __len__(self) -> int:
         return len(self.paths)
 
-    def read(self, index: int, draw: np.random.Generator) -> tuple[Image.Image, int]:
+    def read(self, index: int, generator: np.random.Generator) -> tuple[Image.Image, int]:
         path = self.paths[index]
         return decode(path, str(path), self.mode), self.labels[index]
 
 
 def open_folder(where: str, mode: str) -> DataSet:
-    """Images in class folders below train/ and test/ (or val/); either part may be absent.
+    """Images in class folders below train/ and test/ (or val/); either split may be absent.
 
     A class is a folder directly below; its images may lie deeper. Raises ValueError for an image outside any class
-    folder, a class folder without images, or a class to test that is not there to train.
+    folder, a class folder without images, or a test class that is not in train/.
     """
     root = Path(where)
     train_root = root / "train"
@@ -64,7 +64,7 @@ def _split(images: dict[str, list[Path]] | None, classes: Sequence[str], mode: s
 
 
 def _images_by_class(root: Path) -> dict[str, list[Path]]:
-    """Class -> its image files, both in natural order (class2 before class10)."""
+    """Image files by class, both in natural order (class2 before class10)."""
     endings = image_endings()
     folders = sorted((each for each in root.iterdir() if _is_class(each)), key=lambda path: natural_key(path.name))
     found = {

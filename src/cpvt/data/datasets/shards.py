@@ -1,4 +1,4 @@
-"""Shards: data sets in tar archives, WebDataset's or plain ones with class folders, read at any place like files."""
+"""Shards: data sets in tar archives, of WebDataset or with class folders, with random access."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from cpvt.data.base import SPLITS, DataSet, DataSource, data_set
 from cpvt.data.datasets.tars import KEYS, Sample, read_samples
 from cpvt.data.decoding import decode
 
-INFO = "_info.json"  # of timm's sets: which shards are in which part
+INFO = "_info.json"  # of timm's data sets: which shards are in which split
 
 
 class ShardSplit:
-    """Images in tar archives. Small in memory, and free of open files, so that it goes to other processes."""
+    """Images in tar archives; small in memory and without open files, so that it pickles for workers."""
 
     def __init__(self, shards: Sequence[Path], samples: Sequence[Sequence[Sample]], labels: Sequence[int], mode: str):
         self.shards, self.mode = tuple(shards), mode
@@ -33,7 +33,7 @@ class ShardSplit:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def read(self, index: int, draw: np.random.Generator) -> tuple[Image.Image, int]:
+    def read(self, index: int, generator: np.random.Generator) -> tuple[Image.Image, int]:
         shard, offset, size = self.places[index].tolist()
         with open(self.shards[shard], "rb") as file:
             file.seek(offset)
@@ -50,9 +50,9 @@ def holds_shards(folder: Path) -> bool:
 def open_shards(where: str, mode: str) -> DataSet:
     """A data set in tar archives: a folder of them, or a pattern such as /data/train-{000..146}.tar or /data/*.tar.
 
-    A shard belongs to the part that its name or folder says (train-000.tar, imagenet-val-07.tar, validation/00.tar),
-    or that timm's _info.json does. For the classes see `read_samples`; classes without names are numbered.
-    Raises ValueError where nothing is found, a shard is damaged, or a class to test is not there to train.
+    The split of a shard is in its name or folder (train-000.tar, imagenet-val-07.tar, validation/00.tar), or in timm's
+    _info.json. For the classes see `read_samples`; classes without names are numbered.
+    Raises ValueError where nothing is found, a shard is damaged, or a test class is not in the training split.
     """
     shards, keys = _find(where)
     samples = {part: [read_samples(path, keys) for path in paths] for part, paths in shards.items()}
@@ -62,8 +62,8 @@ def open_shards(where: str, mode: str) -> DataSet:
             raise ValueError(f"there are no images in '{shards[part][0]}' and the other shards to {part} of '{where}'")
     numbers, names = _numbered(where, labels)
     for sample in (sample for each in samples.values() for within in each for sample in within):
-        if sample.words and isinstance(sample.label, int):
-            names[sample.label] = sample.words
+        if sample.class_name and isinstance(sample.label, int):
+            names[sample.label] = sample.class_name
     splits = {part: ShardSplit(shards[part], samples[part], numbers[part], mode) for part in shards}
     return data_set(where, names, splits.get("train"), splits.get("test"), mode)
 
@@ -76,7 +76,7 @@ def _numbered(where: str, labels: dict[str, list[int | str]]) -> tuple[dict[str,
     known = set(labels.get("train", every))
     extra = sorted(map(str, every - known), key=natural_key)
     if extra:
-        raise ValueError(f"'{where}' has classes to test that are not there to train: {', '.join(extra[:10])}")
+        raise ValueError(f"'{where}' has test classes that are not in its training split: {', '.join(extra[:10])}")
     numbers = sorted(label for label in known if isinstance(label, int))
     names = [str(number) for number in range(1 + numbers[-1])] if numbers else sorted(map(str, known), key=natural_key)
     number_of: dict[int | str, int] = {number: number for number in numbers} or {
@@ -86,18 +86,18 @@ def _numbered(where: str, labels: dict[str, list[int | str]]) -> tuple[dict[str,
 
 
 def _find(where: str) -> tuple[dict[str, list[Path]], tuple[str, ...]]:
-    """The shards of each part, in natural order, and the keys under which .json has the class."""
+    """The shards of each split, in natural order, and the keys of the class in .json."""
     root, keys = Path(where), KEYS
     if (root / INFO).exists():
         splits: dict[str, Any] = json.loads((root / INFO).read_text()).get("splits", {})
-        of_word = {word: [root / name for name in split["filenames"]] for word, split in splits.items()}
+        by_word = {word: [root / name for name in split["filenames"]] for word, split in splits.items()}
         keys = tuple({split["alt_label"] for split in splits.values() if split.get("alt_label")}) or KEYS
     else:
         paths = root.rglob("*.tar") if root.is_dir() else _expand(where)
-        of_word = {}
+        by_word = {}
         for path in sorted(paths, key=lambda path: natural_key(str(path))):
-            of_word.setdefault(_word(path, root if root.is_dir() else path.parent.parent), []).append(path)
-    found = {part: next((of_word[word] for word in words if of_word.get(word)), []) for part, words in SPLITS.items()}
+            by_word.setdefault(_word(path, root if root.is_dir() else path.parent.parent), []).append(path)
+    found = {part: next((by_word[word] for word in words if by_word.get(word)), []) for part, words in SPLITS.items()}
     found = {part: paths for part, paths in found.items() if paths}
     if not found:
         folder = root if root.is_dir() else root.parent
@@ -108,12 +108,12 @@ def _find(where: str) -> tuple[dict[str, list[Path]], tuple[str, ...]]:
         )
     absent = [str(path) for paths in found.values() for path in paths if not path.exists()]
     if absent:
-        raise ValueError(f"shards of '{where}' are not there: {', '.join(absent[:5])}")
+        raise ValueError(f"shards of '{where}' do not exist: {', '.join(absent[:5])}")
     return found, keys
 
 
 def _expand(pattern: str) -> list[Path]:
-    """The files that a pattern names, with {a,b}, {000..146}, * and ?."""
+    """The files that match a pattern with {a,b}, {000..146}, * and ?."""
     braces = re.search(r"\{([^{}]*)\}", pattern)
     if braces is None:
         path = Path(pattern)
@@ -128,7 +128,7 @@ def _expand(pattern: str) -> list[Path]:
 
 
 def _word(path: Path, base: Path) -> str:
-    """The last word of a shard's name that says which part it belongs to, or else of its folders; '' without any."""
+    """The last word in a shard's name, or else in its folders, that is the name of a split; '' without any."""
     known = {word for words in SPLITS.values() for word in words}
     for name in (path.name, *reversed(path.relative_to(base).parent.parts)):
         said = [word for word in re.split(r"[-_.]", name.lower()) if word in known]
@@ -138,7 +138,7 @@ def _word(path: Path, base: Path) -> str:
 
 
 def is_remote(name: str) -> bool:
-    """Whether a set of shards is not in files of this machine."""
+    """Whether shards are read from a URL or a pipe, not from files."""
     return any(mark in name for mark in ("://", "pipe:"))
 
 

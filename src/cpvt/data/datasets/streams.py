@@ -1,4 +1,4 @@
-"""Streams: sets too large to hold, read from their start in shards, each image once over all processes that share them."""
+"""Streams: data sets too large to hold, read in sequence; the processes of a training share the shards."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import numpy as np
 
 from cpvt.data.base import SPLITS, DataSet, DataSource, Encoded, Stream, data_set
 
-SHARD = 1 << 32  # numbers of one shard's images, so that an image's own does not depend on the shards before it
+SHARD = 1 << 32  # numbers for each shard, so that an image's number does not depend on the shards before it
 
 
 class HuggingFaceStream:
-    """One part of a Hugging Face set, as it comes."""
+    """One split of a streamed Hugging Face set."""
 
     def __init__(self, dataset: Any, name: str) -> None:
         """dataset: a `datasets.IterableDataset` with a column of images and one of classes."""
@@ -36,17 +36,19 @@ class HuggingFaceStream:
     def share(
         self, part: int = 0, parts: int = 1, *, seed: int = 0, epoch: int = 0, shuffle: int = 0
     ) -> Iterator[Encoded]:
-        """This part's images, not decoded, of which no other part has any; see `Stream`.
+        """The images of this part, not decoded; see `Stream`.
 
-        Shards are dealt out; those left over are read by all parts, each of which keeps every so many images.
+        Shards are distributed evenly. Those left over are read by all parts, and each takes every `parts`-th image.
         """
         if not 0 <= part < parts or shuffle < 0:
-            raise ValueError(f"a part is from 0 to below parts, and shuffle 0 or more; got {part}, {parts}, {shuffle}")
+            raise ValueError(
+                f"part must be from 0 to below parts, and shuffle 0 or more; got {part}, {parts}, {shuffle}"
+            )
         count = self.dataset.num_shards
         order = np.random.default_rng((seed, epoch)).permutation(count) if shuffle else np.arange(count)
-        dealt = count - count % parts
-        own = [(int(shard), 0, 1) for shard in order[part:dealt:parts]]
-        own += [(int(shard), part, parts) for shard in order[dealt:]]
+        even = count - count % parts
+        own = [(int(shard), 0, 1) for shard in order[part:even:parts]]
+        own += [(int(shard), part, parts) for shard in order[even:]]
         found = (encoded for shard, first, step in own for encoded in self._read(shard, first, step))
         return _shuffled(found, shuffle, np.random.default_rng((seed, epoch, part))) if shuffle else found
 
@@ -61,13 +63,13 @@ class HuggingFaceStream:
 
 
 def open_stream(name: str, part: str = "train", root: str | None = None) -> Stream:
-    """One part, 'train' or 'test', of a set that is read as it comes: hfids/user/set, or hfids//path/of/folder.
+    """One split, 'train' or 'test', of a streamed set: hfids/user/set, or hfids//path/of/folder.
 
-    root: where `datasets` keeps what it fetches. Raises ValueError where there is no such set or part.
+    root: cache folder of `datasets`. Raises ValueError where there is no such set or split.
     """
     prefix, _, rest = name.partition("/")
     if prefix != "hfids":
-        raise ValueError(f"sets that are read as they come are called hfids/NAME; got '{name}'")
+        raise ValueError(f"streamed data sets are named hfids/NAME; got '{name}'")
     try:
         from datasets import load_dataset
     except ImportError as error:
@@ -84,7 +86,7 @@ def open_stream(name: str, part: str = "train", root: str | None = None) -> Stre
 
 
 def open_streams(name: str, root: str | None, mode: str) -> DataSet:
-    """Both parts of a set that is read as it comes; one to test on may be absent."""
+    """Both splits of a streamed set; the test split may be absent."""
     train = open_stream(name, "train", root)
     try:
         test = open_stream(name, "test", root)
@@ -94,33 +96,33 @@ def open_streams(name: str, root: str | None, mode: str) -> DataSet:
 
 
 def _content(image: dict[str, Any] | None) -> bytes:
-    """The image's file; nothing, which does not decode, where there is none."""
+    """The bytes of the image file; b'', which does not decode, where there is none."""
     if not image:
         return b""
     if image["bytes"] is not None:
         return bytes(image["bytes"])
-    import fsspec  # a part of datasets
+    import fsspec  # a dependency of datasets
 
     with fsspec.open(image["path"], "rb") as file:
         return bytes(file.read())
 
 
-def _shuffled(found: Iterable[Encoded], held: int, draw: np.random.Generator) -> Iterator[Encoded]:
-    """Each in a place drawn among `held` that wait."""
+def _shuffled(found: Iterable[Encoded], held: int, generator: np.random.Generator) -> Iterator[Encoded]:
+    """Shuffle with a buffer of `held` images."""
     waiting: list[Encoded] = []
     for encoded in found:
         if len(waiting) < held:
             waiting.append(encoded)
         else:
-            place = int(draw.integers(held))
+            place = int(generator.integers(held))
             yield waiting[place]
             waiting[place] = encoded
-    for place in draw.permutation(len(waiting)):
+    for place in generator.permutation(len(waiting)):
         yield waiting[place]
 
 
 STREAM = DataSource(
-    "a Hugging Face set that is read as it comes and never held whole (needs the package datasets)",
+    "a streamed Hugging Face set, never held whole (needs the package datasets)",
     matches=lambda name: name.startswith("hfids/"),
     open=open_streams,
 )

@@ -1,4 +1,4 @@
-"""Tar archives of labelled images, looked through once, so that any image can be read by its place."""
+"""Tar archives of labelled images, indexed once for random access."""
 
 from __future__ import annotations
 
@@ -10,36 +10,36 @@ from typing import IO, NamedTuple
 
 from cpvt.data.decoding import image_endings
 
-LABELS = ("cls", "json", "cls.txt")  # what stands beside an image: its class, facts about it, its class in words
-KEYS = ("label", "cls")  # of the class among the facts
+LABELS = ("cls", "json", "cls.txt")  # files next to an image: its class, metadata, the name of its class
+KEYS = ("label", "cls")  # of the class in the metadata
 
 
 class Sample(NamedTuple):
-    """Where an image is in an archive, and its class: a number, or a name."""
+    """The position of an image in an archive, and its class: a number or a name."""
 
     name: str
     offset: int  # bytes
     size: int  # bytes
     label: int | str
-    words: str | None  # the class in words, where they stand beside its number
+    class_name: str | None  # where it is given besides a number
 
 
 class _Member(NamedTuple):
     name: str
     offset: int
     size: int
-    ending: str  # of the file's name, from its first dot on, as WebDataset cuts names
+    ending: str  # of the file name, after its first dot, as in WebDataset
 
 
 def read_samples(path: Path, keys: Sequence[str] = KEYS) -> list[Sample]:
-    """Every labelled image of a tar archive, in its order.
+    """Every labelled image of a tar archive, in stored order.
 
-    Files that are called the same up to the first dot make a sample, as in WebDataset: an image, and its class as a
-    number or name in .cls, or under one of `keys` in .json. Without these the folder of an image is its class.
+    Files with the same name up to the first dot form a sample, as in WebDataset: an image, and its class as a number
+    or name in .cls, or under one of `keys` in .json. Without these the folder of an image is its class.
     Raises ValueError that names the archive where it is damaged or an image has no class.
     """
     samples: dict[str, list[_Member]] = {}
-    beside: dict[str, dict[str, str]] = {}
+    metadata: dict[str, dict[str, str]] = {}
     endings = image_endings()
     with open(path, "rb") as file:
         for member in _members(path, file):
@@ -48,51 +48,53 @@ def read_samples(path: Path, keys: Sequence[str] = KEYS) -> list[Sample]:
                 samples.setdefault(key, []).append(member)
             elif member.ending in LABELS:
                 file.seek(member.offset)
-                beside.setdefault(key, {})[member.ending] = file.read(member.size).decode(errors="replace").strip()
-    without = next((key for key, facts in beside.items() if "cls" in facts and key not in samples), None)
+                metadata.setdefault(key, {})[member.ending] = file.read(member.size).decode(errors="replace").strip()
+    without = next((key for key, found in metadata.items() if "cls" in found and key not in samples), None)
     if without is not None:
         raise ValueError(f"sample '{without}' of '{path}' has a class and no image; known: {' '.join(sorted(endings))}")
-    return [sample for key, images in samples.items() for sample in _labelled(path, images, beside.get(key, {}), keys)]
+    return [
+        sample for key, images in samples.items() for sample in _labelled(path, images, metadata.get(key, {}), keys)
+    ]
 
 
-def _labelled(path: Path, images: list[_Member], facts: dict[str, str], keys: Sequence[str]) -> Iterator[Sample]:
-    label = _label(path, images[0].name, facts, keys)
+def _labelled(path: Path, images: list[_Member], metadata: dict[str, str], keys: Sequence[str]) -> Iterator[Sample]:
+    label = _label(path, images[0].name, metadata, keys)
     if label is not None:
         plain = [image for image in images if "." not in image.ending] or images  # a mask is x.mask.png
         if len(plain) > 1:
             names = ", ".join(image.name for image in plain)
-            raise ValueError(f"a sample of '{path}' holds several images for one class ({names}); leave one of them")
+            raise ValueError(f"a sample of '{path}' holds several images for one class ({names}); keep one of them")
         images = plain
     for name, offset, size, _ in images:
         own = PurePosixPath(name).parent.name if label is None else label
         if own == "":
             raise ValueError(
-                f"'{name}' of '{path}' has no class: expected its number in {PurePosixPath(name).stem}.cls beside it, "
+                f"'{name}' of '{path}' has no class: expected its number in {PurePosixPath(name).stem}.cls next to it, "
                 f"or in .json under {' or '.join(keys)}, or else a folder, CLASS/{name}"
             )
-        yield Sample(name, offset, size, own, facts.get("cls.txt"))
+        yield Sample(name, offset, size, own, metadata.get("cls.txt"))
 
 
-def _label(path: Path, name: str, facts: dict[str, str], keys: Sequence[str]) -> int | str | None:
-    """The class that stands beside an image, a number where it reads as one; None where there is none."""
+def _label(path: Path, name: str, metadata: dict[str, str], keys: Sequence[str]) -> int | str | None:
+    """The class given next to an image, as a number where it is one; None where there is none."""
     found = None
-    if "json" in facts:
+    if "json" in metadata:
         try:
-            known = json.loads(facts["json"])
+            known = json.loads(metadata["json"])
         except json.JSONDecodeError as error:
-            raise ValueError(f"the .json beside '{name}' of '{path}' is not JSON ({error})") from error
+            raise ValueError(f"the .json next to '{name}' of '{path}' is not JSON ({error})") from error
         found = next((known[key] for key in keys if key in known), None) if isinstance(known, dict) else None
-    if "cls" in facts and (found is None or tuple(keys) == KEYS):
-        found = facts["cls"]
+    if "cls" in metadata and (found is None or tuple(keys) == KEYS):
+        found = metadata["cls"]
     if found is None:
         return None
     if not isinstance(found, (int, str)) or found == "" or str(found).startswith("-"):
-        raise ValueError(f"the class of '{name}' of '{path}' is a number from 0 on, or a name; got {found!r}")
+        raise ValueError(f"the class of '{name}' of '{path}' must be a number of 0 or more, or a name; got {found!r}")
     return int(found) if str(found).isdecimal() else str(found)
 
 
 def _members(path: Path, file: IO[bytes]) -> Iterator[_Member]:
-    """The files in an archive; ValueError where it does not go on to its end."""
+    """The files in an archive; ValueError where it is cut off."""
     offset, count = 0, 0
     try:
         with tarfile.open(fileobj=file, mode="r:") as archive:
@@ -104,7 +106,7 @@ def _members(path: Path, file: IO[bytes]) -> Iterator[_Member]:
                     _refuse_link(path, info)
                     continue
                 yield _Member(str(place), info.offset_data, info.size, place.name.partition(".")[2].lower())
-            offset = archive.offset  # where it stopped: tarfile takes a broken header for the end
+            offset = archive.offset  # where tarfile stopped; it takes a broken header for the end
         file.seek(offset)
         whole = file.read(tarfile.BLOCKSIZE) == bytes(tarfile.BLOCKSIZE)
     except (tarfile.TarError, OSError, EOFError) as error:

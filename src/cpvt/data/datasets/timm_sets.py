@@ -1,7 +1,6 @@
-"""Any data set that timm's factory knows, decoded by ourselves.
+"""Any data set of timm's factory, decoded by `cpvt.data.decoding`.
 
-timm's own dataset class replaces an image that it cannot read by the next one and ignores EXIF, so only its
-readers are used here.
+Only timm's readers are used: its dataset class ignores EXIF, and replaces an image that it cannot read by the next.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ PACKAGES = {"torch": "torchvision", "hfds": "datasets", "tfds": "tensorflow-data
 
 
 class ReaderSplit:
-    """Images behind one of timm's readers."""
+    """Images of one of timm's readers."""
 
     def __init__(self, reader: Any, mode: str) -> None:
         self.reader, self.mode = reader, mode
@@ -30,7 +29,7 @@ class ReaderSplit:
     def __len__(self) -> int:
         return len(self.reader)
 
-    def read(self, index: int, draw: np.random.Generator) -> tuple[Image.Image, int]:
+    def read(self, index: int, generator: np.random.Generator) -> tuple[Image.Image, int]:
         file, label, *_ = self.reader[index]
         with file:
             image = decode(file, self.reader.filename(index, absolute=True), self.mode)
@@ -46,7 +45,7 @@ class IndexedSplit:
     def __len__(self) -> int:
         return len(self.images)
 
-    def read(self, index: int, draw: np.random.Generator) -> tuple[Image.Image, int]:
+    def read(self, index: int, generator: np.random.Generator) -> tuple[Image.Image, int]:
         try:
             image, label = self.images[index]
             upright = convert(ImageOps.exif_transpose(image), self.mode)
@@ -56,12 +55,12 @@ class IndexedSplit:
 
 
 def open_named(name: str, root: str | None, mode: str) -> DataSet:
-    """A data set by timm's own name: torch/cifar10, hfds/user/set, wds//path/of/shards, ...; root: where its files are."""
+    """A data set by timm's name: torch/cifar10, hfds/user/set, wds/URL, ...; root: folder of its files."""
     prefix, _, rest = name.partition("/")
     if prefix == "torch" and root is None:
         raise ValueError(f"'{name}' needs the folder that its files are in: pass --data-dir")
     if root is not None and name in ("torch/image_folder", "torch/folder"):
-        return open_folder(root, mode)  # torchvision's would number the classes of each part by itself
+        return open_folder(root, mode)  # torchvision numbers the classes of each split by itself
     if prefix == "wds":
         name, root = "wds/", rest
     parts: dict[str, Split] = {}
@@ -71,26 +70,26 @@ def open_named(name: str, root: str | None, mode: str) -> DataSet:
         if prefix == "hfds":
             parts[split] = ReaderSplit(dataset.reader, mode)
         else:
-            if hasattr(dataset, "loader"):  # torchvision's folder sets: decode as we do everywhere
+            if hasattr(dataset, "loader"):  # torchvision's folder sets
                 dataset.loader = partial(_decode, mode=mode)
             indexed = dataset if prefix == "torch" else list(dataset)
             parts[split] = IndexedSplit(indexed, f"{name} ({split})", mode)
         class_names = class_names or _class_names(dataset)
     if not class_names:
-        draw = np.random.default_rng(0)
-        count = 1 + max(parts["train"].read(index, draw)[1] for index in range(len(parts["train"])))
+        generator = np.random.default_rng(0)
+        count = 1 + max(parts["train"].read(index, generator)[1] for index in range(len(parts["train"])))
         class_names = tuple(str(index) for index in range(count))
     return data_set(name, class_names, parts["train"], parts["test"], mode)
 
 
 def _create(name: str, root: str | None, splits: tuple[str, ...]) -> Any:
-    """timm's data set of the first split that there is."""
+    """timm's data set, with the first split that exists."""
     try:
         return create_dataset(name, root=root, split=splits[0], is_training=False)
     except ImportError as error:
         package = PACKAGES[name.partition("/")[0]]
         raise ValueError(f"'{name}' needs a package that is not installed ({error}): pip install {package}") from error
-    except (AssertionError, RuntimeError, ValueError) as error:  # an unknown name, absent files, an unknown split
+    except (AssertionError, RuntimeError, ValueError) as error:  # unknown name, missing files, unknown split
         if "split" in str(error) and len(splits) > 1:
             return _create(name, root, splits[1:])
         raise ValueError(f"data set '{name}' does not open in '{root}' ({error})") from error
@@ -117,7 +116,7 @@ TENSORFLOW = DataSource(
     "a TensorFlow set (needs tensorflow-datasets)", lambda name: name.startswith("tfds/"), open_named
 )
 REMOTE_SHARDS = DataSource(
-    "shards of WebDataset elsewhere (needs webdataset), such as wds/https://host/{train,val}-{000..146}.tar",
+    "remote shards of WebDataset (needs webdataset), such as wds/https://host/{train,val}-{000..146}.tar",
     lambda name: name.startswith("wds/") and is_remote(name),
     open_named,
 )

@@ -1,4 +1,4 @@
-"""THE TABLE: every protocol to test by, by name. A new one is one file here and one line below. Imports no torch."""
+"""THE TABLE of test protocols, by name. A new one is one file here and one line below. Imports no torch."""
 
 from __future__ import annotations
 
@@ -22,30 +22,30 @@ __all__ = [
 
 TABLE: dict[str, type[Protocol]] = {"canvas": Canvas, "resize": Resize, "native": Native}
 TRAINING: dict[str, type[Protocol]] = {"resized-crop": ResizedCrop, "crop": Crop, "native-mirrored": NativeMirrored}
-AUGMENTS = {"none": "canvas", "native": "native-mirrored"}  # words of --augment for protocols of another name
+AUGMENTS = {"none": "canvas", "native": "native-mirrored"}  # names of --augment for protocols with another name
 
 
 def find_protocol(name: str) -> type[Protocol]:
-    """The class of a protocol to test or train by; ValueError for a name that neither table has."""
+    """The class of a test or training protocol; ValueError for an unknown name."""
     found = TABLE.get(name) or TRAINING.get(name)
     if found is None:
         known = ", ".join(dict.fromkeys((*TABLE, *TRAINING, *AUGMENTS)))
-        raise ValueError(f"unknown preprocessing or augmentation '{name}'; known: {known}")
+        raise ValueError(f"unknown protocol or augmentation '{name}'; known: {known}")
     return found
 
 
 def keeps_sizes(augment: str | None) -> bool:
-    """Whether training images keep their own sizes under this `--augment`; None stands for the data set's own."""
+    """Whether training images keep their own sizes under this `--augment`; None is the data set's default."""
     return augment is not None and not find_protocol(AUGMENTS.get(augment, augment)).stacks
 
 
 def options_read(name: str) -> tuple[str, ...]:
-    """Which options of the transform have an effect under a protocol; none under one of a later version."""
+    """Which options of the transform have an effect under a protocol; none under an unknown one."""
     return TABLE[name].reads if name in TABLE else ()
 
 
 def describe(name: str) -> str:
-    """A protocol as figures, tables and pages call it; its name alone for one of a later version."""
+    """The title of a protocol in figures, tables and pages; its name alone for an unknown one."""
     return f"{name}: {TABLE[name].title}" if name in TABLE else name
 
 

@@ -1,4 +1,4 @@
-"""canvas: objects keep their pixels and the field of preprocessing grows."""
+"""canvas: objects keep their size in pixels, and the field of view grows."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ if TYPE_CHECKING:
 
 
 class Canvas(Protocol):
-    """Cuts a larger image from its middle; lays a smaller one at a random place on zeros (after normalisation)."""
+    """Crops the centre of a larger image; puts a smaller one at a random place on zeros (after normalisation)."""
 
-    title = "objects keep their pixels, the field of preprocessing grows"
-    details = "own scale; cut from the middle when larger, else at a seeded place on zeros (after normalisation)"
+    title = "objects keep their pixels, the field of view grows"
+    details = "own scale; centre crop of larger images, smaller ones at a seeded place on zeros (after normalisation)"
     multiples = (1, 1.5, 2, 3)
     quick_multiples = (1, 1.5, 2)
     reads = ("longest_side",)
     augments = True
     anywhere: ClassVar[bool] = False
-    """Whether a larger image is cut at a random place."""
+    """Whether a larger image is cropped at a random place."""
 
-    def __call__(self, image: Image.Image, generator: np.random.Generator) -> Tensor:
+    def show(self, image: Image.Image, generator: np.random.Generator) -> Tensor:
         import torch
 
         image = self.transform.limit(image)
@@ -48,7 +48,7 @@ class Canvas(Protocol):
 
 
 def _place(length: int, side: int, generator: np.random.Generator, anywhere: bool) -> tuple[int, int, int]:
-    """Along one axis: where to start in the image, where on the canvas, and how many pixels."""
+    """Along one axis: start in the image, start on the canvas, and number of pixels."""
     if length >= side:
         return (int(generator.integers(0, length - side + 1)) if anywhere else (length - side) // 2), 0, side
     return 0, int(generator.integers(0, side - length + 1)), length

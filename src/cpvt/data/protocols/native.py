@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Native(Protocol):
-    """Shows an image whole, shrunk in proportion where a side is longer than the size. Images make lists, not batches."""
+    """Shows whole images, shrunk in proportion where a side exceeds the size; lists, not batches."""
 
     title = "whole images in their own proportions, longest side at most"
     details = "whole and undistorted; shrunk in proportion where a side is longer than the size"
@@ -22,7 +22,7 @@ class Native(Protocol):
     streams = False
     size_is_limit = True
 
-    def __call__(self, image: Image.Image, generator: np.random.Generator) -> Tensor:
+    def show(self, image: Image.Image, generator: np.random.Generator) -> Tensor:
         whole = replace(self.transform, longest_side=self.longest_side).limit(image)
         return self.transform(self.augment(whole, generator))
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Resize(Protocol):
-    """Scales an image to cover the sides divided by the crop ratio, and cuts out its middle."""
+    """Scales an image to cover the sides divided by the crop ratio, and takes the centre crop, as timm does."""
 
     title = "the same image in more pixels, objects grow"
     details = "zero-shot, nothing is fine-tuned at a test size"
@@ -26,7 +26,7 @@ class Resize(Protocol):
     quick_multiples = (0.75, 1, 1.5)
     reads: ClassVar[tuple[str, ...]] = ("crop_ratio", "interpolation")
 
-    def __call__(self, image: Image.Image, generator: np.random.Generator) -> Tensor:
+    def show(self, image: Image.Image, generator: np.random.Generator) -> Tensor:
         transform, (height, width) = self.transform, self.sides
         if image.size == (width, height) and transform.crop_ratio == 1.0:
             return transform(image)

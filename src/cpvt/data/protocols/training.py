@@ -1,4 +1,4 @@
-"""How training images are shown, where that differs from a test."""
+"""Training protocols: random crops and mirrored images."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 
 class ResizedCrop(Resize):
-    """Scales a random part of the image, `crop_scale` of its area, to the sides; half of them mirrored."""
+    """Random resized crop: a random part, `crop_scale` of the area, scaled to the sides; half are mirrored."""
 
     reads = ("interpolation",)
     augments = True
 
-    def __call__(self, image: Image.Image, generator: np.random.Generator) -> Tensor:
+    def show(self, image: Image.Image, generator: np.random.Generator) -> Tensor:
         from cpvt.data.augmentation import crop
 
         part = crop(image, self.sides, self.crop_scale, self.transform.interpolation, generator)
@@ -28,21 +28,21 @@ class ResizedCrop(Resize):
 
 
 class Crop(Canvas):
-    """Shows a random place at the image's own scale; half of them mirrored."""
+    """Random crop at the image's own scale; half are mirrored."""
 
     anywhere = True
 
-    def __call__(self, image: Image.Image, generator: np.random.Generator) -> Tensor:
-        return _mirror(super().__call__(image, generator), generator)
+    def show(self, image: Image.Image, generator: np.random.Generator) -> Tensor:
+        return _mirror(super().show(image, generator), generator)
 
 
 class NativeMirrored(Native):
-    """Shows an image whole, as `native` does; half of them mirrored."""
+    """Whole images, as under `native`; half are mirrored."""
 
     augments = True
 
-    def __call__(self, image: Image.Image, generator: np.random.Generator) -> Tensor:
-        return _mirror(super().__call__(image, generator), generator)
+    def show(self, image: Image.Image, generator: np.random.Generator) -> Tensor:
+        return _mirror(super().show(image, generator), generator)
 
 
 def _mirror(tensor: Tensor, generator: np.random.Generator) -> Tensor:

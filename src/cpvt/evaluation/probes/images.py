@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from cpvt.config import TOKEN_BUDGET
-from cpvt.data import DataSet, Preprocessing, Split, Transform, load_batches
+from cpvt.data import DataSet, LoadOptions, Split, Transform, load_batches
+from cpvt.data.protocols import find_protocol
 
 KINDS = ("natural", "noise", "black", "white")
 CACHED = 2**26  # numbers of natural images that are kept for the next probe: 256 MiB
@@ -85,12 +86,11 @@ class ProbeDataset:
         if kept is not None:
             yield from kept
             return
-        preprocessing = Preprocessing(self.transform, "resize", sides)
+        preprocessing = find_protocol("resize")(self.transform, sides)
         read, numbers = [], 0
-        for batch in load_batches(
-            self.split, preprocessing, self._batch(sides), order=self.numbers[low:high], seed=self.seed,
-            on_bad_image=self.on_bad_image,
-        ):  # fmt: skip
+        options = LoadOptions(seed=self.seed, on_bad_image=self.on_bad_image)
+        order, batch_size = self.numbers[low:high], self._batch(sides)
+        for batch in load_batches(self.split, preprocessing, batch_size, options, order=order):
             if isinstance(batch.images, Tensor):
                 read.append((batch.images.to(self.device), batch.labels))
                 numbers += batch.images.numel()

@@ -81,8 +81,8 @@ def process_pool(processes: int, threads: int) -> Iterator[Pool]:
 def ray_pool(address: str, folder: Path, cpus: int, gpu: bool | None) -> Iterator[Pool]:
     """The machines of a Ray cluster, as many tasks at a time as they have room for.
 
-    address: 'ray', 'auto', 'HOST:PORT' or 'ray://HOST:PORT'. cpus: of each task, and its threads. gpu: whether each task
-    takes a GPU; None: if the cluster has any. folder: tasks write below it.
+    address: 'ray', 'auto', 'HOST:PORT' or 'ray://HOST:PORT'. folder: tasks write below it. cpus: of each task, and its
+    threads. gpu: whether each task takes a GPU; None: if the cluster has any.
 
     All machines must have cpvt installed. They must share `folder` and the working folder of this process: tasks run in
     it, and import modules from it. A connection that the caller opened is used and left open. Raises ValueError where

@@ -136,7 +136,7 @@ def test_a_rehearsal_learns_as_a_training_does_and_keeps_nothing(monkeypatch, tm
     assert (progress.epoch, progress.before, progress.step, progress.history) == (2, 4, 0, [])
     assert all(bool((weight != before[name]).any()) for name, weight in module.named_parameters())
     assert list(tmp_path.iterdir()) == []
-    monkeypatch.setattr(world, "count", lambda: count)
+    monkeypatch.setattr(world, "world_size", lambda: count)
     batches = list(rehearse.trainer.load(0, rehearse.trainer.setup.sampler.steps(0), 0))
     assert [batch.images.shape for batch in batches] == [(own, 3, 8, 8)] * 2
 

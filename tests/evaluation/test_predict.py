@@ -23,24 +23,26 @@ def test_the_top_classes_are_those_of_the_whole_image(tiny_run, image):
     prediction = next(cpvt.predict(tiny_run, [path]))
     checkpoint = cpvt.load(tiny_run)
     with torch.no_grad():
-        shares = checkpoint.model(checkpoint.transform(Image.open(path))[None])[0].softmax(0)
+        probabilities = checkpoint.model(checkpoint.transform(Image.open(path))[None])[0].softmax(0)
     assert prediction.size == (11, 17)
     assert prediction.shrunk_from is None
-    assert dict(prediction.classes) == pytest.approx({"cat": shares[0].item(), "dog": shares[1].item()}, abs=1e-5)
+    assert dict(prediction.classes) == pytest.approx(
+        {"cat": probabilities[0].item(), "dog": probabilities[1].item()}, abs=1e-5
+    )
     assert prediction.classes[0][1] >= prediction.classes[1][1]
 
 
-def test_without_a_run_the_model_that_comes_with_the_package_answers(image):
+def test_the_default_model_comes_with_the_package(image):
     path = image(40, 29)
     checkpoint = cpvt.load(DEFAULT)
     (default,), (named,) = cpvt.predict(None, [path], top=10), cpvt.predict(DEFAULT, [path], top=10)
     with torch.no_grad():
-        shares = checkpoint.model(checkpoint.transform(Image.open(path))[None])[0].softmax(0)
+        probabilities = checkpoint.model(checkpoint.transform(Image.open(path))[None])[0].softmax(0)
     assert default == named
-    assert dict(default.classes) == pytest.approx(dict(zip(checkpoint.class_names, shares.tolist())), abs=1e-5)
+    assert dict(default.classes) == pytest.approx(dict(zip(checkpoint.class_names, probabilities.tolist())), abs=1e-5)
 
 
-def test_a_first_name_is_a_run_or_a_image(tiny_run, image):
+def test_the_first_name_is_a_run_or_an_image(tiny_run, image):
     path = str(image(8, 8))
     assert split_names([path]) == (DEFAULT, (path,))
     assert split_names([path, str(tiny_run)]) == (DEFAULT, (path, str(tiny_run)))
@@ -51,7 +53,7 @@ def test_a_first_name_is_a_run_or_a_image(tiny_run, image):
         split_names(["nowhere.png", path])
 
 
-def test_a_large_image_is_shrunk_in_proportion_and_it_is_said(tiny_run, image):
+def test_a_large_image_is_shrunk_in_proportion_and_reported(tiny_run, image):
     path = image(200, 100)
     prediction = next(cpvt.predict(tiny_run, [path], top=1))
     assert (prediction.size, prediction.shrunk_from) == ((16, 32), (100, 200))  # four times the training size of 8
@@ -72,7 +74,7 @@ def test_images_that_cannot_be_read(tiny_run, image, tmp_path):
 
 
 @pytest.mark.parametrize("token_budget", [1, 20, 4096])
-def test_images_go_together_and_each_gets_what_it_gets_alone(tiny_run, image, token_budget):
+def test_a_batch_gives_each_image_the_answer_it_gets_alone(tiny_run, image, token_budget):
     sizes = [(17, 11), (8, 8), (30, 5), (17, 11), (12, 29)]
     paths = [image(*size, f"{number}.png") for number, size in enumerate(sizes)]
     found = list(cpvt.predict(tiny_run, paths, token_budget=token_budget))
@@ -82,7 +84,7 @@ def test_images_go_together_and_each_gets_what_it_gets_alone(tiny_run, image, to
         assert dict(prediction.classes) == pytest.approx(dict(alone.classes), abs=1e-5)
 
 
-def test_what_was_predicted_before_a_bad_image_is_not_lost(tiny_run, image):
+def test_predictions_before_a_bad_image_are_not_lost(tiny_run, image):
     paths = [image(9, 9, "good.png"), image(40, 3, "thin.png")]
     predictions = cpvt.predict(tiny_run, paths, longest_side=40)
     assert next(predictions).image.endswith("good.png")

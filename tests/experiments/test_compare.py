@@ -1,4 +1,4 @@
-"""The comparison: every row once, however often it is interrupted."""
+"""Comparisons: every row is measured once, however often the comparison is interrupted."""
 
 import json
 from dataclasses import replace
@@ -9,7 +9,7 @@ import cpvt
 from cpvt import training
 from cpvt.config import CompareConfig, DataConfig, OptimConfig
 from cpvt.data import open_data
-from cpvt.evaluation import profile as looking
+from cpvt.evaluation import profile as profiling
 from cpvt.experiments import compare as comparing
 from cpvt.results.rows import read_rows
 from cpvt.training import check
@@ -47,16 +47,16 @@ def test_pools_and_seeds_multiply_with_seeds_outermost(config):
 
 def test_processes_give_the_rows_of_one_process(config, tmp_path, forked):
     cpvt.compare(config)
-    beside = replace(config, out=str(tmp_path / "beside"), parallel=2)
-    told, rows = [], []
-    cpvt.compare(beside, lambda *words: told.append(words), rows.append)
-    assert sorted(map(str, keys(beside))) == sorted(map(str, keys(config)))
+    parallel = replace(config, out=str(tmp_path / "parallel"), parallel=2)
+    progress, rows = [], []
+    cpvt.compare(parallel, lambda *step: progress.append(step), rows.append)
+    assert sorted(map(str, keys(parallel))) == sorted(map(str, keys(config)))
     assert len(rows) == 12
-    assert any("peg gap seed 0" in words[0] for words in told)
+    assert any("peg gap seed 0" in step[0] for step in progress)
 
 
 @pytest.mark.parametrize("stop_at", [1, 5, 9])
-def test_an_interrupted_comparison_goes_on_and_recomputes_nothing(config, stop_at, monkeypatch):
+def test_an_interrupted_comparison_resumes_and_recomputes_nothing(config, stop_at, monkeypatch):
     seen = []
 
     def interrupt(row):
@@ -81,7 +81,7 @@ real = comparing.train
 def test_a_finished_comparison_computes_nothing(config, monkeypatch):
     cpvt.compare(config)
     monkeypatch.setattr(comparing, "train", lambda *_: pytest.fail("trained again"))
-    monkeypatch.setattr(looking, "_speeds", lambda *_: pytest.fail("measured again"))
+    monkeypatch.setattr(profiling, "_speeds", lambda *_: pytest.fail("measured again"))
     cpvt.compare(config, on_row=lambda row: pytest.fail("tested again"))
 
 
@@ -112,7 +112,7 @@ def test_a_failing_worker_says_why(config, forked):
 
 
 def test_choices_that_do_not_exist(config):
-    for change, words in [
+    for change, message in [
         ({"encodings": ("pge",)}, "unknown encoding 'pge'"),
         ({"protocols": ("zoom",)}, "among canvas, resize; got 'zoom'"),
         ({"pool": ("max",)}, "cls, gap; got 'max'"),
@@ -120,25 +120,25 @@ def test_choices_that_do_not_exist(config):
         ({"canvas_sizes": ("x",)}, "got 'x'"),
         ({"resize_sizes": (8, 2)}, "size 2 is smaller than a patch"),
         ({"seeds": ()}, "seeds must name at least one"),
-        ({"encodings": ()}, "encodings must name at least one"),
+        ({"protocols": ()}, "protocols must name at least one"),
     ]:
-        with pytest.raises(ValueError, match=words):
+        with pytest.raises(ValueError, match=message):
             cpvt.compare(replace(config, **change))
         assert not comparing.Path(config.out).exists()
 
 
-def test_quick_fills_in_only_what_was_not_asked_for():
+def test_quick_changes_only_what_was_not_given():
     quick = comparing.spell_out(CompareConfig(quick=True))
     assert (quick.out, quick.encodings, quick.pool) == ("runs/quick", ("learned", "rope", "peg"), ("cls",))
     assert (quick.canvas_sizes, quick.resize_sizes) == ((32, 48, 64), (24, 32, 48))
     assert quick.optim == replace(OptimConfig(), epochs=12)
-    asked = CompareConfig(quick=True, out="mine", encodings=("none",), canvas_sizes=(40,), optim=OptimConfig(epochs=3))
-    spelled = comparing.spell_out(asked)
+    given = CompareConfig(quick=True, out="mine", encodings=("none",), canvas_sizes=(40,), optim=OptimConfig(epochs=3))
+    spelled = comparing.spell_out(given)
     assert (spelled.out, spelled.encodings, spelled.canvas_sizes) == ("mine", ("none",), (40,))
     assert spelled.optim.epochs == 3
 
 
-def test_sizes_by_default_follow_the_training_size():
+def test_default_sizes_follow_the_training_size():
     plain = comparing.spell_out(CompareConfig())
     assert (plain.out, plain.canvas_sizes, plain.resize_sizes) == (
         "runs/compare", (32, 48, 64, 96), (16, 24, 32, 48, 64),
@@ -147,11 +147,11 @@ def test_sizes_by_default_follow_the_training_size():
     assert (larger.canvas_sizes, larger.resize_sizes) == ((64, 96, 128, 192), (32, 48, 64, 96, 128))
 
 
-def test_an_encoding_added_later_does_not_drop_what_the_page_shows_of_the_others(config):
+def test_an_encoding_added_later_keeps_the_profiles_of_the_others(config):
     cpvt.compare(config)
     cpvt.compare(replace(config, encodings=("none",), pool=("cls",)))
-    looks = json.loads((comparing.Path(config.out) / "looks.json").read_text())
-    assert [look["name"] for look in looks] == ["learned-cls", "peg-cls", "peg-gap", "none-cls"]
+    profiles = json.loads((comparing.Path(config.out) / "profile.json").read_text())
+    assert [profile["name"] for profile in profiles] == ["learned-cls", "peg-cls", "peg-gap", "none-cls"]
 
 
 def test_rows_without_checkpoints_are_enough(config, monkeypatch):
@@ -163,7 +163,7 @@ def test_rows_without_checkpoints_are_enough(config, monkeypatch):
     cpvt.compare(config, on_row=lambda row: pytest.fail("tested again"))
 
 
-def test_a_listener_that_fails_stops_the_comparison(config, forked):
+def test_a_callback_that_fails_stops_the_comparison(config, forked):
     def fail(row):
         raise OSError("no space left on device")
 
@@ -171,20 +171,20 @@ def test_a_listener_that_fails_stops_the_comparison(config, forked):
         cpvt.compare(replace(config, parallel=2), on_row=fail)
 
 
-def test_doubles_are_done_once(config):
+def test_duplicates_are_measured_once(config):
     cpvt.compare(
         replace(config, encodings=("peg", "peg"), pool=("cls",), seeds=(0, 0), canvas_sizes=(8, "8"), resize_sizes=(8,))
     )
     assert len(keys(config)) == 2
 
 
-def test_what_the_page_shows_beside_accuracy(config):
+def test_speed_and_attention_are_profiled(config):
     folder = cpvt.compare(config)
-    looks = json.loads((folder / "looks.json").read_text())
-    assert [look["name"] for look in looks] == ["learned-cls", "peg-cls", "peg-gap"]
-    for look in looks:
-        assert all(rate > 0 for rate in look["images_per_second"])
-        attention = looking.np.load(folder / "arrays" / f"attention-{look['name']}.npy")
+    profiles = json.loads((folder / "profile.json").read_text())
+    assert [profile["name"] for profile in profiles] == ["learned-cls", "peg-cls", "peg-gap"]
+    for profile in profiles:
+        assert all(rate > 0 for rate in profile["images_per_second"])
+        attention = profiling.np.load(folder / "arrays" / f"attention-{profile['name']}.npy")
         assert attention.shape == (4, 4)
 
 
@@ -198,6 +198,6 @@ def test_data_is_opened_and_options_are_checked_once(config, monkeypatch):
     assert len(checked) == len(set(checked)) == 3
 
 
-def test_sizes_for_every_protocol_give_way_to_a_protocols_own():
+def test_a_protocols_own_sizes_take_precedence():
     spelled = comparing.spell_out(CompareConfig(sizes=(16, "16x24"), canvas_sizes=("48",)))
     assert (spelled.canvas_sizes, spelled.resize_sizes, spelled.sizes) == ((48,), (16, (16, 24)), (16, (16, 24)))

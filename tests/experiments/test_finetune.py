@@ -1,4 +1,4 @@
-"""Retrofitting from end to end: tested before and after, beside a control, resumed, saved and loaded."""
+"""Retrofitting from end to end: tested before and after, with a control, resumed, saved and loaded."""
 
 import json
 from dataclasses import replace
@@ -21,7 +21,7 @@ VIT = "timm:vit_tiny_patch16_224(patch_size=4, embed_dim=16, depth=3, num_heads=
 
 @pytest.fixture
 def vit(tmp_path, tiny_folder):
-    """A small model of timm's, trained for one epoch."""
+    """A small timm model, trained for one epoch."""
     recipe, source = OptimConfig(epochs=1, batch_size=4), DataConfig(str(tiny_folder))
     return train(TrainConfig(str(tmp_path / "vit"), model=VIT, img_size=8, dataset=source, optim=recipe))
 
@@ -38,7 +38,7 @@ def config(tmp_path, tiny_folder, vit):
 AFTER = "PEG after 1, 2, table faded out"
 
 
-def test_the_model_is_tested_before_and_after_beside_a_control(config, vit):
+def test_the_model_is_tested_before_and_after_and_with_a_control(config, vit):
     folder = retrofit_and_test(config)
     rows = {(row.encoding, row.size): row for row in read_rows(folder / "rows.jsonl")}
     assert list(rows) == [(label, size) for label in (BEFORE, CONTROL, AFTER) for size in (8, (12, 16))]
@@ -53,29 +53,29 @@ def test_the_run_holds_pegs_that_learned_and_a_table_that_is_gone(config):
     checkpoint = cpvt.load(retrofit_and_test(replace(config, control=False)))
     state = checkpoint.model.state_dict()
     assert all(state[f"blocks.{block}.peg.weight"].abs().max() > 0 for block in (0, 1))
-    shares = [value for name, value in state.items() if name.endswith("peg_absolute_share")]
-    assert len(shares) == 1
-    assert float(shares[0]) == 0
+    fractions = [value for name, value in state.items() if name.endswith("peg_absolute_share")]
+    assert len(fractions) == 1
+    assert float(fractions[0]) == 0
     assert checkpoint.record["at"] == [1, 2]
 
 
-def test_an_interrupted_retrofit_goes_on_and_repeats_nothing(config):
+def test_an_interrupted_retrofit_resumes_and_repeats_nothing(config):
     def stop(row):
         if row.encoding == CONTROL:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         retrofit_and_test(config, on_row=stop)
-    heard = []
-    folder = retrofit_and_test(config, on_row=heard.append)
-    assert [(row.encoding, row.size) for row in heard] == [(CONTROL, (12, 16)), (AFTER, 8), (AFTER, (12, 16))]
+    added = []
+    folder = retrofit_and_test(config, on_row=added.append)
+    assert [(row.encoding, row.size) for row in added] == [(CONTROL, (12, 16)), (AFTER, 8), (AFTER, (12, 16))]
     assert len((folder / "rows.jsonl").read_text().splitlines()) == 6
-    assert retrofit_and_test(config, on_row=heard.append) == folder
-    assert len(heard) == 3
+    assert retrofit_and_test(config, on_row=added.append) == folder
+    assert len(added) == 3
 
 
 @pytest.mark.parametrize("train_only", ["peg", "peg+norms"])
-def test_what_is_not_to_learn_stays_as_it_came(config, vit, train_only):
+def test_frozen_parameters_do_not_change(config, vit, train_only):
     wanted = replace(config.retrofit, absolute="keep", train_only=train_only)
     folder = retrofit_and_test(replace(config, control=False, retrofit=wanted))
     before, after = (cpvt.load(run).model.state_dict() for run in (vit, folder))
@@ -91,13 +91,13 @@ def test_a_folder_with_another_retrofit_is_refused(config):
         retrofit_and_test(replace(config, control=False, retrofit=other))
 
 
-def test_our_own_models_take_peg_by_name(config, tiny_run):
+def test_cpvt_models_take_peg_by_name(config, tiny_run):
     with pytest.raises(ValueError, match="train with --encoding learned"):
         retrofit_and_test(replace(config, model=str(tiny_run)))
 
 
-def test_published_weights_are_taken_where_no_file_is_named(config, monkeypatch, vit):
-    """Nothing is downloaded here: timm's door is held shut and says what was asked of it."""
+def test_published_weights_are_the_default(config, monkeypatch, vit):
+    """Nothing is downloaded: timm.create_model is replaced by a function that records its calls."""
     import timm
 
     asked = []
@@ -119,8 +119,8 @@ def test_the_command_line_retrofits_and_draws_the_page(tmp_path, vit, tiny_folde
     out = str(tmp_path / "retro")
     main(["retrofit", str(vit), "--data", str(tiny_folder), "--at", "2", "--absolute", "keep", "--epochs", "1",
           "--batch-size", "4", "--sizes", "8", "12", "--out", out])  # fmt: skip
-    said = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert said["rows"] == 6
+    last = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert last["rows"] == 6
     assert "PEG after 2, table kept" in (tmp_path / "retro" / "report.html").read_text()
 
 
@@ -128,23 +128,23 @@ def test_predict_takes_runs_of_other_libraries(vit, tmp_path):
     Image.fromarray(np.zeros((9, 14, 3), dtype=np.uint8)).save(tmp_path / "one.png")
     (prediction,) = cpvt.predict(vit, [tmp_path / "one.png"])
     assert prediction.size == (9, 14)
-    assert sum(share for _, share in prediction.classes) == pytest.approx(1, abs=1e-5)
+    assert sum(probability for _, probability in prediction.classes) == pytest.approx(1, abs=1e-5)
 
 
-def test_export_says_that_it_needs_a_model_of_our_own(vit, tmp_path):
+def test_export_needs_a_cpvt_model(vit, tmp_path):
     with pytest.raises(ValueError, match="needs one of our own models.*timm:vit_tiny"):
         cpvt.export(vit, tmp_path / "model.onnx")
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("options", "message"),
     [
         ({"at": (9,)}, "9"),
         ({"fade_end": 0.0}, "fade_end is a fraction of the training"),
         ({"peg_lr_scale": 0}, "peg_lr_scale"),
     ],
 )
-def test_what_cannot_be_is_refused_before_anything_is_trained(config, options, words):
-    with pytest.raises(ValueError, match=words):
+def test_invalid_options_are_refused_before_anything_is_trained(config, options, message):
+    with pytest.raises(ValueError, match=message):
         retrofit_and_test(replace(config, retrofit=replace(config.retrofit, **options)))
     assert not (Path(config.out)).exists()

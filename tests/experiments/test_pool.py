@@ -24,29 +24,44 @@ def ray():
 @pytest.fixture
 def config(tmp_path, tiny_folder):
     return CompareConfig(
-        out=str(tmp_path / "spread"), encodings=("peg",), pool=("cls",), seeds=(0, 1), canvas_sizes=(8, 12), resize_sizes=(8,),
-        img_size=8, parallel=2, cluster="ray", device="cpu", dataset=DataConfig(str(tiny_folder)), optim=OptimConfig(epochs=1, batch_size=4),
+        out=str(tmp_path / "cluster"), encodings=("peg",), pool=("cls",), seeds=(0, 1), canvas_sizes=(8, 12),
+        resize_sizes=(8,), img_size=8, parallel=2, cluster="ray", device="cpu", dataset=DataConfig(str(tiny_folder)),
+        optim=OptimConfig(epochs=1, batch_size=4),
     )  # fmt: skip
 
 
-def without_clocks(rows):
+def without_timings(rows):
     return sorted(str(replace(row, seconds=0, model_seconds=None, peak_memory=None)) for row in rows)
 
 
 def test_a_comparison_on_a_cluster_gives_the_rows_of_one_process(ray, config, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)  # a folder of images is found from where the command was given
+    monkeypatch.chdir(tmp_path)  # the image folder is relative to the working folder
     config = replace(config, dataset=replace(config.dataset, data="images"))
-    rows, told = [], []
-    folder = cpvt.compare(config, lambda *words: told.append(words), rows.append)
+    rows, progress = [], []
+    folder = cpvt.compare(config, lambda *step: progress.append(step), rows.append)
     assert len(rows) == 6
-    assert {words[0] for words in told} >= {"peg cls seed 0", "peg cls seed 1"}
+    assert {step[0] for step in progress} >= {"peg cls seed 0", "peg cls seed 1"}
     alone = cpvt.compare(replace(config, out=str(tmp_path / "alone"), cluster="", parallel=1))
-    assert without_clocks(read_rows(folder / "rows.jsonl")) == without_clocks(read_rows(alone / "rows.jsonl"))
+    assert without_timings(read_rows(folder / "rows.jsonl")) == without_timings(read_rows(alone / "rows.jsonl"))
     cpvt.compare(config, on_row=lambda row: pytest.fail("tested again"))
 
 
-def run(work, tasks, folder, hear=lambda *what: None, cpus=1):
-    pool.run_tasks(work, tasks, pool.ray_pool("ray", folder, cpus, None), hear)
+def run(work, tasks, folder, on_message=lambda *message: None, cpus=1):
+    pool.run_tasks(work, tasks, pool.ray_pool("ray", folder, cpus, None), on_message)
+
+
+def test_tasks_import_modules_from_the_working_folder(ray, tmp_path, monkeypatch):
+    (tmp_path / "outside_module.py").write_text("ANSWER = 42")
+    monkeypatch.chdir(tmp_path)
+
+    def work(task, send):
+        import outside_module
+
+        send(outside_module.ANSWER)
+
+    messages = []
+    run(work, [0], tmp_path, messages.append)
+    assert messages == [42]
 
 
 def die_or_wait(task, send):
@@ -62,20 +77,21 @@ def die_or_wait(task, send):
 
 
 @pytest.mark.parametrize(
-    ("first", "error", "words"), [("dies", ChildProcessError, "died.*--parallel"), ("fails", ValueError, "task fails")]
+    ("first", "error", "message"),
+    [("dies", ChildProcessError, "died.*--parallel"), ("fails", ValueError, "task fails")],
 )
-def test_the_first_error_stops_the_other_processes(first, error, words, forked):
-    heard, start = [], time.monotonic()
-    with pytest.raises(error, match=words):
-        pool.run_tasks(die_or_wait, [first, 1, 2, 3], pool.process_pool(2, 1), lambda *what: heard.append(what))
-    assert ("begins", first) in heard
-    assert ("begins", 3) not in heard
+def test_the_first_error_stops_the_other_processes(first, error, message, forked):
+    messages, start = [], time.monotonic()
+    with pytest.raises(error, match=message):
+        pool.run_tasks(die_or_wait, [first, 1, 2, 3], pool.process_pool(2, 1), lambda *each: messages.append(each))
+    assert ("begins", first) in messages
+    assert ("begins", 3) not in messages
     assert time.monotonic() - start < 50
 
 
-def test_the_first_error_stops_the_others_and_what_was_told_before_is_heard(ray, tmp_path):
-    def work(task, tell):
-        tell("begins", task)
+def test_the_first_error_stops_the_others_after_their_messages_arrived(ray, tmp_path):
+    def work(task, send):
+        send("begins", task)
         (folder / f"{task}-begins").touch()
         if task == 0:
             while not (folder / "1-begins").exists():
@@ -85,24 +101,24 @@ def test_the_first_error_stops_the_others_and_what_was_told_before_is_heard(ray,
             time.sleep(0.05)
         (folder / f"{task}-ends").touch()
 
-    folder, heard = tmp_path, []
+    folder, messages = tmp_path, []
     with pytest.raises(ValueError, match="task 0 is no good"):
-        run(work, range(4), folder, lambda *what: heard.append(what))
-    assert set(heard) >= {("begins", 0), ("begins", 1)}
+        run(work, range(4), folder, lambda *each: messages.append(each))
+    assert set(messages) >= {("begins", 0), ("begins", 1)}
     assert not list(folder.glob("*-ends"))
     assert not (folder / "3-begins").exists()
 
 
-def test_a_listener_that_fails_stops_the_tasks(ray, tmp_path):
-    def fail(*what):
+def test_a_callback_that_fails_stops_the_tasks(ray, tmp_path):
+    def fail(*message):
         raise OSError("no space left on device")
 
     with pytest.raises(OSError, match="no space left"):
-        run(lambda task, tell: tell("row", task), [0], tmp_path, fail)
+        run(lambda task, send: send("row", task), [0], tmp_path, fail)
 
 
 def test_a_process_that_dies_is_named_as_such(ray, tmp_path):
-    def work(task, tell):
+    def work(task, send):
         os._exit(1)
 
     with pytest.raises(ChildProcessError, match="died.*--parallel"):
@@ -130,10 +146,10 @@ def test_what_a_machine_sees(tmp_path):
     assert not pool._sees(str(tmp_path / "file"), str(tmp_path / "missing"))
 
 
-def test_words_that_are_no_cluster_and_a_ray_that_is_missing(config, monkeypatch):
+def test_an_invalid_cluster_and_a_missing_ray(config, monkeypatch):
     with pytest.raises(ValueError, match="cluster must be 'ray', 'auto'.*got 'slurm'"):
         cpvt.compare(replace(config, cluster="slurm"))
-    with pytest.raises(ValueError, match="say --device cuda; got 'cuda:1'"):
+    with pytest.raises(ValueError, match="pass --device cuda; got 'cuda:1'"):
         cpvt.compare(replace(config, device="cuda:1"))
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ValueError, match=r"pip install 'cpvt\[cluster\]'"):

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from cpvt.config.legacy import current
 from cpvt.models import create_model, describe_models
 from cpvt.models.pretrained import CARD, DEFAULT, shipped_files
 from cpvt.reporting.markdown import fill, lay_out
@@ -22,8 +23,8 @@ PROTOCOLS = ("resize", "canvas")
 
 def facts(name: str, record: dict[str, Any], size: int) -> str:
     """What the weights are and where they came from, a line each."""
-    training, came = record["training"], record["provenance"]
-    recipe, rounding = training["recipe"], record["rounding"]
+    training, rounding, came = current(record["training"]), current(record["rounding"]), record["provenance"]
+    recipe = training["optim"]
     with torch.device("meta"):
         parameters = sum(each.numel() for each in create_model(name).parameters())
     versions = ", ".join(f"{package} {version}" for package, version in came["versions"].items())

@@ -1,1 +1,1 @@
-"""One trained model: swept over sizes, used, profiled, exported, probed."""
+"""What is done with one trained model: sweep, predict, profile, export, probe."""

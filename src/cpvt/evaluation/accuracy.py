@@ -1,4 +1,4 @@
-"""How many images a model names right: each process tests its own share, then all add up."""
+"""Accuracy: each process tests its shard of the images, then the counts are summed."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from cpvt.runtime.memory import mark_memory, peak_memory
 
 @dataclass
 class Score:
-    """What testing a model on one split at one size gives, counted up batch by batch."""
+    """The result of testing a model at one size, accumulated batch by batch."""
 
     correct: int = 0
     top5: int = 0
     total: int = 0
     seconds: float = 0.0
     model_seconds: float = 0.0
-    fill: float = 0.0
+    padding_fraction: float = 0.0
     shrunk: int = 0
     skipped: int = 0
     peak_memory: int | None = None
-    refused: str | None = None
-    hits: list[bool] = field(default_factory=list)
+    refused: str | None = None  # the model's own message
+    correct_mask: list[bool] = field(default_factory=list)  # in the order of the images; empty where it is unknown
 
 
 def count_test(data: DataSet) -> int:
-    """How many images there are to test on; 0 where a stream does not say."""
+    """Number of test images; 0 for a stream of unknown length."""
     if data.test is not None:
         return len(data.test)
     return (data.test_stream.length or 0) if data.test_stream is not None else 0
@@ -51,7 +51,7 @@ def load_test(
     on_bad_image: str = "error",
     workers: int = 0,
 ) -> Iterator[Batch]:
-    """This process's own share of the test images: in batches, or in lists where the preprocessing leaves sizes apart.
+    """This process's shard of the test images, in batches, or in lists where the preprocessing keeps sizes.
 
     patch_size, token_budget: of lists, see `load_packs`.
     """
@@ -74,61 +74,54 @@ def measure(
     name: str = "test",
     on_progress: ProgressCallback = ignore_progress,
 ) -> Score:
-    """Count how many of `count` images a model names right, batch by batch. UnsupportedSizeError where it refuses them.
+    """Count how many of `count` images (0: unknown) a model classifies correctly.
 
-    batches: where several processes test together, this one's share of the images (`distributed.shard` of their numbers,
-    or its part of a stream, with `count` 0 if unknown); shares may be uneven, and the score, the same in every process,
-    is that of all of them.
+    batches: where several processes test together, this process's shard (`distributed.shard`, or its part of a
+    stream). Shards may be uneven; every process returns the score of all of them. Raises UnsupportedSizeError where the
+    model refuses the images, ValueError for another number of classes or where no image can be used.
     """
     score, device, start = Score(), adapter.device, time.perf_counter()
-    held, on_progress = _mark(device), on_progress if distributed.is_main_process() else ignore_progress
+    memory_before, on_progress = _mark(device), on_progress if distributed.is_main_process() else ignore_progress
     for batch in batches:
-        read = len(batch.labels)
+        size = len(batch.labels)
         score.skipped += len(batch.skipped)
-        if read:
+        if size:
             images = batch.images_on(device)
-            began = time.perf_counter()
+            model_start = time.perf_counter()
             logits = (adapter.logits_of_list(images) if isinstance(images, list) else adapter.logits(images)).cpu()
-            score.model_seconds += time.perf_counter() - began
+            score.model_seconds += time.perf_counter() - model_start
             if logits.shape[1] != classes:
-                raise ValueError(f"'{adapter.name}' tells {logits.shape[1]} classes apart, the data has {classes}")
+                raise ValueError(f"'{adapter.name}' has {logits.shape[1]} classes, the data has {classes}")
             _count(score, logits, batch.labels)
-        score.total += read
+        score.total += size
         score.shrunk += batch.shrunk
-        score.fill += batch.padding_fraction * read
+        score.padding_fraction += batch.padding_fraction * size
         on_progress(name, score.total + score.skipped, count, f"accuracy {score.correct / max(1, score.total):.1%}")
-    score.seconds, score.peak_memory = time.perf_counter() - start, max(0, _peak(device) - held)
+    score.seconds, score.peak_memory = time.perf_counter() - start, max(0, _peak(device) - memory_before)
     if distributed.is_distributed():
-        _add_up(score, count, device)
+        _all_reduce(score, count, device)
     if not score.total:
         raise ValueError(f"none of the {count or ''} test images can be used")
-    score.fill /= score.total
+    score.padding_fraction /= score.total
     return score
 
 
-def _add_up(score: Score, count: int, device: torch.device) -> None:
-    """Turn a share's score into that of all shares; which images were right is known only if none was skipped."""
-    counted = ("correct", "top5", "total", "fill", "shrunk", "skipped")
-    right = torch.zeros(count, dtype=torch.float64)
+def _all_reduce(score: Score, count: int, device: torch.device) -> None:
+    """Turn a shard's score into that of all shards. The correct mask is known only if no image was skipped."""
+    names = ("correct", "top5", "total", "padding_fraction", "shrunk", "skipped")
+    mask = torch.zeros(count, dtype=torch.float64)
     own = distributed.shard(range(count))
-    whole = len(score.hits) == len(own)
-    if whole:
-        right[list(own)] = torch.tensor(score.hits, dtype=torch.float64)
-    numbers = [float(getattr(score, name)) for name in counted]
-    summed = distributed.all_reduce_sum(
-        torch.cat([torch.tensor([*numbers, float(whole)], dtype=torch.float64), right]).to(device)
-    )
-    for name, value in zip(counted, summed.tolist()):
-        setattr(score, name, value if name == "fill" else round(value))
-    score.hits = (
-        [hit > 0 for hit in summed[len(counted) + 1 :].tolist()]
-        if summed[len(counted)] == distributed.world_size()
-        else []
-    )
-    score.seconds, score.model_seconds = (
-        distributed.all_reduce_max(score.seconds),
-        distributed.all_reduce_max(score.model_seconds),
-    )
+    complete = len(score.correct_mask) == len(own)
+    if complete:
+        mask[list(own)] = torch.tensor(score.correct_mask, dtype=torch.float64)
+    counts = torch.tensor([*(getattr(score, name) for name in names), complete], dtype=torch.float64)
+    *sums, completes = distributed.all_reduce_sum(counts.to(device)).tolist()
+    mask = distributed.all_reduce_sum(mask.to(device))
+    for name, value in zip(names, sums):
+        setattr(score, name, value if name == "padding_fraction" else round(value))
+    score.correct_mask = (mask > 0).tolist() if completes == distributed.world_size() else []
+    score.seconds = distributed.all_reduce_max(score.seconds)
+    score.model_seconds = distributed.all_reduce_max(score.model_seconds)
     score.peak_memory = round(distributed.all_reduce_max(float(score.peak_memory or 0)))
 
 
@@ -136,11 +129,11 @@ def _count(score: Score, logits: Tensor, labels: Tensor) -> None:
     best = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
     score.correct += int(best[:, 0].sum())
     score.top5 += int(best.sum())
-    score.hits += best[:, 0].tolist()
+    score.correct_mask += best[:, 0].tolist()
 
 
 def _mark(device: torch.device) -> int:
-    """Bytes held now, from which the peak is counted."""
+    """Bytes allocated now, above which the peak is counted."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return torch.cuda.memory_allocated(device)

@@ -1,4 +1,4 @@
-"""One file for all sizes: ONNX or torch.export, checked against the model before it is kept."""
+"""Export one file for all sizes, ONNX or torch.export, checked against the model before it is kept."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ from cpvt.models import VisionTransformer
 from cpvt.results.checkpoints import Checkpoint, load
 
 FORMATS = {".onnx": "onnx", ".pt2": "torch-export"}
-TOLERANCE = 1e-4  # of the largest logit, or of 1 where logits are smaller
-EXAMPLE = (2, 6, 8)  # batch and grid the model is traced at; nothing of it is kept
-CHECKS = ((1, 2, 2), (3, 5, 4), (2, 9, 3), (4, 3, 11), (1, 13, 7))  # batch and grid of the sizes checked
+TOLERANCE = 1e-4  # relative to the largest logit, or to 1 where logits are smaller
+EXAMPLE = (2, 6, 8)  # batch and grid of the traced example
+CHECKS = ((1, 2, 2), (3, 5, 4), (2, 9, 3), (4, 3, 11), (1, 13, 7))  # batch and grid of the checks
 
 
 class Exported(NamedTuple):
-    """What was written, and how well it agrees."""
+    """The file, and how well it agrees with the model."""
 
     path: Path
-    error: float  # largest difference to eager, relative to the largest logit
+    error: float  # largest difference from eager, relative to the largest logit
     checked: list[tuple[int, int, int]]  # batch, height, width of every check
 
 
 @takes_options(ExportConfig)
 def export(model: VisionTransformer | Checkpoint | str | Path, out: str | Path = "", **options: Any) -> Exported:
-    """Write a model as one file that takes any batch, height and width; the suffix decides, .onnx or .pt2.
+    """Write a model as one file for any batch, height and width; its suffix decides the format, .onnx or .pt2.
 
-    model: a model, what `load` returned, or the folder of a run or a name that comes with weights (then class names and
-    normalisation go with it).
-    The file is run at five sizes it was not traced at, some of which the patch does not divide, and compared with the
-    model; where they differ by more than 1e-4 a ValueError says so and no file is kept. Metadata (in .onnx as
-    metadata_props, in .pt2 as the extra file metadata.json) hold class_names, mean, std and smallest_side in pixels.
+    model: a model, or what `load` returned or takes: the folder of a run, or a name that comes with weights.
+
+    The file is compared with the model at five sizes other than the traced one, some not divisible by the patch. Raises
+    ValueError, and keeps no file, where they differ by more than 1e-4. Metadata (metadata_props in .onnx, the extra file
+    metadata.json in .pt2) hold smallest_side and training_size in pixels, and of a run class_names, mean and std.
     """
     path = _path_of(options_from(ExportConfig, options, model=model, out=out))
     checkpoint = load(model, "cpu") if isinstance(model, (str, Path)) else model
@@ -47,7 +47,7 @@ def export(model: VisionTransformer | Checkpoint | str | Path, out: str | Path =
     metadata = _metadata(checkpoint, eager, path.suffix)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporters' own, about themselves
+        warnings.simplefilter("ignore")  # from the exporters
         written = Path(folder) / path.name
         (_write_onnx if path.suffix == ".onnx" else _write_pt2)(eager, written, metadata)
         run = _onnx_runner(written) if path.suffix == ".onnx" else _pt2_runner(written)
@@ -61,10 +61,10 @@ def export(model: VisionTransformer | Checkpoint | str | Path, out: str | Path =
 
 
 def _path_of(config: ExportConfig) -> Path:
-    """The file to write: as asked for, else in the run's folder, or here for a model by name."""
+    """The file to write: `out`, else in the run's folder, or in the working folder for a model by name."""
     named: Any = config.model
     if not config.out and not isinstance(named, (str, Path)):
-        raise ValueError("say which file to write, as in export(model, 'model.onnx')")
+        raise ValueError("out is needed for a model without a folder, as in export(model, 'model.onnx')")
     suffix = ".pt2" if config.format == "torch-export" else ".onnx"
     default = Path(named) / f"model{suffix}" if not config.out and Path(named).is_dir() else f"{named}{suffix}"
     path = Path(config.out or default)
@@ -80,13 +80,13 @@ def _metadata(checkpoint: VisionTransformer | Checkpoint, eager: VisionTransform
     if isinstance(checkpoint, Checkpoint):
         transform = checkpoint.transform
         known = {"class_names": list(checkpoint.class_names), "mean": list(transform.mean), "std": list(transform.std)}
-    patches = 1 if suffix == ".onnx" else 2  # torch.export holds one token a side for a constant
+    patches = 1 if suffix == ".onnx" else 2  # torch.export treats one token per side as a constant
     smallest = patches * eager.config.patch_size
     return {**known, "smallest_side": smallest, "training_size": list(sides(eager.config.img_size))}
 
 
 def _example(model: VisionTransformer, shape: tuple[int, int, int], less: int = 0) -> Tensor:
-    """Images of a batch and grid; `less` pixels less than the patches cover."""
+    """Images of a batch and grid, `less` pixels smaller than the patches cover."""
     batch, h, w = shape
     config, generator = model.config, torch.Generator().manual_seed(0)
     size = (h * config.patch_size - less, w * config.patch_size - less)
@@ -127,7 +127,7 @@ def _write_onnx(model: VisionTransformer, path: Path, metadata: dict[str, Any]) 
     for key, value in metadata.items():
         entry = proto.metadata_props.add()
         entry.key, entry.value = key, json.dumps(value)
-    onnx.save(proto, path)  # all in one file, nothing beside it
+    onnx.save(proto, path)  # all in one file
 
 
 def _onnx_runner(path: Path) -> Callable[[Tensor], Tensor]:
@@ -143,7 +143,7 @@ def _pt2_runner(path: Path) -> Callable[[Tensor], Tensor]:
 
 
 def _check(model: VisionTransformer, run: Callable[[Tensor], Tensor]) -> tuple[float, list[tuple[int, int, int]]]:
-    """Largest difference to eager over the checks, relative to the largest logit (or 1)."""
+    """Largest difference from eager over the checks, relative to the largest logit (or 1), and their sizes."""
     worst, checked = 0.0, []
     for number, shape in enumerate(CHECKS):
         images = _example(model, shape, less=number % 3 % model.config.patch_size)

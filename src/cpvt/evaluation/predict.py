@@ -1,4 +1,4 @@
-"""Naming what images show, each at its own size."""
+"""Classify images, each at its own size."""
 
 from __future__ import annotations
 
@@ -23,21 +23,23 @@ class Prediction(NamedTuple):
     """The top classes of one image."""
 
     image: str
-    size: tuple[int, int]  # height and width the model saw, pixels
-    shrunk_from: tuple[int, int] | None  # height and width of the file, where it was shrunk
+    size: tuple[int, int]  # height and width of the model's input, pixels
+    shrunk_from: tuple[int, int] | None  # height and width of the file, if it was shrunk
     classes: tuple[tuple[str, float], ...]  # name and probability, best first
-    error: str | None = None  # why the image was skipped, where it was
+    error: str | None = None  # why the image was skipped, if it was
 
 
 @takes_options(PredictConfig)
 def predict(run: str | Path | Checkpoint | None, images: Sequence[str | Path], **options: Any) -> Iterator[Prediction]:
-    """Yield the top classes of each image, seen whole, undistorted and at its own size.
+    """Yield the top classes of each image, whole and at its own size and aspect ratio.
 
-    run: a run's folder, what `load` returned, or the name of a model that comes with weights; None: cpvt_mini_peg5_gap,
-    which knows the ten classes of CIFAR-10. Options are those of `cpvt.config.PredictConfig`. An image with a side longer
-    than `longest_side` is shrunk to it, and the prediction says so. Images go through the model together, `token_budget`
-    patches at a time; each gets what it would get alone. Raises TypeError for an option that does not exist, ValueError
-    for an image that does not decode or is smaller than a patch, or with `on_bad_image="skip"` says why in the prediction.
+    run: a run's folder, what `load` returned, or the name of a model that comes with weights. None: cpvt_mini_peg5_gap,
+    trained on the ten classes of CIFAR-10. Options are those of `cpvt.config.PredictConfig`. An image with a side
+    longer than `longest_side` is shrunk to it, and the prediction says so. Batches hold `token_budget` patches; each
+    image gets the answer it would get alone.
+
+    Raises TypeError for an unknown option, ValueError for an image that does not decode or is smaller than a patch.
+    With `on_bad_image="skip"` the prediction of such an image says why instead.
     """
     return _predict(run, options_from(PredictConfig, options, images=images))
 
@@ -55,8 +57,8 @@ def _predict(run: str | Path | Checkpoint | None, config: PredictConfig) -> Iter
         transform = replace(transform, longest_side=config.longest_side)
     adapter = checkpoint.adapter
     patch_size = adapter.patch_size or 1
-    found = (_read(path, transform, patch_size) for path in config.images)
-    for pack in within_budget(found, lambda each: patch_count(each.size, patch_size), config.token_budget):
+    read = (_read(path, transform, patch_size) for path in config.images)
+    for pack in within_budget(read, lambda each: patch_count(each.size, patch_size), config.token_budget):
         logits = _logits(adapter, [each.tensor for each in pack if each.tensor is not None])
         for each in pack:
             if each.tensor is not None:
@@ -69,9 +71,9 @@ def _predict(run: str | Path | Checkpoint | None, config: PredictConfig) -> Iter
 
 
 def split_names(names: Sequence[str]) -> tuple[str, tuple[str, ...]]:
-    """The model and the images that a command names: the first name is the model's, or an image for the default model.
+    """The model and the images of a command: the first name is a model, or an image for the default model.
 
-    Raises ValueError where the first name is neither a model nor a file.
+    Raises ValueError where the first name is neither.
     """
     first, *rest = names
     if Path(first).is_file():
@@ -80,8 +82,8 @@ def split_names(names: Sequence[str]) -> tuple[str, tuple[str, ...]]:
         return first, tuple(rest)
     known = ", ".join(shipped_names()) or "none"
     raise ValueError(
-        f"'{first}' is no image, no run's folder and no model that comes with weights ({known}); name images, and before "
-        "them, if you like, the model"
+        f"'{first}' is no image, no run's folder and no model that comes with weights ({known}); "
+        "pass images, with the model before them if it is another"
     )
 
 
@@ -102,9 +104,8 @@ def _read(path: str | Path, transform: Transform, patch_size: int) -> _Read:
     except BadImageError as error:
         return _Read(str(path), (0, 0), None, None, str(error))
     height, width = tensor.shape[1:]
-    return _Read(
-        str(path), (height, width), (whole.height, whole.width) if preprocessing.shrinks(whole) else None, tensor, None
-    )
+    shrunk_from = (whole.height, whole.width) if preprocessing.shrinks(whole) else None
+    return _Read(str(path), (height, width), shrunk_from, tensor, None)
 
 
 def _logits(adapter: ModelAdapter, images: list[Tensor]) -> list[Tensor]:

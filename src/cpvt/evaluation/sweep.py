@@ -1,4 +1,4 @@
-"""One model, tested at many sizes."""
+"""Test one model at many sizes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ POOL_NAMES = {timm_name: name for name, timm_name in POOLS.items()}
 
 
 class Identity(NamedTuple):
-    """How rows call the model."""
+    """The model's name and settings in rows."""
 
     model: str
     encoding: str = ""
@@ -52,14 +52,15 @@ def sweep(
 ) -> Iterator[Row]:
     """Test a model at sizes it was not trained at; yields a row per protocol and size as it is measured.
 
-    model: a folder that `train` wrote or a name that comes with weights, what `load` returned, "timm:NAME",
+    model: a folder that `train` wrote, a name that comes with weights, what `load` returned, "timm:NAME",
     "hf:PATH_OR_NAME" or "torchvision:NAME" (`checkpoint`: a file with its weights), or any module or callable,
-    (B, C, H, W) -> (B, classes). data: a data set or its name, by default the run's own. Classes are matched by number
-    where the model does not know their names. sizes: sides or (height, width) in pixels, by default from half to three
-    times the training size. Options are those of `cpvt.config.SweepConfig`. Images are normalised, cropped and
-    interpolated as the model's own configuration says, else as fits the data. A size that the model refuses gives a row
-    with its words in `refused`. Raises TypeError for an option that does not exist, ValueError for a size below a patch,
-    classes that are not the model's, and output that is not (B, classes).
+    (B, C, H, W) -> (B, classes). data: a data set or its name, by default the run's own. Classes are matched by index
+    where the model does not have their names. sizes: sides or (height, width) in pixels, by default from half to three
+    times the training size. Other options are those of `cpvt.config.SweepConfig`.
+
+    Images are normalised, cropped and interpolated as the model's own configuration says, else as fits the data. A size
+    that the model refuses gives a row with its message in `refused`. Raises TypeError for an unknown option, ValueError
+    for a size below a patch, other classes than the model's, and output that is not (B, classes).
     """
     config = options_from(SweepConfig, options, model=model, data=data, sizes=sizes, out=None)
     return _sweep(config, on_progress)
@@ -93,7 +94,7 @@ def _sweep(config: SweepConfig, on_progress: ProgressCallback) -> Iterator[Row]:
 
 
 def _check_protocols(config: SweepConfig) -> None:
-    """Raise ValueError for protocols that do not exist, and for options that do not go with one."""
+    """Raise ValueError for unknown protocols, and for options that do not go with a protocol."""
     for protocol in config.protocols or ("none",):
         if protocol not in TABLE:
             raise ValueError(f"protocols must be among {', '.join(TABLE)}; got '{protocol}'")
@@ -109,7 +110,7 @@ def _check_protocols(config: SweepConfig) -> None:
 
 
 def _identity(model: Any) -> Identity:
-    """What rows call a model: for a run what it was trained as, for a model of another library its name."""
+    """How rows name a model: a run by its training, a model of another library by its name."""
     if not isinstance(model, Checkpoint):
         return Identity(str(model) if isinstance(model, str) else getattr(model, "name", type(model).__name__))
     training, config = model.record["training"], model.config
@@ -131,7 +132,7 @@ def _data_of(model: Any, adapter: ModelAdapter, data: str | DataSet | None, root
     mode = adapter.transform.mode if adapter.transform else {1: "L", 3: "RGB"}.get(adapter.channels or 0)
     if not isinstance(model, Checkpoint):
         if data is None:
-            raise ValueError(f"say on which images '{adapter.name}' is to be tested: data= (--data)")
+            raise ValueError(f"data= (--data) is needed to test '{adapter.name}', which is not a run")
         return open_data(data, root, mode)
     trained_on = model.record["training"]["dataset"]
     own = data is None or data == trained_on["data"]
@@ -139,7 +140,7 @@ def _data_of(model: Any, adapter: ModelAdapter, data: str | DataSet | None, root
 
 
 def _transform_of(adapter: ModelAdapter, data: DataSet, largest: int) -> Transform:
-    """How images are read: the model's own way, else as fits the data; canvases take four times the training size."""
+    """The model's own transform, else one for the data. The longest side is four times the training size."""
     transform = adapter.transform or Transform(data.mean, data.std, data.crop_ratio)
     if transform.longest_side is not None:
         return transform
@@ -154,7 +155,7 @@ def _measure_at(
     data: DataSet,
     on_progress: ProgressCallback,
 ) -> tuple[ModelAdapter, Score]:
-    """The adapter as it was made ready for the size, and its score; a refusal is a score too."""
+    """The adapter for this size, and its score, which may be a refusal."""
     ready, count = adapter, count_test(data)
     try:
         ready = adapter if TABLE[protocol].size_is_limit else adapter.at_size(sides(size))
@@ -172,24 +173,24 @@ def check_sizes(wanted: Sequence[Size], patch_size: int) -> None:
 
 
 def default_sizes(adapter: ModelAdapter) -> list[Size]:
-    """Half, once, one and a half, twice and three times the training size."""
+    """Half, 1, 1.5, 2 and 3 times the training size."""
     if adapter.train_size is None:
         raise ValueError(
-            f"'{adapter.name}' does not say its training size: say sizes= (--sizes), and img_size= if known"
+            f"'{adapter.name}' does not state its training size: pass sizes= (--sizes), and img_size= if it is known"
         )
     side = max(sides(adapter.train_size))
     return [max(adapter.patch_size or 1, side * half // 2) for half in (1, 2, 3, 4, 6)]
 
 
 def _check_data(data: DataSet, adapter: ModelAdapter, protocol: str) -> None:
-    """Raise ValueError unless there are images to test on, of the model's classes, that the protocol can read."""
+    """Raise ValueError unless the data has test images, of the model's classes, that the protocol can read."""
     if data.test is None and data.test_stream is None:
         raise ValueError(f"'{data.name}' has no test/ (or val/) to test on")
     if data.test is None and not TABLE[protocol].streams:
         others = " or ".join(name for name, other in TABLE.items() if other.streams)
         raise ValueError(f"'{data.name}' is read as it comes, which '{protocol}' cannot do; choose {others}")
     if not data.class_names:
-        raise ValueError(f"'{data.name}' has no labels, so nothing can be counted as right")
+        raise ValueError(f"'{data.name}' has no labels, so accuracy cannot be measured")
     names = adapter.class_names
     if names is not None and data.class_names != names:
         raise ValueError(
@@ -214,7 +215,7 @@ def _row(
         crop_ratio=transform.crop_ratio,
         interpolation=transform.interpolation,
         longest_side=transform.longest_side,
-        fill=round(score.fill, 4),
+        fill=round(score.padding_fraction, 4),
         shrunk=score.shrunk,
         skipped=score.skipped,
         top5=score.top5,
@@ -224,5 +225,5 @@ def _row(
         refused=score.refused,
         mean=transform.mean,
         std=transform.std,
-        hits=pack_hits(score.hits) if len(score.hits) == score.total else None,
+        hits=pack_hits(score.correct_mask) if len(score.correct_mask) == score.total else None,
     )

@@ -1,1 +1,1 @@
-"""Several trainings: comparisons, fine-tuning with a control, and the pool they run in."""
+"""Several trainings: compare encodings, fine-tune with a control, and the pool they run in."""

@@ -1,4 +1,4 @@
-"""The comparison: train every encoding alike, test each at every size under both protocols, keep all that a page needs."""
+"""Compare encodings: train all alike, and test each at every size under each protocol."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cpvt.data.protocols import TABLE as PROTOCOLS
 from cpvt.encodings import TABLE as ENCODINGS
 from cpvt.evaluation.profile import ProfiledModel, profile_models
 from cpvt.evaluation.sweep import check_sizes, sweep
-from cpvt.experiments.pool import Tell, check_address, cores, import_ray, process_pool, ray_pool, run_tasks
+from cpvt.experiments.pool import Send, check_address, cores, import_ray, process_pool, ray_pool, run_tasks
 from cpvt.models.sizes import model_config
 from cpvt.results.checkpoints import load
 from cpvt.results.folders import COMPARISON, ROWS, RUNS
@@ -28,30 +28,20 @@ from cpvt.runtime.files import append_rows, check_writable, read_json, write_jso
 from cpvt.training import TrainingSetup, check, check_here, is_finished, train
 
 QUICK_EPOCHS = 12
-GROWS = (
-    "out",
-    "encodings",
-    "pool",
-    "protocols",
-    "seeds",
-    "sizes",
-    "sizes",
-    "canvas_sizes",
-    "resize_sizes",
-    "parallel",
-    "cluster",
-    "device",
-)
+GROWS = (  # options that may change when a comparison resumes
+    "out", "encodings", "pool", "protocols", "seeds", "sizes", "canvas_sizes", "resize_sizes", "parallel", "cluster",
+    "device", "workers",
+)  # fmt: skip
 MAX_PARALLEL = 8
 
 
 @dataclass(frozen=True)
 class _Task:
-    """One training of the comparison and the tests that follow it."""
+    """One training, and the tests that follow it."""
 
     training: TrainConfig
     tests: tuple[tuple[str, Any], ...]  # (protocol, size)
-    setup: TrainingSetup | None = None  # once the training was checked
+    setup: TrainingSetup | None = None  # set once the training is checked
 
     @property
     def name(self) -> str:
@@ -63,23 +53,24 @@ def compare(
     on_progress: ProgressCallback = ignore_progress,
     on_row: Callable[[Row], None] = lambda row: None,
 ) -> Path:
-    """Train, test and measure what `config` says; returns the folder, from which `cpvt.report` draws the page.
+    """Train every encoding alike and test each; returns the folder, from which `cpvt.report` draws the page.
 
-    Rows are added to rows.jsonl as they come. The same command goes on where an interrupted comparison stopped and
-    recomputes nothing; encodings, seeds, protocols and sizes may be added to a finished one. Raises ValueError where
-    the folder holds a comparison with another model, data set or recipe. Trainings run in processes of their own,
-    so a script that calls this needs the usual `if __name__ == "__main__":` (or parallel=1); with `cluster` they run on the
-    machines of a Ray cluster, see `cpvt.experiments.pool`.
+    Rows are added to rows.jsonl as they are measured. The same call resumes an interrupted comparison and recomputes
+    nothing. Encodings, seeds, protocols and sizes may be added to a finished one. Raises ValueError where the folder
+    holds a comparison with another model, data set or recipe.
+
+    Trainings run in separate processes, so a calling script needs `if __name__ == "__main__":` (or parallel=1). With
+    `cluster` they run on the machines of a Ray cluster, see `cpvt.experiments.pool`.
     """
     if is_external(config.model):
-        raise ValueError(f"compare changes the encoding of our own models; train and sweep '{config.model}' by itself")
+        raise ValueError(f"compare changes the encoding of cpvt's own models; use train and sweep for '{config.model}'")
     config, quick = spell_out(config), config.quick
     if config.cluster:
         check_address(config.cluster)
         import_ray()
-        _share(config, 1)
+        _resources(config, 1)
     folder = Path(config.out)
-    tasks = _plan(config, quick)
+    tasks = _tasks(config, quick)
     check_writable(folder)
     _refuse_other(folder, config)
     data = open_data(config.dataset.data, config.dataset.data_dir)
@@ -98,37 +89,30 @@ def compare(
         append_rows(folder / ROWS, [row])
         on_row(row)
 
-    listeners: dict[str, Callable[..., Any]] = {"row": keep, "progress": on_progress}
-
-    def hear(kind: str, *what: Any) -> None:
-        listeners[kind](*what)
+    def on_message(kind: str, *content: Any) -> None:
+        (keep if kind == "row" else on_progress)(*content)
 
     if config.cluster and unfinished:
-        cpus, gpu = _share(config, parallel)
-        run_tasks(_run_in_worker, unfinished, ray_pool(config.cluster, folder, cpus, gpu), hear)
+        cpus, gpu = _resources(config, parallel)
+        run_tasks(_run_in_worker, unfinished, ray_pool(config.cluster, folder, cpus, gpu), on_message)
     elif parallel > 1:
-        run_tasks(_run_in_worker, unfinished, process_pool(parallel, _threads(parallel)), hear)
+        run_tasks(_run_in_worker, unfinished, process_pool(parallel, _threads(parallel)), on_message)
     else:
         for task in unfinished:
             _run(task, data, on_progress, keep)
-    profile_models(
-        folder,
-        [_adapter(task) for task in tasks if task.training.seed == config.seeds[0]],
-        data,
-        config.device,
-        on_progress,
-    )
+    models = [_profiled_model(task) for task in tasks if task.training.seed == config.seeds[0]]
+    profile_models(folder, models, data, config.device, on_progress)
     return folder
 
 
 def spell_out(config: CompareConfig) -> CompareConfig:
-    """The configuration with everything that was left to defaults, or to `--quick`, filled in."""
-    plain, quick = CompareConfig(), config.quick
+    """The configuration with every default, those of `--quick` included, filled in."""
+    quick = config.quick
     sizes: dict[str, Any] = {
         f"{name}_sizes": _sizes(config, name, quick) for name in PROTOCOLS if hasattr(config, f"{name}_sizes")
     }
     recipe, epochs = config.optim, config.optim.epochs
-    if quick and epochs == plain.optim.epochs:
+    if quick and epochs == CompareConfig().optim.epochs:
         recipe = replace(recipe, epochs=QUICK_EPOCHS)
     return replace(
         config,
@@ -143,19 +127,19 @@ def spell_out(config: CompareConfig) -> CompareConfig:
 
 
 def _sizes(config: CompareConfig, protocol: str, quick: bool) -> tuple[Size, ...]:
-    """Test sizes of a protocol: its own option, else those for all, else its multiples of the training size."""
+    """Test sizes of a protocol: its own option, else `sizes`, else its multiples of the training size."""
     given: tuple[Size, ...] = getattr(config, f"{protocol}_sizes", ()) or config.sizes
     if given:
         return given
     model = model_config(config.model, **({} if config.img_size is None else {"img_size": config.img_size}))
-    steps = PROTOCOLS[protocol].quick_multiples if quick else PROTOCOLS[protocol].multiples
-    found = [tuple(max(model.patch_size, round(step * side)) for side in sides(model.img_size)) for step in steps]
-    return tuple(height if isinstance(model.img_size, int) else (height, width) for height, width in found)
+    multiples = PROTOCOLS[protocol].quick_multiples if quick else PROTOCOLS[protocol].multiples
+    scaled = [tuple(max(model.patch_size, round(each * side)) for side in sides(model.img_size)) for each in multiples]
+    return tuple(height if isinstance(model.img_size, int) else (height, width) for height, width in scaled)
 
 
-def _plan(config: CompareConfig, quick: bool) -> list[_Task]:
-    """Every training of the comparison; seeds outermost, so that an interrupted one is a complete smaller one."""
-    for name in ("encodings", "seeds", "protocols"):
+def _tasks(config: CompareConfig, quick: bool) -> list[_Task]:
+    """Every training. Seeds are outermost, so an interrupted comparison is a complete one with fewer seeds."""
+    for name in ("seeds", "protocols"):
         if not getattr(config, name):
             raise ValueError(f"{name} must name at least one")
     heads = [(encoding, pool) for pool in config.pool or ("cls",) for encoding in config.encodings]
@@ -176,7 +160,7 @@ def _plan(config: CompareConfig, quick: bool) -> list[_Task]:
 
 def _tests(config: CompareConfig, quick: bool) -> tuple[tuple[str, Size], ...]:
     """Every (protocol, size) that each model is tested at."""
-    known = [name for name, protocol in PROTOCOLS.items() if protocol.multiples]
+    known = [name for name, each in PROTOCOLS.items() if each.multiples]
     for protocol in config.protocols:
         if protocol not in known:
             raise ValueError(f"protocols must be among {', '.join(known)}; got '{protocol}'")
@@ -191,7 +175,7 @@ def slug(encoding: str) -> str:
 
 
 def _record(folder: Path, config: CompareConfig, parallel: int) -> None:
-    """Write down what is about to be measured, and by which commands the rows before it were."""
+    """Save the configuration, and the commands that measured the rows so far."""
     earlier = read_json(folder / COMPARISON)["commands"] if (folder / COMPARISON).exists() else []
     origin = {**provenance(), "trainings_at_once": parallel, "threads_each": _threads(parallel)}
     commands = list(dict.fromkeys([*earlier, origin["command"]]))
@@ -201,26 +185,26 @@ def _record(folder: Path, config: CompareConfig, parallel: int) -> None:
 def _refuse_other(folder: Path, config: CompareConfig) -> None:
     if (folder / COMPARISON).exists():
         before = read_json(folder / COMPARISON)["config"]
-        refuse_other(folder, "a comparison with another configuration", before, config, (*GROWS, "workers"))
+        refuse_other(folder, "a comparison with another configuration", before, config, GROWS)
 
 
 def _remaining(task: _Task, done: set[tuple[Any, ...]]) -> _Task | None:
-    """The task less the tests whose rows are there; None where no row is missing."""
+    """The task without the tests that are done; None where none is left."""
     training = task.training
-    is_finished(training)  # refuses a folder that holds another run
+    is_finished(training)  # raises ValueError where the folder holds another run
     measured = (training.dataset.data, training.model, training.encoding, training.pool, training.seed)
     tests = tuple(test for test in task.tests if (*measured, *test) not in done)
     return replace(task, tests=tests) if tests else None
 
 
-def _adapter(task: _Task) -> ProfiledModel:
+def _profiled_model(task: _Task) -> ProfiledModel:
     encoding, pool = str(task.training.encoding), str(task.training.pool)
     return ProfiledModel(f"{slug(encoding)}-{pool}", encoding, pool, task.training.out)
 
 
 def _run(task: _Task, data: DataSet, on_progress: ProgressCallback, keep: Callable[[Row], None]) -> None:
-    def on_task_progress(step: str, done: int, total: int, words: str) -> None:
-        on_progress(f"{task.name}: {step}" if step != "train" else task.name, done, total, words)
+    def on_task_progress(step: str, done: int, total: int, message: str) -> None:
+        on_progress(f"{task.name}: {step}" if step != "train" else task.name, done, total, message)
 
     folder = train(task.training, on_task_progress, data, task.setup)
     checkpoint = load(folder, task.training.device)
@@ -241,10 +225,10 @@ def _parallel(config: CompareConfig, tasks: int) -> int:
     return 1 if on_gpu else min(cores(), MAX_PARALLEL, tasks)
 
 
-def _share(config: CompareConfig, parallel: int) -> tuple[int, bool | None]:
-    """CPUs of a training in a cluster, and whether it takes a GPU; None: where the cluster has any."""
+def _resources(config: CompareConfig, parallel: int) -> tuple[int, bool | None]:
+    """CPUs of each training on a cluster, and whether it takes a GPU; None: if the cluster has any."""
     if config.device.startswith("cuda:"):
-        raise ValueError(f"on a cluster every training gets a GPU of its own: say --device cuda; got '{config.device}'")
+        raise ValueError(f"on a cluster each training gets its own GPU: pass --device cuda; got '{config.device}'")
     if config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available()):
         return 1 + config.dataset.workers, True
     return max(1, cores() // parallel), None if config.device == "auto" else False
@@ -254,15 +238,15 @@ def _threads(parallel: int) -> int:
     return torch.get_num_threads() if parallel <= 1 else max(1, cores() // parallel)
 
 
-def _run_in_worker(task: _Task, tell: Tell) -> None:
-    said = 0.0
+def _run_in_worker(task: _Task, send: Send) -> None:
+    sent = 0.0
 
     def on_progress(*progress: Any) -> None:
-        nonlocal said
+        nonlocal sent
         _, done, total, _ = progress
-        if done == total or time.monotonic() - said > 0.2:
-            said = time.monotonic()
-            tell("progress", *progress)
+        if done == total or time.monotonic() - sent > 0.2:
+            sent = time.monotonic()
+            send("progress", *progress)
 
     source = task.training.dataset
-    _run(task, open_data(source.data, source.data_dir), on_progress, lambda row: tell("row", row))
+    _run(task, open_data(source.data, source.data_dir), on_progress, lambda row: send("row", row))

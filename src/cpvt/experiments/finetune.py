@@ -1,4 +1,4 @@
-"""A trained model retrofitted with PEG, trained on, and tested before and after."""
+"""Retrofit a trained model with PEG, fine-tune it, and test it before and after."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ def retrofit_and_test(
     on_progress: ProgressCallback = ignore_progress,
     on_row: Callable[[Row], None] = lambda row: None,
 ) -> Path:
-    """Test a model, train it on as it is (the control) and retrofitted, test both; returns the folder of the run.
+    """Test a model, fine-tune it with and without PEG (the control), and test both; returns the run's folder.
 
-    All three are tested on the same images, read in the same way, so that `cpvt.report` can pair them. The same
-    command goes on where an interrupted one stopped. Raises ValueError for models of our own (they take PEG by name),
-    and where the folder holds another retrofit.
+    All three are tested on the same images under the same transform, so `cpvt.report` can pair them. The same call
+    resumes an interrupted retrofit. Raises ValueError for cpvt's own models, which take PEG by name, and where the
+    folder holds another retrofit.
     """
     folder, training = Path(config.out), _training(config)
     data = open_data(config.dataset.data, config.dataset.data_dir)
@@ -47,7 +47,9 @@ def retrofit_and_test(
     torch.manual_seed(config.seed)
     model, _ = build_model(untouched, setup.model, data.class_names)
     wanted = config.retrofit
-    retrofit(model, wanted.at, wanted.absolute, wanted.kernel_size)  # refuses what cannot be before anything is trained
+    retrofit(
+        model, wanted.at, wanted.absolute, wanted.kernel_size
+    )  # raises for invalid options before anything is trained
     before = replace(
         adapter_of(model.to(pick_device(config.device))),
         name=name, transform=setup.preprocessing.transform, train_size=setup.model.img_size,
@@ -66,7 +68,7 @@ def retrofit_and_test(
 
     write_json(folder / RETROFIT, {"config": asdict(config), "provenance": provenance()})
     test(before, BEFORE)
-    if config.control and wanted.train_only == "all":  # with PEGs alone to learn, the model as it came is the control
+    if config.control and wanted.train_only == "all":  # otherwise the model as it came is the control
         control = replace(untouched, out=str(folder / CONTROL_RUN))
         test(load(train(control, on_progress, data, setup), config.device).adapter, CONTROL)
     test(load(train(training, on_progress, data, setup), config.device).adapter, describe_retrofit(asdict(wanted)))
@@ -74,25 +76,26 @@ def retrofit_and_test(
 
 
 def _refuse_other(folder: Path, config: RetrofitConfig) -> None:
-    """ValueError where the folder holds another retrofit; sizes and protocols may be added."""
+    """Raise ValueError where the folder holds another retrofit; sizes and protocols may be added."""
     if (folder / RETROFIT).exists():
         refuse_other(folder, "another retrofit", read_json(folder / RETROFIT)["config"], config, GROWS)
 
 
 def _training(config: RetrofitConfig) -> TrainConfig:
-    """How the retrofitted model is trained on."""
-    name, start, size, source = config.model, config.checkpoint or PUBLISHED, config.img_size, config.dataset
+    """The fine-tuning of the retrofitted model."""
+    name, start, size = config.model, config.checkpoint or PUBLISHED, config.img_size
     if not is_external(name):
         record = read_record(Path(name))
         if "name" not in record["model"]:
             raise ValueError(
-                f"'{name}' holds a model of our own, which takes PEG by name: train with --encoding learned+peg --initial-checkpoint {name}"
+                f"'{name}' holds one of cpvt's own models, which take PEG by name: "
+                f"train with --encoding learned+peg --initial-checkpoint {name}"
             )
         if config.checkpoint is not None:
-            raise ValueError(f"a file of weights goes with timm:, hf: or torchvision: names; '{name}' has its own")
+            raise ValueError(f"--checkpoint goes with timm:, hf: or torchvision: names; '{name}' has its own weights")
         start, name = name, record["model"]["name"]
         size = size or record["model"]["img_size"]
     return TrainConfig(
-        out=config.out, model=name, initial_checkpoint=str(start), img_size=size, seed=config.seed, device=config.device,
-        dataset=source, optim=config.optim, retrofit=config.retrofit,
+        out=config.out, model=name, initial_checkpoint=str(start), img_size=size, seed=config.seed,
+        device=config.device, dataset=config.dataset, optim=config.optim, retrofit=config.retrofit,
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Runs independent tasks next to each other: in processes of this machine, or on the machines of a Ray cluster."""
+"""Run independent tasks in parallel: in processes of this machine, or on the machines of a Ray cluster."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import importlib
 import logging
 import multiprocessing
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -15,31 +16,34 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 Task = TypeVar("Task")
-Tell = Callable[..., None]
+Send = Callable[..., None]  # a task calls send(kind, ...) to pass a message to the parent process
 
-LOCAL = "ray"  # a cluster that runs already where there is one, else one of this machine alone
-POLL_SECONDS = 0.2  # between looks at the messages of tasks
-STOP_SECONDS = 30  # that tasks have to stop in
+LOCAL = "ray"  # a running cluster, else one of this machine alone
+POLL_SECONDS = 0.2  # how often messages are read
+STOP_SECONDS = 30  # how long cancelled tasks may take to stop
 DIED = (
-    "a process or a machine died (most often for want of memory); what was finished is kept. Run the same command again, "
-    "with fewer at once (--parallel)"
+    "a process or a machine died, most often because memory ran out; finished work is kept. "
+    "Run the same command again, with fewer trainings at once (--parallel)"
 )
 
 
 class Pool(NamedTuple):
-    """Where tasks run: `submit(work, task)` starts one, and what it sends arrives in `messages`."""
+    """Where tasks run: `submit(work, task)` starts one; its messages arrive in `messages`."""
 
     submit: Callable[..., Future[None]]
-    messages: Any  # a queue of the standard library's or of Ray's
+    messages: Any  # a queue of the standard library or of Ray
 
 
 def run_tasks(
-    work: Callable[[Task, Tell], None], tasks: Sequence[Task], pool: AbstractContextManager[Pool], on_message: Callable[..., Any],
-) -> None:  # fmt: skip
-    """Call `work(task, send)` for every task in a pool; `on_message` gets, here, what each task sends.
+    work: Callable[[Task, Send], None],
+    tasks: Sequence[Task],
+    pool: AbstractContextManager[Pool],
+    on_message: Callable[..., Any],
+) -> None:
+    """Call `work(task, send)` for every task in a pool; `on_message` receives what tasks send, in this process.
 
-    The first error of a task, or of `on_message`, stops all others and is raised here. ChildProcessError: a process or
-    a machine died.
+    The first error of a task, or of `on_message`, stops all other tasks and is raised here. Raises ChildProcessError
+    where a process or a machine dies.
     """
     with pool as (submit, messages):
         waiting = {submit(work, task) for task in tasks}
@@ -53,9 +57,9 @@ def run_tasks(
 
 @contextmanager
 def process_pool(processes: int, threads: int) -> Iterator[Pool]:
-    """So many processes of this machine, each with so many threads. `work` must be importable: a function of a module.
+    """A pool of processes of this machine. `work` must be importable: a function of a module.
 
-    An error stops running tasks when they next send a message.
+    threads: of each process. After an error, running tasks stop when they next send a message.
     """
     context = multiprocessing.get_context("spawn")
     with context.Manager() as manager, ProcessPoolExecutor(processes, context) as executor:
@@ -75,13 +79,15 @@ def process_pool(processes: int, threads: int) -> Iterator[Pool]:
 
 @contextmanager
 def ray_pool(address: str, folder: Path, cpus: int, gpu: bool | None) -> Iterator[Pool]:
-    """The machines of a Ray cluster, as many tasks at a time as have room.
+    """The machines of a Ray cluster, as many tasks at a time as they have room for.
 
-    address: 'ray', 'auto', 'HOST:PORT' or 'ray://HOST:PORT'. cpus: of each task, and its threads. gpu: whether each task
-    takes a GPU too; None: where the cluster has any. folder: what tasks write goes below it, so all machines must share
-    it, as they must the working folder of this process, in which tasks work, too. cpvt must be installed on all.
-    Raises ValueError where Ray is missing, the address is none, folders are not shared or no machine is large enough, and
-    ConnectionError where no cluster answers. A connection of the caller's own is used and left open.
+    address: 'ray', 'auto', 'HOST:PORT' or 'ray://HOST:PORT'. folder: tasks write below it. cpus: of each task, and its
+    threads. gpu: whether each task takes a GPU; None: if the cluster has any.
+
+    All machines must have cpvt installed. They must share `folder` and the working folder of this process: tasks run in
+    it, and import modules from it. A connection that the caller opened is used and left open. Raises ValueError where
+    Ray is missing, the address is invalid, folders are not shared or no machine is large enough; ConnectionError where
+    no cluster answers.
     """
     check_address(address)
     ray = import_ray()
@@ -118,12 +124,14 @@ def _stop(ray: Any, running: list[Any]) -> None:
 def _work(work: Callable[..., None], task: Any, messages: Any, threads: int, folder: str, stopping: Any = None) -> None:
     def send(*message: Any) -> None:
         if stopping is not None and stopping.is_set():
-            raise KeyboardInterrupt("another task failed, or the parent was interrupted")
+            raise KeyboardInterrupt("another task failed, or the parent process was interrupted")
         if message:
             messages.put(message)
 
     send()
     os.chdir(folder)
+    if folder not in sys.path:
+        sys.path.insert(0, folder)  # so that encodings such as "mymodule:MyEncoding" are found
     import torch
 
     torch.set_num_threads(threads)
@@ -131,18 +139,18 @@ def _work(work: Callable[..., None], task: Any, messages: Any, threads: int, fol
 
 
 def cores() -> int:
-    """Processors that this process may use."""
+    """Number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def check_address(address: str) -> None:
-    """Raise ValueError for what is no address of a cluster."""
+    """Raise ValueError unless this is the address of a cluster."""
     if address not in (LOCAL, "auto") and ":" not in address:
         raise ValueError(f"cluster must be 'ray', 'auto', HOST:PORT or ray://HOST:PORT; got '{address}'")
 
 
 def import_ray() -> Any:
-    """The package, which is optional; ValueError where it is missing."""
+    """Import Ray, an optional package; ValueError where it is missing."""
     try:
         return importlib.import_module("ray")
     except ImportError as error:
@@ -165,7 +173,7 @@ def _connected(ray: Any, address: str) -> Iterator[None]:
 
 
 def _large_enough(ray: Any, cpus: int, gpus: int) -> list[dict[str, Any]]:
-    """The machines on which a task has room; ValueError where there are none, as it would wait for ever."""
+    """The machines on which a task has room. ValueError where there are none: the task would wait forever."""
     machines = [(node, node["Resources"].get("CPU", 0), node["Resources"].get("GPU", 0))
                 for node in ray.nodes() if node["Alive"]]  # fmt: skip
     nodes = [node for node, has_cpus, has_gpus in machines if has_cpus >= cpus and has_gpus >= gpus]
@@ -179,7 +187,7 @@ def _large_enough(ray: Any, cpus: int, gpus: int) -> list[dict[str, Any]]:
 
 
 def _check_shared(ray: Any, folder: Path, nodes: Sequence[dict[str, Any]]) -> None:
-    """Raise ValueError unless these machines see a file that is new in `folder`, and the working folder."""
+    """Raise ValueError unless these machines see a new file in `folder`, and the working folder."""
     near = importlib.import_module("ray.util.scheduling_strategies").NodeAffinitySchedulingStrategy
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=folder.absolute(), prefix=".shared-") as file:
@@ -189,11 +197,11 @@ def _check_shared(ray: Any, folder: Path, nodes: Sequence[dict[str, Any]]) -> No
             .remote(file.name, os.getcwd())
             for node in nodes
         }
-        blind = sorted(name for name, seen in asked.items() if not ray.get(seen))
-    if blind:
+        without = sorted(name for name, seen in asked.items() if not ray.get(seen))
+    if without:
         raise ValueError(
             f"all machines of the cluster must share the folders '{folder.absolute()}' and '{os.getcwd()}'; "
-            f"{', '.join(blind)} did not find them. Work in a shared folder, with --out below it"
+            f"{', '.join(without)} did not find them. Work in a shared folder, with --out below it"
         )
 
 

@@ -1,4 +1,4 @@
-"""Tiny models and planted encoders that probes are tried on."""
+"""Tiny models, and encoders with known positions, to probe."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ def digits():
 
 @pytest.fixture(scope="session")
 def tiny_model():
-    """Makes a transformer for 16x16 images with 4x4 patches; weights are large enough for every part to matter."""
+    """Makes a transformer for 16x16 images with 4x4 patches; its weights are large enough for every part to matter."""
 
     def make(encoding="none", pool="avg", **options):
         torch.manual_seed(0)
@@ -33,9 +33,9 @@ def tiny_model():
 
 
 class Coordinates(nn.Module):
-    """An encoder whose tokens say exactly where they stand, beside one channel of content.
+    """An encoder whose tokens hold their coordinates, and one channel of content.
 
-    unit: 'scaled' counts from -1 to 1 at every size, 'patches' counts patches from the top left.
+    unit: 'scaled' from 0 to 2 at every size, 'patches' from the top left.
     """
 
     def __init__(self, form="tokens", unit="scaled", patch=4):
@@ -66,7 +66,7 @@ def coordinates():
 
 @pytest.fixture(scope="session")
 def measured(digits):
-    """Runs probes and gives a function that looks probe_results up: find(measure, case=..., baseline=...) -> values."""
+    """Runs probes and returns a function that finds values: find(measure, case=..., baseline=...)."""
 
     def run(model, *probes, images=16, data=digits, **options):
         probe_results = list(probe(model, data, probes=probes, images=images, **options))

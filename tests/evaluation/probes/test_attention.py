@@ -1,4 +1,4 @@
-"""Attention: distances by hand, and the tiles that are saved."""
+"""Attention: distances by hand, and the maps that are saved."""
 
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ def test_distances_by_hand():
     assert float(distances((4, 5))[0, 19]) == 5  # 3 rows down, 4 columns on
 
 
-def test_a_model_that_looks_everywhere_alike_has_the_distance_of_that(tiny_model, measured):
+def test_uniform_attention_has_the_uniform_distance(tiny_model, measured):
     model = tiny_model("learned")
     with torch.no_grad():
         for block in model.blocks:
@@ -31,7 +31,7 @@ def test_a_model_that_looks_everywhere_alike_has_the_distance_of_that(tiny_model
 
 @dataclass(frozen=True)
 class Neighbour(ModelAdapter):
-    """Every token looks at the one to its right, those of the last column at themselves, half of it at the prefix."""
+    """Each token attends to its right neighbour (in the last column to itself); half goes to the prefix."""
 
     def token_maps(self, images):
         return dict.fromkeys((0, 1, 2), torch.zeros(len(images), 3, 4, 2))
@@ -43,16 +43,16 @@ class Neighbour(ModelAdapter):
         return weights
 
 
-def test_the_prefix_takes_no_part_and_the_tiles_are_saved(measured, tmp_path):
+def test_the_prefix_is_left_out_and_maps_are_saved(measured, tmp_path):
     adapter = Neighbour(torch.nn.Conv2d(1, 4, 4, 4), "a/neighbour", train_size=(12, 16), patch_size=4)
     find = measured(adapter, "attention", out=tmp_path)
     assert find("distance", case="head 1") == [0.75, 0.75]
-    tiles = np.load(tmp_path / ARRAYS / probe_attention_file("a/neighbour", "model"))
-    assert tiles.shape == (3, 4, 3, 4)
-    assert tiles[1, 1, 1, 2] == 1
-    assert tiles.sum() == 12
+    maps = np.load(tmp_path / ARRAYS / probe_attention_file("a/neighbour", "model"))
+    assert maps.shape == (3, 4, 3, 4)
+    assert maps[1, 1, 1, 2] == 1
+    assert maps.sum() == 12
 
 
-def test_where_attention_is_not_known_it_is_said(coordinates, measured):
+def test_unknown_attention_is_reported(coordinates, measured):
     find = measured(adapter_of(coordinates()), "attention", img_size=16)
     assert "how to look at the attention of 'Coordinates'" in find.refused["model", "distance"]

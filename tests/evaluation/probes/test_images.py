@@ -1,4 +1,4 @@
-"""The images of probes: seeded, in halves that share none, and what their names say."""
+"""The images of probes: seeded, in disjoint halves, of the kinds they are named after."""
 
 from dataclasses import replace
 
@@ -23,7 +23,7 @@ def gather(dataset, kind, part="all", sides=(16, 24)):
 
 
 @pytest.mark.parametrize("kind", ["natural", "noise"])
-def test_the_halves_make_the_whole_and_share_nothing(dataset, kind):
+def test_the_halves_are_disjoint_and_make_the_whole(dataset, kind):
     fit, test, whole = (gather(dataset(), kind, part)[0] for part in ("fit", "test", "all"))
     assert whole.shape == (10, 1, 16, 24)
     assert len(fit) == len(test) == 5
@@ -32,7 +32,7 @@ def test_the_halves_make_the_whole_and_share_nothing(dataset, kind):
         torch.testing.assert_close(torch.cat([fit, test]), whole)
 
 
-def test_the_same_seed_shows_the_same_images_again_and_another_others(dataset):
+def test_images_depend_on_the_seed_alone(dataset):
     for kind in ("natural", "noise"):
         one = dataset()
         first, again, cached, other = (
@@ -49,7 +49,7 @@ def test_batches_keep_to_the_budget_and_change_nothing(dataset):
     torch.testing.assert_close(gather(cut, "natural")[0], gather(whole, "natural")[0])
 
 
-def test_noise_is_normal_and_black_and_white_are_what_they_are_called(dataset):
+def test_noise_is_normal_and_black_and_white_are_constant(dataset):
     noise, labels = gather(dataset(count=100), "noise")
     assert float(noise.mean()) == pytest.approx(0, abs=0.02)
     assert float(noise.std()) == pytest.approx(1, abs=0.02)
@@ -58,13 +58,13 @@ def test_noise_is_normal_and_black_and_white_are_what_they_are_called(dataset):
     assert gather(dataset(), "white")[0].unique().tolist() == [2]
 
 
-def test_without_test_images_those_to_train_on_are_shown(dataset, digits):
+def test_without_test_images_training_images_are_used(dataset, digits):
     labels = gather(dataset(replace(digits, test=None), count=2000), "natural", sides=(4, 4))[1]
     assert len(labels) == 1200
     assert sorted(labels.tolist()) == sorted(digits.train.labels.tolist())
 
 
-def test_a_image_that_does_not_decode_is_named_or_left_out(dataset, tiny_folder):
+def test_an_image_that_does_not_decode_is_named_or_left_out(dataset, tiny_folder):
     (tiny_folder / "test" / "cat" / "0.png").write_bytes(b"no image")
     data = open_data(str(tiny_folder), mode="L")
     with pytest.raises(ValueError, match="0.png' does not decode"):

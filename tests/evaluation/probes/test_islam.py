@@ -1,4 +1,4 @@
-"""Islam et al.'s maps: a frozen encoder that is the coordinates draws them, one that knows nothing does not."""
+"""Islam et al.'s maps: tokens that are coordinates predict them, tokens without positions do not."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from scipy.stats import spearmanr
 from cpvt.evaluation.probes.islam import correlation, neighbourhoods, target_maps
 
 
-def test_the_maps_are_what_they_are_called():
+def test_the_maps_match_their_names():
     maps = target_maps(26)
     assert all(each.shape == (26, 26) and each.min() == 0 and each.max() == 1 for each in maps.values())
     assert torch.equal(maps["H"][0], maps["H"][-1])
@@ -36,7 +36,7 @@ def test_correlation_is_spearmans():
     assert correlation(torch.full((1, 50, 2), 0.5) + 1e-7 * found[:1], truth).tolist() == [[0, 0]]
 
 
-def test_coordinates_draw_the_gradients_on_every_kind_of_image(coordinates, measured):
+def test_coordinates_predict_the_gradients_on_every_kind_of_image(coordinates, measured):
     find = measured(coordinates(), "islam", img_size=32)
     for name in ("H", "V"):
         assert min(find("spearman", case=name)) > 0.95
@@ -44,7 +44,7 @@ def test_coordinates_draw_the_gradients_on_every_kind_of_image(coordinates, meas
     assert len(find("spearman", case="H")) == 4
 
 
-def test_a_model_without_encoding_draws_nothing(tiny_model, measured):
+def test_a_model_without_encoding_predicts_nothing(tiny_model, measured):
     find = measured(tiny_model("none"), "islam", images=64)
     assert find("spearman", images="black") == [0] * 5
     assert find("spearman", images="white") == [0] * 5

@@ -1,4 +1,4 @@
-"""Absolute position: tokens that are coordinates score 1, tokens that know nothing score 0."""
+"""Absolute position: tokens that are coordinates score 1, tokens without positions score 0."""
 
 import numpy as np
 import pytest
@@ -51,16 +51,19 @@ def test_a_model_without_encoding_scores_nothing_on_noise(tiny_model, measured):
         assert -0.1 < value < 0.05
 
 
-def test_what_is_learned_by_heart_scores_nothing_on_other_images(tiny_model, measured):
-    """With more channels than tokens a readout fits any images exactly: those it was fitted on would give 1."""
+def test_memorised_positions_score_nothing_on_other_images(tiny_model, measured):
+    """With more channels than tokens a readout fits any images exactly: the images of the fit would give 1."""
     find = measured(tiny_model("none", embed_dim=64), "position", images=2)
     assert max(find("r2", images="noise", case="")) < 0.5
 
 
-@pytest.mark.parametrize(("encoding", "low", "high"), [("learned", 0.5, 1), ("peg", 0.1, 1), ("peg(padding_mode='circular')", -0.1, 0.05)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("encoding", "low", "high"),
+    [("learned", 0.5, 1), ("peg", 0.1, 1), ("peg(padding_mode='circular')", -0.1, 0.05)],
+)
 def test_encodings_score_where_they_write_positions(tiny_model, measured, encoding, low, high):
     model = tiny_model(encoding)
-    with torch.no_grad():  # so that positions are not drowned in what the images show
+    with torch.no_grad():  # so that positions stand out from content
         for parameter in model.encoding.parameters():
             parameter.mul_(5)
     find = measured(model, "position", images=64)
@@ -69,7 +72,7 @@ def test_encodings_score_where_they_write_positions(tiny_model, measured, encodi
     assert -0.1 < find("r2", images="noise", case="", depth=2, baseline="none")[0] < 0.05
 
 
-def test_rows_and_columns_are_told_apart(measured, coordinates):
+def test_rows_and_columns_are_distinguished(measured, coordinates):
     class RowsAlone(coordinates):
         def forward(self, images):
             return super().forward(images)[:, :, [0, 2]]
@@ -79,9 +82,9 @@ def test_rows_and_columns_are_told_apart(measured, coordinates):
     assert abs(find("r2", case="column", images="noise")[0]) < 0.05
 
 
-def test_the_border_profile_of_a_model_that_knows_the_border_alone(measured, coordinates):
+def test_the_border_error_of_a_model_that_only_knows_the_border(measured, coordinates):
     class OuterRing(coordinates):
-        """Tokens of the outermost ring know their place, the others nothing."""
+        """Only tokens of the outermost ring hold their position."""
 
         def forward(self, images):
             tokens = super().forward(images).unflatten(1, (6, 6)).clone()
@@ -94,12 +97,12 @@ def test_the_border_profile_of_a_model_that_knows_the_border_alone(measured, coo
         assert len(errors) == 3
         assert errors[0] < 0.1 < guesses[0]
         np.testing.assert_allclose(errors[1:], guesses[1:], rtol=0.02)
-        # by hand: of a ring of 4 x 4, 8 of 12 rows lie 1.5 off the middle, 4 lie 0.5 off it
+        # by hand: of the 12 tokens of a 4 x 4 ring, 8 have rows 1.5 from the centre and 4 have rows 0.5 from it
         assert guesses[1] == pytest.approx((8 * 1.5 + 4 * 0.5) / 12, rel=1e-4)
         assert guesses[2] == pytest.approx(0.5)
 
 
-def test_longer_sequences_tell_scaled_from_absolute(measured, coordinates):
+def test_longer_sequences_distinguish_scaled_from_absolute(measured, coordinates):
     for unit, holds, fails in (("scaled", "scaled", "absolute"), ("patches", "absolute", "scaled")):
         find = measured(coordinates(unit=unit), "longer", img_size=16)
         assert {each.size for each in find.probe_results if each.value is not None} == {16, 24, 32, 48}

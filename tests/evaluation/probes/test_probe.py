@@ -1,4 +1,4 @@
-"""The whole: any library's model, the three baselines, what cannot run, and the command."""
+"""Probing as a whole: models of every library, baselines, parts that cannot run, and the command."""
 
 import json
 from dataclasses import replace
@@ -9,21 +9,21 @@ import torch
 import cpvt
 from cpvt.adapters import adapter_of
 from cpvt.cli import main
-from cpvt.evaluation.probes import PROBES
+from cpvt.evaluation.probes import TABLE
 from cpvt.results.folders import PROBE_RESULTS
 from cpvt.results.probe_results import BASELINES, read_probe_results
 
 
-def test_every_probe_runs_on_our_own_model_with_its_three_twins(tiny_model, measured):
-    find = measured(tiny_model("peg"), *PROBES)
+def test_every_probe_runs_on_a_cpvt_model_and_its_baselines(tiny_model, measured):
+    find = measured(tiny_model("peg"), *TABLE)
     assert {(each.probe, each.baseline) for each in find.probe_results} == {
-        (name, baseline) for name in PROBES for baseline in BASELINES
+        (name, baseline) for name in TABLE for baseline in BASELINES
     }
     assert find.refused == {}
     assert len({each.key for each in find.probe_results}) == len(find.probe_results)
 
 
-def test_the_same_seed_finds_the_same_and_another_another(tiny_model, measured):
+def test_results_depend_on_the_seed_alone(tiny_model, measured):
     first, again, other = (
         [each.value for each in measured(tiny_model("peg"), "order", "position", seed=seed).probe_results]
         for seed in (0, 0, 1)
@@ -56,11 +56,11 @@ def torchvision_model():
 
 
 @pytest.mark.parametrize("make", [timm_model, hugging_face_model, torchvision_model])
-def test_models_of_other_makers_are_probed(make, measured):
+def test_models_of_other_libraries_are_probed(make, measured):
     torch.manual_seed(0)
     model = make()
     table = next(parameter for name, parameter in model.named_parameters() if "pos" in name)
-    torch.nn.init.normal_(table, std=3)  # a trained one would stand out as well
+    torch.nn.init.normal_(table, std=3)  # as clear as that of a trained model
     find = measured(model, "order", "translation", "position", "attention", images=24)
     assert find("token change", depth=2)
     assert max(find("token change", depth=2, baseline="none")) < 1e-4
@@ -72,7 +72,7 @@ def test_models_of_other_makers_are_probed(make, measured):
 
 def test_a_classifier_without_spatial_tokens_says_so_and_the_rest_runs(measured):
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(256, 10))
-    find = measured(adapter_of(model, train_size=16, patch_size=4), *PROBES)
+    find = measured(adapter_of(model, train_size=16, patch_size=4), *TABLE)
     for part in ("tokens", "tokens, circular", "readout", "maps", "distance"):
         assert "returns no tokens of shape" in find.refused["model", part]
     assert find("same prediction", case="circular, 1 pixel")
@@ -80,7 +80,7 @@ def test_a_classifier_without_spatial_tokens_says_so_and_the_rest_runs(measured)
     assert "no positional encoding was found" in find.refused["none", "none"]
 
 
-def test_where_the_patch_is_not_known_either_pixels_alone_are_shifted(measured):
+def test_without_a_known_patch_size_shifts_are_by_one_pixel(measured):
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(256, 10))
     find = measured(model, "order", "translation", img_size=16)
     assert "the patch size of 'Sequential' is not known" in find.refused["model", "predictions"]
@@ -97,7 +97,7 @@ def test_an_encoder_without_logits_says_so_and_the_rest_runs(coordinates, measur
     assert find("token error", case="circular, 1 patch")
 
 
-def test_a_bare_function_has_no_twins_and_that_is_said_once(measured, coordinates):
+def test_a_function_has_no_baselines_and_that_is_reported_once(measured, coordinates):
     encoder = coordinates("NCHW")
     find = measured(lambda images: encoder(images), "position", img_size=16)
     assert min(find("r2")) > 0.999
@@ -105,7 +105,7 @@ def test_a_bare_function_has_no_twins_and_that_is_said_once(measured, coordinate
 
 
 class Unlabelled:
-    """A split that knows no classes."""
+    """A split without classes."""
 
     def __init__(self, split):
         self.split = split
@@ -117,7 +117,7 @@ class Unlabelled:
         return self.split.read(index, draw)[0], None
 
 
-def test_without_labels_accuracy_alone_is_left_out(tiny_model, measured, digits):
+def test_without_labels_only_accuracy_is_left_out(tiny_model, measured, digits):
     data = replace(digits, name="unlabelled", class_names=(), train=None, test=Unlabelled(digits.test))
     find = measured(tiny_model("peg"), "translation", "position", data=data)
     assert find.refused == {("model", "accuracy"): "'unlabelled' has no labels, so accuracy is left out"}
@@ -132,7 +132,7 @@ def test_other_classes_than_the_models_leave_accuracy_out(tiny_model, measured):
     assert find("same prediction", case="circular, 1 pixel")
 
 
-def test_numbers_that_are_none_are_said(tiny_model, measured):
+def test_nan_is_a_result_that_says_so(tiny_model, measured):
     model = tiny_model("peg")
     model.head.weight.data.fill_(torch.nan)
     find = measured(model, "order")
@@ -140,13 +140,13 @@ def test_numbers_that_are_none_are_said(tiny_model, measured):
     assert find("token change")
 
 
-def test_a_model_of_unknown_size_is_probed_at_that_of_the_images(coordinates, measured):
+def test_a_model_of_unknown_size_is_probed_at_the_size_of_the_images(coordinates, measured):
     find = measured(coordinates(), "position")
     assert {each.size for each in find.probe_results if each.value is not None} == {32}
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("options", "message"),
     [
         ({"probes": ("odor",)}, "probes must be among order, translation.*got odor"),
         ({"images": 1}, "probes need 2 images or more.*got 1"),
@@ -154,8 +154,8 @@ def test_a_model_of_unknown_size_is_probed_at_that_of_the_images(coordinates, me
         ({"data": "nowhere"}, "unknown data set 'nowhere'"),
     ],
 )
-def test_a_mistake_is_one_message(tiny_model, options, words):
-    with pytest.raises(ValueError, match=words):
+def test_a_mistake_is_one_message(tiny_model, options, message):
+    with pytest.raises(ValueError, match=message):
         list(cpvt.probe(tiny_model("peg"), **options))
 
 
@@ -171,13 +171,13 @@ def test_our_own_colour_model_reads_grey_images(tiny_model, measured):
 def test_from_the_command_to_the_page(capsys, tmp_path, tiny_run, tiny_folder):
     out = tmp_path / "probe"
     main(["probe", str(tiny_run), "--data", str(tiny_folder), "--out", str(out), "--images", "4", "--sizes", "12"])
-    said = capsys.readouterr().out.splitlines()
-    last = json.loads(said[-1])
+    lines = capsys.readouterr().out.splitlines()
+    last = json.loads(lines[-1])
     found = read_probe_results(out / PROBE_RESULTS)
     assert last["probe_results"] == len(found) > 100
     assert last["refused"] == 0
     assert None not in last["headlines"].values()
-    assert any("encoding off" in line for line in said)
+    assert any("encoding off" in line for line in lines)
     main(["report", str(out)])
     last = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert last["report"] == str(out / "probes.html")

@@ -1,4 +1,4 @@
-"""Translation: what moves with the image is said to, and nothing else."""
+"""Translation: it finds what moves with the image, and nothing else."""
 
 import pytest
 import torch
@@ -7,18 +7,20 @@ from cpvt.evaluation.probes.context import Change
 from cpvt.evaluation.probes.translation import overlap, shift
 
 
-@pytest.mark.parametrize("way", ["circular", "canvas", "crop"])
-def test_the_overlap_shows_the_same_pixels(way):
+@pytest.mark.parametrize("method", ["circular", "canvas", "crop"])
+def test_the_overlap_shows_the_same_pixels(method):
     images = torch.randn(2, 1, 32, 40)
     for pixels in (1, 4, 8):
-        before, after = shift(images, way, 0, 4), shift(images, way, pixels, 4)
-        assert before.shape == after.shape == (2, 1, *{"circular": (32, 40), "canvas": (48, 56), "crop": (24, 32)}[way])
+        before, after = shift(images, method, 0, 4), shift(images, method, pixels, 4)
+        assert (
+            before.shape == after.shape == (2, 1, *{"circular": (32, 40), "canvas": (48, 56), "crop": (24, 32)}[method])
+        )
         maps = [each.permute(0, 2, 3, 1) for each in (before, after)]
-        torch.testing.assert_close(*overlap(*maps, way, pixels, pixels))
+        torch.testing.assert_close(*overlap(*maps, method, pixels, pixels))
         assert not torch.equal(before, after)
 
 
-def test_on_a_canvas_the_whole_image_is_there_wherever_it_lies():
+def test_a_canvas_always_holds_the_whole_image():
     images = torch.rand(1, 1, 16, 16) + 1
     for pixels in (0, 1, 8):
         assert shift(images, "canvas", pixels, 4).sum() == pytest.approx(float(images.sum()))
@@ -36,14 +38,14 @@ def test_a_change_is_in_units_of_the_spread_of_tokens():
 @pytest.mark.parametrize("encoding", ["none", "peg(padding_mode='circular')"])
 def test_what_is_equivariant_moves_with_circular_shifts(tiny_model, measured, encoding):
     find = measured(tiny_model(encoding), "translation")
-    for words in ("1 patch", "2 patches"):
-        assert max(find("token error", case=f"circular, {words}")) < 1e-5
-        assert find("same prediction", case=f"circular, {words}") == [1]
+    for name in ("1 patch", "2 patches"):
+        assert max(find("token error", case=f"circular, {name}")) < 1e-5
+        assert find("same prediction", case=f"circular, {name}") == [1]
     assert max(find("token error", case="circular, 1 patch", depth=0)) < 1e-5
 
 
 @pytest.mark.parametrize("encoding", ["learned", "peg", "rope"])
-def test_what_knows_the_border_or_the_place_does_not(tiny_model, measured, encoding):
+def test_encodings_of_borders_or_positions_do_not(tiny_model, measured, encoding):
     find = measured(tiny_model(encoding), "translation")
     assert min(find("token error", case="circular, 1 patch", depth=2)) > 0.02
     assert max(find("token error", case="circular, 1 patch", depth=2, baseline="none")) < 1e-5
@@ -56,9 +58,9 @@ def test_on_a_canvas_a_model_without_encoding_moves_exactly(tiny_model, measured
     assert {each.size for each in find.probe_results if each.case.startswith("canvas")} == {32}
 
 
-def test_accuracy_stands_beside_and_counts_right_answers(measured, digits):
+def test_accuracy_counts_correct_predictions(measured, digits):
     class KnowsTheFirst(torch.nn.Module):
-        """Right on images as they come, wrong on everything rolled, which it knows by their top left corner."""
+        """Predicts class 0 where the top left corner is dark, else class 1."""
 
         def forward(self, images):
             return torch.nn.functional.one_hot((images[:, 0, 0, 0] > 5).long(), 10).float()
@@ -67,12 +69,12 @@ def test_accuracy_stands_beside_and_counts_right_answers(measured, digits):
 
     adapter = adapter_of(KnowsTheFirst(), train_size=32, patch_size=4)
     find = measured(adapter, "translation", images=597)
-    share = sum(digits.test.labels == 0) / 597
-    assert find("accuracy", case="circular, not shifted") == [pytest.approx(share, abs=1e-4)]
+    fraction = sum(digits.test.labels == 0) / 597
+    assert find("accuracy", case="circular, not shifted") == [pytest.approx(fraction, abs=1e-4)]
     assert find("same prediction", case="circular, 1 pixel") == [1]
 
 
-def test_a_refused_canvas_is_said_and_the_rest_runs(tiny_model, measured):
+def test_a_refused_canvas_is_reported_and_the_rest_runs(tiny_model, measured):
     model = tiny_model("learned")
 
     class OneSize(torch.nn.Module):

@@ -1,39 +1,33 @@
-"""What a model knows of positions, measured from outside: one small file for each probe."""
+"""THE TABLE of probes: what a model knows of positions. A new one is one file with PARTS here and one line below."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from cpvt.adapters import ModelAdapter, UnsupportedError, UnsupportedSizeError
 from cpvt.config import ProbeConfig, ProgressCallback, Size, ignore_progress, options_from, sides, takes_options
 from cpvt.data import DataSet, open_data
-from cpvt.evaluation.probes import attention, islam, order, position, translation
-from cpvt.evaluation.probes.adapter import check_labels, fit_transform, patch_of, read_grids, training_sides
 from cpvt.evaluation.probes.context import ProbeContext, Sides
 from cpvt.evaluation.probes.images import ProbeDataset
+from cpvt.evaluation.probes.inspection import check_labels, fit_transform, patch_of, read_grids, training_sides
 from cpvt.results.checkpoints import Checkpoint, as_adapter
 from cpvt.results.folders import ARRAYS, PROBE_RESULTS
 from cpvt.results.probe_results import BASELINES, ProbeResult
 from cpvt.runtime.files import append_rows
 
-__all__ = ["PROBES", "ProbeContext", "ProbeDataset", "ProbeResult", "probe"]
+__all__ = ["TABLE", "ProbeContext", "ProbeDataset", "ProbeResult", "probe"]
 
-Part = Callable[[ProbeContext], Iterator[ProbeResult]]
-PROBES: dict[str, dict[str, Part]] = {  # name -> its parts, each of which may fail alone
-    "order": {"tokens": order.tokens, "predictions": order.predictions},
-    "translation": {
-        f"{name}, {way}": partial(part, way=way)
-        for way in translation.WAYS
-        for name, part in (("tokens", translation.maps), ("predictions", translation.predictions))
-    },
-    "position": {"readout": position.readout},
-    "longer": {"readout": position.longer},
-    "islam": {"maps": islam.maps},
-    "attention": {"distance": attention.distance},
+TABLE = {  # name of the module -> what it measures; its PARTS are functions of a ProbeContext that yield results
+    "order": "how far the output changes when patches are permuted",
+    "translation": "whether tokens and predictions follow shifts of the image",
+    "position": "how well row and column can be read from each token",
+    "longer": "whether that readout holds at larger sizes",
+    "islam": "how well maps unrelated to the image can be read (Islam et al., 2020)",
+    "attention": "how far each head attends",
 }
 
 
@@ -46,83 +40,80 @@ def probe(
     on_progress: ProgressCallback = ignore_progress,
     **options: Any,
 ) -> Iterator[ProbeResult]:
-    """Measure what a model knows of positions; yields each probe_result as it is made, of the model and of its baselines.
+    """Measure what a model knows of positions; yields each result of the model and of its baselines.
 
-    The baselines are the null of every probe: `untrained` has the same architecture with fresh random weights, `none` the same
-    weights with its positional encoding off. model: a folder that `train` wrote, "timm:NAME", "hf:PATH_OR_NAME",
-    "torchvision:NAME" (`checkpoint`: a file with its weights), or any module or callable from images (B, C, H, W) to
-    logits, or to tokens as a tensor, dict or tuple. data: a data set or its name; labels are needed for accuracy alone.
-    out: a folder to whose findings.jsonl everything is added. Options are those of `cpvt.config.ProbeConfig`; `probes` are
-    names of PROBES, by default all, and `sizes` for `longer` are brought to the next multiple of the patch. What a model
-    has not, or refuses, gives probe_results without a value that say why; the rest runs. Raises TypeError for an option that
-    does not exist, ValueError for names that mean nothing.
+    The baselines are the null of every probe. `untrained` has the same architecture with random weights; `none` has
+    the same weights with the positional encoding off.
+
+    model: a folder that `train` wrote, "timm:NAME", "hf:PATH_OR_NAME", "torchvision:NAME" (`checkpoint`: a file with
+    its weights), or any module or callable from images (B, C, H, W) to logits, or to tokens as a tensor, dict or tuple.
+    data: a data set or its name; only accuracy needs labels. out: a folder to whose findings.jsonl results are added.
+    Other options are those of `cpvt.config.ProbeConfig`: `probes` are names of TABLE, by default all; `sizes` of
+    `longer` are rounded up to whole patches.
+
+    A part that the model does not support gives a result without a value that says why; the rest runs. Raises
+    TypeError for an unknown option, ValueError for an unknown probe, data set or size.
     """
     return _probe(options_from(ProbeConfig, options, model=model, data=data, out=out), on_progress)
 
 
 def _probe(config: ProbeConfig, on_progress: ProgressCallback) -> Iterator[ProbeResult]:
-    unknown = [name for name in config.probes if name not in PROBES]
-    if unknown:
-        raise ValueError(f"probes must be among {', '.join(PROBES)}; got {', '.join(config.probes)}")
+    if any(name not in TABLE for name in config.probes):
+        raise ValueError(f"probes must be among {', '.join(TABLE)}; got {', '.join(config.probes)}")
     adapter = as_adapter(config.model, config.checkpoint, config.device)
     data: Any = config.data
     if isinstance(data, str):
         data = open_data(data, config.data_dir, adapter.transform.mode if adapter.transform else None)
     transform = fit_transform(adapter, data)
-    wanted = training_sides(adapter, data, config.img_size)
-    grids, missing = read_grids(adapter, wanted, transform)
-    patch = patch_of(adapter, wanted, grids)
+    training = training_sides(adapter, data, config.img_size)
+    grids, missing = read_grids(adapter, training, transform)
+    patch = patch_of(adapter, training, grids)
     dataset = ProbeDataset(
-        data,
-        transform,
-        adapter.device,
-        config.images,
-        patch or 16,
-        config.seed,
-        config.on_bad_image,
+        data, transform, adapter.device, config.images, patch or 16, config.seed, config.on_bad_image,
         config.token_budget,
-    )
-    context = ProbeContext(
-        adapter, adapter.name, BASELINES[0], dataset, wanted, _larger(config.sizes, wanted, patch or 1), grids, missing, patch,
-        has_labels=False, arrays=None if config.out is None else Path(config.out) / ARRAYS,
     )  # fmt: skip
-    for probe_result in _findings(context, config.probes or tuple(PROBES), on_progress):
+    context = ProbeContext(
+        adapter, adapter.name, BASELINES[0], dataset, training, _larger(config.sizes, training, patch or 1), grids,
+        missing, patch, has_labels=False, arrays=None if config.out is None else Path(config.out) / ARRAYS,
+    )  # fmt: skip
+    for result in _results(context, config.probes or tuple(TABLE), on_progress):
         if config.out is not None:
-            append_rows(Path(config.out) / PROBE_RESULTS, [probe_result.as_json()])
-        yield probe_result
+            append_rows(Path(config.out) / PROBE_RESULTS, [result.as_json()])
+        yield result
 
 
-def _findings(context: ProbeContext, probes: Sequence[str], on_progress: ProgressCallback) -> Iterator[ProbeResult]:
-    complaint = check_labels(context)
-    if complaint is not None:
-        yield replace(context, probe="translation").cannot("accuracy", UnsupportedError(complaint))
-    parts = [(name, label, part) for name in probes for label, part in PROBES[name].items()]
+def _results(context: ProbeContext, probes: Sequence[str], on_progress: ProgressCallback) -> Iterator[ProbeResult]:
+    without_labels = check_labels(context)
+    if without_labels is not None:
+        yield replace(context, probe="translation").cannot("accuracy", UnsupportedError(without_labels))
+    modules = {name: import_module(f"{__name__}.{name}") for name in probes}
+    parts = [(name, label, part) for name, module in modules.items() for label, part in module.PARTS.items()]
     done, steps = 0, len(BASELINES) * len(parts)
     for baseline in BASELINES:
         try:
-            adapter = _twin(context, baseline)
+            adapter = _baseline(context, baseline)
         except UnsupportedError as error:
             yield replace(context, probe="baselines", baseline=baseline).cannot(baseline, error)
             done += len(parts)
             continue
         for name, label, part in parts:
-            mine = replace(context, adapter=adapter, baseline=baseline, probe=name, has_labels=complaint is None)
+            own = replace(context, adapter=adapter, baseline=baseline, probe=name, has_labels=without_labels is None)
             try:
-                yield from part(mine)
+                yield from part(own)
             except (UnsupportedError, UnsupportedSizeError) as error:
-                yield mine.cannot(label, error)
+                yield own.cannot(label, error)
             done += 1
             on_progress("probes", done, steps, f"{baseline}: {name}, {label}")
 
 
-def _twin(context: ProbeContext, baseline: str) -> ModelAdapter:
+def _baseline(context: ProbeContext, baseline: str) -> ModelAdapter:
     if baseline == "untrained":
         return context.adapter.untrained(context.dataset.seed)
     return context.adapter.without_positions() if baseline == "none" else context.adapter
 
 
-def _larger(larger: Sequence[Size], training: Sides, patch: int) -> list[Sides]:
-    """Sizes above the training size, in whole patches."""
-    wanted = [sides(size) for size in larger]
+def _larger(sizes: Sequence[Size], training: Sides, patch: int) -> list[Sides]:
+    """Test sizes of `longer` in whole patches, by default 1.5, 2 and 3 times the training size."""
+    wanted = [sides(size) for size in sizes]
     wanted = wanted or [(training[0] * half // 2, training[1] * half // 2) for half in (3, 4, 6)]
     return list(dict.fromkeys((-(-height // patch) * patch, -(-width // patch) * patch) for height, width in wanted))

@@ -1,4 +1,4 @@
-"""Attention: how far patches look, in each block and head, and the paper's map of where each patch looks."""
+"""Attention: how far patches attend, in each block and head, and the paper's map of where each patch attends."""
 
 from __future__ import annotations
 
@@ -10,44 +10,43 @@ import torch
 from torch import Tensor
 
 from cpvt.adapters import UnsupportedError
-from cpvt.evaluation.probes.context import ProbeContext
+from cpvt.evaluation.probes.context import Parts, ProbeContext
 from cpvt.grids import Grid
 from cpvt.results.folders import probe_attention_file
 from cpvt.results.probe_results import ProbeResult
 
 SHOWN = 2  # the block whose attention the paper shows
-IMAGES = 64  # at most: attention holds the square of the tokens
+IMAGES = 64  # at most: memory is quadratic in tokens
 
 
 def distances(grid: Grid) -> Tensor:
-    """Straight distance between every two tokens of a grid, in tokens, (N, N)."""
-    axes = [torch.arange(length, dtype=torch.float64) for length in grid]
-    places = torch.cartesian_prod(*axes)
-    return torch.cdist(places, places)
+    """Euclidean distance between every two tokens of a grid, in tokens, (N, N)."""
+    positions = torch.cartesian_prod(*(torch.arange(length, dtype=torch.float64) for length in grid))
+    return torch.cdist(positions, positions)
 
 
 def distance(context: ProbeContext) -> Iterator[ProbeResult]:
-    """Mean distance to where patches look, weighted by how much, for each head; beside it that of looking everywhere alike.
+    """Mean distance weighted by attention for each head, that of uniform attention, and the ratio of the two.
 
-    And the mean over heads as a share of the latter. What goes to prefix tokens is left out. Where probe_results have a folder, the mean attention of block 2 over images and
-    heads is saved there, (h, w, h, w).
+    Attention to prefix tokens is left out. Where results have a folder, the mean attention of block 2 over images and
+    heads, (h, w, h, w), is saved there.
     """
     context.need_tokens()
     blocks = max(1, context.last)
     for block in range(1, blocks + 1):
         each, total = [], torch.zeros(())
         for weights in _attention(context, block):
-            apart = distances(context.grids[block]).to(weights)
-            each.append((weights * apart).sum(-1).mean(-1).cpu())  # (B, heads)
+            weighted = weights * distances(context.grids[block]).to(weights)
+            each.append(weighted.sum(-1).mean(-1).cpu())  # (B, heads)
             total = total + weights.mean(1).sum(0).cpu()
         heads = torch.cat(each)
         about: dict[str, Any] = {"depth": block, "count": len(heads)}
         for head, values in enumerate(heads.T, start=1):
             spread = float(values.std(correction=0))
-            yield context.probe_result("distance", float(values.mean()), case=f"head {head}", spread=spread, **about)
+            yield context.result("distance", float(values.mean()), case=f"head {head}", spread=spread, **about)
         uniform = float(distances(context.grids[block]).mean())
-        yield context.probe_result("distance", uniform, case="uniform", **about)
-        yield context.probe_result("relative distance", float(heads.mean()) / uniform, **about)
+        yield context.result("distance", uniform, case="uniform", **about)
+        yield context.result("relative distance", float(heads.mean()) / uniform, **about)
         if block == min(SHOWN, blocks) and context.arrays is not None:
             context.arrays.mkdir(parents=True, exist_ok=True)
             grid = context.grids[block]
@@ -56,7 +55,7 @@ def distance(context: ProbeContext) -> Iterator[ProbeResult]:
 
 
 def _attention(context: ProbeContext, block: int) -> Iterator[Tensor]:
-    """How much each patch looks at each other, (B, heads, N, N), rows adding up to 1, some images at a time."""
+    """Attention between patches (B, heads, N, N), rows summing to 1, batch by batch."""
     adapter, seen = context.at(context.sides), 0
     for images, _ in context.dataset.batches("natural", context.sides):
         weights = adapter.attention(images[: IMAGES - seen], block).float()
@@ -69,3 +68,6 @@ def _attention(context: ProbeContext, block: int) -> Iterator[Tensor]:
         seen += len(weights)
         if seen >= IMAGES:
             return
+
+
+PARTS: Parts = {"distance": distance}

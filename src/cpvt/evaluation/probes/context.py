@@ -1,4 +1,4 @@
-"""What every probe is given: one baseline of one model, the images it is shown, and how probe_results are written down."""
+"""What every probe receives: one baseline of one model, its images, and a method that makes results."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from cpvt.evaluation.probes.images import ProbeDataset
 from cpvt.grids import Grid
 from cpvt.results.probe_results import ProbeResult, finite
 
-Sides = tuple[int, int]
+Sides = tuple[int, int]  # height and width, pixels
 
 
 @dataclass(frozen=True)
 class ProbeContext:
-    """One baseline of one model before one probe."""
+    """One baseline of one model, for one probe."""
 
     adapter: ModelAdapter
-    model: str  # as probe_results call it, whichever the baseline
+    model: str  # its name in results, the same for every baseline
     baseline: str
     dataset: ProbeDataset
-    sides: Sides  # the training size, pixels, whole patches
-    larger: Sequence[Sides]  # sizes above it
-    grids: dict[int, Grid]  # depth -> grid of tokens at the training size; empty where there are no spatial tokens
-    missing: str  # why `grids` is empty, in words
-    patch: int | None  # side, pixels; None where it is not known
-    has_labels: bool  # whether the images' classes are the model's
-    arrays: Path | None = None  # folder for what is no number
+    sides: Sides  # the training size, in whole patches
+    larger: Sequence[Sides]  # the test sizes of `longer`
+    grids: dict[int, Grid]  # by depth, at the training size; empty without spatial tokens
+    missing: str  # why `grids` is empty
+    patch: int | None  # side, pixels; None: unknown
+    has_labels: bool  # whether the data has the model's classes
+    arrays: Path | None = None  # folder of .npy files
     probe: str = ""
 
-    def probe_result(
+    def result(
         self,
         measure: str,
         value: float | None,
@@ -49,7 +49,7 @@ class ProbeContext:
         count: int = 0,
         words: str = "",
     ) -> ProbeResult:
-        """A number of this probe; a value that is none (NaN) is said to be so."""
+        """A number of this probe. NaN and infinity become a result without a value that says so."""
         height, width = sides or self.sides
         known = None if value is None else finite(value)
         spread = None if spread is None or count < 2 else finite(spread)
@@ -57,16 +57,15 @@ class ProbeContext:
             words = f"the value came to {value}"
         return ProbeResult(
             self.model, self.dataset.data.name, self.probe, measure, case, self.baseline, depth, images,
-            height if height == width else (height, width), self.dataset.seed, known,
-            spread, count, words,
+            height if height == width else (height, width), self.dataset.seed, known, spread, count, words,
         )  # fmt: skip
 
     def cannot(self, what: str, error: Exception, sides: Sides | None = None) -> ProbeResult:
-        """That a part of this probe cannot run, and why."""
-        return self.probe_result(what, None, sides=sides, words=str(error), images="")
+        """A result without a value: a part of this probe cannot run, and why."""
+        return self.result(what, None, sides=sides, words=str(error), images="")
 
     def at(self, sides: Sides) -> ModelAdapter:
-        """The adapter made ready for images of these sides."""
+        """The adapter for images of these sides."""
         return self.adapter.at_size(sides)
 
     def need_tokens(self) -> None:
@@ -88,10 +87,13 @@ class ProbeContext:
 
     @property
     def stride(self) -> int:
-        """Pixels of the largest token of any depth: a shift by it moves every token map by whole tokens."""
+        """Side of the largest token of any depth, pixels: a shift by it moves every token map by whole tokens."""
         if self.patch is None:
             return max(2, min(self.sides) // 14)
         return max([self.patch, *(self.sides[0] // h for h, _ in self.grids.values())])
+
+
+Parts = dict[str, Callable[[ProbeContext], Iterator[ProbeResult]]]  # of a probe: each may fail without the others
 
 
 def logits_of(adapter: ModelAdapter, images: Tensor) -> Tensor:
@@ -107,7 +109,7 @@ def logits_of(adapter: ModelAdapter, images: Tensor) -> Tensor:
 def each_size(
     context: ProbeContext, what: str, measure: Callable[[Sides], Iterator[ProbeResult]]
 ) -> Iterator[ProbeResult]:
-    """Measure at every larger size; one that the model refuses is said, and the others go on."""
+    """Measure at every larger size; one that the model refuses gives a result without a value."""
     for sides in context.larger:
         try:
             yield from measure(sides)
@@ -117,9 +119,9 @@ def each_size(
 
 @dataclass
 class Change:
-    """How far token maps lie from what they should be: root mean square, in units of the spread of the tokens.
+    """Difference of token maps from expected ones: root mean square, in units of the tokens' spread.
 
-    0: equal; about 1.4 (the root of 2): as different as two tokens drawn at random from those maps.
+    0: equal; about 1.4 (the root of 2): as different as two random tokens of the expected maps.
     """
 
     differences: list[Tensor] = field(default_factory=list)  # mean square difference of each image
@@ -128,7 +130,7 @@ class Change:
     count: int = 0
 
     def add(self, found: Tensor, expected: Tensor) -> None:
-        """Take in maps (B, h, w, D) and those they should equal."""
+        """Add maps (B, h, w, D) and the expected ones."""
         found, expected = found.double(), expected.double()
         self.differences.append((found - expected).square().sum(-1).mean((1, 2)).cpu())
         self.total = self.total + expected.sum((0, 1, 2)).cpu()
@@ -137,7 +139,7 @@ class Change:
 
     @property
     def numbers(self) -> tuple[float, float, int]:
-        """The change, its standard deviation over images, and how many images there were."""
+        """The change, its standard deviation over images, and the number of images."""
         power, mean = self.squares / self.count, torch.as_tensor(self.total) / self.count
         spread = max(power - float(mean.square().sum()), 1e-12 * power, 1e-300)
         each = torch.cat(self.differences)

@@ -1,4 +1,4 @@
-"""The images that probes show: natural ones of a data set, and noise, black and white, at any height and width."""
+"""The images of probes: natural ones of a data set, noise, black and white, at any height and width."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from cpvt.data import DataSet, LoadOptions, Split, Transform, load_batches
 from cpvt.data.protocols import find_protocol
 
 KINDS = ("natural", "noise", "black", "white")
-CACHED = 2**26  # numbers of natural images that are kept for the next probe: 256 MiB
+CACHED = 2**26  # values of natural images that are cached for the next probe: 256 MiB
 PARTS = {"all": (0.0, 1.0), "fit": (0.0, 0.5), "test": (0.5, 1.0)}
 
 
-class _Numbered:
-    """A split whose images without a class carry the number -1."""
+class _Labelled:
+    """A split that labels images without a class -1."""
 
     def __init__(self, split: Split) -> None:
         self.split = split
@@ -35,7 +35,7 @@ class _Numbered:
 
 @dataclass
 class ProbeDataset:
-    """A seeded choice of a data set's test images, or of its training images where it has no others."""
+    """A seeded selection of a data set's test images, or of its training images where it has no test images."""
 
     data: DataSet
     transform: Transform
@@ -45,31 +45,31 @@ class ProbeDataset:
     seed: int = 0
     on_bad_image: str = "error"
     token_budget: int = TOKEN_BUDGET
-    kept: dict[Any, list[tuple[Tensor, Tensor]]] = field(default_factory=dict)
+    cache: dict[Any, list[tuple[Tensor, Tensor]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         split = self.data.test if self.data.test is not None else self.data.train
         if split is None or len(split) < 2:
             raise ValueError(f"'{self.data.name}' holds no images to probe with: at least two are needed")
-        self.split = _Numbered(split)
+        self.split = _Labelled(split)
         if self.count < 2:
             raise ValueError(f"probes need 2 images or more, to fit on some and test on others; got {self.count}")
         draw = np.random.default_rng((self.seed, len(split)))
-        self.numbers = draw.permutation(len(split))[: self.count].tolist()
+        self.indices = draw.permutation(len(split))[: self.count].tolist()
 
     def batches(self, kind: str, sides: tuple[int, int], part: str = "all") -> Iterator[tuple[Tensor, Tensor]]:
-        """Images (B, C, H, W) on the device and their classes (B,), -1 where there is none.
+        """Images (B, C, H, W) on the device and their classes (B,), -1 for an image without one.
 
-        kind: 'natural' is resized to the sides, nothing is filled; 'noise' is drawn anew for each image, normal with
-        spread 1 after normalisation; of 'black' and 'white' there is but one. part: 'all', or one of the halves 'fit' and
-        'test', which share no image.
+        kind: 'natural' images are resized to the sides without padding; 'noise' is standard normal after normalisation,
+        drawn for each image; 'black' and 'white' are one image each. part: 'all', or one of the disjoint halves 'fit'
+        and 'test'.
         """
         if kind in ("black", "white"):
             mean, std = torch.tensor(self.transform.mean), torch.tensor(self.transform.std)
             value = (float(kind == "white") - mean) / std
             yield value[None, :, None, None].expand(1, -1, *sides).contiguous().to(self.device), torch.tensor([-1])
             return
-        low, high = (round(share * len(self.numbers)) for share in PARTS[part])
+        low, high = (round(fraction * len(self.indices)) for fraction in PARTS[part])
         if kind == "natural":
             yield from self._natural(sides, low, high)
             return
@@ -82,25 +82,25 @@ class ProbeDataset:
             yield noise.to(self.device), torch.full((size,), -1)
 
     def _natural(self, sides: tuple[int, int], low: int, high: int) -> Iterator[tuple[Tensor, Tensor]]:
-        kept = self.kept.get((sides, low, high))
-        if kept is not None:
-            yield from kept
+        cached = self.cache.get((sides, low, high))
+        if cached is not None:
+            yield from cached
             return
         preprocessing = find_protocol("resize")(self.transform, sides)
-        read, numbers = [], 0
+        read, values = [], 0
         options = LoadOptions(seed=self.seed, on_bad_image=self.on_bad_image)
-        order, batch_size = self.numbers[low:high], self._batch(sides)
+        order, batch_size = self.indices[low:high], self._batch(sides)
         for batch in load_batches(self.split, preprocessing, batch_size, options, order=order):
             if isinstance(batch.images, Tensor):
                 read.append((batch.images.to(self.device), batch.labels))
-                numbers += batch.images.numel()
+                values += batch.images.numel()
                 yield read[-1]
-            if numbers > CACHED:
+            if values > CACHED:
                 read.clear()
-        if not numbers:
+        if not values:
             raise ValueError(f"none of the images of '{self.data.name}' can be used")
-        if numbers <= CACHED:
-            self.kept[(sides, low, high)] = read
+        if values <= CACHED:
+            self.cache[(sides, low, high)] = read
 
     def _batch(self, sides: tuple[int, int]) -> int:
         tokens = -(-sides[0] // self.patch_size) * -(-sides[1] // self.patch_size)

@@ -1,7 +1,7 @@
-"""Order: how far the output moves when the patches of an image change places; without an encoding, not at all.
+"""Order: how far the output changes when the patches of an image are permuted; without an encoding, not at all.
 
-The patches of a batch are put in another order, drawn anew for each batch. A transformer without positions gives the same
-tokens in that order, so tokens put back differ by rounding alone, and so do the logits.
+Each batch has its own random permutation. A transformer without positions gives the same tokens in permuted order, so
+tokens put back in order, and logits, differ by rounding alone.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 
 from cpvt.adapters import UnsupportedError
-from cpvt.evaluation.probes.context import Change, ProbeContext, logits_of
+from cpvt.evaluation.probes.context import Change, Parts, ProbeContext, logits_of
 from cpvt.results.probe_results import ProbeResult
 
 KINDS = ("natural", "noise")
 
 
 def permute_patches(images: Tensor, patch: int, order: Tensor) -> Tensor:
-    """Images (B, C, H, W) whose place i shows patch number order[i]; the patch must divide the sides."""
+    """Images (B, C, H, W) with patch order[i] at position i; the patch must divide the sides."""
     height, width = images.shape[2:]
     patches = images.unflatten(3, (width // patch, patch)).unflatten(2, (height // patch, patch))  # (B, C, h, p, w, p)
     moved = patches.transpose(3, 4).flatten(2, 3)[:, :, order]  # (B, C, N, p, p)
@@ -29,14 +29,14 @@ def permute_patches(images: Tensor, patch: int, order: Tensor) -> Tensor:
 
 
 def tokens(context: ProbeContext) -> Iterator[ProbeResult]:
-    """At each depth, how far the tokens of permuted patches, put back in order, lie from those of the image."""
+    """At each depth, the change of the tokens, put back in order, and of their mean."""
     context.need_tokens()
     adapter, patch = context.at(context.sides), context.need_patch()
     grid = (context.sides[0] // patch, context.sides[1] // patch)
     depths = [depth for depth, each in context.grids.items() if each == grid]
     if not depths:
         raise UnsupportedError(
-            f"'{context.model}' keeps no token for each patch, so tokens cannot be put back in order"
+            f"'{context.model}' has no token per patch at any depth, so tokens cannot be put back in order"
         )
     for kind in KINDS:
         changes, means = {depth: Change() for depth in depths}, {depth: Change() for depth in depths}
@@ -51,11 +51,11 @@ def tokens(context: ProbeContext) -> Iterator[ProbeResult]:
         for name, found in (("token change", changes), ("mean token change", means)):
             for depth, change in found.items():
                 value, spread, count = change.numbers
-                yield context.probe_result(name, value, depth=depth, images=kind, spread=spread, count=count)
+                yield context.result(name, value, depth=depth, images=kind, spread=spread, count=count)
 
 
 def predictions(context: ProbeContext) -> Iterator[ProbeResult]:
-    """How far logits move, relative to their length, and how many predictions change."""
+    """The change of the logits, relative to their norm, and the fraction of predictions that change."""
     adapter, patch = context.at(context.sides), context.need_patch()
     for kind in KINDS:
         changes, flips = [], []
@@ -66,14 +66,17 @@ def predictions(context: ProbeContext) -> Iterator[ProbeResult]:
             flips.append((after.argmax(1) != before.argmax(1)).cpu())
         change, flip = torch.cat(changes), torch.cat(flips).double()
         spread = float(change.std(correction=0))
-        yield context.probe_result("logit change", float(change.mean()), images=kind, spread=spread, count=len(change))
-        yield context.probe_result("predictions changed", float(flip.mean()), images=kind, count=len(flip))
+        yield context.result("logit change", float(change.mean()), images=kind, spread=spread, count=len(change))
+        yield context.result("predictions changed", float(flip.mean()), images=kind, count=len(flip))
 
 
 def _permuted(context: ProbeContext, kind: str) -> Iterator[tuple[Tensor, Tensor]]:
-    """Each batch of images, and a new order for their patches."""
+    """Each batch of images, and a permutation of its patches."""
     patch = context.need_patch()
     count = (context.sides[0] // patch) * (context.sides[1] // patch)
     for number, (images, _) in enumerate(context.dataset.batches(kind, context.sides)):
         draw = np.random.default_rng((context.dataset.seed, number))
         yield images, torch.from_numpy(draw.permutation(count)).to(images.device)
+
+
+PARTS: Parts = {"tokens": tokens, "predictions": predictions}

@@ -1,4 +1,4 @@
-"""What must be known of a model before it can be probed, read off the model or found out by trying."""
+"""What must be known of a model before it is probed: read from the model, or found by running it."""
 
 from __future__ import annotations
 
@@ -11,24 +11,25 @@ from cpvt.data import DataSet, Transform
 from cpvt.evaluation.probes.context import ProbeContext, Sides, logits_of
 from cpvt.grids import Grid
 
-LARGEST = 224  # pixels a side, for models that do not say what they were trained at
+LARGEST = 224  # pixels per side, for models that do not state their training size
 
 
 def fit_transform(adapter: ModelAdapter, data: DataSet) -> Transform:
-    """How the model's images are read: its own way, else the data set's, in as many channels as its first layer takes."""
+    """The model's own transform, else one for the data set, with the channels of the model's first layer."""
     if adapter.transform is not None:
         return adapter.transform
-    taken = adapter.channels or len(data.mean)
     mean, std = data.mean, data.std
-    if taken in (1, 3) and taken != len(mean):
-        mean, std = ((sum(values) / len(values),) * taken for values in (mean, std))
+    channels = adapter.channels or len(mean)
+    if channels in (1, 3) and channels != len(mean):
+        mean, std = ((sum(values) / len(values),) * channels for values in (mean, std))
     return Transform(mean, std, data.crop_ratio)
 
 
 def training_sides(adapter: ModelAdapter, data: DataSet, train_size: Size | None = None) -> Sides:
-    """Height and width of the training images, in whole patches.
+    """Height and width of the training images, pixels, in whole patches.
 
-    Of a model that does not say, those of the data set's first image, in multiples of 32 (or its patch) from 32 to 224.
+    A model that does not state them gets those of the data set's first image, in multiples of 32 (or its patch) from
+    32 to 224.
     """
     known = train_size if train_size is not None else adapter.train_size
     patch = adapter.patch_size
@@ -44,11 +45,11 @@ def training_sides(adapter: ModelAdapter, data: DataSet, train_size: Size | None
     return height, width
 
 
-def read_grids(adapter: ModelAdapter, wanted: Sides, transform: Transform) -> tuple[dict[int, Grid], str]:
-    """Depth -> grid of tokens at these sides; where the model has no spatial tokens, none and the reason."""
-    image = torch.zeros(2, len(transform.mean), *wanted, device=adapter.device)
+def read_grids(adapter: ModelAdapter, training: Sides, transform: Transform) -> tuple[dict[int, Grid], str]:
+    """The grid of tokens at each depth, and ''; for a model without spatial tokens {} and the reason."""
+    image = torch.zeros(2, len(transform.mean), *training, device=adapter.device)
     try:
-        maps = adapter.at_size(wanted).token_maps(image)
+        maps = adapter.at_size(training).token_maps(image)
     except (UnsupportedError, UnsupportedSizeError) as error:
         return {}, str(error)
     grids = {depth: (tokens.shape[1], tokens.shape[2]) for depth, tokens in maps.items()}
@@ -57,15 +58,15 @@ def read_grids(adapter: ModelAdapter, wanted: Sides, transform: Transform) -> tu
     return grids, ""
 
 
-def patch_of(adapter: ModelAdapter, wanted: Sides, grids: dict[int, Grid]) -> int | None:
-    """Side of a patch, pixels: the model's own, else that of its smallest token; None where neither is known."""
+def patch_of(adapter: ModelAdapter, training: Sides, grids: dict[int, Grid]) -> int | None:
+    """Side of a patch, pixels: the model's, else that of its smallest token; None where neither is known."""
     if adapter.patch_size is not None or not grids:
         return adapter.patch_size
-    return max(1, min(wanted[0] // h for h, _ in grids.values()))
+    return max(1, min(training[0] // h for h, _ in grids.values()))
 
 
 def check_labels(context: ProbeContext) -> str | None:
-    """Why accuracy cannot be measured, or None where it can: it takes logits, and classes that are the model's."""
+    """Why accuracy cannot be measured, or None: it needs logits, and data with the model's classes."""
     data, adapter = context.dataset.data, context.adapter
     images, labels = next(context.dataset.batches("natural", context.sides))
     if not data.class_names or bool((labels < 0).any()):
@@ -76,5 +77,6 @@ def check_labels(context: ProbeContext) -> str | None:
         return str(error)
     names = adapter.class_names
     if classes != len(data.class_names) or (names is not None and names != data.class_names):
-        return f"the {len(data.class_names)} classes of '{data.name}' are not the model's {classes}, so accuracy is left out"
+        count = len(data.class_names)
+        return f"the {count} classes of '{data.name}' are not the model's {classes}, so accuracy is left out"
     return None

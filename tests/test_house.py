@@ -27,8 +27,6 @@ LIGHT = {  # module or room -> the packages that it may import, besides the stan
 }
 FILE_LINES, FUNCTION_LINES, PARAMETERS, CONSTRUCTOR_PARAMETERS, COLUMNS = 400, 70, 9, 8, 120  # the most there may be
 OPERATORS = {  # signatures that torch's own operators share, or that PyTorch dictates
-    "cpvt.ops.forms: peg",
-    "cpvt.ops.packed: peg_packed",
     "cpvt.ops.fused: _peg_backward",
     "cpvt.ops.fused: _",
 }

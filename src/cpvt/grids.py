@@ -63,7 +63,7 @@ class Layout(NamedTuple):
         return [(grid, len(list(same))) for grid, same in groupby(self.grids)]
 
     def split(self, x: Tensor) -> list[Tensor]:
-        """A pack (1, T, ...) as one batch (images, P + N, ...) for each of `groups`; preprocessing, nothing is copied."""
+        """A pack (1, T, ...) as one batch (images, P + N, ...) for each of `groups`, without a copy."""
         groups = self.groups
         tokens = [count * (self.prefix_tokens + h * w) for (h, w), count in groups]
         return [part.unflatten(0, (count, -1)) for part, (_, count) in zip(x[0].split(tokens), groups)]
@@ -81,7 +81,7 @@ def check_tokens(shape: Sequence[int], grid: AnyGrid, prefix_tokens: int = 0) ->
 
 
 def patch_count(sides: Sequence[int], patch_size: int) -> int:
-    """Patches that cover an image (..., H, W), the last row and column filled up where the patch does not divide it."""
+    """Patches that cover an image (..., H, W), its last row and column padded where the patch does not divide it."""
     return -(-sides[-2] // patch_size) * -(-sides[-1] // patch_size)
 
 

@@ -1,4 +1,4 @@
-"""Forms of PEG: sequences and videos, causal, several kernels, dilation, folded - each against the loop over neighbours."""
+"""PEG on sequences and videos, causal, with several kernels, dilated, folded: each equals the loop over neighbours."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""No tensor of tokens x tokens is ever made, at 1024 pixels or in a list, except by the relative bias, for a block at a time."""
+"""No tensor of tokens x tokens is made, at 1024 pixels or in a list, except the relative bias, one block at a time."""
 
 import copy
 import weakref
@@ -53,7 +53,7 @@ def test_the_largest_tensor_is_the_image_itself(encoding):
 
 
 def biases_held(model, images, keep):
-    """How many biases of earlier blocks are still held when each block begins; `keep` is shown every block's positions."""
+    """How many biases of earlier blocks are held when each block begins; `keep` is shown every block's positions."""
     known, held = [], []
 
     def look(block, inputs):
@@ -86,10 +86,10 @@ def test_one_bias_is_held_at_a_time(encoding, images, training):
 
 
 def test_a_table_of_attention_would_be_seen(monkeypatch):
-    from cpvt.models import parts
+    from cpvt.models import attention
 
     def plain(query, key, value, attn_mask=None):
         return (query @ key.transpose(-2, -1)).softmax(-1) @ value
 
-    monkeypatch.setattr(parts.F, "scaled_dot_product_attention", plain)
+    monkeypatch.setattr(attention.F, "scaled_dot_product_attention", plain)
     assert largest("peg", IMAGE) > IMAGE.numel()

@@ -1,4 +1,4 @@
-"""Models that timm changes and takes apart: heads, sizes, intermediates, pruning, groups of parameters, fresh weights."""
+"""What timm changes and prunes in a model: heads, sizes, intermediates, parameter groups, fresh weights."""
 
 from dataclasses import asdict
 

@@ -38,10 +38,10 @@ def check(inputs, grid, prefix, residual=True, dilation=1, seed=None):
     """Compare output and all gradients with the loop over neighbours of the same numbers in float64."""
     if seed is None:
         seed = torch.randn(inputs[0].shape, generator=torch.Generator().manual_seed(1)).to(inputs[0])
-    how = (grid, prefix, "zeros", residual, dilation)
+    named = dict(residual=residual, dilation=dilation)
     wide = [each if each is None else each.detach().double().requires_grad_(each.requires_grad) for each in inputs]
-    truths = differentiate(reference.peg, wide, seed.double(), *how)
-    founds = differentiate(ops.peg, inputs, seed, *how, form="fused")
+    truths = differentiate(reference.peg, wide, seed.double(), grid, prefix, **named)
+    founds = differentiate(ops.peg, inputs, seed, grid, prefix, form="fused", **named)
     dtypes = [inputs[0].dtype, *(each.dtype for each in inputs if each is not None and each.requires_grad)]
     for found, truth, dtype in zip(founds, truths, dtypes):
         assert found.dtype == dtype

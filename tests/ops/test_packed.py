@@ -86,7 +86,7 @@ def test_a_canvas_that_would_be_mostly_empty_is_not_laid():
 
 def test_the_form_of_a_layer_reaches_its_packs(monkeypatch):
     asked = []
-    monkeypatch.setattr(packed, "peg", lambda tokens, *how: asked.append(how[-1]) or tokens)
+    monkeypatch.setattr(packed, "peg", lambda tokens, *_, form, **how: asked.append(form) or tokens)
     layer = PEG(4).double()
     layer.form = "dense"
     layer.forward_packed(draw(GRIDS, 0)[0].detach(), GRIDS)

@@ -50,7 +50,7 @@ def test_the_reference_is_the_loop_over_neighbours(grid, prefix, kernel_size):
 @pytest.mark.parametrize("residual", [True, False])
 def test_outputs_and_all_gradients_equal_the_reference(grid, prefix, kernel_size, residual):
     inputs = draw(grid, prefix, kernel_size)
-    outputs = [peg(*inputs, grid, prefix, "zeros", residual) for peg in (ops.peg, reference.peg)]
+    outputs = [peg(*inputs, grid, prefix, residual=residual) for peg in (ops.peg, reference.peg)]
     torch.testing.assert_close(*outputs)
     seed = torch.randn_like(outputs[0])
     for ours, truth in zip(*(torch.autograd.grad(output, inputs, seed) for output in outputs)):
@@ -61,7 +61,7 @@ def test_outputs_and_all_gradients_equal_the_reference(grid, prefix, kernel_size
 @pytest.mark.parametrize("prefix", [0, 1])
 def test_every_padding_mode_equals_the_reference(mode, prefix):
     inputs = draw((3, 5), prefix, kernel_size=5)
-    outputs = [peg(*inputs, (3, 5), prefix, mode) for peg in (ops.peg, reference.peg)]
+    outputs = [peg(*inputs, (3, 5), prefix, padding_mode=mode) for peg in (ops.peg, reference.peg)]
     torch.testing.assert_close(*outputs)
     for ours, truth in zip(*(torch.autograd.grad(output.square().sum(), inputs) for output in outputs)):
         torch.testing.assert_close(ours, truth)
@@ -129,4 +129,4 @@ def test_a_grid_that_does_not_fit_is_an_error_that_names_both(shape, prefix):
 def test_padding_that_needs_a_larger_grid_says_so():
     tokens, weight, bias = draw((1, 7), 0)
     with pytest.raises(ValueError, match="at least 2 rows and columns; got 1x7"):
-        ops.peg(tokens, weight, bias, (1, 7), 0, "reflect")
+        ops.peg(tokens, weight, bias, (1, 7), padding_mode="reflect")

@@ -8,6 +8,7 @@ zero-padded PEG less the border's tokens, and that is how it is computed.
 """
 
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,22 +37,21 @@ def crop(x: Tensor, layout: Layout) -> tuple[Tensor, Layout]:
 class Cropped(VisionTransformer):
     """Loses the border's tokens after block 1 and its PEG."""
 
-    def _through(self, blocks: int, x: Tensor, layout: Layout, positions: Any) -> Tensor:
-        return self._steps(blocks, x, layout, positions)[-1]
-
-    def _steps(self, blocks: int, x: Tensor, layout: Layout, positions: Any) -> list[Tensor]:
+    def run_blocks(
+        self, x: Tensor, layout: Layout, positions: Any, count: int | None = None, taken: Sequence[int] = ()
+    ) -> tuple[Tensor, list[Tensor]]:
         found = []
-        for depth in range(1, blocks + 1):
-            x = self._step(depth, x, layout, positions)
+        for depth in range(1, 1 + (len(self.blocks) if count is None else count)):
+            x = self._run_block(depth, x, layout, positions)
             if depth == 1:
                 x, layout = crop(x, layout)
             found.append(x)
-        return found
+        return x, found
 
     def forward_intermediates(self, images: Tensor, **options: Any) -> list[Tensor]:
         x, layout, positions = self.embed(images)
         h, w = layout.grid
-        steps = self._steps(len(self.blocks), x, layout, positions)
+        _, steps = self.run_blocks(x, layout, positions)
         return [
             tokens[:, self.num_prefix_tokens :].unflatten(1, (h - 2, w - 2)).permute(0, 3, 1, 2) for tokens in steps
         ]

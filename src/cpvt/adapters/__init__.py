@@ -1,4 +1,4 @@
-"""Whatever is to be measured: any vision model, of any library, seen through one small interface."""
+"""Adapts any vision model to one small interface: ours, timm's, Hugging Face's, torchvision's, or a bare module."""
 
 from __future__ import annotations
 
@@ -52,9 +52,10 @@ def open_adapter(name: str, checkpoint: str | Path | None = None, pretrained: bo
     """A model by library and name, ready to be measured: "timm:NAME", "hf:PATH_OR_NAME", "torchvision:NAME".
 
     Options of the library's own constructor go in brackets: "timm:vit_tiny_patch16_224(dynamic_img_size=True)".
-    checkpoint: a file with weights (.safetensors, or .pth without pickled code); without one the library's own
-    published weights, or with `pretrained=False` none. Raises ValueError for a name that the library does not know (near
-    ones are listed), for weights that do not fit or cannot be had, and where the library is not installed.
+    checkpoint: a file with weights (.safetensors, or .pth without pickled code). Without one the model has the weights
+    that the library publishes, or random ones with `pretrained=False`. Raises ValueError for a name that the library
+    does not know (close ones are listed), for weights that do not fit or are missing, and where the library is not
+    installed.
     """
     library, rest, options = _split(name)
     model, facts = TABLE[library].load().open_model(rest, options, checkpoint, pretrained)
@@ -62,7 +63,7 @@ def open_adapter(name: str, checkpoint: str | Path | None = None, pretrained: bo
 
 
 def build(name: str, num_classes: int, size: int | None = None, in_chans: int = 3) -> nn.Module:
-    """A fresh model of another library, with random weights, for so many classes and, where it asks, that training size."""
+    """A model of another library with random weights; `size` is its training size, where the architecture has one."""
     library, rest, options = _split(name)
     model: nn.Module = TABLE[library].load().build(rest, options, num_classes, size, in_chans)
     return model

@@ -1,4 +1,4 @@
-"""A trained model of another library gone on with: at another size, for other classes."""
+"""Adapts a trained model of another library to another training size or other classes."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from cpvt.config import ExternalConfig, sides
 def continue_external(
     model: nn.Module, wanted: ExternalConfig, same_classes: bool = True, where: str = "to start from"
 ) -> tuple[nn.Module, list[str]]:
-    """A fresh model as wanted with the weights of another, and what became of them, in words; the other is used up.
+    """A new model as wanted with the weights of the given one, and messages about what changed.
 
-    Models of timm are brought to another training size by their own `set_input_size`. Heads start afresh where the number of
-    classes differs, or by `same_classes=False` the classes themselves. where: where the weights are from, for an error.
-    Raises ValueError that names the weights that do not fit.
+    The given model is consumed. Models of timm change their training size by their own `set_input_size`. Heads are
+    reinitialised where the number of classes differs, or with `same_classes=False` the classes themselves.
+    where: where the weights are from, for an error. Raises ValueError that names the weights that do not fit.
     """
     fresh = build_external(wanted)
     if _other_shapes(model, fresh):
@@ -43,7 +43,7 @@ def build_external(config: ExternalConfig) -> nn.Module:
 
 
 def _resize(model: nn.Module, wanted: ExternalConfig) -> None:
-    """Bring a model to another training size by its own way, where it has one."""
+    """Change a model's training size by its own method, where it has one."""
     resize: Any = getattr(model, "set_input_size", None)
     if not callable(resize):
         return
@@ -54,6 +54,6 @@ def _resize(model: nn.Module, wanted: ExternalConfig) -> None:
 
 
 def _other_shapes(model: nn.Module, other: nn.Module) -> set[str]:
-    """Names of the weights that both models have, and in other shapes."""
+    """Names of the weights that both models have, in different shapes."""
     state, expected = model.state_dict(), other.state_dict()
     return {name for name in state if name in expected and state[name].shape != expected[name].shape}

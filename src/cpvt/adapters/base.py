@@ -1,4 +1,4 @@
-"""The interface between models and measurements; it serves any module or callable, and subclasses know more."""
+"""The interface between models and measurements: it adapts any module or callable; subclasses know one library."""
 
 from __future__ import annotations
 
@@ -19,25 +19,26 @@ from cpvt.data import Transform
 
 # parameters that hold positions, by the names that libraries give them
 POSITIONS = re.compile(
-    r"(^|[._])(pos_embed\w*|position_embeddings?|pos_embedding|relative_position_bias_table|rel_pos_\w+|table|pos_block|peg)($|\.)"
+    r"(^|[._])(pos_embed\w*|position_embeddings?|pos_embedding|relative_position_bias_table|rel_pos_\w+|table"
+    r"|pos_block|peg)($|\.)"
 )
 ROTARY = re.compile(r"(^|[._])(rope\w*|rotary\w*)($|\.)")
 
 
 @dataclass(frozen=True)
 class ModelAdapter:
-    """A model as the measurements see it: images go in; logits, token maps and attention come out.
+    """A model as measurements see it: images go in; logits, token maps and attention come out.
 
-    Depth 0 is what block 1 receives, depth d what block d hands on (positions that are added there included).
+    Depth 0 is the input of block 1, depth d the output of block d, including positions that are added there.
     """
 
     model: Callable[..., Any]
     name: str  # as rows and pages call it
-    transform: Transform | None = None  # how its images are read; None: as fits the data set
+    transform: Transform | None = None  # how its images are read; None: as the data set is
     train_size: Size | None = None  # pixels; None: unknown
     class_names: tuple[str, ...] | None = None  # None: only their number is known
     patch_size: int | None = None  # pixels; None: unknown
-    resize_method: str = "as it is"  # how it takes images of other sizes than it was built for
+    resize_method: str = "as it is"  # how it takes images of sizes that it was not built for
 
     @classmethod
     def facts_of(cls, model: Any) -> dict[str, Any]:
@@ -62,7 +63,7 @@ class ModelAdapter:
         return next((layer.in_channels for layer in layers if isinstance(layer, nn.Conv2d)), None)
 
     def logits(self, images: Tensor) -> Tensor:
-        """Logits (B, classes) of images (B, C, H, W). UnsupportedSizeError where the model does not take their size."""
+        """Logits (B, classes) of images (B, C, H, W). UnsupportedSizeError where the model rejects their size."""
         found = logits_of(self._call(images))
         if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != len(images):
             got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
@@ -77,15 +78,15 @@ class ModelAdapter:
         return torch.cat([self.at_size(sides_of(each[None])).logits(each[None]) for each in images])
 
     def at_size(self, sides: tuple[int, int]) -> ModelAdapter:
-        """The adapter made ready for images of these sides, by the model's own way; `way` says which."""
+        """This adapter, prepared for images of these sides by the model's own method; `resize_method` says which."""
         return self
 
     def token_maps(self, images: Tensor) -> dict[int, Tensor]:
-        """Tokens (B, h, w, D) by depth, prefix tokens left out. UnsupportedError where the model has no spatial tokens."""
+        """Tokens (B, h, w, D) by depth, without prefix tokens. UnsupportedError where there are no spatial tokens."""
         return {-1: as_map(find_tokens(self._call(images), self.name), sides_of(images), self.patch_size, self.name)}
 
     def attention(self, images: Tensor, block: int) -> Tensor:
-        """How much each patch attends to each other in one block (from 1), (B, heads, N, N). UnsupportedError if unknown."""
+        """Attention between the patches in one block (from 1), (B, heads, N, N). UnsupportedError if unknown."""
         raise UnsupportedError(
             f"how to look at the attention of '{self.name}' ({type(self.model).__name__}) is not known"
         )
@@ -95,7 +96,7 @@ class ModelAdapter:
         return self._with(redraw(self._module("fresh weights"), seed), "untrained")
 
     def without_positions(self) -> ModelAdapter:
-        """The same model and weights with its positional encoding off. UnsupportedError where it is not known how."""
+        """The same weights without the positional encoding. UnsupportedError where it is not known how."""
         model = copy.deepcopy(self._module("its encoding off"))
         if any(ROTARY.search(name) for name, _ in model.named_modules()):
             raise UnsupportedError(
@@ -118,7 +119,7 @@ class ModelAdapter:
         return self.model
 
     def _call(self, images: Tensor, **options: Any) -> Any:
-        """Call the model; what it says against images of this size becomes a UnsupportedSizeError with its own words."""
+        """Call the model; its error at this size becomes an UnsupportedSizeError that quotes it."""
         try:
             with torch.inference_mode():
                 return self.model(images, **options)
@@ -141,7 +142,7 @@ def sides_of(images: Tensor) -> tuple[int, int]:
 def redraw(model: nn.Module, seed: int) -> nn.Module:
     """A copy of a model with fresh random weights.
 
-    Each layer's own start; where it has none, tables and tokens are normal with spread 0.02, biases 0, scales 1.
+    Each layer uses its own initialisation. Where it has none: tables and tokens normal (std 0.02), biases 0, scales 1.
     """
     fresh = copy.deepcopy(model)
     with torch.random.fork_rng(devices=[]), torch.no_grad():

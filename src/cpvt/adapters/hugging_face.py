@@ -1,4 +1,4 @@
-"""Models of Hugging Face's transformers as adapters."""
+"""Adapter of the models of Hugging Face's transformers."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def _facts_of_processor(transformers: Any, model_name: str) -> dict[str, Any]:
 
 
 def _crop_ratio(processor: Any) -> float:
-    """Share of the resized image that the processor's own crop keeps."""
+    """Fraction of the resized image that the processor's own crop keeps."""
     share = getattr(processor, "crop_pct", None)
     if share:
         return min(1.0, float(share))

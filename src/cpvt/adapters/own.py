@@ -1,4 +1,4 @@
-"""Our own vision transformer as a adapter."""
+"""Adapter of our own vision transformer."""
 
 from __future__ import annotations
 

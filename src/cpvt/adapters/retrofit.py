@@ -1,4 +1,4 @@
-"""Positions for a transformer that is already trained: PEGs put after chosen blocks of somebody else's model."""
+"""Retrofits trained transformers of other libraries with PEGs after chosen blocks."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from cpvt.grids import Grid
 
 ABSOLUTE = ("keep", "fade", "drop")
 TRAINED = ("peg", "peg+norms", "all")
-SHARE = "peg_absolute_share"  # name of the buffer that says how much of the absolute table counts
+SHARE = "peg_absolute_share"  # name of the buffer that holds the factor of the absolute table
 
 
 class Family(NamedTuple):
-    """Where the models of one kind keep what a retrofit needs, as paths of attributes; '*' is each stage."""
+    """Where models of one architecture keep what a retrofit needs, as attribute paths; '*' is each stage."""
 
     name: str
     blocks: str
@@ -29,15 +29,16 @@ class Family(NamedTuple):
     table: str = ""  # absolute positions, added to the tokens
 
 
-FAMILIES = (  # a new kind of model is a line here
+HF_PATCHES, HF_TABLE = "embeddings.patch_embeddings", "embeddings.position_embeddings"
+FAMILIES = (  # another architecture is a line here
     Family("timm ViT, DeiT, EVA", "blocks", "patch_embed.proj", "", "pos_embed"),
     Family("timm Swin", "layers.*.blocks"),
     Family("timm PVT-v2", "stages.*.blocks"),
     Family("torchvision vit", "encoder.layers", "conv_proj", "", "encoder.pos_embedding"),
-    Family("Hugging Face ViT", "layers", "embeddings.patch_embeddings.projection", "embeddings", "embeddings.position_embeddings"),
-    Family("Hugging Face DINOv2", "encoder.layer", "embeddings.patch_embeddings.projection", "embeddings", "embeddings.position_embeddings"),
-    Family("Hugging Face DINOv3", "model.layer", "embeddings.patch_embeddings", "embeddings"),
-)  # fmt: skip
+    Family("Hugging Face ViT", "layers", f"{HF_PATCHES}.projection", "embeddings", HF_TABLE),
+    Family("Hugging Face DINOv2", "encoder.layer", f"{HF_PATCHES}.projection", "embeddings", HF_TABLE),
+    Family("Hugging Face DINOv3", "model.layer", HF_PATCHES, "embeddings"),
+)
 FIRST_NORMS = ("norm1", "ln_1", "layernorm_before")  # of a block, under each library's name: it knows the width
 PREFIX = ("cls_token", "class_token", "dist_token", "distillation_token", "reg_token", "register_tokens")
 
@@ -46,16 +47,17 @@ def retrofit(
     model: nn.Module, at: Sequence[int] | int = (1,), absolute: str = "keep",
     kernel_size: int | Sequence[int] = 3, padding_mode: str = "zeros",
 ) -> nn.Module:  # fmt: skip
-    """Give a trained transformer PEGs that start at zero: a copy of it with, at the start, bit for bit the same output.
+    """Copy a trained transformer and add PEGs that start at zero, so that its output is bit for bit the same at first.
 
-    model: a transformer of one of FAMILIES, bare or with a head around it; it is left untouched. at: after which blocks,
-    counted from 1; in a model of stages, of every stage. Prefix tokens pass by untouched. kernel_size, padding_mode: PEG's.
-    absolute: what becomes of the table of absolute positions: 'keep'; 'fade', by a share that `set_absolute_share` sets,
-    1 at first; 'drop', the share is 0 from the start. Only the patches' rows fade: class token and registers keep theirs.
-    The copy is of the class it was, and its parameters keep their names; new ones are called `peg` inside their block.
+    model: a transformer of one of FAMILIES, bare or with a head around it; it stays unchanged. at: the blocks that a
+    PEG follows, counted from 1, in every stage of a staged model. PEGs skip prefix tokens. kernel_size, padding_mode:
+    PEG's.
+    absolute: what happens to the table of absolute positions. 'keep' keeps it. 'fade' multiplies it by a factor, 1 at
+    first, that `set_absolute_share` sets. 'drop' fixes that factor at 0. Class token and registers keep their rows.
+    The copy has the same class, and its parameters keep their names; new ones are called `peg` inside their block.
     Its attribute `retrofitted` holds the options: `retrofit(fresh, **model.retrofitted)` can load its state dict.
-    Raises ValueError for a model without a list of blocks, or one retrofitted before, depths that do not exist, and
-    'fade' or 'drop' where there is no table.
+    Raises ValueError for a model without a list of blocks, a retrofitted model, depths that do not exist, and 'fade' or
+    'drop' without a table.
     """
     depths = [at] if isinstance(at, int) else list(at)
     sizes = kernel_size if isinstance(kernel_size, int) else list(kernel_size)
@@ -79,18 +81,19 @@ def retrofit(
         AddPeg(block, places if family.patches else None, prefix)
     options = dict(at=depths, absolute=absolute, kernel_size=sizes, padding_mode=padding_mode)
     model.retrofitted = options  # type: ignore[assignment]
-    model.frozen_before = [name for name, tensor in model.named_parameters() if not tensor.requires_grad]  # type: ignore[assignment]
+    frozen = [name for name, tensor in model.named_parameters() if not tensor.requires_grad]
+    model.frozen_before = frozen  # type: ignore[assignment]
     return model
 
 
 def describe_retrofit(options: dict[str, Any]) -> str:
-    """What was done to a model, in words, from its attribute `retrofitted`."""
+    """A short description of a retrofit, from the model's attribute `retrofitted`."""
     table = {"keep": "table kept", "fade": "table faded out", "drop": "table dropped"}[options["absolute"]]
     return f"PEG after {', '.join(map(str, options['at']))}, {table}"
 
 
 def set_absolute_share(model: nn.Module, share: float) -> None:
-    """Say how much of the absolute positions a model retrofitted with absolute='fade' adds: 1 all, 0 none."""
+    """Set the factor of the absolute positions in a model retrofitted with absolute='fade': 1 all, 0 none."""
     if not 0 <= share <= 1:
         raise ValueError(f"the share of the absolute table is from 0 to 1; got {share}")
     if getattr(model, "retrofitted", {}).get("absolute") != "fade":
@@ -103,9 +106,9 @@ def set_absolute_share(model: nn.Module, share: float) -> None:
 
 
 def fade_share(step: int, steps: int, start: float = 0.0, end: float = 1.0, shape: str = "cosine") -> float:
-    """The share of the absolute table at a step of the training: 1, from `start` on falling, from `end` on 0.
+    """The factor of the absolute table at a training step: 1 until `start`, falling until `end`, then 0.
 
-    step: counted from 0. steps: of the whole training. start, end: parts of it. shape: 'cosine' or 'linear'.
+    step: counted from 0. steps: of the whole training. start, end: fractions of it. shape: 'cosine' or 'linear'.
     """
     if shape not in ("cosine", "linear"):
         raise ValueError(f"shape must be 'cosine' or 'linear'; got '{shape}'")
@@ -123,10 +126,10 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Parameters to fine-tune, as groups for an optimiser; all others are frozen (requires_grad False).
 
-    what: 'peg' (the PEGs alone), 'peg+norms' (and every norm), or 'all' (but what was frozen before the retrofit).
-    The PEGs learn at lr * peg_lr_scale. Weight decay is for weights of linear layers and convolutions alone: not for
-    PEGs, biases, norms, LayerScale, tokens and tables of positions. Calling again with another `what` thaws and
-    freezes accordingly.
+    what: 'peg' (only the PEGs), 'peg+norms' (and every norm), or 'all' (except what was frozen before the retrofit).
+    The PEGs learn at lr * peg_lr_scale. Weight decay applies only to weights of linear layers and convolutions: not to
+    PEGs, biases, norms, LayerScale, tokens and position tables. Another call with another `what` freezes and unfreezes
+    accordingly.
     """
     if what not in TRAINED:
         raise ValueError(f"what must be one of {', '.join(TRAINED)}; got '{what}'")
@@ -151,28 +154,27 @@ def parameter_groups(
 
 
 class Places:
-    """Where the patches of the images under way stand: noted as they are made, asked for after each chosen block."""
+    """The grid of the images in the current forward: recorded as patches are made, read after each chosen block."""
 
     def __init__(self) -> None:
         self.grid: Grid | None = None
         self.grids: dict[int, Grid] = {}  # by the number of patches
 
     def note(self, convolution: nn.Module, images: tuple[Tensor, ...], patches: Tensor) -> None:
-        """Keep the grid of the patches (B, D, h, w); called after the convolution that makes them."""
+        """Record the grid of the patches (B, D, h, w); called after the convolution that makes them."""
         self.grid = (patches.shape[2], patches.shape[3])
         if not _traced():
             self.grids[patches.shape[2] * patches.shape[3]] = self.grid
 
     def recall(self, count: int) -> Grid | None:
-        """The grid of so many patches: the last one noted with this number.
+        """The last recorded grid of this number of patches.
 
-        Not simply the last one: where blocks are computed again for the gradient (checkpointing), images of another
-        size may have come by since.
+        Not the last of all: gradient checkpointing runs blocks again after images of another size may have passed.
         """
         return self.grid if _traced() else self.grids.get(count, self.grid)
 
     def __reduce__(self) -> tuple[type[Places], tuple[()]]:
-        return Places, ()  # a copy has seen no images
+        return Places, ()  # a copy starts without grids
 
 
 class AddPeg:
@@ -180,7 +182,7 @@ class AddPeg:
 
     def __init__(self, block: nn.Module, places: Places | None, prefix_tokens: int) -> None:
         self.places, self.prefix_tokens = places, prefix_tokens
-        # first, so that hooks that record hidden states see it; the handle, pickled along, keeps others off its number
+        # first, so that hooks that record hidden states see it; pickling the handle keeps its id from being reused
         self.handle = block.register_forward_hook(self, prepend=True)
 
     def __call__(self, block: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
@@ -191,7 +193,7 @@ class AddPeg:
     def add(self, block: nn.Module, args: tuple[Any, ...], x: Tensor) -> Tensor:
         """Tokens (B, P + N, D) or (B, h, w, D) plus their encoding.
 
-        A sum, not a kernel with the residual in it: what convolutions round (TF32) must not touch the tokens.
+        A sum, not a kernel with the residual folded in: a convolution's rounding (TF32) must not touch the tokens.
         """
         peg: PEG = block.peg  # type: ignore[assignment]
         if x.shape[-1] != peg.dim:
@@ -241,8 +243,8 @@ def _find(model: nn.Module) -> tuple[nn.Module, Family]:
         f"{family.name}: {family.blocks}" + f" and {family.patches}" * bool(family.patches) for family in FAMILIES
     )
     raise ValueError(
-        f"{type(model).__name__} has no list of transformer blocks that retrofit knows. Looked for, in the model and its "
-        f"parts: {looked_for} (blocks that begin with a norm: {', '.join(FIRST_NORMS)})"
+        f"{type(model).__name__} has no list of transformer blocks that retrofit knows. Looked for, in the model and "
+        f"its parts: {looked_for} (blocks that begin with a norm: {', '.join(FIRST_NORMS)})"
     )
 
 
@@ -292,7 +294,7 @@ def _no_table(root: nn.Module, absolute: str) -> str:
 
 
 def _change_table(root: Any, family: Family, absolute: str) -> None:
-    """Let the patches' rows of the absolute table count by a share: 1 to begin with for 'fade', 0 for 'drop'."""
+    """Multiply the patches' rows of the absolute table by a factor: initially 1 for 'fade', 0 for 'drop'."""
     if absolute == "keep":
         return
     path, _, name = family.table.rpartition(".")
@@ -310,9 +312,10 @@ def _change_table(root: Any, family: Family, absolute: str) -> None:
 
 @functools.cache
 def _fading(kind: Any, name: str) -> Any:
-    """The class of modules like `kind` whose table, wherever it is read, is the table times its share.
+    """A subclass of `kind` whose table, wherever the model reads it, is multiplied by its factor.
 
-    The parameter beneath keeps its name and its values, so checkpoints and optimisers meet what they know.
+    A property is needed because timm reads the table outside of `forward`, where hooks do not run; parametrize would
+    rename the parameter. Underneath, the parameter keeps its name and values, so checkpoints and optimisers still fit.
     """
 
     def read(module: Any) -> Tensor:
@@ -344,6 +347,6 @@ def _fading(kind: Any, name: str) -> Any:
 
 
 def _rebuild(kind: Any, name: str) -> Any:
-    """An empty module of the fading class, for copies and pickles to fill."""
+    """An empty module of the fading subclass, for copies and pickles to fill."""
     fading = _fading(kind, name)
     return fading.__new__(fading)

@@ -1,4 +1,4 @@
-"""timm's models as adapters, and models with timm's interface."""
+"""Adapter of timm's models, and of models with timm's interface."""
 
 from __future__ import annotations
 

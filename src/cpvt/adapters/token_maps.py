@@ -1,4 +1,4 @@
-"""What encoders return (tensors, dicts, tuples; with or without prefix tokens), read as maps of tokens."""
+"""Reads what encoders return (tensors, dicts, tuples; with or without prefix tokens) as maps of tokens."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MOST_PREFIX = 16  # class, distillation and register tokens together
 
 
 def find_tokens(output: Any, name: str) -> Tensor:
-    """The tensor of tokens, (B, N, D) or of four axes, in what an encoder returns. UnsupportedError where there is none."""
+    """The tokens in what an encoder returns, (B, N, D) or of four axes. UnsupportedError where there are none."""
     tensors = list(_tensors(output))
     by_key = {key: tensor for key, tensor in tensors if key}
     for key in TOKEN_KEYS:
@@ -42,7 +42,7 @@ def _tensors(output: Any, key: str = "") -> Iterator[tuple[str, Tensor]]:
 def as_map(tokens: Tensor, sides: tuple[int, int], patch_size: int | None, name: str) -> Tensor:
     """Tokens of images with these sides as (B, h, w, D): the prefix is cut off, the grid follows from the sides.
 
-    Three axes are (B, P + N, D); four are (B, D, h, w) or (B, h, w, D), whichever has the image's proportions.
+    Three axes are (B, P + N, D); four are (B, D, h, w) or (B, h, w, D), whichever has the image's aspect ratio.
     """
     if tokens.ndim == 3:
         h, w = _grid(tokens.shape[1], sides, patch_size, name)
@@ -55,7 +55,7 @@ def as_map(tokens: Tensor, sides: tuple[int, int], patch_size: int | None, name:
 
 
 def _grids(sides: tuple[int, int], patches: Iterable[int] | None = None) -> Iterator[tuple[int, int]]:
-    """Every grid that patches (by default of any side) lay over an image, the last row and column filled up or left out."""
+    """Every grid of patches (by default of any side) on an image, its last row and column padded or dropped."""
     height, width = sides
     for side in range(1, max(sides) + 1) if patches is None else patches:
         yield -(-height // side), -(-width // side)
@@ -65,7 +65,8 @@ def _grids(sides: tuple[int, int], patches: Iterable[int] | None = None) -> Iter
 def _grid(count: int, sides: tuple[int, int], patch_size: int | None, name: str) -> tuple[int, int]:
     """The grid of `count` tokens, a few of which may be a prefix.
 
-    The patch's own where it is known; else of patches that divide both sides, else of any, that which leaves the fewest.
+    It is that of the known patch size, else of patches that divide both sides, else of any patch; of several grids the
+    one with the smallest prefix.
     """
     height, width = sides
     known = [] if patch_size is None else [patch_size]

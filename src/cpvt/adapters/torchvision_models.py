@@ -1,4 +1,4 @@
-"""torchvision's models as adapters."""
+"""Adapter of torchvision's models."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cpvt.data import Transform
 
 
 class TorchvisionAdapter(ModelAdapter):
-    """A model of torchvision; of its vision transformers every depth and attention map, of others the last features."""
+    """A model of torchvision: every depth and attention map of a vision transformer, the last features of others."""
 
     model: Any
 
@@ -87,7 +87,7 @@ def open_model(
 
 
 def _published(model_name: str) -> dict[str, Any]:
-    """How the published weights' images are read, and at which size."""
+    """How images are read for the published weights, and at which size."""
     import torchvision
 
     weights = torchvision.models.get_model_weights(model_name)

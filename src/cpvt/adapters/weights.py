@@ -1,4 +1,4 @@
-"""Weights from a file into a model of any library; nothing is unpickled but tensors."""
+"""Loads weights from a file into a model of any library; only tensors are unpickled."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def says(error: BaseException) -> str:
 def load_weights_file(model: nn.Module, path: Path) -> None:
     """Put the weights of a .safetensors or torch file into a model; ValueError names what does not fit.
 
-    Files that hold the weights under 'model', 'state_dict', 'model_ema' or 'state_dict_ema' (as training scripts write
-    them), or with 'module.' before every name, are understood.
+    The weights may be stored under 'model', 'state_dict', 'model_ema' or 'state_dict_ema', as training scripts write
+    them, and with 'module.' before every name.
     """
     load_weights(model, unwrap_checkpoint(_read(path)), f"in '{path}'")
 
 
 def load_weights(model: nn.Module, state: dict[str, torch.Tensor], where: str) -> None:
-    """Put weights into a model; ValueError names what does not fit, and where it is from."""
+    """Put weights into a model; ValueError names what does not fit and where it comes from."""
     wanted = model.state_dict()
     complaints = [f"missing: {name}" for name in wanted if name not in state]
     complaints += [f"not expected: {name}" for name in state if name not in wanted]

@@ -73,7 +73,7 @@ class PositionalEncoding(nn.Module):
         return torch.cat([prefix, self.tokens(patches, layout.grid, depth)], dim=1)
 
     def layers(self) -> dict[str, int]:
-        """Name -> depth of each submodule that `tokens` calls at one depth, and of each parameter that serves one block.
+        """Map names to depths, of each submodule that `tokens` calls at one depth and each parameter of one block.
 
         Parameters that are not named, and in no submodule that is, serve the whole model.
         """
@@ -93,7 +93,7 @@ class PositionalEncoding(nn.Module):
         return {}
 
     def prune(self, depth: int) -> dict[str, Any]:
-        """Forget what serves later blocks than `depth`, or is applied after them; returns options as `set_grid` does."""
+        """Drop what serves blocks after `depth`, or is applied after them; returns options as `set_grid` does."""
         return {}
 
 

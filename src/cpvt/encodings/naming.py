@@ -1,4 +1,4 @@
-"""Encodings by name: "peg", "peg(at=(1, 2))", "learned+peg", "mypackage.module:MyEncoding(alpha=2)", or a class of one's own."""
+"""Builds encodings by name: "peg", "peg(at=(1, 2))", "learned+peg", "mypackage.module:MyEncoding(alpha=2)", or a class."""
 
 from __future__ import annotations
 

@@ -20,10 +20,11 @@ LAYOUTS = ("NLC", "NHWC", "NCHW")
 class PEG(nn.Module):
     """Positional encoding generator: a small convolution over the grid of tokens, added to the tokens.
 
-    dim: width D of a token. kernel_size: odd; several, as (7, 5, 3), are summed (PPEG) at the price of the largest; 1
-    sees no neighbour and no border, so it gives no positions: a control for the parameters. dims: axes of the grid, 1 for (n,), 2 for (h, w), 3 for (t, h, w). causal: along the first axis a token sees
-    only what comes before it, and itself. dilation: places from tap to tap.
-    padding_mode: what stands beyond the border, 'zeros' (the paper's, and what tells a token how far the border is),
+    dim: width D of a token. kernel_size: odd; several, as (7, 5, 3), are summed (PPEG) at the cost of the largest; 1
+    sees no neighbour and no border, so it encodes no positions: a control for the parameters.
+    dims: axes of the grid, 1 for (n,), 2 for (h, w), 3 for (t, h, w). causal: along the first axis a token sees only
+    itself and what comes before it. dilation: the step between taps.
+    padding_mode: the values beyond the border, 'zeros' (as in the paper; it tells a token how far the border is),
     'reflect', 'replicate' or 'circular'. layout: 'NLC' for (B, P + h * w, D) with a grid, 'NHWC' for (B, h, w, D),
     'NCHW' for (B, D, h, w). bias: a constant per channel.
     Weights start normal with variance 2 / (taps of the kernel), the bias at zero, as in the authors' own Twins code.
@@ -93,11 +94,11 @@ class PEG(nn.Module):
         if self.folded and prefix_tokens:
             parts = tokens.split([prefix_tokens + math.prod(grid) for grid in grids], dim=1)
             return torch.cat([self(part, grid, prefix_tokens) for part, grid in zip(parts, grids)], dim=1)
-        how = (self.padding_mode, not self.folded, self.dilation, self.causal)
-        return ops.peg_packed(tokens, self.kernel(), self.bias, grids, prefix_tokens, *how, form=self.form)
+        options = self._options(residual=not self.folded)
+        return ops.peg_packed(tokens, self.kernel(), self.bias, grids, prefix_tokens, form=self.form, **options)
 
     def forward_at(self, tokens: Tensor, coordinates: Tensor, image: Tensor | None = None) -> Tensor:
-        """Return tokens plus their encoding where tokens stand at places of their own: any subset, in any order.
+        """Return tokens plus their encoding for tokens at given coordinates: any subset, in any order.
 
         tokens: (T, D). coordinates: (T, dims) int64, such as row and column. image: (T,) int64 where several images
         are mixed. Missing neighbours are zero, so a full grid gives what `forward` gives. Memory is linear in T.
@@ -137,21 +138,25 @@ class PEG(nn.Module):
         layer.folded, layer.form = True, self.form
         return layer.train(self.training).requires_grad_(False)
 
+    def _options(self, residual: bool) -> dict[str, Any]:
+        return dict(padding_mode=self.padding_mode, residual=residual, dilation=self.dilation, causal=self.causal)
+
     def _apply_peg(self, tokens: Tensor, grid: AnyGrid | None, prefix_tokens: int, residual: bool) -> Tensor:
-        how = (self.padding_mode, residual, self.dilation, self.causal)
+        options = self._options(residual)
         if self.layout == "NLC":
             if grid is None or len(grid) != self.dims:
                 raise ValueError(
-                    f"layout 'NLC' needs grid= with {self.dims} sides, as a token count alone does not say the shape; got {grid}"
+                    f"layout 'NLC' needs grid= with {self.dims} sides, as a token count alone does not say the shape; "
+                    f"got {grid}"
                 )
-            return ops.peg(tokens, self.kernel(), self.bias, grid, prefix_tokens, *how, form=self.form)
+            return ops.peg(tokens, self.kernel(), self.bias, grid, prefix_tokens, form=self.form, **options)
         if grid is not None or prefix_tokens:
             raise ValueError(f"layout '{self.layout}' holds its own grid and no prefix tokens; pass the tensor alone")
         channel_axis = 1 if self.layout == "NCHW" else 3
         if tokens.ndim != 4 or tokens.shape[channel_axis] != self.dim:
             raise ValueError(f"layout '{self.layout}' needs 4 axes and {self.dim} channels; got {tuple(tokens.shape)}")
         image = tokens if self.layout == "NCHW" else tokens.permute(0, 3, 1, 2)
-        encoded = ops.convolve(image, self.kernel(), self.bias, *how)
+        encoded = ops.convolve(image, self.kernel(), self.bias, **options)
         return encoded if self.layout == "NCHW" else encoded.permute(0, 2, 3, 1)
 
     def extra_repr(self) -> str:
@@ -206,7 +211,8 @@ class PEGEncoding(PositionalEncoding):
         self.at = (at,) if isinstance(at, int) else tuple(at)
         if not self.at or min(self.at) < 0 or max(self.at) > shape.depth or len(set(self.at)) < len(self.at):
             raise ValueError(
-                f"at must list different depths from 0 (before block 1) to {shape.depth} (after the last block); got {at}"
+                f"at must list different depths from 0 (before block 1) to {shape.depth} (after the last block); "
+                f"got {at}"
             )
         self.peg = nn.ModuleDict(
             {str(depth): PEG(shape.dim, kernel_size, padding_mode=padding_mode, dilation=dilation) for depth in self.at}

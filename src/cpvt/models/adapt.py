@@ -1,4 +1,4 @@
-"""A trained model gone on with: at another size, for other classes, with or without a head for a teacher."""
+"""Adapts a trained model to another training size, other classes, or distillation."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from cpvt.grids import Grid
 from cpvt.models.timm_interface import PREFIX, head_names
 from cpvt.models.vit import VisionTransformer
 
-# what may be another when a model is trained on; class_token is compared by what comes of it
+# fields that may differ from those of the given model; class_token is compared by its effect
 FREE = ("img_size", "num_classes", "drop_rate", "drop_path_rate", "weight_init", "distilled", "class_token", "encoding")
 
 
 def adapt_model(
     model: VisionTransformer, wanted: ModelConfig, same_classes: bool = True
 ) -> tuple[VisionTransformer, list[str]]:
-    """A model as wanted with the weights of another, and what became of them, in words; the other is used up.
+    """A new model as wanted with the weights of the given one, and messages about what changed.
 
-    Another training size changes no answer there (see `set_input_size`), so its encoding may be written otherwise than
-    wanted: the new model's `config` is the truth. Heads start afresh where the number of classes differs, or by
-    `same_classes=False` the classes themselves. A distillation token that is new starts as the class token, and its head
-    as the head. Raises ValueError that lists what else differs.
+    The given model is consumed. A new training size changes no logits at that size (see `set_input_size`), so the new
+    model's `config` may write the encoding differently. Heads are reinitialised where the number of classes differs, or
+    with `same_classes=False` the classes themselves. A new distillation token starts as the class token, its head as
+    the head. Raises ValueError that lists what else differs.
     """
     _refuse_other(model, wanted)
     words = []
@@ -56,7 +56,7 @@ def adapt_model(
 
 
 def _second_head(model: VisionTransformer) -> dict[str, Tensor]:
-    """Parameters of the token and the head that a teacher's answers need, as copies of those that are there."""
+    """The distillation token and head, as copies of the class token and head."""
     state = model.state_dict()
     found = {PREFIX[1]: state[PREFIX[0]].clone()} if model.num_prefix_tokens else {}
     first, second = head_names(replace(model.config, distilled=True))
@@ -65,7 +65,7 @@ def _second_head(model: VisionTransformer) -> dict[str, Tensor]:
 
 
 def _refuse_other(model: VisionTransformer, wanted: ModelConfig) -> None:
-    """Raise ValueError where the blocks of two models differ, or what tells them positions."""
+    """Raise ValueError where blocks or encoding of two models differ."""
     before, after = asdict(model.config), asdict(wanted)
     changed = [
         f"{name}: {before[name]} -> {after[name]}"
@@ -84,7 +84,7 @@ def _refuse_other(model: VisionTransformer, wanted: ModelConfig) -> None:
 
 
 def _same_encoding(before: str, after: str, grid: Grid) -> bool:
-    """Whether two texts name one encoding; the grid of its coordinates, where the second text leaves it out, is the first's."""
+    """Whether two texts name one encoding; a grid that the second leaves out is taken from the first."""
     terms, asked = parse_encoding(before), parse_encoding(after)
     if len(terms) != len(asked):
         return False

@@ -1,4 +1,4 @@
-"""The parts of a transformer block: attention that takes a rotation and a bias and stays within images, and the block."""
+"""The transformer block and its attention, which takes a rotation and a bias and stays within each image of a pack."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from cpvt.models.linear import Linear
 
 
 class PackedBatch:
-    """The images of a pack (1, T, D): where each begins and ends, and attention within each alone.
+    """The images of a pack (1, T, D): where each begins and ends, and attention within each.
 
-    An object of its own kind, not a tuple: compiled blocks would look into a tuple and hold its contents for constant.
+    A plain object, not a tuple: torch.compile would treat the contents of a tuple as constants.
     """
 
     def __init__(self, layout: Layout, device: torch.device) -> None:
@@ -35,7 +35,7 @@ class PackedBatch:
         pack.biases = biases
         return pack
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]  # which grids are equal is no matter for a graph
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # which grids are equal must not enter a graph
     def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Attention within each image, (1, heads, T, d) -> (1, T, D)."""
         if not self.biases and _takes_varying_lengths(query):
@@ -49,17 +49,17 @@ class PackedBatch:
         return torch.cat(parts)[None]
 
     def _attend_at_once(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """In one call of PyTorch's kernel for varying lengths, which takes no bias."""
+        """In one call of PyTorch's kernel for sequences of varying length, which takes no bias."""
         from torch.nn.attention.varlen import varlen_attn
 
         query, key, value = (x[0].transpose(0, 1) for x in (query, key, value))  # (T, heads, d) each
         x = varlen_attn(query, key, value, self.offsets, self.offsets, self.longest, self.longest)
-        assert isinstance(x, Tensor)  # a pair only where more was asked for
+        assert isinstance(x, Tensor)  # a pair only where more is asked for
         return x.flatten(1)[None]
 
 
 def _takes_varying_lengths(query: Tensor) -> bool:
-    """Whether PyTorch's kernel for varying lengths runs here: half precision, an NVIDIA GPU from Ampere on, flash allowed."""
+    """Whether PyTorch's varlen kernel runs here: half precision, an NVIDIA GPU from Ampere on, flash enabled."""
     if not query.is_cuda or query.dtype not in (torch.float16, torch.bfloat16) or torch.version.hip is not None:
         return False
     flash = torch.backends.cuda.flash_sdp_enabled() and torch.backends.cuda.is_flash_attention_available()
@@ -68,26 +68,24 @@ def _takes_varying_lengths(query: Tensor) -> bool:
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Attention of (B, heads, P + N, d), heads put side by side again: (B, P + N, D)."""
+    """Attention of (B, heads, P + N, d), heads concatenated again: (B, P + N, D)."""
     x = F.scaled_dot_product_attention(query, key, value, attn_mask=bias).transpose(1, 2)  # (B, P + N, heads, d)
-    if (
-        bias is not None
-    ):  # a copy: with a bias, exporters would record a preprocessing that their own kernel does not allow
+    if bias is not None:  # a copy: with a bias, exporters would record a view that their own kernel does not allow
         x = x.clone(memory_format=torch.contiguous_format)
     return x.flatten(2)
 
 
 class AttentionInputs(NamedTuple):
-    """What attention needs to know of positions, widened for P prefix tokens; all but the bias serves every block."""
+    """The positional inputs of attention, extended to P prefix tokens; all but the bias serve every block."""
 
-    cos: Tensor | None = None  # (P + N, d), of a pack (T, d): turns queries and keys; prefix tokens by nothing
+    cos: Tensor | None = None  # (P + N, d), of a pack (T, d): rotates queries and keys, but not of prefix tokens
     sin: Tensor | None = None
     bias: Tensor | None = None  # (1, heads, P + N, P + N): added to the logits of one block; zero for prefix tokens
     pack: PackedBatch | None = None  # which then holds the biases
 
     @classmethod
     def build(cls, encoding: PositionalEncoding, layout: Layout, x: Tensor) -> AttentionInputs:
-        """Ask the encoding for what serves all blocks, and cast it, last, to the dtype of the tokens x."""
+        """What the encoding gives for all blocks, cast last to the dtype of the tokens x."""
         cosines: list[Tensor] = []
         sines: list[Tensor] = []
         prefix = layout.prefix_tokens
@@ -100,7 +98,7 @@ class AttentionInputs(NamedTuple):
         return cls(cos, sin, None, PackedBatch(layout, x.device) if layout.packed else None)
 
     def with_bias(self, encoding: PositionalEncoding, layout: Layout, depth: int) -> AttentionInputs:
-        """The same for block `depth`, counted from 1, with its bias where it has one; asked for only when its turn comes."""
+        """The same with the bias of block `depth` (from 1), where it has one; computed only when that block runs."""
         prefix = layout.prefix_tokens
         asked = (encoding.bias(grid, depth) for grid, _ in layout.groups)
         # four axes: with three, the CPU's fused kernel is not taken (measured 4 times slower at 577 tokens)
@@ -113,13 +111,13 @@ class AttentionInputs(NamedTuple):
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn channel pairs (i, i + d / 2) of (B, heads, P + N, d) by the angles behind cos and sin, (P + N, d)."""
+    """Rotate channel pairs (i, i + d / 2) of (B, heads, P + N, d) by the angles of cos and sin, (P + N, d)."""
     first, second = x.chunk(2, dim=-1)
     return (x * cos + torch.cat([-second, first], dim=-1) * sin).to(x.dtype)
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention; in a pack, within each image alone."""
+    """Multi-head self-attention; in a pack, each image attends only to itself."""
 
     def __init__(self, dim: int, num_heads: int, qkv_bias: bool = True) -> None:
         super().__init__()
@@ -135,7 +133,7 @@ class Attention(nn.Module):
         return self.proj(_attend(query, key, value, bias))
 
     def weights(self, x: Tensor, positions: AttentionInputs) -> Tensor:
-        """The attention matrix itself, (B, heads, P + N, P + N), for looking at; `forward` never builds it."""
+        """The attention weights, (B, heads, P + N, P + N), for inspection; `forward` never materialises them."""
         query, key, _ = self._heads(x, positions)
         logits = query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5
         return (logits if positions.bias is None else logits + positions.bias.to(logits.dtype)).softmax(dim=-1)
@@ -149,9 +147,9 @@ class Attention(nn.Module):
 
 
 class DropPath(nn.Module):
-    """In training drops what a branch adds, with this probability for each image, and scales up what stays.
+    """Stochastic depth: in training drops a residual branch with this probability for each image and rescales others.
 
-    As timm's, whose unit is a row of the batch: for it a pack would be one image.
+    As timm's, which drops per row of the batch and would treat a pack as one image.
     Source: Huang et al., Deep Networks with Stochastic Depth, arXiv 1603.09382.
     """
 
@@ -172,7 +170,7 @@ class DropPath(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Two linear layers with GELU between, for each token on its own."""
+    """Two linear layers with GELU between, applied to each token."""
 
     def __init__(self, dim: int, hidden_dim: int) -> None:
         super().__init__()
@@ -185,7 +183,7 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """One encoder block: attention, then a two-layer perceptron, each after a norm and around a shortcut."""
+    """One encoder block: attention, then an MLP, each after a norm and with a residual connection."""
 
     def __init__(self, dim: int, num_heads: int, mlp_ratio: float, qkv_bias: bool, drop_path: float) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Other people's weights: checkpoints of timm's transformers, and the positional convolutions of its Twins, CoaT, DaViT and FastViT."""
+"""Converts weights of timm: vision transformers, and the positional convolutions of Twins, CoaT, DaViT, FastViT."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from cpvt.models.timm_interface import PREFIX
 
 WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")  # in timm's order: averaged weights first
 HOME = re.compile(
-    r"(cls|dist)_token|pos_embed|(patch_embed\.proj|norm|head|head_dist|blocks\.\d+\.(norm[12]|attn\.(qkv|proj)|mlp\.fc[12]))\.(weight|bias)"
+    r"(cls|dist)_token|pos_embed"
+    r"|(patch_embed\.proj|norm|head|head_dist|blocks\.\d+\.(norm[12]|attn\.(qkv|proj)|mlp\.fc[12]))\.(weight|bias)"
 )
 LAYER_SCALE = re.compile(r"(blocks\.\d+)\.(?:ls([12])\.gamma|gamma_([12]))")  # timm's name, then DeiT's own
 BRANCH_END = {"1": "attn.proj", "2": "mlp.fc2"}  # the layer whose output a LayerScale multiplies
@@ -29,13 +30,12 @@ def from_timm(checkpoint: Mapping[str, Any], grid: Grid | None = None) -> dict[s
 
     checkpoint: a state dict, or what a training script saved around one ({'model': ...}, {'state_dict': ...}, averaged
     weights, names with 'module.'). grid: (h, w) of the position table, needed where it is not square.
-    The class token's own position is added to the class token (the distillation token's to that), LayerScale is multiplied into the layer before it, and
-    a bias that is not there becomes zero; the logits are those of timm's model, to rounding. Without a table of
-    positions the result is for encoding='none'; without a class token for global_pool='avg'.
-    A distilled checkpoint is for a model with `distilled=True`; any other refuses its token and its second head by name.
-    Not in a checkpoint, so not checked: the activation (GELU here) and the norms' epsilon (1e-6, as DeiT).
-    Raises ValueError for weights that have no home in the model (registers, norms of queries and keys, a norm after
-    pooling, ...), naming them.
+    The class token's own position is added to the class token, the distillation token's to that. LayerScale is
+    multiplied into the layer before it, and a missing bias becomes zero. Logits equal those of timm's model up to
+    rounding. Without a position table the result is for encoding='none', without a class token for global_pool='avg',
+    and a distilled checkpoint for `distilled=True`.
+    Unchecked, as checkpoints do not hold them: the activation (GELU here) and the norms' epsilon (1e-6, as DeiT).
+    Raises ValueError that names weights without a counterpart in the model (registers, norms of queries and keys, ...).
     """
     state = unwrap_checkpoint(checkpoint)
     _fold_layer_scale(state)

@@ -1,4 +1,4 @@
-"""Linear layers that reach the speed of the processor they run on."""
+"""A faster nn.Linear for CPUs on which oneDNN beats MKL."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 
 def processor() -> str:
-    """What the system says of its processor, at length."""
+    """The system's full description of its processor."""
     try:
         return Path("/proc/cpuinfo").read_text()
     except OSError:  # no Linux, or no leave to read
@@ -27,7 +27,7 @@ ONEDNN_IS_FASTER = (
 
 @contextmanager
 def plain_linear() -> Iterator[None]:
-    """Compute every Linear as nn.Linear does while the context is active; also a decorator: `plain_linear()(function)`."""
+    """Compute every Linear as nn.Linear while the context is active; also a decorator: `plain_linear()(function)`."""
     global ONEDNN_IS_FASTER
     previous, ONEDNN_IS_FASTER = ONEDNN_IS_FASTER, False
     try:
@@ -38,17 +38,17 @@ def plain_linear() -> Iterator[None]:
 
 LONG = 1024  # tokens: for more in one row, whose number divides badly (2,729 is prime), oneDNN's gradient of the weight
 # takes four times as long; filled up to a multiple of 16 the whole step gains 1.7 times
-# In one thread and below 16 images PyTorch does not give oneDNN a kernel of 1, which then takes more than twice as long,
-# unless it is dilated; and a kernel of 1 has no gaps to widen.
+# In one thread and below 16 images PyTorch does not pass a kernel of 1 to oneDNN unless it is dilated, and takes more
+# than twice as long. Dilation does not change what a kernel of 1 computes.
 AS_IF_DILATED = (1, 2)
 
 
 class Linear(nn.Linear):
-    """nn.Linear, computed by whichever of PyTorch's two libraries is fast here; the same weights, names and numbers.
+    """nn.Linear, computed by whichever of PyTorch's two CPU libraries is faster; same weights, names and numbers.
 
-    PyTorch multiplies float32 matrices on the CPU with MKL, which on AMD's processors leaves their widest instructions
-    unused; oneDNN, with which PyTorch convolves, uses them. Tokens (B, N, D) seen as a channels-last image need no
-    copy for it, so there the layer is a convolution with a kernel of 1. Everywhere else it is what nn.Linear is.
+    PyTorch multiplies float32 matrices on the CPU with MKL, which does not use the widest instructions of AMD chips.
+    oneDNN, which computes PyTorch's convolutions, does. Tokens (B, N, D) are a channels-last image without a copy, so
+    on AMD the layer is a convolution with a kernel of 1. Everywhere else it is nn.Linear.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -63,10 +63,9 @@ class Linear(nn.Linear):
 
 
 def _convolves(x: Tensor) -> bool:
-    """Whether oneDNN's convolution is the faster product for tokens x; what torch.export exports holds a plain product.
+    """Whether oneDNN's convolution is the faster product for tokens x; exported programs hold a plain product.
 
-    For one image of up to 20,480 numbers PyTorch does not convolve by oneDNN; to ask in a compiled graph would bind it
-    to sizes.
+    PyTorch does not use oneDNN for one image of up to 20,480 numbers; this test would bind a compiled graph to sizes.
     """
     if not ONEDNN_IS_FASTER or x.ndim != 3 or x.device.type != "cpu" or x.dtype != torch.float32:
         return False

@@ -1,4 +1,4 @@
-"""Lists of images of several sizes: checked, padded to whole patches, and cut into packs."""
+"""Checks lists of images of several sizes, pads them to whole patches and cuts them into packs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from cpvt.config import ModelConfig
 from cpvt.grids import patch_count, within_budget
 
-PACK_ON_CPU = 2**20  # numbers (tokens times width) that a CPU takes at a time: more fall out of its caches
+PACK_ON_CPU = 2**20  # numbers (tokens times width) in one pack on a CPU: more do not fit its caches
 
 
 def check_sides(shape: Sequence[int], patch_size: int) -> None:
@@ -24,7 +24,7 @@ def check_sides(shape: Sequence[int], patch_size: int) -> None:
 
 
 def check_batch(images: Tensor, in_chans: int, patch_size: int) -> Tensor:
-    """The images themselves; ValueError unless they are (B, C, H, W) and not smaller than a patch."""
+    """The images, unchanged; ValueError unless they are (B, C, H, W) and not smaller than a patch."""
     if getattr(images, "ndim", None) != 4 or images.shape[1] != in_chans:
         got = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
         raise ValueError(f"the model needs images of shape (B, {in_chans}, H, W), or a list of images; got {got}")
@@ -33,7 +33,7 @@ def check_batch(images: Tensor, in_chans: int, patch_size: int) -> Tensor:
 
 
 def pad_to_patches(images: Sequence[Tensor], config: ModelConfig) -> list[Tensor]:
-    """The images (C, H_i, W_i), each with zeros on the right and at the bottom up to whole patches.
+    """The images (C, H_i, W_i), each padded with zeros on the right and at the bottom to whole patches.
 
     Raises ValueError for an empty list, and for images of the wrong shape, too small, or of mixed dtypes or devices.
     """
@@ -58,7 +58,7 @@ def pad_to_patches(images: Sequence[Tensor], config: ModelConfig) -> list[Tensor
 
 
 def plan_packs(shapes: Sequence[torch.Size], config: ModelConfig, device: torch.device) -> list[list[int]]:
-    """Numbers of the images (C, H, W) that go into each pack, equal sizes side by side; all in one but on the CPU."""
+    """Indices of the images (C, H, W) in each pack, equal sizes side by side; one pack except on the CPU."""
     order = sorted(range(len(shapes)), key=lambda number: (shapes[number].numel(), shapes[number]))
     if device.type != "cpu" or shapes[order[0]] == shapes[order[-1]]:
         return [order]

@@ -1,4 +1,4 @@
-"""The models whose weights come with the package."""
+"""The pretrained models whose weights come with the package."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from cpvt.config.legacy import current
 from cpvt.runtime.files import read_json
 
-DEFAULT = "cpvt_mini_peg5_gap"  # names images where nobody says which model should
+DEFAULT = "cpvt_mini_peg5_gap"  # `cpvt predict` uses it where no model is named
 FOLDER = Path(__file__).parent / "weights"  # NAME.safetensors (float16) and NAME.json, written by recipes/ship.py
 CARD = FOLDER / "README.md"  # what they are for, and how good they are
 
@@ -31,7 +31,7 @@ def shipped_files(name: str) -> Files:
 
 
 def introduce(name: str) -> str:
-    """One line on a model that comes with the package: what it knows, and where to read more."""
+    """One line on a model that comes with the package: its classes, and where to read more."""
     record = read_json(shipped_files(name).record)
     classes, data = record["class_names"], current(record["training"])["dataset"]["data"]
     return (
@@ -41,7 +41,7 @@ def introduce(name: str) -> str:
 
 
 def describe_shipped(name: str) -> dict[str, Any]:
-    """What timm wants to know of weights that come with the package: where they are, how their images are read."""
+    """What timm wants to know of pretrained weights: where they are, and how images are read for them."""
     files = shipped_files(name)
     record = read_json(files.record)
     transform = record["transform"]

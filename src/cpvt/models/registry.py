@@ -31,12 +31,13 @@ def create_model(
 ) -> VisionTransformer:
     """Build a model by name, such as "cpvt_small_gap"; it takes images of any size.
 
-    pretrained: with the weights that come with the package, where there are some of that name (`cpvt list` says so);
-    for another number of classes its head starts afresh. Otherwise weights are random.
+    pretrained: load the weights that come with the package for some names (`cpvt list` says which). For another number
+    of classes the head is reinitialised. Otherwise all weights are random.
     options: any field of ModelConfig, with timm's names: num_classes=1000, in_chans=3, img_size (the training size),
-    encoding="learned+peg" (or a class of one's own), global_pool="token" or "avg", drop_path_rate, ... `timm.create_model` builds the same, and
-    takes timm's own options besides, such as features_only=True. Raises ValueError for a name or an option that does
-    not exist, or a name without weights, listing those that do; and for options that the weights do not fit.
+    encoding="learned+peg" (or a class of your own), global_pool="token" or "avg", drop_path_rate, ...
+    `timm.create_model` builds the same and also takes timm's own options, such as features_only=True.
+    Raises ValueError for an unknown name or option, or a name without weights (the known ones are listed), and for
+    options that the weights do not fit.
     """
     model_config(name, **options)  # complains
     name, inner = split_options(name)
@@ -50,17 +51,17 @@ def create_model(
 
 
 def _build(name: str, pretrained: bool = False, **options: Any) -> Any:
-    """What timm calls: a model with timm's metadata, pretrained or features-only as asked."""
+    """What timm calls: a model with timm's metadata, pretrained or features-only if asked."""
 
     def construct(*, device: Any = None, dtype: Any = None, **fields: Any) -> VisionTransformer:
         return VisionTransformer(model_config(name, **fields), device, dtype, _own_encoding(fields))
 
     config = MODELS[name][0]
-    if options.get("distilled"):  # two heads to leave out where the weights have other classes
+    if options.get("distilled"):  # two heads to skip where the weights have other classes
         heads = {"classifier": ("head", "head_dist")}
         options["pretrained_cfg_overlay"] = {**heads, **(options.get("pretrained_cfg_overlay") or {})}
     resize: dict[str, Any] = {}
-    if pretrained:  # weights are those of a certain size and prefix: build for them, change afterwards
+    if pretrained:  # build for the weights' own size and prefix, and change them afterwards
         told = options.get("pretrained_cfg_overlay") or {}
         size = {"img_size": told["input_size"][1:]} if told.get("input_size") else {}
         source = model_config(name, **{**size, **options.get("pretrained_model_args", {})})
@@ -86,7 +87,7 @@ def _own_encoding(options: dict[str, Any]) -> Any:
 
 
 def _check_weights(state: dict[str, torch.Tensor], model: VisionTransformer) -> dict[str, torch.Tensor]:
-    """The weights as they are; ValueError where names or shapes beside the head's differ: timm overlooks some that do."""
+    """The weights, unchanged; ValueError where names or shapes outside the heads differ, which timm partly ignores."""
     apart = ("head.", "head_dist.", "patch_embed.proj.weight")  # timm fits these to classes and channels
     wanted = {name: each.shape for name, each in model.state_dict().items() if not name.startswith(apart)}
     held = {name: each.shape for name, each in state.items() if not name.startswith(apart)}
@@ -94,8 +95,9 @@ def _check_weights(state: dict[str, torch.Tensor], model: VisionTransformer) -> 
         missing, extra = sorted(wanted.keys() - held.keys()), sorted(held.keys() - wanted.keys())
         other = [name for name in wanted if name in held and wanted[name] != held[name]][:3]
         raise ValueError(
-            f"the weights are of another model: missing {missing or 'nothing'}, not expected {extra or 'nothing'}, of another "
-            f"shape (the first three) {other or 'nothing'}. Give the encoding, depth, width and pooling they were trained with"
+            f"the weights are of another model: missing {missing or 'nothing'}, not expected {extra or 'nothing'}, "
+            f"of another shape (the first three) {other or 'nothing'}. Give the encoding, depth, width and pooling "
+            "they were trained with"
         )
     return state
 

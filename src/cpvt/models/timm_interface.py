@@ -1,4 +1,4 @@
-"""What timm's functions ask of a model beside its forward: heads, sizes, groups of parameters, what rebuilds it."""
+"""What timm's functions ask of a model besides its forward: heads, sizes, parameter groups, how to rebuild it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Indices = int | Sequence[int] | None  # blocks, counted from 0, negative ones fr
 
 
 class Backbone(nn.Module):
-    """A model that timm can list, measure, change and take apart; `config` always says what the model is now."""
+    """A model that timm can list, profile, change and prune; `config` always describes the model as it is now."""
 
     config: ModelConfig
     patch_embed: PatchEmbed
@@ -46,7 +46,7 @@ class Backbone(nn.Module):
 
     @property
     def pretrained_cfg(self) -> dict[str, Any]:
-        """What timm knows of weights and of images, whose size is always the training size.
+        """What timm knows of weights and images; their size is always the training size.
 
         timm sets it for the models it builds; for others, such as a trained run, it follows from the configuration.
         """
@@ -64,16 +64,16 @@ class Backbone(nn.Module):
 
     @property
     def _model_args(self) -> dict[str, Any]:
-        """timm writes this beside uploaded weights and builds a downloaded model from it."""
+        """timm stores this next to uploaded weights and builds a downloaded model from it."""
         return asdict(self.config)
 
     @_model_args.setter
     def _model_args(self, asked: dict[str, Any]) -> None:
-        """timm notes here what it was asked to build; the configuration knows that, and what became of it."""
+        """timm stores here what it was asked to build; the configuration already holds that."""
 
     @property
     def _traits(self) -> dict[str, Any]:
-        """What timm reads of the input, such as the size for images to be trained on."""
+        """What timm reads about the input, such as the training size."""
         return {"img_size": sides(self.config.img_size), "fixed_input_size": False, "first_conv": "patch_embed.proj"}
 
     @_traits.setter
@@ -94,11 +94,11 @@ class Backbone(nn.Module):
         ]
 
     def get_classifier(self) -> nn.Module | tuple[nn.Module, nn.Module]:
-        """The last linear layer, or the identity where there is none; of a distilled model both, as timm's give them."""
+        """The last linear layer, or the identity where there is none; both of a distilled model, as in timm."""
         return (self.head, self.head_dist) if self.config.distilled else self.head
 
     def set_distilled_training(self, enable: bool = True) -> None:
-        """Let the model answer in training with what each head says, (logits, distillation logits), not with their mean.
+        """Return (logits, distillation logits) in training, not their mean.
 
         Raises ValueError where there is no second head.
         """
@@ -107,11 +107,10 @@ class Backbone(nn.Module):
         self.distilled_training = enable
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Put a fresh head on the model (two where it is distilled), for `num_classes` classes (0: none) and, where
-        given, another pooling.
+        """Put a new head (two where the model is distilled) on the model, for `num_classes` classes (0: none).
 
-        Class and distillation tokens stay where they are, read or not: the blocks were trained with them. Raises
-        ValueError for 'token' where there is none.
+        global_pool: another pooling. Class and distillation tokens stay even where no head reads them: the blocks were
+        trained with them. Raises ValueError for 'token' where there is none.
         """
         config = replace(self.config, num_classes=num_classes)
         if global_pool is not None and global_pool != config.global_pool:
@@ -125,18 +124,17 @@ class Backbone(nn.Module):
             setattr(self, name, head)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Keep only what goes from block to block in training, and compute the rest again in the backward."""
+        """Keep only the outputs of blocks in training and recompute the rest in the backward pass."""
         self.grad_checkpointing = enable
 
     def set_input_size(self, img_size: Size | None = None, patch_size: Size | None = None) -> None:
         """Change the training size, in pixels, and the patch; None leaves either as it is.
 
-        The model takes every size before and after; what changes is the grid that encodings start from. A learned table
-        is resized to it bicubically, as it would be for an image of that size. `sincos` and `rope` with scaled
-        coordinates keep the unit that the blocks were trained with, the pitch of the grid they were built for, and
-        `relative`, PEG and raw coordinates count tokens: with the patch as it was, no answer at the new size changes.
-        Another patch resamples the patch embedding (Beyer et al., FlexiViT, arXiv 2212.08013).
-        Raises ValueError for a patch that is not square.
+        The model takes every size before and after; what changes is the grid that encodings start from. With the same
+        patch, no logits at the new size change: a learned table is resized bicubically, as for an image of that size;
+        `sincos` and `rope` with scaled coordinates keep their unit, the pitch of the grid they were built for;
+        `relative`, PEG and raw coordinates count tokens. Another patch resamples the patch embedding (Beyer et al.,
+        FlexiViT, arXiv 2212.08013). Raises ValueError for a patch that is not square.
         """
         patch = sides(patch_size or self.config.patch_size)
         if patch[0] != patch[1]:
@@ -151,7 +149,7 @@ class Backbone(nn.Module):
     def prune_intermediate_layers(
         self, indices: Indices = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Drop blocks that no wanted intermediate needs, and their PEGs and tables; returns the blocks wanted."""
+        """Drop blocks that no wanted intermediate needs, with their PEGs and tables; returns the wanted blocks."""
         taken = take_indices(indices, len(self.blocks))
         depth = max(taken) + 1
         self.blocks = self.blocks[:depth]
@@ -165,15 +163,15 @@ class Backbone(nn.Module):
         return taken
 
     def no_weight_decay(self) -> set[str]:
-        """Names of parameters that weight decay must leave alone: prefix tokens and the encoding, PEG included."""
+        """Names of parameters without weight decay: prefix tokens and the encoding, PEG included."""
         return {name for name, _ in self.named_parameters() if name in PREFIX or name.startswith("encoding.")}
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Patterns that sort parameters into layers, for learning rates that fall with depth.
+        """Patterns that sort parameters into layers, for layer-wise learning rate decay.
 
-        The stem holds the patch embedding, the prefix tokens and all positions that block 1 already meets (learned tables,
-        also a relative one for all blocks, and a PEG at depth 0); what serves block d alone, its relative table or a PEG
-        after it, belongs with it, `blocks.{d - 1}`.
+        The stem holds the patch embedding, the prefix tokens and all positions that block 1 uses: learned tables, a
+        relative one shared by all blocks, a PEG at depth 0. What serves block d alone (its table, a PEG after
+        it) belongs to `blocks.{d - 1}`.
         """
         later = {re.escape(name): depth for name, depth in self.encoding.layers().items() if depth}
         other = rf"(?!\.(?:{'|'.join(later)})\b)" if later else ""
@@ -193,7 +191,8 @@ def take_indices(indices: Indices, blocks: int) -> list[int]:
     taken = [*range(-wanted, 0)] if isinstance(wanted, int) else list(wanted)
     if not taken or min(taken) < -blocks or max(taken) >= blocks:
         raise ValueError(
-            f"indices must be a number of blocks from 1 to {blocks}, or blocks from {-blocks} to {blocks - 1}; got {indices}"
+            f"indices must be a number of blocks from 1 to {blocks}, or blocks from {-blocks} to {blocks - 1}; "
+            f"got {indices}"
         )
     return [number % blocks for number in taken]
 
@@ -209,14 +208,14 @@ def create_head(config: ModelConfig) -> nn.Module:
 
 
 def init_linears(module: nn.Module, weight_init: str) -> None:
-    """Start every linear layer of a module as the configuration says."""
+    """Initialise every linear layer of a module as the configuration says."""
     for layer in module.modules():
         if isinstance(layer, nn.Linear):
             init_linear(layer, weight_init)
 
 
 def init_linear(layer: nn.Linear, weight_init: str) -> None:
-    """Draw the weight of a linear layer, and put its bias to zero."""
+    """Draw the weight of a linear layer and set its bias to zero."""
     if weight_init == "xavier":
         nn.init.xavier_uniform_(layer.weight)
     else:
@@ -226,7 +225,7 @@ def init_linear(layer: nn.Linear, weight_init: str) -> None:
 
 
 def check_config(config: ModelConfig) -> None:
-    """Raise ValueError for a model that makes no sense."""
+    """Raise ValueError for a configuration that contradicts itself."""
     if config.embed_dim % config.num_heads:
         raise ValueError(f"embed_dim must be a multiple of num_heads; got {config.embed_dim} and {config.num_heads}")
     if config.weight_init not in ("deit", "xavier"):
@@ -242,7 +241,7 @@ def check_config(config: ModelConfig) -> None:
 
 
 def describe_to_timm(config: ModelConfig) -> dict[str, Any]:
-    """What timm wants to know of a model, in its words: images and classes."""
+    """What timm wants to know of a model: its input and its classes, in timm's words."""
     return {
         "input_size": (config.in_chans, *sides(config.img_size)),
         "num_classes": config.num_classes,

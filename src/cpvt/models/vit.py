@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from itertools import groupby
@@ -31,23 +32,23 @@ from cpvt.models.timm_interface import (
     take_indices,
 )
 
-for leaf in (PEG, Linear):  # what asks after shapes or devices is one node of a traced graph
+for leaf in (PEG, Linear):  # modules that inspect shapes or devices are leaves of an FX graph
     register_notrace_module(leaf)
 register_notrace_function(check_batch)
 
-Logits = Tensor | tuple[Tensor, Tensor]  # of a distilled model in distilled training what each head says
+Logits = Tensor | tuple[Tensor, Tensor]  # a pair in distilled training: one for each head
 
 
 class VisionTransformer(Backbone):
     """A vision transformer (pre-norm, as DeiT) that takes images of any size and any positional encoding.
 
-    Images (B, C, H, W), or a list of (C, H_i, W_i) each of its own size, go in, logits (B, classes) come out. Sides
-    that the patch does not divide are padded with zeros on the right and at the bottom; nothing is cropped, and no
-    image of a list meets another's tokens or padding: it gets the answer it would get alone. The head reads the class token, or for
-    `global_pool='avg'` the mean of the tokens after the final norm, with no class token at all.
-    A distilled model (`distilled=True`) answers with the mean of two heads: the second reads a distillation token of its own,
-    which PEG lets pass as the class token, or the same mean of the tokens (Touvron et al., arXiv 2012.12877).
-    Names of parameters are timm's, except under `encoding.`. What timm asks of a model beside its forward is in `Backbone`.
+    It maps images (B, C, H, W), or a list of images (C, H_i, W_i) of any sizes, to logits (B, classes). Sides that the
+    patch does not divide are padded with zeros on the right and at the bottom. Images of a list attend only to
+    themselves, so each gets the logits that it would get alone. The head reads the class token, or for
+    `global_pool='avg'` the mean of the tokens after the final norm; then there is no class token.
+    A distilled model (`distilled=True`) returns the mean of two heads. The second reads a distillation token, which PEG
+    skips like the class token, or the same mean of the tokens (Touvron et al., arXiv 2012.12877).
+    Parameter names are timm's, except under `encoding.`. `Backbone` holds what timm asks for besides the forward.
     """
 
     def __init__(
@@ -62,7 +63,7 @@ class VisionTransformer(Backbone):
         self.config = config
         with nullcontext() if device is None else torch.device(device):
             self._build(config, encoding or config.encoding)
-        self.to(dtype)  # weights are drawn in float32 whatever they are kept in
+        self.to(dtype)  # weights are drawn in float32 whatever their dtype
         self.feature_info = self.list_features()
 
     def _build(self, config: ModelConfig, encoding: str | Builder | PositionalEncoding) -> None:
@@ -85,7 +86,7 @@ class VisionTransformer(Backbone):
         self.encoding = create_encoding(encoding, shape)  # draws its own weights, last
 
     def _init_trunk(self, weight_init: str) -> None:
-        """The patch embedding and norms keep torch's start."""
+        """Initialise blocks, heads and prefix tokens; the patch embedding and norms keep torch's initialisation."""
         init_linears(self.blocks, weight_init)
         for name in head_names(self.config):
             init_linears(self.get_submodule(name), weight_init)
@@ -97,10 +98,10 @@ class VisionTransformer(Backbone):
         return [getattr(self, name) for name in PREFIX[: self.num_prefix_tokens]]
 
     def init_weights(self, mode: str = "", needs_reset: bool = True) -> None:
-        """Draw all weights anew, by 'deit' or 'xavier' (by default the configuration's), as a fresh model has them.
+        """Draw all weights again, by 'deit' or 'xavier' (by default the configuration's), as in a new model.
 
-        Also for a model built on the device 'meta' and then given memory by `to_empty`. needs_reset=False leaves the patch
-        embedding and the norms as they are. A seed gives the weights that it gives a model built under it.
+        This also serves a model built on the device 'meta' and given memory by `to_empty`. needs_reset=False leaves the
+        patch embedding and the norms as they are. The same seed gives the same weights as building the model.
         """
         config = replace(self.config, weight_init=mode or self.config.weight_init)
         check_config(config)
@@ -116,39 +117,43 @@ class VisionTransformer(Backbone):
     def forward(self, images: Tensor | list[Tensor] | tuple[Tensor, ...]) -> Logits:
         """Logits (B, classes) of images (B, C, H, W), or of a list of (C, H_i, W_i).
 
-        A distilled model gives the mean of its two heads; after `set_distilled_training()`, in training, what each says.
+        A distilled model returns the mean of its two heads; after `set_distilled_training()`, in training, a pair.
         """
         return self.forward_head(self.forward_features(images))
 
     def forward_features(self, images: Tensor | list[Tensor] | tuple[Tensor, ...]) -> Tensor | list[Tensor]:
-        """Tokens after the final norm, (B, P + N, D); of a list a list of (P + N_i, D)."""
-        if not isinstance(images, (list, tuple)):
-            return self._features(*self.embed(images))
+        """Tokens after the final norm, (B, P + N, D); for a list of images a list of (P + N_i, D)."""
+        if isinstance(images, (list, tuple)):
+            return self._features_of_list(images)
+        x, layout, positions = self.embed(images)
+        return self.norm(self.run_blocks(x, layout, positions)[0])
+
+    def _features_of_list(self, images: Sequence[Tensor]) -> list[Tensor]:
+        """As `forward_features`, each image in the place that it has in the list."""
         padded = pad_to_patches(images, self.config)
         features: dict[int, Tensor] = {}
         for numbers in plan_packs([image.shape for image in padded], self.config, padded[0].device):
             x, layout, positions = self._embed_list([padded[number] for number in numbers])
-            x = self._features(x, layout, positions)
+            x = self.norm(self.run_blocks(x, layout, positions)[0])
             features.update(zip(numbers, x[0].split(layout.lengths) if layout.packed else x.unbind()))
         return [features[number] for number in range(len(padded))]
 
-    def _features(self, x: Tensor, layout: Layout, positions: AttentionInputs) -> Tensor:
-        return self.norm(self._through(len(self.blocks), x, layout, positions))
+    def run_blocks(
+        self, x: Tensor, layout: Layout, positions: AttentionInputs, count: int | None = None, taken: Sequence[int] = ()
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Tokens after the first `count` blocks (None: all), and those after each block in `taken`, numbered from 0."""
+        outputs = []
+        for depth in range(1, 1 + (len(self.blocks) if count is None else count)):
+            if self.grad_checkpointing:
+                x = checkpoint(self._run_block, depth, x, layout, positions, use_reentrant=False)
+            else:
+                x = self._run_block(depth, x, layout, positions)
+            if depth - 1 in taken:
+                outputs.append(x)
+        return x, outputs
 
-    def _through(self, blocks: int, x: Tensor, layout: Layout, positions: AttentionInputs) -> Tensor:
-        """Tokens after the first `blocks` blocks, the encoding applied after each."""
-        for depth in range(1, blocks + 1):
-            x = self._step(depth, x, layout, positions)
-        return x
-
-    def _step(self, depth: int, x: Tensor, layout: Layout, positions: AttentionInputs) -> Tensor:
-        """From what block `depth`, counted from 1, receives to what the next one receives."""
-        if self.grad_checkpointing:
-            done: Tensor = checkpoint(self._forward_step, depth, x, layout, positions, use_reentrant=False)
-            return done
-        return self._forward_step(depth, x, layout, positions)
-
-    def _forward_step(self, depth: int, x: Tensor, layout: Layout, positions: AttentionInputs) -> Tensor:
+    def _run_block(self, depth: int, x: Tensor, layout: Layout, positions: AttentionInputs) -> Tensor:
+        """Block `depth`, counted from 1, with its bias, then the encoding after it."""
         positions = positions.with_bias(self.encoding, layout, depth)
         y: Tensor = self.encoding(self.blocks[depth - 1](x, positions), layout, depth)
         return y
@@ -164,14 +169,14 @@ class VisionTransformer(Backbone):
         intermediates_only: bool = False,
         output_dict: bool = False,
     ) -> Any:
-        """What comes out of blocks beside the features: of each block what the next one receives, a PEG between included.
+        """Features and the outputs of blocks, as the next block receives them (a PEG in between included).
 
-        indices: blocks from 0 (negative: from the end), None for all, or an int for the last so many; in the order of
-        blocks whatever the order asked. norm: apply the final norm to each. output_fmt: 'NCHW' for (B, D, h, w), 'NLC' for
-        (B, N, D). return_prefix_tokens: pairs with the prefix tokens (B, P, D), where there are any. stop_early: run no block
-        after the last one asked for, so that the features are its own.
-        Returns (features, intermediates), or the intermediates alone, or a dictionary with 'image_features',
-        'image_intermediates' and 'image_intermediates_prefix' in timm's way.
+        indices: blocks from 0 (negative: from the end), None for all, or an int for the last n; in the order of the
+        blocks. norm: apply the final norm to each. output_fmt: 'NCHW' for (B, D, h, w), 'NLC' for (B, N, D).
+        return_prefix_tokens: return pairs with the prefix tokens (B, P, D), where there are any. stop_early: run no
+        block after the last one asked for, so that the features are its output.
+        Returns (features, intermediates), or the intermediates alone, or a dictionary with timm's keys
+        'image_features', 'image_intermediates' and 'image_intermediates_prefix'.
         Raises ValueError for a list of images, whose grids differ, and for blocks that do not exist.
         """
         if isinstance(images, (list, tuple)):
@@ -180,11 +185,8 @@ class VisionTransformer(Backbone):
             raise ValueError(f"output_fmt must be 'NCHW' or 'NLC'; got '{output_fmt}'")
         taken = take_indices(indices, len(self.blocks))
         x, layout, positions = self.embed(images)
-        outputs: list[Tensor] = []
-        for depth in range(1, 1 + (max(taken) + 1 if stop_early else len(self.blocks))):
-            x = self._step(depth, x, layout, positions)
-            if depth - 1 in taken:
-                outputs.append(self.norm(x) if norm else x)
+        x, outputs = self.run_blocks(x, layout, positions, max(taken) + 1 if stop_early else None, taken)
+        outputs = [self.norm(each) for each in outputs] if norm else outputs
         prefix = [each[:, : self.num_prefix_tokens] for each in outputs] if self.num_prefix_tokens else []
         patches = [each[:, self.num_prefix_tokens :] for each in outputs]
         if output_fmt == "NCHW":
@@ -212,10 +214,10 @@ class VisionTransformer(Backbone):
         )
 
     def forward_head(self, x: Tensor | list[Tensor], pre_logits: bool = False) -> Logits:
-        """Logits of the tokens that `forward_features` returns, or with `pre_logits` what the head reads.
+        """Logits of the tokens that `forward_features` returns, or with `pre_logits` the input of the head.
 
-        The two heads of a distilled model may read a token each; `pre_logits` then gives the mean of the two, as timm does.
-        Where every token is read (`global_pool=''`), the tokens of a list come back end to end, (T, classes).
+        Where the two heads of a distilled model read a token each, `pre_logits` gives the mean of the two, as in timm.
+        Where every token is read (`global_pool=''`), the tokens of a list are concatenated, (T, classes).
         """
         if isinstance(x, (list, tuple)):
             parts = [self._pool(tokens) for tokens in x]
@@ -228,7 +230,7 @@ class VisionTransformer(Backbone):
         return read if pre_logits else self.head(read)
 
     def _answer_twice(self, read: Tensor, pre_logits: bool) -> Logits:
-        """Logits by both heads of a distilled model, from a token each, (B, 2, D), or from the same mean, (B, D)."""
+        """Logits of both heads of a distilled model, from a token each, (B, 2, D), or from the same mean, (B, D)."""
         two_tokens = self.config.global_pool == "token"
         own, taught = (read[..., 0, :], read[..., 1, :]) if two_tokens else (read, read)
         if not pre_logits:
@@ -238,7 +240,7 @@ class VisionTransformer(Backbone):
         return (own + taught) / 2
 
     def _pool(self, tokens: Tensor) -> Tensor:
-        """What the head reads of tokens (..., P + N, D); of a distilled model both prefix tokens, (..., 2, D)."""
+        """The input of the head from tokens (..., P + N, D); for a distilled model both prefix tokens, (..., 2, D)."""
         if self.config.global_pool == "token":
             return tokens[..., :2, :] if self.config.distilled else tokens[..., 0, :]
         if self.config.global_pool == "avg":
@@ -246,7 +248,7 @@ class VisionTransformer(Backbone):
         return tokens
 
     def embed(self, images: Tensor) -> tuple[Tensor, Layout, AttentionInputs]:
-        """Tokens as block 1 receives them, (B, P + N, D), where they stand, and what attention knows of it."""
+        """The input of block 1: tokens (B, P + N, D), their layout, and the positional inputs of attention."""
         images = check_batch(images, self.config.in_chans, self.config.patch_size)
         x, grid = self._embed(images)
         layout = Layout((grid,), self.num_prefix_tokens)
@@ -255,7 +257,7 @@ class VisionTransformer(Backbone):
     def _embed(self, images: Tensor) -> tuple[Tensor, Grid]:
         patches = self.patch_embed(images)  # (B, h, w, D)
         grid = (patches.shape[1], patches.shape[2])
-        # contiguous: the convolution leaves channels first in memory, and every norm of every block would copy
+        # contiguous: the convolution leaves channels first in memory, which every norm would copy
         x = self.encoding(patches.flatten(1, 2).contiguous(), Layout((grid,)), 0)  # (B, N, D)
         if self.num_prefix_tokens:
             prefix = [token.expand(x.shape[0], -1, -1).to(x.dtype) for token in self._prefix()]
@@ -263,7 +265,7 @@ class VisionTransformer(Backbone):
         return x, grid
 
     def _embed_list(self, images: list[Tensor]) -> tuple[Tensor, Layout, AttentionInputs]:
-        """As `embed`, for images (C, H_i, W_i), equal sizes side by side: a pack (1, T, D), or a batch if all are equal."""
+        """As `embed`, for images (C, H_i, W_i), equal sizes adjacent: a pack (1, T, D), or a batch if all are equal."""
         batches = [torch.stack(list(equal)) for _, equal in groupby(images, key=lambda image: image.shape)]
         if len(batches) == 1:
             return self.embed(batches[0])
@@ -273,11 +275,11 @@ class VisionTransformer(Backbone):
         return x, layout, AttentionInputs.build(self.encoding, layout, x)
 
     def attention_map(self, images: Tensor, block: int) -> Tensor:
-        """How much each patch attends to each other in one block (counted from 1), (B, heads, N, N)."""
+        """Attention weights between the patches in one block (counted from 1), (B, heads, N, N)."""
         if not 1 <= block <= len(self.blocks):
             raise ValueError(f"block must be from 1 to {len(self.blocks)}; got {block}")
         x, layout, positions = self.embed(images)
-        x = self._through(block - 1, x, layout, positions)
+        x, _ = self.run_blocks(x, layout, positions, block - 1)
         positions = positions.with_bias(self.encoding, layout, block)
         looked_at: Block = self.blocks[block - 1]  # type: ignore[assignment]
         weights = looked_at.attn.weights(looked_at.norm1(x), positions)

@@ -1,4 +1,4 @@
-"""Positional encoding generation as plain functions of tensors; needs torch alone (on GPUs, Triton where it is)."""
+"""PEG as plain functions of tensors; needs only torch (and uses Triton on GPUs where it is installed)."""
 
 from cpvt.ops.dense import CONVOLUTIONS, PADDING_MODES, convolve, identity_kernel
 from cpvt.ops.forms import peg

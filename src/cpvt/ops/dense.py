@@ -18,8 +18,8 @@ def peg_dense(
 ) -> Tensor:  # fmt: skip
     """`peg` by one convolution.
 
-    Without prefix tokens no layout is copied: (B, N, D) is a channels-last image seen another way. With them
-    the patches are made dense once, which a convolution cannot do without.
+    Without prefix tokens nothing is copied: (B, N, D) is a view of a channels-last image. With them the patches are
+    copied once, since a convolution needs them contiguous.
     """
     if prefix_tokens:
         prefix, patches = tokens.split([prefix_tokens, tokens.shape[1] - prefix_tokens], dim=1)
@@ -39,10 +39,8 @@ def convolve(
     dilation: int = 1,
     causal: bool = False,
 ) -> Tensor:
-    """Depth-wise convolution of (B, D, h, w), or of 1 or 3 axes, that keeps the grid; plus the image if `residual`."""
-    weight = weight.squeeze(1).unsqueeze(
-        1
-    )  # its gradient then lies as it does, as processes that add gradients up want it
+    """Depth-wise convolution of (B, D, h, w), or of 1 or 3 axes, that keeps the grid; plus the input if `residual`."""
+    weight = weight.squeeze(1).unsqueeze(1)  # the gradient then has the weight's strides, as DDP wants them
     folded = residual and _exact_in(image)
     kernel = weight + identity_kernel(weight, causal) if folded else weight
     reach = [dilation * (side // 2) for side in weight.shape[2:]]
@@ -59,7 +57,7 @@ def convolve(
 
 
 def identity_kernel(weight: Tensor, causal: bool = False) -> Tensor:
-    """The kernel that returns its input: 1 at the token's own place, 0 elsewhere; (1, 1, k, ...), to be added to `weight`."""
+    """The identity as a kernel (1, 1, k, ...): 1 at the token's own place, 0 elsewhere; to be added to `weight`."""
     border: list[int] = []
     for axis, side in enumerate(weight.shape[2:]):
         own = side - 1 if causal and axis == 0 else side // 2
@@ -70,7 +68,7 @@ def identity_kernel(weight: Tensor, causal: bool = False) -> Tensor:
 def _exact_in(image: Tensor) -> bool:
     """Whether 1 + weight keeps the weight's digits, so that the residual may be folded into the kernel.
 
-    In half precision it does not (1 + 0.001 is 1 in bfloat16), under autocast neither; there the image is added.
+    In half precision and under autocast it does not (1 + 0.001 is 1 in bfloat16); there the input is added instead.
     """
     wide = image.dtype in (torch.float32, torch.float64)
     return wide and not torch.is_autocast_enabled(image.device.type)
@@ -81,8 +79,8 @@ def _pad(image: Tensor, reach: list[int], padding_mode: str) -> Tensor:
     extra = {"reflect": 1, "circular": 0}.get(padding_mode)
     if extra is not None and any(side < border + extra for side, border in zip(grid, reach)):
         raise ValueError(
-            f"padding_mode '{padding_mode}' with a border of {max(reach)} needs a grid of at least {max(reach) + extra} "
-            f"rows and columns; got {'x'.join(str(side) for side in grid)}. "
+            f"padding_mode '{padding_mode}' with a border of {max(reach)} needs a grid of at least "
+            f"{max(reach) + extra} rows and columns; got {'x'.join(str(side) for side in grid)}. "
             "Use 'zeros' or 'replicate', or a larger image"
         )
     both = [border for border in reversed(reach) for _ in range(2)]

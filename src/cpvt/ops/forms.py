@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,22 +23,22 @@ def peg(
     bias: Tensor | None,
     grid: AnyGrid,
     prefix_tokens: int = 0,
-    padding_mode: str = "zeros",
-    residual: bool = True,
-    dilation: int = 1,
-    causal: bool = False,
+    *,
     form: str = "auto",
+    **options: Any,
 ) -> Tensor:
-    """Add to every token what a small convolution sees around it, so that tokens learn where they stand.
+    """Add to every token a small convolution of its neighbours, which tells tokens where they stand.
 
     tokens: (B, P + N, D), P prefix tokens first, then the grid row by row; grid: (n,), (h, w) or (t, h, w).
-    weight: (D, 1, k, ...), one odd k per axis of the grid. bias: (D,) or None. dilation: places from tap to tap.
-    causal: along the first axis only places before a token, and its own, are seen (zero padding only).
-    form: 'dense' is one convolution, on any device; 'fused' one Triton kernel on the tokens as they lie, for GPUs, grids
-    (h, w), zero padding and float32, bfloat16 or float16; 'auto' is 'fused' where that can be, but not while exporting,
-    so that exported files need nothing of ours.
-    Returns a tensor of the shape of `tokens`: tokens plus encoding, or with `residual=False` the encoding alone (zero
-    for prefix tokens). Raises ValueError where tokens, grid and weight disagree, or where 'fused' cannot be.
+    weight: (D, 1, k, ...), one odd k per axis of the grid. bias: (D,) or None.
+    form: 'dense' is one convolution, on any device. 'fused' is one Triton kernel on the tokens as they lie, for GPUs,
+    grids (h, w), zero padding and float32, bfloat16 or float16. 'auto' is 'fused' where that is possible, but not while
+    exporting, so that exported files need nothing of ours.
+    options: padding_mode="zeros" (or "reflect", "replicate", "circular"). residual=True; False returns the encoding
+    alone, which is zero for prefix tokens. dilation=1, the step between taps. causal=False; True lets a token see only
+    itself and what comes before it along the first axis (zero padding only).
+    Returns a tensor of the shape of `tokens`. Raises ValueError where tokens, grid and weight disagree, or 'fused' is
+    not possible.
     Source: Chu et al., Conditional Positional Encodings for Vision Transformers, arXiv 2102.10882, section 3.
     """
     check_tokens(tokens.shape, grid, prefix_tokens)
@@ -46,17 +47,26 @@ def peg(
     if form not in FORMS:
         raise ValueError(f"form must be one of {', '.join(FORMS)}; got '{form}'")
     if form == "fused":
-        obstacle = _obstacle(tokens, weight, bias, padding_mode, causal)
+        obstacle = _obstacle(tokens, weight, bias, **options)
         if obstacle:
             raise ValueError(f"form 'fused' {obstacle}. Use 'dense', or 'auto', which chooses")
-    if form == "fused" or (form == "auto" and _suits_fused(tokens, weight, bias, padding_mode, causal)):
+    if form == "fused" or (form == "auto" and _suits_fused(tokens, weight, bias, **options)):
         from cpvt.ops import fused  # not before it is used: Triton comes with builds of torch for GPUs only
 
-        return fused.peg(tokens, weight, bias, (grid[0], grid[1]), prefix_tokens, residual, dilation)
-    return peg_dense(tokens, weight, bias, grid, prefix_tokens, padding_mode, residual, dilation, causal)
+        how = (options.get("residual", True), options.get("dilation", 1))
+        return fused.peg(tokens, weight, bias, (grid[0], grid[1]), prefix_tokens, *how)
+    return peg_dense(tokens, weight, bias, grid, prefix_tokens, **options)
 
 
-def _obstacle(tokens: Tensor, weight: Tensor, bias: Tensor | None, padding_mode: str, causal: bool) -> str:
+def _obstacle(
+    tokens: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    padding_mode: str = "zeros",
+    residual: bool = True,
+    dilation: int = 1,
+    causal: bool = False,
+) -> str:
     """What keeps the fused form from computing this, as the end of a sentence; nothing if nothing does."""
     sides = tuple(weight.shape[2:])
     dtypes = [tensor.dtype for tensor in (tokens, weight, bias) if tensor is not None]
@@ -85,11 +95,11 @@ def _interpreted(device_type: str) -> bool:
     return device_type == "cpu" and kernels.interpreted()
 
 
-def _suits_fused(tokens: Tensor, weight: Tensor, bias: Tensor | None, padding_mode: str, causal: bool) -> bool:
+def _suits_fused(tokens: Tensor, weight: Tensor, bias: Tensor | None, **options: Any) -> bool:
     """Whether 'auto' means 'fused' here."""
     if tokens.device.type != "cuda" or max(weight.shape[2:]) > LARGEST_FUSED:
         return False
-    if _obstacle(tokens, weight, bias, padding_mode, causal):
+    if _obstacle(tokens, weight, bias, **options):
         return False
     from cpvt.ops import fused
 

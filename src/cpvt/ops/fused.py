@@ -1,4 +1,4 @@
-"""PEG on full grids in one Triton kernel: no image, no copy, no torch.cat; operators that PyTorch knows."""
+"""PEG on full grids in one Triton kernel, without copies or torch.cat, as custom operators of PyTorch."""
 
 from __future__ import annotations
 
@@ -65,8 +65,11 @@ def _try(index: int | None) -> bool:
         return False  # NVIDIA's before Ampere, which Triton no longer makes programs for
     try:
         with (
-            _disable_current_modes(), torch.inference_mode(False), torch.enable_grad(), torch.autocast("cuda", enabled=False)
-        ):  # fmt: skip
+            _disable_current_modes(),
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            torch.autocast("cuda", enabled=False),
+        ):
             wrong = _difference("cuda" if index is None else f"cuda:{index}")
     except Exception as error:  # whatever it is, there is the dense form
         wrong = repr(error)
@@ -108,13 +111,14 @@ def _peg(
 @torch.library.custom_op(
     "cpvt::peg_backward",
     mutates_args=(),
-    schema=f"(Tensor gradient, Tensor tokens, Tensor weight, {_WHERE}, bool to_tokens, bool to_weight) -> (Tensor, Tensor)",
+    schema=f"(Tensor gradient, Tensor tokens, Tensor weight, {_WHERE}, bool to_tokens, bool to_weight)"
+    " -> (Tensor, Tensor)",
 )
 def _peg_backward(
     gradient: Tensor, tokens: Tensor, weight: Tensor, h: int, w: int, prefix_tokens: int, residual: bool, dilation: int,
     to_tokens: bool, to_weight: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Gradient of the tokens, and that of weight and bias as (k * k + 1, D) in float32; what is not asked for is empty."""
+    """Gradient of the tokens, and of weight and bias as (k * k + 1, D) in float32; empty where not asked for."""
     centre = tokens if to_weight else None
     encoded, sums = run(gradient, weight, None, (h, w), prefix_tokens, residual, dilation, True, to_tokens, centre)
     nothing = gradient.new_empty(0)

@@ -213,7 +213,7 @@ def run(
     source: Tensor, weight: Tensor, bias: Tensor | None, grid: Grid, prefix_tokens: int, residual: bool, dilation: int,
     turned: bool = False, encode: bool = True, centre: Tensor | None = None,
 ) -> tuple[Tensor | None, Tensor | None]:  # fmt: skip
-    """Launch the kernel: the encoding of `source` if asked, and sums (k * k + 1, D) in float32 if there is a `centre`."""
+    """Launch the kernel: the encoding of `source` if asked, and sums (k * k + 1, D) in float32 if `centre` is given."""
     batch, length, channels = source.shape
     sides, taps = weight.shape[2:], weight.shape[2] * weight.shape[3]
     cut = _cut(source.dtype, taps, grid, channels, centre is not None)

@@ -1,10 +1,11 @@
-"""PEG on a pack: images of several sizes end to end, each with its own zero border."""
+"""PEG on a pack: images of several sizes end to end, each with its own border."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from itertools import groupby
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,19 +23,16 @@ def peg_packed(
     bias: Tensor | None,
     grids: Sequence[AnyGrid],
     prefix_tokens: int = 0,
-    padding_mode: str = "zeros",
-    residual: bool = True,
-    dilation: int = 1,
-    causal: bool = False,
-    form: str = "auto",
+    *,
     placing: str = "auto",
+    **options: Any,
 ) -> Tensor:
-    """`peg` on every image of a pack: what each would get alone, borders included.
+    """`peg` on every image of a pack: each gets what it would get alone, borders included.
 
-    tokens: (1, T, D), the images end to end, each as P prefix tokens and its grid; the rest as for `peg`.
-    placing: 'each' calls `peg` for each stretch of equal grids; 'canvas' lays all grids on one canvas with gutters of
-    zeros, wide enough that no kernel reaches across, and calls it once; 'auto' takes the canvas on a GPU, and on the CPU
-    for small images, where calls cost more than arithmetic, unless most of the canvas would be empty.
+    tokens: (1, T, D), the images end to end, each as P prefix tokens and its grid. options: those of `peg`.
+    placing: 'each' calls `peg` for each run of equal grids. 'canvas' puts all grids on one canvas, with gutters of
+    zeros that no kernel crosses, and calls it once. 'auto' is 'canvas' on a GPU, and on the CPU for small images, where
+    calls cost more than arithmetic, unless most of the canvas would be empty.
     Raises ValueError where tokens and grids disagree, or for a canvas with another padding than zeros.
     """
     if not grids:
@@ -44,17 +42,19 @@ def peg_packed(
         raise ValueError(
             f"these {len(grids)} grids need tokens of shape (1, {sum(lengths)}, D); got {tuple(tokens.shape)}"
         )
-    gutter = dilation * (weight.shape[2] - 1) // (1 if causal else 2)
+    padding_mode, causal = options.get("padding_mode", "zeros"), options.get("causal", False)
+    gutter = options.get("dilation", 1) * (weight.shape[2] - 1) // (1 if causal else 2)
     if placing == "auto":
         suits = padding_mode == "zeros" and math.prod(_canvas(grids, gutter)) <= LARGEST_CANVAS * tokens.shape[1]
         small = tokens.numel() < CANVAS_BELOW * len(grids)
         placing = "canvas" if suits and (tokens.device.type != "cpu" or small) else "each"
     if placing == "each":
-        how = (prefix_tokens, padding_mode, residual, dilation, causal, form)
         stretches = [(grid, len(list(equal))) for grid, equal in groupby(grids)]
         parts = tokens[0].split([count * (prefix_tokens + math.prod(grid)) for grid, count in stretches])
         batches = [part.unflatten(0, (count, -1)) for part, (_, count) in zip(parts, stretches)]
-        done = [peg(batch, weight, bias, grid, *how) for batch, (grid, _) in zip(batches, stretches)]
+        done = [
+            peg(batch, weight, bias, grid, prefix_tokens, **options) for batch, (grid, _) in zip(batches, stretches)
+        ]
         return torch.cat([each.flatten(0, 1) for each in done])[None]
     if placing != "canvas" or padding_mode != "zeros":
         raise ValueError(
@@ -64,12 +64,10 @@ def peg_packed(
     patches = _patches(lengths, prefix_tokens, tokens.device)
     x = tokens[0].index_select(0, patches) if prefix_tokens else tokens[0]  # (sum of N, D)
     laid = x.new_zeros(math.prod(canvas), x.shape[1]).index_copy(0, places, x)
-    encoded = peg(laid[None], weight, bias, canvas, 0, "zeros", residual, dilation, causal, form)[0].index_select(
-        0, places
-    )
+    encoded = peg(laid[None], weight, bias, canvas, **options)[0].index_select(0, places)
     if not prefix_tokens:
         return encoded[None]
-    around = tokens[0].to(encoded.dtype) if residual else encoded.new_zeros(tokens.shape[1:])
+    around = tokens[0].to(encoded.dtype) if options.get("residual", True) else encoded.new_zeros(tokens.shape[1:])
     return around.index_copy(0, patches, encoded)[None]
 
 

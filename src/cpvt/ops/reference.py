@@ -1,4 +1,4 @@
-"""The truth: PEG written as a loop over neighbours, to be read and to test every fast path against."""
+"""PEG as a plain loop over neighbours: the reference that every fast form is tested against."""
 
 from __future__ import annotations
 

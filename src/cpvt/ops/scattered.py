@@ -1,4 +1,4 @@
-"""PEG on tokens at places of their own: any subset of a plane, in any order, in memory linear in the tokens."""
+"""PEG on tokens at given coordinates: any subset of a plane, in any order, with memory linear in the tokens."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def peg_at(
     dilation: int = 1,
     causal: bool = False,
 ) -> Tensor:
-    """PEG for tokens that stand at integer places: neighbours are those in space, and where none stands there is zero.
+    """PEG for tokens at integer coordinates: neighbours are those in space, and missing ones are zero.
 
     tokens: (T, D). coordinates: (T, a) int64, zero or more, one column per axis of the kernel (row, column).
     image: (T,) int64 tells several images apart; tokens of different images never meet. weight: (D, 1, k, ...).
@@ -69,14 +69,10 @@ def _neighbours(coordinates: Tensor, image: Tensor | None, kernel: torch.Size, d
     """For every tap and token the number of the token that stands there, or -1, (taps, T)."""
     count = coordinates.shape[0]
     middle = [side - 1 if causal and axis == 0 else side // 2 for axis, side in enumerate(kernel)]
-    reach = [
-        dilation * (side - 1) for side in kernel
-    ]  # room for every neighbour, so that rows do not run into each other
-    extent = (
-        [int(largest) + 1 + 2 * room for largest, room in zip(coordinates.amax(0), reach)]
-        if count
-        else [1] * len(kernel)
-    )
+    reach = [dilation * (side - 1) for side in kernel]  # room for every neighbour, so that rows stay apart
+    extent = [1] * len(kernel)
+    if count:
+        extent = [int(largest) + 1 + 2 * room for largest, room in zip(coordinates.amax(0), reach)]
     strides = [math.prod(extent[axis + 1 :]) for axis in range(len(extent))]
     images = int(image.max()) + 1 if image is not None and count else 1
     if images * math.prod(extent) >= 2**63:

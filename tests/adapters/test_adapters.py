@@ -73,12 +73,12 @@ def test_rows_and_columns_of_a_map_are_those_of_the_image(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "way"), [("cpvt", "as it is"), (TIMM, "set_input_size"), (HF, "interpolate_pos_encoding")]
+    ("name", "resize_method"), [("cpvt", "as it is"), (TIMM, "set_input_size"), (HF, "interpolate_pos_encoding")]
 )
-def test_other_sizes_are_taken_in_the_models_own_way(name, way):
+def test_other_sizes_are_taken_in_the_models_own_way(name, resize_method):
     adapter = make(name)
     ready = adapter.at_size((48, 64))
-    assert ready.way == way
+    assert ready.resize_method == resize_method
     assert ready.logits(torch.randn(2, 3, 48, 64)).shape == (2, 5)
     assert adapter.logits(torch.randn(2, 3, 32, 32)).shape == (2, 5)  # the given one is as it was
     images = [torch.randn(3, 48, 64), torch.randn(3, 32, 32)]
@@ -88,7 +88,7 @@ def test_other_sizes_are_taken_in_the_models_own_way(name, way):
 
 def test_dynamic_img_size_is_used_where_it_is_on():
     adapter = make(TIMM.replace("depth=2", "depth=2, dynamic_img_size=True"))
-    assert adapter.at_size((48, 64)).way == "dynamic_img_size"
+    assert adapter.at_size((48, 64)).resize_method == "dynamic_img_size"
     assert adapter.at_size((48, 64)).model is adapter.model
 
 

@@ -177,9 +177,7 @@ def test_a_folder_that_cannot_be_written_is_found_before_anything_is_read(config
     (tmp_path / "file").write_text("mine")
     config = replace(config, dataset=DataConfig("nowhere"))
     for out in ("file", "file/run/deep"):
-        with pytest.raises(
-            ValueError, match=f"cannot write to '.*/{out}': '.*/file' is a file; choose another"
-        ):
+        with pytest.raises(ValueError, match=f"cannot write to '.*/{out}': '.*/file' is a file; choose another"):
             train(replace(config, out=str(tmp_path / out)))
     with pytest.raises(ValueError, match="unknown data set 'nowhere'"):
         train(config)

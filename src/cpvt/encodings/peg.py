@@ -247,6 +247,6 @@ def five_pegs(
     dilation: int = 1,
     frozen: bool = False,
 ) -> PEGEncoding:
-    """A PEG after each of blocks 1 to 5, but never after the last block (the paper's "0-5")."""
+    """A PEG after each of the first five blocks, but never after the last block (the paper's "0-5")."""
     at = tuple(range(1, max(2, min(6, shape.depth))))
     return PEGEncoding(shape, at, kernel_size, padding_mode, dilation, frozen)

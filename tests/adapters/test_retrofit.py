@@ -197,23 +197,22 @@ def walk(blocks, fitted_blocks, x, grid, prefix, *arguments):
     return x
 
 
-@pytest.mark.parametrize("size", [(32, 32), (16, 56), (40, 8)])
-@pytest.mark.parametrize("name", [name for name in MODELS if name.startswith("vit") and name != "vit"])
-def test_timm_vit_is_the_plain_loop(name, size):
-    model = build(name)
+VITS = [name for name in MODELS if name.startswith("vit") and name != "vit"]
+PADDED = dict(dynamic_img_size=True, dynamic_img_pad=True)  # sides that the patch does not divide
+
+
+@pytest.mark.parametrize(
+    ("make", "prefix", "size", "grid"),
+    [(MODELS[name][0], MODELS[name][2], (8 * h, 8 * w), (h, w)) for name in VITS for h, w in [(4, 4), (2, 7), (5, 1)]]
+    + [(lambda: vit(**PADDED), 1, (17, 40), (3, 5))],
+)
+def test_timm_vit_is_the_plain_loop(make, prefix, size, grid):
+    torch.manual_seed(0)
+    model = fill(make()).eval()
     fitted = fill_pegs(retrofit(model, at=(1, 3)))
-    x = model._pos_embed(model.patch_embed(images(*size)))
-    x = walk(model.blocks, fitted.blocks, x, (size[0] // 8, size[1] // 8), MODELS[name][2])
+    x = walk(model.blocks, fitted.blocks, model._pos_embed(model.patch_embed(images(*size))), grid, prefix)
     assert_close(fitted(images(*size)), model.forward_head(model.norm(x)), atol=1e-5, rtol=1e-5)
     assert (fitted(images(*size)) - model(images(*size))).abs().max() > 0.1
-
-
-def test_images_that_the_patch_does_not_divide_have_the_grid_after_padding():
-    model = fill(vit(dynamic_img_size=True, dynamic_img_pad=True)).eval()
-    fitted = fill_pegs(retrofit(model))
-    x = model._pos_embed(model.patch_embed(images(17, 40)))
-    expected = model.forward_head(model.norm(walk(model.blocks, fitted.blocks, x, (3, 5), 1)))
-    assert_close(fitted(images(17, 40)), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_eva_is_the_plain_loop():
@@ -266,28 +265,17 @@ def test_a_block_that_returns_more_than_tokens_still_does():
     assert weights == "weights"
 
 
-def test_swin_is_the_plain_loop_in_every_stage():
-    model = build("swin")
-    fitted = fill_pegs(retrofit(model, at=2))
-    x = model.patch_embed(images())
-    for side, stage, fitted_stage in zip((8, 4), model.layers, fitted.layers):
-        x = stage.downsample(x)
-        for number, block in enumerate(stage.blocks):
-            x = block(x)
-            if number == 1:
-                x = encode(fitted_stage.blocks[1].peg, x.flatten(1, 2), (side, side), 0).unflatten(1, (side, side))
-    assert_close(fitted(images()), model.forward_head(model.norm(x)), atol=1e-5, rtol=1e-5)
-
-
-def test_swin_at_a_size_that_is_not_square():
-    model = fill(swin((32, 64))).eval()
-    fitted = fill_pegs(retrofit(model, at=1))
-    x = model.patch_embed(images(32, 64))
-    for grid, stage, fitted_stage in zip(((8, 16), (4, 8)), model.layers, fitted.layers):
-        x = stage.blocks[0](stage.downsample(x))
-        x = encode(fitted_stage.blocks[0].peg, x.flatten(1, 2), grid, 0).unflatten(1, grid)
-        x = stage.blocks[1:](x)
-    assert_close(fitted(images(32, 64)), model.forward_head(model.norm(x)), atol=1e-5, rtol=1e-5)
+@pytest.mark.parametrize(("size", "at"), [((32, 32), 2), ((32, 64), 1)])
+def test_swin_is_the_plain_loop_in_every_stage(size, at):
+    model = fill(swin(size)).eval()
+    fitted = fill_pegs(retrofit(model, at=at))
+    x = model.patch_embed(images(*size))
+    for patch, stage, fitted_stage in zip((4, 8), model.layers, fitted.layers):
+        x, grid = stage.downsample(x), (size[0] // patch, size[1] // patch)
+        x = stage.blocks[:at](x)
+        x = encode(fitted_stage.blocks[at - 1].peg, x.flatten(1, 2), grid, 0).unflatten(1, grid)
+        x = stage.blocks[at:](x)
+    assert_close(fitted(images(*size)), model.forward_head(model.norm(x)), atol=1e-5, rtol=1e-5)
 
 
 def test_pvt_is_the_plain_loop_in_every_stage():
@@ -531,37 +519,40 @@ def test_a_share_may_change_without_another_graph():
     assert graphs_of(fitted, [lambda model, share=share: call(model, share) for share in (1.0, 0.2)]) == 1
 
 
-EXPORTED = ["vit", "vit with registers", "torchvision", "hf vit", "swin"]
+DYNAMIC = "vit with registers"  # exported with every axis free
+EXPORTED = ["vit", DYNAMIC, "torchvision", "hf vit", "swin"]
+
+
+def to_export(name, at):
+    """A fitted model, the image to trace it with, its free axes, and sizes to try."""
+    fitted = fill_pegs(retrofit(build(name), at=at, absolute="fade" if MODELS[name][1] else "keep"))
+    if name != DYNAMIC:
+        return fitted, images(), None, [(32, 32)]
+    return fitted, images(32, 48), ({axis: torch.export.Dim.DYNAMIC for axis in (0, 2, 3)},), [(32, 32), (16, 56)]
 
 
 @pytest.mark.parametrize("name", EXPORTED)
 def test_exported_by_torch_export(name):
-    fitted = fill_pegs(retrofit(build(name), at=(1, 2), absolute="fade" if MODELS[name][1] else "keep"))
-    dynamic = name == "vit with registers"
-    free = {0: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC} if dynamic else None
-    program = torch.export.export(fitted, (images(32, 48 if dynamic else 32),), dynamic_shapes=free and (free,))
+    fitted, example, free, sizes = to_export(name, (1, 2))
+    program = torch.export.export(fitted, (example,), dynamic_shapes=free)
     torch.save(fitted, io.BytesIO())  # tracing leaves nothing behind that cannot be saved
-    for size in [(32, 32), (16, 56)] if dynamic else [(32, 32)]:
-        said = program.module()(images(*size))
-        said = said if isinstance(said, torch.Tensor) else said.logits
-        assert_close(said, answer(fitted, images(*size)), atol=1e-5, rtol=1e-5)
+    for size in sizes:
+        assert_close(answer(program.module(), images(*size)), answer(fitted, images(*size)), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", EXPORTED)
 def test_exported_to_onnx(name, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    fitted = fill_pegs(retrofit(build(name), at=(1,), absolute="fade" if MODELS[name][1] else "keep"))
-    dynamic = name == "vit with registers"
-    free = {axis: torch.export.Dim.DYNAMIC for axis in (0, 2, 3)} if dynamic else None
+    fitted, example, free, sizes = to_export(name, (1,))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's own, about itself
         torch.onnx.export(
-            fitted, (images(32, 48 if dynamic else 32),), tmp_path / "model.onnx", dynamo=True, verbose=False,
-            dynamic_shapes=free and (free,), input_names=["images"],
+            fitted, (example,), tmp_path / "model.onnx", dynamo=True, verbose=False, dynamic_shapes=free,
+            input_names=["images"],
         )  # fmt: skip
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
-    for size in [(32, 32), (16, 56)] if dynamic else [(32, 32)]:
+    for size in sizes:
         said = torch.from_numpy(session.run(None, {"images": images(*size).numpy()})[0])
         assert_close(said, answer(fitted, images(*size)).detach(), atol=1e-5, rtol=1e-5)
 
@@ -639,65 +630,59 @@ def test_the_document_runs(tmp_path, monkeypatch):
 # ---- bad input
 
 
+def no_blocks(model):
+    return rf"{type(model).__name__} has no list .* Looked for.*blocks and patch_embed.proj"
+
+
+WITHOUT_BLOCKS = (
+    torchvision.models.resnet18,
+    lambda: torch.nn.Linear(2, 2),
+    lambda: timm.create_model("convnext_atto"),
+)
+HIERA = dict(embed_dim=12, num_heads=1, stages=(1, 1, 1, 1))
+
+
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("make", "options", "words"),
     [
-        ({"at": ()}, r"at must list different blocks, from 1 to 3; got \(\)"),
-        ({"at": (1, 1)}, r"at must list different blocks"),
-        ({"at": 0}, r"from 1 to 3; got \(0,\)"),
-        ({"at": (2, 4)}, r"from 1 to 3; got \(2, 4\)"),
-        ({"absolute": "half"}, r"absolute must be one of keep, fade, drop; got 'half'"),
-        ({"kernel_size": 4}, r"kernel_size must be odd"),
-        ({"padding_mode": "mirror"}, r"padding_mode must be one of"),
+        (vit, {"at": ()}, r"at must list different blocks, from 1 to 3; got \(\)"),
+        (vit, {"at": (1, 1)}, r"at must list different blocks"),
+        (vit, {"at": 0}, r"from 1 to 3; got \(0,\)"),
+        (vit, {"at": (2, 4)}, r"from 1 to 3; got \(2, 4\)"),
+        (vit, {"absolute": "half"}, r"absolute must be one of keep, fade, drop; got 'half'"),
+        (vit, {"kernel_size": 4}, r"kernel_size must be odd"),
+        (vit, {"padding_mode": "mirror"}, r"padding_mode must be one of"),
+        (swin, {"at": 3}, r"from 1 to 2, as every stage needs it \(they have \[2, 3\]\); got \(3,\)"),
+        (lambda: retrofit(vit()), {}, "retrofitted already, with .*start from the original"),
+        (lambda: cpvt.create_model("cpvt_micro", encoding="learned"), {}, r"encoding='learned\+peg'"),
+        (lambda: vit(patch_drop_rate=0.5), {}, "patch_drop_rate=0"),
+        (lambda: timm.create_model("hiera_tiny_224", **HIERA), {}, "an order of its own"),
+        (lambda: "vit_tiny", {}, r"expected a model, a torch.nn.Module; got str"),
+        *[(make, {}, no_blocks(make())) for make in WITHOUT_BLOCKS],
     ],
 )
-def test_options_that_do_not_exist(options, words):
+def test_what_cannot_be_retrofitted_is_refused(make, options, words):
     with pytest.raises(ValueError, match=words):
-        retrofit(build("vit"), **options)
-
-
-def test_a_depth_that_only_some_stages_have():
-    with pytest.raises(ValueError, match=r"from 1 to 2, as every stage needs it \(they have \[2, 3\]\); got \(3,\)"):
-        retrofit(build("swin"), at=3)
+        retrofit(make(), **options)
 
 
 @pytest.mark.parametrize(
-    "model", [torchvision.models.resnet18(), torch.nn.Linear(2, 2), timm.create_model("convnext_atto")]
+    ("call", "words"),
+    [
+        (lambda fitted: set_absolute_share(fitted, 0.5), "this one's positions do not fade"),
+        (lambda fitted: set_absolute_share(fitted, 1.5), "from 0 to 1; got 1.5"),
+        (lambda fitted: parameter_groups(fitted, "head"), r"what must be one of peg, peg\+norms, all; got 'head'"),
+        (lambda fitted: parameter_groups(vit()), "this one holds no PEG"),
+        (lambda fitted: fade_share(1, 2, shape="step"), "shape must be 'cosine' or 'linear'"),
+        (
+            lambda fitted: fade_share(1, 2, start=0.5, end=0.2),
+            "0 <= start <= end <= 1; got steps=2, start=0.5, end=0.2",
+        ),
+    ],
 )
-def test_models_without_blocks_are_told_what_was_looked_for(model):
-    with pytest.raises(
-        ValueError, match=rf"{type(model).__name__} has no list .* Looked for.*blocks and patch_embed.proj"
-    ):
-        retrofit(model)
-
-
-def test_models_that_cannot_take_a_peg():
-    with pytest.raises(ValueError, match="retrofitted already, with .*start from the original"):
-        retrofit(retrofit(build("vit")))
-    with pytest.raises(ValueError, match="encoding='learned\\+peg'"):
-        retrofit(cpvt.create_model("cpvt_micro", encoding="learned"))
-    with pytest.raises(ValueError, match="patch_drop_rate=0"):
-        retrofit(vit(patch_drop_rate=0.5))
-    with pytest.raises(ValueError, match="an order of its own"):
-        retrofit(timm.create_model("hiera_tiny_224", embed_dim=12, num_heads=1, stages=(1, 1, 1, 1)))
-    with pytest.raises(ValueError, match=r"expected a model, a torch.nn.Module; got str"):
-        retrofit("vit_tiny")
-
-
-def test_tools_for_fitted_models_say_what_they_need():
-    fitted = retrofit(build("vit"))
-    with pytest.raises(ValueError, match="this one's positions do not fade"):
-        set_absolute_share(fitted, 0.5)
-    with pytest.raises(ValueError, match="from 0 to 1; got 1.5"):
-        set_absolute_share(fitted, 1.5)
-    with pytest.raises(ValueError, match="what must be one of peg, peg\\+norms, all; got 'head'"):
-        parameter_groups(fitted, "head")
-    with pytest.raises(ValueError, match="this one holds no PEG"):
-        parameter_groups(build("vit"))
-    with pytest.raises(ValueError, match="shape must be 'cosine' or 'linear'"):
-        fade_share(1, 2, shape="step")
-    with pytest.raises(ValueError, match="0 <= start <= end <= 1; got steps=2, start=0.5, end=0.2"):
-        fade_share(1, 2, start=0.5, end=0.2)
+def test_tools_for_retrofitted_models_say_what_they_need(call, words):
+    with pytest.raises(ValueError, match=words):
+        call(retrofit(build("vit")))
 
 
 def test_blocks_that_return_something_else_are_refused_when_they_do():

@@ -62,10 +62,10 @@ def test_curves_outlive_their_runs_and_a_run_that_is_there_counts(compared, tmp_
 
 
 def test_the_page_shows_the_curves_where_there_are_any(compared):
-    assert "How training went" in report(compared).read_text()
+    assert "Training curves" in report(compared).read_text()
     (compared / "curves.jsonl").unlink()
     shutil.rmtree(compared / "runs")
-    assert "How training went" not in report(compared).read_text()
+    assert "Training curves" not in report(compared).read_text()
 
 
 def test_a_single_run_shows_its_own(tmp_path, make_row):

@@ -7,7 +7,7 @@ import pytest
 
 from cpvt.reporting import report
 from cpvt.reporting.probe_figures import border_figure, depth_figure, longer_figure, palette, tiles_figure
-from cpvt.reporting.probed import Line, Probed, plain
+from cpvt.reporting.probe_index import Line, ProbeIndex, plain
 from cpvt.reporting.probes import report_probes
 from cpvt.reporting.terminal import print_probe_results
 from cpvt.results.folders import ARRAYS, PROBE_RESULTS, probe_attention_file
@@ -76,7 +76,7 @@ def test_findings_of_several_folders_make_one_page(tmp_path, probe_results):
 
 
 def test_figures_draw_the_numbers(probe_results):
-    probed = Probed(probe_results)
+    probed = ProbeIndex(probe_results)
     peg = probed.lines.index(Line("runs/peg-cls", "model"))
     for figure, x, y in (
         (depth_figure(probed), [1, 2], [0.87, 0.435]),
@@ -92,7 +92,7 @@ def test_figures_draw_the_numbers(probe_results):
 
 
 def test_tiles_are_drawn_of_what_was_saved(tmp_path, probe_results):
-    probed = Probed(probe_results)
+    probed = ProbeIndex(probe_results)
     assert tiles_figure(probed, [tmp_path]) is None
     (tmp_path / ARRAYS).mkdir()
     np.save(tmp_path / ARRAYS / probe_attention_file("runs/peg-cls", "none"), np.eye(6).reshape(2, 3, 2, 3))
@@ -104,7 +104,7 @@ def test_tiles_are_drawn_of_what_was_saved(tmp_path, probe_results):
 
 def test_models_are_called_by_what_tells_them_apart():
     def labels(*names):
-        return list(Probed([probe_result("order", "r2", 1.0, model=name) for name in names]).labels.values())
+        return list(ProbeIndex([probe_result("order", "r2", 1.0, model=name) for name in names]).labels.values())
 
     assert labels("runs/peg-cls-seed0", "runs/none-cls-seed0") == ["none", "peg"]
     assert labels("a/peg-seed0") == ["peg-seed0"]
@@ -114,7 +114,7 @@ def test_models_are_called_by_what_tells_them_apart():
 
 def test_every_model_has_a_colour_of_its_own(probe_results):
     names = ["runs/peg-a", "runs/peg-b", "timm:vit", "runs/rope-a", "hf:x"]
-    colours = palette(Probed([probe_result("order", "r2", 1.0, model=name) for name in names]))
+    colours = palette(ProbeIndex([probe_result("order", "r2", 1.0, model=name) for name in names]))
     assert len(set(colours.values())) == len(names)
     assert colours["runs/rope-a"] == "#cc79a7"
 
@@ -128,7 +128,7 @@ def test_numbers_in_words():
         "−0.50",
         "1.00",
     ]
-    assert plain(0.123, share=True) == "12 %"
+    assert plain(0.123, percent=True) == "12 %"
 
 
 def test_the_terminal_shows_each_twin_and_what_is_missing(capsys, probe_results):

@@ -31,12 +31,12 @@ def test_mean_and_standard_deviation_over_seeds(three_seeds):
     assert cell.seeds == (0, 1, 2)
     assert cell.mean == pytest.approx(68)
     assert cell.deviation == pytest.approx(52**0.5)  # (8² + 2² + 6²) / (3 - 1) = 52
-    assert cell.fill == pytest.approx(0.25)
+    assert cell.padding_fraction == pytest.approx(0.25)
 
 
 def test_kept_is_the_share_of_each_seeds_accuracy_at_the_training_size(three_seeds):
-    assert cell_of(three_seeds, "peg").kept == pytest.approx((75 + 87.5 + 74) / 3)
-    assert cell_of(three_seeds, "peg", size=32).kept == pytest.approx(100)
+    assert cell_of(three_seeds, "peg").retained == pytest.approx((75 + 87.5 + 74) / 3)
+    assert cell_of(three_seeds, "peg", size=32).retained == pytest.approx(100)
 
 
 def test_the_difference_to_learned_is_paired_by_seed(three_seeds):
@@ -66,12 +66,12 @@ def test_a_single_seed_has_no_spread(three_seeds):
 
 def test_what_was_not_measured_is_none(make_row):
     cell = cell_of([make_row(size=48)], "peg")
-    assert (cell.kept, cell.difference, cell.interval) == (None, None, None)
+    assert (cell.retained, cell.difference, cell.interval) == (None, None, None)
 
 
 def test_a_seed_that_learned_nothing_keeps_no_share(make_row):
     rows = [make_row(size=size, seed=seed, correct=50 * seed) for size in (32, 48) for seed in (0, 1)]
-    assert cell_of(rows, "peg").kept == pytest.approx(100)
+    assert cell_of(rows, "peg").retained == pytest.approx(100)
 
 
 def test_gap_is_compared_with_learned_of_its_pool_where_there_is_one(make_row):

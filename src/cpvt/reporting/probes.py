@@ -17,7 +17,7 @@ from cpvt.reporting.probe_figures import (
     shift_figure,
     tiles_figure,
 )
-from cpvt.reporting.probe_index import HEADLINES, BASELINE_LABELS, Line, ProbeIndex, headline, plain
+from cpvt.reporting.probe_index import BASELINE_LABELS, HEADLINES, Line, ProbeIndex, headline, plain
 from cpvt.reporting.summary import size_label
 from cpvt.reporting.templates import as_data, inline, render
 from cpvt.results.folders import PROBE_REPORT, PROBE_RESULTS

@@ -62,7 +62,7 @@ def protocol_notes(rows: Sequence[Row]) -> dict[str, str]:
     for row in rows:
         by_label.setdefault(label_of(row, rows), []).append(row)
     notes = {label: _note(own) for label, own in by_label.items()}
-    return notes if len(set(notes.values())) > 1 else {"all": note for note in notes.values()}
+    return {"all": next(iter(notes.values()))} if len(set(notes.values())) == 1 else notes
 
 
 def _note(rows: Sequence[Row]) -> str:

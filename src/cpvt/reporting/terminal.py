@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cpvt.data.protocols import describe
-from cpvt.reporting.probe_index import HEADLINES, BASELINE_LABELS, ProbeIndex, headline
+from cpvt.reporting.probe_index import BASELINE_LABELS, HEADLINES, ProbeIndex, headline
 from cpvt.reporting.summary import Cell, protocol_notes, size_label, summarise, tabulate
 from cpvt.results.probe_results import ProbeResult
 from cpvt.results.rows import Row

@@ -35,7 +35,7 @@ from cpvt.results.folders import (
     read_profile,
 )
 from cpvt.results.rows import Row, read_rows
-from cpvt.runtime.files import read_json, replacing
+from cpvt.runtime.files import read_json, write_bytes
 
 
 @dataclass(frozen=True)
@@ -70,11 +70,11 @@ def report(*folders: str | Path, out: str | Path | None = None) -> Path:
     content = Content(rows, summarise(rows), record, profiles, _curves(folders, folder))
     accuracy = accuracy_figure(content.cells, _train_sizes(rows))
     svg = as_bytes(accuracy, "svg")
-    _write(folder / ACCURACY_SVG, svg)
-    _write(folder / ACCURACY_PNG, as_bytes(accuracy, "png"))
+    write_bytes(folder / ACCURACY_SVG, svg)
+    write_bytes(folder / ACCURACY_PNG, as_bytes(accuracy, "png"))
     attention = _attention(single, folder, profiles)
-    _write(folder / SUMMARY, as_csv(content.cells).encode())
-    _write(folder / REPORT, _page(content, svg, attention).encode())
+    write_bytes(folder / SUMMARY, as_csv(content.cells).encode())
+    write_bytes(folder / REPORT, _page(content, svg, attention).encode())
     return folder / REPORT
 
 
@@ -98,7 +98,7 @@ def _curves(folders: Sequence[str | Path], out: Path) -> bytes | None:
     if len(folders) == 1:
         store_curves(out / CURVES, epochs)
     svg = as_bytes(curves_figure(epochs), "svg")
-    _write(out / CURVES_SVG, svg)
+    write_bytes(out / CURVES_SVG, svg)
     return svg
 
 
@@ -108,13 +108,8 @@ def _attention(folder: Path, out: Path, profiles: Sequence[dict[str, Any]]) -> b
     maps = [np.load(folder / ARRAYS / attention_file(profile["name"])) for profile in profiles]
     sample = np.load(folder / ARRAYS / SAMPLE)
     png = as_bytes(attention_figure(profiles, maps, sample), "png")
-    _write(out / ATTENTION_PNG, png)
+    write_bytes(out / ATTENTION_PNG, png)
     return png
-
-
-def _write(path: Path, content: bytes) -> None:
-    with replacing(path) as file:
-        file.write(content)
 
 
 def _page(content: Content, accuracy_svg: bytes, attention_png: bytes | None) -> str:

@@ -22,7 +22,7 @@ from cpvt.reporting.summary import size_label
 from cpvt.reporting.templates import as_data, inline, render
 from cpvt.results.folders import PROBE_REPORT, PROBE_RESULTS
 from cpvt.results.probe_results import read_probe_results
-from cpvt.runtime.files import replacing
+from cpvt.runtime.files import write_bytes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -38,8 +38,7 @@ def report_probes(*folders: str | Path, out: str | Path | None = None) -> Path |
     if not probed.results:
         return None
     page = Path(out or paths[0]) / PROBE_REPORT
-    with replacing(page) as file:
-        file.write(_page(probed, paths).encode())
+    write_bytes(page, _page(probed, paths).encode())
     return page
 
 

@@ -214,11 +214,11 @@ def tabulate(cells: Sequence[Cell], protocol: str) -> Table:
 def as_markdown(cells: Sequence[Cell], protocol: str) -> str:
     """Accuracy under one protocol as a Markdown table: mean and standard deviation over seeds, the best in bold."""
     sizes, best, lines = tabulate(cells, protocol)
-    texts = {label: [markdown_cell(cell, best) for cell in line] for label, line in lines.items()}
+    texts = {label: [markdown_box(cell, best) for cell in line] for label, line in lines.items()}
     return lay_out(protocol, [size_label(size) for size in sizes], texts)
 
 
-def markdown_cell(cell: Cell | None, best: dict[Size, float]) -> str:
+def markdown_box(cell: Cell | None, best: dict[Size, float]) -> str:
     """Mean and standard deviation over seeds, in bold if it is the best of its size."""
     if cell is None:
         return "–"

@@ -1,4 +1,4 @@
-"""The command line: the last line of standard output is JSON, a mistake is one message, and help is quick."""
+"""The command line: output ends with JSON, a mistake is one message, help imports nothing heavy."""
 
 import json
 import re
@@ -19,7 +19,7 @@ from cpvt.results.rows import read_rows
 from cpvt.runtime.files import append_rows
 
 
-def test_list_names_all_there_is_and_ends_with_json(capsys):
+def test_list_prints_every_name_and_ends_with_json(capsys):
     main(["list"])
     lines = capsys.readouterr().out.splitlines()
     assert json.loads(lines[-1]) == {
@@ -48,7 +48,7 @@ def test_report_prints_a_table_and_ends_with_json(capsys, tmp_path, make_row):
     assert any(re.match(r" ?learned · gap\b.*\b5\.0", line) for line in lines)
 
 
-MISTAKES = [  # command, what the message says; OUT does not exist, EMPTY is a folder without files, UNTESTED has only train/
+MISTAKES = [  # (command, message); OUT does not exist, EMPTY is a folder without files, UNTESTED has only train/
     ("train --out OUT --encoding pge", r"unknown encoding 'pge'; known: none, learned"),
     ("train --out OUT --model cpvt_mikro", r"unknown model 'cpvt_mikro'\. Did you mean cpvt_micro.*Known: cpvt_micro"),
     ("train --out OUT --data nowhere", r"unknown data set 'nowhere'.*Known:.*digits.*torch/NAME"),
@@ -98,7 +98,7 @@ def test_a_mistake_is_one_message_and_leaves_nothing_behind(capsys, tmp_path, im
 
 
 def test_an_encoding_is_imported_from_the_current_folder(capsys, tmp_path, tiny_folder, monkeypatch):
-    """The console script has no current folder on sys.path; `python -m cpvt` has."""
+    """Unlike `python -m cpvt`, the console script starts without the current folder on sys.path."""
     (tmp_path / "my_encodings.py").write_text("""
 from cpvt import PositionalEncoding
 
@@ -116,7 +116,7 @@ class Mine(PositionalEncoding):
 
 
 @pytest.mark.parametrize("command", [[], ["tran"], ["sweep"], ["train", "--out", "x", "--epoks", "3"]])
-def test_a_command_that_does_not_exist_is_refused(capsys, command):
+def test_an_invalid_command_is_refused(capsys, command):
     with pytest.raises(SystemExit) as exit:
         main(command)
     assert exit.value.code == 2
@@ -134,7 +134,7 @@ def test_help_names_every_verb_and_imports_nothing_heavy():
     assert not imported & {"torch", "timm", "torchvision", "matplotlib", "scipy", "sklearn", "PIL"}
 
 
-def test_images_without_a_run_are_named_by_the_model_that_ships(capsys, tiny_folder):
+def test_predict_without_a_run_uses_the_shipped_model(capsys, tiny_folder):
     image = str(next((tiny_folder / "test").rglob("*.png")))
     main(["predict", image, "--top", "1"])
     default = capsys.readouterr()
@@ -149,15 +149,15 @@ def test_images_without_a_run_are_named_by_the_model_that_ships(capsys, tiny_fol
     assert (named.out, named.err) == (default.out, "")
 
 
-def test_a_name_with_weights_stands_for_a_run(capsys, tmp_path, image_folder, monkeypatch):
+def test_a_model_that_comes_with_weights_replaces_a_run(capsys, tmp_path, image_folder, monkeypatch):
     classes = load(DEFAULT).class_names
     data = image_folder({f"test/{name}": 1 for name in classes})
     monkeypatch.chdir(tmp_path)
     main(["sweep", DEFAULT, "--data", str(data), "--sizes", "8", "12x16"])
-    told = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert list(told["accuracy"]) == ["8", "12x16"]
-    assert told["rows"] == "runs/sweep/rows.jsonl"
-    (row, _) = read_rows(tmp_path / told["rows"])
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert list(result["accuracy"]) == ["8", "12x16"]
+    assert result["rows"] == "runs/sweep/rows.jsonl"
+    (row, _) = read_rows(tmp_path / result["rows"])
     assert (row.model, row.encoding, row.pool, row.total) == (DEFAULT, "peg5", "gap", 10)
     main(["probe", DEFAULT, "--data", str(data), "--probes", "order", "--images", "4", "--out", "probed"])
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["model"] == DEFAULT

@@ -109,14 +109,14 @@ def retrofit(config: RetrofitConfig) -> dict[str, Any]:
 
 def probe(config: ProbeConfig) -> dict[str, Any]:
     from cpvt.evaluation.probes import probe as run_probes
-    from cpvt.reporting.probed import HEADLINES, Line, Probed
+    from cpvt.reporting.probe_index import HEADLINES, Line, ProbeIndex
     from cpvt.reporting.terminal import print_probe_results
     from cpvt.runtime.progress import Bars
 
     with Bars() as bars:
         results = list(run_probes(**vars(config), on_progress=bars))
     print_probe_results(results)
-    probed, line = Probed(results), Line(results[0].model, "model")
+    probed, line = ProbeIndex(results), Line(results[0].model, "model")
     headlines = {each.title: probed.one(line, *each[1:5]) for each in HEADLINES}
     counts = {"probe_results": len(results), "refused": len(probed.refusals())}
     return {"model": line.model, **counts, "out": config.out, "headlines": headlines}

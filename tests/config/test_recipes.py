@@ -1,4 +1,4 @@
-"""Recipes: every committed one is whole, and a mistake in one is explained."""
+"""Recipes: every committed one is complete, and mistakes in a recipe are explained."""
 
 import json
 import re
@@ -17,7 +17,7 @@ RECIPES = sorted(Path("recipes").glob("[a-z]*_*.py"))
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_a_committed_recipe_holds_its_command_its_number_and_a_model_that_exists(path, monkeypatch):
+def test_a_committed_recipe_states_its_command_its_result_and_a_known_model(path, monkeypatch):
     config = read_recipe(path)
     text = path.read_text()
     assert re.search(rf"cpvt train recipes/{path.name}", text)
@@ -30,23 +30,18 @@ def test_a_committed_recipe_holds_its_command_its_number_and_a_model_that_exists
         assert "reproduced here" in text or "measured here" in text
 
 
-def test_deit_is_what_the_paper_says():
+def test_deit_matches_the_paper():
     recipe = deit()
     assert recipe.lr == 5e-4 * 2048 / 512
     assert (recipe.epochs, recipe.warmup_ratio * recipe.epochs, recipe.warmup_lr, recipe.min_lr) == (300, 5, 1e-6, 1e-5)
-    assert (recipe.mixup, recipe.cutmix, recipe.reprob, recipe.aug_repeats, recipe.drop_path) == (
-        0.8,
-        1.0,
-        0.25,
-        3,
-        0.1,
-    )
+    assert (recipe.mixup, recipe.cutmix, recipe.reprob, recipe.aug_repeats) == (0.8, 1.0, 0.25, 3)
+    assert recipe.drop_path == 0.1
     assert recipe.clip_grad is None
     assert deit(batch_size=512, mixup=0.0) == deit(batch_size=512, mixup=0.0)
     assert deit(512).lr == 5e-4
 
 
-def test_deit_is_short_where_asked_and_says_what_it_does_not_take(tmp_path):
+def test_deit_takes_fewer_epochs_and_refuses_unknown_options(tmp_path):
     assert [deit(epochs=epochs).warmup_ratio for epochs in (1, 5, 10, 20)] == [0.5, 0.5, 0.5, 0.25]
     with pytest.raises(ValueError, match="epochs must be 1 or more; got 0"):
         deit(epochs=0)
@@ -59,24 +54,24 @@ def test_deit_is_short_where_asked_and_says_what_it_does_not_take(tmp_path):
         "OptimConfig(3, epochs=3)": "got multiple values for argument 'epochs'",
         "TrainConfig()": "missing 1 required positional argument: 'out'",
     }.items():
-        path.write_text(
-            f"from cpvt.config import *\nfrom cpvt.config.recipes import deit\nconfig = TrainConfig('x', optim={call})\n"
-        )
+        imports = "from cpvt.config import *\nfrom cpvt.config.recipes import deit\n"
+        path.write_text(f"{imports}config = TrainConfig('x', optim={call})\n")
         with pytest.raises(ValueError, match=f"recipe '.*mistaken.py'.*{words}"):
             read_recipe(path)
 
 
-def test_options_of_the_command_line_go_over_those_of_the_recipe(tmp_path):
+def test_options_on_the_command_line_override_the_recipe(tmp_path):
     recipe = tmp_path / "mine.py"
     recipe.write_text(
-        "from cpvt.config import *\nconfig = TrainConfig(out='here', model='cpvt_tiny', optim=OptimConfig(epochs=7, lr=1e-4))\n"
+        "from cpvt.config import *\n"
+        "config = TrainConfig(out='here', model='cpvt_tiny', optim=OptimConfig(epochs=7, lr=1e-4))\n"
     )
     config = parse(["train", str(recipe), "--epochs", "9", "--train-sizes", "160", "224", "--no-fsdp"])
     assert (config.out, config.model, config.optim.epochs, config.optim.lr) == ("here", "cpvt_tiny", 9, 1e-4)
     assert config.train_sizes == (160, 224)
 
 
-def test_a_retrofit_is_a_recipes_to_say_and_no_flag_of_train(tmp_path, capsys):
+def test_a_retrofit_is_set_in_a_recipe_not_by_flags_of_train(tmp_path, capsys):
     (tmp_path / "mine.py").write_text(
         "from cpvt.config import Retrofit, TrainConfig\n"
         "config = TrainConfig(out='out', model='timm:vit', retrofit=Retrofit(at=(2,)))\n"
@@ -91,7 +86,7 @@ def test_a_retrofit_is_a_recipes_to_say_and_no_flag_of_train(tmp_path, capsys):
 @pytest.mark.parametrize(
     "command", ["--epochs 9 RECIPE --no-fsdp", "RECIPE --epochs 9", "--train-sizes 160 RECIPE --epochs 9"]
 )
-def test_a_recipe_may_stand_anywhere_among_the_options(tmp_path, command):
+def test_the_recipe_may_stand_anywhere_among_the_options(tmp_path, command):
     recipe = tmp_path / "mine.py"
     recipe.write_text("from cpvt.config import *\nconfig = TrainConfig(out='here', optim=OptimConfig(lr=1e-4))\n")
     config = parse(["train", *command.replace("RECIPE", str(recipe)).split()])
@@ -106,11 +101,12 @@ def test_a_recipe_trains_from_the_command_line(tmp_path, tiny_folder, capsys):
     recipe = tmp_path / "whole.py"
     recipe.write_text(
         "from cpvt.config import TrainConfig\nfrom cpvt.config.recipes import deit\n"
-        f"config = TrainConfig(out={str(tmp_path / 'run')!r}, img_size=8, optim=deit(batch_size=4, epochs=10, lr=1e-3, precision='fp32'))\n"
+        "optim = deit(batch_size=4, epochs=10, lr=1e-3, precision='fp32')\n"
+        f"config = TrainConfig(out={str(tmp_path / 'run')!r}, img_size=8, optim=optim)\n"
     )
     main(["train", str(recipe), "--data", str(tiny_folder), "--epochs", "2", "--workers", "0"])
-    told = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert told["run"] == str(tmp_path / "run")
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert result["run"] == str(tmp_path / "run")
     record = json.loads((tmp_path / "run" / "checkpoint.json").read_text())
     assert record["training"]["optim"]["aug_repeats"] == 3
     assert record["training"]["optim"]["epochs"] == 2
@@ -119,8 +115,10 @@ def test_a_recipe_trains_from_the_command_line(tmp_path, tiny_folder, capsys):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("config = TrainConfig(out='x', optim=OptimConfig(epoch=3))", "line 2: OptimConfig.* got an unexpected keyword argument 'epoch'.*`cpvt train --help`"),
-        ("config = TrainConfig(out='x', batch_size=3)", "line 2: TrainConfig.* got an unexpected keyword argument 'batch_size'"),
+        ("config = TrainConfig(out='x', optim=OptimConfig(epoch=3))",
+         "line 2: OptimConfig.* got an unexpected keyword argument 'epoch'.*`cpvt train --help`"),
+        ("config = TrainConfig(out='x', batch_size=3)",
+         "line 2: TrainConfig.* got an unexpected keyword argument 'batch_size'"),
         ("config = TrainConfig(out='x', optim=OptimConfig(lr=-1))", "lr must be above 0; got -1"),
         ("recipe = OptimConfig()", "must define config = TrainConfig.*it defines nothing of that name"),
         ("config = OptimConfig()", "it defines OptimConfig"),
@@ -139,7 +137,7 @@ def test_mistakes_in_a_recipe_are_explained(tmp_path, text, words, capsys):
         read_recipe("nowhere.py")
 
 
-def test_the_whole_recipe_passes_the_checks_of_a_training(tmp_path, tiny_folder):
+def test_a_committed_recipe_passes_the_checks_of_training(tmp_path, tiny_folder):
     config = read_recipe("recipes/imagenet_cpvt_tiny_distilled.py")
     assert config.teacher == "timm:regnety_160.deit_in1k"
     assert config.optim == deit()

@@ -95,7 +95,7 @@ def test_a_class_of_a_function_works_in_a_model_and_not_in_a_training():
     assert isinstance(cpvt.create_model("cpvt_micro", encoding=Local).encoding, Local)
     with pytest.raises(ValueError, match="defined inside a function and cannot be imported; move it to a module"):
         TrainConfig(out="", encoding=Local)
-    with pytest.raises(ValueError, match="give the class or its name, not a Local"):
+    with pytest.raises(ValueError, match="pass the class or its name, not an instance of Local"):
         CompareConfig(encodings=(Local(SHAPE),))
 
 

@@ -1,4 +1,4 @@
-"""Sums of accuracies with intervals over images and seeds, against sums by hand and a simulation with a known truth."""
+"""Contrasts with intervals over images and seeds, against sums by hand and a simulation with a known truth."""
 
 import numpy as np
 import pytest
@@ -17,10 +17,11 @@ def hits_row(make_row):
     return make
 
 
-def test_a_sum_counts_the_seeds_that_all_terms_have(hits_row):
+def test_a_contrast_uses_the_seeds_that_all_terms_have(hits_row):
     yes, no = True, False
     rows = [
-        hits_row([yes, no, no, no], encoding="learned", seed=0), hits_row([yes, yes, no, no], encoding="learned", seed=1),
+        hits_row([yes, no, no, no], encoding="learned", seed=0),
+        hits_row([yes, yes, no, no], encoding="learned", seed=1),
         hits_row([yes, yes, no, no], seed=0), hits_row([yes, yes, yes, yes], seed=1), hits_row([no] * 4, seed=2),
         hits_row([yes, no, no, no], size=64, seed=1), hits_row([no] * 4, protocol="resize", seed=0),
     ]  # fmt: skip
@@ -33,7 +34,7 @@ def test_a_sum_counts_the_seeds_that_all_terms_have(hits_row):
     assert contrast({("peg", 64): 1, ("learned", 64): -1}) is None
 
 
-def test_a_contrast_says_its_points_and_its_interval():
+def test_a_contrast_prints_points_and_interval():
     assert str(Contrast(-0.04, -1.26, 2, 3, 100)) == "+0.0 [-1.3, +2.0]"
 
 
@@ -43,20 +44,20 @@ def test_terms_with_other_images_are_refused(hits_row):
         contrast({PEG: 1, LEARNED: -1})
 
 
-def share_that_holds_the_truth(seeds, between, cases=200, images=3000, truth=0.3):
-    """How often the interval holds the true mean, where trainings differ by `between`."""
-    draw, held = np.random.default_rng(0), 0
+def coverage(seeds, between, cases=200, images=3000, truth=0.3):
+    """How often the interval contains the true mean, if trainings differ by `between`."""
+    draw, covered = np.random.default_rng(0), 0
     for case in range(cases):
         chances = truth + draw.normal(0, between, (seeds, 1))
         low, high = interval((draw.random((seeds, images)) < chances).astype(np.int8), case)
-        held += low <= truth <= high
-    return held / cases
+        covered += low <= truth <= high
+    return covered / cases
 
 
 @pytest.mark.parametrize(("seeds", "between"), [(1, 0.0), (3, 0.05), (5, 0.05)])
-def test_intervals_hold_the_truth_as_often_as_they_say(seeds, between):
-    assert 0.9 <= share_that_holds_the_truth(seeds, between) <= 0.99
+def test_intervals_cover_the_truth_at_the_stated_rate(seeds, between):
+    assert 0.9 <= coverage(seeds, between) <= 0.99
 
 
-def test_one_seed_says_nothing_of_others():
-    assert share_that_holds_the_truth(1, 0.05) < 0.8
+def test_one_seed_does_not_cover_other_seeds():
+    assert coverage(1, 0.05) < 0.8

@@ -1,4 +1,4 @@
-"""Curves of training: gathered from runs, kept when runs are gone, drawn as means over seeds."""
+"""Training curves: gathered from runs, stored after runs are deleted, drawn as means over seeds."""
 
 import json
 import shutil
@@ -12,19 +12,20 @@ from cpvt.runtime.files import append_rows, write_json
 
 
 def write_run(folder, encoding, seed, losses, **columns):
-    """What a training leaves of interest here: its record and its history."""
+    """Write the record and history of a training."""
     record = {"model": {"encoding": encoding, "global_pool": "token"}, "training": {"seed": seed}}
     write_json(folder / "checkpoint.json", record)
     lines = [
-        {"epoch": number, "loss": loss, "accuracy": 0.1 * number, **{name: values[number - 1] for name, values in columns.items()}}
+        {"epoch": number, "loss": loss, "accuracy": 0.1 * number}
+        | {name: values[number - 1] for name, values in columns.items()}
         for number, loss in enumerate(losses, start=1)
-    ]  # fmt: skip
+    ]
     (folder / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
 @pytest.fixture
 def compared(tmp_path, make_row):
-    """A folder of a comparison: rope for one seed, learned for two of which one has not got to the end."""
+    """A folder of a comparison: rope with one seed, learned with two, one of them unfinished."""
     append_rows(tmp_path / "rows.jsonl", [make_row(encoding=name, size=32) for name in ("learned", "rope")])
     write_run(tmp_path / "runs" / "rope", "rope", 0, [3.0, 1.5])
     write_run(tmp_path / "runs" / "a", "learned", 0, [2.0, 1.0], test_accuracy=[None, 0.5])
@@ -48,7 +49,7 @@ def test_the_epochs_of_all_runs_are_gathered_in_the_order_of_the_table(compared)
     assert losses(gather_curves([compared])) == EXPECTED
 
 
-def test_curves_outlive_their_runs_and_a_run_that_is_there_counts(compared, tmp_path):
+def test_stored_curves_outlive_their_runs_and_a_new_run_replaces_them(compared, tmp_path):
     kept = tmp_path / "kept"
     report(compared, out=kept)
     shutil.copy(compared / "rows.jsonl", kept)
@@ -61,14 +62,14 @@ def test_curves_outlive_their_runs_and_a_run_that_is_there_counts(compared, tmp_
     assert losses(gather_curves([kept])) == [*EXPECTED[:3], ("rope", "cls", 0, 1, 9.0)]
 
 
-def test_the_page_shows_the_curves_where_there_are_any(compared):
-    assert "How training went" in report(compared).read_text()
+def test_the_page_shows_curves_if_there_are_any(compared):
+    assert "Training curves" in report(compared).read_text()
     (compared / "curves.jsonl").unlink()
     shutil.rmtree(compared / "runs")
-    assert "How training went" not in report(compared).read_text()
+    assert "Training curves" not in report(compared).read_text()
 
 
-def test_a_single_run_shows_its_own(tmp_path, make_row):
+def test_a_single_run_has_curves(tmp_path, make_row):
     append_rows(tmp_path / "rows.jsonl", [make_row()])
     write_run(tmp_path, "peg", 3, [2.0, 1.0])
     report(tmp_path)
@@ -76,14 +77,14 @@ def test_a_single_run_shows_its_own(tmp_path, make_row):
     assert (tmp_path / "curves.svg").exists()
 
 
-def test_the_page_of_several_folders_keeps_nothing_in_any(compared, tmp_path, make_row):
+def test_curves_of_several_folders_are_not_stored(compared, tmp_path, make_row):
     write_run(tmp_path / "other", "peg", 0, [1.0])
     append_rows(tmp_path / "other" / "rows.jsonl", [make_row()])
     report(compared, tmp_path / "other", out=tmp_path / "both")
     assert {path.name for path in (tmp_path / "both").glob("curves.*")} == {"curves.svg"}
 
 
-def test_a_line_is_the_mean_over_the_seeds_that_have_got_so_far():
+def test_a_line_is_the_mean_over_seeds_that_reached_the_epoch():
     epochs = [Epoch("peg", "cls", seed, epoch, loss, loss / 10) for seed, epoch, loss in
               ((0, 1, 4.0), (1, 1, 2.0), (0, 2, 1.0))]  # fmt: skip
     x, y, spread = mean_curve(epochs, "loss")
@@ -93,7 +94,7 @@ def test_a_line_is_the_mean_over_the_seeds_that_have_got_so_far():
     assert mean_curve(epochs, "test_accuracy") == ([], [], [])
 
 
-def test_a_panel_for_each_measure_that_was_taken_and_a_line_for_each_head(compared):
+def test_a_panel_for_each_measure_and_a_line_for_each_head(compared):
     epochs = [*gather_curves([compared]), Epoch("rope", "gap", 0, 1, 2.5, 0.3)]
     panels = curves_figure(epochs).axes
     assert [panel.get_title(loc="left").split(",")[0] for panel in panels] == [

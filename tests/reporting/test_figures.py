@@ -1,4 +1,4 @@
-"""The figures: where tiles, lines and colours are, and that the same rows give the same file."""
+"""Figures: positions of tiles, lines and colours; equal rows give equal files."""
 
 import numpy as np
 import pytest
@@ -12,13 +12,13 @@ from cpvt.reporting.terminal import print_tables
 
 
 def drawn(image):
-    """1 where a token looks most, a dot where it does not look, a bar between tiles."""
+    """1: highest attention, dot: none, bar: between tiles."""
     signs = {True: "|", False: "."}
     return ["".join("1" if value == 1 else signs[bool(np.isnan(value))] for value in row) for row in image]
 
 
-def test_tiles_stand_where_their_tokens_stand():
-    # every token looks at itself alone: the bright spot moves with the tile, on a grid of 2 rows and 3 columns
+def test_tiles_are_at_the_positions_of_their_tokens():
+    # every token attends only to itself: the bright spot moves with the tile, on a grid of 2 rows and 3 columns
     assert drawn(tile(np.eye(6), (2, 3))) == [
         "1..|.1.|..1",
         "...|...|...",
@@ -28,11 +28,11 @@ def test_tiles_stand_where_their_tokens_stand():
     ]
 
 
-def test_a_tile_shows_where_its_token_looks_row_by_row():
-    looks_at_the_last = np.zeros((6, 6))
-    looks_at_the_last[:, 5] = 0.2
-    looks_at_the_last[1] = [0, 0, 0.3, 0, 0, 0]  # but the second token at the third, top right
-    assert drawn(tile(looks_at_the_last, (2, 3))) == [
+def test_a_tile_is_the_attention_of_its_token_row_by_row():
+    attention = np.zeros((6, 6))
+    attention[:, 5] = 0.2
+    attention[1] = [0, 0, 0.3, 0, 0, 0]  # but the second token to the third, top right
+    assert drawn(tile(attention, (2, 3))) == [
         "...|..1|...",
         "..1|...|..1",
         "|||||||||||",
@@ -41,7 +41,7 @@ def test_a_tile_shows_where_its_token_looks_row_by_row():
     ]
 
 
-def test_each_tile_is_scaled_to_its_own_largest_value():
+def test_each_tile_is_scaled_to_its_own_maximum():
     image = tile(np.array([[0.1, 0.3], [0.8, 0.2]]), (1, 2))
     np.testing.assert_allclose(image, [[1 / 3, 1, np.nan, 1, 1 / 4]])
 
@@ -73,7 +73,7 @@ def test_accuracy_is_a_panel_per_protocol_and_a_line_per_encoding_and_pool(cells
 
 
 @pytest.mark.parametrize("protocol", [*TABLE, "zoom"])
-def test_every_protocol_is_drawn_and_printed_and_one_of_a_later_version_by_its_name(protocol, make_row, capsys):
+def test_every_protocol_is_drawn_and_printed_and_an_unknown_one_by_its_name(protocol, make_row, capsys):
     rows = [make_row(protocol=protocol)]
     (panel,) = accuracy_figure(summarise(rows), [32]).axes
     print_tables(rows)
@@ -94,7 +94,7 @@ def test_colours_do_not_depend_on_what_else_is_shown():
     assert colours(list(reversed(ENCODINGS))) == {name: entry.colour for name, entry in ENCODINGS.items()}
 
 
-def test_encodings_that_are_not_in_the_table_get_colours_of_their_own():
+def test_encodings_outside_the_table_get_their_own_colours():
     names = ["peg", "learned+peg", "rope", "peg(at=2)", "learned+peg", "rope+peg"]
     found = colours(names)
     assert list(found) == ["peg", "learned+peg", "rope", "peg(at=2)", "rope+peg"]
@@ -109,12 +109,12 @@ def test_there_are_colours_for_any_number_of_encodings():
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("count", [1, 3])
 def test_attention_is_the_sample_and_a_panel_per_model(channels, count):
-    looks = [
+    profiles = [
         {"encoding": f"peg(at={depth})", "pool": "gap", "grid": [2, 3], "sample_class": "seven"}
         for depth in range(count)
     ]
     sample = np.linspace(-2, 3, channels * 8 * 12).reshape(channels, 8, 12)
-    panels = attention_figure(looks, [np.eye(6)] * count, sample).axes
+    panels = attention_figure(profiles, [np.eye(6)] * count, sample).axes
     titles = [panel.get_title() for panel in panels if panel.images]
     assert titles == ["the sample: seven", *(f"peg(at={depth}) · gap" for depth in range(count))]
     shown = panels[0].images[0].get_array()

@@ -1,4 +1,4 @@
-"""Pages that hold tables between markers."""
+"""Pages with tables between markers."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The page: one file that needs nothing else, made from rows alone and from all that a comparison leaves."""
+"""The report: one self-contained file, from rows alone or from all files of a comparison."""
 
 import subprocess
 import sys
@@ -34,27 +34,28 @@ def measured(tmp_path, make_row):
 
 @pytest.fixture
 def compared(measured):
-    """The same with what a comparison leaves beside its rows."""
+    """The same with the other files of a comparison."""
     origin = {"command": "cpvt compare --data <folder>", "versions": {"cpvt": "0.1.0", "torch": "2.11.0"},
               "commit": "abc123+", "machine": "Linux, 4 threads", "gpu": None, "trainings_at_once": 2,
               "threads_each": 3}  # fmt: skip
     record = {"config": asdict(CompareConfig()), "provenance": origin, "commands": ["cpvt first", origin["command"]]}
     write_json(measured / "compare.json", record)
-    looks = [
+    profiles = [
         {"name": f"model{n}", "encoding": encoding, "pool": pool, "block": 2, "grid": [2, 3],
-         "sample_class": "seven", "parameters": 1, "images_per_second": [400.0 * (n + 1), 100.0 * (n + 1), 200.0 * (n + 1)]}
+         "sample_class": "seven", "parameters": 1,
+         "pictures_per_second": [400.0 * (n + 1), 100.0 * (n + 1), 200.0 * (n + 1)]}
         for n, (encoding, pool) in enumerate(HEADS)
     ]  # fmt: skip
-    write_json(measured / "looks.json", looks)
+    write_json(measured / "looks.json", profiles)
     (measured / "arrays").mkdir()
-    for look in looks:
-        np.save(measured / "arrays" / f"attention-{look['name']}.npy", np.eye(6))
+    for profile in profiles:
+        np.save(measured / "arrays" / f"attention-{profile['name']}.npy", np.eye(6))
     np.save(measured / "arrays" / "sample.npy", np.zeros((1, 8, 12), dtype=np.float32))
     return measured
 
 
 class Page(HTMLParser):
-    """A page's tags, the attributes by which it would load something, and its text."""
+    """The tags of a page, the attributes that would load something, and the text."""
 
     def __init__(self, path):
         super().__init__()
@@ -70,11 +71,11 @@ class Page(HTMLParser):
 
 
 def rows_of(page, title):
-    """The texts of the table below a title, row by row: what follows up to the next title."""
+    """The text that follows a title."""
     return " ".join(page.text[page.text.index(title) :].split())
 
 
-def test_rows_alone_give_a_page_with_its_figure_and_its_table(measured):
+def test_rows_alone_give_a_page_with_figure_and_tables(measured):
     assert report(measured) == measured / "report.html"
     assert {path.name for path in measured.iterdir()} == {
         "rows.jsonl", "report.html", "summary.csv", "accuracy.svg", "accuracy.png",
@@ -86,13 +87,13 @@ def test_rows_alone_give_a_page_with_its_figure_and_its_table(measured):
     assert len((measured / "summary.csv").read_text().splitlines()) == 1 + 4 * 6
 
 
-def test_all_of_a_comparison_is_on_its_page(compared):
+def test_the_page_of_a_comparison_is_complete(compared):
     report(compared)
     page = Page(compared / "report.html")
     assert (compared / "attention.png").read_bytes().startswith(b"\x89PNG")
     assert page.tags.count("img") == 1
     for words in ("cpvt compare --data <folder>", "torch 2.11.0", "abc123+", "Linux, 4 threads", "epochs 20",
-                  "crop_scale 0.35 to 1.0", "augment as fits the data"):  # fmt: skip
+                  "crop_scale 0.35 to 1.0", "augment default"):  # fmt: skip
         assert words in page.text
 
 
@@ -109,7 +110,7 @@ def test_the_page_loads_nothing(folder, request):
 
 def test_every_encoding_is_in_every_table(compared):
     parsed = Page(report(compared))
-    for title in ("canvas:", "resize:", "What it costs"):
+    for title in ("canvas:", "resize:", "Cost"):
         below = rows_of(parsed, title)
         for name in ("learned", "peg", "peg · gap", "learned+peg(at=(1, 2))"):
             assert name in below
@@ -119,10 +120,10 @@ def test_the_numbers_of_a_table_are_those_of_its_rows(compared):
     parsed = Page(report(compared))
     canvas = rows_of(parsed, "canvas:")
     # peg: 49 and 50 of 100; 9 points above learned for both seeds, so the interval has no width
-    assert "49.5 ± 0.7keeps 100 %+9.0 [+9.0, +9.0]" in canvas
-    assert "Share of the canvas that is fill — 32: 0%, 48x64: 0%, 64: 50%." in canvas
-    assert "fill" not in rows_of(parsed, "resize:").split("What it costs")[0]
-    cost = rows_of(parsed, "What it costs")
+    assert "49.5 ± 0.7retains 100 %+9.0 [+9.0, +9.0]" in canvas
+    assert "Padding fraction of the canvas — 32: 0%, 48x64: 0%, 64: 50%." in canvas
+    assert "Padding" not in rows_of(parsed, "resize:").split("Cost")[0]
+    cost = rows_of(parsed, "Cost")
     assert "1,234,567200 (100 to 400)1.00 (1.00 to 1.00)" in cost  # learned
     assert "1,234,568400 (200 to 800)2.00 (2.00 to 2.00)" in cost  # peg
 
@@ -150,8 +151,8 @@ def test_rows_of_several_folders_make_one_page_with_refusals_and_differences(tmp
     page = report(tmp_path / "ours", tmp_path / "theirs", out=tmp_path / "both")
     assert page == tmp_path / "both" / "report.html"
     text = Page(page).text
-    assert "timm:vit<b> refused, in its own words: Wrong image height!" in text
-    assert "-10.0[-16.0, -5.0]" in text  # ten of a hundred images fewer: the spread of a binomial share
+    assert "timm:vit<b> refused a size: Wrong image height!" in text
+    assert "-10.0[-16.0, -5.0]" in text  # ten of a hundred images fewer: the spread of a binomial fraction
     assert "80.0" in text
     assert "takes other sizes by set_input_size" in text
     assert "200" in text  # images a second: 100 in half a second
@@ -159,7 +160,7 @@ def test_rows_of_several_folders_make_one_page_with_refusals_and_differences(tmp
     assert "canvas,48,timm:vit<b>,,1,,," in (tmp_path / "both" / "summary.csv").read_text()
 
 
-def test_a_folder_without_rows_is_an_error_that_names_it(tmp_path, make_row):
+def test_a_folder_without_rows_among_several_is_refused_by_name(tmp_path, make_row):
     append_rows(tmp_path / "there" / "rows.jsonl", [make_row()])
     with pytest.raises(ValueError, match="missing' holds no rows"):
         report(tmp_path / "there", tmp_path / "missing")
@@ -185,7 +186,7 @@ def test_the_same_rows_give_the_same_files(compared):
 
 
 @pytest.mark.parametrize("content", [None, "", '{"model": "half a li'])
-def test_a_folder_without_rows_is_an_error_that_says_what_is_expected(tmp_path, content):
+def test_a_folder_without_rows_is_refused_with_what_is_expected(tmp_path, content):
     if content is not None:
         (tmp_path / "rows.jsonl").write_text(content)
     with pytest.raises(ValueError, match=r"holds no rows: expected rows\.jsonl, as `cpvt compare` or `cpvt sweep`"):

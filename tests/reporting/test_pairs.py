@@ -1,4 +1,4 @@
-"""Differences image by image: the right pairs, and intervals that a plain bootstrap gives too."""
+"""Paired differences: the right pairs, and intervals equal to those of a plain bootstrap."""
 
 import numpy as np
 import pytest
@@ -13,14 +13,14 @@ def row_of(make_row, hits, **values):
     return make_row(correct=sum(hits), total=len(hits), hits=pack_hits(hits), **values)
 
 
-def test_the_interval_is_that_of_drawing_images_anew():
+def test_the_interval_matches_a_plain_bootstrap():
     draw = np.random.default_rng(3)
     values = draw.choice([-1.0, 0.0, 1.0], p=[0.1, 0.6, 0.3], size=300)
     means = np.array([draw.choice(values, size=len(values)).mean() for _ in range(4000)])
     assert bootstrap_interval(values) == pytest.approx(np.quantile(means, [0.025, 0.975]), abs=0.01)
 
 
-def test_equal_models_differ_by_nothing_though_their_accuracy_is_uncertain(make_row):
+def test_equal_models_have_a_difference_of_exactly_zero(make_row):
     hits = [number % 2 == 0 for number in range(50)]
     rows = [row_of(make_row, hits, encoding="learned"), row_of(make_row, hits, encoding="peg")]
     (difference,) = paired_differences(rows)
@@ -28,7 +28,7 @@ def test_equal_models_differ_by_nothing_though_their_accuracy_is_uncertain(make_
     assert (difference.points, difference.low, difference.high) == (0, 0, 0)
 
 
-def test_seeds_count_with_their_mean_on_each_image(make_row):
+def test_seeds_are_averaged_on_each_image(make_row):
     rows = [row_of(make_row, [False, False, True, True], encoding="learned")]
     rows += [row_of(make_row, hits, encoding="peg", seed=seed)
              for seed, hits in enumerate([[True, True, True, True], [False, True, True, True]])]  # fmt: skip
@@ -44,7 +44,7 @@ def test_only_the_same_images_are_paired(make_row):
     assert paired_differences(rows) == []
 
 
-def test_weights_of_one_name_stay_apart_and_repeated_rows_count_once(tmp_path, make_row):
+def test_models_with_different_weights_are_separate_and_repeated_rows_count_once(tmp_path, make_row):
     external = {"model": "timm:vit", "encoding": "", "pool": ""}
     rows = [row_of(make_row, [False] * 4, encoding="learned")]
     rows += [row_of(make_row, hits, **external, weights=name)

@@ -1,4 +1,4 @@
-"""Means, spreads, shares kept and paired differences, against numbers worked out by hand."""
+"""Means, deviations, retained accuracy and paired differences, against numbers computed by hand."""
 
 import random
 
@@ -31,12 +31,12 @@ def test_mean_and_standard_deviation_over_seeds(three_seeds):
     assert cell.seeds == (0, 1, 2)
     assert cell.mean == pytest.approx(68)
     assert cell.deviation == pytest.approx(52**0.5)  # (8² + 2² + 6²) / (3 - 1) = 52
-    assert cell.fill == pytest.approx(0.25)
+    assert cell.padding_fraction == pytest.approx(0.25)
 
 
-def test_kept_is_the_share_of_each_seeds_accuracy_at_the_training_size(three_seeds):
-    assert cell_of(three_seeds, "peg").kept == pytest.approx((75 + 87.5 + 74) / 3)
-    assert cell_of(three_seeds, "peg", size=32).kept == pytest.approx(100)
+def test_retained_is_relative_to_each_seeds_accuracy_at_the_training_size(three_seeds):
+    assert cell_of(three_seeds, "peg").retained == pytest.approx((75 + 87.5 + 74) / 3)
+    assert cell_of(three_seeds, "peg", size=32).retained == pytest.approx(100)
 
 
 def test_the_difference_to_learned_is_paired_by_seed(three_seeds):
@@ -51,7 +51,7 @@ def test_learned_is_not_compared_with_itself(three_seeds):
     assert (cell.difference, cell.interval) == (None, None)
 
 
-def test_only_seeds_that_both_have_are_paired(three_seeds):
+def test_only_common_seeds_are_paired(three_seeds):
     rows = [row for row in three_seeds if (row.encoding, row.seed) != ("learned", 2)]
     cell = cell_of(rows, "peg")
     assert cell.difference == pytest.approx(20)
@@ -66,15 +66,15 @@ def test_a_single_seed_has_no_spread(three_seeds):
 
 def test_what_was_not_measured_is_none(make_row):
     cell = cell_of([make_row(size=48)], "peg")
-    assert (cell.kept, cell.difference, cell.interval) == (None, None, None)
+    assert (cell.retained, cell.difference, cell.interval) == (None, None, None)
 
 
-def test_a_seed_that_learned_nothing_keeps_no_share(make_row):
+def test_a_seed_at_zero_accuracy_is_left_out_of_retained(make_row):
     rows = [make_row(size=size, seed=seed, correct=50 * seed) for size in (32, 48) for seed in (0, 1)]
-    assert cell_of(rows, "peg").kept == pytest.approx(100)
+    assert cell_of(rows, "peg").retained == pytest.approx(100)
 
 
-def test_gap_is_compared_with_learned_of_its_pool_where_there_is_one(make_row):
+def test_gap_is_compared_with_learned_of_the_same_pool_if_there_is_one(make_row):
     rows = [make_row(pool="gap", correct=70), make_row(encoding="learned", correct=60)]
     assert cell_of(rows, "peg", 32, "gap").difference == pytest.approx(10)
     rows.append(make_row(encoding="learned", pool="gap", correct=65))
@@ -88,7 +88,7 @@ def test_protocols_are_not_mixed(make_row):
     assert [(cell.protocol, cell.mean) for cell in summarise(rows)] == [("canvas", 90), ("resize", 30)]
 
 
-def test_cells_stand_in_one_order_whatever_the_order_of_the_rows(make_row):
+def test_the_order_of_cells_does_not_depend_on_the_order_of_rows(make_row):
     heads = [
         ("none", "cls"),
         ("learned", "cls"),
@@ -112,7 +112,7 @@ def test_cells_stand_in_one_order_whatever_the_order_of_the_rows(make_row):
         ([1.0, 3.0, 2.0, 2.0, 2.0], 2.776 * 0.1**0.5),  # sqrt((1 + 1) / 4 / 5); t at 4 degrees
     ],
 )
-def test_the_interval_is_students(values, half):
+def test_the_interval_is_that_of_students_t(values, half):
     assert confidence_interval(values) == pytest.approx((2 - half, 2 + half), abs=1e-3)
 
 
@@ -121,7 +121,7 @@ def test_below_two_values_there_is_no_interval(values):
     assert confidence_interval(values) is None
 
 
-def test_csv_holds_a_line_per_cell(make_row):
+def test_csv_has_a_line_per_cell(make_row):
     rows = [make_row(encoding="learned", seed=seed, correct=50) for seed in (0, 1)]
     rows += [make_row(encoding="peg(at=(1, 2))", pool="gap", correct=75, fill=0.5)]
     rows += [make_row(size=(48, 64), protocol="resize", correct=1, total=3)]
@@ -151,5 +151,5 @@ def test_labels():
     assert (head_label("peg", "cls"), head_label("peg", "gap")) == ("peg", "peg · gap")
 
 
-def test_a_size_stands_on_the_axis_where_the_square_of_its_area_would():
+def test_a_size_is_drawn_at_the_square_of_its_area():
     assert (pixels(48), pixels((16, 64))) == (48, 32)

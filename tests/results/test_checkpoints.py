@@ -1,4 +1,4 @@
-"""Checkpoints: whole, checked, and never unpickled."""
+"""Checkpoints: complete, checked and never unpickled."""
 
 import copy
 import json
@@ -30,12 +30,12 @@ def test_a_loaded_run_is_ready_to_use(tiny_run):
         assert torch.equal(checkpoint.model.state_dict()[name], tensor)
 
 
-def test_a_folder_without_checkpoint(tmp_path):
+def test_a_folder_without_checkpoint_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"holds no checkpoint: expected checkpoint.json and model.safetensors"):
         cpvt.load(tmp_path)
 
 
-def test_weights_that_do_not_fit_are_named_with_their_shapes(tiny_run):
+def test_weights_that_do_not_fit_are_listed_with_shapes(tiny_run):
     state = load_file(tiny_run / WEIGHTS)
     state["head.weight"] = torch.zeros(3, 64)
     state["spare"] = torch.zeros(1)
@@ -47,7 +47,7 @@ def test_weights_that_do_not_fit_are_named_with_their_shapes(tiny_run):
         assert words in str(error.value)
 
 
-def test_truncated_and_missing_weights(tiny_run):
+def test_truncated_and_missing_weights_are_refused(tiny_run):
     whole = (tiny_run / WEIGHTS).read_bytes()
     (tiny_run / WEIGHTS).write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match="not a whole safetensors file"):
@@ -57,7 +57,7 @@ def test_truncated_and_missing_weights(tiny_run):
         cpvt.load(tiny_run)
 
 
-def test_a_broken_record(tiny_run):
+def test_a_broken_record_is_refused(tiny_run):
     (tiny_run / CHECKPOINT).write_text('{"model": ')
     with pytest.raises(ValueError, match="is not whole JSON"):
         cpvt.load(tiny_run)
@@ -71,12 +71,12 @@ def test_the_record_is_plain_json(tiny_run):
 
 MICRO = ModelConfig(embed_dim=16, depth=2, num_heads=2, patch_size=4, img_size=16, num_classes=2)
 VIT = "timm:vit_tiny_patch16_224(patch_size=4, embed_dim=16, depth=2, num_heads=2)"
-FOREIGN = ExternalConfig(VIT, num_classes=2, img_size=16)
+EXTERNAL = ExternalConfig(VIT, num_classes=2, img_size=16)
 
 
 @pytest.fixture
 def make_run(tmp_path):
-    """Writes the folder of a run that ended with a model."""
+    """Writes the folder of a finished run with a given model."""
 
     def make(model, config, class_names=("cat", "dog")):
         for parameter in model.parameters():
@@ -89,29 +89,29 @@ def make_run(tmp_path):
     return make
 
 
-def test_a_run_is_started_from_at_another_size(make_run):
+def test_weights_of_a_run_start_a_model_of_another_size(make_run):
     torch.manual_seed(0)
     model = VisionTransformer(replace(MICRO, encoding="learned+rope")).eval()
-    run, images, told = make_run(model, model.config), torch.randn(2, 3, 24, 24), []
-    started = starting_weights(replace(model.config, img_size=24), run, ["cat", "dog"], told.append).eval()
+    run, images, messages = make_run(model, model.config), torch.randn(2, 3, 24, 24), []
+    started = starting_weights(replace(model.config, img_size=24), run, ["cat", "dog"], messages.append).eval()
     torch.testing.assert_close(started(images), model(images))
     assert started.config == replace(model.config, img_size=24, encoding="learned+rope(grid=(4, 4))")
-    assert told == ["training size 16 -> 24, encoding now learned+rope(grid=(4, 4))"]
+    assert messages == ["training size 16 -> 24, encoding now learned+rope(grid=(4, 4))"]
 
 
 @pytest.mark.parametrize(
     ("names", "kept"),
     [(None, True), (["cat", "dog"], True), (["dog", "cat"], False), (["ship", "tree"], False)],
 )
-def test_a_head_is_kept_for_the_classes_it_knows_alone(make_run, names, kept):
-    model, told = VisionTransformer(MICRO), []
-    started = starting_weights(MICRO, make_run(model, MICRO), names, told.append)
+def test_the_head_is_kept_only_for_the_same_classes(make_run, names, kept):
+    model, messages = VisionTransformer(MICRO), []
+    started = starting_weights(MICRO, make_run(model, MICRO), names, messages.append)
     assert torch.equal(started.head.weight, model.head.weight) == kept
     assert torch.equal(started.blocks[1].mlp.fc1.weight, model.blocks[1].mlp.fc1.weight)
-    assert told == ([] if kept else ["other classes: the head starts afresh"])
+    assert messages == ([] if kept else ["other classes: the head starts afresh"])
 
 
-def test_a_file_of_weights_has_no_record_and_must_fit(make_run):
+def test_a_file_of_weights_must_fit_exactly(make_run):
     model = VisionTransformer(replace(MICRO, encoding="learned"))
     file = make_run(model, model.config) / WEIGHTS
     started = starting_weights(model.config, file)
@@ -123,7 +123,7 @@ def test_a_file_of_weights_has_no_record_and_must_fit(make_run):
 def test_a_run_of_another_kind_of_model_is_refused(make_run):
     run = make_run(VisionTransformer(MICRO), MICRO)
     with pytest.raises(ValueError, match="holds a model of our own, but 'timm:vit_tiny.* is to be trained"):
-        starting_weights(FOREIGN, run)
+        starting_weights(EXTERNAL, run)
     with pytest.raises(ValueError, match="the one to start from differs in depth: 2 -> 3"):
         starting_weights(replace(MICRO, depth=3), run)
 
@@ -132,30 +132,30 @@ def test_a_run_of_another_kind_of_model_is_refused(make_run):
     ("change", "names"),
     [({}, ["cat", "dog"]), ({"img_size": 24}, None), ({"num_classes": 3}, ["a", "b", "c"]), ({}, ["ship", "tree"])],
 )
-def test_a_run_of_timms_model_is_started_from(make_run, change, names):
+def test_weights_of_a_run_start_a_timm_model(make_run, change, names):
     torch.manual_seed(0)
-    model, wanted, told = build_model(FOREIGN), replace(FOREIGN, **change), []
-    run = make_run(model, FOREIGN)
-    started = starting_weights(wanted, run, names, told.append).eval()
-    model.eval().set_input_size((wanted.img_size,) * 2)  # timm's own way
+    model, wanted, messages = build_model(EXTERNAL), replace(EXTERNAL, **change), []
+    run = make_run(model, EXTERNAL)
+    started = starting_weights(wanted, run, names, messages.append).eval()
+    model.eval().set_input_size((wanted.img_size,) * 2)  # timm's own method
     images = torch.randn(2, 3, wanted.img_size, wanted.img_size)
     torch.testing.assert_close(started.forward_features(images), model.forward_features(images))
     kept = names in (None, ["cat", "dog"])
     assert started(images).shape == (2, wanted.num_classes)
     assert (wanted.num_classes == 2 and torch.equal(started.head.weight, model.head.weight)) == kept
-    assert told == ([] if kept else [f"other classes, {wanted.num_classes} now: the head starts afresh"])
-    build_model(wanted).load_state_dict(started.state_dict())  # what opening the run again does
+    assert messages == ([] if kept else [f"other classes, {wanted.num_classes} now: the head starts afresh"])
+    build_model(wanted).load_state_dict(started.state_dict())  # as loading the run does
 
 
 def test_timms_distilled_models_get_two_fresh_heads(make_run):
-    config = replace(FOREIGN, name=VIT.replace("vit_tiny", "deit_tiny_distilled"))
+    config = replace(EXTERNAL, name=VIT.replace("vit_tiny", "deit_tiny_distilled"))
     model = build_model(config)
     started = starting_weights(replace(config, num_classes=3), make_run(model, config))
     assert (started.head.out_features, started.head_dist.out_features) == (3, 3)
     assert torch.equal(started.dist_token, model.dist_token)
 
 
-def test_models_that_do_not_take_another_size_say_so(make_run):
+def test_models_with_a_fixed_size_are_refused_at_another(make_run):
     config = ExternalConfig("hf:vit(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, patch_size=4)", 2, 16)
     pytest.importorskip("transformers")
     run = make_run(build_model(config), config)
@@ -167,13 +167,13 @@ def test_models_that_do_not_take_another_size_say_so(make_run):
 
 @pytest.mark.parametrize(("change", "fresh"), [({}, False), ({"img_size": 24}, False), ({"num_classes": 3}, True)])
 def test_published_weights_fit_other_classes_and_sizes(monkeypatch, change, fresh):
-    """Nothing is downloaded here: a model at hand stands for the library's own."""
+    """A local model replaces the download."""
     torch.manual_seed(0)
-    model, wanted, told = build_model(FOREIGN).eval(), replace(FOREIGN, **change), []
+    model, wanted, messages = build_model(EXTERNAL).eval(), replace(EXTERNAL, **change), []
     head, images = model.head.weight.clone(), torch.randn(2, 3, wanted.img_size, wanted.img_size)
     monkeypatch.setattr("cpvt.results.checkpoints.open_adapter", lambda name: adapter_of(copy.deepcopy(model), name))
-    started = published_weights(wanted, told.append).eval()
+    started = published_weights(wanted, messages.append).eval()
     model.set_input_size(images.shape[2:])
     torch.testing.assert_close(started.forward_features(images), model.forward_features(images))
     assert (started.head.weight.shape == head.shape and torch.equal(started.head.weight, head)) != fresh
-    assert bool(told) == fresh
+    assert bool(messages) == fresh

@@ -1,4 +1,4 @@
-"""Rows and JSON files: what is written is read back, whatever was interrupted."""
+"""Rows and JSON files round-trip, also after an interruption."""
 
 import json
 
@@ -8,7 +8,7 @@ from cpvt.results.rows import pack_hits, read_rows, unpack_hits
 from cpvt.runtime.files import append_rows, read_json, replacing, write_json
 
 
-def test_rows_are_read_back_as_they_were(tmp_path, make_row):
+def test_rows_round_trip(tmp_path, make_row):
     rows = [
         make_row(),
         make_row(size=(48, 64), encoding="peg5", at=(1, 2, 3), fill=0.5),
@@ -21,7 +21,7 @@ def test_rows_are_read_back_as_they_were(tmp_path, make_row):
     assert len(path.read_text().splitlines()) == 3
 
 
-def test_rows_of_before_a_field_was_added_are_read(tmp_path, make_row):
+def test_rows_without_later_fields_are_read(tmp_path, make_row):
     path = tmp_path / "rows.jsonl"
     append_rows(path, [make_row(top5=3, hits="AA==")])
     old = {name: value for name, value in json.loads(path.read_text()).items() if name not in ("top5", "hits")}
@@ -30,23 +30,23 @@ def test_rows_of_before_a_field_was_added_are_read(tmp_path, make_row):
 
 
 @pytest.mark.parametrize("count", [0, 1, 7, 8, 9, 31])
-def test_hits_are_read_back_as_they_were(count):
-    hits = [number % 3 == 0 for number in range(count)]
-    assert unpack_hits(pack_hits(hits), count) == hits
+def test_correct_masks_round_trip(count):
+    mask = [number % 3 == 0 for number in range(count)]
+    assert unpack_hits(pack_hits(mask), count) == mask
 
 
-def test_no_file_is_no_rows(tmp_path):
+def test_no_file_means_no_rows(tmp_path):
     assert read_rows(tmp_path / "rows.jsonl") == []
 
 
-def test_accuracy_is_a_share_and_nothing_tested_is_not_a_number(make_row):
+def test_accuracy_is_a_fraction_and_nan_without_images(make_row):
     assert make_row(correct=1, total=4).accuracy == 0.25
     nothing = make_row(correct=0, total=0).accuracy
     assert nothing != nothing
 
 
 @pytest.mark.parametrize("kept", [1, 30, -1])
-def test_a_half_written_line_is_passed_over_and_closed_off(tmp_path, make_row, kept):
+def test_an_incomplete_line_is_skipped_and_ended(tmp_path, make_row, kept):
     path = tmp_path / "rows.jsonl"
     append_rows(path, [make_row(seed=0), make_row(seed=1)])
     first, second = path.read_text().splitlines()
@@ -56,7 +56,7 @@ def test_a_half_written_line_is_passed_over_and_closed_off(tmp_path, make_row, k
     assert [row.seed for row in read_rows(path)] == [0, 2]
 
 
-def test_a_line_that_lacks_only_its_end_counts(tmp_path, make_row):
+def test_a_line_without_its_newline_counts(tmp_path, make_row):
     path = tmp_path / "rows.jsonl"
     append_rows(path, [make_row(seed=0)])
     path.write_text(path.read_text().rstrip("\n"))
@@ -64,7 +64,7 @@ def test_a_line_that_lacks_only_its_end_counts(tmp_path, make_row):
     assert [row.seed for row in read_rows(path)] == [0, 1]
 
 
-def test_the_last_row_of_a_key_wins(tmp_path, make_row):
+def test_the_last_row_of_a_key_counts(tmp_path, make_row):
     path = tmp_path / "rows.jsonl"
     append_rows(path, [make_row(correct=1), make_row(correct=2, seed=1), make_row(correct=3, seconds=9.0)])
     assert [(row.seed, row.correct) for row in read_rows(path)] == [(0, 3), (1, 2)]
@@ -81,7 +81,7 @@ def test_rows_that_measure_different_things_are_all_kept(tmp_path, make_row, cha
 
 
 @pytest.mark.parametrize("line", ["[1, 2]", "3", '{"model": "m"}'])
-def test_a_line_that_is_no_row_is_an_error_that_names_file_and_line(tmp_path, make_row, line):
+def test_a_malformed_line_is_refused_with_file_and_line(tmp_path, make_row, line):
     path = tmp_path / "rows.jsonl"
     append_rows(path, [make_row()])
     path.write_text(path.read_text() + line + "\n")
@@ -89,14 +89,14 @@ def test_a_line_that_is_no_row_is_an_error_that_names_file_and_line(tmp_path, ma
         read_rows(path)
 
 
-def test_keys_of_a_later_version_are_passed_over(tmp_path, make_row):
+def test_unknown_keys_are_ignored(tmp_path, make_row):
     path = tmp_path / "rows.jsonl"
     append_rows(path, [make_row()])
     path.write_text(json.dumps({**json.loads(path.read_text()), "energy": 3.5}) + "\n")
     assert read_rows(path) == [make_row()]
 
 
-def test_a_file_is_replaced_when_the_block_ends_well(tmp_path):
+def test_a_file_is_replaced_when_the_block_succeeds(tmp_path):
     path = tmp_path / "folder" / "file"
     for content in (b"old", b"new"):
         with replacing(path) as file:
@@ -106,7 +106,7 @@ def test_a_file_is_replaced_when_the_block_ends_well(tmp_path):
 
 
 @pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
-def test_a_file_is_left_as_it_was_when_the_block_raises(tmp_path, error):
+def test_a_file_is_unchanged_when_the_block_raises(tmp_path, error):
     path = tmp_path / "file"
     path.write_bytes(b"old")
     with pytest.raises(error), replacing(path) as file:
@@ -116,7 +116,7 @@ def test_a_file_is_left_as_it_was_when_the_block_raises(tmp_path, error):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_the_old_file_is_there_until_the_new_one_is_whole(tmp_path):
+def test_the_old_file_stays_until_the_new_one_is_complete(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(b"old")
     with replacing(path) as file:
@@ -125,13 +125,13 @@ def test_the_old_file_is_there_until_the_new_one_is_whole(tmp_path):
         assert path.read_bytes() == b"old"
 
 
-def test_json_is_read_back_as_it_was(tmp_path):
+def test_json_round_trips(tmp_path):
     value = {"list": [1, 2.5, None], "text": "ü → ✓", "deep": {"true": True}}
     write_json(tmp_path / "file.json", value)
     assert read_json(tmp_path / "file.json") == value
 
 
-def test_a_value_that_json_does_not_know_leaves_the_file_as_it_was(tmp_path):
+def test_a_value_that_is_not_json_leaves_the_file_unchanged(tmp_path):
     write_json(tmp_path / "file.json", 1)
     with pytest.raises(TypeError):
         write_json(tmp_path / "file.json", {1, 2})
@@ -139,7 +139,7 @@ def test_a_value_that_json_does_not_know_leaves_the_file_as_it_was(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", '{"a": 1', "no"])
-def test_broken_json_is_an_error_that_names_the_file(tmp_path, text):
+def test_broken_json_is_refused_with_its_path(tmp_path, text):
     (tmp_path / "compare.json").write_text(text)
     with pytest.raises(ValueError, match=r"compare\.json' is not whole JSON .*delete it and run again"):
         read_json(tmp_path / "compare.json")

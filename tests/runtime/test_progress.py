@@ -1,11 +1,11 @@
-"""Progress in a log: a line now and then, with what is left at the pace so far."""
+"""Progress in a log: occasional lines with the time left."""
 
 import logging
 
 from cpvt.runtime.progress import Bars
 
 
-def test_a_log_says_how_long_it_takes_yet(capsys, monkeypatch):
+def test_a_log_shows_the_time_left(capsys, monkeypatch):
     clock = [100.0]
     monkeypatch.setattr("time.monotonic", lambda: clock[0])
     bars = Bars(log_every=10.0)
@@ -19,7 +19,7 @@ def test_a_log_says_how_long_it_takes_yet(capsys, monkeypatch):
     assert lines[-1] == "train  2000/2000  loss 0.500"
 
 
-def test_an_unknown_length_is_no_end(capsys, monkeypatch):
+def test_an_unknown_total_shows_no_time_left(capsys, monkeypatch):
     clock = [100.0]
     monkeypatch.setattr("time.monotonic", lambda: clock[0])
     bars = Bars(log_every=10.0)
@@ -30,7 +30,7 @@ def test_an_unknown_length_is_no_end(capsys, monkeypatch):
     assert capsys.readouterr().err.splitlines() == ["test  128/?  accuracy 50.0%"]
 
 
-def test_messages_of_the_package_stand_above_the_bars(capsys):
+def test_log_messages_of_the_package_are_printed(capsys):
     logger = logging.getLogger("cpvt.training.build")
     with Bars():
         logger.info("the head starts afresh")

@@ -20,8 +20,8 @@ class SweepConfig(Options):
     out: str | None = None
     """Folder to add rows to; by default the run's, or runs/sweep. Rows of several models make one report."""
     protocols: tuple[str, ...] = ("resize",)
-    """One or more of resize (objects grow with the image), canvas (objects keep their size, the field of view grows)
-    and native (whole images in their own proportions; a size is the longest side allowed)."""
+    """One or more of resize (objects grow with the image), canvas (objects keep their size, the field of view
+    grows) and native (whole images in their own proportions; a size is the longest side allowed)."""
     sizes: tuple[Size, ...] = ()
     """Sides in pixels, or HEIGHTxWIDTH; by default half to three times the training size."""
     data: str | None = None

@@ -1,4 +1,4 @@
-"""Rows (and arrays saved beside them) become tables, figures and one HTML page; needs no torch."""
+"""Turn rows and saved arrays into tables, figures and HTML pages. Needs no torch."""
 
 from cpvt.reporting.page import gather, report
 from cpvt.reporting.summary import Cell, summarise

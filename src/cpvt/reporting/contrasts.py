@@ -1,4 +1,4 @@
-"""Sums of accuracies, such as one model less another: how far each would move with other images and other trainings."""
+"""Contrasts, such as the accuracy of one model minus another's, with intervals over images and trainings."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpvt.config import Size
-from cpvt.reporting.pairs import draw_means, hits_by_seed
+from cpvt.reporting.pairs import draw_means, masks_by_seed
 from cpvt.reporting.summary import size_label
 from cpvt.results.rows import Row
 
-Terms = Mapping[tuple[str, Size], int]  # (label, size) -> how often its accuracy is added; -1: taken away
+Terms = Mapping[tuple[str, Size], int]  # (label, size) -> coefficient of its accuracy, such as 1 or -1
 
 
 class Contrast(NamedTuple):
-    """A sum of accuracies, in points, with its 95 % interval."""
+    """A weighted sum of accuracies, in points, with its 95 % interval."""
 
     points: float
     low: float
@@ -31,37 +31,36 @@ class Contrast(NamedTuple):
 
 
 class Contrasts:
-    """Every sum of accuracies that the rows of one protocol and data set allow.
+    """Computes contrasts from the rows of one protocol and data set.
 
-    rows: they need `hits`, which images were right. Seeds that not all terms have, and trainings that skipped a
-    image, do not count.
+    rows: those with `hits` and no skipped image count. Only seeds that all terms have are used.
     """
 
     def __init__(self, rows: Sequence[Row], protocol: str) -> None:
-        self.protocol, self.hits = protocol, hits_by_seed(rows)
+        self.protocol, self.masks = protocol, masks_by_seed(rows)
 
     def __call__(self, terms: Terms, seed: int = 0) -> Contrast | None:
-        """The sum; None where a term is missing, or no seed has them all. Raises ValueError where images differ."""
-        if any((self.protocol, size, label) not in self.hits for label, size in terms):
+        """The contrast; None if a term is missing or no seed has them all. Raises ValueError if images differ."""
+        if any((self.protocol, size, label) not in self.masks for label, size in terms):
             return None
-        found = {(label, size): self.hits[self.protocol, size, label] for label, size in terms}
+        found = {(label, size): self.masks[self.protocol, size, label] for label, size in terms}
         seeds = sorted(set.intersection(*map(set, found.values())))
         if not seeds:
             return None
-        counts = {f"{label} at {size_label(size)}": len(hits[seeds[0]]) for (label, size), hits in found.items()}
+        counts = {f"{label} at {size_label(size)}": len(masks[seeds[0]]) for (label, size), masks in found.items()}
         if len(set(counts.values())) > 1:
             raise ValueError(f"a contrast needs the same images in every term; got {counts}")
-        values = np.array([sum(sign * found[term][each] for term, sign in terms.items()) for each in seeds])
+        values = np.array([sum(factor * found[term][each] for term, factor in terms.items()) for each in seeds])
         low, high = interval(values, seed)
         return Contrast(100 * float(values.mean()), 100 * low, 100 * high, len(seeds), values.shape[1])
 
 
 def interval(values: NDArray[Any], seed: int = 0) -> tuple[float, float]:
-    """95 % interval of the mean of (seeds, images) over other images and other seeds.
+    """95 % interval of the mean of `values`, (seeds, images), over images and seeds.
 
-    Images are drawn anew with replacement. Seeds are too few for that: means of three drawn from three stay among those
-    three, which holds the truth in some 80 cases of 100. They are drawn from Student's t around their mean instead. A
-    single seed says nothing of others: then the interval is over images alone.
+    Images are resampled with replacement. Seeds are too few for a bootstrap: with three, its interval covers the truth
+    in about 80 cases of 100. Their mean is drawn from Student's t instead. With a single seed the interval is over
+    images only.
     """
     generator = np.random.default_rng(seed)
     drawn = draw_means(values.mean(axis=0), generator)

@@ -1,4 +1,4 @@
-"""Curves of training: loss and accuracy, epoch by epoch, gathered from runs and kept beside the rows."""
+"""Training curves: loss and accuracy of each epoch, gathered from runs and stored next to the rows."""
 
 from __future__ import annotations
 
@@ -18,32 +18,32 @@ from cpvt.runtime.files import read_json, read_lines, write_lines
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-MEASURES = ("loss", "accuracy", "test_accuracy", "lr")  # of an epoch; those that a run did not write are None
+MEASURES = ("loss", "accuracy", "test_accuracy", "lr")  # of an epoch; None if the run did not write it
 PANELS = {"loss": "loss in training", "accuracy": "accuracy in training, %", "test_accuracy": "accuracy in tests, %"}
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """How one training stood at the end of one epoch. Accuracies from 0 to 1."""
+    """One training at the end of one epoch. Accuracies from 0 to 1."""
 
     label: str
-    pool: str  # cls or gap; empty for models of other libraries
+    pool: str  # cls or gap; empty for external models
     seed: int
     epoch: int  # from 1
     loss: float | None
-    accuracy: float | None  # on the training images as they were shown, varied
-    test_accuracy: float | None = None  # at the training size, where the run was tested as it went
+    accuracy: float | None  # on the augmented training images
+    test_accuracy: float | None = None  # at the training size, if the run was tested
     lr: float | None = None
 
 
 def gather_curves(folders: Sequence[str | Path]) -> list[Epoch]:
-    """The epochs of all trainings in these folders: of runs/*/, of the folder's own run, and of the curves kept there.
+    """The epochs of all trainings in these folders: from curves.jsonl, runs/*/ and the folder's own run.
 
-    A folder may hold none. A run that is there counts, not what was kept of it.
+    A run replaces its stored curve. A folder may have none.
     """
     found: dict[tuple[str, str, int], list[Epoch]] = {}
     for folder in map(Path, folders):
-        trainings = [_read_kept(folder / CURVES)]
+        trainings = [_read_stored(folder / CURVES)]
         trainings += [_read_run(history.parent) for history in sorted(folder.glob(f"{RUNS}/*/{HISTORY}"))]
         trainings += [_read_run(folder)] if (folder / HISTORY).exists() else []
         for epochs in trainings:
@@ -56,24 +56,23 @@ def gather_curves(folders: Sequence[str | Path]) -> list[Epoch]:
     return [epoch for key in order for epoch in found[key]]
 
 
-def keep_curves(path: Path, epochs: Sequence[Epoch]) -> None:
-    """Write the epochs as JSON lines, so that they outlive the runs."""
+def store_curves(path: Path, epochs: Sequence[Epoch]) -> None:
+    """Write the epochs as JSON lines, which stay when runs are deleted."""
     write_lines(path, map(asdict, epochs))
 
 
-def _read_kept(path: Path) -> list[Epoch]:
+def _read_stored(path: Path) -> list[Epoch]:
     return [Epoch(**values) for _, values in read_lines(path)]
 
 
 def _read_run(folder: Path) -> list[Epoch]:
-    """The epochs of one run; none where its record is not there yet."""
+    """The epochs of one run; none if it has no record yet."""
     if not (folder / CHECKPOINT).exists():
         return []
     record = read_json(folder / CHECKPOINT)
     model, training = record["model"], record["training"]
-    pools = {timm: own for own, timm in POOLS.items()}
     label = model.get("encoding") or model["name"] + (" with PEG" if model.get("retrofit") else "")
-    pool = pools.get(model.get("global_pool"), "")
+    pool = next((name for name, timm_name in POOLS.items() if timm_name == model.get("global_pool")), "")
     return [
         Epoch(label, pool, training["seed"], line["epoch"], *(line.get(name) for name in MEASURES))
         for _, line in read_lines(folder / HISTORY)
@@ -81,7 +80,7 @@ def _read_run(folder: Path) -> list[Epoch]:
 
 
 def curves_figure(epochs: Sequence[Epoch]) -> Figure:
-    """Loss and accuracy against epoch, a line per encoding and pool: the mean over seeds, a band of one deviation."""
+    """Loss and accuracy by epoch, a line per encoding and pool: mean over seeds, band of one standard deviation."""
     from matplotlib.figure import Figure
 
     shown = [name for name in PANELS if any(getattr(epoch, name) is not None for epoch in epochs)]
@@ -91,9 +90,8 @@ def curves_figure(epochs: Sequence[Epoch]) -> Figure:
     for panel, name in zip(panels, shown):
         for label, pool in dict.fromkeys((epoch.label, epoch.pool) for epoch in epochs):
             x, y, spread = mean_curve([each for each in epochs if (each.label, each.pool) == (label, pool)], name)
-            style = "--" if pool == "gap" else "-"
-            called = head_label(label, pool)
-            panel.plot(x, y, style, color=palette[label], label=called, marker="o", ms=3, lw=1.6)
+            style, name_in_legend = "--" if pool == "gap" else "-", head_label(label, pool)
+            panel.plot(x, y, style, color=palette[label], label=name_in_legend, marker="o", ms=3, lw=1.6)
             low, high = [m - d for m, d in zip(y, spread)], [m + d for m, d in zip(y, spread)]
             panel.fill_between(x, low, high, color=palette[label], alpha=0.13, lw=0)
         panel.set_title(PANELS[name], fontsize=10, loc="left")
@@ -109,7 +107,7 @@ def curves_figure(epochs: Sequence[Epoch]) -> Figure:
 
 
 def mean_curve(epochs: Sequence[Epoch], name: str) -> tuple[list[int], list[float], list[float]]:
-    """Epochs, and mean and standard deviation (0 for one) over the seeds that have got so far; accuracies in percent."""
+    """Epochs, means and standard deviations (0 for one) over the seeds that reached them; accuracies in percent."""
     scale = 100 if "accuracy" in name else 1
     values: dict[int, list[float]] = {}
     for each in epochs:

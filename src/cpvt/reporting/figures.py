@@ -1,4 +1,4 @@
-"""The figures: accuracy against size, and what each encoding makes of one sample."""
+"""Figures of a report: accuracy by test size, and attention maps of one sample."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ SPARE = ("#e69f00", "#000000", "#6a3d9a", "#0b775e", "#b15928", "#f0e442")
 
 
 def colours(encodings: Sequence[str]) -> dict[str, str]:
-    """One colour per encoding, the same on every page for those of the table."""
+    """One colour per encoding; those of the TABLE have the same on every page."""
     spare = iter(SPARE * len(encodings))
     return {name: TABLE[name].colour if name in TABLE else next(spare) for name in dict.fromkeys(encodings)}
 
 
 def accuracy_figure(cells: Sequence[Cell], train_sizes: Sequence[Size]) -> Figure:
-    """Accuracy against test size, a panel per protocol, a line per encoding or model, a band of one standard deviation."""
+    """Accuracy by test size: a panel per protocol, a line per encoding or model, a band of one standard deviation."""
     from matplotlib.figure import Figure
 
     protocols = list(dict.fromkeys(cell.protocol for cell in cells))
@@ -55,34 +55,26 @@ def accuracy_figure(cells: Sequence[Cell], train_sizes: Sequence[Size]) -> Figur
         panel.set_xticks([pixels(size) for size in sizes], [size_label(size) for size in sizes])
         panel.minorticks_off()
         panel.set_title(describe(protocol), fontsize=10, loc="left")
-        panel.set_xlabel(
-            "test size, pixels"
-            + (f" (dotted: training size, {', '.join(map(size_label, train_sizes))})" if train_sizes else "")
-        )
+        dotted = f" (dotted: training size, {', '.join(map(size_label, train_sizes))})" if train_sizes else ""
+        panel.set_xlabel(f"test size, pixels{dotted}")
         panel.grid(axis="y", color="#eeeeee")
         panel.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("accuracy, %")
     panels[0].set_ylim(0, 102)
     handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(
-        handles,
-        labels,
-        loc="outside lower center",
-        ncols=legend_columns(labels, len(protocols)),
-        frameon=False,
-        fontsize=9,
-    )
+    columns = legend_columns(labels, len(protocols))
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
     return figure
 
 
 def legend_columns(labels: Sequence[str], panels: int) -> int:
-    """Columns of the legend, so that it is no wider than the figure."""
+    """Number of columns that keeps the legend within the figure."""
     widest = max((len(line) for label in labels for line in label.splitlines()), default=1)
     return max(1, min(len(labels), 95 * panels // (widest + 6)))
 
 
 def attention_figure(profiles: Sequence[dict[str, Any]], maps: Sequence[NDArray[Any]], sample: NDArray[Any]) -> Figure:
-    """The paper's image of attention: each row of the N x N matrix as a small map, tiled where its token stands."""
+    """The paper's attention figure: each row of the N x N matrix as a small map, at the position of its token."""
     from matplotlib.figure import Figure
 
     columns = min(3, len(profiles) + 1)
@@ -102,9 +94,9 @@ def attention_figure(profiles: Sequence[dict[str, Any]], maps: Sequence[NDArray[
 
 
 def tile(attention: NDArray[Any], grid: tuple[int, int]) -> NDArray[Any]:
-    """(N, N) -> an image of h x w tiles, each h x w pixels: tile (i, j) shows where token (i, j) looks.
+    """(N, N) -> an image of h x w tiles, each h x w pixels: tile (i, j) is the attention of token (i, j).
 
-    Each tile is scaled to its own largest value, and tiles are parted by one pixel.
+    Each tile is scaled to its own maximum. Tiles are separated by one pixel.
     """
     h, w = grid
     image = np.full((h * (h + 1) - 1, w * (w + 1) - 1), np.nan)
@@ -115,7 +107,7 @@ def tile(attention: NDArray[Any], grid: tuple[int, int]) -> NDArray[Any]:
 
 
 def as_bytes(figure: Figure, kind: str) -> bytes:
-    """A figure as 'svg' or 'png'; the same figure gives the same bytes."""
+    """A figure as 'svg' or 'png'; equal figures give equal bytes."""
     import matplotlib
 
     file = io.BytesIO()

@@ -1,4 +1,4 @@
-"""The page of a comparison: one self-contained HTML file, with its figures and tables beside it as files."""
+"""The report of a comparison: one self-contained HTML file, and its figures and tables as files."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import numpy as np
 from cpvt.config import Size
 from cpvt.config.legacy import current
 from cpvt.data.protocols import TABLE, describe
-from cpvt.reporting.curves import curves_figure, gather_curves, keep_curves
+from cpvt.reporting.curves import curves_figure, gather_curves, store_curves
 from cpvt.reporting.figures import accuracy_figure, as_bytes, attention_figure
 from cpvt.reporting.pairs import paired_differences
 from cpvt.reporting.probes import report_probes
-from cpvt.reporting.summary import BASELINE, Cell, as_csv, pixels, protocol_words, size_label, summarise, tabulate
+from cpvt.reporting.summary import BASELINE, Cell, as_csv, pixels, protocol_notes, size_label, summarise, tabulate
 from cpvt.reporting.templates import as_data, inline, render
 from cpvt.results.folders import (
     ACCURACY_PNG,
@@ -35,27 +35,27 @@ from cpvt.results.folders import (
     read_profile,
 )
 from cpvt.results.rows import Row, read_rows
-from cpvt.runtime.files import read_json, replacing
+from cpvt.runtime.files import read_json, write_bytes
 
 
 @dataclass(frozen=True)
-class Material:
-    """All that a page is made of."""
+class Content:
+    """The content of a report."""
 
     rows: list[Row]
     cells: list[Cell]
-    record: dict[str, Any] | None  # compare.json: configuration and provenance
-    profiles: list[dict[str, Any]]  # profile.json: parameters, speed, attention of each model
-    curves: bytes | None  # the figure of the trainings, as svg
+    record: dict[str, Any] | None  # of compare.json: configuration and provenance
+    profiles: list[dict[str, Any]]  # of profile.json: parameters, speed, attention of each model
+    curves: bytes | None  # figure of the trainings, svg
 
 
 def report(*folders: str | Path, out: str | Path | None = None) -> Path:
-    """Draw the page of a comparison, or of the rows in one or several folders; returns the path of the HTML file.
+    """Write the report on the rows of one or several folders; returns the path of report.html.
 
-    Writes report.html, summary.csv, accuracy.svg and .png, attention.png where attention was saved, and curves.svg where
-    there are trainings, into `out`, by default the first folder; of one folder also curves.jsonl, the curves of its
-    trainings, which outlive runs/. Where models were probed it writes probes.html there too, and returns that where
-    there is nothing else. Raises ValueError where a folder holds neither rows nor probe_results.
+    Writes to `out`, by default the first folder: report.html, summary.csv, accuracy.svg and .png; attention.png if
+    attention was saved; curves.svg if there are trainings, and for a single folder curves.jsonl, which stays when runs
+    are deleted. Probe results go to probes.html, whose path is returned if there are no rows.
+    Raises ValueError for a folder with neither rows nor probe results.
     """
     rows, single = gather(folders), Path((*folders, ".")[0])
     probes = report_probes(*folders, out=out)
@@ -67,21 +67,21 @@ def report(*folders: str | Path, out: str | Path | None = None) -> Path:
     if len(folders) == 1:
         record = read_json(single / COMPARISON) if (single / COMPARISON).exists() else None
         profiles = read_profile(single)
-    material = Material(rows, summarise(rows), record, profiles, _curves(folders, folder))
-    accuracy = accuracy_figure(material.cells, _train_sizes(rows))
+    content = Content(rows, summarise(rows), record, profiles, _curves(folders, folder))
+    accuracy = accuracy_figure(content.cells, _train_sizes(rows))
     svg = as_bytes(accuracy, "svg")
-    _write(folder / ACCURACY_SVG, svg)
-    _write(folder / ACCURACY_PNG, as_bytes(accuracy, "png"))
+    write_bytes(folder / ACCURACY_SVG, svg)
+    write_bytes(folder / ACCURACY_PNG, as_bytes(accuracy, "png"))
     attention = _attention(single, folder, profiles)
-    _write(folder / SUMMARY, as_csv(material.cells).encode())
-    _write(folder / REPORT, _page(material, svg, attention).encode())
+    write_bytes(folder / SUMMARY, as_csv(content.cells).encode())
+    write_bytes(folder / REPORT, _page(content, svg, attention).encode())
     return folder / REPORT
 
 
 def gather(folders: Sequence[str | Path]) -> list[Row]:
-    """The rows of all folders; ValueError for a folder with neither rows nor probe_results."""
+    """The rows of all folders; ValueError for a folder with neither rows nor probe results."""
     if not folders:
-        raise ValueError("say which folders' rows to report on")
+        raise ValueError("report needs at least one folder")
     rows: list[Row] = []
     for folder in map(Path, folders):
         found = read_rows(folder / ROWS)
@@ -96,9 +96,9 @@ def _curves(folders: Sequence[str | Path], out: Path) -> bytes | None:
     if not epochs:
         return None
     if len(folders) == 1:
-        keep_curves(out / CURVES, epochs)
+        store_curves(out / CURVES, epochs)
     svg = as_bytes(curves_figure(epochs), "svg")
-    _write(out / CURVES_SVG, svg)
+    write_bytes(out / CURVES_SVG, svg)
     return svg
 
 
@@ -108,17 +108,12 @@ def _attention(folder: Path, out: Path, profiles: Sequence[dict[str, Any]]) -> b
     maps = [np.load(folder / ARRAYS / attention_file(profile["name"])) for profile in profiles]
     sample = np.load(folder / ARRAYS / SAMPLE)
     png = as_bytes(attention_figure(profiles, maps, sample), "png")
-    _write(out / ATTENTION_PNG, png)
+    write_bytes(out / ATTENTION_PNG, png)
     return png
 
 
-def _write(path: Path, content: bytes) -> None:
-    with replacing(path) as file:
-        file.write(content)
-
-
-def _page(material: Material, accuracy_svg: bytes, attention_png: bytes | None) -> str:
-    rows, cells = material.rows, material.cells
+def _page(content: Content, accuracy_svg: bytes, attention_png: bytes | None) -> str:
+    rows, cells = content.rows, content.cells
     return render(
         "page.html",
         ours=all(row.pool for row in rows),
@@ -129,11 +124,11 @@ def _page(material: Material, accuracy_svg: bytes, attention_png: bytes | None) 
         accuracies=[_accuracies(cells, protocol) for protocol in dict.fromkeys(cell.protocol for cell in cells)],
         pairs=paired_differences(rows),
         measured=[cell for cell in cells if cell.rate is not None],
-        curves=inline(material.curves) if material.curves else None,
-        profiles=material.profiles,
-        costs=_costs(material),
+        curves=inline(content.curves) if content.curves else None,
+        profiles=content.profiles,
+        costs=_costs(content),
         attention=as_data(attention_png) if attention_png else None,
-        facts=_facts(material),
+        facts=_facts(content),
     )
 
 
@@ -147,26 +142,26 @@ def _subtitle(rows: Sequence[Row]) -> str:
     trained = f" trained at {sizes} pixels and" if sizes else ""
     return (
         f"{', '.join(models)},{trained} tested on {max(row.total for row in rows)} images of "
-        f"{', '.join(dict.fromkeys(row.data for row in rows))} at sizes never seen in training; "
+        f"{', '.join(dict.fromkeys(row.data for row in rows))} at sizes not used in training; "
         f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''} ({', '.join(map(str, seeds))})."
     )
 
 
 def _accuracies(cells: Sequence[Cell], protocol: str) -> dict[str, Any]:
-    """A table of accuracies, the share of the canvas that is fill at each size, and which model refused what."""
+    """A table of accuracies, the padding fraction of each size, and which model does not support what."""
     sizes, best, lines = tabulate(cells, protocol)
-    fill = {cell.size: cell.fill for line in lines.values() for cell in line if cell is not None}
-    fills = ", ".join(f"{size_label(size)}: {fill[size]:.0%}" for size in sizes) if any(fill.values()) else ""
+    fractions = {cell.size: cell.padding_fraction for line in lines.values() for cell in line if cell is not None}
+    texts = [f"{size_label(size)}: {fractions[size]:.0%}" for size in sizes if any(fractions.values())]
     refusals = dict.fromkeys((cell.label, cell.refused) for cell in cells if cell.refused and cell.protocol == protocol)
-    title = describe(protocol)
-    return {"title": title, "sizes": sizes, "best": best, "lines": lines, "fills": fills, "refusals": list(refusals)}
+    return {"title": describe(protocol), "sizes": sizes, "best": best, "lines": lines, "padding": ", ".join(texts),
+            "refusals": list(refusals)}  # fmt: skip
 
 
-def _costs(material: Material) -> list[dict[str, Any]]:
-    """Depths and parameters of each model, and where speeds were taken, those, also relative to the baseline's."""
-    rates = {(profile["encoding"], profile["pool"]): profile["images_per_second"] for profile in material.profiles}
+def _costs(content: Content) -> list[dict[str, Any]]:
+    """Depths and parameters of each model, and its speed, if measured, also relative to the baseline."""
+    rates = {(profile["encoding"], profile["pool"]): profile["images_per_second"] for profile in content.profiles}
     baseline, costs = rates.get((BASELINE, "cls")), []
-    for key, cell in {(cell.encoding, cell.pool): cell for cell in material.cells}.items():
+    for key, cell in {(cell.encoding, cell.pool): cell for cell in content.cells}.items():
         depths = ", ".join(map(str, cell.at)) or ("–" if cell.encoding == "none" or not cell.pool else "in attention")
         own = rates.get(key)
         ratios = [mine / theirs for mine, theirs in zip(own, baseline)] if own and baseline else None
@@ -176,18 +171,18 @@ def _costs(material: Material) -> list[dict[str, Any]]:
     return costs
 
 
-def _facts(material: Material) -> dict[str, str]:
+def _facts(content: Content) -> dict[str, str]:
     facts = {
-        row.protocol.capitalize(): TABLE[row.protocol].details for row in material.rows if row.protocol in TABLE
+        row.protocol.capitalize(): TABLE[row.protocol].details for row in content.rows if row.protocol in TABLE
     } | {
-        "Skipped": f"{max(row.skipped for row in material.rows)} images did not decode; "
-        f"{max(row.shrunk for row in material.rows)} were shrunk to the longest side allowed",
+        "Skipped": f"{max(row.skipped for row in content.rows)} images could not be decoded; "
+        f"{max(row.shrunk for row in content.rows)} were shrunk to the longest side",
     }
-    facts |= protocol_words(material.rows)
-    if material.record:
-        config, origin = current(material.record["config"]), material.record["provenance"]
+    facts |= protocol_notes(content.rows)
+    if content.record:
+        config, origin = current(content.record["config"]), content.record["provenance"]
         facts["Recipe"] = ", ".join(f"{name} {_plain(value)}" for name, value in config["optim"].items())
-        facts["Commands"] = "\n".join(material.record["commands"])
+        facts["Commands"] = "\n".join(content.record["commands"])
         facts["Versions"] = ", ".join(f"{name} {number}" for name, number in origin["versions"].items())
         facts["Commit"] = origin["commit"] or "not run from a checkout"
         facts["Machine"] = origin["machine"] + (f", {origin['gpu']}" if origin["gpu"] else "")
@@ -200,5 +195,5 @@ def _facts(material: Material) -> dict[str, str]:
 
 def _plain(value: Any) -> str:
     if value is None:
-        return "as fits the data"
+        return "default"
     return " to ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -1,4 +1,4 @@
-"""The figures of probes: a colour for each model, solid for the model, dotted for its untrained baseline, dashed without encoding."""
+"""Figures of probes: a colour per model; solid: the model, dotted: untrained, dashed: encoding off."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from cpvt.encodings import TABLE
 from cpvt.reporting.figures import SPARE, tile
-from cpvt.reporting.probed import Line, Probed, leading_word
+from cpvt.reporting.probe_index import Line, ProbeIndex, leading_word
 from cpvt.reporting.summary import pixels, size_label
 from cpvt.results.folders import ARRAYS, probe_attention_file
 from cpvt.results.probe_results import ProbeResult
@@ -22,35 +22,33 @@ if TYPE_CHECKING:
 STYLES = {"model": "-", "untrained": ":", "none": "--"}
 
 
-def palette(probed: Probed) -> dict[str, str]:
-    """Model -> colour: that of its encoding where its name begins with one that no other model has taken, else a spare."""
-    taken: dict[str, str] = {}
+def palette(probed: ProbeIndex) -> dict[str, str]:
+    """Model -> colour: that of the encoding its name begins with, unless already used; else a spare one."""
+    used: dict[str, str] = {}
     for model in probed.models:
         own = TABLE[leading_word(model)].colour if leading_word(model) in TABLE else None
-        if own and own not in taken.values():
-            taken[model] = own
-    spare = cycle(
-        [colour for colour in (*SPARE, *(entry.colour for entry in TABLE.values())) if colour not in taken.values()]
-        or SPARE
-    )
-    return {model: taken.get(model) or next(spare) for model in probed.models}
+        if own and own not in used.values():
+            used[model] = own
+    free = [each for each in (*SPARE, *(entry.colour for entry in TABLE.values())) if each not in used.values()]
+    spare = cycle(free or SPARE)
+    return {model: used.get(model) or next(spare) for model in probed.models}
 
 
-def depth_figure(probed: Probed) -> Figure:
-    """R2 of row and column by depth, on noise and on natural images."""
+def depth_figure(probed: ProbeIndex) -> Figure:
+    """R² of row and column by depth, on noise and natural images."""
     return _lines(
         probed,
         {f"{kind} images": ("position", "r2", "", kind) for kind in ("noise", "natural")},
-        lambda probe_result: float(probe_result.depth or 0), "depth (0: what block 1 receives)", "R² of row and column", (-0.1, 1.03),
+        lambda each: float(each.depth or 0), "depth (0: input of block 1)", "R² of row and column", (-0.1, 1.03),
     )  # fmt: skip
 
 
-def border_figure(probed: Probed) -> Figure:
-    """Error of the readout by distance from the border, beside that of a guess at the middle (grey)."""
+def border_figure(probed: ProbeIndex) -> Figure:
+    """Error of the readout by distance from the border, next to that of guessing the centre (grey)."""
     figure = _lines(
         probed,
         {f"{kind} images": ("position", "border error", None, kind) for kind in ("noise", "natural")},
-        lambda probe_result: float(probe_result.case.split()[-1]), "tokens from the nearest edge", "error, patches", (0, None),
+        lambda each: float(each.case.split()[-1]), "tokens from the nearest edge", "error, patches", (0, None),
         deepest=True,
     )  # fmt: skip
     for panel, kind in zip(figure.axes, ("noise", "natural")):
@@ -60,31 +58,31 @@ def border_figure(probed: Probed) -> Figure:
     return figure
 
 
-def longer_figure(probed: Probed) -> Figure:
-    """R2 of the readout of the training size at larger sizes, by both conventions."""
+def longer_figure(probed: ProbeIndex) -> Figure:
+    """R² at larger sizes of the readout fitted at the training size, in both coordinate conventions."""
     sizes = sorted({each.size for each in probed.select(None, "longer", "r2")}, key=pixels)
     figure = _lines(
         probed,
         {f"{case}, {kind} images": ("longer", "r2", case, kind) for case in ("scaled", "absolute")
          for kind in ("noise", "natural")},
-        lambda probe_result: pixels(probe_result.size), "size, pixels", "R² (below −1 not shown)", (-1, 1.03), deepest=True,
+        lambda each: pixels(each.size), "size, pixels", "R² (below −1 not shown)", (-1, 1.03), deepest=True,
     )  # fmt: skip
     for panel in figure.axes:
         panel.set_xticks([pixels(size) for size in sizes], [size_label(size) for size in sizes])
     return figure
 
 
-def shift_figure(probed: Probed) -> Figure:
-    """How far tokens are off after a shift by one patch, by depth."""
+def shift_figure(probed: ProbeIndex) -> Figure:
+    """Token error after a shift by one patch, by depth."""
     cases = ("circular, 1 patch", "canvas, 1 patch", "crop, 1 patch")
     return _lines(
         probed, {f"{case}, noise": ("translation", "token error", case, "noise") for case in cases},
-        lambda probe_result: float(probe_result.depth or 0), "depth", "token error", (-0.03, None),
+        lambda each: float(each.depth or 0), "depth", "token error", (-0.03, None),
     )  # fmt: skip
 
 
-def distance_figure(probed: Probed) -> Figure:
-    """Mean distance of attention by block, as a share of that of looking everywhere alike; dots are heads."""
+def distance_figure(probed: ProbeIndex) -> Figure:
+    """Mean attention distance by block, relative to that of uniform attention; dots are heads."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 4.2), layout="constrained")
@@ -94,19 +92,19 @@ def distance_figure(probed: Probed) -> Figure:
         uniform = {each.depth: each.value or 1.0 for each in found if each.case == "uniform"}
         heads = [each for each in found if each.case != "uniform"]
         blocks = sorted({each.depth or 0 for each in heads})
-        share = {b: [(each.value or 0.0) / uniform[b] for each in heads if each.depth == b] for b in blocks}
+        relative = {b: [(each.value or 0.0) / uniform[b] for each in heads if each.depth == b] for b in blocks}
         style: dict[str, Any] = {"color": colours[line.model], "ls": STYLES[line.baseline]}
-        panel.plot(blocks, [np.mean(share[b]) for b in blocks], label=probed.label(line), **_weight(line), **style)
+        panel.plot(blocks, [np.mean(relative[b]) for b in blocks], label=probed.label(line), **_weight(line), **style)
         if line.baseline == "model":
-            x = [b for b in blocks for _ in share[b]]
-            panel.plot(x, [y for b in blocks for y in share[b]], ".", color=colours[line.model], ms=4, alpha=0.5)
+            x = [b for b in blocks for _ in relative[b]]
+            panel.plot(x, [y for b in blocks for y in relative[b]], ".", color=colours[line.model], ms=4, alpha=0.5)
     panel.axhline(1, color="#bbbbbb", lw=1, zorder=0)
     _dress(panel, "block", "distance / uniform")
     return _legend(figure)
 
 
-def tiles_figure(probed: Probed, folders: Sequence[Path]) -> Figure | None:
-    """Where each token of each model looks: small maps, tiled where their tokens stand, beside its baselines; None if none was saved."""
+def tiles_figure(probed: ProbeIndex, folders: Sequence[Path]) -> Figure | None:
+    """Attention maps of each model and its baselines, tiled by token; None if none was saved."""
     from matplotlib.figure import Figure
 
     found = []
@@ -129,7 +127,7 @@ def tiles_figure(probed: Probed, folders: Sequence[Path]) -> Figure | None:
 
 
 def _lines(
-    probed: Probed,
+    probed: ProbeIndex,
     wanted: dict[str, tuple[str, str, str | None, str]],
     place: Callable[[ProbeResult], float],
     x_label: str,
@@ -137,7 +135,7 @@ def _lines(
     limits: tuple[float, float | None],
     deepest: bool = False,
 ) -> Figure:
-    """A panel for each selection of probe_results, a line for each baseline of each model."""
+    """A panel for each selection of results, a line for each baseline of each model."""
     from matplotlib.figure import Figure
 
     columns = min(len(wanted), 3 if len(wanted) == 3 else 2)
@@ -148,9 +146,8 @@ def _lines(
         for line in probed.lines:
             found = sorted(probed.select(line, probe, measure, case, kind, deepest), key=place)
             x, y = [place(each) for each in found], [each.value for each in found]
-            panel.plot(
-                x, y, STYLES[line.baseline], color=colours[line.model], label=probed.label(line), **_weight(line)
-            )
+            style = {"color": colours[line.model], "ls": STYLES[line.baseline]}
+            panel.plot(x, y, label=probed.label(line), **style, **_weight(line))
         panel.set_title(title, fontsize=10, loc="left")
         panel.axhline(0, color="#bbbbbb", lw=1, zorder=0)
         _dress(panel, x_label, y_label)
@@ -172,7 +169,7 @@ def _dress(panel: Any, x_label: str, y_label: str) -> None:
 
 
 def _legend(figure: Figure) -> Figure:
-    """One entry for each model, and what the styles mean."""
+    """An entry for each model and each line style."""
     from matplotlib.lines import Line2D
 
     handles, labels = figure.axes[0].get_legend_handles_labels()

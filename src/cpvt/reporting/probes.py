@@ -1,4 +1,4 @@
-"""The page of probes: probe_results of one model or several, side by side, in one self-contained HTML file."""
+"""The report of probes: results of one or several models in one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -17,44 +17,43 @@ from cpvt.reporting.probe_figures import (
     shift_figure,
     tiles_figure,
 )
-from cpvt.reporting.probed import HEADLINES, TWIN_WORDS, Line, Probed, headline, plain
+from cpvt.reporting.probe_index import BASELINE_LABELS, HEADLINES, Line, ProbeIndex, headline, plain
 from cpvt.reporting.summary import size_label
 from cpvt.reporting.templates import as_data, inline, render
 from cpvt.results.folders import PROBE_REPORT, PROBE_RESULTS
 from cpvt.results.probe_results import read_probe_results
-from cpvt.runtime.files import replacing
+from cpvt.runtime.files import write_bytes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-WAYS, SHIFTS = ("circular", "canvas", "crop"), ("1 pixel", "1 patch", "2 patches")
+SHIFT_METHODS, SHIFTS = ("circular", "canvas", "crop"), ("1 pixel", "1 patch", "2 patches")
 ISLAM_COLUMNS = (("natural", ""), ("black", ""), ("white", ""), ("noise", ""), ("noise", ", fitted on noise"))
 
 
 def report_probes(*folders: str | Path, out: str | Path | None = None) -> Path | None:
-    """Draw probes.html from the probe_results of some folders into the first of them, or `out`; None where none has any."""
-    places = [Path(folder) for folder in folders]
-    probed = Probed([probe_result for folder in places for probe_result in read_probe_results(folder / PROBE_RESULTS)])
-    if not probed.probe_results:
+    """Write probes.html on the results of some folders to `out`, by default the first; None if there are none."""
+    paths = [Path(folder) for folder in folders]
+    probed = ProbeIndex([each for folder in paths for each in read_probe_results(folder / PROBE_RESULTS)])
+    if not probed.results:
         return None
-    page = Path(out or places[0]) / PROBE_REPORT
-    with replacing(page) as file:
-        file.write(_page(probed, places).encode())
+    page = Path(out or paths[0]) / PROBE_REPORT
+    write_bytes(page, _page(probed, paths).encode())
     return page
 
 
-def _page(probed: Probed, folders: Sequence[Path]) -> str:
+def _page(probed: ProbeIndex, folders: Sequence[Path]) -> str:
     return render(
         "probes.html",
-        lines=probed.lines, labels=probed.labels, twin_words=TWIN_WORDS, missing=MISSING,
+        lines=probed.lines, labels=probed.labels, baseline_labels=BASELINE_LABELS, missing=MISSING,
         subtitle=_subtitle(probed),
-        headlines=("", [each.title for each in HEADLINES], lambda line: [headline(probed, line, each) for each in HEADLINES]),
+        headlines=_headlines(probed),
         depth=_drawn(probed, "position", lambda: depth_figure(probed)),
         border=_drawn(probed, "position", lambda: border_figure(probed)),
         longer=_drawn(probed, "longer", lambda: longer_figure(probed)),
         order=[_order(probed)] if _has(probed, "order") else [],
         shift=_drawn(probed, "translation", lambda: shift_figure(probed)),
-        translation=[_translation(probed, way) for way in WAYS] if _has(probed, "translation") else [],
+        translation=[_translation(probed, method) for method in SHIFT_METHODS] if _has(probed, "translation") else [],
         islam=[_islam(probed, name) for name in ("H", "V", "G", "HS", "VS")] if _has(probed, "islam") else [],
         distance=_drawn(probed, "attention", lambda: distance_figure(probed)),
         tiles=_drawn(probed, "attention", lambda: tiles_figure(probed, folders), kind="png"),
@@ -63,14 +62,14 @@ def _page(probed: Probed, folders: Sequence[Path]) -> str:
 
 
 MISSING = Markup("<p class=note>Not measured.</p>")
-Table = tuple[str, list[str], Callable[[Line], Sequence[str]]]  # title, heads, and the boxes of a line
+Table = tuple[str, list[str], Callable[[Line], Sequence[str]]]  # title, heads, and the cells of a line
 
 
-def _has(probed: Probed, probe: str) -> bool:
-    return any(probe_result.probe == probe and probe_result.value is not None for probe_result in probed.probe_results)
+def _has(probed: ProbeIndex, probe: str) -> bool:
+    return any(each.probe == probe and each.value is not None for each in probed.results)
 
 
-def _drawn(probed: Probed, probe: str, draw: Callable[[], Figure | None], kind: str = "svg") -> Markup:
+def _drawn(probed: ProbeIndex, probe: str, draw: Callable[[], Figure | None], kind: str = "svg") -> Markup:
     figure = draw() if _has(probed, probe) else None
     if figure is None:
         return MISSING
@@ -78,16 +77,20 @@ def _drawn(probed: Probed, probe: str, draw: Callable[[], Figure | None], kind: 
     return inline(content) if kind == "svg" else Markup('<img alt="{}" src="{}">').format(probe, as_data(content))
 
 
-def _subtitle(probed: Probed) -> str:
-    first = probed.probe_results[0]
-    sizes = dict.fromkeys(size_label(each.size) for each in probed.probe_results if each.probe == "position")
-    data = ", ".join(dict.fromkeys(each.data for each in probed.probe_results))
-    count = max(each.count for each in probed.probe_results)
+def _subtitle(probed: ProbeIndex) -> str:
+    first = probed.results[0]
+    sizes = dict.fromkeys(size_label(each.size) for each in probed.results if each.probe == "position")
+    data = ", ".join(dict.fromkeys(each.data for each in probed.results))
+    count = max(each.count for each in probed.results)
     at = f" at {', '.join(sizes)} pixels" if sizes else ""
     return f"{', '.join(probed.labels.values())}: probed with {count} images of {data}{at}, seed {first.seed}."
 
 
-def _order(probed: Probed) -> Table:
+def _headlines(probed: ProbeIndex) -> Table:
+    return "", [each.title for each in HEADLINES], lambda line: [headline(probed, line, each) for each in HEADLINES]
+
+
+def _order(probed: ProbeIndex) -> Table:
     columns = {
         "logits, noise": ("logit change", "noise", False), "logits, natural": ("logit change", "natural", False),
         "predictions changed, natural": ("predictions changed", "natural", True),
@@ -95,15 +98,15 @@ def _order(probed: Probed) -> Table:
         "mean token, natural": ("mean token change", "natural", False),
     }  # fmt: skip
     return "", list(columns), lambda line: [
-        plain(probed.one(line, "order", measure, "", kind), share) for measure, kind, share in columns.values()
+        plain(probed.one(line, "order", measure, "", kind), percent) for measure, kind, percent in columns.values()
     ]  # fmt: skip
 
 
-def _translation(probed: Probed, way: str) -> Table:
-    def boxes(line: Line) -> list[str]:
+def _translation(probed: ProbeIndex, method: str) -> Table:
+    def row(line: Line) -> list[str]:
         def number(measure: str, shift: str, kind: str | None = None) -> str:
-            share = measure != "token error"
-            return plain(probed.one(line, "translation", measure, f"{way}, {shift}", kind), share)
+            value = probed.one(line, "translation", measure, f"{method}, {shift}", kind)
+            return plain(value, percent=measure != "token error")
 
         cells = [number("accuracy", "not shifted")]
         for shift in SHIFTS:
@@ -114,11 +117,11 @@ def _translation(probed: Probed, way: str) -> Table:
     titles = ["accuracy, not shifted"]
     for shift in SHIFTS:
         titles += [f"{shift}: same prediction", "accuracy"] + ["tokens, noise"] * (shift != "1 pixel")
-    return way, titles, boxes
+    return method, titles, row
 
 
-def _islam(probed: Probed, name: str) -> Table:
-    def boxes(line: Line) -> list[str]:
+def _islam(probed: ProbeIndex, name: str) -> Table:
+    def row(line: Line) -> list[str]:
         cells: list[str] = []
         for kind, suffix in ISLAM_COLUMNS:
             correlation = probed.one(line, "islam", "spearman", name + suffix, kind)
@@ -126,4 +129,4 @@ def _islam(probed: Probed, name: str) -> Table:
             cells.append(Markup("<b>{}</b> <small>{}</small>").format(plain(correlation), plain(error)))
         return cells
 
-    return name, [kind + suffix for kind, suffix in ISLAM_COLUMNS], boxes
+    return name, [kind + suffix for kind, suffix in ISLAM_COLUMNS], row

@@ -1,4 +1,4 @@
-"""Rows -> one cell per encoding and size: mean and spread over seeds, share kept, difference to `learned`."""
+"""Rows -> a cell per encoding and size: mean and deviation over seeds, retained accuracy, difference to `learned`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BASELINE = "learned"
 
 @dataclass(frozen=True)
 class Cell:
-    """One encoding and pool at one size under one protocol, over all seeds measured. Accuracies are in percent."""
+    """One encoding and pool at one size under one protocol, over all seeds. Accuracies are in percent."""
 
     protocol: str
     size: Size
@@ -30,16 +30,16 @@ class Cell:
     seeds: tuple[int, ...]
     mean: float
     deviation: float | None  # standard deviation over seeds; None for a single seed
-    kept: float | None  # share of the accuracy at the training size, percent; None where that was not measured
-    difference: float | None  # to the baseline, mean over the seeds both have, in points
-    interval: tuple[float, float] | None  # of that difference, 95 %, by Student's t over seeds; None below two
-    fill: float
+    retained: float | None  # percent of the accuracy at the training size; None if that was not measured
+    difference: float | None  # to the baseline, mean over common seeds, in points
+    interval: tuple[float, float] | None  # 95 % interval of it, by Student's t over seeds; None for one seed
+    padding_fraction: float
     parameters: int
-    at: tuple[int, ...]  # depths at which the encoding touches tokens
+    at: tuple[int, ...]  # depths at which the encoding changes tokens
     top5: float | None = None  # percent
-    rate: float | None = None  # images a second through the model
-    peak_memory: int | None = None  # bytes, the most of any seed
-    refused: str | None = None  # the model's own words, where it refused this size; then the mean is not a number
+    rate: float | None = None  # images per second through the model
+    peak_memory: int | None = None  # bytes, maximum over seeds
+    refused: str | None = None  # the model's message, if it does not support this size; the mean is NaN then
 
     @property
     def label(self) -> str:
@@ -47,36 +47,34 @@ class Cell:
 
 
 def head_label(encoding: str, pool: str) -> str:
-    """How tables and figures call an encoding under a head."""
+    """The label of an encoding and pool in tables and figures."""
     return f"{encoding} · {pool}" if pool == "gap" else encoding
 
 
 def label_of(row: Row, rows: Sequence[Row]) -> str:
-    """How tables and figures call the model of a row among these rows."""
+    """The label of a row's model in tables and figures of these rows."""
     return head_label(_name(row, rows), row.pool)
 
 
-def protocol_words(rows: Sequence[Row]) -> dict[str, str]:
-    """How the images were shown to each model: label -> words; one entry for all where they are the same."""
+def protocol_notes(rows: Sequence[Row]) -> dict[str, str]:
+    """How each model was tested: label -> note, or a single note under "all" if they are equal."""
     by_label: dict[str, list[Row]] = {}
     for row in rows:
         by_label.setdefault(label_of(row, rows), []).append(row)
-    words = {label: _way(mine) for label, mine in by_label.items()}
-    return words if len(set(words.values())) > 1 else {"all": next(iter(words.values()))} if words else {}
+    notes = {label: _note(own) for label, own in by_label.items()}
+    return {"all": next(iter(notes.values()))} if len(set(notes.values())) == 1 else notes
 
 
-def _way(rows: Sequence[Row]) -> str:
+def _note(rows: Sequence[Row]) -> str:
     row = rows[0]
-    words = [
-        "zero-shot",
-        "training size unknown" if row.train_size is None else f"trained at {size_label(row.train_size)}",
-    ]
+    trained = "training size unknown" if row.train_size is None else f"trained at {size_label(row.train_size)}"
+    parts = ["zero-shot", trained]
     if any("crop_ratio" in options_read(row.protocol) for row in rows):
-        words += [f"crop ratio {row.crop_ratio:g}", row.interpolation]
+        parts += [f"crop ratio {row.crop_ratio:g}", row.interpolation]
     if row.mean:
-        words.append(f"normalised by mean {_numbers(row.mean)}, deviation {_numbers(row.std)}")
-    ways = sorted({row.takes_sizes for row in rows} - {"as it is"})
-    return ", ".join([*words, *(f"takes other sizes by {way}" for way in ways)])
+        parts.append(f"normalised by mean {_numbers(row.mean)}, deviation {_numbers(row.std)}")
+    methods = sorted({row.takes_sizes for row in rows} - {"as it is"})
+    return ", ".join([*parts, *(f"takes other sizes by {method}" for method in methods)])
 
 
 def _numbers(values: Sequence[float]) -> str:
@@ -87,7 +85,7 @@ Groups = dict[tuple[str, Size, str, str], dict[int, Row]]  # (protocol, size, en
 
 
 def summarise(rows: Sequence[Row]) -> list[Cell]:
-    """One cell per (protocol, size, encoding, pool): known encodings in the order of the TABLE, gap after cls."""
+    """One cell per (protocol, size, encoding, pool): encodings in the order of the TABLE, gap after cls."""
     groups: Groups = {}
     for row in rows:
         groups.setdefault((row.protocol, row.size, _name(row, rows), row.pool), {})[row.seed] = row
@@ -97,10 +95,10 @@ def summarise(rows: Sequence[Row]) -> list[Cell]:
 
 
 def _name(row: Row, rows: Sequence[Row]) -> str:
-    """The encoding (of another library's model: its name), and what else differs from the first of the rows."""
+    """The encoding, or the name of an external model, and in brackets what distinguishes it from other rows."""
     first = rows[0]
     external = not row.pool
-    words = {
+    differing = {
         row.model: row.model != first.model and not external,
         row.data: row.data != first.data,
         f"crop ratio {row.crop_ratio:g}": row.crop_ratio != first.crop_ratio,
@@ -109,15 +107,15 @@ def _name(row: Row, rows: Sequence[Row]) -> str:
         and row.protocol == first.protocol
         and "longest_side" in options_read(row.protocol),
     }
-    others = [word for word, differs in words.items() if differs]
-    if external:  # libraries read images in their own ways: said only where it tells rows of one model apart
+    others = [text for text, differs in differing.items() if differs]
+    if external:  # libraries differ in preprocessing: only what distinguishes rows of one model counts
         alike = [each for each in rows if not each.pool and (each.model, each.encoding, each.seed, each.protocol)
                  == (row.model, row.encoding, row.seed, row.protocol)]  # fmt: skip
-        told = {
-            row.data: "data", f"crop ratio {row.crop_ratio:g}": "crop_ratio", row.interpolation: "interpolation", row.weights: "weights",
-            f"mean {_numbers(row.mean)}": "mean", f"trained at {row.train_size}": "train_size",
+        texts = {
+            row.data: "data", f"crop ratio {row.crop_ratio:g}": "crop_ratio", row.interpolation: "interpolation",
+            row.weights: "weights", f"mean {_numbers(row.mean)}": "mean", f"trained at {row.train_size}": "train_size",
         }  # fmt: skip
-        others = [word for word, name in told.items() if len({getattr(each, name) for each in alike}) > 1]
+        others = [text for text, name in texts.items() if len({getattr(each, name) for each in alike}) > 1]
     alone = row.encoding and all(each.model == row.model for each in rows)
     name = f"{row.model} {row.encoding}".strip() if external and not alone else row.encoding
     return name + (f" ({', '.join(others)})" if others else "")
@@ -129,8 +127,8 @@ def _cell(key: tuple[str, Size, str, str], by_seed: dict[int, Row], groups: Grou
     accuracies = [100 * row.accuracy for row in by_seed.values()]
     trained = any_row.train_size
     at_training = groups.get((protocol, trained, encoding, pool), {}) if trained else {}
-    kept = [100 * row.accuracy / at_training[seed].accuracy for seed, row in by_seed.items()
-            if seed in at_training and at_training[seed].correct and row.total]  # fmt: skip
+    retained = [100 * row.accuracy / at_training[seed].accuracy for seed, row in by_seed.items()
+                if seed in at_training and at_training[seed].correct and row.total]  # fmt: skip
     baseline = groups.get((protocol, size, BASELINE, pool)) or groups.get((protocol, size, BASELINE, "cls"), {})
     paired = [100 * (row.accuracy - baseline[seed].accuracy) for seed, row in by_seed.items()
               if seed in baseline and row.total and baseline[seed].total]  # fmt: skip
@@ -138,7 +136,7 @@ def _cell(key: tuple[str, Size, str, str], by_seed: dict[int, Row], groups: Grou
     return Cell(
         protocol, size, encoding, pool, tuple(sorted(by_seed)), mean(accuracies),
         stdev(accuracies) if len(accuracies) > 1 else None,
-        mean(kept) if kept else None,
+        mean(retained) if retained else None,
         mean(paired) if paired and not is_baseline else None,
         confidence_interval(paired) if not is_baseline else None,
         mean(row.fill for row in by_seed.values()), any_row.parameters, any_row.at,
@@ -165,7 +163,7 @@ def confidence_interval(values: Sequence[float]) -> tuple[float, float] | None:
 
 
 def as_csv(cells: Sequence[Cell]) -> str:
-    """The cells as comma-separated values, a line each."""
+    """The cells as CSV, a line each."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(
@@ -176,8 +174,8 @@ def as_csv(cells: Sequence[Cell]) -> str:
     for cell in cells:
         low, high = cell.interval or (None, None)
         memory = None if cell.peak_memory is None else cell.peak_memory / 2**20
-        numbers = [None if cell.refused else cell.mean, cell.deviation, cell.kept, cell.difference, low, high, cell.fill,
-                   cell.top5, cell.rate, memory]  # fmt: skip
+        numbers = [None if cell.refused else cell.mean, cell.deviation, cell.retained, cell.difference, low, high,
+                   cell.padding_fraction, cell.top5, cell.rate, memory]  # fmt: skip
         texts = ["" if number is None else f"{number:.2f}" for number in numbers]
         names = [cell.protocol, size_label(cell.size), cell.encoding, cell.pool, len(cell.seeds)]
         writer.writerow([*names, *texts, cell.refused or ""])
@@ -185,45 +183,43 @@ def as_csv(cells: Sequence[Cell]) -> str:
 
 
 def size_label(size: Size) -> str:
-    """48, or 48x64 for height x width."""
+    """A size as text: 48, or 48x64 for height x width."""
     return str(size) if isinstance(size, int) else f"{size[0]}x{size[1]}"
 
 
 def pixels(size: Size) -> float:
-    """A side that stands for the size on an axis: for height x width, that of the square of equal area."""
+    """The position of a size on an axis: its side, or that of the square of equal area."""
     return float(size) if isinstance(size, int) else math.sqrt(size[0] * size[1])
 
 
 class Table(NamedTuple):
-    """Cells of one protocol laid out: a line per encoding and pool, a column per size."""
+    """Cells of one protocol as a table: a line per encoding and pool, a column per size."""
 
     sizes: list[Size]  # from small to large
     best: dict[Size, float]  # the highest mean of each size
-    lines: dict[str, list[Cell | None]]  # label -> a cell per size; None where nothing was measured
+    lines: dict[str, list[Cell | None]]  # label -> a cell per size; None if not measured
 
 
 def tabulate(cells: Sequence[Cell], protocol: str) -> Table:
-    """Lay out the cells of one protocol, in the order they come in."""
-    mine = [cell for cell in cells if cell.protocol == protocol]
-    sizes = sorted({cell.size for cell in mine}, key=pixels)
-    found = {(cell.label, cell.size): cell for cell in mine}
-    labels = dict.fromkeys(cell.label for cell in mine)
-    best = {
-        size: max((cell.mean for cell in mine if cell.size == size and not cell.refused), default=math.nan)
-        for size in sizes
-    }
+    """Arrange the cells of one protocol, in their order."""
+    own = [cell for cell in cells if cell.protocol == protocol]
+    sizes = sorted({cell.size for cell in own}, key=pixels)
+    found = {(cell.label, cell.size): cell for cell in own}
+    labels = dict.fromkeys(cell.label for cell in own)
+    valid = [cell for cell in own if not cell.refused]
+    best = {size: max((cell.mean for cell in valid if cell.size == size), default=math.nan) for size in sizes}
     return Table(sizes, best, {label: [found.get((label, size)) for size in sizes] for label in labels})
 
 
 def as_markdown(cells: Sequence[Cell], protocol: str) -> str:
-    """Accuracy of one protocol as a Markdown table, mean and standard deviation over seeds, the best in bold."""
-    sizes, best, boxes = tabulate(cells, protocol)
-    lines = {label: [markdown_box(cell, best) for cell in line] for label, line in boxes.items()}
-    return lay_out(protocol, [size_label(size) for size in sizes], lines)
+    """Accuracy under one protocol as a Markdown table: mean and standard deviation over seeds, the best in bold."""
+    sizes, best, lines = tabulate(cells, protocol)
+    texts = {label: [markdown_box(cell, best) for cell in line] for label, line in lines.items()}
+    return lay_out(protocol, [size_label(size) for size in sizes], texts)
 
 
 def markdown_box(cell: Cell | None, best: dict[Size, float]) -> str:
-    """Mean and standard deviation over seeds, in bold where it is the best of its size."""
+    """Mean and standard deviation over seeds, in bold if it is the best of its size."""
     if cell is None:
         return "–"
     if cell.refused:

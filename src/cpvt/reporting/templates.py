@@ -1,4 +1,4 @@
-"""Templates of the pages, next to this file, and what they need of Python."""
+"""Rendering of the HTML templates in this folder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cpvt.reporting.summary import pixels, size_label
 
 
 def render(template: str, **values: Any) -> str:
-    """Fill in a template; text is escaped, `Markup` is not."""
+    """Render a template; text is escaped, `Markup` is not."""
     pages = Environment(
         loader=PackageLoader("cpvt.reporting", ""), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
@@ -24,23 +24,21 @@ def render(template: str, **values: Any) -> str:
 
 
 def by_protocol(items: Sequence[Any]) -> list[tuple[str, list[Any], dict[str, list[Any]]]]:
-    """A table of each protocol: its name, the sizes, and for each label what there is at each size, or None."""
+    """For each protocol: name, sizes, and for each label the item at each size, or None."""
     tables = []
     for protocol in dict.fromkeys(each.protocol for each in items):
         found = {(each.label, each.size): each for each in items if each.protocol == protocol}
         sizes = sorted({size for _, size in found}, key=pixels)
-        lines = {
-            label: [found.get((label, size)) for size in sizes] for label in dict.fromkeys(key[0] for key in found)
-        }
-        tables.append((protocol, sizes, lines))
+        labels = dict.fromkeys(label for label, _ in found)
+        tables.append((protocol, sizes, {label: [found.get((label, size)) for size in sizes] for label in labels}))
     return tables
 
 
 def inline(svg: bytes) -> Markup:
-    """A figure as part of a page."""
+    """An SVG figure as part of a page."""
     return Markup(svg[svg.index(b"<svg") :].decode())
 
 
 def as_data(png: bytes) -> str:
-    """An image as an address that holds it."""
+    """A PNG image as a data URL."""
     return f"data:image/png;base64,{base64.b64encode(png).decode()}"

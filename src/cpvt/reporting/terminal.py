@@ -1,38 +1,38 @@
-"""The tables of a comparison in a terminal."""
+"""Tables in the terminal."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from cpvt.data.protocols import describe
-from cpvt.reporting.probed import HEADLINES, TWIN_WORDS, Probed, headline
-from cpvt.reporting.summary import Cell, protocol_words, size_label, summarise, tabulate
+from cpvt.reporting.probe_index import BASELINE_LABELS, HEADLINES, ProbeIndex, headline
+from cpvt.reporting.summary import Cell, protocol_notes, size_label, summarise, tabulate
 from cpvt.results.probe_results import ProbeResult
 from cpvt.results.rows import Row
 
 
 def print_probe_results(probe_results: Sequence[ProbeResult]) -> None:
-    """Print the numbers that stand for each probe, a table for each model beside its baselines, and what could not run."""
+    """Print the headline of each probe, a table per model with its baselines, and what could not be measured."""
     from rich.console import Console
     from rich.table import Table
 
-    probed = Probed(probe_results)
+    probed = ProbeIndex(probe_results)
     console = Console(highlight=False)
     for model, label in probed.labels.items():
         lines = [line for line in probed.lines if line.model == model]
         table = Table(title=label, title_justify="left", box=None, pad_edge=False)
         table.add_column("")
         for line in lines:
-            table.add_column(TWIN_WORDS[line.baseline] or "as it is", justify="right")
+            table.add_column(BASELINE_LABELS[line.baseline] or "as it is", justify="right")
         for wanted in HEADLINES:
             table.add_row(wanted.title, *(headline(probed, line, wanted) for line in lines))
         console.print(table)
-    for words in probed.refusals():
-        console.print(f"not measured: {words}", markup=False)
+    for refusal in probed.refusals():
+        console.print(f"not measured: {refusal}", markup=False)
 
 
 def print_tables(rows: Sequence[Row]) -> None:
-    """Print accuracy in percent, a table per protocol, the best of each size in bold, and under it how each model was tested."""
+    """Print accuracy in percent, a table per protocol with the best of each size in bold, and notes on each test."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -49,13 +49,13 @@ def print_tables(rows: Sequence[Row]) -> None:
         for label, line in lines.items():
             table.add_row(escape(label), *("–" if cell is None else _box(cell, best[cell.size]) for cell in line))
         console.print(table)
-        for label, words in protocol_words([row for row in rows if row.protocol == protocol]).items():
-            console.print(f"{label}: {words}", highlight=False, markup=False, soft_wrap=True)
+        for label, note in protocol_notes([row for row in rows if row.protocol == protocol]).items():
+            console.print(f"{label}: {note}", highlight=False, markup=False, soft_wrap=True)
         console.print()
 
 
 def _box(cell: Cell, best: float) -> str:
     if cell.refused:
         return "refused"
-    words = f"{cell.mean:.1f}" + (f" ± {cell.deviation:.1f}" if cell.deviation is not None else "")
-    return f"[bold]{words}[/bold]" if cell.mean == best else words
+    text = f"{cell.mean:.1f}" + (f" ± {cell.deviation:.1f}" if cell.deviation is not None else "")
+    return f"[bold]{text}[/bold]" if cell.mean == best else text

@@ -25,7 +25,7 @@ from cpvt.models.adapt import adapt_model
 from cpvt.models.pretrained import Files, shipped_files, shipped_names
 from cpvt.models.sizes import MODELS
 from cpvt.results.folders import CHECKPOINT, WEIGHTS
-from cpvt.runtime.files import read_json, replacing, write_json
+from cpvt.runtime.files import read_json, write_bytes, write_json
 
 
 @dataclass(frozen=True)
@@ -128,8 +128,7 @@ def files_of(run: str | Path) -> Files:
 def save_checkpoint(folder: Path, weights: Mapping[str, Tensor], record: dict[str, Any]) -> None:
     """Write the weights, then the record; each file is replaced atomically."""
     state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights.items()}
-    with replacing(folder / WEIGHTS) as file:
-        file.write(safetensors.torch.save(state))
+    write_bytes(folder / WEIGHTS, safetensors.torch.save(state))
     write_json(folder / CHECKPOINT, record)
 
 

@@ -36,8 +36,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, Any]]:
 
 def write_lines(path: Path, values: Iterable[Any]) -> None:
     """Write a file of JSON lines atomically."""
-    with replacing(path) as file:
-        file.write("".join(json.dumps(value) + "\n" for value in values).encode())
+    write_bytes(path, "".join(json.dumps(value) + "\n" for value in values).encode())
 
 
 def read_json(path: Path) -> Any:
@@ -50,8 +49,13 @@ def read_json(path: Path) -> Any:
 
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file atomically."""
+    write_bytes(path, (json.dumps(value, indent=2) + "\n").encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file atomically."""
     with replacing(path) as file:
-        file.write((json.dumps(value, indent=2) + "\n").encode())
+        file.write(content)
 
 
 @contextmanager

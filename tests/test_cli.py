@@ -55,10 +55,10 @@ MISTAKES = [  # (command, message); OUT does not exist, EMPTY is a folder withou
     ("train --out OUT --pool max", r"pool must be one of cls, gap; got 'max'"),
     (
         "train --out OUT --augment mixup",
-        r"unknown preprocessing or augmentation 'mixup'; known: canvas, resize, native, resized-crop, crop",
+        r"unknown protocol or augmentation 'mixup'; known: canvas, resize, native, resized-crop, crop",
     ),
     ("train --out OUT --interpolation cubic", r"unknown interpolation 'cubic'; known: nearest, bilinear, bicubic"),
-    ("train --out OUT --crop-pct 0", r"a crop ratio is above 0 and at most 1; got 0"),
+    ("train --out OUT --crop-pct 0", r"crop_ratio must be above 0 and at most 1; got 0"),
     ("train --out OUT --device gpu", r"device 'gpu' cannot be used here.*try --device cpu"),
     ("compare --out OUT --parallel 1 --encodings learned pge", r"unknown encoding 'pge'; known: none, learned"),
     ("compare --out OUT --parallel 1 --model cpvt_mikro", r"unknown model 'cpvt_mikro'\. Did you mean cpvt_micro"),
@@ -66,7 +66,7 @@ MISTAKES = [  # (command, message); OUT does not exist, EMPTY is a folder withou
     ("compare --out OUT --parallel 1 --pool cls max", r"pool must be one of cls, gap; got 'max'"),
     (
         "compare --out OUT --parallel 1 --augment mixup",
-        r"unknown preprocessing or augmentation 'mixup'; known: canvas, resize",
+        r"unknown protocol or augmentation 'mixup'; known: canvas, resize",
     ),
     ("compare --out OUT --parallel 1 --interpolation cubic", r"unknown interpolation 'cubic'; known: nearest"),
     ("compare --out OUT --parallel 1 --data UNTESTED", r"'.*' has no test/ \(or val/\) to test on"),

@@ -25,9 +25,9 @@ def test_there_are_1200_training_and_597_test_digits(digits):
 
 
 def test_both_splits_are_stratified(digits):
-    shares = np.bincount(load_digits().target) / 1797
+    fractions = np.bincount(load_digits().target) / 1797
     for part in (digits.train, digits.test):
-        np.testing.assert_allclose(np.bincount(part.labels), shares * len(part), atol=1)
+        np.testing.assert_allclose(np.bincount(part.labels), fractions * len(part), atol=1)
 
 
 @pytest.mark.parametrize(("part", "expected"), [("train", "7a0a7d44afce948a"), ("test", "9e700b4e26488812")])

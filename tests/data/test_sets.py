@@ -64,7 +64,7 @@ def test_numbered_classes_are_in_the_order_of_their_numbers(image_folder):
 
 
 def split_folders(make, kind, counts):
-    """A folder of images, opened either way; torchvision's names the test split val."""
+    """A folder of images, opened by either source; torchvision names the test split val."""
     root = make(counts)
     return lambda: open_data(str(root)) if kind == "folder" else open_data("torch/image_folder", str(root))
 

@@ -163,7 +163,7 @@ def test_names_of_any_length_and_classes_by_name(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("files", "words"),
+    ("files", "message"),
     [
         ({"a.png": image(0)}, r"'a.png' of '.*' has no class: expected its number in a.cls .* CLASS/a.png"),
         ({"a.cls": "0"}, "sample 'a' of '.*' has a class and no image; known: .*.jpg"),
@@ -179,9 +179,9 @@ def test_names_of_any_length_and_classes_by_name(tmp_path):
         ({"notes.txt": "nothing"}, r"there are no images in '.*train-0.tar' .* to train of"),
     ],
 )
-def test_archives_without_a_data_set_are_errors_that_say_what_is_expected(tmp_path, files, words):
+def test_archives_without_a_data_set_are_errors_that_say_what_is_expected(tmp_path, files, message):
     write(tmp_path / "train-0.tar", files)
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(ValueError, match=message):
         open_data(f"wds/{tmp_path}")
 
 

@@ -59,12 +59,12 @@ def test_a_stream_gives_all_images_in_their_order(stream):
 @pytest.mark.parametrize("parts", [1, 2, 3, 5, 7])
 def test_every_image_is_in_exactly_one_part_under_its_own_number(stream, parts, shuffle):
     label_of = {each.number: (each.label, each.content) for each in stream.share()}
-    shares = [list(stream.share(part, parts, shuffle=shuffle)) for part in range(parts)]
-    counted = Counter(each.number for share in shares for each in share)
+    groups = [list(stream.share(part, parts, shuffle=shuffle)) for part in range(parts)]
+    counted = Counter(each.number for group in groups for each in group)
     assert counted == Counter(label_of.keys())
-    assert all(label_of[each.number] == (each.label, each.content) for share in shares for each in share)
+    assert all(label_of[each.number] == (each.label, each.content) for group in groups for each in group)
     if parts == 7:  # more than shards: distributed by image
-        assert max(map(len, shares)) - min(map(len, shares)) <= len(SHARDS)
+        assert max(map(len, groups)) - min(map(len, groups)) <= len(SHARDS)
 
 
 def test_seed_and_epoch_decide_the_order_of_what_is_shuffled(stream):

@@ -149,7 +149,7 @@ def test_the_transform_can_be_overridden(tiny_folder):
     expected = find_protocol("resize")(transform, (8, 8))(image, None)
     torch.testing.assert_close(seen[0][0], expected)
     for wrong in ({"mean": (0.5, 0.5)}, {"mean": (0.5, 0.5, 0.5), "std": (1, 1, 0)}):
-        with pytest.raises(ValueError, match="mean and std are one number each, or three"):
+        with pytest.raises(ValueError, match="mean and std must be one number each, or three"):
             next(cpvt.sweep(lambda images: images, data, [8], **wrong))
 
 

@@ -1,4 +1,4 @@
-"""What a run leaves in its folder, as the tests look at it."""
+"""The content of a run's folder, for tests."""
 
 import json
 from pathlib import Path
@@ -12,12 +12,12 @@ def weights(run):
 
 
 def history(run):
-    """What is known of each epoch."""
+    """The entries of all epochs."""
     return [json.loads(line) for line in (Path(run) / "history.jsonl").read_text().splitlines()]
 
 
 def assert_same(first, second):
-    """The same weights, to the bit."""
+    """Assert bitwise equal weights."""
     assert first.keys() == second.keys()
     for name in first:
         assert torch.equal(first[name], second[name]), name

@@ -1,4 +1,4 @@
-"""The backend does what RuntimeConfig asks of it: parts, a compiled program, trackers that are told."""
+"""The backend does what RuntimeConfig configures: accumulation, compilation, trackers."""
 
 from dataclasses import replace
 
@@ -14,10 +14,11 @@ from tests.training.runs import history
 @pytest.fixture
 def config(tmp_path, tiny_folder):
     recipe = OptimConfig(epochs=2, batch_size=4)
-    return TrainConfig(out=str(tmp_path / "run"), img_size=8, device="cpu", dataset=DataConfig(str(tiny_folder)), optim=recipe)  # fmt: skip
+    data = DataConfig(str(tiny_folder))
+    return TrainConfig(out=str(tmp_path / "run"), img_size=8, device="cpu", dataset=data, optim=recipe)
 
 
-def test_a_step_is_taken_in_as_many_parts_as_asked(config, monkeypatch):
+def test_a_step_has_the_configured_number_of_parts(config, monkeypatch):
     parts, forward = [], Backend.forward
     monkeypatch.setattr(
         Backend,
@@ -41,11 +42,11 @@ def test_what_is_compiled_is_what_is_called(config, monkeypatch):
         assert bool(calls) == asked
 
 
-def test_trackers_are_told_what_the_history_holds(config):
+def test_trackers_get_what_the_history_holds(config):
     events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     run = train(replace(config, runtime=RuntimeConfig(report_to=("tensorboard",)), test_every=1))
-    told = events.EventAccumulator(str(run / "logs")).Reload()
-    assert set(told.Tags()["scalars"]) == {"loss", "accuracy", "lr", "images_per_second", "test_accuracy"}
+    events_read = events.EventAccumulator(str(run / "logs")).Reload()
+    assert set(events_read.Tags()["scalars"]) == {"loss", "accuracy", "lr", "images_per_second", "test_accuracy"}
     for name in ("loss", "accuracy", "lr", "test_accuracy"):
-        values = {event.step: event.value for event in told.Scalars(name)}
+        values = {event.step: event.value for event in events_read.Scalars(name)}
         assert [values[3], values[6]] == pytest.approx([line[name] for line in history(run)])  # after each epoch

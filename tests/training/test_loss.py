@@ -1,4 +1,4 @@
-"""What a model is told: mixed images and labels, a teacher's answers in the teacher's own eyes."""
+"""The loss: mixup, cutmix, smoothing and distillation."""
 
 from collections import Counter
 
@@ -19,12 +19,12 @@ BOTH = OptimConfig(mixup=0.8, cutmix=1.0)
 
 
 def batch(count, classes=5):
-    draw = torch.Generator().manual_seed(count)
-    return torch.randn(count, 3, 8, 10, generator=draw), torch.randint(classes, (count,), generator=draw)
+    generator = torch.Generator().manual_seed(count)
+    return torch.randn(count, 3, 8, 10, generator=generator), torch.randint(classes, (count,), generator=generator)
 
 
-@pytest.mark.parametrize("seed", range(6))  # some draw mixup, some cutmix
-def test_mixing_is_timms(seed):
+@pytest.mark.parametrize("seed", range(6))  # some choose mixup, some cutmix
+def test_mixing_equals_timms(seed):
     images, labels = batch(6)
     with seeded(seed, numpy_too=True):
         wanted = Mixup(0.8, 1.0, label_smoothing=0.1, num_classes=5)(images.clone(), labels)
@@ -32,7 +32,7 @@ def test_mixing_is_timms(seed):
     torch.testing.assert_close(found, tuple(wanted))
 
 
-def test_of_an_odd_number_the_one_in_the_middle_stays_as_it_is():
+def test_the_middle_image_of_an_odd_number_is_not_mixed():
     images, labels = batch(7)
     mixed, targets = Criterion(BOTH, 5).mix(images.clone(), labels, 3)
     assert torch.equal(mixed[3], images[3])
@@ -43,7 +43,7 @@ def test_of_an_odd_number_the_one_in_the_middle_stays_as_it_is():
     assert torch.equal(alone, images[:1])
 
 
-def test_as_many_steps_are_mixed_and_by_cutmix_as_the_recipe_says():
+def test_mixup_and_cutmix_have_their_probabilities():
     criterion, kinds = (
         Criterion(OptimConfig(mixup=0.8, cutmix=1.0, mixup_prob=0.6, mixup_switch_prob=0.2), 2),
         Counter(),
@@ -57,31 +57,31 @@ def test_as_many_steps_are_mixed_and_by_cutmix_as_the_recipe_says():
     assert kinds["cut"] / 400 == pytest.approx(0.6 * 0.2, abs=0.04)
 
 
-def test_processes_that_hold_pairs_of_a_batch_mix_what_one_would():
+def test_processes_with_pairs_of_a_batch_mix_like_one_process():
     images, labels = batch(8)
     whole = Criterion(BOTH, 5).mix(images.clone(), labels, 9)
-    share = [0, 2, 5, 7]
-    part = Criterion(BOTH, 5).mix(images[share].clone(), labels[share], 9)
+    numbers = [0, 2, 5, 7]
+    part = Criterion(BOTH, 5).mix(images[numbers].clone(), labels[numbers], 9)
     for one, two in zip(part, whole):
-        torch.testing.assert_close(one, two[share])
+        torch.testing.assert_close(one, two[numbers])
 
 
 def test_smoothing_of_plain_labels_and_of_mixed_ones_is_the_same():
     images, labels = batch(4)
     logits = torch.randn(4, 5, generator=torch.Generator().manual_seed(0))
     plain = Criterion(OptimConfig(), 5)(logits, images, labels)
-    unmixed = Criterion(OptimConfig(mixup=1e-9, mixup_prob=1e-9), 5)  # never mixed: labels as shares all the same
+    unmixed = Criterion(OptimConfig(mixup=1e-9, mixup_prob=1e-9), 5)  # never mixed: soft labels all the same
     soft = unmixed(logits, images, unmixed.mix(images, labels, 0)[1])
     torch.testing.assert_close(plain.loss, soft.loss)
     assert plain.correct == soft.correct == (logits.argmax(1) == labels).sum()
 
 
 def colour(images):
-    """A model that names the channel that is largest on average, in its own eyes."""
+    """A model that predicts the channel with the largest mean, as it sees the images."""
     return images.mean((2, 3))
 
 
-def test_a_teacher_sees_images_in_its_own_way_and_half_of_the_loss_is_its_answers():
+def test_a_teacher_sees_its_own_normalisation_and_is_half_of_the_loss():
     student = Transform(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
     own = Transform(mean=(0.9, 0.0, 0.0), std=(0.1, 1.0, 1.0))
     seen = torch.tensor([0.5, 0.6, 0.2])[None, :, None, None].expand(
@@ -100,15 +100,15 @@ def test_a_teacher_sees_images_in_its_own_way_and_half_of_the_loss_is_its_answer
     assert answer.correct == ((first + second).argmax(1) == labels).sum()
 
 
-def test_a_teacher_of_other_classes_or_channels_is_refused():
+def test_a_teacher_of_other_classes_or_channels_is_rejected():
     known = ModelAdapter(colour, "colour", class_names=("cat", "dog", "cow"))
     check_teacher(known, ("cat", "dog", "cow"))
     with pytest.raises(ValueError, match="lacks fox.*it has 3, they have 2"):
         check_teacher(known, ("cat", "fox"))
-    with pytest.raises(ValueError, match="stand in another order"):
+    with pytest.raises(ValueError, match="their order differs"):
         check_teacher(known, ("dog", "cat", "cow"))
     counting = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Conv2d(3, 7, 1), torch.nn.Flatten())
-    with pytest.raises(ValueError, match="tells 7 classes apart, the images have 2"):
+    with pytest.raises(ValueError, match="has 7 classes, the images have 2"):
         check_teacher(ModelAdapter(counting, "counting"), ("cat", "fox"))
     with pytest.raises(ValueError, match="reads 3 channels, the images have 1"):
         Teacher(ModelAdapter(colour, "colour", Transform((0.5,) * 3, (0.5,) * 3)), Transform((0.5,), (0.5,)))

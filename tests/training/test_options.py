@@ -1,4 +1,4 @@
-"""Every option of recipe and engine trains, changes what it should, and leaves alone what it should."""
+"""Every option of optim and runtime trains, changes what it should, and nothing else."""
 
 import json
 from dataclasses import replace
@@ -27,9 +27,9 @@ def differ(first, second):
     return max(float((second[name] - tensor).abs().max()) for name, tensor in first.items())
 
 
-def trained(config, tmp_path, out, recipe=None, engine=None, **options):
-    recipe, engine = replace(config.optim, **(recipe or {})), replace(config.runtime, **(engine or {}))
-    return weights(train(replace(config, out=str(tmp_path / out), optim=recipe, runtime=engine, **options)))
+def trained(config, tmp_path, out, recipe=None, runtime=None, **options):
+    recipe, runtime = replace(config.optim, **(recipe or {})), replace(config.runtime, **(runtime or {}))
+    return weights(train(replace(config, out=str(tmp_path / out), optim=recipe, runtime=runtime, **options)))
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def trained(config, tmp_path, out, recipe=None, engine=None, **options):
      {"augment": "native"}],
     ids=str,
 )  # fmt: skip
-def test_every_part_of_a_recipe_trains_and_matters(config, tmp_path, recipe):
+def test_every_option_of_a_recipe_trains_and_has_an_effect(config, tmp_path, recipe):
     plain, other = trained(config, tmp_path, "plain"), trained(config, tmp_path, "other", recipe)
     assert all(tensor.isfinite().all() and tensor.dtype == torch.float32 for tensor in other.values())
     assert differ(plain, other) > 1e-5
@@ -49,32 +49,32 @@ def test_every_part_of_a_recipe_trains_and_matters(config, tmp_path, recipe):
 @pytest.mark.filterwarnings(
     "ignore:.torch.jit.script_method. is deprecated:DeprecationWarning"
 )  # torch 2.11, of itself
-@pytest.mark.parametrize("engine", [{"grad_accum_steps": 3}, {"grad_checkpointing": True}, {"compile": True}], ids=str)
-def test_the_engine_changes_nothing_but_rounding(config, tmp_path, engine):
+@pytest.mark.parametrize("runtime", [{"grad_accum_steps": 3}, {"grad_checkpointing": True}, {"compile": True}], ids=str)
+def test_runtime_options_change_nothing_but_rounding(config, tmp_path, runtime):
     sgd = {"opt": "sgd", "clip_grad": 1.0, "lr": 0.05}
-    plain, other = trained(config, tmp_path, "plain", sgd), trained(config, tmp_path, "other", sgd, engine)
+    plain, other = trained(config, tmp_path, "plain", sgd), trained(config, tmp_path, "other", sgd, runtime)
     assert differ(plain, other) < 2e-5
 
 
-def test_checkpointing_computes_again(config, tmp_path, monkeypatch):
+def test_checkpointing_recomputes(config, tmp_path, monkeypatch):
     calls = []
-    again = vit.checkpoint
-    monkeypatch.setattr(vit, "checkpoint", lambda *given, **options: calls.append(1) or again(*given, **options))
-    trained(config, tmp_path, "run", engine={"grad_checkpointing": True})
+    checkpoint = vit.checkpoint
+    monkeypatch.setattr(vit, "checkpoint", lambda *given, **options: calls.append(1) or checkpoint(*given, **options))
+    trained(config, tmp_path, "run", runtime={"grad_checkpointing": True})
     assert len(calls) == 2 * 3 * 4  # epochs, steps, blocks
 
 
-def test_the_average_of_the_weights_is_kept_and_goes_on_from_what_was_saved(config, tmp_path):
+def test_the_average_of_the_weights_is_saved_and_resumed(config, tmp_path):
     seen = []
     with pytest.MonkeyPatch.context() as patch:
         learn = Trainer.train_step
 
-        def look(trainer, *arguments):
+        def record(trainer, *arguments):
             learn(trainer, *arguments)
             seen.append({name: tensor.clone() for name, tensor in trainer.module.state_dict().items()})
 
-        patch.setattr(Trainer, "train_step", look)
-        kept = trained(config, tmp_path, "run", {"model_ema_decay": 0.6})
+        patch.setattr(Trainer, "train_step", record)
+        averaged = trained(config, tmp_path, "run", {"model_ema_decay": 0.6})
     average = None
     for step, state in enumerate(seen, start=1):
         decay = min(0.6, 1 - step ** (-2 / 3))  # timm's: at first it averages over fewer
@@ -82,20 +82,20 @@ def test_the_average_of_the_weights_is_kept_and_goes_on_from_what_was_saved(conf
             name: state[name] if average is None else average[name] * decay + state[name] * (1 - decay)
             for name in state
         }
-    for name, tensor in kept.items():
+    for name, tensor in averaged.items():
         torch.testing.assert_close(tensor, average[name], atol=1e-6, rtol=1e-5)
 
 
-def test_train_sizes_are_met_and_too_small_ones_refused(config, tmp_path):
+def test_train_sizes_are_used_and_too_small_ones_rejected(config, tmp_path):
     sizes = set()
     with pytest.MonkeyPatch.context() as patch:
         forward = cpvt.models.VisionTransformer.forward
 
-        def look(model, images):
+        def record(model, images):
             sizes.add((model.training, *images.shape[2:]))
             return forward(model, images)
 
-        patch.setattr(cpvt.models.VisionTransformer, "forward", look)
+        patch.setattr(cpvt.models.VisionTransformer, "forward", record)
         trained(config, tmp_path, "run", train_sizes=(8, "8x12", 16))
     assert {each[1:] for each in sizes if each[0]} == {(8, 8), (8, 12), (16, 16)}
     with pytest.raises(ValueError, match="must not be below a patch, 4x4 pixels in this model; got 2x2, 8x3"):
@@ -103,7 +103,7 @@ def test_train_sizes_are_met_and_too_small_ones_refused(config, tmp_path):
     assert not (tmp_path / "none").exists()
 
 
-def test_tests_on_the_way_are_in_the_history(config, tmp_path):
+def test_tests_during_training_are_in_the_history(config, tmp_path):
     trained(config, tmp_path, "run", {"epochs": 3}, test_every=2)
     lines = [json.loads(line) for line in (tmp_path / "run" / "history.jsonl").read_text().splitlines()]
     assert [line.get("test_accuracy") is not None for line in lines] == [False, True, True]
@@ -120,9 +120,7 @@ def test_a_student_learns_from_a_run(config, tmp_path):
         assert ("dist_token" in student) == (pool == "cls")
         model = cpvt.load(tmp_path / f"student-{pool}").model
         assert model(torch.randn(2, 3, 12, 8)).shape == (2, 2)
-    with pytest.raises(
-        ValueError, match="needs a model with a head for the teacher's answers.*timm:deit_tiny_distilled"
-    ):
+    with pytest.raises(ValueError, match="needs a model with a distillation head.*timm:deit_tiny_distilled"):
         trained(
             config,
             tmp_path,
@@ -132,36 +130,36 @@ def test_a_student_learns_from_a_run(config, tmp_path):
         )
 
 
-def test_trackers_are_told(config, tmp_path):
-    trained(config, tmp_path, "run", engine={"report_to": ("tensorboard",)})
+def test_trackers_get_the_metrics(config, tmp_path):
+    trained(config, tmp_path, "run", runtime={"report_to": ("tensorboard",)})
     assert list((tmp_path / "run").rglob("events.out.tfevents.*"))
     with pytest.raises(ValueError, match="unknown tracker 'tensorbord'; known: .*tensorboard"):
-        trained(config, tmp_path, "none", engine={"report_to": ("tensorbord",)})
+        trained(config, tmp_path, "none", runtime={"report_to": ("tensorbord",)})
     with pytest.raises(ValueError, match="needs a package that is not installed: pip install aim"):
-        trained(config, tmp_path, "none", engine={"report_to": ("aim",)})
+        trained(config, tmp_path, "none", runtime={"report_to": ("aim",)})
 
 
 @pytest.mark.parametrize(
-    ("recipe", "options", "words"),
+    ("recipe", "options", "message"),
     [
         ({"opt": "adamv"}, {}, "timm knows no optimizer 'adamv'. Did you mean adam"),
         ({"aa": "random"}, {}, "rand-m9-mstd0.5-inc1"),
-        ({"augment": "native", "mixup": 0.8}, {}, "cannot be mixed or brought to --train-sizes"),
-        ({}, {"runtime": RuntimeConfig(fsdp=True)}, "--fsdp spreads a model over several processes, and there is one"),
-        ({"opt": "adahessian"}, {}, "--opt adahessian cannot learn here .it needs second derivatives"),
-        ({"opt": "adafactorbv"}, {}, "--opt adafactorbv cannot be saved and gone on with here .*such as adamw"),
-        ({"precision": "fp16"}, {"device": "cpu"}, "fp16 is for GPUs, and this would train on a CPU: choose bf16 or fp32"),
+        ({"augment": "native", "mixup": 0.8}, {}, "cannot be mixed or resized to --train-sizes"),
+        ({}, {"runtime": RuntimeConfig(fsdp=True)}, "--fsdp shards a model over several processes, and there is one"),
+        ({"opt": "adahessian"}, {}, "--opt adahessian cannot take a step here .it needs second derivatives"),
+        ({"opt": "adafactorbv"}, {}, "--opt adafactorbv cannot be saved and resumed here .*such as adamw"),
+        ({"precision": "fp16"}, {"device": "cpu"}, "fp16 needs a GPU, and this would train on a CPU"),
         ({"distillation_alpha": 0.3}, {}, "--distillation-alpha 0.3 does nothing without a --teacher"),
         ({}, {"teacher_checkpoint": "file"}, "--teacher-checkpoint file does nothing without a --teacher"),
-        ({"mixup_prob": 0.5}, {}, "--mixup-prob 0.5 does nothing without --mixup or --cutmix: add that, or leave the option out"),
-        ({"mixup": 0.8, "mixup_switch_prob": 0.1}, {}, "--mixup-switch-prob 0.1 does nothing without both --mixup and --cutmix"),
-        ({}, {"dataset": {"train_num_samples": 5}}, "--train-num-samples 5 does nothing without a set that is read as it comes"),
+        ({"mixup_prob": 0.5}, {}, "--mixup-prob 0.5 does nothing without --mixup or --cutmix: add that, or leave the"),
+        ({"mixup": 0.8, "mixup_switch_prob": 0.1}, {}, "--mixup-switch-prob 0.1 does nothing without both"),
+        ({}, {"dataset": {"train_num_samples": 5}}, "--train-num-samples 5 does nothing without a streamed data set"),
         ({}, {"dataset": {"shuffle_buffer": 0}}, "--shuffle-buffer 0 does nothing without .* .its default is 10000"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_is_refused_before_anything_is_written(config, tmp_path, recipe, options, words):
+def test_invalid_options_are_rejected_before_anything_is_written(config, tmp_path, recipe, options, message):
     options = {**options, "dataset": replace(config.dataset, **options.get("dataset", {}))}
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(ValueError, match=message):
         train(replace(config, optim=replace(config.optim, **recipe), **options))
     assert not (tmp_path / "run").exists()
 
@@ -169,11 +167,11 @@ def test_what_cannot_be_is_refused_before_anything_is_written(config, tmp_path, 
 @pytest.mark.parametrize(
     "recipe", [{"mixup_prob": 0.5, "mixup": 0.8}, {"mixup_switch_prob": 0.1, "mixup": 0.8, "cutmix": 1.0}]
 )
-def test_an_option_that_something_reads_is_taken(config, tiny_folder, recipe):
+def test_an_option_with_an_effect_is_accepted(config, tiny_folder, recipe):
     check(replace(config, optim=replace(config.optim, **recipe)), open_data(str(tiny_folder)))
 
 
-def test_a_folder_that_cannot_be_written_is_found_before_anything_is_read(config, tmp_path):
+def test_an_unwritable_folder_is_rejected_before_anything_is_read(config, tmp_path):
     (tmp_path / "file").write_text("mine")
     config = replace(config, dataset=DataConfig("nowhere"))
     for out in ("file", "file/run/deep"):
@@ -185,17 +183,17 @@ def test_a_folder_that_cannot_be_written_is_found_before_anything_is_read(config
 
 
 @pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a folder that not even root can write to")
-def test_a_folder_without_rights_is_found(config):
+def test_a_folder_without_permission_is_rejected(config):
     with pytest.raises(ValueError, match="cannot write to '/proc/run' .*choose another --out"):
         train(replace(config, out="/proc/run"))
 
 
-def test_a_folder_with_other_files_is_taken_but_no_weights_are_written_over(config, tmp_path):
+def test_a_folder_with_other_files_is_accepted_but_no_weights_are_overwritten(config, tmp_path):
     folder = Path(config.out)
     folder.mkdir()
     (folder / "train.log").write_text("where the shell sends what is said")
     (folder / "model.safetensors").write_text("of somebody else")
-    with pytest.raises(ValueError, match="holds model.safetensors and no checkpoint.json, so it is not a run's"):
+    with pytest.raises(ValueError, match="holds model.safetensors but no checkpoint.json, so it is not a run"):
         train(config)
     assert (folder / "model.safetensors").read_text() == "of somebody else"
     (folder / "checkpoint.json").write_text('{"model": "theirs"}')
@@ -208,28 +206,30 @@ def test_a_folder_with_other_files_is_taken_but_no_weights_are_written_over(conf
 
 
 @pytest.mark.parametrize("absolute", ["fade", "drop"])
-def test_what_does_not_go_with_a_retrofit_is_refused_before_anything_is_built(config, monkeypatch, absolute):
+def test_options_incompatible_with_a_retrofit_are_rejected_before_anything_is_built(config, monkeypatch, absolute):
     vit = replace(config, model="timm:vit_tiny_patch16_224(patch_size=4, embed_dim=16, depth=1, num_heads=2)")
-    with pytest.raises(ValueError, match="--layer-decay does not go with a retrofit"):
+    with pytest.raises(ValueError, match="--layer-decay does not work with a retrofit"):
         train(replace(vit, optim=replace(config.optim, layer_decay=0.5), retrofit=Retrofit()))
     with pytest.raises(ValueError, match="our own models take PEG by name"):
         train(replace(config, retrofit=Retrofit()))
     monkeypatch.setattr("cpvt.runtime.distributed.is_distributed", lambda: True)
     monkeypatch.setattr("cpvt.training.build_model", lambda *given: pytest.fail("built"))
-    with pytest.raises(ValueError, match=f"--absolute {absolute} changes the table .* leave --fsdp out, or keep"):
+    with pytest.raises(
+        ValueError, match=f"--absolute {absolute} changes the position table, .* leave --fsdp out, or keep"
+    ):
         train(replace(vit, runtime=RuntimeConfig(fsdp=True), retrofit=Retrofit(absolute=absolute)))
     assert not Path(config.out).exists()
 
 
-def test_the_way_images_are_read_is_found_once(config, monkeypatch):
+def test_the_transform_of_an_external_model_is_found_once(config, monkeypatch):
     opened = []
     before = build.open_adapter
 
-    def look(name, checkpoint=None, pretrained=True):
+    def record(name, checkpoint=None, pretrained=True):
         opened.append(name)
         return before(name, pretrained=False)
 
-    monkeypatch.setattr(build, "open_adapter", look)
+    monkeypatch.setattr(build, "open_adapter", record)
     monkeypatch.setattr("cpvt.results.checkpoints.open_adapter", lambda name: before(name, pretrained=False))
     vit = "timm:vit_tiny_patch16_224(patch_size=4, embed_dim=16, depth=1, num_heads=2, img_size=8, num_classes=2)"
     train(replace(config, model=vit, initial_checkpoint="published", optim=replace(config.optim, epochs=1)))
@@ -259,4 +259,4 @@ def test_a_training_starts_from_the_weights_of_the_package_for_other_classes(con
     torch.testing.assert_close(found.model.state_dict()["norm.weight"], known.model.state_dict()["norm.weight"])
     assert found.model.head.out_features == 2
     assert found.transform.mean == known.transform.mean
-    assert any("the head starts afresh" in words for words in caplog.messages)
+    assert any("the head starts afresh" in message for message in caplog.messages)

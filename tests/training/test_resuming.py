@@ -1,4 +1,4 @@
-"""Going on with an interrupted run: with the same images, and nothing that was due is left out."""
+"""Resuming an interrupted run, with the same images and the tests that were due."""
 
 import json
 import os
@@ -23,29 +23,29 @@ from cpvt.training.resume import read_state, write_state
 from cpvt.training.trainer import Trainer
 from tests.training.runs import assert_same, history, weights
 
-STEPS = 3  # an epoch: eleven images, four a step
+STEPS = 3  # per epoch: eleven images, four a step
 
 
 @pytest.fixture
 def config(tmp_path, tiny_folder):
     recipe = OptimConfig(epochs=2, batch_size=4, augment="resized-crop", lr=1e-3)
-    engine = RuntimeConfig(save_minutes=0)
+    runtime = RuntimeConfig(save_minutes=0)
     return TrainConfig(
-        str(tmp_path / "run"), img_size=8, dataset=DataConfig(str(tiny_folder)), optim=recipe, runtime=engine
+        str(tmp_path / "run"), img_size=8, dataset=DataConfig(str(tiny_folder)), optim=recipe, runtime=runtime
     )
 
 
 def interrupt(name, at):
-    """A on_progress that ends the run when so much of a thing is done."""
+    """An on_progress callback that interrupts the run at a step."""
 
-    def on_progress(what, done, total, words):
+    def on_progress(what, done, total, message):
         if what == name and done >= at:
             raise KeyboardInterrupt
 
     return on_progress
 
 
-def set_up(config):
+def create_trainer(config):
     """A trainer before its first step."""
     data = open_data(config.dataset.data)
     setup = check(config, data)
@@ -53,16 +53,16 @@ def set_up(config):
     return Trainer(config, setup, model, data, Backend(config), Criterion(config.optim, 2))
 
 
-def test_other_images_are_noticed(config, tiny_folder):
+def test_other_images_are_rejected(config, tiny_folder):
     with pytest.raises(KeyboardInterrupt):
         train(config, interrupt("train", 2))
     more = shutil.copy(tiny_folder / "train/cat/0.png", tiny_folder / "train/cat/new.png")
-    with pytest.raises(ValueError, match=r"other images \(images: 11 then, 12 now\)"):
+    with pytest.raises(ValueError, match=r"other images \(images: 11 before, 12 now\)"):
         train(config)
     os.remove(more)
     for part in ("train", "test"):
         (tiny_folder / part / "cat").rename(tiny_folder / part / "tiger")
-    with pytest.raises(ValueError, match=r"class names: \['cat', 'dog'\] then, \['dog', 'tiger'\] now"):
+    with pytest.raises(ValueError, match=r"class names: \['cat', 'dog'\] before, \['dog', 'tiger'\] now"):
         train(config)
     for part in ("train", "test"):
         (tiny_folder / part / "tiger").rename(tiny_folder / part / "cat")
@@ -71,12 +71,12 @@ def test_other_images_are_noticed(config, tiny_folder):
 
 
 @pytest.mark.parametrize("epoch", [1, 2])
-def test_a_test_that_was_cut_off_is_run_again(config, tmp_path, epoch):
+def test_an_interrupted_test_is_repeated(config, tmp_path, epoch):
     config = replace(config, test_every=1)
     whole = [line["test_accuracy"] for line in history(train(replace(config, out=str(tmp_path / "whole"))))]
     tests = []
 
-    def on_progress(what, done, total, words):
+    def on_progress(what, done, total, message):
         tests.append(what == "test")
         if sum(tests) == epoch:
             raise KeyboardInterrupt
@@ -91,11 +91,11 @@ def test_a_test_that_was_cut_off_is_run_again(config, tmp_path, epoch):
 def test_sigterm_in_a_test_stops_it_and_the_same_command_tests_again(config):
     config = replace(config, test_every=1)
 
-    def ask(what, done, total, words):
+    def ask(what, done, total, message):
         if what == "test":
             os.kill(os.getpid(), signal.SIGTERM)
 
-    with pytest.raises(StoppedError, match="stopped in a test, as the system asked; epoch 1 is kept"):
+    with pytest.raises(StoppedError, match="stopped by SIGTERM in a test; epoch 1 is saved"):
         train(config, ask)
     assert "test_accuracy" not in history(config.out)[0]
     train(config)
@@ -103,16 +103,16 @@ def test_sigterm_in_a_test_stops_it_and_the_same_command_tests_again(config):
 
 
 def test_a_state_damaged_anywhere_is_never_read_as_something_else(tmp_path):
-    draw, state = random.Random(0), {"training": "{}", "model": {"weight": torch.arange(300.0)}, "epoch": 3}
+    rng, state = random.Random(0), {"training": "{}", "model": {"weight": torch.arange(300.0)}, "epoch": 3}
     write_state(tmp_path, state)
     sound = (tmp_path / STATE).read_bytes()
     (tmp_path / PREVIOUS_STATE).write_bytes(sound)
     for number in range(400):
         damaged = bytearray(sound)
         if number % 4:
-            damaged[draw.randrange(len(sound))] ^= 1 << draw.randrange(8)
+            damaged[rng.randrange(len(sound))] ^= 1 << rng.randrange(8)
         else:
-            del damaged[draw.randrange(len(sound)) :]
+            del damaged[rng.randrange(len(sound)) :]
         (tmp_path / STATE).write_bytes(damaged)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -122,7 +122,7 @@ def test_a_state_damaged_anywhere_is_never_read_as_something_else(tmp_path):
         assert torch.equal(read["model"]["weight"], state["model"]["weight"])
 
 
-def test_a_table_that_fades_is_gone_from_the_average_too(config):
+def test_a_faded_table_is_zero_in_the_average_too(config):
     name = "timm:vit_tiny_patch16_224(patch_size=4, embed_dim=16, depth=2, num_heads=2)"
     recipe = replace(config.optim, model_ema_decay=0.99)
     run = train(replace(config, model=name, optim=recipe, retrofit=Retrofit(absolute="fade")))
@@ -130,21 +130,21 @@ def test_a_table_that_fades_is_gone_from_the_average_too(config):
     assert shares == [0]
 
 
-def test_a_process_without_a_image_adds_nothing(config):
+def test_a_process_without_an_image_adds_zero_gradients(config):
     config = replace(config, model="timm:test_resnet")
-    trainer = set_up(config)
+    trainer = create_trainer(config)
     trainer.model.train()
     before = {name: buffer.clone() for name, buffer in trainer.module.named_buffers()}
-    trainer._train_on_nothing(trainer.setup.sampler.steps(0)[0])
+    trainer._train_on_zeros(trainer.setup.sampler.steps(0)[0])
     assert any(isinstance(each, nn.BatchNorm2d) for each in trainer.module.modules())
     assert all(torch.equal(buffer, before[name]) for name, buffer in trainer.module.named_buffers())
     assert all(not parameter.grad.any() for parameter in trainer.module.parameters() if parameter.grad is not None)
     assert all(each.training for each in trainer.module.modules())
 
 
-def test_processes_that_share_a_model_take_as_many_parts_each(config):
+def test_processes_with_a_sharded_model_have_equally_many_parts(config):
     config = replace(config, runtime=RuntimeConfig(grad_accum_steps=3))
-    trainer = set_up(config)
+    trainer = create_trainer(config)
     lengths = {}
     for trainer.backend.sharded in (False, True):
         lengths[trainer.backend.sharded] = [
@@ -154,7 +154,7 @@ def test_processes_that_share_a_model_take_as_many_parts_each(config):
     assert lengths == {False: [[0], [1, 1], [1, 2, 2]], True: [[0, 0, 0], [0, 1, 1], [1, 2, 2]]}
 
 
-def test_processes_are_met_only_where_a_launcher_started_some(monkeypatch):
+def test_processes_join_only_under_a_launcher(monkeypatch):
     distributed.join("cpu")  # alone: would fail, or wait for others, if it tried
     assert not distributed.is_distributed()
     monkeypatch.setenv("WORLD_SIZE", "2")
@@ -162,7 +162,7 @@ def test_processes_are_met_only_where_a_launcher_started_some(monkeypatch):
 
 
 @pytest.mark.parametrize("retrofit", [None, Retrofit(absolute="fade")], ids=["plain", "retrofitted"])
-def test_a_run_of_before_retrofits_were_configuration_is_known_again(config, tmp_path, retrofit):
+def test_a_run_of_an_older_version_with_a_retrofit_resumes(config, tmp_path, retrofit):
     name = "timm:vit_tiny_patch16_224(patch_size=4, embed_dim=16, depth=1, num_heads=2)"
     config = replace(config, model=name, retrofit=retrofit)
     whole = weights(train(replace(config, out=str(tmp_path / "whole"))))
@@ -176,6 +176,6 @@ def test_a_run_of_before_retrofits_were_configuration_is_known_again(config, tmp
     record = json.loads((folder / "checkpoint.json").read_text())
     (folder / "checkpoint.json").write_text(json.dumps({**record, "training": training, "retrofit": kept}))
     for other in (Retrofit((1,), "drop"), None if retrofit else Retrofit()):
-        with pytest.raises(ValueError, match="holds a run retrofitted in another way"):
+        with pytest.raises(ValueError, match="holds a run with another retrofit"):
             train(replace(config, retrofit=other))
     assert_same(weights(train(config)), whole)

@@ -1,4 +1,4 @@
-"""Training on a set that is read as it comes: each process its own part, gone on with in the middle, tested exactly."""
+"""Training on a stream: a part for each process, resumed within an epoch, tested exactly."""
 
 from dataclasses import replace
 
@@ -21,12 +21,12 @@ def config(tmp_path, tiny_folder):
     return TrainConfig(out=str(tmp_path / "run"), img_size=8, dataset=source, optim=recipe)
 
 
-def test_a_stream_is_trained_on_whole_and_gone_on_with_to_the_same_bits(config, tmp_path):
+def test_a_stream_is_read_completely_and_resumes_to_the_same_bits(config, tmp_path):
     whole = train(replace(config, out=str(tmp_path / "whole")))
     assert [line["images"] for line in history(whole)] == [11, 11, 11]
     saving = replace(config, runtime=RuntimeConfig(save_minutes=0))
 
-    def interrupt(what, done, total, words):
+    def interrupt(what, done, total, message):
         if done == 6:  # the last step of epoch 2
             raise KeyboardInterrupt
 
@@ -46,21 +46,21 @@ def test_a_stream_is_tested_as_a_folder_is(config, tiny_folder):
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "message"),
     [
         ({"optim": OptimConfig(aug_repeats=3)}, "each image once and at one size"),
         ({"train_sizes": (8, 12)}, "each image once and at one size"),
-        ({"dataset": {"train_num_samples": None}}, "does not say how many images it has: say --train-num-samples"),
+        ({"dataset": {"train_num_samples": None}}, "does not say how many images it has: pass --train-num-samples"),
     ],
 )
-def test_what_a_stream_cannot_do_is_refused(config, change, words):
+def test_options_without_stream_support_are_rejected(config, change, message):
     if "dataset" in change:
         change = {"dataset": replace(config.dataset, **change["dataset"])}
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(ValueError, match=message):
         train(replace(config, **change))
 
 
-def test_a_stream_shorter_than_was_said_is_told(config):
+def test_a_stream_shorter_than_configured_warns(config):
     source = replace(config.dataset, train_num_samples=20)
     with pytest.warns(
         UserWarning, match=r"the stream ended after 11 of 20 images.*give its length by --train-num-samples"

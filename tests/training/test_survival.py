@@ -1,4 +1,4 @@
-"""Faults, for real: killed processes, a disk without room, damaged files. Nothing good is lost, and the run goes on."""
+"""Real faults: killed processes, a full disk, damaged files. Nothing is lost, and the run resumes."""
 
 import os
 import random
@@ -21,7 +21,7 @@ from tests.children import children
 from tests.training import together
 from tests.training.runs import assert_same, weights
 
-STEPS = 24  # of the whole training
+STEPS = 24  # in the whole training
 
 
 @pytest.fixture
@@ -36,11 +36,8 @@ def config(tmp_path, tiny_folder):
         augment="resized-crop",
         lr=1e-3,
     )
-    source, engine = (
-        DataConfig(data=str(tiny_folder)),
-        RuntimeConfig(save_minutes=0),
-    )  # a save at every step: kills meet many
-    return TrainConfig(out=str(tmp_path / "run"), img_size=8, dataset=source, optim=recipe, runtime=engine)
+    source, runtime = DataConfig(data=str(tiny_folder)), RuntimeConfig(save_minutes=0)  # saves at every step
+    return TrainConfig(out=str(tmp_path / "run"), img_size=8, dataset=source, optim=recipe, runtime=runtime)
 
 
 @pytest.fixture
@@ -49,53 +46,53 @@ def whole(config, tmp_path):
     return weights(train(replace(config, out=str(tmp_path / "whole"))))
 
 
-def train_and_tell(config, tell, room=None):
-    """In a child: train, send the number of each step; with `room`, no file may grow beyond so many bytes."""
+def train_and_send(config, sender, room=None):
+    """In a child process: train and send each step; `room` limits the size of files, in bytes."""
     torch.set_num_threads(1)
     if room is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
     try:
-        train(config, lambda what, done, total, words: tell.send(done))
-        tell.send("finished")
+        train(config, lambda what, done, total, message: sender.send(done))
+        sender.send("finished")
     except Exception as error:
-        tell.send(f"{type(error).__name__}: {error}")
+        sender.send(f"{type(error).__name__}: {error}")
 
 
 def start(config, room=None):
-    hear, tell = children.Pipe(duplex=False)
-    child = children.Process(target=train_and_tell, args=(config, tell, room))
+    receiver, sender = children.Pipe(duplex=False)
+    child = children.Process(target=train_and_send, args=(config, sender, room))
     child.start()
-    tell.close()
-    return child, hear
+    sender.close()
+    return child, receiver
 
 
 def kill_at(config, step):
-    """Train up to a step, or a little further, and be killed; returns how the process ended."""
-    child, hear = start(config)
-    while hear.recv() < step:
+    """Kill a training at a step, or a little later; returns its exit code."""
+    child, receiver = start(config)
+    while receiver.recv() < step:
         pass
     os.kill(child.pid, signal.SIGKILL)
     child.join()
     return child.exitcode
 
 
-def last_word(child, hear):
-    """The last thing that a child said before it ended."""
+def last_message(child, receiver):
+    """The last message of a child process."""
     said = None
     try:
         while True:
-            said = hear.recv()
+            said = receiver.recv()
     except EOFError:
         child.join()
     return said
 
 
 def test_killed_at_ten_random_steps_the_weights_are_the_same_to_the_bit(config, whole):
-    draw, killed, saved = random.Random(5), 0, 0
-    steps = sorted(draw.sample(range(2, STEPS), 10))
+    rng, killed, saved = random.Random(5), 0, 0
+    steps = sorted(rng.sample(range(2, STEPS), 10))
     for step in steps:
-        child, hear = start(config)
-        while (first := hear.recv()) < step:
+        child, receiver = start(config)
+        while (first := receiver.recv()) < step:
             pass
         assert isinstance(first, int)
         os.kill(child.pid, signal.SIGKILL)
@@ -103,39 +100,39 @@ def test_killed_at_ten_random_steps_the_weights_are_the_same_to_the_bit(config, 
         killed += child.exitcode == -signal.SIGKILL
         saved += os.path.exists(f"{config.out}/{STATE}")
     assert killed == saved == 10
-    for name in (STATE, "model.safetensors"):  # as a kill in the midst of a write leaves them
+    for name in (STATE, "model.safetensors"):  # as a kill during a write leaves them
         Path(config.out, f".{name}.ab12_xyz").write_bytes(b"half")
-    child, hear = start(config)
-    assert hear.recv() > steps[-1] - 2  # it went on, and did not begin anew
-    assert last_word(child, hear) == "finished"
+    child, receiver = start(config)
+    assert receiver.recv() > steps[-1] - 2  # it resumed
+    assert last_message(child, receiver) == "finished"
     assert_same(weights(config.out), whole)
     assert sorted(os.listdir(config.out)) == ["checkpoint.json", "history.jsonl", "model.safetensors"]
 
 
 def test_sigterm_saves_and_exits_with_the_documented_code(config, whole, tmp_path):
-    recipe = "--epochs 4 --batch-size 2 --drop-path 0.2 --mixup 0.5 --cutmix 0.5 --model-ema-decay 0.9 --augment resized-crop --lr 1e-3"
+    recipe = "--epochs 4 --batch-size 2 --drop-path 0.2 --mixup 0.5 --cutmix 0.5 --model-ema-decay 0.9"
+    recipe += " --augment resized-crop --lr 1e-3"
     command = f"train --out {config.out} --data {config.dataset.data} --img-size 8 {recipe}"
-    started = (child,) = together.start(
-        tmp_path, command.split(), count=1, pause=0.2
-    )  # the signal comes before the end
-    while not os.path.exists(f"{config.out}/checkpoint.json"):  # an epoch is done
+    # the pause lets the signal arrive before the end
+    started = (child,) = together.start(tmp_path, command.split(), count=1, pause=0.2)
+    while not os.path.exists(f"{config.out}/checkpoint.json"):  # an epoch is complete
         assert child.is_alive(), together.finish(started, tmp_path)
         time.sleep(0.02)
     child.terminate()
     said = together.finish(started, tmp_path, code=75)
     assert "stopped after step" in said
-    assert "goes on from there" in said
+    assert "resumes from there" in said
     assert os.path.exists(f"{config.out}/{STATE}")
     assert_same(weights(train(config)), whole)
 
 
-def test_a_full_disk_loses_nothing(config, whole, tmp_path):
+def test_a_full_disk_loses_nothing_saved(config, whole, tmp_path):
     kill_at(config, 9)
     before = torch.load(f"{config.out}/{STATE}", weights_only=True)["done"], weights(config.out)
-    said = last_word(*start(config, room=200_000))  # less than a state needs
+    said = last_message(*start(config, room=200_000))  # less than a state
     assert said.startswith("OSError: ")
     assert "saving failed (File too large)" in said
-    assert "is kept in" in said
+    assert "is saved in" in said
     assert "run the same command again" in said
     assert torch.load(f"{config.out}/{STATE}", weights_only=True)["done"] == before[0]
     assert_same(weights(config.out), before[1])
@@ -144,12 +141,12 @@ def test_a_full_disk_loses_nothing(config, whole, tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["truncated", "empty", "flipped", "missing"])
-def test_a_damaged_state_is_passed_over_for_the_one_before(config, whole, damage):
+def test_a_damaged_state_is_skipped_for_the_previous_one(config, whole, damage):
     kill_at(config, 9)
     state, previous = (os.path.join(config.out, name) for name in (STATE, PREVIOUS_STATE))
     assert os.path.exists(previous)
     content = bytearray(Path(state).read_bytes())
-    if damage == "missing":  # killed between two renamings
+    if damage == "missing":  # killed between two renames
         os.remove(state)
         assert_same(weights(train(config)), whole)
         return
@@ -157,15 +154,15 @@ def test_a_damaged_state_is_passed_over_for_the_one_before(config, whole, damage
     Path(state).write_bytes({"truncated": content[:-1000], "empty": b"", "flipped": content}[damage])
     kept = shutil.copy(previous, previous + ".kept")
     Path(previous).write_bytes(b"neither")
-    with pytest.raises(ValueError, match="no state to go on from is whole.*Delete them to train from the start"):
+    with pytest.raises(ValueError, match="every saved state is damaged.*Delete them to train from the start"):
         train(config)
     os.replace(kept, previous)
-    with pytest.warns(UserWarning, match=f"{STATE}.*is not whole; going on from .*{PREVIOUS_STATE}"):
+    with pytest.warns(UserWarning, match=f"{STATE}.*is damaged; resuming from .*{PREVIOUS_STATE}"):
         train(config)
     assert_same(weights(config.out), whole)
 
 
-def test_what_may_change_when_a_run_goes_on_and_what_may_not(config, whole):
+def test_which_options_may_change_when_a_run_resumes(config, whole):
     kill_at(config, 9)
     source = replace(config.dataset, data="digits")
     for change in (
@@ -176,13 +173,13 @@ def test_what_may_change_when_a_run_goes_on_and_what_may_not(config, whole):
     ):
         with pytest.raises(ValueError, match="holds a run with another configuration"):
             train(replace(config, **change))
-    engine = replace(config.runtime, save_minutes=5, grad_checkpointing=True)
+    runtime = replace(config.runtime, save_minutes=5, grad_checkpointing=True)
     workers = replace(config.dataset, workers=1)
-    assert_same(weights(train(replace(config, runtime=engine, dataset=workers, device="cpu"))), whole)
+    assert_same(weights(train(replace(config, runtime=runtime, dataset=workers, device="cpu"))), whole)
     assert cpvt.load(config.out).record["epoch"] == 4
 
 
-def test_damaged_images_and_shards_stop_a_run_that_goes_on_once_they_are_mended(config, tiny_folder, tmp_path):
+def test_damaged_images_and_shards_stop_a_run_that_resumes_once_they_are_fixed(config, tiny_folder, tmp_path):
     shards = tmp_path / "shards"
     shards.mkdir()
     for part in ("train", "test"):
@@ -207,7 +204,7 @@ def test_damaged_images_and_shards_stop_a_run_that_goes_on_once_they_are_mended(
     assert_same(weights(train(config)), whole)
 
 
-def test_a_loss_that_is_no_number_in_the_middle_leaves_the_last_good_step(config, monkeypatch):
+def test_a_loss_that_is_not_finite_leaves_the_last_good_step(config, monkeypatch):
     real, calls = loss.F.cross_entropy, []
 
     def poisoned(*arguments, **options):
@@ -216,7 +213,7 @@ def test_a_loss_that_is_no_number_in_the_middle_leaves_the_last_good_step(config
 
     monkeypatch.setattr(loss.F, "cross_entropy", poisoned)
     with pytest.raises(
-        DivergedError, match=r"at step 15 \(epoch 3\); step 2 of epoch 3 is kept in .*Lower the learning rate"
+        DivergedError, match=r"at step 15 \(epoch 3\); step 2 of epoch 3 is saved in .*Lower the learning rate"
     ):
         train(config)
     assert torch.load(f"{config.out}/{STATE}", weights_only=True)["done"] == 2

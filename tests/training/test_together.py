@@ -1,4 +1,4 @@
-"""Two processes that train one model: the same losses and weights as one process with the same batches, DDP and FSDP2."""
+"""Two processes train one model as one process does with the same batches, under DDP and FSDP2."""
 
 import json
 import os
@@ -20,8 +20,8 @@ from tests.training.together import finish, start
 PLAIN = "--batch-size 6 --epochs 2 --lr 1e-3 --img-size 8"
 WHOLE = f"{PLAIN} --mixup 0.8 --cutmix 1.0 --model-ema-decay 0.9 --clip-grad 1.0 --aug-repeats 2 --layer-decay 0.8"
 SIZES = f"{PLAIN} --train-sizes 8 12 16 --augment resized-crop --on-bad-image skip"
-SGD = f"{PLAIN} --opt sgd --lr 0.05"  # unlike Adam, it minds how long a gradient is
-PARTS = f"{PLAIN} --batch-size 5 --grad-accum-steps 3"  # shares of two and three images, and steps that one has none of
+SGD = f"{PLAIN} --opt sgd --lr 0.05"  # unlike Adam, it depends on the scale of a gradient
+PARTS = f"{PLAIN} --batch-size 5 --grad-accum-steps 3"  # parts of two and three images, and of none
 DDP, FSDP = ("DistributedDataParallel", "Parameter"), ("FSDPVisionTransformer", "DTensor")
 
 
@@ -35,19 +35,19 @@ def assert_alike(first, second):
         places = slice(None)
         if name.endswith(
             "qkv.bias"
-        ):  # a bias on all keys changes no attention: Adam makes steps of the noise in its gradient
+        ):  # a bias on all keys changes no attention: Adam amplifies the noise of its gradient
             places = torch.arange(len(tensor)) // (len(tensor) // 3) != 1
         alike = torch.isclose(two[name][places], tensor[places], atol=2e-5, rtol=1e-4).float().mean()
-        assert alike > 0.998, name  # a gradient that is zero by chance makes noise of any weight
+        assert alike > 0.998, name  # a zero gradient makes noise of a weight
     before, after = history(first), history(second)
     assert [line["loss"] for line in after] == pytest.approx([line["loss"] for line in before], rel=1e-5)
     assert [line["images"] for line in after] == [line["images"] for line in before]
 
 
 def begin(folder, out, options, step):
-    """The first steps of a training, in this process alone."""
+    """The first steps of a training, in this process."""
 
-    def interrupt(what, done, total, words):
+    def interrupt(what, done, total, message):
         if done == step:
             raise KeyboardInterrupt
 
@@ -61,33 +61,33 @@ def begin(folder, out, options, step):
         (WHOLE, "--fsdp", {}, FSDP),
         (WHOLE, "", {}, DDP),
         (SIZES, "", {}, DDP),
-        (PARTS, "", {"ACCELERATE_USE_FSDP": "true"}, FSDP),  # as accelerate says it
+        (PARTS, "", {"ACCELERATE_USE_FSDP": "true"}, FSDP),  # as accelerate sets it
         (SGD, "--grad-accum-steps 2", {}, DDP),
         (f"{SGD} --augment native", "--grad-accum-steps 2", {}, DDP),
         (f"{PLAIN} --teacher TEACHER", "", {}, DDP),
     ],
     ids=["whole-fsdp", "whole-ddp", "sizes-ddp", "parts-fsdp", "parts-ddp", "native-ddp", "taught-ddp"],
 )
-def test_two_processes_learn_what_one_learns(tmp_path, tiny_folder, options, how, env, form):
+def test_two_processes_train_like_one(tmp_path, tiny_folder, options, how, env, form):
     if options is SIZES:
         (tiny_folder / "train" / "cat" / "bad.png").write_text("no image")
     if "TEACHER" in options:
         options = options.replace("TEACHER", str(tmp_path / "teacher"))
         main(command(tiny_folder, tmp_path / "teacher", f"{PLAIN} --pool gap"))
     main(command(tiny_folder, tmp_path / "one", options))
-    if options is WHOLE:  # what one process began, two go on with
+    if options is WHOLE:  # two processes resume what one began
         begin(tiny_folder, tmp_path / "two", f"{options} --save-minutes 0", step=2)
-    told = finish(start(tmp_path, command(tiny_folder, tmp_path / "two", f"{options} {how}"), **env), tmp_path)
-    look = json.loads(re.search(r"LOOK (\{.*?\})", told)[1])
-    assert (look["wrapper"], *look["kinds"]) == form
-    assert form is DDP or look["local"] < 0.7 * look["all"]
+    output = finish(start(tmp_path, command(tiny_folder, tmp_path / "two", f"{options} {how}"), **env), tmp_path)
+    sharding = json.loads(re.search(r"SHARDING (\{.*?\})", output)[1])
+    assert (sharding["wrapper"], *sharding["kinds"]) == form
+    assert form is DDP or sharding["local"] < 0.7 * sharding["all"]
     assert_alike(tmp_path / "one", tmp_path / "two")
-    json.loads(told.splitlines()[-1])
+    json.loads(output.splitlines()[-1])
     one, two = (json.loads((tmp_path / out / "rows.jsonl").read_text()) for out in ("one", "two"))
     assert (two["correct"], two["total"], two["hits"]) == (one["correct"], 6, one["hits"])
 
 
-def test_two_processes_share_a_stream_and_test_it_exactly(tmp_path, tiny_folder):
+def test_two_processes_share_a_stream_and_test_exactly(tmp_path, tiny_folder):
     pytest.importorskip("datasets")
     stream = f"{PLAIN} --data-dir {tmp_path / 'cache'} --shuffle-buffer 4 --train-num-samples 11"
     finish(start(tmp_path, command(f"hfids/{tiny_folder}", tmp_path / "run", stream)), tmp_path)
@@ -98,28 +98,29 @@ def test_two_processes_share_a_stream_and_test_it_exactly(tmp_path, tiny_folder)
     assert row["correct"] == alone.correct
 
 
-def test_two_processes_that_are_asked_to_stop_save_and_one_goes_on(tmp_path, tiny_folder):
+def test_two_processes_save_on_sigterm_and_one_resumes(tmp_path, tiny_folder):
     main(command(tiny_folder, tmp_path / "one", PLAIN))
     two = command(tiny_folder, tmp_path / "two", PLAIN)
-    started = start(tmp_path, two, pause=0.5)  # so that the signal comes before the end
-    while not (tmp_path / "two" / "checkpoint.json").exists():  # an epoch is done
+    started = start(tmp_path, two, pause=0.5)  # so that the signal arrives before the end
+    while not (tmp_path / "two" / "checkpoint.json").exists():  # an epoch is complete
         assert all(child.is_alive() for child in started), finish(started, tmp_path)
         time.sleep(0.05)
     for child in started:
         child.terminate()
-    assert "The same command goes on from there" in finish(started, tmp_path, code=EXIT_CODE)
+    assert "The same command resumes from there" in finish(started, tmp_path, code=EXIT_CODE)
     assert has_state(tmp_path / "two")
     main(two)
     assert_alike(tmp_path / "one", tmp_path / "two")
 
 
-def test_torchrun_starts_them(tmp_path, tiny_folder):
+def test_torchrun_starts_the_processes(tmp_path, tiny_folder):
     main(command(tiny_folder, tmp_path / "one", PLAIN))
     torchrun = "-m torch.distributed.run --nproc_per_node=2 --rdzv_backend=c10d --rdzv_endpoint=localhost:0 -m cpvt"
-    told = subprocess.run(
-        [sys.executable, *torchrun.split(), *command(tiny_folder, tmp_path / "two", PLAIN)], capture_output=True, text=True,
+    output = subprocess.run(
+        [sys.executable, *torchrun.split(), *command(tiny_folder, tmp_path / "two", PLAIN)],
+        capture_output=True, text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=300,
     )  # fmt: skip
-    assert told.returncode == 0, told.stderr[-3000:]
+    assert output.returncode == 0, output.stderr[-3000:]
     assert json.loads((tmp_path / "two" / "checkpoint.json").read_text())["provenance"]["processes"] == 2
     assert_alike(tmp_path / "one", tmp_path / "two")

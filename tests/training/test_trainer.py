@@ -1,4 +1,4 @@
-"""The steps of a training learn at the rates of its recipe."""
+"""The learning rate of each step follows the recipe."""
 
 import math
 
@@ -14,11 +14,11 @@ from tests.training.runs import history
 def test_the_rate_rises_evenly_then_falls_along_a_cosine(tmp_path, tiny_folder, monkeypatch, warmup_lr, first):
     rates, step = [], Backend.step
 
-    def note(machine, optimizer, *others):
+    def record(backend, optimizer, *others):
         rates.append({group["lr"] for group in optimizer.param_groups})
-        step(machine, optimizer, *others)
+        step(backend, optimizer, *others)
 
-    monkeypatch.setattr(Backend, "step", note)
+    monkeypatch.setattr(Backend, "step", record)
     recipe = OptimConfig(epochs=4, batch_size=4, lr=1e-3, min_lr=1e-4, warmup_ratio=0.25, warmup_lr=warmup_lr)
     run = train(TrainConfig(str(tmp_path / "run"), img_size=8, dataset=DataConfig(str(tiny_folder)), optim=recipe))
     rising = [first + (1e-3 - first) * step / 3 for step in range(3)]

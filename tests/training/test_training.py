@@ -1,4 +1,4 @@
-"""Training: learns, reproduces to the bit, goes on where it stopped, refuses what would lose something."""
+"""Training: learns, reproduces bitwise, resumes, and refuses to overwrite."""
 
 import json
 import math
@@ -23,7 +23,7 @@ def config(tmp_path, image_folder):
 
 def test_a_run_is_weights_record_and_history(config):
     steps = []
-    run = train(config, lambda *told: steps.append(told))
+    run = train(config, lambda *progress: steps.append(progress))
     assert sorted(path.name for path in run.iterdir()) == ["checkpoint.json", "history.jsonl", "model.safetensors"]
     record = json.loads((run / "checkpoint.json").read_text())
     assert record["class_names"] == ["cat", "dog"]
@@ -46,26 +46,26 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_others(config, tmp_p
     assert not torch.equal(weights(runs[0])["head.weight"], weights(runs[2])["head.weight"])
 
 
-def test_workers_that_read_do_not_change_a_bit(config, tmp_path):
+def test_workers_change_nothing(config, tmp_path):
     plain = train(config)
     helped = train(replace(config, out=str(tmp_path / "w"), dataset=replace(config.dataset, workers=2)))
     assert_same(weights(plain), weights(helped))
 
 
 @pytest.mark.parametrize("epoch", [1, 2])
-def test_an_interrupted_run_goes_on_to_the_same_bits(config, tmp_path, epoch):
+def test_an_interrupted_run_resumes_to_the_same_bits(config, tmp_path, epoch):
     whole = train(config)
 
-    def interrupt(name, done, total, words):
-        if done == 3 * epoch + 2:  # in the middle of an epoch
+    def interrupt(name, done, total, message):
+        if done == 3 * epoch + 2:  # within an epoch
             raise KeyboardInterrupt
 
     cut = replace(config, out=str(tmp_path / "cut"))
     with pytest.raises(KeyboardInterrupt):
         train(cut, interrupt)
-    assert cpvt.load(cut.out).record["epoch"] == epoch  # what is there can be used
+    assert cpvt.load(cut.out).record["epoch"] == epoch  # usable
     steps = []
-    assert_same(weights(train(cut, lambda *told: steps.append(told[1]))), weights(whole))
+    assert_same(weights(train(cut, lambda *progress: steps.append(progress[1]))), weights(whole))
     assert steps[0] == 3 * epoch + 1
     assert (tmp_path / "cut" / "history.jsonl").read_text().count("\n") == 3
 
@@ -73,7 +73,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(config, tmp_path, epoch):
 def test_a_finished_run_is_not_trained_again(config):
     run = train(config)
     before = (run / "model.safetensors").stat().st_mtime_ns
-    train(config, lambda *told: pytest.fail("trained again"))
+    train(config, lambda *progress: pytest.fail("trained again"))
     assert (run / "model.safetensors").stat().st_mtime_ns == before
 
 
@@ -88,7 +88,7 @@ def test_another_configuration_in_the_same_folder_is_refused(config):
     assert_same(weights(run), before)
 
 
-def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(config, monkeypatch):
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(config, monkeypatch):
     real, calls = loss.F.cross_entropy, []
 
     def poisoned(*arguments, **options):
@@ -96,14 +96,14 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(confi
         return real(*arguments, **options) * (float("nan") if len(calls) == 5 else 1.0)
 
     monkeypatch.setattr(loss.F, "cross_entropy", poisoned)
-    with pytest.raises(DivergedError, match=r"no longer a number at step 5 \(epoch 2\); epoch 1 is kept"):
+    with pytest.raises(DivergedError, match=r"no longer a number at step 5 \(epoch 2\); epoch 1 is saved"):
         train(config)
     checkpoint = cpvt.load(config.out)
     assert checkpoint.record["epoch"] == 1
     assert all(parameter.isfinite().all() for parameter in checkpoint.model.parameters())
 
 
-def test_weights_that_are_no_numbers_are_never_saved(config, monkeypatch):
+def test_weights_that_are_not_finite_are_never_saved(config, monkeypatch):
     real = resume.Checkpointer.save
 
     def poison(checkpointer, progress):
@@ -113,7 +113,7 @@ def test_weights_that_are_no_numbers_are_never_saved(config, monkeypatch):
         real(checkpointer, progress)
 
     monkeypatch.setattr(resume.Checkpointer, "save", poison)
-    with pytest.raises(DivergedError, match=r"a weight is no longer a number at step 6 \(epoch 2\); epoch 1 is kept"):
+    with pytest.raises(DivergedError, match=r"a weight is no longer a number at step 6 \(epoch 2\); epoch 1 is saved"):
         train(config)
     assert cpvt.load(config.out).model.head.weight.isfinite().all()
 
@@ -157,18 +157,18 @@ def test_large_images_are_shrunk_alike_in_training_and_test(config, image_folder
     ["epochs=0", "batch_size=0", "lr=0.0", "min_lr=1.0", "warmup_ratio=1.0", "weight_decay=-1.0", "smoothing=1.0",
      "drop_path=1.0", "crop_scale=(1.0, 0.1)"],
 )  # fmt: skip
-def test_recipes_that_make_no_sense(option):
+def test_invalid_recipes(option):
     name, value = option.split("=")
     with pytest.raises(ValueError, match=f"{name} must .*; got "):
         OptimConfig(**{name: eval(value)})
 
 
-def test_an_option_that_came_later_does_not_strand_an_older_run(config):
+def test_a_run_of_an_older_version_resumes_under_newer_options(config):
     run = train(config)
     record = json.loads((run / "checkpoint.json").read_text())
     del record["training"]["optim"]["crop_scale"], record["training"]["dataset"]["longest_side"]
     (run / "checkpoint.json").write_text(json.dumps(record))
-    train(config, lambda *told: pytest.fail("trained again"))
+    train(config, lambda *progress: pytest.fail("trained again"))
     with pytest.raises(ValueError, match=r"crop_scale: \[0.35, 1.0\] -> \[0.5, 1.0\]"):
         train(replace(config, optim=replace(config.optim, crop_scale=(0.5, 1.0))))
 
@@ -205,7 +205,7 @@ def test_training_lowers_the_loss(tmp_path, image_folder):
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "message"),
     [
         ({"pool": "max"}, "cls, gap; got 'max'"),
         ({"encoding": "pge"}, "unknown encoding 'pge'"),
@@ -214,8 +214,8 @@ def test_training_lowers_the_loss(tmp_path, image_folder):
         ({"dataset": DataConfig("no/such/folder")}, "unknown data set 'no/such/folder'"),
     ],
 )
-def test_choices_that_do_not_exist(config, change, words):
-    with pytest.raises(ValueError, match=words):
+def test_unknown_choices(config, change, message):
+    with pytest.raises(ValueError, match=message):
         train(replace(config, **change))
 
 
@@ -238,7 +238,7 @@ def external(tmp_path, tiny_folder, out, **options):
     )
 
 
-def test_a_model_of_another_library_is_trained_kept_and_opened_again(tmp_path, tiny_folder):
+def test_an_external_model_is_trained_saved_and_loaded(tmp_path, tiny_folder):
     checkpoint = cpvt.load(train(external(tmp_path, tiny_folder, "run")))
     assert (checkpoint.config.name, checkpoint.config.num_classes, checkpoint.train_size) == (VIT, 2, 8)
     assert type(checkpoint.model).__module__.startswith("timm.")
@@ -257,7 +257,7 @@ def test_training_starts_from_the_weights_of_a_run_or_a_file(tmp_path, tiny_fold
             torch.testing.assert_close(after[name], value, atol=1e-7, rtol=1e-5)
 
 
-def test_a_run_that_starts_from_another_reads_images_as_that_did(tmp_path, tiny_folder):
+def test_a_run_that_starts_from_another_has_its_transform(tmp_path, tiny_folder):
     first = train(external(tmp_path, tiny_folder, "first"))
     record = json.loads((first / "checkpoint.json").read_text())
     record["transform"] |= {"mean": [0.1, 0.2, 0.3]}
@@ -267,17 +267,17 @@ def test_a_run_that_starts_from_another_reads_images_as_that_did(tmp_path, tiny_
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("options", "message"),
     [
         ({"encoding": "peg"}, "--encoding is for our own models"),
         ({"pool": "gap"}, "--pool is for our own models"),
         ({"model": "timm:vit_tinny"}, "knows no model 'vit_tinny'"),
-        ({"model": "torchvision:shufflenet_v2_x0_5", "img_size": None}, "say --img-size"),
-        ({"initial_checkpoint": "nowhere"}, "no weights to start from at 'nowhere'"),
-        ({"model": "cpvt_micro", "initial_checkpoint": "published"}, "no weights of 'cpvt_micro' are published"),
+        ({"model": "torchvision:shufflenet_v2_x0_5", "img_size": None}, "pass --img-size"),
+        ({"initial_checkpoint": "nowhere"}, "no initial weights at 'nowhere'"),
+        ({"model": "cpvt_micro", "initial_checkpoint": "published"}, "no published weights of 'cpvt_micro'"),
     ],
 )
-def test_what_another_librarys_model_cannot_have_is_refused(tmp_path, tiny_folder, options, words):
-    with pytest.raises(ValueError, match=words):
+def test_options_of_our_models_are_rejected_for_external_ones(tmp_path, tiny_folder, options, message):
+    with pytest.raises(ValueError, match=message):
         train(external(tmp_path, tiny_folder, "run", **options))
     assert not (tmp_path / "run").exists()

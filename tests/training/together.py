@@ -1,4 +1,4 @@
-"""Processes that go through one command of the command line, alone or together, and tell how a model is spread."""
+"""Run a command line in one or several processes, and report how the model is sharded."""
 
 import json
 import os
@@ -16,63 +16,63 @@ from tests.children import children
 
 
 def start(folder, command, count=2, pause=0.0, **env):
-    """Start processes that run a command; what each says goes to a file in the folder. Returns the processes.
+    """Start processes that run a command, with their output in files of the folder. Returns the processes.
 
-    pause: seconds that each rests before every step.
+    pause: seconds to sleep before every step.
     """
-    meeting = dist.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)  # at a port that is free
-    world = {"WORLD_SIZE": str(count), "MASTER_ADDR": "localhost", "MASTER_PORT": str(meeting.port),
+    store = dist.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)  # on a free port
+    world = {"WORLD_SIZE": str(count), "MASTER_ADDR": "localhost", "MASTER_PORT": str(store.port),
              "TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0"}  # fmt: skip
     started = []
-    for number in range(count):
-        place = {**world, "RANK": str(number), "LOCAL_RANK": str(number)} if count > 1 else {}
-        child = children.Process(target=work, args=(command, {**env, **place}, pause, folder / f"said-{number}.txt"))
+    for rank in range(count):
+        ranks = {**world, "RANK": str(rank), "LOCAL_RANK": str(rank)} if count > 1 else {}
+        child = children.Process(target=work, args=(command, {**env, **ranks}, pause, folder / f"output-{rank}.txt"))
         child.start()
-        child.meeting = meeting  # stays open as long as the process is known
+        child.store = store  # open as long as the process object exists
         started.append(child)
     return started
 
 
 def finish(started, folder, code=0):
-    """Wait until every process has ended with an exit code; returns what the first of them said."""
+    """Wait for the processes and check their exit code; returns the output of the first."""
     for child in started:
         child.join(timeout=300)
-        child.kill()  # one that still waits for the other
+        child.kill()  # where it still waits for another
         child.join()
-    said = [(folder / f"said-{number}.txt").read_text() for number in range(len(started))]
-    assert [child.exitcode for child in started] == [code] * len(started), "\n".join(said)[-5000:]
-    return said[0]
+    output = [(folder / f"output-{rank}.txt").read_text() for rank in range(len(started))]
+    assert [child.exitcode for child in started] == [code] * len(started), "\n".join(output)[-5000:]
+    return output[0]
 
 
-def work(command, env, pause, said):
-    """In a process of its own: run a command."""
+def work(command, env, pause, output):
+    """Run a command; the target of a process."""
     os.environ.update(env)
     torch.set_num_threads(1)
-    file = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for stream in (1, 2):
         os.dup2(file, stream)
-    build, learn = Trainer.__init__, Trainer.train_step
+    build, train_step = Trainer.__init__, Trainer.train_step
 
-    def build_and_look(self, *given):
-        build(self, *given)
-        look(self)
+    def build_and_report(self, *arguments):
+        build(self, *arguments)
+        report(self)
 
-    def rest_and_learn(self, *given):
+    def sleep_and_train(self, *arguments):
         time.sleep(pause)
-        learn(self, *given)
+        train_step(self, *arguments)
 
-    Trainer.__init__, Trainer.train_step = build_and_look, rest_and_learn
+    Trainer.__init__, Trainer.train_step = build_and_report, sleep_and_train
     main(command)
     sys.stdout.flush()
 
 
-def look(trainer):
-    """Say how a model is spread over the processes."""
+def report(trainer):
+    """Print how the model is sharded."""
     assert distributed.world_size() == int(os.environ.get("WORLD_SIZE", "1"))
     assert not distributed.is_distributed() or dist.get_backend() == "gloo"
     kinds = {type(parameter).__name__ for parameter in trainer.module.parameters()}
-    spread = [parameter for parameter in trainer.module.parameters() if isinstance(parameter, DTensor)]
-    told = {"wrapper": type(trainer.model).__name__, "kinds": sorted(kinds),
-            "local": sum(parameter.to_local().numel() for parameter in spread),
+    sharded = [parameter for parameter in trainer.module.parameters() if isinstance(parameter, DTensor)]
+    found = {"wrapper": type(trainer.model).__name__, "kinds": sorted(kinds),
+            "local": sum(parameter.to_local().numel() for parameter in sharded),
             "all": sum(parameter.numel() for parameter in trainer.module.parameters())}  # fmt: skip
-    print("LOOK " + json.dumps(told), flush=True)
+    print("SHARDING " + json.dumps(found), flush=True)

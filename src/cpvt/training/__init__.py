@@ -29,14 +29,15 @@ def train(
     data: DataSet | None = None,
     setup: TrainingSetup | None = None,
 ) -> Path:
-    """Train what `config` says and return the folder of the run, which `cpvt.load` reads.
+    """Train a model as configured and return the folder of the run, which `cpvt.load` reads.
 
-    The same configuration resumes an interrupted run after its last saved step, and does nothing where it had finished;
-    device, number of processes and all of RuntimeConfig may have changed. Same seed, machine and thread count give the same
-    weights to the bit on the CPU, interrupted or not. Several processes (torchrun, accelerate launch) train one model.
-    data, setup: the data set, where the caller has opened it, and what `check` returned for it, where it was checked.
-    Raises ValueError where the folder holds another configuration, DivergedError where the loss is not a number,
-    StoppedError where SIGTERM came and all is saved, OSError where it can't be saved.
+    The same configuration resumes an interrupted run after its last saved step, and does nothing where the run is
+    finished. Device, number of processes and all of RuntimeConfig may change. On the CPU the same seed, machine and
+    thread count give bitwise the same weights, interrupted or not. Several processes (torchrun, accelerate launch)
+    train one model.
+    data, setup: the data set, if it is already open, and what `check` returned for it.
+    Raises ValueError where the folder holds another configuration, DivergedError where the loss is not finite,
+    StoppedError after SIGTERM once all is saved, OSError where saving fails.
     """
     distributed.join(config.device)
     if is_finished(config):

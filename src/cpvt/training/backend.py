@@ -1,4 +1,4 @@
-"""Where training runs: device, processes, precision, sharding and trackers, by accelerate and torch."""
+"""The backend of a training: device, processes, precision, sharding and trackers, from accelerate and torch."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from cpvt.results.checkpoints import pick_device
 from cpvt.runtime import distributed
 
 FSDP = "ACCELERATE_USE_FSDP"
-PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}  # our words -> accelerate's
+PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}  # our names -> those of accelerate
 
 
 class Backend:
-    """Runs a model in training: in one process, or in several that each hold a copy (DDP) or a part (FSDP2) of it."""
+    """Runs a model in one process, or in several that each hold a copy (DDP) or a shard (FSDP2) of it."""
 
     def __init__(self, config: TrainConfig) -> None:
-        # `accelerate launch` configured for FSDP: by torch's fully_shard, on CPUs too, which its plugin passes over
+        # of `accelerate launch`; torch's fully_shard replaces accelerate's plugin, which skips CPUs
         asked = os.environ.pop(FSDP, None)
         self.config, self.sharded = config, config.runtime.fsdp or (asked or "").lower() == "true"
         wanted = pick_device(config.device) if not distributed.launched() else None
@@ -34,30 +34,32 @@ class Backend:
         self.device: torch.device = wanted or self.accelerator.device
         if self.sharded and not distributed.is_distributed():
             raise ValueError(
-                "--fsdp spreads a model over several processes, and there is one; start more with "
+                "--fsdp shards a model over several processes, and there is one; start more with "
                 "`accelerate launch --num_processes N -m cpvt train ...`, or leave --fsdp out"
             )
         if self.sharded and keeps_sizes(config.optim.augment) and self.device.type == "cpu":
             raise ValueError(
-                f"--fsdp with --augment {config.optim.augment} is for GPUs, where the images of a step go through the model in one "
-                "pack; on the CPU they make several, in each process another number: leave --fsdp out"
+                f"--fsdp with --augment {config.optim.augment} needs GPUs, where the images of a step form one "
+                "pack. On the CPU they form several, a different number in each process: leave --fsdp out"
             )
         if self.sharded and config.retrofit is not None and config.retrofit.absolute != "keep":
             raise ValueError(
-                f"--absolute {config.retrofit.absolute} changes the table of positions, which --fsdp cuts in parts: "
+                f"--absolute {config.retrofit.absolute} changes the position table, which --fsdp shards: "
                 "leave --fsdp out, or keep the table"
             )
 
     def place(self, model: nn.Module) -> nn.Module:
-        """The model on its device, spread over the processes where asked; in place, so names of parameters stay."""
+        """The model on its device, sharded where asked; in place, so the names of parameters stay."""
         model.to(self.device)
         return shard(model, self.device) if self.sharded else model
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        """What to call in training: the model compiled, in its precision, its gradients added up over processes."""
+        """The module to call in training: checkpointed, compiled and under DDP, as configured."""
         if self.config.runtime.grad_checkpointing:
             if not hasattr(model, "set_grad_checkpointing"):
-                raise ValueError(f"--grad-checkpointing is for models that know how; {type(model).__name__} does not")
+                raise ValueError(
+                    f"--grad-checkpointing needs a model that supports it; {type(model).__name__} does not"
+                )
             model.set_grad_checkpointing(True)  # type: ignore[operator]
         if self.config.runtime.compile:
             model.compile()
@@ -68,13 +70,13 @@ class Backend:
 
     @contextmanager
     def computing(self, model: nn.Module, last: bool) -> Iterator[None]:
-        """Around forward and backward of one part of a step; only the last part adds gradients up over processes."""
-        apart: AbstractContextManager[Any] = nullcontext()
+        """Context of one micro-batch; only the last one of a step reduces gradients over processes."""
+        context: AbstractContextManager[Any] = nullcontext()
         if self.sharded:
             model.set_requires_gradient_sync(last)  # type: ignore[operator]
         elif not last:
-            apart = self.accelerator.no_sync(model)
-        with apart:
+            context = self.accelerator.no_sync(model)
+        with context:
             yield
 
     def forward(self, model: nn.Module, images: Any) -> Any:
@@ -84,11 +86,11 @@ class Backend:
         return _in_float(output)
 
     def backward(self, loss: Tensor) -> None:
-        """Add the gradients of a loss, scaled under fp16."""
+        """Accumulate the gradients of a loss, scaled under fp16."""
         self.accelerator.backward(loss)
 
     def step(self, optimizer: Any, parameters: list[nn.Parameter], clip: float | None) -> None:
-        """One update; under fp16 it is left out where a gradient is no number, and the scale lowered."""
+        """One update; fp16 skips it where a gradient is not finite, and lowers the scale."""
         if clip is not None:
             self.accelerator.unscale_gradients(optimizer)
             torch.nn.utils.clip_grad_norm_(parameters, clip)
@@ -110,13 +112,13 @@ def _accelerator(config: TrainConfig, device: torch.device | None) -> Any:
     from accelerate import Accelerator, DistributedDataParallelKwargs
     from accelerate.state import AcceleratorState
 
-    # a process may train several models, each in a precision of its own, and alone on a device of its own
+    # a process may train several models, each in its own precision and on its own device
     AcceleratorState._reset_state(reset_partial_state=device is not None)
-    whole = DistributedDataParallelKwargs(find_unused_parameters=is_external(config.model))  # ours use all they have
+    ddp = DistributedDataParallelKwargs(find_unused_parameters=is_external(config.model))  # ours use all parameters
     on_cpu = device.type == "cpu" if device is not None else config.device == "cpu" or not torch.cuda.is_available()
     accelerator = Accelerator(
         mixed_precision=PRECISIONS[config.optim.precision], cpu=on_cpu, log_with=_trackers(config.runtime.report_to),
-        project_dir=config.out, kwargs_handlers=[whole],
+        project_dir=config.out, kwargs_handlers=[ddp],
     )  # fmt: skip
     if config.runtime.report_to:
         accelerator.init_trackers("logs", config={"command": str(config)})
@@ -124,7 +126,7 @@ def _accelerator(config: TrainConfig, device: torch.device | None) -> Any:
 
 
 def _trackers(names: tuple[str, ...]) -> list[str] | None:
-    """The trackers asked for; ValueError for one that is unknown or not installed."""
+    """The configured trackers; ValueError for one that is unknown or not installed."""
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 
     known = [str(getattr(each, "value", each)) for each in LOGGER_TYPE_TO_CLASS]
@@ -138,7 +140,7 @@ def _trackers(names: tuple[str, ...]) -> list[str] | None:
 
 
 def shard(model: nn.Module, device: torch.device) -> nn.Module:
-    """Spread a model's parameters over all processes, block by block (FSDP2); the very model, changed in place."""
+    """Shard a model over all processes, block by block (FSDP2), in place."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
@@ -150,7 +152,7 @@ def shard(model: nn.Module, device: torch.device) -> nn.Module:
 
 
 def _blocks(model: nn.Module) -> list[nn.Module]:
-    """The members of every list of like modules, such as a transformer's blocks."""
+    """The members of every list of modules of one type, such as a transformer's blocks."""
     lists = [each for each in model.modules() if isinstance(each, (nn.ModuleList, nn.Sequential)) and len(each) > 1]
     alike = [each for each in lists if len({type(member) for member in each}) == 1]
     return [block for each in alike for block in each if next(block.parameters(), None) is not None]

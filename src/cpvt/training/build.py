@@ -1,4 +1,4 @@
-"""What a training is built from: the model and its first weights, its preprocessing of images, its sampler and its optimizer."""
+"""The parts of a training: model and first weights, preprocessing, sampler and optimizer."""
 
 from __future__ import annotations
 
@@ -36,25 +36,25 @@ from cpvt.training.loss import Teacher, check_teacher
 from cpvt.training.sampler import BatchSampler, create_sampler
 
 logger = logging.getLogger(__name__)
-PUBLISHED = "published"  # weights to start from: those that a library publishes
+PUBLISHED = "published"  # start from the weights that a library publishes
 
 
 class TrainingSetup(NamedTuple):
-    """What a checked configuration comes to, with the data it was checked against."""
+    """The model, preprocessing and sampler of a checked configuration and its data."""
 
     model: ModelConfig | ExternalConfig
-    preprocessing: Protocol  # how training images are seen
+    preprocessing: Protocol  # of training images
     sampler: BatchSampler
 
 
 def build_setup(config: TrainConfig, data: DataSet) -> TrainingSetup:
-    """The model, preprocessing and sampler that a configuration asks for; ValueError for a choice that does not exist."""
+    """The model, preprocessing and sampler of a configuration; ValueError for an unknown choice."""
     model = _external_config(config, data) if is_external(config.model) else _model_config(config, data)
-    return TrainingSetup(model, _training_view(config, data, model), _build_sampler(config, data, model))
+    return TrainingSetup(model, _training_protocol(config, data, model), _build_sampler(config, data, model))
 
 
 def _build_sampler(config: TrainConfig, data: DataSet, model: ModelConfig | ExternalConfig) -> BatchSampler:
-    """Which images each step learns from; ValueError for a size below a patch."""
+    """The images of each step; ValueError for a size below a patch."""
     patch_size = model.patch_size if isinstance(model, ModelConfig) else 1
     train_size, recipe = sides(model.img_size), config.optim
     sizes = [sides(size) for size in config.train_sizes] or [train_size]
@@ -70,26 +70,23 @@ def _build_sampler(config: TrainConfig, data: DataSet, model: ModelConfig | Exte
 
 
 def _count_images(config: TrainConfig, data: DataSet) -> int:
-    """Images of an epoch; ValueError where a stream does not say, or for what a stream cannot do."""
+    """Images in an epoch; ValueError for a stream of unknown length, or options that streams do not support."""
     if data.train is not None:
         return len(data.train)
-    assert data.train_stream is not None  # `check` refuses a set without either
+    assert data.train_stream is not None  # `check` rejects a set without either
     if config.optim.aug_repeats > 1 or config.train_sizes:
         raise ValueError(
-            f"'{data.name}' is read as it comes, each image once and at one size: leave --aug-repeats and --train-sizes "
-            "out, or bring the images into folders or shards"
+            f"'{data.name}' is streamed, each image once and at one size: leave out --aug-repeats and "
+            "--train-sizes, or put the images into folders or shards"
         )
     count = config.dataset.train_num_samples or data.train_stream.length
     if count is None:
-        raise ValueError(f"'{data.name}' does not say how many images it has: say --train-num-samples")
+        raise ValueError(f"'{data.name}' does not say how many images it has: pass --train-num-samples")
     return count
 
 
 def open_teacher(config: TrainConfig, data: DataSet, transform: Transform, device: str) -> Teacher | None:
-    """The teacher that a configuration names, ready to answer; ValueError where it knows other classes.
-
-    transform: how the student's images are read.
-    """
+    """The configured teacher; ValueError where its classes differ. transform: of the student's images."""
     if config.teacher is None:
         return None
     adapter = as_adapter(config.teacher, config.teacher_checkpoint, device)
@@ -100,24 +97,24 @@ def open_teacher(config: TrainConfig, data: DataSet, transform: Transform, devic
 def build_model(
     config: TrainConfig, wanted: ModelConfig | ExternalConfig, class_names: tuple[str, ...]
 ) -> tuple[nn.Module, ModelConfig | ExternalConfig]:
-    """The model with its first weights, retrofitted where asked, and what it is.
+    """The model with its first weights, retrofitted where asked, and its configuration.
 
-    What became of weights from elsewhere is logged. What comes out may be written otherwise than `wanted`: another
-    training size is written into some encodings.
+    How loaded weights were adapted is logged. The configuration may differ from `wanted`: some encodings note another
+    training size.
     """
 
-    def say(words: str) -> None:
+    def log(message: str) -> None:
         if distributed.is_main_process():
-            logger.info(words)
+            logger.info(message)
 
     start = start_of(config)
     if start is None:
         model = build_fresh_model(wanted)
     elif start == PUBLISHED:
-        assert isinstance(wanted, ExternalConfig)  # `check` refuses others
-        model = published_weights(wanted, say)
+        assert isinstance(wanted, ExternalConfig)  # `check` rejects others
+        model = published_weights(wanted, log)
     else:
-        model = starting_weights(wanted, start, class_names, say)
+        model = starting_weights(wanted, start, class_names, log)
     if config.teacher is not None:
         _enable_both_heads(model, config.model)
     if isinstance(model, VisionTransformer):
@@ -131,7 +128,7 @@ def build_model(
 
 
 def make_record(config: TrainConfig, setup: TrainingSetup, model: nn.Module, data: DataSet) -> dict[str, Any]:
-    """What checkpoint.json holds of a run, but for the epoch."""
+    """The content of checkpoint.json, without the epoch."""
     at = model.encoding.at if isinstance(model, VisionTransformer) else config.retrofit.at if config.retrofit else ()
     return {
         "model": asdict(setup.model),
@@ -144,26 +141,23 @@ def make_record(config: TrainConfig, setup: TrainingSetup, model: nn.Module, dat
 
 
 def start_of(config: TrainConfig) -> str | None:
-    """What a training starts from; the published weights of our own models are those that come with the package."""
-    return (
-        config.model
-        if config.initial_checkpoint == PUBLISHED and config.model in shipped_names()
-        else config.initial_checkpoint
-    )
+    """What a training starts from; for our own models, 'published' means the weights in the package."""
+    shipped = config.initial_checkpoint == PUBLISHED and config.model in shipped_names()
+    return config.model if shipped else config.initial_checkpoint
 
 
 def _enable_both_heads(model: Any, name: str) -> None:
-    """Have a distilled model give the logits of both its heads in training."""
+    """Let a distilled model return the logits of both heads in training."""
     if not hasattr(model, "set_distilled_training"):
         raise ValueError(
-            f"--teacher needs a model with a head for the teacher's answers; '{name}' has none: take one of ours, or "
-            "timm's distilled ones, such as timm:deit_tiny_distilled_patch16_224"
+            f"--teacher needs a model with a distillation head; '{name}' has none: use one of ours, or a "
+            "distilled one of timm, such as timm:deit_tiny_distilled_patch16_224"
         )
     model.set_distilled_training(True)
 
 
 def _model_config(config: TrainConfig, data: DataSet) -> ModelConfig:
-    """One of our own models, with what the configuration says over its defaults."""
+    """The configuration of one of our own models."""
     if config.pool is not None and config.pool not in POOLS:
         raise ValueError(f"pool must be one of {', '.join(POOLS)}; got '{config.pool}'")
     options = {
@@ -175,7 +169,7 @@ def _model_config(config: TrainConfig, data: DataSet) -> ModelConfig:
 
 
 def _external_config(config: TrainConfig, data: DataSet) -> ExternalConfig:
-    """A model of another library; what its own constructor decides is refused here."""
+    """The configuration of an external model; ValueError for options that belong to its own constructor."""
     own = {"--encoding": config.encoding, "--pool": config.pool, "--drop-path": config.optim.drop_path}
     for option, value in own.items():
         if value:
@@ -185,27 +179,27 @@ def _external_config(config: TrainConfig, data: DataSet) -> ExternalConfig:
     classes, channels = len(data.class_names), len(data.mean)
     size = config.img_size or _described(config.model, classes, channels)[0]
     if size is None:
-        raise ValueError(f"'{config.model}' does not say for which size of images it is: say --img-size")
+        raise ValueError(f"'{config.model}' has no known training size: pass --img-size")
     return ExternalConfig(config.model, classes, size, channels)
 
 
 @functools.lru_cache(maxsize=16)
 def _described(name: str, classes: int, channels: int) -> tuple[Size | None, Transform | None]:
-    """Training size and normalisation that another library says of a model, which must be built for that."""
+    """Training size and normalisation of an external model, which has to be built for that."""
     adapter = describe(name, classes, channels)
     return adapter.train_size, adapter.transform
 
 
 def _transform_of(config: TrainConfig, data: DataSet, settings: ModelConfig | ExternalConfig) -> Transform:
-    """How images are read in training and test: as for the weights that training starts from, else as fits the data."""
-    known, source = _reading(config, data) or Transform(data.mean, data.std, data.crop_ratio), config.dataset
+    """The transform of training and test: that of the initial weights, else that of the data set."""
+    known, source = _known_transform(config, data) or Transform(data.mean, data.std, data.crop_ratio), config.dataset
     crop_ratio = known.crop_ratio if source.crop_pct is None else source.crop_pct
     longest_side = source.longest_side or 4 * max(sides(settings.img_size))
     return Transform(known.mean, known.std, crop_ratio, source.interpolation, longest_side)
 
 
-def _reading(config: TrainConfig, data: DataSet) -> Transform | None:
-    """How the images were read for the weights that training starts from; None where that is not known."""
+def _known_transform(config: TrainConfig, data: DataSet) -> Transform | None:
+    """The transform of the initial weights; None where it is unknown."""
     start = start_of(config)
     if start is not None and is_run(start) and not Path(start).is_file():
         return transform_from_json(read_record(start)["transform"])
@@ -216,14 +210,13 @@ def _reading(config: TrainConfig, data: DataSet) -> Transform | None:
     return _described(config.model, len(data.class_names), len(data.mean))[1]
 
 
-def _training_view(config: TrainConfig, data: DataSet, settings: ModelConfig | ExternalConfig) -> Protocol:
-    """How training images are seen."""
+def _training_protocol(config: TrainConfig, data: DataSet, settings: ModelConfig | ExternalConfig) -> Protocol:
+    """The protocol of training images."""
     transform = _transform_of(config, data, settings)
     augment = config.optim.augment or data.augment
-    kind = AUGMENTS.get(augment, augment)
-    recipe = config.optim
+    protocol, recipe = find_protocol(AUGMENTS.get(augment, augment)), config.optim
     augmentation = Augmentation(recipe.aa, recipe.color_jitter, recipe.reprob)
-    preprocessing = find_protocol(kind)(transform, sides(settings.img_size), recipe.crop_scale, augmentation)
+    preprocessing = protocol(transform, sides(settings.img_size), recipe.crop_scale, augmentation)
     if preprocessing.stacks or transform.longest_side is None:
         return preprocessing
     return preprocessing.at((transform.longest_side, transform.longest_side))
@@ -232,15 +225,15 @@ def _training_view(config: TrainConfig, data: DataSet, settings: ModelConfig | E
 def create_optimizer(
     model: nn.Module, recipe: OptimConfig, retrofitted: Retrofit | None, fused: bool
 ) -> torch.optim.Optimizer:
-    """timm's optimizer; of a retrofitted model on the parameters that are to learn, its PEGs at a rate of their own."""
-    learns: Any = model
+    """timm's optimizer; of a retrofitted model on the trainable parameters, with a learning rate for the PEGs."""
+    parameters: Any = model
     if retrofitted is not None:
         scale = retrofitted.peg_lr_scale
-        learns = parameter_groups(model, retrofitted.train_only, recipe.lr, recipe.weight_decay, scale)
+        parameters = parameter_groups(model, retrofitted.train_only, recipe.lr, recipe.weight_decay, scale)
     options: dict[str, Any] = {"fused": fused} if recipe.opt in ("adam", "adamw") else {}
     if recipe.layer_decay is not None:
         options["layer_decay"] = recipe.layer_decay
     optimizer: torch.optim.Optimizer = create_optimizer_v2(
-        learns, recipe.opt, lr=recipe.lr, weight_decay=recipe.weight_decay, **options
+        parameters, recipe.opt, lr=recipe.lr, weight_decay=recipe.weight_decay, **options
     )
     return optimizer

@@ -1,4 +1,4 @@
-"""The loss: labels smoothed or mixed (mixup, cutmix), and a teacher's answers (distillation)."""
+"""The loss: label smoothing, mixup, cutmix and distillation from a teacher."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ Images = Tensor | list[Tensor]
 
 
 class LossResult(NamedTuple):
-    """How a model did on some images."""
+    """Loss and accuracy of a model on some images."""
 
-    loss: Tensor  # mean over them
-    correct: Tensor  # how many were named right; of mixed images, the one that shows more
+    loss: Tensor  # mean over the images
+    correct: Tensor  # number classified correctly; a mixed image counts for its larger label
 
 
 class Criterion:
-    """Mixes images and labels, and measures a model's output against labels and teacher."""
+    """Mixes images and labels, and computes the loss against labels and teacher."""
 
     def __init__(self, recipe: OptimConfig, classes: int, teacher: Teacher | None = None) -> None:
         self.optim, self.teacher = recipe, teacher
@@ -37,10 +37,10 @@ class Criterion:
             )  # fmt: skip
 
     def mix(self, images: Tensor, labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-        """Images blended, the first with the last and so on, and labels as shares of classes (B, classes).
+        """Images mixed, the first with the last and so on, and soft labels (B, classes).
 
-        All that is random follows from the seed, so that processes that hold parts of a batch draw alike; of an odd
-        number the image in the middle stays as it is. Without mixup or cutmix both come back untouched.
+        All randomness follows from the seed, so that processes with parts of a batch draw alike. Of an odd number the
+        middle image is not mixed. Without mixup or cutmix both are returned unchanged.
         Source: Zhang et al., arXiv 1710.09412 (mixup); Yun et al., arXiv 1905.04899 (cutmix).
         """
         if self.mixing is None:
@@ -54,31 +54,31 @@ class Criterion:
         return images, targets
 
     def _smooth(self, labels: Tensor) -> Tensor:
-        """Labels as shares of classes, smoothed as timm's mixing smooths them."""
+        """Soft labels, smoothed as in timm's Mixup."""
         smoothing, classes = self.optim.smoothing, self.mixing.num_classes
         return F.one_hot(labels, classes) * (1.0 - smoothing) + smoothing / classes
 
     def __call__(self, output: Any, images: Images, targets: Tensor) -> LossResult:
-        """Loss and number of right answers of a model's output; of a distilled model its two heads' logits."""
+        """Loss and correct predictions of a model's output; with a teacher, the output is the logits of two heads."""
         hard = targets if targets.ndim == 1 else targets.argmax(1)
         if self.teacher is None:
             logits = logits_of(output)
             return LossResult(self._cross_entropy(logits, targets), (logits.argmax(1) == hard).sum())
         logits, distilled = output
-        labels, share = self.teacher(images), self.optim.distillation_alpha
-        loss = (1 - share) * self._cross_entropy(logits, targets) + share * F.cross_entropy(distilled, labels)
+        labels, alpha = self.teacher(images), self.optim.distillation_alpha
+        loss = (1 - alpha) * self._cross_entropy(logits, targets) + alpha * F.cross_entropy(distilled, labels)
         return LossResult(loss, ((logits + distilled).argmax(1) == hard).sum())
 
     def _cross_entropy(self, logits: Tensor, targets: Tensor) -> Tensor:
-        smoothing = self.optim.smoothing if targets.ndim == 1 else 0.0  # mixed ones are smoothed already
+        smoothing = self.optim.smoothing if targets.ndim == 1 else 0.0  # soft labels are already smoothed
         return F.cross_entropy(logits, targets, label_smoothing=smoothing)
 
 
 class Teacher:
-    """A trained model whose answers another learns from (hard distillation, Touvron et al., arXiv 2012.12877)."""
+    """A trained model whose predictions are labels (hard distillation, Touvron et al., arXiv 2012.12877)."""
 
     def __init__(self, adapter: ModelAdapter, transform: Transform) -> None:
-        """transform: how the student's images were normalised; the teacher sees them in its own way."""
+        """transform: of the student's images, which are renormalised for the teacher."""
         own = adapter.transform or transform
         if len(own.mean) != len(transform.mean):
             raise ValueError(
@@ -92,7 +92,7 @@ class Teacher:
         self.scale, self.shift = student_std / std, (student_mean - mean) / std
 
     def __call__(self, images: Images) -> Tensor:
-        """The class that the teacher names for each image, (B,)."""
+        """The class that the teacher predicts for each image, (B,)."""
         with torch.inference_mode():
             if isinstance(images, list):
                 logits = self.adapter.logits_of_list([self._renormalize(image) for image in images])
@@ -108,14 +108,14 @@ class Teacher:
 
 
 def check_teacher(adapter: ModelAdapter, class_names: tuple[str, ...]) -> None:
-    """Raise ValueError for a teacher whose classes are not those of the images."""
+    """Raise ValueError unless the teacher has the classes of the images."""
     known = adapter.class_names
     if known is not None and known != class_names:
         missing = [name for name in class_names if name not in known]
-        how = f"the teacher lacks {', '.join(missing[:5])}" if missing else "they stand in another order"
+        how = f"the teacher lacks {', '.join(missing[:5])}" if missing else "their order differs"
         raise ValueError(
             f"the classes of the teacher '{adapter.name}' are not those of the images ({how}): it has {len(known)}, "
-            f"they have {len(class_names)}; a teacher must have been trained on the same classes"
+            f"they have {len(class_names)}; choose a teacher trained on the same classes"
         )
     if known is None and adapter.channels is not None:
         size = adapter.train_size or 224
@@ -123,6 +123,6 @@ def check_teacher(adapter: ModelAdapter, class_names: tuple[str, ...]) -> None:
         classes = adapter.logits(torch.zeros(1, adapter.channels, *sides, device=adapter.device)).shape[1]
         if classes != len(class_names):
             raise ValueError(
-                f"the teacher '{adapter.name}' tells {classes} classes apart, the images have {len(class_names)}; "
-                "a teacher must have been trained on the same classes"
+                f"the teacher '{adapter.name}' has {classes} classes, the images have {len(class_names)}; "
+                "choose a teacher trained on the same classes"
             )

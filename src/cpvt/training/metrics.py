@@ -1,4 +1,4 @@
-"""What training counts: sums over images, kept on the device between reductions so that counting never waits for it."""
+"""Metrics of training: sums over images, held on the device between reductions to avoid synchronisation."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ from cpvt.runtime import distributed
 
 @dataclass
 class Metrics:
-    """Named sums over the images of some steps; numbers, or tensors on the device while steps add to them."""
+    """Named sums over the images of some steps; numbers, or tensors on the device."""
 
     loss: Any = 0.0
     correct: Any = 0.0
-    images: float = 0.0  # that were learned from
-    skipped: float = 0.0  # that do not decode
-    shrunk: float = 0.0  # that were larger than the longest side allowed
+    images: float = 0.0  # trained on
+    skipped: float = 0.0  # not decodable
+    shrunk: float = 0.0  # larger than the longest side allowed
 
     def count(self, loss: Tensor, correct: Tensor, images: int) -> None:
-        """Count so many images, of which the mean loss and the number of right answers are given."""
+        """Count images with their mean loss and number of correct predictions."""
         self.loss = self.loss + (loss.detach() * images).to(_dtype(loss.device))
         self.correct = self.correct + correct
         self.images += images
 
     def add(self, other: Metrics) -> None:
-        """Add the sums of further steps to these."""
+        """Add the sums of further steps."""
         for name, value in vars(other).items():
             setattr(self, name, getattr(self, name) + value)
 
     def mean(self, name: str) -> float:
-        """A sum per image that was learned from."""
+        """A sum divided by the number of images trained on."""
         return float(getattr(self, name) / max(1.0, self.images))
 
 
 def reduce(metrics: Metrics, flags: list[bool], device: torch.device) -> tuple[Metrics, list[bool]]:
-    """The sums of all processes, and which flags any process raised, by one reduction. Every process must call it."""
+    """The sums over all processes, and which flags any process set, in one reduction that every process calls."""
     values = [*vars(metrics).values(), *map(float, flags)]
     summed = torch.stack([torch.as_tensor(value, device=device).to(_dtype(device)) for value in values])
     sums = distributed.all_reduce_sum(summed).tolist()

@@ -1,4 +1,4 @@
-"""Interrupted runs: their state is written whole, read back only if whole, and the one before is kept beside it."""
+"""Interrupted runs: the state is written atomically, verified when read, and the previous one is kept as well."""
 
 from __future__ import annotations
 
@@ -33,67 +33,67 @@ from cpvt.runtime import distributed
 from cpvt.runtime.files import remove_leftovers, replacing, write_lines
 from cpvt.training.metrics import Metrics
 
-BROKEN = (  # what reading a damaged file raises
+BROKEN = (  # raised by reading a damaged file
     OSError, RuntimeError, ValueError, KeyError, TypeError, EOFError,
     zipfile.BadZipFile, zlib.error, pickle.UnpicklingError,
 )  # fmt: skip
-GATHERED = StateDictOptions(full_state_dict=True, cpu_offload=True)  # whole, in the first process
-WHOLE = StateDictOptions(full_state_dict=True)
-# may differ between a run and the command that resumes it
+GATHERED = StateDictOptions(full_state_dict=True, cpu_offload=True)  # full, in the main process
+FULL = StateDictOptions(full_state_dict=True)
+# options that may differ between a run and the command that resumes it
 FREE = ("out", "device", "workers", *(each.name for each in fields(RuntimeConfig)))
 
 
 class DivergedError(FloatingPointError):
-    """The loss is no longer a number; the message says when, and what is left."""
+    """The loss is no longer finite; the message gives the step, and what is saved."""
 
 
 class Parts(NamedTuple):
-    """What changes in training."""
+    """The parts of a training that have state."""
 
     module: nn.Module
     optimizer: torch.optim.Optimizer
-    average: nn.Module | None  # with the moving average of the weights
+    average: nn.Module | None  # moving average of the weights
     scaler: Any  # of the loss, under fp16
 
 
 @dataclass
 class Progress:
-    """How far a training has come."""
+    """The progress of a training."""
 
-    epoch: int = 0  # whole epochs
-    step: int = 0  # steps done of the next epoch
-    before: int = 0  # steps of the whole epochs
-    seconds: float = 0.0  # that this epoch has taken
-    metrics: Metrics = field(default_factory=Metrics)  # of this epoch, over all processes
-    history: list[dict[str, Any]] = field(default_factory=list)  # a line for each whole epoch
+    epoch: int = 0  # complete epochs
+    step: int = 0  # steps done in the current epoch
+    before: int = 0  # steps of the complete epochs
+    seconds: float = 0.0  # in this epoch
+    metrics: Metrics = field(default_factory=Metrics)  # of this epoch and all processes
+    history: list[dict[str, Any]] = field(default_factory=list)  # an entry for each complete epoch
 
     @property
     def total(self) -> int:
-        """Steps done in all."""
+        """Steps done in total."""
         return self.before + self.step
 
     def next_epoch(self) -> None:
-        """End the epoch and begin the next one."""
+        """Begin the next epoch."""
         self.before, self.epoch, self.step = self.total, self.epoch + 1, 0
         self.seconds, self.metrics = 0.0, Metrics()
 
 
 class Checkpointer:
-    """Keeps a training in its folder: the state to resume from, and the weights, record and history to use."""
+    """Saves a training in its folder: the state to resume from, and weights, record and history."""
 
     def __init__(self, config: TrainConfig, parts: Parts, record: dict[str, Any], images: int) -> None:
-        """record: what checkpoint.json is to hold. images: of the data set; a resumed run must have as many."""
+        """record: content of checkpoint.json. images: size of the data set, which must not change."""
         self.config, self.parts, self.record, self.images = config, parts, record, images
-        self.folder, self.saved = Path(config.out), time.monotonic()
-        self.kept: tuple[int, int] | None = None  # whole epochs and further steps that the state on the disk holds
+        self.folder, self.last_save = Path(config.out), time.monotonic()
+        self.saved: tuple[int, int] | None = None  # complete epochs and further steps of the state on disk
 
     @property
     def is_due(self) -> bool:
-        """Whether the last save is older than it may be."""
-        return time.monotonic() - self.saved > 60 * self.config.runtime.save_minutes
+        """Whether `save_minutes` have passed since the last save."""
+        return time.monotonic() - self.last_save > 60 * self.config.runtime.save_minutes
 
     def save(self, progress: Progress) -> None:
-        """Write the state to resume from, then what is used (weights, record, history), each file whole."""
+        """Write the state to resume from, then weights, record and history, each file atomically."""
         weights = self.save_state(progress)
         if distributed.is_main_process():
             with self._saving():
@@ -101,19 +101,19 @@ class Checkpointer:
         self.write_history(progress)
 
     def write_history(self, progress: Progress) -> None:
-        """Write what is known of each epoch."""
+        """Write the history of epochs."""
         if distributed.is_main_process():
             write_lines(self.folder / HISTORY, progress.history)
 
     def save_state(self, progress: Progress) -> dict[str, Any]:
-        """Write all that is needed to resume from this very step; returns the weights that are to be used.
+        """Write the state to resume from this step; returns the weights to use, averaged where configured.
 
-        No state of a random generator is among it: what is random in a step follows from seed, step and process alone.
+        It has no state of random generators, as the randomness of a step follows from seed, step and process.
         """
         module, optimizer, average, scaler = self.parts
         model, state_of_optimizer = get_state_dict(module, optimizer, options=GATHERED)
         averaged = None if average is None else get_model_state_dict(average, options=GATHERED)
-        weights: list[Any] = [*model.values(), *(averaged or {}).values()]  # of several processes the first holds them
+        weights: list[Any] = [*model.values(), *(averaged or {}).values()]  # in the main process
         if not all(bool(each.isfinite().all()) for each in weights if each.is_floating_point()):
             raise self.diverged("a weight is no longer a number", progress)
         state = {
@@ -127,13 +127,13 @@ class Checkpointer:
         if distributed.is_main_process():
             with self._saving():
                 write_state(self.folder, state)
-        self.saved, self.kept = time.monotonic(), (progress.epoch, progress.step)
+        self.last_save, self.saved = time.monotonic(), (progress.epoch, progress.step)
         return model if averaged is None else averaged
 
     def restore(self, streamed: bool) -> Progress:
-        """Take up the state of an interrupted run, where there is one; returns how far it had come.
+        """Load the state of an interrupted run, where there is one, and return its progress.
 
-        Raises ValueError where the state is of another configuration or of other images.
+        Raises ValueError where configuration or images differ.
         """
         if distributed.is_main_process():
             for name in (STATE, WEIGHTS, CHECKPOINT, HISTORY):
@@ -145,102 +145,94 @@ class Checkpointer:
         self._refuse_other_images(state, streamed)
         module, optimizer, average, scaler = self.parts
         set_state_dict(
-            module, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"], options=WHOLE
+            module, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"], options=FULL
         )
         if average is not None:
-            set_model_state_dict(average, state["average"], options=WHOLE)
+            set_model_state_dict(average, state["average"], options=FULL)
         if state["scaler"] is not None and scaler is not None:
             scaler.load_state_dict(state["scaler"])
         metrics = Metrics(**state["metrics"]) if "metrics" in state else Metrics(*state["tally"][:5])  # older states
-        self.kept = (state["epoch"], state["done"])
-        distributed.barrier()  # before the first one writes another state
-        return Progress(*self.kept, state["before"], state["seconds"], metrics, state["history"])
+        self.saved = (state["epoch"], state["done"])
+        distributed.barrier()  # before the main process writes another state
+        return Progress(*self.saved, state["before"], state["seconds"], metrics, state["history"])
 
-    def describe_kept(self) -> str:
-        """What the folder holds to resume from, in words."""
-        if self.kept is None:
-            return "no epoch was finished"
-        epoch, step = self.kept
-        return f"{f'step {step} of epoch {epoch + 1}' if step else f'epoch {epoch}'} is kept in '{self.folder}'"
+    def describe_saved(self) -> str:
+        """A message about the state on disk."""
+        if self.saved is None:
+            return "no epoch was completed"
+        epoch, step = self.saved
+        return f"{f'step {step} of epoch {epoch + 1}' if step else f'epoch {epoch}'} is saved in '{self.folder}'"
 
     def diverged(self, what: str, progress: Progress) -> DivergedError:
-        """The error to raise where something is no longer a number."""
+        """The error for a loss or weight that is no longer finite."""
         epoch = progress.epoch + 1 if progress.step else progress.epoch
         return DivergedError(
-            f"{what} at step {progress.total} (epoch {epoch}); {self.describe_kept()}. "
+            f"{what} at step {progress.total} (epoch {epoch}); {self.describe_saved()}. "
             f"Lower the learning rate (now {self.config.optim.lr}) and train again into another folder"
         )
 
     @contextmanager
     def _saving(self) -> Iterator[None]:
-        """Have an OSError say what happened, what is kept and what to do."""
+        """Add to an OSError what is saved and what to do."""
         try:
             yield
         except OSError as error:
             why = os.strerror(error.errno) if error.errno else error
             raise OSError(
-                error.errno, f"saving failed ({why}); {self.describe_kept()}. "
-                "Make room (or mend the disk), then run the same command again",
+                error.errno, f"saving failed ({why}); {self.describe_saved()}. "
+                "Free some space (or fix the disk), then run the same command again",
             ) from error  # fmt: skip
 
     def _refuse_other_images(self, state: dict[str, Any], streamed: bool) -> None:
-        """Raise ValueError where the images are not those that an interrupted run began with."""
+        """Raise ValueError where the images differ from those of the interrupted run."""
         for name, now in (("class_names", self.record["class_names"]), ("images", self.images)):
-            then = state["pictures"] if name not in state else state[name]  # as version 0.1.0 called them at first
+            then = state["pictures"] if name not in state else state[name]  # the key of early 0.1.0
             if then != now:
-                change = f"{name.replace('_', ' ')}: {_short(then)} then, {_short(now)} now"
+                change = f"{name.replace('_', ' ')}: {_short(then)} before, {_short(now)} now"
                 raise ValueError(
-                    f"the run in '{self.folder}' began with other images ({change}); bring those back, or train into "
+                    f"the run in '{self.folder}' began with other images ({change}); restore those, or train in "
                     "another folder (from these weights: --initial-checkpoint)"
                 )
-        if (
-            streamed
-            and state["done"]
-            and state["processes"] != distributed.world_size()
-            and distributed.is_main_process()
-        ):
+        before, now = state["processes"], distributed.world_size()
+        if streamed and state["done"] and before != now and distributed.is_main_process():
             warnings.warn(
-                f"the stream is now dealt out to {distributed.world_size()} processes, not to {state['processes']} as before: "
-                "until the epoch ends, some images come a second time and some not at all", stacklevel=2,
+                f"{now} processes now share the stream, {before} did before: until the end of this epoch "
+                "some images are repeated and some are missing", stacklevel=2,
             )  # fmt: skip
 
 
 def is_finished(config: TrainConfig) -> bool:
-    """Whether the folder holds this very run, trained to its end; ValueError where it holds another one."""
+    """Whether the folder holds this run, finished; ValueError where it holds another one."""
     folder = Path(config.out)
     if not (folder / CHECKPOINT).exists():
         return False
     record = read_record(folder)
-    refuse_other_run(
-        folder, {"retrofit": record.get("retrofit"), **record["training"]}, config
-    )  # once beside, now inside
+    refuse_other_run(folder, {"retrofit": record.get("retrofit"), **record["training"]}, config)  # early 0.1.0
     return bool(record["epoch"] == config.optim.epochs) and not has_state(folder)
 
 
 def refuse_other_run(folder: Path, before: dict[str, Any], config: TrainConfig) -> None:
-    """Raise ValueError where the folder holds a run that another configuration made."""
+    """Raise ValueError where the folder holds a run with another configuration."""
     plain = replace(config, retrofit=None)
     refuse_other(folder, "a run with another configuration", {**before, "retrofit": None}, plain, FREE)
     asked = config.retrofit
-    known: Any = before.get("retrofit", asdict(asked) if asked else None)  # an older state does not say
+    known: Any = before.get("retrofit", asdict(asked) if asked else None)  # missing in older states
     if (known is None) != (asked is None) or (asked and differences(known, asked)):
-        raise ValueError(
-            f"'{folder}' holds a run retrofitted in another way; choose another --out, or delete the folder"
-        )
+        raise ValueError(f"'{folder}' holds a run with another retrofit; choose another --out, or delete the folder")
 
 
 def write_state(folder: Path, state: dict[str, Any]) -> None:
-    """Write the state of a training; the last one stays beside it. An OSError (a full disk) changes nothing."""
-    whole = io.BytesIO()  # torch.save into a file would hide why a write failed
-    torch.save(state, whole)
+    """Write a state atomically and keep the previous one; an OSError (disk full) changes nothing."""
+    buffer = io.BytesIO()  # torch.save into a file hides why a write failed
+    torch.save(state, buffer)
     with replacing(folder / STATE, keep=folder / PREVIOUS_STATE) as file:
-        file.write(whole.getbuffer())
+        file.write(buffer.getbuffer())
 
 
 def read_state(folder: Path, device: torch.device | str = "cpu") -> dict[str, Any] | None:
-    """The newest state that is whole, None where none was written.
+    """The newest intact state, None where none was written.
 
-    A broken file is passed over with a warning. Raises ValueError where there are files and none is whole.
+    A damaged file is skipped with a warning. Raises ValueError where all files are damaged.
     """
     broken: list[str] = []
     for path in (folder / STATE, folder / PREVIOUS_STATE):
@@ -252,37 +244,37 @@ def read_state(folder: Path, device: torch.device | str = "cpu") -> dict[str, An
             broken.append(f"'{path}' ({str(error).splitlines()[0] if str(error) else type(error).__name__})")
             continue
         if broken:
-            warnings.warn(f"{broken[0]} is not whole; going on from '{path}', which was saved before it", stacklevel=2)
+            warnings.warn(f"{broken[0]} is damaged; resuming from '{path}', which was saved before it", stacklevel=2)
         return state
     if broken:
         raise ValueError(
-            f"no state to go on from is whole: {', '.join(broken)}. Delete them to train from the start again; the "
-            f"weights of the last whole epoch, if any, are in '{folder}' and can be given to --initial-checkpoint of another run"
+            f"every saved state is damaged: {', '.join(broken)}. Delete them to train from the start. The weights of "
+            f"the last complete epoch, if any, are in '{folder}'; --initial-checkpoint starts another run from them"
         )
     return None
 
 
 def remove_state(folder: Path) -> None:
-    """Delete what only an unfinished training needs."""
-    for name in (PREVIOUS_STATE, STATE):  # this order: an interruption leaves the newer one
+    """Delete the states, which only an unfinished training needs."""
+    for name in (PREVIOUS_STATE, STATE):  # in this order, so that an interruption leaves the newer one
         (folder / name).unlink(missing_ok=True)
 
 
 def has_state(folder: Path) -> bool:
-    """Whether an unfinished training left something to go on from."""
+    """Whether an unfinished training left a state."""
     return (folder / STATE).exists() or (folder / PREVIOUS_STATE).exists()
 
 
 def _read(path: Path, device: torch.device | str) -> dict[str, Any]:
-    with zipfile.ZipFile(path) as archive:  # torch reads damaged tensors without a word; the archive has check sums
+    with zipfile.ZipFile(path) as archive:  # torch does not verify the checksums
         damaged = archive.testzip()
     if damaged:
-        raise ValueError(f"'{damaged}' in it is damaged")
+        raise ValueError(f"its entry '{damaged}' is damaged")
     state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
     state["training"] = json.loads(state["training"])
     return state
 
 
 def _short(value: Any) -> str:
-    words = str(value)
-    return words if len(words) < 120 else f"{words[:100]}... ({len(value)})"
+    text = str(value)
+    return text if len(text) < 120 else f"{text[:100]}... ({len(value)})"

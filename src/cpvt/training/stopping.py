@@ -1,4 +1,4 @@
-"""Stopping in good order when the system asks for it."""
+"""Graceful stop on SIGTERM."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-EXIT_CODE = 75  # of `cpvt train` that was stopped, saved, and wants to be started again (EX_TEMPFAIL of sysexits.h)
+EXIT_CODE = 75  # of a stopped and saved `cpvt train` that can be resumed (EX_TEMPFAIL of sysexits.h)
 
 
 class StoppedError(RuntimeError):
-    """SIGTERM came (a machine is taken back, a queue's time is over), and everything is saved."""
+    """SIGTERM was received (preemption, a time limit of the queue), and everything is saved."""
 
     exit_code = EXIT_CODE
 
 
 class Stop:
-    """Whether SIGTERM came."""
+    """Whether SIGTERM was received."""
 
     asked = False
 
 
 @contextmanager
 def handle_sigterm() -> Iterator[Stop]:
-    """Note SIGTERM instead of dying of it, while the block runs; outside the main thread nothing changes."""
+    """Record SIGTERM instead of exiting while the block runs; no effect outside the main thread."""
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
 
-    def note(number: int, frame: FrameType | None) -> None:
+    def record(number: int, frame: FrameType | None) -> None:
         stop.asked = True
 
-    before = signal.signal(signal.SIGTERM, note)
+    before = signal.signal(signal.SIGTERM, record)
     try:
         yield stop
     finally:
@@ -45,7 +45,7 @@ def handle_sigterm() -> Iterator[Stop]:
 
 
 def until_stopped(items: Iterable[T], stop: Stop) -> Iterator[T]:
-    """One item at least, and no more once SIGTERM came."""
+    """Yield at least one item, and no more after SIGTERM."""
     for item in items:
         yield item
         if stop.asked:

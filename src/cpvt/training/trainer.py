@@ -1,4 +1,4 @@
-"""The training loop: steps, reductions over processes, saves and tests on the way."""
+"""The training loop: steps, metric reductions, checkpoints and tests."""
 
 from __future__ import annotations
 
@@ -30,34 +30,30 @@ from cpvt.training.resume import Checkpointer, Parts, Progress, remove_state
 from cpvt.training.sampler import Step, StepLoader, seed_layers, step_seed
 from cpvt.training.stopping import Stop, StoppedError, until_stopped
 
-REDUCE_EVERY = 10  # steps between reductions of the metrics where one makes the device or other processes wait
+REDUCE_EVERY = 10  # steps between metric reductions, which synchronise device and processes
 Load = Callable[[int, Sequence[Step], int], Iterator[Batch]]
 
 
 class Trainer:
-    """Trains one model, alone or as one of several processes that train it together."""
+    """Trains one model, in one process or as one of several."""
 
     def __init__(
         self, config: TrainConfig, setup: TrainingSetup, model: nn.Module, data: DataSet, backend: Backend,
         criterion: Criterion, load: Load | None = None,
     ) -> None:  # fmt: skip
-        """load: (epoch, its steps, the first one wanted) -> batches of this process; by default they are read."""
+        """load: (epoch, its steps, index of the first) -> batches of this process; by default a StepLoader."""
         self.config, self.setup, self.data, self.backend, self.criterion = config, setup, data, backend, criterion
         recipe, device = config.optim, backend.device
         self.load = load or StepLoader(config, data, setup.preprocessing, pin=device.type == "cuda")
         record = make_record(config, setup, model, data)
-        self.average = (
-            None
-            if recipe.model_ema_decay is None
-            else ModelEmaV3(model.to(device), recipe.model_ema_decay, use_warmup=True)
-        )
-        if self.average is not None:
+        self.average: ModelEmaV3 | None = None
+        if recipe.model_ema_decay is not None:
+            self.average = ModelEmaV3(model.to(device), recipe.model_ema_decay, use_warmup=True)
             backend.place(self.average.module)
         self.module = backend.place(model)
         fused = device.type in ("cpu", "cuda") and not backend.sharded
-        self.optimizer = backend.accelerator.prepare_optimizer(
-            create_optimizer(self.module, recipe, config.retrofit, fused)
-        )
+        optimizer = create_optimizer(self.module, recipe, config.retrofit, fused)
+        self.optimizer = backend.accelerator.prepare_optimizer(optimizer)
         self.parameters = [each for group in self.optimizer.param_groups for each in group["params"]]
         self.model = backend.wrap(self.module)
         self.steps = setup.sampler.total_steps(recipe.epochs)
@@ -70,12 +66,12 @@ class Trainer:
         average = None if self.average is None else self.average.module
         parts = Parts(self.module, self.optimizer.optimizer, average, backend.accelerator.scaler)
         self.checkpointer = Checkpointer(config, parts, record, setup.sampler.images)
-        self.progress, self.pending = Progress(), Metrics()  # pending: of this process, since the last reduction
+        self.progress, self.pending = Progress(), Metrics()  # pending: in this process, since the last reduction
 
     def fit(self, on_progress: ProgressCallback, stop: Stop) -> None:
-        """Train to the end, from where an interrupted run stopped.
+        """Train to the end; an interrupted run resumes after its last saved step.
 
-        Raises StoppedError where `stop` was asked for, DivergedError where the loss or a weight is no longer a number.
+        Raises StoppedError after `stop`, DivergedError where the loss or a weight is no longer finite.
         """
         self.progress = self.checkpointer.restore(streamed=self.data.train is None)
         if self.progress.epoch and not self.progress.step:  # interrupted between the files of a save, or before a test
@@ -91,19 +87,19 @@ class Trainer:
         self.backend.finish()
 
     def train_epoch(self, on_progress: ProgressCallback, stop: Stop) -> None:
-        """Take the steps that are left of the epoch."""
+        """Run the remaining steps of the epoch."""
         self.model.train()
         progress, steps = self.progress, self.setup.sampler.steps(self.progress.epoch)
-        first, began = progress.step, time.perf_counter() - progress.seconds
+        first, start = progress.step, time.perf_counter() - progress.seconds
         for batch, step in zip(self.load(progress.epoch, steps, first), steps[first:]):
             self.train_step(batch, step)
-            progress.step, progress.seconds = progress.step + 1, time.perf_counter() - began
+            progress.step, progress.seconds = progress.step + 1, time.perf_counter() - start
             is_last = progress.step == len(steps)
             if progress.step % self.reduce_every == 0 or is_last:
                 self._reduce(on_progress, stop, is_last)
 
     def train_step(self, batch: Batch, step: Step) -> None:
-        """Learn from one batch, in parts that fit the memory; gradients are means over the images of all processes."""
+        """Train on one batch, split for gradient accumulation; gradients are means over the images of all processes."""
         backend, seed, at = self.backend, self.config.seed, self.progress.total
         self.pending.skipped += len(batch.skipped)
         self.pending.shrunk += batch.shrunk
@@ -116,33 +112,32 @@ class Trainer:
         if isinstance(images, Tensor) and len(labels):
             images, labels = self.criterion.mix(images, labels, step_seed(seed, at))
         parts = self._split(images, labels)
-        for number, (some, targets) in enumerate(parts):
+        for number, (inputs, targets) in enumerate(parts):
             seed_layers(step_seed(seed, at, distributed.rank(), number), backend.device)
             with backend.computing(self.model, last=number == len(parts) - 1):
                 if len(targets):
-                    result = self.criterion(backend.forward(self.model, some), some, targets)
+                    result = self.criterion(backend.forward(self.model, inputs), inputs, targets)
                     backend.backward(result.loss * (distributed.world_size() / count * len(targets)))
                     self.pending.count(*result, len(targets))
                 else:
-                    self._train_on_nothing(step)
+                    self._train_on_zeros(step)
         backend.step(self.optimizer, self.parameters, self.config.optim.clip_grad)
         if self.average is not None:
             self.average.update(self.module, step=at + 1)
 
     def _count_images(self, batch: Batch, step: Step) -> int | Tensor:
-        """Images that all processes learn from in this step; of several a tensor, at least 1, that none waits for."""
+        """Images of all processes in this step; of several processes a tensor, at least 1, to avoid synchronisation."""
         if self.config.dataset.on_bad_image == "error" and self.data.train is not None:
             return len(step)
         if not distributed.is_distributed():
             return len(batch.labels)
-        return distributed.all_reduce_sum(torch.tensor(float(len(batch.labels)), device=self.backend.device)).clamp(
-            min=1
-        )
+        count = torch.tensor(float(len(batch.labels)), device=self.backend.device)
+        return distributed.all_reduce_sum(count).clamp(min=1)
 
     def _split(self, images: Any, targets: Tensor) -> list[tuple[Any, Tensor]]:
-        """The images of a step in `accumulate` parts of about the same number.
+        """The images of a step in `grad_accum_steps` parts of about equal size.
 
-        Processes go through a sharded model part by part together, so all have as many, some perhaps empty.
+        All processes run a sharded model part by part, so they need equally many parts; some may be empty.
         """
         count = self.config.runtime.grad_accum_steps
         if not self.backend.sharded:
@@ -150,15 +145,15 @@ class Trainer:
         cuts = [len(targets) * part // count for part in range(count + 1)]
         return [(images[start:end], targets[start:end]) for start, end in pairwise(cuts)]
 
-    def _train_on_nothing(self, step: Step) -> None:
-        """Add zeros to the gradients where this process has no image: the others wait for its backward."""
+    def _train_on_zeros(self, step: Step) -> None:
+        """Add zero gradients where this process has no image, as the others wait for its backward pass."""
         backend, preprocessing = self.backend, self.setup.preprocessing
         image = torch.zeros(
             1, len(preprocessing.transform.mean), *(step[0].sides or preprocessing.sides), device=backend.device
         )
         norms = [each for each in self.module.modules() if isinstance(each, _BatchNorm)]
         for norm in norms:
-            norm.eval()  # a black image is none to learn statistics from
+            norm.eval()  # no statistics from a black image
         output = backend.forward(self.model, image if preprocessing.stacks else [image[0]])
         result = self.criterion(output, image, torch.zeros(1, dtype=torch.int64, device=backend.device))
         backend.backward(result.loss * 0.0)
@@ -166,7 +161,7 @@ class Trainer:
             norm.train()
 
     def _fade_table(self, step: int) -> None:
-        """Set how much is left of a retrofitted model's table of positions, where that fades."""
+        """Set the remaining weight of a retrofitted model's position table, where it fades."""
         retrofit = self.config.retrofit
         if retrofit is None or retrofit.absolute != "fade":
             return
@@ -174,40 +169,40 @@ class Trainer:
             set_absolute_share(model, fade_share(step + 1, self.steps, end=retrofit.fade_end))
 
     def _reduce(self, on_progress: ProgressCallback, stop: Stop, is_last: bool) -> None:
-        """Add up what all processes counted since the last reduction; report, save and stop as is due."""
+        """Reduce the metrics since the last reduction; report, save and stop where due."""
         progress, metrics = self.progress, self.progress.metrics
         flags = [stop.asked, distributed.is_main_process() and self.checkpointer.is_due]
-        counted, (stopped, is_due) = reduce(self.pending, flags, self.backend.device)
+        reduced, (stopped, is_due) = reduce(self.pending, flags, self.backend.device)
         self.pending = Metrics()
-        metrics.add(counted)
+        metrics.add(reduced)
         if not math.isfinite(metrics.loss):
             raise self.checkpointer.diverged("the loss is no longer a number", progress)
         loss, accuracy, rate = metrics.mean("loss"), metrics.mean("correct"), metrics.images / progress.seconds
-        words = f"loss {loss:.3f}  accuracy {accuracy:.1%}  {rate:.0f} images/s"
-        on_progress("train", progress.total, self.steps, words)
+        message = f"loss {loss:.3f}  accuracy {accuracy:.1%}  {rate:.0f} images/s"
+        on_progress("train", progress.total, self.steps, message)
         values = {"loss": loss, "accuracy": accuracy, "lr": self._rate(), "images_per_second": rate}
         self.backend.log(values, progress.total)
         if stopped or (is_due and not is_last):
             self.checkpointer.save_state(progress)
         if stopped:
             raise StoppedError(
-                f"stopped after step {progress.total} of {self.steps}, as the system asked; "
-                f"{self.checkpointer.describe_kept()}. The same command goes on from there"
+                f"stopped by SIGTERM after step {progress.total} of {self.steps}; "
+                f"{self.checkpointer.describe_saved()}. The same command resumes from there"
             )
 
     def _rate(self) -> float:
         return float(max(group["lr"] for group in self.optimizer.param_groups))
 
     def _end_epoch(self) -> None:
-        """Note what the epoch came to, and save."""
+        """Add the epoch to the history, and save."""
         progress, metrics, expected = self.progress, self.progress.metrics, self.setup.sampler.images
         if not metrics.images:
-            raise ValueError(f"none of the {expected} training images decodes")
+            raise ValueError(f"none of the {expected} training images can be decoded")
         read = metrics.images + metrics.skipped
         if self.data.train is None and read < expected and distributed.is_main_process():
             warnings.warn(
-                f"the stream ended after {read:.0f} of {expected} images, and the steps that were left "
-                "of the epoch did nothing: give its length by --train-num-samples", stacklevel=2,
+                f"the stream ended after {read:.0f} of {expected} images, and the remaining steps of "
+                "the epoch did nothing: give its length by --train-num-samples", stacklevel=2,
             )  # fmt: skip
         progress.history.append(
             {"epoch": progress.epoch + 1, "loss": metrics.mean("loss"), "accuracy": metrics.mean("correct"),
@@ -218,7 +213,7 @@ class Trainer:
         self.checkpointer.save(progress)
 
     def _test_if_due(self, on_progress: ProgressCallback, stop: Stop) -> None:
-        """Test the weights just saved at the training size and note the accuracy, after every so many epochs."""
+        """Test the saved weights at the training size, every `test_every` epochs and after the last."""
         progress, every, source = self.progress, self.config.test_every, self.config.dataset
         due = every and (progress.epoch % every == 0 or progress.epoch == self.config.optim.epochs)
         if not due or "test_accuracy" in progress.history[-1]:
@@ -231,8 +226,8 @@ class Trainer:
         score = measure(adapter, until_stopped(batches, stop), count, classes, "test", on_progress)
         if distributed.all_reduce_max(float(stop.asked)):
             raise StoppedError(
-                f"stopped in a test, as the system asked; {self.checkpointer.describe_kept()}. "
-                "The same command goes on from there"
+                f"stopped by SIGTERM in a test; {self.checkpointer.describe_saved()}. "
+                "The same command resumes from there"
             )
         progress.history[-1]["test_accuracy"] = score.correct / score.total
         self.backend.log({"test_accuracy": score.correct / score.total}, progress.before)

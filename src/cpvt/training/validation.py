@@ -1,4 +1,4 @@
-"""Checks before a training starts: choices that do not exist, or not together, or not on this machine."""
+"""Checks before a training starts: unknown options, combinations, and what this machine cannot do."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from cpvt.runtime.files import check_writable
 from cpvt.training.build import PUBLISHED, TrainingSetup, build_setup, create_optimizer, start_of
 from cpvt.training.resume import has_state
 
-LOOKAHEAD = "lookahead_"  # before the name of any optimizer, timm wraps it
-ON_GPUS = ("bnb", "fused")  # names of optimizers that are made for GPUs alone begin so
+LOOKAHEAD = "lookahead_"  # timm's prefix that wraps any optimizer
+ON_GPUS = ("bnb", "fused")  # prefixes of optimizers for GPUs only
 
 
 def check(config: TrainConfig, data: DataSet) -> TrainingSetup:
-    """The model that a configuration asks for, how it sees images, and which ones in each step.
+    """The model, preprocessing and sampler of a configuration.
 
-    Raises ValueError for anything in it that does not exist or fit, on whatever machine, at no cost.
+    Raises ValueError for unknown or incompatible options; cheap, and the same on every machine.
     """
     if data.train is None and data.train_stream is None:
         raise ValueError(f"'{data.name}' has no train/ to train on")
@@ -40,22 +40,22 @@ def check(config: TrainConfig, data: DataSet) -> TrainingSetup:
         raise ValueError(f"--test-every needs images to test on, and '{data.name}' has no test/ (or val/)")
     _check_start(config)
     _check_recipe(config)
-    _refuse_idle(config, data)
+    _check_unused(config, data)
     setup = build_setup(config, data)
     if isinstance(setup.model, ModelConfig):
         with torch.device("meta"):  # builds without memory or random numbers
             VisionTransformer(setup.model)
     elif keeps_sizes(config.optim.augment):
         raise ValueError(
-            f"--augment {config.optim.augment} gives the model lists of images, which our own models take; "
-            f"for '{setup.model.name}' augment by {', '.join(name for name, each in TRAINING.items() if each.stacks)} or none"
+            f"--augment {config.optim.augment} passes lists of images, which only our own models take; "
+            f"for '{setup.model.name}' use {', '.join(name for name, each in TRAINING.items() if each.stacks)} or none"
         )
     if config.retrofit is not None and isinstance(setup.model, ModelConfig):
         raise ValueError(
             "our own models take PEG by name: train with --encoding learned+peg (and --initial-checkpoint)"
         )
     if config.retrofit is not None and config.optim.layer_decay is not None:
-        raise ValueError("--layer-decay does not go with a retrofit, whose PEGs learn at a rate of their own")
+        raise ValueError("--layer-decay does not work with a retrofit, whose PEGs have their own learning rate")
     return setup
 
 
@@ -65,37 +65,39 @@ def check_here(config: TrainConfig) -> None:
     check_writable(folder)
     if (folder / WEIGHTS).exists() and not (folder / CHECKPOINT).exists() and not has_state(folder):
         raise ValueError(
-            f"'{folder}' holds {WEIGHTS} and no {CHECKPOINT}, so it is not a run's, and training would write over it: "
+            f"'{folder}' holds {WEIGHTS} but no {CHECKPOINT}, so it is not a run, and training would overwrite it: "
             "choose another --out"
         )
     on_cpu = not torch.cuda.is_available() if config.device == "auto" else config.device.startswith("cpu")
     if config.optim.precision == "fp16" and on_cpu:
-        raise ValueError("--precision fp16 is for GPUs, and this would train on a CPU: choose bf16 or fp32")
+        raise ValueError("--precision fp16 needs a GPU, and this would train on a CPU: choose bf16 or fp32")
     _try_optimizer(config.optim.opt, config.optim.lr, config.optim.weight_decay)
 
 
 def _check_start(config: TrainConfig) -> None:
-    """Raise ValueError for weights to start from that are not there."""
+    """Raise ValueError for initial weights that do not exist."""
     start = start_of(config)
     if start not in (None, PUBLISHED) and not (is_run(str(start)) or Path(str(start)).exists()):
-        raise ValueError(f"there are no weights to start from at '{start}': name a run's folder or a file")
+        raise ValueError(f"there are no initial weights at '{start}': pass the folder of a run or a file")
     if start == PUBLISHED and not is_external(config.model):
-        raise ValueError(f"no weights of '{config.model}' are published; start from a run's folder or a file")
+        raise ValueError(
+            f"there are no published weights of '{config.model}'; start from the folder of a run or a file"
+        )
 
 
 def _check_recipe(config: TrainConfig) -> None:
-    """Raise ValueError for parts of a recipe that do not exist, or not together."""
+    """Raise ValueError for parts of a recipe that are unknown or incompatible."""
     recipe = config.optim
     _check_optimizer(recipe.opt)
     if keeps_sizes(recipe.augment) and (recipe.mixup or recipe.cutmix or config.train_sizes):
         raise ValueError(
-            f"images of their own sizes (--augment {recipe.augment}) cannot be mixed or brought to --train-sizes; "
-            "leave out mixup, cutmix and --train-sizes, or augment by 'resized-crop' or 'crop'"
+            f"images at their own sizes (--augment {recipe.augment}) cannot be mixed or resized to --train-sizes; "
+            "leave out mixup, cutmix and --train-sizes, or use --augment resized-crop or crop"
         )
 
 
 def _check_optimizer(name: str) -> None:
-    """Raise ValueError for a name that timm does not know."""
+    """Raise ValueError for an optimizer unknown to timm."""
     known = list_optimizers()
     if name.removeprefix(LOOKAHEAD) not in known:
         near = difflib.get_close_matches(name, known, n=3)
@@ -103,10 +105,10 @@ def _check_optimizer(name: str) -> None:
         raise ValueError(f"timm knows no optimizer '{name}'.{hint} Known: {', '.join(known)}")
 
 
-def _refuse_idle(config: TrainConfig, data: DataSet) -> None:
-    """Raise ValueError for an option that was set and that nothing would read."""
+def _check_unused(config: TrainConfig, data: DataSet) -> None:
+    """Raise ValueError for an option that was set but has no effect."""
     mixes, streamed = [config.optim.mixup > 0, config.optim.cutmix > 0], data.train is None
-    teacher, stream = "a --teacher", "a set that is read as it comes (hfids/NAME)"
+    teacher, stream = "a --teacher", "a streamed data set (hfids/NAME)"
     readers: list[tuple[TrainConfig | OptimConfig | DataConfig, str, bool, str]] = [
         (config, "teacher_checkpoint", config.teacher is not None, teacher),
         (config.optim, "distillation_alpha", config.teacher is not None, teacher),
@@ -126,28 +128,28 @@ def _refuse_idle(config: TrainConfig, data: DataSet) -> None:
 
 @functools.cache
 def _try_optimizer(name: str, lr: float, weight_decay: float) -> None:
-    """Raise ValueError for an optimizer that cannot take a step, be saved, or be resumed: tried on a few numbers."""
+    """Raise ValueError for an optimizer that cannot take a step, be saved or be resumed; tried on a tiny model."""
     _check_optimizer(name)
-    recipe, doing = OptimConfig(opt=name, lr=lr, min_lr=0.0, weight_decay=weight_decay), "be made"
+    recipe, action = OptimConfig(opt=name, lr=lr, min_lr=0.0, weight_decay=weight_decay), "be created"
     device = "cuda" if name.startswith(ON_GPUS) and torch.cuda.is_available() else "cpu"
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]), torch.compiler.set_stance("force_eager"):
-        warnings.simplefilter("ignore")  # they come in the training
+        warnings.simplefilter("ignore")  # the training shows them
         tiny = nn.Sequential(nn.Conv2d(2, 2, 1), nn.Flatten(), nn.Linear(2, 2)).to(device)
         try:
             optimizer: Any = create_optimizer(tiny, recipe, None, fused=False)
-            doing = "learn"
+            action = "take a step"
             if getattr(optimizer, "is_second_order", False):
-                raise TypeError("it needs second derivatives, and training computes the first alone")
+                raise TypeError("it needs second derivatives, and training computes only the first")
             tiny(torch.ones(1, 2, 1, 1, device=device)).sum().backward()
             optimizer.step()
             optimizer.zero_grad()
-            doing = "be saved and gone on with"
-            how, saved = StateDictOptions(full_state_dict=True), io.BytesIO()
-            torch.save(get_state_dict(tiny, optimizer, options=how), saved)
+            action = "be saved and resumed"
+            options, saved = StateDictOptions(full_state_dict=True), io.BytesIO()
+            torch.save(get_state_dict(tiny, optimizer, options=options), saved)
             saved.seek(0)
             weights, state = torch.load(saved, weights_only=True)
-            again = create_optimizer(tiny, recipe, None, fused=False)
-            set_state_dict(tiny, again, model_state_dict=weights, optim_state_dict=state, options=how)
-        except Exception as error:  # whatever an optimizer of any library raises
+            resumed = create_optimizer(tiny, recipe, None, fused=False)
+            set_state_dict(tiny, resumed, model_state_dict=weights, optim_state_dict=state, options=options)
+        except Exception as error:  # optimizers raise many types
             why = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise ValueError(f"--opt {name} cannot {doing} here ({why}); choose another, such as adamw") from error
+            raise ValueError(f"--opt {name} cannot {action} here ({why}); choose another, such as adamw") from error

@@ -82,8 +82,8 @@ def _compare(case: Case, folder: Path, rounds: int) -> Iterator[Figure]:
         clock=reported,
     )
     what = f"JPEGs of {case.sides[1]}x{case.sides[0]}, {case.model}, {case.size}, batch {case.batch_size}"
-    for name, taken in seconds.items():
-        yield ratio(f"{what}: {name}", [float(case.batch_size)] * rounds, taken, "images a second")
+    for name, times in seconds.items():
+        yield ratio(f"{what}: {name}", [float(case.batch_size)] * rounds, times, "images a second")
     learning = seconds["learning"]
     in_turn = [sum(pair) for pair in zip(seconds["reading, 0 workers"], learning)]
     slower = [max(pair) for pair in zip(seconds["reading, 1 worker"], learning)]

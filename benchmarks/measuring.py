@@ -58,9 +58,9 @@ def alternate(
     for turn in range(-warm_up, rounds):
         shift = turn % len(names)
         for name in names[shift:] + names[:shift]:
-            taken = clock(functions[name], repeats)
+            time_per_call = clock(functions[name], repeats)
             if turn >= 0:
-                seconds[name].append(taken)
+                seconds[name].append(time_per_call)
     return seconds
 
 

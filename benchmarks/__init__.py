@@ -1,4 +1,4 @@
-"""The benchmarks: one module and one line of TABLE each; `python -m benchmarks --only NAME` runs one of them."""
+"""The benchmarks: one file and one line of TABLE each; `python -m benchmarks --only NAME` runs one of them."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from benchmarks.measuring import Figure, machine
 from cpvt.runtime.files import write_json
 
 TABLE = {  # name of the module -> what it measures
-    "peg": "PEG against the plain transposed-preprocessing form, and its share of a model",
+    "peg": "PEG against the plain transposed-view form, and its fraction of a model",
     "scattered": "PEG at coordinates: memory per token, and time against the dense form",
     "model": "cpvt_small_gap against timm's deit_small",
     "packed": "a list of 64 sizes: packed against a loop, groups by size, and padding with a mask (timm's NaFlex ViT)",
-    "padding": "what a padded batch does to the answers of a convolution",
+    "padding": "how padding a batch changes the predictions of a model with a convolution",
     "memory": "peak memory of a forward as images grow to 1024 pixels",
     "training": "a training step against a minimal loop, on timm's transformer of the same shape and on the same model",
-    "feeding": "images per second: reading alone, learning alone, and both in training",
+    "feeding": "images per second: data loading alone, training steps alone, and both in training",
     "processes": "two processes that train one model against two that train a model each, one thread per process",
     "fused": "the Triton kernels of PEG against cuDNN and against a plain copy; needs a GPU",
-    "matmul": "share of the machine's matrix-multiply rate that cpvt_small_gap reaches, eager and compiled",
+    "matmul": "fraction of the machine's matrix-multiply rate that cpvt_small_gap reaches, eager and compiled",
 }
 OUT, ROUNDS = "benchmarks/results", 21
 
@@ -41,7 +41,7 @@ def run_benchmarks(only: Sequence[str] = (), out: str = OUT, rounds: int = ROUND
     if not torch.cuda.is_available():
         gpu = [name for name, module in modules.items() if getattr(module, "NEEDS_GPU", False)]
         if only and gpu:
-            raise ValueError(f"the benchmark '{gpu[0]}' needs a GPU, and there is none here; name others with --only")
+            raise ValueError(f"the benchmark '{gpu[0]}' needs a GPU, and there is none here; choose others with --only")
         modules = {name: module for name, module in modules.items() if name not in gpu}
     for name, module in modules.items():
         figures = []

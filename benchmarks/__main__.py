@@ -16,7 +16,7 @@ from benchmarks.measuring import Figure
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the options, run the benchmarks, and print a table of figures for each."""
-    names = "\n".join(f"  {name:10} {words}" for name, words in TABLE.items())
+    names = "\n".join(f"  {name:10} {what}" for name, what in TABLE.items())
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description="Measure the published speed and memory figures on this machine.",

@@ -1,4 +1,4 @@
-"""Images per second: reading alone, learning alone, and a training that does both."""
+"""Images per second: data loading alone, training steps alone, and a training that does both."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks.measuring import Figure, alternate, ratio, told
+from benchmarks.measuring import Figure, alternate, ratio, reported
 from benchmarks.rehearsal import rehearse
 from cpvt.config import DataConfig, OptimConfig, TrainConfig
 from cpvt.data import LoadOptions, SampleSpec, load_plan, open_data
@@ -23,16 +23,16 @@ CLASSES = 10
 
 
 class Case(NamedTuple):
-    """Which images are read, and what learns from them."""
+    """Which images are loaded, and what is trained on them."""
 
     sides: tuple[int, int]  # of the files
     model: str
     size: int
     batch_size: int
-    steps: int  # an epoch
+    steps: int  # per epoch
 
 
-CASES = (  # in the first learning is the slower, in the second reading
+CASES = (  # in the first case training steps are slower than data loading, in the second faster
     Case((64, 64), "cpvt_mini_peg5_gap", 32, 64, steps=8),
     Case((375, 500), "cpvt_micro_gap(patch_size=32)", 224, 32, steps=8),
 )
@@ -41,7 +41,7 @@ CASES = (  # in the first learning is the slower, in the second reading
 def run(rounds: int) -> Iterator[Figure]:
     """Yield the figures of `python -m benchmarks --only feeding`.
 
-    One thread trains; the images are read in the same process or by one loader worker.
+    One thread trains; images are loaded in the same process or by one worker.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -55,7 +55,7 @@ def run(rounds: int) -> Iterator[Figure]:
 
 
 def write_images(root: Path, case: Case) -> None:
-    """JPEGs in class folders, coarse shapes under fine grain, whose size on the disk is about a photograph's."""
+    """JPEGs in class folders, coarse shapes under fine grain, about as large on disk as photographs."""
     draw = np.random.default_rng(0)
     for number in range(case.steps * case.batch_size):
         path = root / "train" / f"class{number % CLASSES}" / f"{number}.jpg"
@@ -67,7 +67,7 @@ def write_images(root: Path, case: Case) -> None:
 
 
 def _compare(case: Case, folder: Path, rounds: int) -> Iterator[Figure]:
-    """Rates, and what training comes to of the rate that its parts allow."""
+    """Rates, and the rate of training relative to what its parts allow."""
     rehearsal, fresh = rehearse(case.model, case.size, case.batch_size, CLASSES, case.steps), count()
     seconds = alternate(
         {
@@ -79,16 +79,16 @@ def _compare(case: Case, folder: Path, rounds: int) -> Iterator[Figure]:
         },
         rounds,
         warm_up=1,
-        clock=told,
+        clock=reported,
     )
-    words = f"JPEGs of {case.sides[1]}x{case.sides[0]}, {case.model}, {case.size}, batch {case.batch_size}"
-    for name, taken in seconds.items():
-        yield ratio(f"{words}: {name}", [float(case.batch_size)] * rounds, taken, "images a second")
+    what = f"JPEGs of {case.sides[1]}x{case.sides[0]}, {case.model}, {case.size}, batch {case.batch_size}"
+    for name, times in seconds.items():
+        yield ratio(f"{what}: {name}", [float(case.batch_size)] * rounds, times, "images a second")
     learning = seconds["learning"]
     in_turn = [sum(pair) for pair in zip(seconds["reading, 0 workers"], learning)]
     slower = [max(pair) for pair in zip(seconds["reading, 1 worker"], learning)]
-    yield ratio(f"{words}: training / reading and learning in turn, 0 workers", in_turn, seconds["training, 0 workers"])
-    yield ratio(f"{words}: training / the slower of the two, 1 worker", slower, seconds["training, 1 worker"])
+    yield ratio(f"{what}: training / reading and learning in turn, 0 workers", in_turn, seconds["training, 0 workers"])
+    yield ratio(f"{what}: training / the slower of the two, 1 worker", slower, seconds["training, 1 worker"])
 
 
 def _config(case: Case, folder: Path, workers: int, number: int = 0) -> TrainConfig:
@@ -106,7 +106,7 @@ def _time(work: Callable[[], Any]) -> float:
 
 
 def _read(config: TrainConfig) -> float:
-    """Seconds from one batch to the next; what it takes to start is left out."""
+    """Seconds per batch, startup left out."""
     data = open_data(config.dataset.data)
     assert data.train is not None
     preprocessing, size = check(config, data).preprocessing, config.optim.batch_size
@@ -117,10 +117,10 @@ def _read(config: TrainConfig) -> float:
 
 
 def _train(config: TrainConfig) -> float:
-    """Seconds from one step to the next of a whole training; what it takes to start and to save is left out."""
+    """Seconds per step of a whole training, startup and saving left out."""
     times = list[float]()
 
-    def note(name: str, done: int, total: int, words: str) -> None:
+    def note(name: str, done: int, total: int, message: str) -> None:
         if name == "train":
             times.append(time.perf_counter())
 

@@ -20,13 +20,14 @@ CASES = [  # batch, prefix tokens, grid, width, dtype
     (64, 0, (14, 14), 384, torch.float32),
     (16, 0, (64, 64), 384, torch.float32),
 ]
-FLUSHED = 2**31  # bytes written before every call, which empties the caches. The host queues the call meanwhile and is
-# done before the GPU (about 0.7 ms on an H100), so the kernels' time is measured, not the host's.
-WORST = 0.01  # largest difference from the convolution in float32 that still counts as equal, of the largest value
+# Bytes written before every call, to flush the caches. Meanwhile the host queues the call (about 0.7 ms on an H100), so
+# the kernels' time is measured, not the host's.
+FLUSHED = 2**31
+TOLERANCE = 0.01  # largest difference from the convolution in float32, relative to the largest value
 
 
 def gpu_clock() -> Clock:
-    """A clock for `alternate`: seconds between two events of the GPU, data coming from memory, not from caches."""
+    """A clock for `alternate`: seconds between two GPU events, with cold caches."""
     flushed = torch.empty(FLUSHED, dtype=torch.uint8, device="cuda")
 
     def clock(function: Callable[[], Any], repeats: int) -> float:
@@ -48,10 +49,10 @@ def gpu_clock() -> Clock:
 def contenders(
     tokens: Tensor, weight: Tensor, bias: Tensor, prefix: int, grid: tuple[int, int], backward: bool
 ) -> dict[str, Callable[[], Any]]:
-    """What is compared: our two forms, the convolution alone on an image that needs no work, and a copy.
+    """The two forms of PEG, the convolution alone on an image that is ready for it, and a copy.
 
-    The copy moves the bytes that must be moved: tokens read and written, and backward gradient and tokens read and a
-    gradient written, which is two and a half copies of the tokens.
+    The copy moves the bytes that must be moved: it reads and writes the tokens. Backward reads gradient and tokens and
+    writes a gradient, which makes two and a half copies of the tokens in all.
     """
     patches = tokens[:, prefix:].detach().unflatten(1, grid).permute(0, 3, 1, 2)
     image = patches.contiguous(memory_format=torch.channels_last).requires_grad_(backward)
@@ -78,14 +79,14 @@ def contenders(
 
 
 def check(tokens: Tensor, weight: Tensor, bias: Tensor, prefix: int, grid: tuple[int, int]) -> None:
-    """Outputs and gradients of the fused form are those of the convolution in float32."""
+    """Assert that outputs and gradients of the fused form equal those of the convolution in float32."""
     seed, found = torch.randn_like(tokens), []
     for form, dtype in (("fused", tokens.dtype), ("dense", torch.float32)):
         x, taps, constant = inputs = [each.detach().to(dtype).requires_grad_() for each in (tokens, weight, bias)]
         output = ops.peg(x, taps, constant, grid, prefix, form=form)
         found.append([output, *torch.autograd.grad(output, inputs, seed.to(dtype))])
     for ours, truth in zip(*found):
-        assert float((ours.detach().float() - truth.detach()).abs().max() / truth.detach().abs().max()) < WORST
+        assert float((ours.detach().float() - truth.detach()).abs().max() / truth.detach().abs().max()) < TOLERANCE
 
 
 def run(rounds: int) -> Iterator[Figure]:
@@ -100,6 +101,6 @@ def run(rounds: int) -> Iterator[Figure]:
         for backward in (False, True):
             forms = contenders(tokens, weight, bias, prefix, grid, backward)
             seconds = alternate(forms, 2 * rounds, clock=clock)
-            words = f"{'forward + backward' if backward else 'forward'}, {shape}, {prefix} prefix, {dtype}"
+            what = f"{'forward + backward' if backward else 'forward'}, {shape}, {prefix} prefix, {dtype}"
             for other in ("copy", "dense", "convolution"):
-                yield ratio(f"time of {other} / fused, {words}", seconds[other], seconds["fused"])
+                yield ratio(f"time of {other} / fused, {what}", seconds[other], seconds["fused"])

@@ -1,4 +1,4 @@
-"""Share of the machine's matrix-multiply rate that cpvt_small_gap reaches, eager and compiled."""
+"""Fraction of the machine's matrix-multiply rate that cpvt_small_gap reaches, eager and compiled."""
 
 from __future__ import annotations
 
@@ -40,15 +40,15 @@ def run(rounds: int) -> Iterator[Figure]:
         fastest = [min(pair) for pair in zip(seconds["square by MKL"], seconds["square by oneDNN"])]
         operations = 2 * SQUARE**3 / counter.get_total_flops()
         yield ratio(
-            f"rate of a {SQUARE}x{SQUARE} product by oneDNN / MKL, beside batch {batch}",
+            f"rate of a {SQUARE}x{SQUARE} product by oneDNN / MKL, measured with batch {batch}",
             seconds["square by MKL"],
             seconds["square by oneDNN"],
         )
         for name in ("eager", "compiled", "eager with nn.Linear"):
-            scaled = [operations * second for second in seconds[name]]  # as long as it would take for the square's work
-            words = f"cpvt_small_gap, {SIZE}, batch {batch}, {name}"
-            yield ratio(f"{words}: share of the rate of a {SQUARE}x{SQUARE} product", fastest, scaled)
-            alone = f"{words}: share of its time that its linear layers need alone"
+            scaled = [operations * second for second in seconds[name]]  # time for the operations of the square product
+            what = f"cpvt_small_gap, {SIZE}, batch {batch}, {name}"
+            yield ratio(f"{what}: fraction of the rate of a {SQUARE}x{SQUARE} product", fastest, scaled)
+            alone = f"{what}: fraction of its time that its linear layers need alone"
             yield ratio(alone, seconds["linear layers"], seconds[name])
 
 

@@ -1,4 +1,4 @@
-"""Timing that is comparable on a noisy machine: contenders alternate in one process; results are ratios with spread."""
+"""Comparable timing on a noisy machine: contenders alternate in one process; results are ratios with a spread."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Figure:
         return f"{value}{'' if self.unit == 'ratio' else ' ' + self.unit}{spread}"
 
 
-Clock = Callable[[Callable[[], Any], int], float]  # (function, repeats) -> seconds a call
+Clock = Callable[[Callable[[], Any], int], float]  # (function, repeats) -> seconds per call
 
 
 def wall(function: Callable[[], Any], repeats: int) -> float:
@@ -44,7 +44,7 @@ def wall(function: Callable[[], Any], repeats: int) -> float:
     return (time.perf_counter() - start) / repeats
 
 
-def told(function: Callable[[], Any], repeats: int) -> float:
+def reported(function: Callable[[], Any], repeats: int) -> float:
     """Return the mean of the seconds that a function reports about itself."""
     return sum(float(function()) for _ in range(repeats)) / repeats
 
@@ -58,9 +58,9 @@ def alternate(
     for turn in range(-warm_up, rounds):
         shift = turn % len(names)
         for name in names[shift:] + names[:shift]:
-            taken = clock(functions[name], repeats)
+            time_per_call = clock(functions[name], repeats)
             if turn >= 0:
-                seconds[name].append(taken)
+                seconds[name].append(time_per_call)
     return seconds
 
 
@@ -85,7 +85,7 @@ def peak_memory(work: Callable[..., None], *arguments: Any) -> int:
         found: int = receive.recv()
     except EOFError as error:
         raise ChildProcessError(
-            f"the process of {work.__name__}{arguments} died, most often for want of memory"
+            f"the process of {work.__name__}{arguments} died, most often because memory ran out"
         ) from error
     finally:
         process.join()
@@ -96,7 +96,7 @@ _marked = 0
 
 
 def mark_memory() -> None:
-    """Exclude what is held until now (model, inputs) from the peak."""
+    """Exclude memory allocated so far (model, inputs) from the peak."""
     global _marked
     _marked = memory.mark_memory()
 

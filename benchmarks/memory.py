@@ -1,4 +1,4 @@
-"""Peak memory of a forward as one image grows to 1024 pixels, a process for each size."""
+"""Peak memory of a forward as one image grows to 1024 pixels, one process per size."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ ENCODINGS = ("peg", "learned", "sincos", "rope", "relative")
 
 
 def run(rounds: int) -> Iterator[Figure]:
-    """Yield the figures of `python -m benchmarks --only memory`; nothing is random, so one round is enough."""
+    """Yield the figures of `python -m benchmarks --only memory`; one round is enough, as nothing is random."""
     for encoding in ENCODINGS:
         for size in SIZES:
             tokens = (size // 16) ** 2
-            words = f"forward of cpvt_small_gap with {encoding}, one image of {size}x{size}, {tokens:,} tokens"
-            yield Figure(words, round(peak_memory(forward_once, encoding, size) / tokens), "bytes a token")
+            what = f"forward of cpvt_small_gap with {encoding}, one image of {size}x{size}, {tokens:,} tokens"
+            yield Figure(what, round(peak_memory(forward_once, encoding, size) / tokens), "bytes a token")
 
 
 def forward_once(encoding: str, size: int) -> None:

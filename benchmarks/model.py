@@ -24,18 +24,18 @@ def run(rounds: int) -> Iterator[Figure]:
     images, labels = torch.randn(BATCH, 3, SIZE, SIZE), torch.randint(0, 1000, (BATCH,))
     for model in models.values():
         model.eval()
-    words = f"throughput of {OURS} / {THEIRS}, {SIZE}, batch {BATCH}"
+    what = f"throughput of {OURS} / {THEIRS}, {SIZE}, batch {BATCH}"
     with torch.inference_mode():
-        yield from _compare(f"{words}, forward", {k: functools.partial(m, images) for k, m in models.items()}, rounds)
+        yield from _compare(f"{what}, forward", {k: functools.partial(m, images) for k, m in models.items()}, rounds)
     steps = {name: _training_step(model, images, labels) for name, model in models.items()}
-    yield from _compare(f"{words}, training step", steps, rounds)
+    yield from _compare(f"{what}, training step", steps, rounds)
 
 
-def _compare(words: str, forms: dict[str, Callable[[], Any]], rounds: int) -> Iterator[Figure]:
-    """As both come, and with PyTorch's own linear layers in ours as in timm's."""
+def _compare(what: str, forms: dict[str, Callable[[], Any]], rounds: int) -> Iterator[Figure]:
+    """Both as they are, and with nn.Linear in cpvt's model as in timm's."""
     seconds = alternate({**forms, "alike": plain_linear()(forms["cpvt"])}, rounds)
-    yield ratio(words, seconds["timm"], seconds["cpvt"])
-    yield ratio(f"{words}, nn.Linear in both", seconds["timm"], seconds["alike"])
+    yield ratio(what, seconds["timm"], seconds["cpvt"])
+    yield ratio(f"{what}, nn.Linear in both", seconds["timm"], seconds["alike"])
 
 
 def _training_step(model: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor) -> Callable[[], None]:

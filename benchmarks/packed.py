@@ -32,7 +32,7 @@ def run(rounds: int) -> Iterator[Figure]:
         for name in ("packed", "grouped"):
             torch.testing.assert_close(contenders[name](), alone, atol=1e-4, rtol=1e-4)
     shape = model_config(MODEL)
-    words = f"{IMAGES} images with sides of {SIDES[0]}-{SIDES[1]}, width {shape.embed_dim}, {shape.depth} blocks"
+    what = f"{IMAGES} images with sides of {SIDES[0]}-{SIDES[1]}, width {shape.embed_dim}, {shape.depth} blocks"
     for mode, backward in MODES.items():
         forms: dict[str, Callable[[], None]] = {
             name: functools.partial(_work, form, backward) for name, form in contenders.items()
@@ -40,22 +40,22 @@ def run(rounds: int) -> Iterator[Figure]:
         forms["packed, nn.Linear"] = plain_linear()(forms["packed"])
         seconds = alternate(forms, max(5, rounds // 3), warm_up=1)
         best = [min(pair) for pair in zip(seconds["loop"], seconds["grouped"])]
-        yield ratio(f"{words}, {mode}: time of the better of loop and groups / packed", best, seconds["packed"])
+        yield ratio(f"{what}, {mode}: time of the better of loop and groups / packed", best, seconds["packed"])
         for name in ("loop", "grouped", "padded"):
-            yield ratio(f"{words}, {mode}: time {name} / packed", seconds[name], seconds["packed"])
-        alike = f"{words}, {mode}: time padded / packed, nn.Linear in both"
+            yield ratio(f"{what}, {mode}: time {name} / packed", seconds[name], seconds["packed"])
+        alike = f"{what}, {mode}: time padded / packed, nn.Linear in both"
         yield ratio(alike, seconds["padded"], seconds["packed, nn.Linear"])
     for mode, backward in MODES.items():
         for name in contenders:
             yield Figure(
-                f"{words}, {mode}: peak {name}",
+                f"{what}, {mode}: peak {name}",
                 round(peak_memory(_once, name, backward, IMAGES, SIDES) / 2**20),
                 "MiB",
             )
 
 
 def draw(count: int, sides: tuple[int, int]) -> list[Tensor]:
-    """Images with sides in a range, always the same."""
+    """Images with sides in a range, the same in every call."""
     choose, generator = random.Random(0), torch.Generator().manual_seed(0)
     sizes = [(choose.randint(*sides), choose.randint(*sides)) for _ in range(count)]
     return [torch.randn(3, *size, generator=generator) for size in sizes]
@@ -69,8 +69,8 @@ def _ours(images: list[Tensor]) -> dict[str, Contender]:
     order = torch.tensor([number for group in groups.values() for number in group]).argsort()
 
     def grouped() -> Tensor:
-        filled = pad_to_patches(images, model.config)
-        batches = (torch.stack([filled[number] for number in group]) for group in groups.values())
+        padded = pad_to_patches(images, model.config)
+        batches = (torch.stack([padded[number] for number in group]) for group in groups.values())
         return torch.cat([model(batch) for batch in batches])[order]
 
     return {
@@ -81,7 +81,7 @@ def _ours(images: list[Tensor]) -> dict[str, Contender]:
 
 
 def _padded(images: list[Tensor]) -> dict[str, Contender]:
-    """timm's own model for many sizes; the patches are padded to the longest image beforehand (not timed)."""
+    """timm's model for many sizes; patches are padded to the longest image beforehand (not timed)."""
     shape = model_config(MODEL)
     patch = (shape.patch_size, shape.patch_size)
     parts: list[dict[str, Any]] = [
@@ -92,7 +92,7 @@ def _padded(images: list[Tensor]) -> dict[str, Contender]:
     settings = NaFlexVitCfg(
         patch_size=shape.patch_size, embed_dim=shape.embed_dim, depth=shape.depth, num_heads=shape.num_heads,
         class_token=True, global_pool="token", pos_embed_grid_size=(14, 14),
-        use_key_only_attn_mask=True,  # the smaller of its two kinds of mask
+        use_key_only_attn_mask=True,  # the smaller of its two masks
     )  # fmt: skip
     return {"padded": functools.partial(NaFlexVit(settings, num_classes=1000), batch)}
 

@@ -1,4 +1,4 @@
-"""PEG against the plain transposed-preprocessing form, and its share of a model."""
+"""PEG against the plain transposed-view form, and its fraction of a model."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ MODELS, MODEL_SIZE = ("cpvt_small", "cpvt_small_gap"), 224
 def run(rounds: int) -> Iterator[Figure]:
     """Yield the figures of `python -m benchmarks --only peg`."""
     yield from _against_plain(3 * rounds)
-    yield from _share_of_a_model(rounds)
+    yield from _fraction_of_a_model(rounds)
 
 
 def plain(tokens: Tensor, weight: Tensor, bias: Tensor, grid: tuple[int, int]) -> Tensor:
-    """What most code does: see the tokens as an image, convolve, add, and turn back."""
+    """The usual implementation: view the tokens as an image, convolve, add, and flatten."""
     image = tokens.transpose(1, 2).view(tokens.shape[0], tokens.shape[2], *grid)
     image = F.conv2d(image, weight, bias, padding=1, groups=tokens.shape[2]) + image
     return image.flatten(2).transpose(1, 2)
@@ -47,7 +47,7 @@ def _against_plain(rounds: int) -> Iterator[Figure]:
         yield ratio(f"PEG / plain form, forward + backward, {shape}", seconds["cpvt"], seconds["plain"])
 
 
-def _share_of_a_model(rounds: int) -> Iterator[Figure]:
+def _fraction_of_a_model(rounds: int) -> Iterator[Figure]:
     for name in MODELS:
         model = cpvt.create_model(name).eval()
         shape = model.config

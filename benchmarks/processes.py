@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from benchmarks.measuring import Figure, alternate, ratio, told
+from benchmarks.measuring import Figure, alternate, ratio, reported
 from benchmarks.rehearsal import rehearse
 
 PROCESSES = 2
@@ -26,7 +26,7 @@ class Case(NamedTuple):
     size: int
     batch_size: int
     classes: int
-    steps: int  # between two looks at the clock
+    steps: int  # per timing
 
 
 CASES = (Case("cpvt_mini_peg5_gap", 32, 64, 10, steps=8), Case("cpvt_tiny_gap", 224, 16, 1000, steps=2))
@@ -40,12 +40,12 @@ def run(rounds: int) -> Iterator[Figure]:
                 {"together": lambda: max(together()), "apart": lambda: _for_one_batch(apart())},
                 -(-rounds // 3),
                 warm_up=1,
-                clock=told,
+                clock=reported,
             )
-        words = f"{case.model}, {case.size}, {case.batch_size} images a step, a thread each"
+        what = f"{case.model}, {case.size}, {case.batch_size} images per step, one thread each"
         yield ratio(
             f"throughput of {PROCESSES} processes that train one model / of {PROCESSES} that train a model each, "
-            f"{words}",
+            f"{what}",
             seconds["apart"],
             seconds["together"],
         )
@@ -64,14 +64,14 @@ def _started(case: Case, together: bool) -> Iterator[Callable[[], list[float]]]:
     try:
         for number in range(PROCESSES):
             mine, theirs = context.Pipe()
-            place = (number, port) if together else None
-            started.append(context.Process(target=_train, args=(theirs, case, place)))
+            group = (number, port) if together else None
+            started.append(context.Process(target=_train, args=(theirs, case, group)))
             started[-1].start()
             theirs.close()
             pipes.append(mine)
         for pipe in pipes:
             _answer(pipe)
-        yield lambda: [_answer(pipe) for pipe in _told(pipes)]
+        yield lambda: [_answer(pipe) for pipe in _requested(pipes)]
     finally:
         for process in started:
             process.terminate()
@@ -79,8 +79,8 @@ def _started(case: Case, together: bool) -> Iterator[Callable[[], list[float]]]:
             process.join()
 
 
-def _told(pipes: list[Connection]) -> list[Connection]:
-    """Return the pipes after telling every process to make its steps."""
+def _requested(pipes: list[Connection]) -> list[Connection]:
+    """Request the steps of every process and return the pipes."""
     for pipe in pipes:
         pipe.send("go")
     return pipes
@@ -90,16 +90,16 @@ def _answer(pipe: Connection) -> float:
     try:
         return float(pipe.recv())
     except EOFError as error:
-        raise ChildProcessError("a process that trains died; its own error is above") from error
+        raise ChildProcessError("a process that trains died; its error is above") from error
 
 
-def _train(pipe: Connection, case: Case, place: tuple[int, int] | None) -> None:
-    """Run in a child process: make the steps on each request and answer with the seconds per step.
+def _train(pipe: Connection, case: Case, group: tuple[int, int] | None) -> None:
+    """Run in a child process: take the steps of each request and send back the seconds per step.
 
-    place: (rank, port) among processes that train one model together; None for a process on its own.
+    group: (rank, port) among processes that train one model together; None for a process by itself.
     """
-    if place is not None:
-        number, port = (str(each) for each in place)
+    if group is not None:
+        number, port = (str(each) for each in group)
         world = {"WORLD_SIZE": str(PROCESSES), "RANK": number, "LOCAL_RANK": number}
         os.environ.update({**world, "MASTER_ADDR": "localhost", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"})
     rehearsal = rehearse(case.model, case.size, case.batch_size, case.classes, case.steps)

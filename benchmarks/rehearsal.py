@@ -1,4 +1,4 @@
-"""The package's own training steps alone: no images are read and no checkpoint is written.
+"""The training steps of the package alone: no images are loaded and no checkpoint is written.
 
 Only this file depends on the internals of cpvt.training.
 """
@@ -21,11 +21,11 @@ from cpvt.training.sampler import Step, own_share
 from cpvt.training.stopping import Stop
 from cpvt.training.trainer import Trainer
 
-EPOCHS = 10_000  # so many that the schedule never ends
+EPOCHS = 10_000  # enough that the schedule never ends
 
 
 class Rehearsal:
-    """A training whose every step learns from the same noise; called, it takes the steps of an epoch and keeps nothing."""
+    """A training on the same noise in every step; a call takes the steps of an epoch and stores nothing."""
 
     def __init__(self, trainer: Trainer) -> None:
         self.trainer = trainer
@@ -36,7 +36,7 @@ class Rehearsal:
 
 
 class Noise:
-    """Gives every step the same images; call it as `cpvt.training.trainer.Load`."""
+    """Gives every step the same images; called like `cpvt.training.trainer.Load`."""
 
     def __init__(self, channels: int, sides: tuple[int, int], classes: int) -> None:
         self.shape, self.classes, self.batch = (channels, *sides), classes, Batch([], torch.zeros(0), 0.0, 0, [])
@@ -51,20 +51,20 @@ class Noise:
 def rehearse(model: str, size: int, batch_size: int, classes: int, steps: int = 1) -> Rehearsal:
     """Build a training with the default options on the CPU, with epochs of `steps` steps.
 
-    size: side of the images. batch_size: images per step, over all processes together.
+    size: side of the images, pixels. batch_size: images per step over all processes.
     """
-    recipe, engine = OptimConfig(epochs=EPOCHS, batch_size=batch_size), RuntimeConfig(save_minutes=float("inf"))
-    config = TrainConfig(out="", model=model, img_size=size, device="cpu", runtime=engine, optim=recipe)
+    optim, runtime = OptimConfig(epochs=EPOCHS, batch_size=batch_size), RuntimeConfig(save_minutes=float("inf"))
+    config = TrainConfig(out="", model=model, img_size=size, device="cpu", runtime=runtime, optim=optim)
     names = [f"class {number}" for number in range(classes)]
     data = data_set("noise", names, _Unread(steps * batch_size), None, "RGB")
     setup = check(config, data)
     module, _ = build_model(config, setup.model, data.class_names)
     noise = Noise(len(data.mean), setup.preprocessing.sides, classes)
-    return Rehearsal(Trainer(config, setup, module, data, Backend(config), Criterion(recipe, classes), noise))
+    return Rehearsal(Trainer(config, setup, module, data, Backend(config), Criterion(optim, classes), noise))
 
 
 class _Unread:
-    """A dataset of known length that is never read."""
+    """A data set of known length that is never read."""
 
     def __init__(self, count: int) -> None:
         self.count = count

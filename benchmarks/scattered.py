@@ -1,4 +1,4 @@
-"""PEG at coordinates: peak memory per token, a process for each count, and time against the dense form."""
+"""PEG at coordinates: peak memory per token, one process per count, and time against the dense form."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ WIDTH, COUNTS, SIDE = 512, (50_000, 100_000, 200_000), 128
 def run(rounds: int) -> Iterator[Figure]:
     """Yield the figures of `python -m benchmarks --only scattered`."""
     for count in COUNTS:
-        words = f"forward_at, forward + backward beside its inputs, {count:,} tokens of width {WIDTH}"
-        yield Figure(words, round(peak_memory(step_once, count) / count), "bytes a token")
+        what = f"forward_at, forward + backward without its inputs, {count:,} tokens of width {WIDTH}"
+        yield Figure(what, round(peak_memory(step_once, count) / count), "bytes a token")
     layer, tokens = cpvt.PEG(WIDTH), torch.randn(SIDE * SIDE, WIDTH, requires_grad=True)
-    places = torch.cartesian_prod(torch.arange(SIDE), torch.arange(SIDE))
+    coordinates = torch.cartesian_prod(torch.arange(SIDE), torch.arange(SIDE))
     forms = {
-        "at places": lambda: _step(layer, tokens, places),
+        "scattered": lambda: _step(layer, tokens, coordinates),
         "dense": lambda: layer(tokens[None], (SIDE, SIDE)).sum().backward(),
     }
     seconds = alternate(forms, max(3, rounds // 2))
-    words = f"time of forward_at / dense form, forward + backward, a full {SIDE}x{SIDE} grid of width {WIDTH}"
-    yield ratio(words, seconds["at places"], seconds["dense"])
+    what = f"time of forward_at / dense form, forward + backward, a full {SIDE}x{SIDE} grid of width {WIDTH}"
+    yield ratio(what, seconds["scattered"], seconds["dense"])
 
 
 def step_once(count: int) -> None:
-    """One forward and backward over tokens at a quarter of the places of a square, in no order."""
+    """One forward and backward over tokens at a quarter of the positions of a square, shuffled."""
     layer = cpvt.PEG(WIDTH)
     _step(layer, *_draw(100))
-    tokens, places = _draw(count)
+    tokens, coordinates = _draw(count)
     mark_memory()
-    _step(layer, tokens, places)
+    _step(layer, tokens, coordinates)
 
 
-def _step(layer: cpvt.PEG, tokens: Tensor, places: Tensor) -> None:
-    layer.forward_at(tokens, places).sum().backward()
+def _step(layer: cpvt.PEG, tokens: Tensor, coordinates: Tensor) -> None:
+    layer.forward_at(tokens, coordinates).sum().backward()
     tokens.grad = None
 
 

@@ -1,4 +1,4 @@
-"""A training step of the package against a minimal loop, on timm's transformer of that shape and on the same model."""
+"""A training step against a minimal loop, on timm's transformer of the same shape and on the same model."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cpvt.models.sizes import model_config
 
 
 class Case(NamedTuple):
-    """What is trained; it takes 1 / part of the rounds."""
+    """What is trained; it takes 1 / `part` of the rounds."""
 
     model: str
     size: int
@@ -41,11 +41,11 @@ def run(rounds: int) -> Iterator[Figure]:
             "plain, ours": _plain_loop(cpvt.create_model(case.model, num_classes=case.classes), case),
         }
         seconds = alternate(forms, -(-rounds // case.part), warm_up=1)
-        words = f"{case.size}, batch {case.batch_size}"
-        against = f"throughput of our training of {case.model} / plain loop on timm's of the same shape, {words}"
+        what = f"{case.size}, batch {case.batch_size}"
+        against = f"throughput of cpvt's training of {case.model} / plain loop on timm's of the same shape, {what}"
         yield ratio(against, seconds["plain, timm's"], seconds["ours"])
         yield ratio(f"{against}, nn.Linear in both", seconds["plain, timm's"], seconds["ours, nn.Linear"])
-        alone = f"throughput of our training of {case.model} / plain loop on the same model, {words}"
+        alone = f"throughput of cpvt's training of {case.model} / plain loop on the same model, {what}"
         yield ratio(alone, seconds["plain, ours"], seconds["ours"])
 
 

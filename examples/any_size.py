@@ -1,4 +1,4 @@
-"""One model for images of any size, and images of several sizes in one call."""
+"""One model for images of any size, or of several sizes in one call."""
 
 import torch
 
@@ -12,6 +12,6 @@ for height, width in ((224, 224), (333, 517), (160, 64)):
 
 images = [torch.randn(3, 224, 224), torch.randn(3, 160, 64), torch.randn(3, 96, 300)]
 with torch.inference_mode():
-    batched = model(images)
+    packed = model(images)
     alone = torch.cat([model(image[None]) for image in images])
-print(f"a list of {len(images)} -> {tuple(batched.shape)}, off by {(batched - alone).abs().max():.1e} from one by one")
+print(f"a list of {len(images)} -> {tuple(packed.shape)}, off by {(packed - alone).abs().max():.1e} from one by one")

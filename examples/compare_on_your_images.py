@@ -1,4 +1,4 @@
-"""A small comparison from Python: two encodings, one epoch, on a folder of yours or on the embedded digits."""
+"""A small comparison from Python: two encodings, one epoch, on your folder of images or on embedded digits."""
 
 import sys
 from pathlib import Path
@@ -22,5 +22,5 @@ def main(out: str = "runs/example", data: str = "digits") -> None:
     print("the page:", Path(cpvt.report(folder)))
 
 
-if __name__ == "__main__":  # trainings run in processes of their own, which import this file
+if __name__ == "__main__":  # trainings run in separate processes, which import this file
     main(*sys.argv[1:])

@@ -1,11 +1,11 @@
-"""Dense prediction through timm's features_only: segment digits in noise, trained at 32 pixels, tested at more."""
+"""Dense prediction with timm's features_only: segment digits in noise, train at 32 pixels, test at larger sizes."""
 
 import timm
 import torch
 from sklearn.datasets import load_digits
 from torch import nn
 
-import cpvt.models  # noqa: F401  # makes our models known to timm
+import cpvt.models  # noqa: F401  # registers the models with timm
 
 INK = torch.tensor(load_digits().images / 16, dtype=torch.float32)[:, None]  # (1797, 1, 8, 8), from 0 to 1
 INK = nn.functional.interpolate(INK, 16, mode="bicubic").clamp(0, 1)

@@ -18,7 +18,7 @@ def classify(session: onnxruntime.InferenceSession, images: np.ndarray) -> np.nd
 with TemporaryDirectory() as folder:
     file = Path(folder) / "model.onnx"
 
-    import cpvt  # only to make the file; `cpvt export runs/peg` makes one of a trained run, class names included
+    import cpvt  # only to write the file; `cpvt export runs/peg` exports a trained run with its class names
 
     cpvt.export(cpvt.create_model("cpvt_micro_gap", num_classes=10), file)
 

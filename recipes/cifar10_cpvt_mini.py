@@ -1,9 +1,9 @@
 """CPVT-mini with five PEGs and global average pooling on CIFAR-10: the weights that come with the package.
 
-    cpvt train recipes/cifar10_cpvt_mini.py                 # from the folder that holds cifar10/{train,test}/CLASS/*.jpg
+    cpvt train recipes/cifar10_cpvt_mini.py     # in the folder that holds cifar10/{train,test}/CLASS/*.jpg
 
-Width 96, 6 blocks, patches of 4 pixels; trained at 24, 32 and 40 pixels in turn, so that one model holds over sizes.
-Expected: about an hour on one free CPU core, 80 % of the test images at 32 pixels; more in the model card
+Width 96, 6 blocks, patches of 4 pixels; trained at 24, 32 and 40 pixels in turn, so that one model works at many sizes.
+Expected: about an hour on one free CPU core, 80 % accuracy at 32 pixels; more in the model card
 (src/cpvt/models/weights/README.md).
 """
 

@@ -3,9 +3,9 @@
     accelerate launch --num_processes 8 -m cpvt train recipes/imagenet_cpvt_small_384.py --data /data/imagenet \\
         --initial-checkpoint runs/imagenet_cpvt_small
 
-Small steps (rate 5e-6 for 512 images, no warm-up, weight decay 1e-8), no repeated augmentation (Touvron et al., arXiv
+Learning rate 5e-6 for 512 images, no warm-up, weight decay 1e-8, no repeated augmentation (Touvron et al., arXiv
 2012.12877). Published for CPVT-S with one PEG without fine-tuning: 80.4 % top-1 at 384 (Chu et al., arXiv 2102.10882);
-no number is known for it fine-tuned, and none was measured here.
+no fine-tuned number is published, and none was measured here.
 """
 
 from dataclasses import replace

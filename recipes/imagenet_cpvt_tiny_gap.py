@@ -2,8 +2,8 @@
 
     accelerate launch --num_processes 8 -m cpvt train recipes/imagenet_cpvt_tiny_gap.py --data /data/imagenet
 
-Published: 74.9 % top-1 (Chu et al., arXiv 2102.10882). Neither that number nor the time it takes is reproduced here.
-One process that runs out of memory takes its part of a step in several parts: --grad-accum-steps 4.
+Published: 74.9 % top-1 (Chu et al., arXiv 2102.10882). Neither the number nor the training time is reproduced here.
+If a process runs out of memory, accumulate gradients: --grad-accum-steps 4.
 """
 
 from cpvt.config.recipes import imagenet

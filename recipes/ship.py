@@ -1,8 +1,8 @@
 """Put the weights of a trained run into the package: python recipes/ship.py RUN
 
-Writes NAME.safetensors (float16) and NAME.json to src/cpvt/models/weights, NAME being the model that the run trained. Then
-cpvt.load("NAME"), cpvt.create_model("NAME", pretrained=True) and the commands find them. Both files take the place of older
-ones only if the rounded model still answers as the run does.
+Writes NAME.safetensors (float16) and NAME.json to src/cpvt/models/weights, where NAME is the model of the run. Then
+cpvt.load("NAME"), cpvt.create_model("NAME", pretrained=True) and the commands find them. Older files are replaced only
+if the predictions of the rounded model agree with those of the run.
 """
 
 import re
@@ -21,18 +21,18 @@ from cpvt.results.checkpoints import config_from_json, load, read_record, save_c
 from cpvt.results.folders import WEIGHTS
 from cpvt.runtime.files import write_json
 
-LARGEST = 5_000_000  # bytes that a file of weights may have
-TOLERANCE = 0.01  # by which the probability of a class may change
+LARGEST = 5_000_000  # bytes of a weights file
+TOLERANCE = 0.01  # largest change of a probability
 SIZES = ((32, 32), (24, 40), (61, 35))  # height and width of the random images
 COUNT = 64  # of each size and kind
 
 
 class Rounding(NamedTuple):
-    """What float16 changes, at most, over random images."""
+    """The largest changes by float16 over random images."""
 
     logit: float
     probability: float
-    classes: int  # images whose first class changes
+    classes: int  # images whose top class changes
     images: int
 
     def __str__(self) -> str:
@@ -43,16 +43,16 @@ class Rounding(NamedTuple):
 
 
 def ship(run: Path, folder: Path = FOLDER) -> Rounding:
-    """Write the weights of a run, rounded, and its record; both are checked before they replace what is there.
+    """Write the rounded weights of a run and its record, checked before they replace older files.
 
-    Raises ValueError where the model is not as its name says, and where the file would be too large or would answer
-    otherwise than the run.
+    Raises ValueError where the model has other options than its name says, the file is too large, or predictions
+    change.
     """
     record = read_record(run)
     name, epochs = record["training"]["model"], record["training"]["optim"]["epochs"]
     if name not in MODELS or config_from_json(record["model"]) != MODELS[name][0]:
         raise ValueError(
-            f"'{run}' trained '{name}' with options of its own; train the model as its name says to ship it"
+            f"'{run}' trained '{name}' with options of its own; only the model as its name says can be shipped"
         )
     if record["epoch"] != epochs:
         print(f"'{run}' has {record['epoch']} of {epochs} epochs: ship it again when it is done", file=sys.stderr)
@@ -61,17 +61,17 @@ def ship(run: Path, folder: Path = FOLDER) -> Rounding:
         key: each.half() if each.is_floating_point() else each for key, each in checkpoint.model.state_dict().items()
     }
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=f".{name}.") as aside:
-        save_checkpoint(Path(aside), weights, record)
-        size = (Path(aside) / WEIGHTS).stat().st_size
+    with tempfile.TemporaryDirectory(dir=folder, prefix=f".{name}.") as temporary:
+        save_checkpoint(Path(temporary), weights, record)
+        size = (Path(temporary) / WEIGHTS).stat().st_size
         if size > LARGEST:
             raise ValueError(f"the weights of '{run}' take {size:,} bytes, and at most {LARGEST:,} go into the package")
-        rounding = compare(checkpoint.model, load(aside, "cpu").model, checkpoint.config.in_chans)
+        rounding = compare(checkpoint.model, load(temporary, "cpu").model, checkpoint.config.in_chans)
         if not rounding.probability <= TOLERANCE:
             raise ValueError(f"'{run}' cannot be shipped: {rounding}; at most {TOLERANCE} of a probability is allowed")
-        (Path(aside) / WEIGHTS).replace(folder / f"{name}.safetensors")
-    told = {**record, "training": {**record["training"], "out": name}, "rounding": rounding._asdict()}
-    write_json(folder / f"{name}.json", without_places(told))
+        (Path(temporary) / WEIGHTS).replace(folder / f"{name}.safetensors")
+    published = {**record, "training": {**record["training"], "out": name}, "rounding": rounding._asdict()}
+    write_json(folder / f"{name}.json", without_paths(published))
     print(f"{name}: {size:,} bytes; {rounding}")
     return rounding
 
@@ -90,26 +90,26 @@ def compare(model: nn.Module, rounded: nn.Module, channels: int) -> Rounding:
 
 
 def random_images(channels: int) -> Iterator[Tensor]:
-    """Batches (B, C, H, W) of noise, and of clouds: noise seen through a blur, which is nearer to images."""
+    """Batches (B, C, H, W) of noise, and of blurred noise, which is closer to natural images."""
     draw = torch.Generator().manual_seed(0)
     for sides in SIZES:
         yield torch.randn(COUNT, channels, *sides, generator=draw)
-        seeds = 2 * torch.randn(COUNT, channels, 5, 5, generator=draw)
-        yield nn.functional.interpolate(seeds, sides, mode="bicubic")
+        coarse = 2 * torch.randn(COUNT, channels, 5, 5, generator=draw)
+        yield nn.functional.interpolate(coarse, sides, mode="bicubic")
 
 
-def without_places(value: Any) -> Any:
-    """A record without the folders of the machine that made it: of "/data/runs/peg" the last name is left."""
+def without_paths(value: Any) -> Any:
+    """A record without the folders of a machine: "/data/runs/peg" becomes "peg"."""
     if isinstance(value, dict):
-        return {key: without_places(each) for key, each in value.items()}
+        return {key: without_paths(each) for key, each in value.items()}
     if isinstance(value, list):
-        return [without_places(each) for each in value]
+        return [without_paths(each) for each in value]
     return re.sub(r"(?<![^\s='\"])/(?:[^\s'\"/]+/)*", "", value) if isinstance(value, str) else value
 
 
 if __name__ == "__main__":
     if len(sys.argv) != 2:
-        raise SystemExit("the run to ship, and nothing else: python recipes/ship.py RUN")
+        raise SystemExit("usage: python recipes/ship.py RUN")
     try:
         ship(Path(sys.argv[1]))
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""What several test files need: rows to report on, folders of small images; Triton's interpreter where no GPU is."""
+"""Shared fixtures: rows, folders of small images, a small run; Triton's interpreter where there is no GPU."""
 
 import multiprocessing
 import os
@@ -11,27 +11,27 @@ from PIL import Image
 from cpvt.results.rows import Row
 from tests.children import children
 
-torch.set_num_threads(1)  # more only get in each other's way in models as small as those of the tests
-os.environ["OMP_NUM_THREADS"] = "1"  # in processes that tests start, too
+torch.set_num_threads(1)  # more threads slow down models as small as those of the tests
+os.environ["OMP_NUM_THREADS"] = "1"  # for processes that tests start
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # before anything imports triton
 
 ROW = Row(
     model="cpvt_micro", encoding="peg", pool="cls", seed=0, protocol="canvas", size=32, correct=50, total=100,
-    seconds=1.5, parameters=1234, at=(1,), data="digits", train_size=32, crop_ratio=1.0, interpolation="bicubic", longest_side=128,
-    fill=0.0, shrunk=0, skipped=0,
+    seconds=1.5, parameters=1234, at=(1,), data="digits", train_size=32, crop_ratio=1.0, interpolation="bicubic",
+    longest_side=128, fill=0.0, shrunk=0, skipped=0,
 )  # fmt: skip
 
 
 @pytest.fixture
 def forked(monkeypatch):
-    """Have the package fork its processes off one that has everything imported: the same work, begun sooner."""
+    """Make the package fork its processes from one that has imported everything, so that they start faster."""
     monkeypatch.setattr(multiprocessing, "get_context", lambda method: children)
 
 
 @pytest.fixture
 def make_row():
-    """A row that says what is asked, and something plausible about the rest."""
+    """Makes a row with the given values and plausible others."""
 
     def make(**values):
         return Row(**{**vars(ROW), **values})
@@ -41,7 +41,7 @@ def make_row():
 
 @pytest.fixture
 def image_folder(tmp_path):
-    """Makes class folders with small images, all different, such as {"train/cat": 2, "test/cat": 1}."""
+    """Makes class folders with small, different images, such as {"train/cat": 2, "test/cat": 1}."""
 
     def make(counts, root=tmp_path / "images"):
         draw = np.random.default_rng(0)
@@ -57,7 +57,7 @@ def image_folder(tmp_path):
 
 @pytest.fixture
 def tiny_folder(image_folder):
-    """A folder of two classes, eleven images to train on and six to test."""
+    """A folder of two classes, with eleven training and six test images."""
     return image_folder({"train/cat": 6, "train/dog": 5, "test/cat": 3, "test/dog": 3})
 
 

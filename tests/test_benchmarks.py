@@ -1,4 +1,4 @@
-"""The benchmarks run, keep what they measured, and measure what they say; what they find is no matter for a test."""
+"""The benchmarks run, write their figures, and measure what they claim; the figures are not tested."""
 
 import json
 import os
@@ -28,7 +28,7 @@ from cpvt.runtime import distributed as world
 
 
 def make_small(monkeypatch):
-    """Every benchmark at sizes that take seconds; what measures memory does its work here."""
+    """Every benchmark at sizes that take seconds; memory is measured in this process."""
     for each in (scattered, packed, memory):
         monkeypatch.setattr(each, "peak_memory", lambda work, *arguments: work(*arguments) or 1)
     monkeypatch.setattr(peg, "SHAPES", [((1, 12, 8), (3, 4))])
@@ -53,19 +53,19 @@ def make_small(monkeypatch):
     monkeypatch.setattr(training, "CASES", (training.Case("cpvt_micro_gap", 8, 2, 3, part=1),))
     monkeypatch.setattr(feeding, "CASES", (feeding.Case((12, 16), "cpvt_micro_gap", 8, 2, steps=3),))
     monkeypatch.setattr(processes, "CASES", (processes.Case("cpvt_micro_gap", 8, 4, 3, steps=2),))
-    monkeypatch.setattr(torch, "compile", lambda module: module)  # the compiler is not what is tested
+    monkeypatch.setattr(torch, "compile", lambda module: module)  # the compiler is not tested
 
 
-def test_every_benchmark_leaves_its_figures(monkeypatch, tmp_path, capsys, forked):
+def test_every_benchmark_writes_its_figures(monkeypatch, tmp_path, capsys, forked):
     make_small(monkeypatch)
     main(["--out", str(tmp_path), "--rounds", "1"])
-    said = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert list(said["figures"]) == [name for name in TABLE if name != "fused" or torch.cuda.is_available()]
-    for name, figures in said["figures"].items():
-        kept = json.loads((tmp_path / f"{name}.json").read_text())
-        assert kept["figures"] == figures
-        assert kept["command"] == f"python -m benchmarks --only {name} --rounds 1"
-        assert kept["machine"]["torch"] == torch.__version__
+    last = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert list(last["figures"]) == [name for name in TABLE if name != "fused" or torch.cuda.is_available()]
+    for name, figures in last["figures"].items():
+        written = json.loads((tmp_path / f"{name}.json").read_text())
+        assert written["figures"] == figures
+        assert written["command"] == f"python -m benchmarks --only {name} --rounds 1"
+        assert written["machine"]["torch"] == torch.__version__
         assert len({figure["what"] for figure in figures}) == len(figures)
         assert all(figure["value"] >= 0 for figure in figures), figures
 
@@ -80,7 +80,7 @@ def test_less_than_one_round():
         next(run_benchmarks(rounds=0))
 
 
-def test_a_mistake_on_the_command_line_is_one_message(capsys, tmp_path):
+def test_an_error_on_the_command_line_is_one_message(capsys, tmp_path):
     with pytest.raises(SystemExit) as stopped:
         main(["--only", "peq", "--out", str(tmp_path / "out")])
     assert stopped.value.code == 2
@@ -89,12 +89,12 @@ def test_a_mistake_on_the_command_line_is_one_message(capsys, tmp_path):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_benchmark_of_the_gpu_says_that_it_needs_one():
+def test_a_gpu_benchmark_needs_a_gpu():
     with pytest.raises(ValueError, match="'fused' needs a GPU"):
         next(run_benchmarks(["fused"]))
 
 
-def test_a_ratio_is_taken_round_by_round():
+def test_a_ratio_is_computed_round_by_round():
     over, under = [2.0, 9.0, 4.0], [1.0, 3.0, 8.0]
     figure = measuring.ratio("what", over, under)
     assert (figure.value, figure.low, figure.high, figure.rounds) == (2.0, 0.5, 3.0, 3)
@@ -103,7 +103,7 @@ def test_a_ratio_is_taken_round_by_round():
     assert (figure.low, figure.high) == (2.0, 10.0)  # the outer tenths are left out
 
 
-def test_contenders_take_turns_and_who_goes_first_changes():
+def test_contenders_alternate_and_the_first_one_changes():
     calls = []
     seconds = measuring.alternate({name: lambda name=name: calls.append(name) for name in "abc"}, 3, warm_up=0)
     assert "".join(calls) == "abcbcacab"
@@ -111,9 +111,8 @@ def test_contenders_take_turns_and_who_goes_first_changes():
 
 
 def test_peak_memory_is_that_of_a_fresh_process():
-    assert (
-        0 < measuring.peak_memory(scattered.step_once, 2000) / (2000 * scattered.WIDTH * 4) < 10
-    )  # copies of the tokens
+    copies = measuring.peak_memory(scattered.step_once, 2000) / (2000 * scattered.WIDTH * 4)  # of the tokens
+    assert 0 < copies < 10
 
 
 def test_a_process_that_dies_is_an_error(forked):
@@ -121,12 +120,12 @@ def test_a_process_that_dies_is_an_error(forked):
         measuring.peak_memory(os._exit, 1)
 
 
-def test_a_function_may_measure_itself():
-    assert measuring.alternate({"a": lambda: 3.0}, 2, clock=measuring.told) == {"a": [3.0, 3.0]}
+def test_a_function_may_report_its_own_time():
+    assert measuring.alternate({"a": lambda: 3.0}, 2, clock=measuring.reported) == {"a": [3.0, 3.0]}
 
 
 @pytest.mark.parametrize(("count", "own"), [(1, 8), (2, 4)])
-def test_a_rehearsal_learns_as_a_training_does_and_keeps_nothing(monkeypatch, tmp_path, count, own):
+def test_a_rehearsal_trains_and_stores_nothing(monkeypatch, tmp_path, count, own):
     monkeypatch.chdir(tmp_path)
     rehearse = rehearsal.rehearse("cpvt_micro_gap", 8, batch_size=8, classes=3, steps=2)
     module, progress = rehearse.trainer.module, rehearse.trainer.progress
@@ -152,25 +151,22 @@ def test_the_counterpart_has_the_same_shape_and_the_plain_loop_trains_it():
     assert all(bool((weight != before[name]).any()) for name, weight in theirs.named_parameters())
 
 
-def test_training_is_held_against_reading_and_learning_in_turn_or_the_slower_of_the_two(monkeypatch, tmp_path):
+def test_training_is_compared_with_the_sum_or_the_slower_of_its_parts(monkeypatch, tmp_path):
     seconds = {"learning": [2.0, 1.0], "reading, 0 workers": [1.0, 1.0], "reading, 1 worker": [1.0, 3.0],
                "training, 0 workers": [4.0, 4.0], "training, 1 worker": [2.5, 4.0]}  # fmt: skip
     monkeypatch.setattr(feeding, "alternate", lambda *given, **options: seconds)
     case = feeding.Case((12, 16), "cpvt_micro_gap", 8, 4, steps=2)
-    *rates, in_turn, beside = feeding._compare(case, tmp_path, 2)
-    assert [(figure.value, figure.unit) for figure in rates[:2]] == [
-        (3.0, "images a second"),
-        (4.0, "images a second"),
-    ]
+    *rates, in_turn, in_parallel = feeding._compare(case, tmp_path, 2)
+    assert [(each.value, each.unit) for each in rates[:2]] == [(3.0, "images a second"), (4.0, "images per second")]
     assert (in_turn.low, in_turn.high) == (0.5, 0.75)
-    assert (beside.low, beside.high) == (0.75, 0.8)
+    assert (in_parallel.low, in_parallel.high) == (0.75, 0.8)
 
 
-def test_what_reading_and_training_take_is_the_time_from_step_to_step(monkeypatch, tmp_path):
+def test_loading_and_training_are_timed_from_step_to_step(monkeypatch, tmp_path):
     case = feeding.Case((12, 16), "cpvt_micro_gap", 8, 2, steps=5)
     feeding.write_images(tmp_path / "images", case)
     clock = iter(range(1000))
-    monkeypatch.setattr(feeding.time, "perf_counter", lambda: float(next(clock)))  # a second a look
+    monkeypatch.setattr(feeding.time, "perf_counter", lambda: float(next(clock)))  # one second per call
     assert feeding._read(feeding._config(case, tmp_path, workers=0)) == 1.0
     assert next(clock) == 5
     assert feeding._step([10.0, 11.0, 12.0, 16.0]) == 2.0
@@ -179,7 +175,7 @@ def test_what_reading_and_training_take_is_the_time_from_step_to_step(monkeypatc
     assert len((tmp_path / "run0" / "history.jsonl").read_text().splitlines()) == 1
 
 
-def test_processes_apart_share_the_work_by_their_speed():
+def test_independent_processes_contribute_by_their_speed():
     assert processes._for_one_batch([2.0, 2.0]) == 1.0
     assert processes._for_one_batch([1.0, 0.5]) == pytest.approx(1 / 3)
 

@@ -1,4 +1,4 @@
-"""The examples run as they stand, and are short."""
+"""The examples run as they are, and are short."""
 
 import subprocess
 import sys

@@ -10,8 +10,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src"
 ROOMS = (  # from the ground up: a room imports only from rooms before it
-    "grids", "config", "runtime", "ops", "encodings", "models", "data", "adapters", "results", "reporting", "evaluation",
-    "training", "experiments", "testing", "cli", "__main__",
+    "grids", "config", "runtime", "ops", "encodings", "models", "data", "adapters", "results", "reporting",
+    "evaluation", "training", "experiments", "testing", "cli", "__main__",
     "benchmarks",  # outside the package, which never imports it
 )  # fmt: skip
 LIGHT = {  # module or room -> the packages that it may import, besides the standard library
@@ -65,7 +65,7 @@ def imported(tree, known=MODULES):
 
 
 def climbs(name, tree):
-    """Rooms that a module imports though they do not stand below its own."""
+    """Rooms that a module imports but that are not below its own."""
     targets = [each for each in imported(tree) if each.split(".")[0] in ("cpvt", "benchmarks")]
     rooms = [room(target) for target in targets if target not in ("cpvt", "cpvt.__version__")]
     own = ROOMS.index(room(name))
@@ -89,7 +89,7 @@ def cycles(graph):
 
 
 def test_imports_go_down_only():
-    assert {room(name) for name in MODULES} - set(ROOMS) == set(), "a room without a place; give it one in ROOMS"
+    assert {room(name) for name in MODULES} - set(ROOMS) == set(), "a new room; add it to ROOMS"
     assert {name: found for name, (_, tree) in MODULES.items() if (found := climbs(name, tree))} == {}
 
 
@@ -137,7 +137,7 @@ def functions():
 
 
 def parameters(node):
-    """Parameters of a function that are its own: not self, nor the two that every layer of torch takes."""
+    """Parameters of a function other than self, cls and torch's device and dtype."""
     given = (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)
     return {each.arg for each in given} - {"self", "cls", "device", "dtype"}
 
@@ -203,7 +203,7 @@ def test_ops_and_encodings_need_torch_alone():
     assert "torch" in loaded_by("import cpvt.ops, cpvt.encodings; cpvt.PEG(4)", OTHERS)
 
 
-def test_triton_waits_until_it_is_asked_for_and_may_be_missing():
+def test_triton_is_imported_on_use_and_may_be_missing():
     use = "ops.peg(torch.zeros(1, 4, 2), torch.zeros(2, 1, 3, 3), None, (2, 2){})"
     begin = "import torch; known = 'triton' in sys.modules; from cpvt import ops"
     loaded_by(f"{begin}; {use.format('')}; assert ('triton' in sys.modules) == known")
@@ -215,16 +215,16 @@ def test_triton_waits_until_it_is_asked_for_and_may_be_missing():
         loaded_by(f"{begin}; {plain}; print('plain is done', file=sys.stderr); {fused}", ("triton",))
 
 
-def test_a_blocked_package_is_missed_where_it_is_needed():
+def test_a_blocked_package_is_missed_where_it_is_used():
     with pytest.raises(AssertionError, match="timm"):
         loaded_by("import cpvt.models", OTHERS)
 
 
-def test_heavy_libraries_wait_until_they_are_used():
+def test_heavy_libraries_are_imported_on_use():
     assert not {"matplotlib", "sklearn", "scipy", "tyro"} & loaded_by("import cpvt.experiments.compare, cpvt.reporting")
 
 
-def test_public_names_are_all_there():
+def test_public_names_exist():
     import cpvt
 
     for name in cpvt.__all__:
@@ -232,4 +232,4 @@ def test_public_names_are_all_there():
     with pytest.raises(AttributeError, match="no attribute 'peg'"):
         cpvt.peg  # noqa: B018
     modules = {path.stem for path in (SOURCE / "cpvt").glob("*.py")}
-    assert not modules & set(cpvt.__all__), "a module called like a public function would hide it"
+    assert not modules & set(cpvt.__all__), "a module named like a public function would hide it"

@@ -1,4 +1,4 @@
-"""recipes/ship.py puts a run into the package, rounded, only if it answers as before; its card is what the rows give."""
+"""recipes/ship.py puts a rounded run into the package if its predictions stay; its model card matches the rows."""
 
 import importlib.util
 import json
@@ -28,7 +28,7 @@ def shipping():
 
 @pytest.fixture
 def make_run(tmp_path):
-    """A finished run of the model that ships, with fresh weights, each multiplied by `scale`; `model` goes over its options."""
+    """A finished run of the default model, with random weights times `scale`; `model` replaces its options."""
 
     def make(scale=1.0, training=None, **model):
         record = json.loads(pretrained.shipped_files(pretrained.DEFAULT).record.read_text())
@@ -45,9 +45,9 @@ def make_run(tmp_path):
     return make
 
 
-def test_a_shipped_run_is_the_run_rounded_and_forgets_where_it_was_made(shipping, make_run, tmp_path, monkeypatch):
+def test_a_shipped_run_is_rounded_and_without_machine_paths(shipping, make_run, tmp_path, monkeypatch):
     run, folder = make_run(), tmp_path / "weights"
-    told = shipping.ship(run, folder)
+    rounding = shipping.ship(run, folder)
     assert sorted(path.name for path in folder.iterdir()) == [
         f"{pretrained.DEFAULT}.json",
         f"{pretrained.DEFAULT}.safetensors",
@@ -59,33 +59,33 @@ def test_a_shipped_run_is_the_run_rounded_and_forgets_where_it_was_made(shipping
     training, came = after.record["training"], after.record["provenance"]
     assert (training["out"], training["initial_checkpoint"]) == (pretrained.DEFAULT, "other")
     assert came["command"] == "cpvt train r.py --out=mini --report-to a/b"
-    assert after.record["rounding"] == told._asdict()
+    assert after.record["rounding"] == rounding._asdict()
     assert (after.transform, after.class_names) == (before.transform, before.class_names)
     images = list(shipping.random_images(3))
     with torch.inference_mode():
         difference = max(float((before.model(each) - after.model(each)).abs().max()) for each in images)
-    assert 0 < difference == pytest.approx(told.logit)
-    assert told.images == sum(map(len, images))
+    assert 0 < difference == pytest.approx(rounding.logit)
+    assert rounding.images == sum(map(len, images))
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("options", "message"),
     [
         ({"scale": 1e6}, "cannot be shipped: float16 moves logits by up to nan"),
         ({"encoding": "peg(at=(1, 2, 3, 4, 5), padding_mode='reflect')"}, "with options of its own"),
         ({"training": {"model": "cpvt_mini(encoding='peg5', global_pool='avg')"}}, "with options of its own"),
     ],
 )
-def test_a_run_that_cannot_be_shipped_leaves_what_was_there(shipping, make_run, tmp_path, options, words):
+def test_a_run_that_cannot_be_shipped_changes_nothing(shipping, make_run, tmp_path, options, message):
     folder = tmp_path / "weights"
     shipping.ship(make_run(), folder)
-    held = {path.name: path.read_bytes() for path in folder.iterdir()}
-    with pytest.raises(ValueError, match=words):
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(ValueError, match=message):
         shipping.ship(make_run(**options), folder)
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == held
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
-def test_rounding_that_changes_answers_and_large_files_are_refused(shipping, make_run, tmp_path, monkeypatch):
+def test_rounding_that_changes_predictions_and_large_files_are_refused(shipping, make_run, tmp_path, monkeypatch):
     run, folder = make_run(), tmp_path / "weights"
     with monkeypatch.context() as patch:
         patch.setattr(shipping, "TOLERANCE", 0.0)
@@ -97,7 +97,7 @@ def test_rounding_that_changes_answers_and_large_files_are_refused(shipping, mak
     assert not list(folder.iterdir())
 
 
-def test_an_unfinished_run_is_shipped_and_said_to_be_unfinished(shipping, make_run, tmp_path, capsys):
+def test_an_unfinished_run_is_shipped_with_a_warning(shipping, make_run, tmp_path, capsys):
     run = make_run()
     record = json.loads((run / "checkpoint.json").read_text())
     (run / "checkpoint.json").write_text(json.dumps({**record, "epoch": 1}))
@@ -105,12 +105,12 @@ def test_an_unfinished_run_is_shipped_and_said_to_be_unfinished(shipping, make_r
     assert "has 1 of 15 epochs" in capsys.readouterr().err
 
 
-def test_the_card_is_what_rows_and_record_give():
+def test_the_model_card_matches_rows_and_record():
     page = pretrained.CARD.read_text()
     assert fill(page, CARD["tables"]()) == page, "run `python docs/results/weights/card.py`"
 
 
-def test_accuracies_of_the_card_stand_under_their_sizes(make_row):
+def test_accuracies_of_the_model_card_are_under_their_sizes(make_row):
     rows = [make_row(protocol="resize", size=size, correct=size, total=1000) for size in (96, 24)]
     table = CARD["accuracy"]([*rows, make_row(protocol="canvas", size=24, correct=999, total=1000)]).splitlines()
     assert table[0] == "| of 1,000 test images, percent | 24 | 96 |"

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-_HOMES = {  # public name -> where it lives; nothing is imported before it is used
+_MODULES = {  # public name -> its module, imported on first use
     "Checkpoint": "cpvt.results.checkpoints",
     "ModelConfig": "cpvt.config",
     "PEG": "cpvt.encodings",
@@ -25,13 +25,13 @@ _HOMES = {  # public name -> where it lives; nothing is imported before it is us
     "report": "cpvt.reporting",
 }
 
-__all__ = ["__version__", *_HOMES]
+__all__ = ["__version__", *_MODULES]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'cpvt' has no attribute '{name}'")
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_module(_MODULES[name]), name)
 
 
 def __dir__() -> list[str]:

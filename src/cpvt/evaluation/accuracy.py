@@ -115,11 +115,11 @@ def _all_reduce(score: Score, count: int, device: torch.device) -> None:
     if complete:
         mask[list(own)] = torch.tensor(score.correct_mask, dtype=torch.float64)
     counts = torch.tensor([*(getattr(score, name) for name in names), complete], dtype=torch.float64)
-    *sums, completes = distributed.all_reduce_sum(counts.to(device)).tolist()
-    mask = distributed.all_reduce_sum(mask.to(device))
+    sums = distributed.all_reduce_sum(torch.cat([counts, mask]).to(device)).tolist()
     for name, value in zip(names, sums):
         setattr(score, name, value if name == "padding_fraction" else round(value))
-    score.correct_mask = (mask > 0).tolist() if completes == distributed.world_size() else []
+    known = sums[len(names)] == distributed.world_size()
+    score.correct_mask = [value > 0 for value in sums[len(names) + 1 :]] if known else []
     score.seconds = distributed.all_reduce_max(score.seconds)
     score.model_seconds = distributed.all_reduce_max(score.model_seconds)
     score.peak_memory = round(distributed.all_reduce_max(float(score.peak_memory or 0)))

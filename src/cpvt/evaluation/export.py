@@ -38,8 +38,8 @@ def export(model: VisionTransformer | Checkpoint | str | Path, out: str | Path =
     model: a model, or what `load` returned or takes: the folder of a run, or a name that comes with weights.
 
     The file is compared with the model at five sizes other than the traced one, some not divisible by the patch. Raises
-    ValueError, and keeps no file, where they differ by more than 1e-4. Metadata (metadata_props in .onnx, the extra file
-    metadata.json in .pt2) hold smallest_side and training_size in pixels, and of a run class_names, mean and std.
+    ValueError, and keeps no file, where they differ by more than 1e-4. Metadata hold smallest_side and training_size in
+    pixels, and of a run class_names, mean and std: metadata_props in .onnx, the extra file metadata.json in .pt2.
     """
     path = _path_of(options_from(ExportConfig, options, model=model, out=out))
     checkpoint = load(model, "cpu") if isinstance(model, (str, Path)) else model
@@ -94,14 +94,11 @@ def _example(model: VisionTransformer, shape: tuple[int, int, int], less: int = 
     return torch.randn(batch, config.in_chans, *size, generator=generator).to(weight)
 
 
-def _exported_program(model: VisionTransformer) -> Any:
+def _write_pt2(model: VisionTransformer, path: Path, metadata: dict[str, Any]) -> None:
     free = {0: torch.export.Dim("batch"), 2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
     with torch.no_grad():
-        return torch.export.export(model, (_example(model, EXAMPLE),), dynamic_shapes={"images": free})
-
-
-def _write_pt2(model: VisionTransformer, path: Path, metadata: dict[str, Any]) -> None:
-    torch.export.save(_exported_program(model), path, extra_files={"metadata.json": json.dumps(metadata)})
+        program = torch.export.export(model, (_example(model, EXAMPLE),), dynamic_shapes={"images": free})
+    torch.export.save(program, path, extra_files={"metadata.json": json.dumps(metadata)})
 
 
 def _write_onnx(model: VisionTransformer, path: Path, metadata: dict[str, Any]) -> None:

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
-from cpvt.adapters import ModelAdapter
 from cpvt.config import PredictConfig, options_from, sides, takes_options
 from cpvt.data import BadImageError, Transform, check_on_bad_image, check_usable, decode
 from cpvt.data.protocols import find_protocol
@@ -59,7 +58,8 @@ def _predict(run: str | Path | Checkpoint | None, config: PredictConfig) -> Iter
     patch_size = adapter.patch_size or 1
     read = (_read(path, transform, patch_size) for path in config.images)
     for pack in within_budget(read, lambda each: patch_count(each.size, patch_size), config.token_budget):
-        logits = _logits(adapter, [each.tensor for each in pack if each.tensor is not None])
+        images = [each.tensor.to(adapter.device) for each in pack if each.tensor is not None]
+        logits = list(adapter.logits_of_list(images)) if images else []
         for each in pack:
             if each.tensor is not None:
                 classes = _best(logits.pop(0), checkpoint.class_names, config.top)
@@ -106,11 +106,6 @@ def _read(path: str | Path, transform: Transform, patch_size: int) -> _Read:
     height, width = tensor.shape[1:]
     shrunk_from = (whole.height, whole.width) if preprocessing.shrinks(whole) else None
     return _Read(str(path), (height, width), shrunk_from, tensor, None)
-
-
-def _logits(adapter: ModelAdapter, images: list[Tensor]) -> list[Tensor]:
-    device = adapter.device
-    return list(adapter.logits_of_list([image.to(device) for image in images])) if images else []
 
 
 def _best(logits: Tensor, names: Sequence[str], top: int) -> tuple[tuple[str, float], ...]:

@@ -72,7 +72,9 @@ def compare(
     folder = Path(config.out)
     tasks = _tasks(config, quick)
     check_writable(folder)
-    _refuse_other(folder, config)
+    if (folder / COMPARISON).exists():
+        before = read_json(folder / COMPARISON)["config"]
+        refuse_other(folder, "a comparison with another configuration", before, config, GROWS)
     data = open_data(config.dataset.data, config.dataset.data_dir)
     if data.test is None:
         raise ValueError(f"'{data.name}' has no test/ (or val/) to test on")
@@ -111,17 +113,17 @@ def spell_out(config: CompareConfig) -> CompareConfig:
     sizes: dict[str, Any] = {
         f"{name}_sizes": _sizes(config, name, quick) for name in PROTOCOLS if hasattr(config, f"{name}_sizes")
     }
-    recipe, epochs = config.optim, config.optim.epochs
-    if quick and epochs == CompareConfig().optim.epochs:
-        recipe = replace(recipe, epochs=QUICK_EPOCHS)
+    optim = config.optim
+    if quick and optim.epochs == CompareConfig().optim.epochs:
+        optim = replace(optim, epochs=QUICK_EPOCHS)
+    encodings = tuple(name for name, entry in ENCODINGS.items() if (entry.quick if quick else entry.default))
     return replace(
         config,
         quick=False,
         out=config.out or ("runs/quick" if quick else "runs/compare"),
-        encodings=config.encodings
-        or tuple(name for name, entry in ENCODINGS.items() if (entry.quick if quick else entry.default)),
+        encodings=config.encodings or encodings,
         pool=config.pool or (("cls",) if quick else ()),
-        optim=recipe,
+        optim=optim,
         **sizes,
     )
 
@@ -180,12 +182,6 @@ def _record(folder: Path, config: CompareConfig, parallel: int) -> None:
     origin = {**provenance(), "trainings_at_once": parallel, "threads_each": _threads(parallel)}
     commands = list(dict.fromkeys([*earlier, origin["command"]]))
     write_json(folder / COMPARISON, {"config": asdict(config), "provenance": origin, "commands": commands})
-
-
-def _refuse_other(folder: Path, config: CompareConfig) -> None:
-    if (folder / COMPARISON).exists():
-        before = read_json(folder / COMPARISON)["config"]
-        refuse_other(folder, "a comparison with another configuration", before, config, GROWS)
 
 
 def _remaining(task: _Task, done: set[tuple[Any, ...]]) -> _Task | None:

@@ -21,7 +21,7 @@ from cpvt.results.rows import Row, read_rows
 from cpvt.runtime.files import append_rows, read_json, write_json
 from cpvt.training import PUBLISHED, build_model, check, check_here, train
 
-GROWS = ("out", "sizes", "protocols", "control", "device", "workers")
+GROWS = ("out", "sizes", "protocols", "control", "device", "workers")  # options that may change on resuming
 BEFORE, CONTROL = "as it came", "trained on, no PEG"
 
 
@@ -42,14 +42,13 @@ def retrofit_and_test(
     setup, untouched = check(training, data), replace(training, retrofit=None)
     assert isinstance(setup.model, ExternalConfig)  # _training takes no other
     name = setup.model.name
-    _refuse_other(folder, config)
+    if (folder / RETROFIT).exists():
+        refuse_other(folder, "another retrofit", read_json(folder / RETROFIT)["config"], config, GROWS)
     done = {(row.encoding, row.protocol, row.size) for row in read_rows(folder / ROWS)}
     torch.manual_seed(config.seed)
     model, _ = build_model(untouched, setup.model, data.class_names)
     wanted = config.retrofit
-    retrofit(
-        model, wanted.at, wanted.absolute, wanted.kernel_size
-    )  # raises for invalid options before anything is trained
+    retrofit(model, wanted.at, wanted.absolute, wanted.kernel_size)  # raises for invalid options before training
     before = replace(
         adapter_of(model.to(pick_device(config.device))),
         name=name, transform=setup.preprocessing.transform, train_size=setup.model.img_size,
@@ -73,12 +72,6 @@ def retrofit_and_test(
         test(load(train(control, on_progress, data, setup), config.device).adapter, CONTROL)
     test(load(train(training, on_progress, data, setup), config.device).adapter, describe_retrofit(asdict(wanted)))
     return folder
-
-
-def _refuse_other(folder: Path, config: RetrofitConfig) -> None:
-    """Raise ValueError where the folder holds another retrofit; sizes and protocols may be added."""
-    if (folder / RETROFIT).exists():
-        refuse_other(folder, "another retrofit", read_json(folder / RETROFIT)["config"], config, GROWS)
 
 
 def _training(config: RetrofitConfig) -> TrainConfig:

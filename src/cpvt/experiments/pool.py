@@ -191,13 +191,13 @@ def _check_shared(ray: Any, folder: Path, nodes: Sequence[dict[str, Any]]) -> No
     near = importlib.import_module("ray.util.scheduling_strategies").NodeAffinitySchedulingStrategy
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=folder.absolute(), prefix=".shared-") as file:
-        asked = {
+        answers = {
             node["NodeManagerHostname"]: ray.remote(_sees)
             .options(num_cpus=0, scheduling_strategy=near(node["NodeID"], soft=False))
             .remote(file.name, os.getcwd())
             for node in nodes
         }
-        without = sorted(name for name, seen in asked.items() if not ray.get(seen))
+        without = sorted(name for name, sees in answers.items() if not ray.get(sees))
     if without:
         raise ValueError(
             f"all machines of the cluster must share the folders '{folder.absolute()}' and '{os.getcwd()}'; "

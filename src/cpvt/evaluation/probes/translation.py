@@ -53,24 +53,24 @@ def maps(context: ProbeContext, method: str) -> Iterator[ProbeResult]:
     """At each depth, the difference of the tokens of shifted images, moved back, from those of the images."""
     context.need_tokens()
     stride = context.stride
-    adapter, shown = _ready(context, method)
+    adapter, sides = _adapter(context, method)
     for kind in KINDS:
         changes: dict[tuple[str, int], Change] = {}
-        for images, _ in context.dataset.batches(kind, _read(context, method)):
+        for images, _ in context.dataset.batches(kind, _sides_before(context, method)):
             before = adapter.token_maps(shift(images, method, 0, stride))
             for name, pixels in shifts(context).items():
                 if pixels % stride:
                     continue  # token maps cannot move by part of a token
                 after = adapter.token_maps(shift(images, method, pixels, stride))
                 for depth, map_before in before.items():
-                    rows, columns = (pixels * length // side for length, side in zip(map_before.shape[1:3], shown))
+                    rows, columns = (pixels * length // side for length, side in zip(map_before.shape[1:3], sides))
                     if min(map_before.shape[1] - rows, map_before.shape[2] - columns) > 0:
                         pair = overlap(map_before, after[depth], method, rows, columns)
                         changes.setdefault((name, depth), Change()).add(pair[1], pair[0])
         for (name, depth), change in changes.items():
             value, spread, count = change.numbers
             yield context.result(
-                "token error", value, case=f"{method}, {name}", depth=depth, images=kind, sides=shown, spread=spread,
+                "token error", value, case=f"{method}, {name}", depth=depth, images=kind, sides=sides, spread=spread,
                 count=count,
             )  # fmt: skip
 
@@ -78,10 +78,10 @@ def maps(context: ProbeContext, method: str) -> Iterator[ProbeResult]:
 def predictions(context: ProbeContext, method: str) -> Iterator[ProbeResult]:
     """The fraction of images whose prediction stays, and the accuracy before and after."""
     stride = context.stride
-    adapter, shown = _ready(context, method)
+    adapter, sides = _adapter(context, method)
     predicted: dict[str, list[Tensor]] = {}
     labels = []
-    for images, classes in context.dataset.batches("natural", _read(context, method)):
+    for images, classes in context.dataset.batches("natural", _sides_before(context, method)):
         labels.append(classes)
         for name, pixels in {NOT_SHIFTED: 0, **shifts(context)}.items():
             logits = logits_of(adapter, shift(images, method, pixels, stride))
@@ -89,21 +89,21 @@ def predictions(context: ProbeContext, method: str) -> Iterator[ProbeResult]:
     before, correct = torch.cat(predicted[NOT_SHIFTED]), torch.cat(labels)
     for name, each in predicted.items():
         classes = torch.cat(each)
-        about: dict[str, Any] = {"case": f"{method}, {name}", "sides": shown, "count": len(classes)}
+        about: dict[str, Any] = {"case": f"{method}, {name}", "sides": sides, "count": len(classes)}
         if name != NOT_SHIFTED:
             yield context.result("same prediction", float((classes == before).double().mean()), **about)
         if context.has_labels:
             yield context.result("accuracy", float((classes == correct).double().mean()), **about)
 
 
-def _ready(context: ProbeContext, method: str) -> tuple[ModelAdapter, Sides]:
+def _adapter(context: ProbeContext, method: str) -> tuple[ModelAdapter, Sides]:
     """The adapter, and the size of the images it receives."""
     extra = 4 * context.stride if method == "canvas" else 0
-    shown = (context.sides[0] + extra, context.sides[1] + extra)
-    return context.at(shown), shown
+    sides = (context.sides[0] + extra, context.sides[1] + extra)
+    return context.at(sides), sides
 
 
-def _read(context: ProbeContext, method: str) -> Sides:
+def _sides_before(context: ProbeContext, method: str) -> Sides:
     """The size of the images before they are shifted."""
     extra = 2 * context.stride if method == "crop" else 0
     return context.sides[0] + extra, context.sides[1] + extra

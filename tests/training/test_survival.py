@@ -120,7 +120,7 @@ def test_sigterm_saves_and_exits_with_the_documented_code(config, whole, tmp_pat
         time.sleep(0.02)
     child.terminate()
     said = together.finish(started, tmp_path, code=75)
-    assert "stopped after step" in said
+    assert "stopped by SIGTERM after step" in said
     assert "resumes from there" in said
     assert os.path.exists(f"{config.out}/{STATE}")
     assert_same(weights(train(config)), whole)

@@ -2,5 +2,5 @@
 
 
 def pairs(names, first, second):
-    """For each name two cases, such that any two choices of `names`, `first` and `second` (two each) meet in some case."""
+    """Two cases for each name, such that any two choices of `names`, `first` and `second` (two each) meet in one."""
     return [(name, first[turn], second[(number + turn) % 2]) for number, name in enumerate(names) for turn in (0, 1)]

@@ -67,7 +67,8 @@ def tokens(tower: Tower, grid: Grid, prefix: int = 0, batch: int = 2) -> Tensor:
     weight = next(tower.blocks.parameters())
     width = tower.blocks[0].norm1.weight.shape[0]  # type: ignore[union-attr, index]
     generator = torch.Generator().manual_seed(1)
-    drawn = torch.randn(batch, prefix + grid[0] * grid[1], width, generator=generator, dtype=torch.float64)  # type: ignore[arg-type]
+    shape: Any = (batch, prefix + grid[0] * grid[1], width)
+    drawn = torch.randn(shape, generator=generator, dtype=torch.float64)
     return drawn.to(weight.dtype)
 
 
@@ -143,7 +144,8 @@ def symmetries_are_as_declared(build: Build) -> None:
                 assert off < NOT_TO_BE_SEEN, f"'{name}' is declared, and outputs are off by {off:.1e}"
             else:
                 assert off > VISIBLE, (
-                    f"'{name}' ({SYMMETRIES[name]}) leaves no trace: off by {off:.1e}; declare it in `symmetries` if it is meant"
+                    f"'{name}' ({SYMMETRIES[name]}) leaves no trace: off by {off:.1e}; "
+                    "declare it in `symmetries` if it is meant"
                 )
 
 

@@ -146,11 +146,12 @@ def test_a_checkpoint_loads_where_the_module_is_and_says_what_is_missing_elsewhe
 
 
 def test_two_processes_compare_it(mine, tmp_path, tiny_folder):
-    words = ["compare", "--data", str(tiny_folder), "--encodings", mine, "peg", "--pool", "cls", "--epochs", "1", "--parallel", "2",
+    words = ["compare", "--data", str(tiny_folder), "--encodings", mine, "peg", "--pool", "cls", "--epochs", "1",
+             "--parallel", "2",
              "--protocols", "resize", "--resize-sizes", "32", "--out", str(tmp_path / "out")]  # fmt: skip
     done = subprocess.run(
-        [sys.executable, "-c", "from cpvt.cli import main; main()", *words], capture_output=True, text=True, check=False,
-        cwd=tmp_path,
+        [sys.executable, "-c", "from cpvt.cli import main; main()", *words], capture_output=True, text=True,
+        check=False, cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in (tmp_path / "out" / "rows.jsonl").read_text().splitlines()]

@@ -117,7 +117,8 @@ def test_another_model_is_refused_with_all_that_differs():
     with pytest.raises(ValueError, match="trained on as it is") as error:
         adapt_model(build(), ModelConfig(**{**SMALL, **wanted}))
     for words in (
-        "embed_dim: 16 -> 32", "depth: 3 -> 4", "encoding: peg -> peg5", "in_chans: 3 -> 1", "global_pool: token -> avg",
+        "embed_dim: 16 -> 32", "depth: 3 -> 4", "encoding: peg -> peg5", "in_chans: 3 -> 1",
+        "global_pool: token -> avg",
         "class_token: True -> False",
     ):  # fmt: skip
         assert words in str(error.value)

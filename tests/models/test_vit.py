@@ -151,7 +151,7 @@ def test_a_shared_table_is_a_table_in_each_block_that_learns_from_all(checkpoint
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_the_last_bias_takes_part_where_nothing_reads_it(checkpointing):
-    # the class token gets no bias, and behind the last block it alone is read; processes that share a model wait for all
+    # the class token gets no bias, and after the last block it alone is read; processes that share a model wait for all
     for pool, read in (("token", False), ("avg", True)):
         model = build(encoding="relative", global_pool=pool)
         model.set_grad_checkpointing(checkpointing)

@@ -362,13 +362,15 @@ def compile(dtype, side, weigh, encode, channels):
     pointers = dict(source=dtype, taps="fp32", bias=not weigh and "fp32", encoded=encode and dtype)
     pointers |= dict(centre=weigh and dtype, sums=weigh and "fp32")
     names, warps = kernels._walk.arg_names, own.pop("num_warps")
-    constants = {**own, **{name: None for name, kind in pointers.items() if not kind}, **({"channels": 1} if channels == 1 else {})}
+    absent = {name: None for name, kind in pointers.items() if not kind}
+    constants = {**own, **absent, **({"channels": 1} if channels == 1 else {})}
     steps = [name for name in names if channels % 16 == 0 and name.endswith(("_batch", "_token", "channels"))]
     hints = {(names.index(name),): [["tt.divisibility", 16]] for name in (*pointers, *steps) if name not in constants}
     kinds = {name: "*" + pointers[name] if pointers.get(name) else "i32" for name in names}
     signature = {name: "constexpr" if name in constants else kind for name, kind in kinds.items()}
     source = ASTSource(fn=kernels._walk, signature=signature, constexprs=constants, attrs=hints)
-    return triton.compile(source, target=GPUTarget("cuda", 80, 32), options={"num_warps": warps, "enable_fp_fusion": True}).asm["ptx"]
+    options = {"num_warps": warps, "enable_fp_fusion": True}
+    return triton.compile(source, target=GPUTarget("cuda", 80, 32), options=options).asm["ptx"]
 
 assert compile("bf16", 3, False, True, 384).count("ld.global.v4.b32") >= 16  # tokens of a halo, 16 bytes a thread
 assert compile("fp32", 3, True, True, 192).count("ld.global.v4.b32") >= 20

@@ -1,4 +1,4 @@
-"""Builds encodings by name: "peg", "peg(at=(1, 2))", "learned+peg", "mypackage.module:MyEncoding(alpha=2)", or a class."""
+"""Builds encodings by name ("peg(at=(1, 2))", "learned+peg", "mypackage.module:MyEncoding") or from a class."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def create_encoding(what: str | Builder | PositionalEncoding, shape: ModelShape)
     """Build an encoding for a model of this shape, by name or from a class of one's own.
 
     what: a name with options, or a sum, such as "peg", "peg(at=(1, 2), kernel_size=5)", "learned+peg"; an encoding from
-    outside the package as "mypackage.module:MyEncoding"; a class or function that takes the shape; or an instance, which
-    is used as it is. Raises ValueError for a name or an option that does not exist (the known ones are listed), or for a
+    outside the package as "mypackage.module:MyEncoding"; a class or function that takes the shape; or an instance,
+    which is used as it is. Raises ValueError for a name or an option that does not exist (known ones are listed), or for a
     model that the encoding does not fit.
     """
     if isinstance(what, PositionalEncoding):
@@ -50,7 +50,8 @@ def find_builder(name: str) -> Builder:
         found: Builder = attrgetter(attribute)(import_module(module))
     except (ImportError, AttributeError) as error:
         raise ValueError(
-            f"the encoding '{name}' cannot be imported here ({error}); install its package, or put its folder on PYTHONPATH"
+            f"the encoding '{name}' cannot be imported here ({error}); install its package, or put its folder on "
+            "PYTHONPATH"
         ) from error
     if not callable(found):
         raise ValueError(f"'{name}' must be a class or a function that builds an encoding; got {type(found).__name__}")
@@ -64,9 +65,8 @@ def parse_encoding(text: str) -> list[tuple[str, dict[str, Any]]]:
         known = [parameter for parameter in inspect.signature(find_builder(name)).parameters if parameter != "shape"]
         unknown = [option for option in options if option not in known]
         if unknown:
-            raise ValueError(
-                f"encoding '{name}' does not take option '{unknown[0]}'; known options: {', '.join(known) or 'none at all'}"
-            )
+            listed = ", ".join(known) or "none at all"
+            raise ValueError(f"encoding '{name}' does not take option '{unknown[0]}'; known options: {listed}")
     return terms
 
 
@@ -128,6 +128,6 @@ def markdown_table() -> str:
 
 def _unknown(text: str) -> str:
     return (
-        f"unknown encoding '{text}'; known: {', '.join(TABLE)}, sums such as learned+peg, options as in peg(at=(1, 2)), "
-        "one's own as mypackage.module:MyEncoding"
+        f"unknown encoding '{text}'; known: {', '.join(TABLE)}, sums such as learned+peg, "
+        "options as in peg(at=(1, 2)), one's own as mypackage.module:MyEncoding"
     )

@@ -15,7 +15,7 @@ class RelativeEncoding(PositionalEncoding):
     """A learned bias per block and head for each offset of two tokens, added to the attention logits.
 
     Offsets are clipped to -K..K on each axis (K = 8 as in the CPVT paper), so any grid has a value for any pair.
-    Each block has a table (heads, (2K + 1)^2) of its own; shared=True: one serves all blocks. Prefix tokens get no bias,
+    Each block has its own table (heads, (2K + 1)^2); shared=True: one serves all blocks. Prefix tokens get no bias,
     so where the head reads one of them, the last block's own table changes no answer and gets a gradient of zero.
     Source: the 2-D form of Shaw et al., arXiv 1803.02155, as a bias on logits like Liu et al. (Swin), arXiv 2103.14030;
     one table for all blocks as in Raffel et al. (T5), arXiv 1910.10683.

@@ -85,7 +85,8 @@ def _sweep(config: SweepConfig, on_progress: ProgressCallback) -> Iterator[Row]:
     transform = replace(_transform_of(adapter, data, max(max(sides(size)) for size in sizes)), **known)
     for protocol, size in itertools.product(config.protocols, sizes):
         batches = load_test(
-            data, find_protocol(protocol)(transform, sides(size)), config.batch_size, patch_size=adapter.patch_size or 1,
+            data, find_protocol(protocol)(transform, sides(size)), config.batch_size,
+            patch_size=adapter.patch_size or 1,
             token_budget=config.token_budget, on_bad_image=config.on_bad_image, workers=config.workers,
         )  # fmt: skip
         ready, score = _measure_at(adapter, size, protocol, batches, data, on_progress)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-CHUNKS = {"cpu": 512}  # tokens worked on at once: what fits a cache, and bounds the memory beside inputs and outputs
+CHUNKS = {"cpu": 512}  # tokens worked on at once: what fits a cache, and bounds the memory besides inputs and outputs
 LARGEST_CHUNK = 65536  # elsewhere
 
 

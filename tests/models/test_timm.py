@@ -172,8 +172,8 @@ def test_every_form_of_features_holds_the_peg(form, encoding):
 def test_what_the_training_script_passes_on_is_taken():
     model = timm.create_model(
         "cpvt_micro", pretrained=False, in_chans=3, num_classes=3, drop_rate=0.0, drop_path_rate=None,
-        drop_block_rate=None, global_pool=None, bn_momentum=None, bn_eps=None, scriptable=False, checkpoint_path="", cache_dir=None,
-        img_size=None,
+        drop_block_rate=None, global_pool=None, bn_momentum=None, bn_eps=None, scriptable=False, checkpoint_path="",
+        cache_dir=None, img_size=None,
     )  # fmt: skip
     assert (model.config.num_classes, model.config.global_pool, model.config.img_size) == (3, "token", 32)
     model = model.to(memory_format=torch.channels_last)

@@ -50,7 +50,9 @@ def _read(path: Path) -> Any:
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
-        with torch.serialization.safe_globals([argparse.Namespace]):  # options that training scripts save with the weights
+        with torch.serialization.safe_globals(
+            [argparse.Namespace]
+        ):  # options that training scripts save with the weights
             return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise ValueError(f"the weights '{path}' are missing") from error

@@ -24,8 +24,8 @@ def create_encoding(what: str | Builder | PositionalEncoding, shape: ModelShape)
 
     what: a name with options, or a sum, such as "peg", "peg(at=(1, 2), kernel_size=5)", "learned+peg"; an encoding from
     outside the package as "mypackage.module:MyEncoding"; a class or function that takes the shape; or an instance,
-    which is used as it is. Raises ValueError for a name or an option that does not exist (known ones are listed), or for a
-    model that the encoding does not fit.
+    which is used as it is. Raises ValueError for an unknown name or option, listing the known ones, or for a model
+    that the encoding does not fit.
     """
     if isinstance(what, PositionalEncoding):
         return what

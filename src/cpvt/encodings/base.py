@@ -36,7 +36,7 @@ class PositionalEncoding(nn.Module):
     at: the depths at which `tokens` is called: 0 = on the patch embeddings, d = after block d.
     Hooks never see prefix tokens. The paper's position "0" of a PEG is `at=(1,)` here, its "-1" is `at=(0,)`.
     symmetries: what is declared is measured by `cpvt.testing.check_encoding`, and so is what is not.
-    Besides the hooks there are a few methods for models that change after they are built; most encodings need none of them.
+    Besides the hooks there are a few methods for models that change after they are built. Most encodings need none.
     """
 
     at: tuple[int, ...] = ()

@@ -188,6 +188,15 @@ def test_speed_and_attention_are_profiled(config):
         assert attention.shape == (4, 4)
 
 
+def test_profiles_of_earlier_versions_are_read(config, monkeypatch):
+    folder = cpvt.compare(config)
+    text = (folder / "profile.json").read_text().replace("images_per_second", "pictures_per_second")
+    (folder / "looks.json").write_text(text)
+    (folder / "profile.json").unlink()
+    monkeypatch.setattr(profiling, "_speeds", lambda *_: pytest.fail("measured again"))
+    cpvt.compare(config)
+
+
 def test_data_is_opened_and_options_are_checked_once(config, monkeypatch):
     opened, checked = [], []
     for module in (comparing, training):

@@ -32,9 +32,8 @@ def test_the_readme_is_short():
 
 @pytest.mark.parametrize("text", [README, COMMANDS, EXTENDING], ids=["README.md", "commands.md", "extending.md"])
 def test_the_python_runs(text, monkeypatch):
-    monkeypatch.setattr(protocols, "TABLE", dict(protocols.TABLE))
-    monkeypatch.setattr(adapters, "TABLE", dict(adapters.TABLE))
-    monkeypatch.setitem(sys.modules, "tiny_models", None)  # which extending.md makes; gone afterwards
+    for table, name in ((protocols.TABLE, "tile"), (adapters.TABLE, "tiny"), (sys.modules, "tiny_models")):
+        monkeypatch.setitem(table, name, None)  # extending.md adds them; they are gone afterwards
     blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
     assert blocks
     for block in blocks:

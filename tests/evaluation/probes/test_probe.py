@@ -183,6 +183,6 @@ def test_from_the_command_to_the_page(capsys, tmp_path, tiny_run, tiny_folder):
     assert last["report"] == str(out / "probes.html")
     page = (out / "probes.html").read_text()
     assert tiny_run.name in page
-    assert "Everything ran." in page
+    assert "Everything was measured." in page
     assert page.count("<svg") == 5
     assert page.count("data:image/png") == 1

@@ -16,7 +16,7 @@ from cpvt.config import split_options
 
 __all__ = [
     "TABLE", "CpvtError", "Library", "ModelAdapter", "UnsupportedError", "UnsupportedSizeError", "adapter_of", "build",
-    "describe", "is_external", "logits_of", "open_adapter",
+    "describe", "is_external", "logits_of", "open_adapter", "prefixes",
 ]  # fmt: skip
 
 
@@ -41,6 +41,12 @@ TABLE = {  # the prefix of names, as in timm:vit_small_patch16_224 -> its librar
     "hf": Library("transformers", "cpvt.adapters.hugging_face", "HuggingFaceAdapter"),
     "torchvision": Library("torchvision", "cpvt.adapters.torchvision_models", "TorchvisionAdapter"),
 }
+
+
+def prefixes() -> str:
+    """The prefixes of other libraries' models, for messages: "timm:, hf: or torchvision:"."""
+    *others, last = (f"{prefix}:" for prefix in TABLE)
+    return f"{', '.join(others)} or {last}"
 
 
 def is_external(name: str) -> bool:

@@ -50,9 +50,7 @@ def _read(path: Path) -> Any:
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
-        with torch.serialization.safe_globals(
-            [argparse.Namespace]
-        ):  # options that scripts save, too
+        with torch.serialization.safe_globals([argparse.Namespace]):  # options that scripts save, too
             return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise ValueError(f"the weights '{path}' are missing") from error

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from cpvt.adapters import ModelAdapter, adapter_of, is_external
+from cpvt.adapters import ModelAdapter, adapter_of, is_external, prefixes
 from cpvt.adapters.retrofit import describe_retrofit, retrofit
 from cpvt.config import ExternalConfig, ProgressCallback, RetrofitConfig, TrainConfig, ignore_progress, refuse_other
 from cpvt.data import open_data
@@ -85,7 +85,7 @@ def _training(config: RetrofitConfig) -> TrainConfig:
                 f"train with --encoding learned+peg --initial-checkpoint {name}"
             )
         if config.checkpoint is not None:
-            raise ValueError(f"--checkpoint goes with timm:, hf: or torchvision: names; '{name}' has its own weights")
+            raise ValueError(f"--checkpoint goes with {prefixes()} names; '{name}' has its own weights")
         start, name = name, record["model"]["name"]
         size = size or record["model"]["img_size"]
     return TrainConfig(

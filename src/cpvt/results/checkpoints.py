@@ -13,7 +13,7 @@ import torch
 from timm import list_models
 from torch import Tensor, nn
 
-from cpvt.adapters import TABLE, ModelAdapter, adapter_of, is_external, open_adapter
+from cpvt.adapters import TABLE, ModelAdapter, adapter_of, is_external, open_adapter, prefixes
 from cpvt.adapters.adapt import build_external, continue_external
 from cpvt.adapters.retrofit import retrofit
 from cpvt.adapters.weights import load_weights_file
@@ -84,18 +84,12 @@ def as_adapter(
         module.to(pick_device(device))
         return adapter
     if weights is not None:
-        raise ValueError(f"a file of weights goes with {_prefixes()} names; '{model}' has its own")
+        raise ValueError(f"a file of weights goes with {prefixes()} names; '{model}' has its own")
     if isinstance(model, (str, Path)):
         if not is_run(model):
             raise ValueError(_unknown(str(model)))
         model = load(model, device)
     return model.adapter if isinstance(model, Checkpoint) else adapter_of(model)
-
-
-def _prefixes() -> str:
-    """The prefixes of other libraries' models: "timm:, hf: or torchvision:"."""
-    *others, last = (f"{prefix}:" for prefix in TABLE)
-    return f"{', '.join(others)} or {last}"
 
 
 def _unknown(name: str) -> str:

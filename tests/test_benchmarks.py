@@ -157,7 +157,7 @@ def test_training_is_compared_with_the_sum_or_the_slower_of_its_parts(monkeypatc
     monkeypatch.setattr(feeding, "alternate", lambda *given, **options: seconds)
     case = feeding.Case((12, 16), "cpvt_micro_gap", 8, 4, steps=2)
     *rates, in_turn, in_parallel = feeding._compare(case, tmp_path, 2)
-    assert [(each.value, each.unit) for each in rates[:2]] == [(3.0, "images a second"), (4.0, "images per second")]
+    assert [(each.value, each.unit) for each in rates[:2]] == [(3.0, "images a second"), (4.0, "images a second")]
     assert (in_turn.low, in_turn.high) == (0.5, 0.75)
     assert (in_parallel.low, in_parallel.high) == (0.75, 0.8)
 

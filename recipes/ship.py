@@ -1,4 +1,6 @@
-"""Put the weights of a trained run into the package: python recipes/ship.py RUN
+"""Put the weights of a trained run into the package: python recipes/ship.py RUN [SIZE]
+
+SIZE is the recommended inference size, a side in pixels; by default the training size.
 
 Writes NAME.safetensors (float16) and NAME.json to src/cpvt/models/weights, where NAME is the model of the run. Then
 cpvt.load("NAME"), cpvt.create_model("NAME", pretrained=True) and the commands find them. Older files are replaced only
@@ -42,13 +44,15 @@ class Rounding(NamedTuple):
         )
 
 
-def ship(run: Path, folder: Path = FOLDER) -> Rounding:
+def ship(run: Path, folder: Path = FOLDER, size: int | None = None) -> Rounding:
     """Write the rounded weights of a run and its record, checked before they replace older files.
 
-    Raises ValueError where the model has other options than its name says, the file is too large, or predictions
-    change.
+    size: the recommended inference size, pixels; by default the training size. Raises ValueError where the model has
+    other options than its name says, the file is too large, or predictions change.
     """
     record = read_record(run)
+    if size is not None:
+        record["transform"]["size"] = size
     name, epochs = record["training"]["model"], record["training"]["optim"]["epochs"]
     if name not in MODELS or config_from_json(record["model"]) != MODELS[name][0]:
         raise ValueError(
@@ -108,9 +112,9 @@ def without_paths(value: Any) -> Any:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        raise SystemExit("usage: python recipes/ship.py RUN")
+    if len(sys.argv) not in (2, 3) or not all(each.isdecimal() for each in sys.argv[2:]):
+        raise SystemExit("usage: python recipes/ship.py RUN [SIZE]")
     try:
-        ship(Path(sys.argv[1]))
+        ship(Path(sys.argv[1]), size=int(sys.argv[2]) if len(sys.argv) == 3 else None)
     except ValueError as error:
         raise SystemExit(str(error)) from error

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
+import cpvt
 from cpvt.cli import VERBS, main
 from cpvt.data import describe_datasets
 from cpvt.data.protocols import describe_protocols
 from cpvt.encodings import TABLE, markdown_table
+from cpvt.evaluation.sweep import sweep
 from cpvt.models import describe_models
 from cpvt.models.pretrained import DEFAULT
 from cpvt.results.checkpoints import load
@@ -74,9 +76,9 @@ MISTAKES = [  # (command, message); OUT does not exist, EMPTY is a folder withou
     ("compare --out OUT --parallel 1 --protocols zoom", r"protocols must be among canvas, resize; got 'zoom'"),
     ("sweep EMPTY", r"'.*' holds no checkpoint: expected checkpoint\.json and model\.safetensors"),
     ("sweep cpvt_mini_peg5_gap --data UNTESTED", r"'.*' has no test/ \(or val/\) to test on"),
-    ("predict EMPTY cat.jpg", r"'.*' holds no checkpoint"),
-    ("predict cat.jpg", r"'cat\.jpg' is no image, no run's folder and no model that comes with weights"),
-    ("predict cpvt_mini_peg5_gap", r"predict needs at least one image"),
+    ("predict EMPTY", r"'.*' holds no images"),
+    ("predict cat.jpg", r"no such image: 'cat\.jpg'"),
+    ("predict cpvt_mini_peg5_gap", r"predict needs images: files, folders or patterns, after the model"),
     ("export cpvt_mini_peg5", r"'cpvt_mini_peg5' holds no checkpoint"),
     ("report EMPTY", r"'.*' holds no rows: expected rows\.jsonl"),
 ]
@@ -138,15 +140,48 @@ def test_predict_without_a_run_uses_the_shipped_model(capsys, tiny_folder):
     image = str(next((tiny_folder / "test").rglob("*.png")))
     main(["predict", image, "--top", "1"])
     default = capsys.readouterr()
-    (line,) = default.err.splitlines()
+    line = default.err.splitlines()[0]
     assert re.match(
         rf"{DEFAULT}, which comes with the package, knows the 10 classes of cifar10.*airplane.*: (.*)$", line
     )
     assert Path(line.rpartition(": ")[2]).read_text().startswith("# The weights")
-    assert json.loads(default.out.splitlines()[-1])["predictions"][0]["image"] == image
+    summary = json.loads(default.out.splitlines()[-1])
+    assert summary["model"] == DEFAULT
+    assert summary["images"] == sum(summary["classes"].values()) == 1
     main(["predict", DEFAULT, image, "--top", "1"])
     named = capsys.readouterr()
-    assert (named.out, named.err) == (default.out, "")
+    assert named.out == default.out
+    assert "which comes with the package" not in named.err
+
+
+def test_the_version_is_that_of_the_package(capsys):
+    main(["--version"])
+    assert capsys.readouterr().out == f"cpvt {cpvt.__version__}\n"
+
+
+def test_info_describes_a_run(capsys, tiny_run, tiny_folder):
+    append_rows(tiny_run / "rows.jsonl", list(sweep(tiny_run, sizes=[8, "8x12"])))
+    main(["info", str(tiny_run)])
+    *lines, last = capsys.readouterr().out.splitlines()
+    told = dict(re.split(r"  +", line, maxsplit=1) for line in lines)
+    parameters = sum(each.numel() for each in load(tiny_run).model.parameters())
+    assert told["model"] == "cpvt_micro: encoding peg, pool cls, width 64, 4 blocks, 4 heads, patch 4"
+    assert told["parameters"] == f"{parameters:,}"
+    assert told["classes"] == "2: cat, dog"
+    assert told["images"].startswith("resized to 8 pixels (crop ratio 0.875, bicubic), mean (0.485")
+    assert told["training"] == "1 of 1 epochs, batches of 4, adamw, lr 0.003, at 8 pixels, seed 0"
+    assert told["data"] == str(tiny_folder)
+    assert {"last epoch", "made by", "command"} <= set(told)
+    tested = [title for title in told if title.startswith("tested on ")]
+    assert [title.rpartition(", ")[2] for title in tested] == ["8", "8x12"]
+    rows = read_rows(tiny_run / "rows.jsonl")
+    assert [told[title] for title in tested] == [f"{row.accuracy:.1%} of 6 images" for row in rows]
+    assert json.loads(last)["class_names"] == ["cat", "dog"]
+
+
+def test_info_describes_a_model_that_comes_with_weights(capsys):
+    main(["info", DEFAULT])
+    assert "resized to 40 pixels" in capsys.readouterr().out
 
 
 def test_a_model_that_comes_with_weights_replaces_a_run(capsys, tmp_path, image_folder, monkeypatch):
@@ -178,10 +213,8 @@ def test_a_run_from_training_to_report(capsys, tmp_path, tiny_folder):
     swept = run("sweep OUT/peg --protocols resize --sizes 8 12 8x12")
     assert list(swept["accuracy"]) == ["8", "12", "8x12"]
     images = sorted((tiny_folder / "test").rglob("*.png"))
-    main(["predict", str(tmp_path / "out" / "peg"), *map(str, images[:2]), "--top", "1", "--longest-side", "6"])
-    said = capsys.readouterr()
-    assert "shrunk from 6x8 to 4x6 pixels" in said.err
-    found = json.loads(said.out.splitlines()[-1])["predictions"]
+    main(["predict", str(tmp_path / "out" / "peg"), *map(str, images[:2]), "--json"])
+    found = json.loads(capsys.readouterr().out)["predictions"]
     assert [each["image"] for each in found] == list(map(str, images[:2]))
     assert all(each["classes"][0][0] in ("cat", "dog") for each in found)
     compared = run(f"compare --data DATA --encodings learned peg --pool cls gap --seeds 0 1 --parallel 1 {recipe} "

@@ -6,13 +6,16 @@ import json
 import os
 import sys
 from dataclasses import MISSING, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from cpvt import __version__
 from cpvt.config import (
     CompareConfig,
     ExportConfig,
+    InfoConfig,
     ListConfig,
     Options,
     PredictConfig,
@@ -61,8 +64,6 @@ def train(config: TrainConfig) -> dict[str, Any]:
 
 
 def sweep(config: SweepConfig) -> dict[str, Any]:
-    from pathlib import Path
-
     from cpvt.evaluation.sweep import sweep as run_sweep
     from cpvt.reporting.terminal import print_tables
     from cpvt.results.folders import ROWS
@@ -123,25 +124,36 @@ def probe(config: ProbeConfig) -> dict[str, Any]:
 
 
 def predict(config: PredictConfig) -> dict[str, Any]:
-    from cpvt.evaluation.predict import predict as run_prediction
-    from cpvt.evaluation.predict import split_names
-    from cpvt.models.pretrained import introduce
+    from cpvt.data.finding import check_names, find_images
+    from cpvt.runtime.files import check_new, write_bytes
+    from cpvt.runtime.progress import Bars
 
-    model, images = split_names(config.images)
-    if model != config.images[0]:
-        print(introduce(model), file=sys.stderr)
-    predictions = []
-    for prediction in run_prediction(model, **{**vars(config), "images": images}):
-        predictions.append(prediction._asdict())
-        if prediction.error:
-            print(f"{prediction.image}: skipped, {prediction.error}")
-            continue
-        if prediction.shrunk_from:
-            before, after = ("x".join(map(str, sides)) for sides in (prediction.shrunk_from, prediction.size))
-            print(f"{prediction.image}: shrunk from {before} to {after} pixels (--longest-side)", file=sys.stderr)
-        classes = "  ".join(f"{name} {probability:.1%}" for name, probability in prediction.classes)
-        print(f"{prediction.image}  {classes}")
-    return {"predictions": predictions}
+    check_names(config.images)  # before the imports that take seconds
+    if config.csv is not None:
+        check_new(Path(config.csv), "--csv")
+
+    from cpvt.evaluation.predict import as_table, split_names, summarise
+    from cpvt.evaluation.predict import predict as run_prediction
+    from cpvt.models.pretrained import introduce
+    from cpvt.results.checkpoints import load
+
+    model, names = split_names(config.images)
+    images = find_images(names)
+    checkpoint, predictions = load(model, config.device), []
+    options = {name: value for name, value in vars(config).items() if name not in ("images", "json", "csv")}
+    with Bars() as bars:
+        if model != config.images[0]:
+            bars.say(introduce(model))
+        try:
+            for prediction in run_prediction(checkpoint, images, **options, on_progress=bars):
+                predictions.append(prediction)
+                if not config.json:
+                    print(prediction)
+        finally:  # what was found before an error is kept
+            if config.csv is not None and predictions:
+                write_bytes(Path(config.csv), as_table(predictions, config.top).encode())
+    summary = {"model": model, **summarise(predictions, checkpoint.class_names)}
+    return {**summary, "predictions": [each._asdict() for each in predictions]} if config.json else summary
 
 
 def export(config: ExportConfig) -> dict[str, Any]:
@@ -166,8 +178,6 @@ def compare(config: CompareConfig) -> dict[str, Any]:
 
 
 def report(config: ReportConfig) -> dict[str, Any]:
-    from pathlib import Path
-
     from cpvt.reporting import gather
     from cpvt.reporting import report as draw_report
     from cpvt.reporting.terminal import print_probe_results, print_tables
@@ -183,6 +193,16 @@ def report(config: ReportConfig) -> dict[str, Any]:
     print(f"report: {page}")
     probed = {"probe_results": len(results), "probes": str(page.parent / PROBE_REPORT)} if results else {}
     return {"report": str(page), "rows": len(rows), "summary": str(page.parent / SUMMARY), **probed}
+
+
+def info(config: InfoConfig) -> dict[str, Any]:
+    from cpvt.results.checkpoints import read_record
+    from cpvt.results.info import describe_run
+
+    lines = describe_run(config.run)
+    width = max(map(len, lines))
+    print("\n".join(f"{title:{width}}  {about}" for title, about in lines.items()))
+    return {"run": config.run, **read_record(config.run)}
 
 
 def list_names(config: ListConfig) -> dict[str, Any]:
@@ -218,9 +238,10 @@ VERBS: dict[str, tuple[type[Options], Any, str]] = {
     "sweep": (SweepConfig, sweep, "test a model at many sizes: a run, or timm:NAME, hf:NAME, torchvision:NAME"),
     "retrofit": (RetrofitConfig, retrofit, "add PEGs to a trained model, fine-tune it, test it before and after"),
     "probe": (ProbeConfig, probe, "measure what a model knows of positions"),
-    "predict": (PredictConfig, predict, "classify images, each at its own size"),
+    "predict": (PredictConfig, predict, "classify images, read as in the tests of the model"),
     "export": (ExportConfig, export, "write a model as one file for all sizes: .onnx or .pt2"),
     "report": (ReportConfig, report, "write the report of one or several folders again"),
+    "info": (InfoConfig, info, "describe a trained run: model, training, tests, how it reads images"),
     "list": (ListConfig, list_names, "list encodings, models, data sets and protocols"),
 }
 
@@ -228,7 +249,8 @@ VERBS: dict[str, tuple[type[Options], Any, str]] = {
 def parse(arguments: list[str] | None = None) -> Any:
     """Parse a command line into its configuration; in `train RECIPE.py ...`, options override those of the recipe."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    refuse_old_flags(arguments)
+    verb = VERBS.get(arguments[0]) if arguments else None
+    refuse_old_flags(arguments, [each.name for each in fields(verb[0])] if verb else ())  # type: ignore[arg-type]
     recipe: TrainConfig | None = None
     files = [each for each in arguments[1:] if each.endswith(".py") and not each.startswith("-")]
     if arguments[:1] == ["train"] and files:
@@ -280,6 +302,9 @@ def main(arguments: list[str] | None = None) -> None:
     """Run `cpvt VERB ...`; the last line of standard output is one JSON object, printed by the main process."""
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # as `python -m cpvt` does, so that module:Class is found in the current folder
+    if (sys.argv[1:] if arguments is None else arguments) == ["--version"]:
+        print(f"cpvt {__version__}")
+        return
     try:
         config = parse(arguments)
         act = next(act for kind, act, _ in VERBS.values() if isinstance(config, kind))

@@ -49,24 +49,24 @@ def place_of(whole, canvas):
 def test_an_image_is_normalised_channel_by_channel(mode):
     image, transform = noise(5, 7, mode), TRANSFORMS[mode]
     assert transform.mode == mode
-    torch.testing.assert_close(transform(image), normalised(image, transform))
+    torch.testing.assert_close(transform.whole(image), normalised(image, transform))
 
 
 def test_an_image_in_another_mode_is_converted():
     image = noise(5, 7)
-    assert torch.equal(TRANSFORMS["L"](image), TRANSFORMS["L"](image.convert("L")))
+    assert torch.equal(TRANSFORMS["L"].whole(image), TRANSFORMS["L"].whole(image.convert("L")))
 
 
 @channels
 def test_canvas_crops_a_larger_image_from_its_middle(mode):
     image, transform = noise(8, 11, mode), TRANSFORMS[mode]
-    assert torch.equal(find_protocol("canvas")(transform, (4, 6))(image, rng()), transform(image)[:, 2:6, 2:8])
+    assert torch.equal(find_protocol("canvas")(transform, (4, 6))(image, rng()), transform.whole(image)[:, 2:6, 2:8])
 
 
 @channels
 def test_canvas_leaves_a_smaller_image_intact_and_pads_with_zero(mode):
     image, transform = noise(4, 7, mode), TRANSFORMS[mode]
-    whole, canvas = transform(image), find_protocol("canvas")(transform, (9, 12))(image, rng())
+    whole, canvas = transform.whole(image), find_protocol("canvas")(transform, (9, 12))(image, rng())
     assert canvas.shape == (len(transform.mean), 9, 12)
     y, x = place_of(whole, canvas)
     assert whole.all()  # else zeros of the image would count as padding
@@ -77,13 +77,13 @@ def test_canvas_leaves_a_smaller_image_intact_and_pads_with_zero(mode):
 def test_canvas_crops_one_axis_and_pads_the_other():
     image, transform = noise(8, 3), TRANSFORMS["RGB"]
     canvas = find_protocol("canvas")(transform, (4, 10))(image, rng())
-    assert place_of(transform(image)[:, 2:6], canvas)[0] == 0
+    assert place_of(transform.whole(image)[:, 2:6], canvas)[0] == 0
     assert canvas.count_nonzero() == 3 * 4 * 3
 
 
 def test_the_place_on_a_canvas_follows_from_the_generator_and_may_be_any():
     image, preprocessing = noise(2, 2), find_protocol("canvas")(TRANSFORMS["RGB"], (3, 4))
-    whole = preprocessing.transform(image)
+    whole = preprocessing.transform.whole(image)
     places = [place_of(whole, preprocessing(image, rng(seed))) for seed in range(60)]
     assert set(places) == {(y, x) for y in range(2) for x in range(3)}
     assert places == [place_of(whole, preprocessing(image, rng(seed))) for seed in range(60)]
@@ -91,7 +91,7 @@ def test_the_place_on_a_canvas_follows_from_the_generator_and_may_be_any():
 
 def test_resize_to_the_same_sides_changes_nothing():
     image, transform = noise(6, 9), TRANSFORMS["RGB"]
-    assert torch.equal(find_protocol("resize")(transform, (6, 9))(image, rng()), transform(image))
+    assert torch.equal(find_protocol("resize")(transform, (6, 9))(image, rng()), transform.whole(image))
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ def test_protocols_at_the_images_own_scale_shrink_to_the_longest_side(kind):
     assert not preprocessing.shrinks(noise(10, 10))
     assert preprocessing.padding_fraction(image) == 0.5
     if kind == "canvas":
-        place_of(preprocessing.transform(limited(10).limit(image)), preprocessing(image, rng()))
+        place_of(preprocessing.transform.whole(limited(10).limit(image)), preprocessing(image, rng()))
 
 
 @pytest.mark.parametrize("kind", ["resize", "resized-crop"])
@@ -214,7 +214,7 @@ def test_every_interpolation_listed_is_accepted(interpolation):
 
 def test_a_crop_is_any_part_at_its_own_scale_and_half_are_mirrored():
     image, preprocessing = noise(4, 5), find_protocol("crop")(TRANSFORMS["RGB"], (3, 3))
-    whole = preprocessing.transform(image)
+    whole = preprocessing.transform.whole(image)
     windows = {(y, x): whole[:, y : y + 3, x : x + 3] for y in range(2) for x in range(3)}
     seen, mirrored = set(), 0
     for seed in range(200):
@@ -233,7 +233,7 @@ def test_a_crop_is_any_part_at_its_own_scale_and_half_are_mirrored():
 def test_a_crop_at_the_whole_area_is_the_image_or_its_mirror():
     image = noise(8, 8)
     preprocessing = find_protocol("resized-crop")(TRANSFORMS["RGB"], (8, 8), crop_scale=(1.0, 1.0))
-    whole = preprocessing.transform(image)
+    whole = preprocessing.transform.whole(image)
     crops = [preprocessing(image, rng(seed)) for seed in range(60)]
     as_it_is = sum(torch.allclose(crop, whole) for crop in crops)
     mirrored = sum(torch.allclose(crop, whole.flip(2)) for crop in crops)

@@ -156,13 +156,13 @@ def test_timm_reads_images_as_they_were_read_in_training(run):
 
 
 def test_timm_is_told_what_the_record_says_and_not_its_own_defaults(tmp_path, monkeypatch):
-    reading = {"mean": [0.1], "std": [0.2], "crop_ratio": 0.5, "interpolation": "box"}
+    reading = {"mean": [0.1], "std": [0.2], "crop_ratio": 0.5, "interpolation": "box", "size": [8, 12]}
     (tmp_path / "cpvt_tiny.json").write_text(json.dumps({"transform": reading, "class_names": ["cat", "dog"]}))
     monkeypatch.setattr(pretrained, "FOLDER", tmp_path)
     told = pretrained.describe_shipped("cpvt_tiny")
     assert told == {
         "file": str(tmp_path / "cpvt_tiny.safetensors"), "mean": (0.1,), "std": (0.2,), "crop_pct": 0.5,
-        "interpolation": "box", "label_names": ("cat", "dog"),
+        "interpolation": "box", "label_names": ("cat", "dog"), "test_input_size": (1, 8, 12),
     }  # fmt: skip
 
 

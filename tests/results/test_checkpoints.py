@@ -24,7 +24,7 @@ def test_a_loaded_run_is_ready_to_use(tiny_run):
     from PIL import Image
 
     tensor = checkpoint.transform(Image.new("RGB", (13, 9)))
-    assert tensor.shape == (3, 9, 13)
+    assert tensor.shape == (3, 8, 8)
     assert checkpoint.model(tensor[None]).shape == (1, 2)
     for name, tensor in load_file(tiny_run / WEIGHTS).items():
         assert torch.equal(checkpoint.model.state_dict()[name], tensor)

@@ -7,7 +7,7 @@ run=$1 here=$(cd "$(dirname "$0")" && pwd)
 recipes=$here/../../../recipes name=cpvt_mini_peg5_gap
 export OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 python -m cpvt train "$recipes/cifar10_cpvt_mini.py" --out "$run"
-python "$recipes/ship.py" "$run"
+python "$recipes/ship.py" "$run" 40
 rm -f "$here/rows.jsonl" # tested anew
 for protocol in resize canvas; do
     python -m cpvt sweep $name --data cifar10 --protocols $protocol --sizes ${SIZES:-16 24 32 40 48 64 96} --out "$here"

@@ -22,6 +22,7 @@ from cpvt.config.base import (
 from cpvt.config.data import DataConfig
 from cpvt.config.evaluation import (
     ExportConfig,
+    InfoConfig,
     ListConfig,
     PredictConfig,
     ProbeConfig,
@@ -42,6 +43,7 @@ __all__ = [
     "DataConfig",
     "ExportConfig",
     "ExternalConfig",
+    "InfoConfig",
     "ListConfig",
     "ModelConfig",
     "OptimConfig",

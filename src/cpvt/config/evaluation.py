@@ -81,20 +81,33 @@ class ProbeConfig(Options):
 
 @dataclass(frozen=True)
 class PredictConfig(Options):
-    """Classify images, each at its own size."""
+    """Classify images, read as in the tests of the model."""
 
     images: tuple[str, ...]
-    """Image files, optionally after a model: a run's folder or a name that comes with weights. By default the model is
-    cpvt_mini_peg5_gap, which knows the ten classes of CIFAR-10."""
+    """Image files, folders (walked) or patterns, optionally after a model: a run's folder or a name that comes with
+    weights. By default the model is cpvt_mini_peg5_gap, which knows the ten classes of CIFAR-10."""
+    size: Size | None = None
+    """Side in pixels, or HEIGHTxWIDTH; by default the recommended size of the model, which is its training size unless
+    its weights say another."""
+    protocol: str = "resize"
+    """resize (as tested), canvas, or native: whole images at their own size, --size being the longest side allowed (by
+    default four times the training size)."""
+    crop_pct: float | None = None
+    """By default as in the tests of the model; `interpolation` likewise."""
+    interpolation: str | None = None
     top: int = 5
-    longest_side: int | None = None
-    """Images with a longer side are shrunk to it first, and reported; by default four times the training size."""
+    limit: int | None = None
+    """Most images to classify; by default all."""
+    json: bool = False
+    """Print one JSON object with all predictions, and nothing else."""
+    csv: str | None = None
+    """File to write a table to: a line per image, its size, classes and probabilities."""
     on_bad_image: Literal["error", "skip"] = "error"
     token_budget: int = TOKEN_BUDGET
     """Most patches in one forward pass; it does not change the result of any image."""
     device: str = "auto"
 
-    RANGES: ClassVar[Ranges] = {"1 or more": ("top", "longest_side", "token_budget")}
+    RANGES: ClassVar[Ranges] = {"1 or more": ("top", "limit", "token_budget"), "above 0 and at most 1": ("crop_pct",)}
 
 
 @dataclass(frozen=True)
@@ -118,6 +131,14 @@ class ReportConfig(Options):
     """Folders with the rows of `cpvt compare` or `cpvt sweep`; several make one page."""
     out: str | None = None
     """Folder of the page; by default the first folder."""
+
+
+@dataclass(frozen=True)
+class InfoConfig(Options):
+    """Describe a trained run: model, training, tests, how it reads images."""
+
+    run: str
+    """Folder of a run, or a name that comes with weights."""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 RENAMED = {  # old name -> new name
@@ -48,11 +49,11 @@ def current(config: dict[str, Any]) -> dict[str, Any]:
     return renamed
 
 
-def refuse_old_flags(arguments: list[str]) -> None:
-    """Raise ValueError with the new name for an old option on the command line."""
+def refuse_old_flags(arguments: list[str], known: Collection[str] = ()) -> None:
+    """Raise ValueError with the new name for an old option on the command line; `known` options are not old."""
     for argument in arguments:
         flag = argument.split("=")[0]
         name = flag.removeprefix("--").removeprefix("no-").replace("-", "_")
-        if flag.startswith("--") and name in RENAMED:
+        if flag.startswith("--") and name in RENAMED and name not in known:
             new = RENAMED[name].replace("_", "-")
             raise ValueError(f"{flag} is now --{'no-' if flag.startswith('--no-') else ''}{new}")

@@ -1,10 +1,12 @@
-"""The transform: normalisation of an image to a tensor, and the limit on its longest side."""
+"""The transform: how a model's images are resized, cropped and normalised to tensors."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,12 +14,14 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from cpvt.config import Size, sides
+
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")  # of PIL, by timm's names
 
 
 @dataclass(frozen=True)
 class Transform:
-    """Normalises images to tensors (C, H, W); saved with every checkpoint."""
+    """Turns an image into the tensor (C, H, W) that a model was tested on; saved with every checkpoint."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -25,6 +29,8 @@ class Transform:
     interpolation: str = "bicubic"
     longest_side: int | None = None
     """Images with a longer side are shrunk to it before they are cropped or put on a canvas."""
+    size: Size | None = None
+    """Recommended inference size, pixels: the training size, unless whoever published the weights chose another."""
 
     def __post_init__(self) -> None:
         if len(self.mean) != len(self.std) or len(self.mean) not in (1, 3) or min(self.std) <= 0:
@@ -43,7 +49,20 @@ class Transform:
         return "L" if len(self.mean) == 1 else "RGB"
 
     def __call__(self, image: Image.Image) -> Tensor:
-        """The whole image at its own size."""
+        """The image resized to `size`, centre-cropped and normalised, as in the tests. ValueError without a size."""
+        if self.size is None:
+            raise ValueError("this transform has no size; resize(image, (height, width)) takes one")
+        return self.resize(image, sides(self.size))
+
+    def resize(self, image: Image.Image, sides: tuple[int, int]) -> Tensor:
+        """The image scaled to cover `sides` divided by the crop ratio, and its centre (height, width), as in timm."""
+        image = image if image.mode == self.mode else image.convert(self.mode)
+        if image.size == sides[::-1] and self.crop_ratio == 1.0:
+            return self.whole(image)
+        return self.normalise(_resizing(sides, self.crop_ratio, self.interpolation)(image).numpy())
+
+    def whole(self, image: Image.Image) -> Tensor:
+        """The whole image at its own size, normalised."""
         values = np.asarray(image if image.mode == self.mode else image.convert(self.mode))
         return self.normalise(values.reshape(*values.shape[:2], len(self.mean)).transpose(2, 0, 1))
 
@@ -70,3 +89,13 @@ class Transform:
 @lru_cache(maxsize=16)
 def _by_channel(values: tuple[float, ...]) -> NDArray[np.float32]:
     return np.array(values, dtype=np.float32)[:, None, None]
+
+
+@lru_cache(maxsize=64)
+def _resizing(sides: tuple[int, int], crop_ratio: float, interpolation: str) -> Callable[[Image.Image], Any]:
+    from timm.data import create_transform
+
+    resizing: Callable[[Image.Image], Any] = create_transform(
+        sides, is_training=False, crop_pct=crop_ratio, interpolation=interpolation, normalize=False
+    )
+    return resizing

@@ -1,73 +1,94 @@
-"""Classify images, each at its own size."""
+"""Classify image files with a trained model, as it was tested."""
 
 from __future__ import annotations
 
+import csv
+import io
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
-from torch import Tensor
-
-from cpvt.config import PredictConfig, options_from, sides, takes_options
-from cpvt.data import BadImageError, Transform, check_on_bad_image, check_usable, decode
-from cpvt.data.protocols import find_protocol
-from cpvt.grids import patch_count, within_budget
+from cpvt.adapters.classify import Prediction, classify, preprocessing_of
+from cpvt.config import PredictConfig, ProgressCallback, ignore_progress, options_from, takes_options
+from cpvt.data import check_on_bad_image
+from cpvt.data.finding import find_images, is_plain
+from cpvt.data.protocols import TABLE
 from cpvt.models.pretrained import DEFAULT, shipped_names
 from cpvt.results.checkpoints import Checkpoint, is_run, load
+from cpvt.results.folders import CHECKPOINT, WEIGHTS
 
 
-class Prediction(NamedTuple):
-    """The top classes of one image."""
-
-    image: str
-    size: tuple[int, int]  # height and width of the model's input, pixels
-    shrunk_from: tuple[int, int] | None  # height and width of the file, if it was shrunk
-    classes: tuple[tuple[str, float], ...]  # name and probability, best first
-    error: str | None = None  # why the image was skipped, if it was
-
-
-@takes_options(PredictConfig)
-def predict(run: str | Path | Checkpoint | None, images: Sequence[str | Path], **options: Any) -> Iterator[Prediction]:
-    """Yield the top classes of each image, whole and at its own size and aspect ratio.
+@takes_options(PredictConfig, "json", "csv")
+def predict(
+    run: str | Path | Checkpoint | None,
+    images: Sequence[Any],
+    *,
+    on_progress: ProgressCallback = ignore_progress,
+    **options: Any,
+) -> Iterator[Prediction]:
+    """Yield the top classes of each image, read as in the tests of the model: same size, crop ratio, interpolation.
 
     run: a run's folder, what `load` returned, or the name of a model that comes with weights. None: cpvt_mini_peg5_gap,
-    trained on the ten classes of CIFAR-10. Options are those of `cpvt.config.PredictConfig`. An image with a side
-    longer than `longest_side` is shrunk to it, and the prediction says so. Batches hold `token_budget` patches; each
-    image gets the answer it would get alone.
+    trained on the ten classes of CIFAR-10. images: files, folders (walked), patterns such as "photos/*.jpg", PIL images
+    or arrays. Options are those of `cpvt.config.PredictConfig`. Batches hold `token_budget` patches; each image gets
+    the answer it would get alone.
 
     Raises TypeError for an unknown option, ValueError for an image that does not decode or is smaller than a patch.
     With `on_bad_image="skip"` the prediction of such an image says why instead.
     """
-    return _predict(run, options_from(PredictConfig, options, images=images))
+    config = options_from(PredictConfig, options, images=images, json=False, csv=None)
+    return _predict(run, config, on_progress)
 
 
-def _predict(run: str | Path | Checkpoint | None, config: PredictConfig) -> Iterator[Prediction]:
-    if not config.images:
-        raise ValueError("predict needs at least one image; got none")
+def _predict(
+    run: str | Path | Checkpoint | None, config: PredictConfig, on_progress: ProgressCallback
+) -> Iterator[Prediction]:
     check_on_bad_image(config.on_bad_image)
+    images = find_images(config.images)[: config.limit]
     checkpoint = run if isinstance(run, Checkpoint) else load(DEFAULT if run is None else run, config.device)
-    for path in config.images:
-        if not Path(path).is_file():
-            raise ValueError(f"no such image: '{path}'")
-    transform = checkpoint.transform
-    if config.longest_side is not None:
-        transform = replace(transform, longest_side=config.longest_side)
-    adapter = checkpoint.adapter
-    patch_size = adapter.patch_size or 1
-    read = (_read(path, transform, patch_size) for path in config.images)
-    for pack in within_budget(read, lambda each: patch_count(each.size, patch_size), config.token_budget):
-        images = [each.tensor.to(adapter.device) for each in pack if each.tensor is not None]
-        logits = list(adapter.logits_of_list(images)) if images else []
-        for each in pack:
-            if each.tensor is not None:
-                classes = _best(logits.pop(0), checkpoint.class_names, config.top)
-                yield Prediction(each.name, each.size, each.shrunk_from, classes)
-            elif config.on_bad_image == "skip":
-                yield Prediction(each.name, each.size, None, (), each.error)
-            else:
-                raise BadImageError(each.error)
+    changes = {"crop_ratio": config.crop_pct, "interpolation": config.interpolation}
+    known: dict[str, Any] = {name: value for name, value in changes.items() if value is not None}
+    unread = [name for name in known if name not in TABLE[config.protocol].reads] if config.protocol in TABLE else []
+    if unread:
+        raise ValueError(f"under {config.protocol} {' and '.join(unread)} has no effect; leave it out")
+    adapter = replace(checkpoint.adapter, transform=replace(checkpoint.transform, **known))
+    found = classify(
+        adapter, images, preprocessing_of(adapter, config.protocol, config.size),
+        top=config.top, token_budget=config.token_budget, on_bad_image=config.on_bad_image,
+    )  # fmt: skip
+    for done, prediction in enumerate(found, start=1):
+        on_progress("predict", done, len(images), "")
+        yield prediction
+
+
+def summarise(predictions: Sequence[Prediction], class_names: Sequence[str]) -> dict[str, Any]:
+    """How many images were classified and skipped, how often each class came first, and how often it was right.
+
+    The last needs images in folders that are named like classes: it is there where all of them are.
+    """
+    good = [each for each in predictions if each.error is None]
+    counts = Counter(each.label for each in good)
+    summary = {"images": len(good), "skipped": len(predictions) - len(good), "classes": dict(counts.most_common())}
+    folders = [Path(each.image).parent.name for each in good]
+    if good and set(folders) <= set(class_names):
+        correct = sum(each.label == folder for each, folder in zip(good, folders))
+        summary["accuracy_by_folder"] = round(correct / len(good), 4)
+    return summary
+
+
+def as_table(predictions: Sequence[Prediction], top: int) -> str:
+    """The predictions as CSV: a line per image with its sizes, classes and probabilities."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    ranks = [f"{what}_{rank + 1}" for rank in range(top) for what in ("class", "probability")]
+    table.writerow(["image", "width", "height", "input_width", "input_height", *ranks, "error"])
+    for each in predictions:
+        found = [value for pair in each.classes for value in pair]
+        found += [""] * (2 * top - len(found))
+        table.writerow([each.image, *each.original_size, *each.size, *found, each.error or ""])
+    return text.getvalue()
 
 
 def split_names(names: Sequence[str]) -> tuple[str, tuple[str, ...]]:
@@ -76,38 +97,13 @@ def split_names(names: Sequence[str]) -> tuple[str, tuple[str, ...]]:
     Raises ValueError where the first name is neither.
     """
     first, *rest = names
-    if Path(first).is_file():
-        return DEFAULT, (first, *rest)
-    if is_run(first):
+    if first in shipped_names() or (Path(first) / CHECKPOINT).exists():
         return first, tuple(rest)
-    known = ", ".join(shipped_names()) or "none"
+    if Path(first).name in (WEIGHTS, CHECKPOINT) and is_run(Path(first).parent):
+        raise ValueError(f"'{first}' is part of a run; name its folder: cpvt predict {Path(first).parent} IMAGE ...")
+    if Path(first).exists() or not is_plain(first):
+        return DEFAULT, (first, *rest)
     raise ValueError(
-        f"'{first}' is no image, no run's folder and no model that comes with weights ({known}); "
+        f"'{first}' is no image, no run's folder and no model that comes with weights ({', '.join(shipped_names())}); "
         "pass images, with the model before them if it is another"
     )
-
-
-class _Read(NamedTuple):
-    name: str
-    size: tuple[int, int]
-    shrunk_from: tuple[int, int] | None
-    tensor: Tensor | None
-    error: str | None
-
-
-def _read(path: str | Path, transform: Transform, patch_size: int) -> _Read:
-    try:
-        whole = decode(path, str(path), transform.mode)
-        preprocessing = find_protocol("native")(transform, sides(transform.longest_side or max(whole.size)))
-        tensor = preprocessing(whole, np.random.default_rng(0))
-        check_usable(tensor.shape, patch_size, f"image '{path}'")
-    except BadImageError as error:
-        return _Read(str(path), (0, 0), None, None, str(error))
-    height, width = tensor.shape[1:]
-    shrunk_from = (whole.height, whole.width) if preprocessing.shrinks(whole) else None
-    return _Read(str(path), (height, width), shrunk_from, tensor, None)
-
-
-def _best(logits: Tensor, names: Sequence[str], top: int) -> tuple[tuple[str, float], ...]:
-    best = logits.float().softmax(0).topk(min(top, len(names)))
-    return tuple((names[i], p) for i, p in zip(best.indices.tolist(), best.values.tolist()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from cpvt.config import sides
 from cpvt.config.legacy import current
 from cpvt.runtime.files import read_json
 
@@ -45,11 +46,13 @@ def describe_shipped(name: str) -> dict[str, Any]:
     files = shipped_files(name)
     record = read_json(files.record)
     transform = record["transform"]
+    rows, columns = sides(transform.get("size") or record["model"]["img_size"])
     return {
         "file": str(files.weights),
         "mean": tuple(transform["mean"]),
         "std": tuple(transform["std"]),
         "crop_pct": transform["crop_ratio"],
         "interpolation": transform["interpolation"],
+        "test_input_size": (len(transform["mean"]), rows, columns),
         "label_names": tuple(record["class_names"]),
     }

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from cpvt.adapters import TABLE, ModelAdapter, adapter_of, is_external, open_adapter, prefixes
 from cpvt.adapters.adapt import build_external, continue_external
+from cpvt.adapters.classify import classify, preprocessing_of
 from cpvt.adapters.retrofit import retrofit
 from cpvt.adapters.weights import load_weights_file
-from cpvt.config import ExternalConfig, ModelConfig, sides
+from cpvt.config import ExternalConfig, ModelConfig, Size, sides
 from cpvt.config.legacy import current
 from cpvt.data import Transform
 from cpvt.models import VisionTransformer
@@ -30,13 +31,27 @@ from cpvt.runtime.files import read_json, write_bytes, write_json
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A trained model, ready to use: `model(transform(image)[None])` gives logits, one per class name."""
+    """A trained model, ready to use: called on an image, a path, an array or a list of them, it gives predictions.
+
+    `model(transform(image)[None])` gives the logits, one per class name.
+    """
 
     model: nn.Module
     transform: Transform
+    """Resizes, crops and normalises an image as in the tests of the model, at its recommended size."""
     class_names: tuple[str, ...]
     record: dict[str, Any]
     """The content of checkpoint.json: configurations of model and training, and provenance."""
+
+    def __call__(self, images: Any, top: int = 5, size: Size | None = None, protocol: str = "resize") -> Any:
+        """The prediction of an image (a path, a PIL image or an array of uint8), or those of a list of images.
+
+        By default images are read as in the tests of the model. size and protocol as in `cpvt.predict`.
+        """
+        single = not isinstance(images, (list, tuple))
+        wanted = [images] if single else images
+        found = list(classify(self.adapter, wanted, preprocessing_of(self.adapter, protocol, size), top=top))
+        return found[0] if single else found
 
     @property
     def config(self) -> ModelConfig | ExternalConfig:
@@ -151,7 +166,7 @@ def load(run: str | Path, device: str = "auto") -> Checkpoint:
     record = read_record(run)
     model = build_model(config_from_json(record["model"]))
     load_weights_file(model, files_of(run).weights)
-    transform = transform_from_json(record["transform"])
+    transform = transform_from_json({"size": record["model"]["img_size"], **record["transform"]})
     return Checkpoint(model.eval().to(pick_device(device)), transform, tuple(record["class_names"]), record)
 
 

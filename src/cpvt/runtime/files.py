@@ -92,6 +92,13 @@ def check_writable(folder: Path) -> None:
         raise ValueError(f"cannot write to '{folder}' ({error.strerror or error}); choose another --out") from error
 
 
+def check_new(path: Path, option: str) -> None:
+    """Raise ValueError for a file that exists already, or whose folder cannot be written to."""
+    if path.exists():
+        raise ValueError(f"'{path}' exists; choose another {option}, or remove it")
+    check_writable(path.parent)
+
+
 def remove_leftovers(path: Path) -> None:
     """Delete temporary files of `replacing` that killed processes left. Only for the one process that writes `path`."""
     for leftover in path.parent.glob(f".{path.name}.????????"):

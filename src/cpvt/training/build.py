@@ -132,7 +132,7 @@ def make_record(config: TrainConfig, setup: TrainingSetup, model: nn.Module, dat
     at = model.encoding.at if isinstance(model, VisionTransformer) else config.retrofit.at if config.retrofit else ()
     return {
         "model": asdict(setup.model),
-        "transform": asdict(setup.preprocessing.transform),
+        "transform": asdict(replace(setup.preprocessing.transform, size=setup.model.img_size)),
         "class_names": list(data.class_names),
         "at": list(at),
         "training": asdict(config),

@@ -35,7 +35,7 @@ class Canvas(Protocol):
         )
         seen = self.augment(image.crop((left, top, left + columns, top + rows)), generator)
         canvas = torch.zeros(len(self.transform.mean), *self.sides)
-        canvas[:, y : y + rows, x : x + columns] = self.transform(seen)
+        canvas[:, y : y + rows, x : x + columns] = self.transform.whole(seen)
         return canvas
 
     def padding_fraction(self, image: Image.Image) -> float:

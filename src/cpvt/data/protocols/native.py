@@ -24,7 +24,7 @@ class Native(Protocol):
 
     def show(self, image: Image.Image, generator: np.random.Generator) -> Tensor:
         whole = replace(self.transform, longest_side=self.longest_side).limit(image)
-        return self.transform(self.augment(whole, generator))
+        return self.transform.whole(self.augment(whole, generator))
 
     @property
     def longest_side(self) -> int | None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from cpvt.config import Size, sides
 from cpvt.data.protocols.base import Protocol
@@ -13,8 +11,6 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
     from torch import Tensor
-
-    from cpvt.data.base import Sides
 
 
 class Resize(Protocol):
@@ -27,23 +23,9 @@ class Resize(Protocol):
     reads: ClassVar[tuple[str, ...]] = ("crop_ratio", "interpolation")
 
     def show(self, image: Image.Image, generator: np.random.Generator) -> Tensor:
-        transform, (height, width) = self.transform, self.sides
-        if image.size == (width, height) and transform.crop_ratio == 1.0:
-            return transform(image)
-        resize = _resizing(self.sides, transform.crop_ratio, transform.interpolation)
-        return transform.normalise(resize(image).numpy())
+        return self.transform.resize(image, self.sides)
 
     @staticmethod
     def scale(size: Size, train_size: Size) -> tuple[float, float] | None:
         rows, columns = (max(1.0, now / before) for now, before in zip(sides(size), sides(train_size)))
         return rows, columns
-
-
-@lru_cache(maxsize=64)
-def _resizing(sides: Sides, crop_ratio: float, interpolation: str) -> Callable[[Image.Image], Any]:
-    from timm.data import create_transform
-
-    resizing: Callable[[Image.Image], Any] = create_transform(
-        sides, is_training=False, crop_pct=crop_ratio, interpolation=interpolation, normalize=False
-    )
-    return resizing

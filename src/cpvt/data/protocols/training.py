@@ -24,7 +24,7 @@ class ResizedCrop(Resize):
         from cpvt.data.augmentation import crop
 
         part = crop(image, self.sides, self.crop_scale, self.transform.interpolation, generator)
-        return self.transform(self.augment(part, generator))
+        return self.transform.whole(self.augment(part, generator))
 
 
 class Crop(Canvas):

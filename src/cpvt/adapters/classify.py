@@ -1,0 +1,145 @@
+"""Classify images with any adapted model: from files, PIL images or arrays to class names and probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from cpvt.adapters.base import ModelAdapter
+from cpvt.config import TOKEN_BUDGET, Size, sides
+from cpvt.data import BadImageError, check_usable, decode
+from cpvt.data.decoding import convert
+from cpvt.data.protocols import TABLE, Protocol, find_protocol
+from cpvt.grids import patch_count, within_budget
+
+
+class Prediction(NamedTuple):
+    """The top classes of one image."""
+
+    image: str  # the path, or what it was
+    size: tuple[int, int]  # width and height of the model's input, pixels
+    original_size: tuple[int, int]  # width and height of the image, pixels
+    classes: tuple[tuple[str, float], ...]  # name and probability, best first
+    error: str | None = None  # why the image was skipped, if it was
+
+    @property
+    def label(self) -> str:
+        """The most probable class."""
+        return self.classes[0][0]
+
+    def __str__(self) -> str:
+        """One line: the image, its classes, best first; sizes are width x height."""
+        if self.error is not None:
+            return f"{self.image}: skipped, {self.error}"
+        classes = "  ".join(f"{name} {probability:.1%}" for name, probability in self.classes)
+        (width, height), (input_width, input_height) = self.original_size, self.size
+        return f"{self.image}  {width}x{height} read at {input_width}x{input_height}  {classes}"
+
+
+def preprocessing_of(adapter: ModelAdapter, protocol: str = "resize", size: Size | None = None) -> Protocol:
+    """How images are read for a prediction: by default as in the tests of the model, at its recommended size.
+
+    Under `native` the size is the longest side allowed, by default four times the training size.
+    Raises ValueError for an unknown protocol, and where a size is needed.
+    """
+    if protocol not in TABLE:
+        raise ValueError(f"protocol must be one of {', '.join(TABLE)}; got '{protocol}'")
+    transform, limit = adapter.transform, TABLE[protocol].size_is_limit
+    if transform is None:
+        raise ValueError(f"how images are normalised for '{adapter.name}' is not known; load it from a run")
+    wanted = size or transform.size or adapter.train_size
+    if limit and size is None and adapter.train_size is not None:
+        wanted = 4 * max(sides(adapter.train_size))
+    if wanted is None:
+        raise ValueError(f"'{adapter.name}' does not state its training size: pass size= (--size)")
+    if limit and not isinstance(wanted, int):
+        raise ValueError(f"under {protocol} a size is the longest side allowed, such as 224; got {wanted}")
+    if min(sides(wanted)) < (adapter.patch_size or 1):
+        raise ValueError(f"size {wanted} is smaller than a patch; the smallest side is {adapter.patch_size}")
+    return find_protocol(protocol)(transform, sides(wanted))
+
+
+def classify(
+    adapter: ModelAdapter,
+    images: Iterable[Any],
+    preprocessing: Protocol,
+    *,
+    top: int = 5,
+    token_budget: int = TOKEN_BUDGET,
+    on_bad_image: str = "error",
+) -> Iterator[Prediction]:
+    """Yield the prediction of each image, a path, a PIL image or an array of 0 to 255, (H, W) or (H, W, 3).
+
+    A forward pass holds up to `token_budget` patches; each image gets the answer that it gets alone. Raises
+    BadImageError for an image that cannot be used; with `on_bad_image="skip"` its prediction says why instead.
+    """
+    patch_size = adapter.patch_size or 1
+    ready = adapter.at_size(preprocessing.sides) if preprocessing.stacks else adapter
+    read = (_read(number, image, preprocessing, patch_size) for number, image in enumerate(images))
+    for pack in within_budget(read, lambda each: patch_count(each.size[::-1], patch_size), token_budget):
+        tensors = [each.tensor.to(adapter.device) for each in pack if each.tensor is not None]
+        logits: list[Tensor] = []
+        if tensors:
+            logits = list(ready.logits(torch.stack(tensors)) if preprocessing.stacks else ready.logits_of_list(tensors))
+        for each in pack:
+            if each.tensor is not None:
+                best = _best(logits.pop(0), adapter.class_names, top)
+                yield Prediction(each.name, each.size, each.original_size, best)
+            elif on_bad_image == "skip":
+                yield Prediction(each.name, each.size, each.original_size, (), str(each.error))
+            else:
+                assert each.error is not None
+                raise each.error
+
+
+class _Read(NamedTuple):
+    name: str
+    size: tuple[int, int]
+    original_size: tuple[int, int]
+    tensor: Tensor | None
+    error: BadImageError | None
+
+
+def _read(number: int, image: Any, preprocessing: Protocol, patch_size: int) -> _Read:
+    name, size = str(image) if isinstance(image, (str, Path)) else f"image {number}", (0, 0)
+    try:
+        whole = as_image(image, name, preprocessing.transform.mode)
+        size = whole.size
+        tensor = preprocessing(whole, np.random.default_rng(number))
+        check_usable(tensor.shape, patch_size, f"image '{name}'")
+    except BadImageError as error:
+        return _Read(name, (0, 0), size, None, error)
+    height, width = tensor.shape[1:]
+    return _Read(name, (width, height), size, tensor, None)
+
+
+def as_image(image: Any, name: str, mode: str) -> Image.Image:
+    """A path, a PIL image or an array of 0 to 255 as an upright image in `mode`.
+
+    Raises BadImageError for a file that does not decode, ValueError for anything else, and arrays of other values.
+    """
+    if isinstance(image, (str, Path)):
+        return decode(image, name, mode)
+    if isinstance(image, Image.Image):
+        return convert(ImageOps.exif_transpose(image), mode)
+    values = np.asarray(image)
+    if values.dtype != np.uint8 or values.ndim not in (2, 3) or values.shape[2:] not in ((), (1,), (3,), (4,)):
+        raise ValueError(
+            f"{name}: expected a path, a PIL image, or an array of uint8 (0 to 255), (H, W) or (H, W, 3); got "
+            f"{type(image).__name__} of {values.dtype}, {tuple(values.shape)}. Tensors that are normalised already go "
+            "to the model itself"
+        )
+    return convert(Image.fromarray(values[..., 0] if values.shape[2:] == (1,) else values), mode)
+
+
+def _best(logits: Tensor, names: Sequence[str] | None, top: int) -> tuple[tuple[str, float], ...]:
+    best = logits.float().softmax(0).topk(min(top, len(logits)))
+    chosen = best.indices.tolist()
+    labels = [names[index] if names else str(index) for index in chosen]
+    return tuple(zip(labels, best.values.tolist()))

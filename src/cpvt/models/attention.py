@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from cpvt.encodings import PositionalEncoding
 from cpvt.grids import Layout
-from cpvt.models.linear import Linear
+from cpvt.models.linear import apply_linear
 
 
 class PackedBatch:
@@ -122,15 +122,15 @@ class Attention(nn.Module):
     def __init__(self, dim: int, num_heads: int, qkv_bias: bool = True) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.qkv = Linear(dim, 3 * dim, bias=qkv_bias)
-        self.proj = Linear(dim, dim)
+        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
+        self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor, positions: AttentionInputs) -> Tensor:
         query, key, value = self._heads(x, positions)
         if positions.pack is not None:
-            return self.proj(positions.pack.attend(query, key, value))
+            return apply_linear(self.proj, positions.pack.attend(query, key, value))
         bias = None if positions.bias is None else positions.bias.to(query.dtype)
-        return self.proj(_attend(query, key, value, bias))
+        return apply_linear(self.proj, _attend(query, key, value, bias))
 
     def weights(self, x: Tensor, positions: AttentionInputs) -> Tensor:
         """The attention weights, (B, heads, P + N, P + N), for inspection; `forward` never materialises them."""
@@ -139,7 +139,7 @@ class Attention(nn.Module):
         return (logits if positions.bias is None else logits + positions.bias.to(logits.dtype)).softmax(dim=-1)
 
     def _heads(self, x: Tensor, positions: AttentionInputs) -> tuple[Tensor, Tensor, Tensor]:
-        qkv = self.qkv(x).unflatten(2, (3, self.num_heads, -1))  # (B, P + N, 3, heads, d)
+        qkv = apply_linear(self.qkv, x).unflatten(2, (3, self.num_heads, -1))  # (B, P + N, 3, heads, d)
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (B, heads, P + N, d) each
         if positions.cos is not None and positions.sin is not None:
             query, key = rotate(query, positions.cos, positions.sin), rotate(key, positions.cos, positions.sin)
@@ -174,12 +174,12 @@ class Mlp(nn.Module):
 
     def __init__(self, dim: int, hidden_dim: int) -> None:
         super().__init__()
-        self.fc1 = Linear(dim, hidden_dim)
+        self.fc1 = nn.Linear(dim, hidden_dim)
         self.act = nn.GELU()
-        self.fc2 = Linear(hidden_dim, dim)
+        self.fc2 = nn.Linear(hidden_dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(self.act(self.fc1(x)))
+        return apply_linear(self.fc2, self.act(apply_linear(self.fc1, x)))
 
 
 class Block(nn.Module):

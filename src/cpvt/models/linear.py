@@ -1,4 +1,4 @@
-"""A faster nn.Linear for CPUs on which oneDNN beats MKL."""
+"""nn.Linear layers, computed faster on CPUs on which oneDNN beats MKL."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +28,7 @@ ONEDNN_IS_FASTER = (
 
 @contextmanager
 def plain_linear() -> Iterator[None]:
-    """Compute every Linear as nn.Linear while the context is active; also a decorator: `plain_linear()(function)`."""
+    """Compute every layer by PyTorch's own product while the context is active; also a decorator: `plain_linear()(function)`."""
     global ONEDNN_IS_FASTER
     previous, ONEDNN_IS_FASTER = ONEDNN_IS_FASTER, False
     try:
@@ -43,23 +44,30 @@ LONG = 1024  # tokens: for more in one row, whose number divides badly (2,729 is
 AS_IF_DILATED = (1, 2)
 
 
-class Linear(nn.Linear):
-    """nn.Linear, computed by whichever of PyTorch's two CPU libraries is faster; same weights, names and numbers.
+def apply_linear(layer: nn.Module, x: Tensor) -> Tensor:
+    """The layer's output for tokens (B, N, D), by whichever of PyTorch's two CPU libraries is faster; same numbers.
 
     PyTorch multiplies float32 matrices on the CPU with MKL, which does not use the widest instructions of AMD chips.
     oneDNN, which computes PyTorch's convolutions, does. Tokens (B, N, D) are a channels-last image without a copy, so
-    on AMD the layer is a convolution with a kernel of 1. Everywhere else it is nn.Linear.
+    on AMD an nn.Linear is computed as a convolution with a kernel of 1. Everywhere else the layer itself is called, and
+    so is whatever has taken its place: a quantised or sharded layer, an adapter, a layer with hooks.
     """
+    if not isinstance(x, Tensor) or not _is_plain(layer) or not _convolves(x):  # no Tensor: a graph is being traced
+        return layer(x)
+    weight, bias, tokens = layer.weight, layer.bias, x.shape[1]
+    if x.shape[0] == 1 and tokens > LONG and torch.is_grad_enabled():
+        x = F.pad(x, (0, 0, 0, -tokens % 16))
+    image = x.unsqueeze(2).permute(0, 3, 1, 2)  # (B, D, N, 1), channels-last strides
+    y = F.conv2d(image, weight[:, :, None, None], bias, dilation=AS_IF_DILATED)
+    return y.permute(0, 2, 3, 1).flatten(1, 2)[:, :tokens]
 
-    def forward(self, x: Tensor) -> Tensor:
-        if type(self.weight) is not nn.Parameter or not _convolves(x):  # quantised, sharded, ...: they know best
-            return super().forward(x)
-        tokens = x.shape[1]
-        if x.shape[0] == 1 and tokens > LONG and torch.is_grad_enabled():
-            x = F.pad(x, (0, 0, 0, -tokens % 16))
-        image = x.unsqueeze(2).permute(0, 3, 1, 2)  # (B, D, N, 1), channels-last strides
-        y = F.conv2d(image, self.weight[:, :, None, None], self.bias, dilation=AS_IF_DILATED)
-        return y.permute(0, 2, 3, 1).flatten(1, 2)[:, :tokens]
+
+def _is_plain(layer: nn.Module) -> TypeGuard[nn.Linear]:
+    """Whether a layer is nn.Linear and nothing else, so that its weights are all there is to it."""
+    if type(layer) is not nn.Linear or type(layer.weight) is not nn.Parameter:
+        return False
+    hooks = (layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks)
+    return not any(hooks) and not nn.modules.module._has_any_global_hook()
 
 
 def _convolves(x: Tensor) -> bool:

@@ -19,7 +19,6 @@ from cpvt.encodings import PEG, ModelShape, PositionalEncoding, create_encoding
 from cpvt.encodings.naming import Builder
 from cpvt.grids import Grid, Layout
 from cpvt.models.attention import AttentionInputs, Block
-from cpvt.models.linear import Linear
 from cpvt.models.packing import check_batch, pad_to_patches, plan_packs
 from cpvt.models.timm_interface import (
     PREFIX,
@@ -32,8 +31,7 @@ from cpvt.models.timm_interface import (
     take_indices,
 )
 
-for leaf in (PEG, Linear):  # modules that inspect shapes or devices are leaves of an FX graph
-    register_notrace_module(leaf)
+register_notrace_module(PEG)  # it inspects shapes and devices, so it is a leaf of an FX graph
 register_notrace_function(check_batch)
 
 Logits = Tensor | tuple[Tensor, Tensor]  # a pair in distilled training: one for each head

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import IO
 
 import numpy as np
 from PIL import Image, ImageOps
 
 COMMON = ("JPEG", "PNG", "WEBP")
+SYSTEM = ("__MACOSX", "@eaDir", "@Recycle", "#recycle", "$RECYCLE.BIN", "lost+found")  # folders of systems
 
 
 class BadImageError(ValueError):
@@ -53,6 +54,11 @@ def _formats() -> list[str]:
 def image_endings() -> frozenset[str]:
     """Suffixes of the files that PIL reads, in lower case: .jpg, .png, ..."""
     return frozenset(ending for ending, name in Image.registered_extensions().items() if name in Image.OPEN)
+
+
+def is_hidden(path: PurePath) -> bool:
+    """Whether a file lies in what an operating system or a program keeps for itself: .thumbs/, ._0.png, __MACOSX/."""
+    return any(part.startswith(".") or part in SYSTEM for part in path.parts)
 
 
 def convert(image: Image.Image, mode: str) -> Image.Image:

@@ -1,6 +1,8 @@
 """Decoding of every type of file to an upright RGB or grey image; an error names the file."""
 
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -48,6 +50,81 @@ def test_every_kind_of_file_is_converted(kind, mode, tmp_path):
     assert decoded.mode == mode
     expected = np.array([colours if mode == "RGB" else greys])
     np.testing.assert_allclose(np.asarray(decoded, dtype=int), expected, atol=3 if kind_of_file == "JPEG" else 1)
+
+
+def saved(image, kind, **options):
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def tiff(data, bits, photometric=1, sample_format=1):
+    """A grey TIFF of one row of two pixels; photometric: 0 if white is zero; sample_format: 1 unsigned, 2 signed."""
+    tags = {256: 2, 257: 1, 258: bits, 259: 1, 262: photometric, 273: 8, 277: 1, 278: 1, 279: len(data)}
+    directory = [struct.pack("<HHIHH", tag, 3, 1, value, 0) for tag, value in {**tags, 339: sample_format}.items()]
+    start = struct.pack("<4sI", b"II*\0", 8 + len(data)) + data + struct.pack("<H", len(directory))
+    return start + b"".join(directory) + bytes(4)
+
+
+def png(depth, colour, rows, transparent):
+    """A PNG of one row, with a transparent grey or colour."""
+    header = struct.pack(">2I5B", 2, 1, depth, colour, 0, 0, 0)
+    chunks = {b"IHDR": header, b"tRNS": transparent, b"IDAT": zlib.compress(b"\0" + rows), b"IEND": b""}
+    whole = (
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        for name, data in chunks.items()
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(whole)
+
+
+def grey(*values, dtype):
+    return Image.fromarray(np.array([values], dtype=dtype))
+
+
+KNOWN_RANGES = {  # file -> its two pixels from 0 to 255
+    "floats from 0 to 1": (saved(grey(0.2, 1.0, dtype=np.float32), "TIFF"), [51, 255]),
+    "dark floats": (saved(grey(0.0, 0.4, dtype=np.float32), "TIFF"), [0, 102]),
+    "floats, white is zero": (tiff(struct.pack("<2f", 0.0, 0.8), 32, 0, 3), [255, 51]),
+    "16 bits": (tiff(struct.pack("<2H", 257, 65535), 16), [1, 255]),
+    "16 bits, white is zero": (tiff(struct.pack("<2H", 0, 257 * 200), 16, 0), [255, 55]),
+    "12 bits": (tiff(bytes([0xFF, 0xF8, 0x00]), 12), [255, 128]),
+    "dark PGM of 16 bits": (b"P5 2 1 65535\n" + struct.pack(">2H", 255, 0), [1, 0]),
+    "PGM of 12 bits": (b"P5 2 1 4095\n" + struct.pack(">2H", 4095, 819), [255, 51]),
+    "PFM": (b"Pf 2 1 -1.0\n" + struct.pack("<2f", 1.0, 0.2), [255, 51]),
+    "PNG of 16 bits, a grey transparent": (png(16, 0, struct.pack(">2H", 0, 512), struct.pack(">H", 0)), [255, 2]),
+    "PNG of 2 bits, a grey transparent": (png(2, 0, bytes([0b01100000]), struct.pack(">H", 1)), [255, 170]),
+    "PNG of 4 bits, a grey transparent": (png(4, 0, bytes([0x23]), struct.pack(">H", 2)), [255, 51]),
+    "PNG of 8 bits, a grey transparent": (png(8, 0, bytes([2, 3]), struct.pack(">H", 2)), [255, 3]),
+}
+
+
+@pytest.mark.parametrize("kind", KNOWN_RANGES)
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_values_are_scaled_by_the_range_that_the_file_has(kind, mode):
+    content, expected = KNOWN_RANGES[kind]
+    assert np.asarray(decode(io.BytesIO(content), kind, mode)).reshape(2, -1)[:, 0].tolist() == expected
+
+
+UNKNOWN_RANGES = {  # file -> why it is refused
+    "not a number": (saved(grey(0.5, np.nan, dtype=np.float32), "TIFF"), "it holds values that are not finite"),
+    "infinite": (saved(grey(0.5, np.inf, dtype=np.float32), "TIFF"), "it holds values that are not finite"),
+    "negative": (saved(grey(-0.5, 0.5, dtype=np.float32), "TIFF"), "its floats are from -0.5 to 0.5, and only"),
+    "above 1": (saved(grey(0, 37.5, dtype=np.float32), "TIFF"), "its floats are from 0 to 37.5, and only those from 0"),
+    "32 bits": (saved(grey(0, 70000, dtype=np.int32), "TIFF"), "its integers have a sign"),
+    "32 bits, no sign": (tiff(struct.pack("<2I", 0, 200), 32), "its integers have 32 bits"),
+    "CT": (tiff(struct.pack("<2h", -1000, 3000), 16, 1, 2), "its integers have a sign"),
+    "8 bits and a sign": (tiff(struct.pack("<2b", -1, 1), 8, 1, 2), "its integers have a sign"),
+    "a colour of 16 bits transparent": (
+        png(16, 2, struct.pack(">6H", 0, 0, 0, 0, 0, 1), bytes(6)), "one of its colours of 16 bits is transparent"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", UNKNOWN_RANGES)
+def test_values_of_an_unknown_range_are_refused_by_name(kind):
+    content, why = UNKNOWN_RANGES[kind]
+    with pytest.raises(BadImageError, match=rf"^image 'scan.tif' does not decode \({why}"):
+        decode(io.BytesIO(content), "scan.tif")
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L"])

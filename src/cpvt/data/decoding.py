@@ -8,9 +8,17 @@ from pathlib import Path, PurePath
 from typing import IO
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageFile
 
 COMMON = ("JPEG", "PNG", "WEBP")
+TIFF_BITS, TIFF_PHOTOMETRIC, TIFF_SAMPLE_FORMAT = 258, 262, 339  # tags
+TIFF_WHITE_IS_ZERO, TIFF_SIGNED = 0, 2  # values of the second and the third
+PNG_GREYS = {"L;2": 85, "L;4": 17}  # PIL multiplies the pixels by it, and not the one that is transparent
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # fmt: skip
 SYSTEM = ("__MACOSX", "@eaDir", "@Recycle", "#recycle", "$RECYCLE.BIN", "lost+found")  # folders of systems
 
 
@@ -18,27 +26,42 @@ class BadImageError(ValueError):
     """An image that does not decode; the message names it."""
 
 
+class UnknownRangeError(ValueError):
+    """Which values of an image are black and white is not known."""
+
+
 def decode(file: str | Path | IO[bytes], name: str, mode: str = "RGB") -> Image.Image:
     """Decode a whole image file, rotate it as its EXIF says, and convert it to `mode` ('RGB' or 'L').
 
-    Palette, CMYK, transparent and 16-bit images are converted; transparent pixels become white.
-    Raises BadImageError with `name` where the file is not a whole image.
+    Palette, CMYK, transparent, 16-bit and float images (0 to 1) are converted; transparent pixels become white.
+    Raises BadImageError with `name` where the file is not a whole image, or the range of its values is not known.
     """
     try:
         with Image.open(file, formats=_formats()) as opened:
+            _prepare(opened)
             opened.load()
-            ImageOps.exif_transpose(opened, in_place=True)
-            return convert(opened, mode)
+            return upright(opened, mode)
     except FileNotFoundError:
         raise
     except Exception as error:  # decoders raise many types: OSError, SyntaxError, struct.error, ...
         raise undecodable(name, error) from error
 
 
+def _prepare(opened: ImageFile.ImageFile) -> None:
+    """Correct what PIL would take from the header for transparent."""
+    if opened.format == "PNG" and "transparency" in opened.info:
+        depth = opened.tile[0][3]
+        if depth == "RGB;16B":
+            raise UnknownRangeError("one of its colours of 16 bits is transparent, and 8 bits do not tell which")
+        if depth in PNG_GREYS:
+            opened.info["transparency"] *= PNG_GREYS[depth]
+
+
 def undecodable(name: str, error: Exception) -> BadImageError:
     """The error for an image that a decoder rejects."""
+    why = str(error) if isinstance(error, UnknownRangeError) else f"{type(error).__name__}: {error}"
     return BadImageError(
-        f"image '{name}' does not decode ({type(error).__name__}: {error}); "
+        f"image '{name}' does not decode ({why}); "
         "fix or remove the file, or pass --on-bad-image skip"
     )
 
@@ -61,17 +84,53 @@ def is_hidden(path: PurePath) -> bool:
     return any(part.startswith(".") or part in SYSTEM for part in path.parts)
 
 
-def convert(image: Image.Image, mode: str) -> Image.Image:
-    """The image in 'RGB' or 'L', from any mode."""
-    if image.mode.startswith("I") or image.mode == "F":  # 16 bits or more: PIL clips where we scale
-        values = np.asarray(image, dtype=np.float64)
-        largest = 65535.0 if image.mode.startswith("I;16") or values.max(initial=0) > 255 else 255.0
-        image = Image.fromarray((values.clip(0, largest) * (255.0 / largest)).round().astype(np.uint8))
-    elif image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+def upright(image: Image.Image, mode: str) -> Image.Image:
+    """The image in 'RGB' or 'L', from any mode, rotated as its EXIF says; ValueError where its values have no range."""
+    turn = _turn(image)
+    image = _convert(image, mode)
+    return image if turn is None else image.transpose(turn)
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    try:
+        return TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+    except Exception:  # garbage, on which PIL raises as many types as on images, costs no more than the rotation
+        return None
+
+
+def _convert(image: Image.Image, mode: str) -> Image.Image:
+    if getattr(image, "tag_v2", {}).get(TIFF_SAMPLE_FORMAT) == (TIFF_SIGNED,):
+        raise UnknownRangeError("its integers have a sign, so that black and white are not known")
+    if image.mode.startswith("I") or image.mode == "F":
+        image = _scaled(image)
+    elif image.mode in ("RGBA", "RGBa", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         background = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(background, image)
     return image if image.mode == mode else image.convert(mode)
+
+
+def _scaled(image: Image.Image) -> Image.Image:
+    """Grey of 8 bits from more, or from floats.
+
+    Raises UnknownRangeError where the file does not say what black and white are: to judge by the values of one image
+    would show the next at another brightness.
+    """
+    values, tags = np.asarray(image, dtype=np.float64), getattr(image, "tag_v2", {})
+    if image.mode == "F":
+        largest, low, high = 1.0, values.min(), values.max()
+        if not np.isfinite(values).all():
+            raise UnknownRangeError("it holds values that are not finite")
+        if low < 0 or high > 1:
+            raise UnknownRangeError(f"its floats are from {low:g} to {high:g}, and only those from 0 to 1 are known")
+    elif image.mode.startswith("I;16") or image.format == "PPM":
+        largest = 4095.0 if tags.get(TIFF_BITS) == (12,) else 65535.0
+    else:
+        raise UnknownRangeError("its integers have 32 bits, of which images use a part that is not known")
+    if tags.get(TIFF_PHOTOMETRIC) == TIFF_WHITE_IS_ZERO:  # PIL inverts 8 bits only
+        values = largest - values
+    values[values == image.info.get("transparency")] = largest  # as white as all that is transparent
+    return Image.fromarray((values * (255.0 / largest)).round().astype(np.uint8))
 
 
 def check_usable(shape: Sequence[int], smallest: int, name: str) -> None:

@@ -9,13 +9,13 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 from timm.data import create_dataset
 
 from cpvt.data.base import SPLITS, DataSet, DataSource, Split, data_set
 from cpvt.data.datasets.folders import open_folder
 from cpvt.data.datasets.shards import is_remote
-from cpvt.data.decoding import convert, decode, undecodable
+from cpvt.data.decoding import UnknownRangeError, decode, undecodable, upright
 
 PACKAGES = {"torch": "torchvision", "hfds": "datasets", "tfds": "tensorflow-datasets", "wds": "webdataset"}
 
@@ -48,10 +48,9 @@ class IndexedSplit:
     def read(self, index: int, generator: np.random.Generator) -> tuple[Image.Image, int]:
         try:
             image, label = self.images[index]
-            upright = convert(ImageOps.exif_transpose(image), self.mode)
-        except (OSError, SyntaxError) as error:
+            return upright(image, self.mode), int(label)
+        except (OSError, SyntaxError, UnknownRangeError) as error:
             raise undecodable(f"{index} of {self.name}", error) from error
-        return upright, int(label)
 
 
 def open_named(name: str, root: str | None, mode: str) -> DataSet:

@@ -1,5 +1,6 @@
 """Data sets by folder and by name, and the batches read from them."""
 
+import io
 import struct
 import sys
 from pathlib import Path
@@ -293,6 +294,48 @@ def test_the_test_split_may_have_several_names(monkeypatch, image_folder):
     monkeypatch.setattr(timm_sets, "SPLITS", {"train": ("fit",)})
     with pytest.raises(ValueError, match=r"'tfds/some' does not open in 'None' \(Unknown split 'fit'\)"):
         open_data("tfds/some")
+
+
+def write_hugging_face(folder, labels, kind=None):
+    """A set for hfds/ with these training labels, each of a grey image; its test labels are all -1."""
+    datasets = pytest.importorskip("datasets")
+    datasets.disable_progress_bars()
+    file = io.BytesIO()
+    Image.new("RGB", (4, 4), (7, 7, 7)).save(file, "PNG")
+    kinds = datasets.Features({"image": datasets.Image(), "label": kind or datasets.ClassLabel(names=["cat", "dog"])})
+    for part, found in (("train", labels), ("test", [-1] * 3)):
+        images = [{"bytes": file.getvalue(), "path": None}] * len(found)
+        rows = datasets.Dataset.from_dict({"image": images, "label": found}, features=kinds)
+        rows.to_parquet(folder / f"{part}-00000-of-00001.parquet")
+    return open_data(f"hfds/{folder}", str(folder / "cache"))
+
+
+@pytest.mark.parametrize("missing", [-1, None])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_of_a_hugging_face_set_without_a_class_is_an_error_that_names_it(tmp_path, missing, workers):
+    data = write_hugging_face(tmp_path, [0, missing, 1])
+    assert data.class_names == ("cat", "dog")
+    preprocessing = preprocessing_of(data)
+    for split, index, part in ((data.train, 1, "train"), (data.test, 0, "test")):
+        with pytest.raises(BadImageError, match=rf"^image '{index} of hfds/.* \({part}\)' has no class; choose a set"):
+            list(load_batches(split, preprocessing, 3, LoadOptions(workers=workers)))
+    options = LoadOptions(on_bad_image="skip", workers=workers)
+    assert next(load_batches(data.train, preprocessing, 3, options)).labels.tolist() == [0, 1]
+    assert len(next(load_batches(data.test, preprocessing, 3, options)).skipped) == 3
+
+
+def test_missing_classes_do_not_count_among_those_without_names(tmp_path):
+    import datasets
+
+    data = write_hugging_face(tmp_path, [0, None, 2, -1], datasets.Value("int64"))
+    assert data.class_names == ("0", "1", "2")
+
+
+def test_a_row_without_an_image_is_an_error_that_names_it(tmp_path):
+    data = write_hugging_face(tmp_path, [0, 1])
+    data.train.reader.dataset = [{"image": None, "label": 0}]
+    with pytest.raises(BadImageError, match=r"^image '0 of hfds/.* \(train\)' does not decode"):
+        data.train.read(0, rng())
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ SYSTEM = ("__MACOSX", "@eaDir", "@Recycle", "#recycle", "$RECYCLE.BIN", "lost+fo
 
 
 class BadImageError(ValueError):
-    """An image that does not decode; the message names it."""
+    """An image that cannot be used: it does not decode, is too small, or has no class; the message names it."""
 
 
 class UnknownRangeError(ValueError):

@@ -5,6 +5,8 @@ Only timm's readers are used: its dataset class ignores EXIF, and replaces an im
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -15,7 +17,7 @@ from timm.data import create_dataset
 from cpvt.data.base import SPLITS, DataSet, DataSource, Split, data_set
 from cpvt.data.datasets.folders import open_folder
 from cpvt.data.datasets.shards import is_remote
-from cpvt.data.decoding import UnknownRangeError, decode, undecodable, upright
+from cpvt.data.decoding import BadImageError, UnknownRangeError, decode, undecodable, upright
 
 PACKAGES = {"torch": "torchvision", "hfds": "datasets", "tfds": "tensorflow-datasets", "wds": "webdataset"}
 
@@ -23,34 +25,48 @@ PACKAGES = {"torch": "torchvision", "hfds": "datasets", "tfds": "tensorflow-data
 class ReaderSplit:
     """Images of one of timm's readers."""
 
-    def __init__(self, reader: Any, mode: str) -> None:
-        self.reader, self.mode = reader, mode
+    def __init__(self, reader: Any, title: str, mode: str) -> None:
+        self.reader, self.title, self.mode = reader, title, mode
 
     def __len__(self) -> int:
         return len(self.reader)
 
+    def name(self, index: int) -> str:
+        return f"{index} of {self.title}"
+
     def read(self, index: int, generator: np.random.Generator) -> tuple[Image.Image, int]:
-        file, label, *_ = self.reader[index]
+        try:
+            file, label, *_ = self.reader[index]
+        except (OSError, TypeError, AssertionError) as error:  # no such file; a row without an image
+            raise undecodable(self.name(index), error) from error
         with file:
-            image = decode(file, self.reader.filename(index, absolute=True), self.mode)
-        return image, label
+            return decode(file, self.name(index), self.mode), _class(label, self.name(index))
 
 
 class IndexedSplit:
     """Images of a torchvision data set, or of a streamed one held in memory."""
 
-    def __init__(self, images: Any, name: str, mode: str) -> None:
-        self.images, self.name, self.mode = images, name, mode
+    def __init__(self, images: Any, title: str, mode: str) -> None:
+        self.images, self.title, self.mode = images, title, mode
 
     def __len__(self) -> int:
         return len(self.images)
 
+    def name(self, index: int) -> str:
+        return f"{index} of {self.title}"
+
     def read(self, index: int, generator: np.random.Generator) -> tuple[Image.Image, int]:
         try:
             image, label = self.images[index]
-            return upright(image, self.mode), int(label)
+            return upright(image, self.mode), _class(label, self.name(index))
         except (OSError, SyntaxError, UnknownRangeError) as error:
-            raise undecodable(f"{index} of {self.name}", error) from error
+            raise undecodable(self.name(index), error) from error
+
+
+def _class(label: Any, name: str) -> int:
+    if label is None or int(label) < 0:
+        raise BadImageError(f"image '{name}' has no class; choose a set, or a part of it, that has classes")
+    return int(label)
 
 
 def open_named(name: str, root: str | None, mode: str) -> DataSet:
@@ -67,7 +83,7 @@ def open_named(name: str, root: str | None, mode: str) -> DataSet:
     for split, names in SPLITS.items():
         dataset = _create(name, root, names)
         if prefix == "hfds":
-            parts[split] = ReaderSplit(dataset.reader, mode)
+            parts[split] = ReaderSplit(dataset.reader, f"{name} ({split})", mode)
         else:
             if hasattr(dataset, "loader"):  # torchvision's folder sets
                 dataset.loader = partial(_decode, mode=mode)
@@ -75,10 +91,15 @@ def open_named(name: str, root: str | None, mode: str) -> DataSet:
             parts[split] = IndexedSplit(indexed, f"{name} ({split})", mode)
         class_names = class_names or _class_names(dataset)
     if not class_names:
-        generator = np.random.default_rng(0)
-        count = 1 + max(parts["train"].read(index, generator)[1] for index in range(len(parts["train"])))
-        class_names = tuple(str(index) for index in range(count))
+        class_names = tuple(map(str, range(1 + max(_labels(parts["train"]), default=-1))))
     return data_set(name, class_names, parts["train"], parts["test"], mode)
+
+
+def _labels(split: Split) -> Iterator[int]:
+    generator = np.random.default_rng(0)
+    for index in range(len(split)):
+        with suppress(BadImageError):  # named when it is used, or skipped
+            yield split.read(index, generator)[1]
 
 
 def _create(name: str, root: str | None, splits: tuple[str, ...]) -> Any:

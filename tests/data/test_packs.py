@@ -66,7 +66,7 @@ def test_a_longest_side_shrinks_in_proportion_and_counts():
     assert pack.shrunk == 1  # 5x30 becomes 3x20, below a patch
     assert pack.skipped == [
         "image number 3 has 3x20 pixels, and the model takes 4x4 or more; "
-        "allow a longer side, remove the file, or pass --on-bad-image skip"
+        "allow a longer side, or remove the file"
     ]
     assert pack.padding_fraction == 0
 

@@ -212,6 +212,13 @@ def test_an_image_that_does_not_decode_is_skipped_and_named_where_asked(one_bad,
     assert str(Path("test", "dog", "0.png")) in message
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_smaller_than_a_patch_is_named_by_its_file(one_bad, workers):
+    options = LoadOptions(smallest_side=7, stack=False, workers=workers)
+    with pytest.raises(BadImageError, match=r"^image '.*test.cat.0\.png' has 6x8 pixels, and the model takes 7x7"):
+        list(load_batches(one_bad.test, preprocessing_of(one_bad, "native", (9, 9)), 2, options))
+
+
 def test_on_bad_image_is_error_or_skip(one_bad):
     with pytest.raises(ValueError, match="must be 'error' or 'skip'; got 'ignore'"):
         list(load_batches(one_bad.test, preprocessing_of(one_bad), 2, LoadOptions(on_bad_image="ignore")))

@@ -292,6 +292,13 @@ def test_an_image_that_does_not_decode_is_named_with_its_shard_and_can_be_skippe
     assert sum(len(batch.skipped) for batch in batches) == 1
 
 
+def test_an_image_smaller_than_a_patch_is_named_with_its_shard(root):
+    data = open_data(f"wds/{root}")
+    preprocessing = find_protocol("native")(Transform(data.mean, data.std), (9, 9))
+    with pytest.raises(BadImageError, match=r"^image '0003.png of .*train-000001.tar' has 5x6 pixels, and the model"):
+        list(load_batches(data.train, preprocessing, 1, LoadOptions(smallest_side=6, stack=False), order=[3]))
+
+
 def test_workers_read_the_same(root):
     data = open_data(f"wds/{root}")
     preprocessing = find_protocol("crop")(Transform(data.mean, data.std), (3, 3))

@@ -7,6 +7,7 @@ from importlib.metadata import version
 
 import pytest
 import torch
+from PIL import Image
 
 import cpvt
 from cpvt.config import DataConfig, OptimConfig, TrainConfig
@@ -180,6 +181,15 @@ def test_images_that_do_not_decode(config, tmp_path):
         train(config)
     run = train(replace(config, dataset=replace(config.dataset, on_bad_image="skip")))
     assert [(line["images"], line["skipped"]) for line in history(run)] == [(11, 1)] * 3
+
+
+def test_native_images_smaller_than_a_patch_are_named_or_left_out(config, tmp_path):
+    Image.new("RGB", (40, 3)).save(tmp_path / "images" / "train" / "cat" / "thin.png")
+    config = replace(config, optim=replace(config.optim, augment="native", epochs=1))
+    with pytest.raises(ValueError, match=r"thin.png' has 2x\d+ pixels, and the model takes 4x4 or more; .* or pass --on"):
+        train(config)
+    run = train(replace(config, dataset=replace(config.dataset, on_bad_image="skip")))
+    assert [(line["images"], line["skipped"]) for line in history(run)] == [(11, 1)]
 
 
 def test_digits_are_learned_without_augmentation_and_in_grey(tmp_path):

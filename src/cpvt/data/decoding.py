@@ -60,10 +60,12 @@ def _prepare(opened: ImageFile.ImageFile) -> None:
 def undecodable(name: str, error: Exception) -> BadImageError:
     """The error for an image that a decoder rejects."""
     why = str(error) if isinstance(error, UnknownRangeError) else f"{type(error).__name__}: {error}"
-    return BadImageError(
-        f"image '{name}' does not decode ({why}); "
-        "fix or remove the file, or pass --on-bad-image skip"
-    )
+    return BadImageError(f"image '{name}' does not decode ({why}); fix or remove the file")
+
+
+def with_hint(message: str) -> BadImageError:
+    """The error for an image that may be skipped and was not."""
+    return BadImageError(f"{message}, or pass --on-bad-image skip")
 
 
 @lru_cache(maxsize=1)
@@ -139,5 +141,5 @@ def check_usable(shape: Sequence[int], smallest: int, name: str) -> None:
     if min(height, width) < smallest:
         raise BadImageError(
             f"{name} has {height}x{width} pixels, and the model takes {smallest}x{smallest} or more; "
-            "allow a longer side, remove the file, or pass --on-bad-image skip"
+            "allow a longer side, or remove the file"
         )

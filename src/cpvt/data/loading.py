@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from cpvt.config import TOKEN_BUDGET
 from cpvt.data.base import Encoded, Sides, Split, Stream
-from cpvt.data.decoding import BadImageError, check_usable, decode
+from cpvt.data.decoding import BadImageError, check_usable, decode, with_hint
 from cpvt.data.protocols import Protocol
 from cpvt.grids import patch_count, within_budget
 
@@ -68,6 +68,8 @@ class LoadOptions:
     """'error' raises BadImageError; 'skip' leaves the image out and names it in the batch."""
     workers: int = 0
     """Processes that read, besides this one."""
+    labelled: bool = True
+    """Whether images without a class, which have -1, count as bad."""
     smallest_side: int = 1
     """Images with a side below this many pixels count as bad."""
     stack: bool = True
@@ -107,8 +109,11 @@ class _Samples(Dataset["tuple[Tensor, _Info] | str"]):
         preprocessing = self.preprocessing.at(spec.sides)
         try:
             image, label = self._read(wanted, generator)
+            label = -1 if label is None else label
+            if self.options.labelled and label < 0:
+                raise BadImageError(f"{self._name(wanted)} has no class; choose a set, or a part of it, with classes")
             tensor = preprocessing(image, generator)
-            check_usable(tensor.shape, self.options.smallest_side, f"image number {wanted.number}")
+            check_usable(tensor.shape, self.options.smallest_side, self._name(wanted))
         except BadImageError as error:
             return str(error)  # torch would wrap an error from a worker in that worker's traceback
         fraction, shrunk = preprocessing.padding_fraction(image), preprocessing.shrinks(image)
@@ -119,6 +124,10 @@ class _Samples(Dataset["tuple[Tensor, _Info] | str"]):
             return decode(io.BytesIO(wanted.content), wanted.name, self.preprocessing.transform.mode), wanted.label
         assert self.split is not None
         return self.split.read(wanted.number, generator)
+
+    def _name(self, wanted: SampleSpec | Encoded) -> str:
+        name = wanted.name if isinstance(wanted, Encoded) else getattr(self.split, "name", lambda _: "")(wanted.number)
+        return f"image '{name}'" if name else f"image number {wanted.number}"
 
 
 def _collate(items: list[tuple[Tensor, _Info] | str]) -> _Collated:
@@ -183,7 +192,7 @@ def _load(samples: _Samples, plan: Iterable[Sequence[SampleSpec | Encoded]], opt
     )  # fmt: skip
     for collated in loader:
         if collated.skipped and options.on_bad_image == "error":
-            raise BadImageError(collated.skipped[0])
+            raise with_hint(collated.skipped[0])
         yield _batch(collated, options.stack)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from cpvt.config import PredictConfig, options_from, sides, takes_options
-from cpvt.data import BadImageError, Transform, check_on_bad_image, check_usable, decode
+from cpvt.data import BadImageError, Transform, check_on_bad_image, check_usable, decode, with_hint
 from cpvt.data.protocols import find_protocol
 from cpvt.grids import patch_count, within_budget
 from cpvt.models.pretrained import DEFAULT, shipped_names
@@ -67,7 +67,7 @@ def _predict(run: str | Path | Checkpoint | None, config: PredictConfig) -> Iter
             elif config.on_bad_image == "skip":
                 yield Prediction(each.name, each.size, None, (), each.error)
             else:
-                raise BadImageError(each.error)
+                raise with_hint(each.error or "")
 
 
 def split_names(names: Sequence[str]) -> tuple[str, tuple[str, ...]]:

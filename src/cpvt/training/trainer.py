@@ -44,7 +44,8 @@ class Trainer:
         """load: (epoch, its steps, index of the first) -> batches of this process; by default a StepLoader."""
         self.config, self.setup, self.data, self.backend, self.criterion = config, setup, data, backend, criterion
         recipe, device = config.optim, backend.device
-        self.load = load or StepLoader(config, data, setup.preprocessing, pin=device.type == "cuda")
+        patch_size = getattr(setup.model, "patch_size", 1)
+        self.load = load or StepLoader(config, data, setup.preprocessing, device.type == "cuda", patch_size)
         record = make_record(config, setup, model, data)
         self.average: ModelEmaV3 | None = None
         if recipe.model_ema_decay is not None:

@@ -25,9 +25,11 @@ class FolderSplit:
     def __len__(self) -> int:
         return len(self.paths)
 
+    def name(self, index: int) -> str:
+        return str(self.paths[index])
+
     def read(self, index: int, generator: np.random.Generator) -> tuple[Image.Image, int]:
-        path = self.paths[index]
-        return decode(path, str(path), self.mode), self.labels[index]
+        return decode(self.paths[index], self.name(index), self.mode), self.labels[index]
 
 
 def open_folder(where: str, mode: str) -> DataSet:

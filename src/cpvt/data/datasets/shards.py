@@ -33,13 +33,15 @@ class ShardSplit:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def name(self, index: int) -> str:
+        return f"{self.names[index].decode()} of {self.shards[self.places[index][0]]}"
+
     def read(self, index: int, generator: np.random.Generator) -> tuple[Image.Image, int]:
         shard, offset, size = self.places[index].tolist()
         with open(self.shards[shard], "rb") as file:
             file.seek(offset)
             content = io.BytesIO(file.read(size))
-        name = f"{self.names[index].decode()} of {self.shards[shard]}"
-        return decode(content, name, self.mode), int(self.labels[index])
+        return decode(content, self.name(index), self.mode), int(self.labels[index])
 
 
 def holds_shards(folder: Path) -> bool:

@@ -40,7 +40,7 @@ class ReaderSplit:
         except (OSError, TypeError, AssertionError) as error:  # no such file; a row without an image
             raise undecodable(self.name(index), error) from error
         with file:
-            return decode(file, self.name(index), self.mode), _class(label, self.name(index))
+            return decode(file, self.name(index), self.mode), _class(label)
 
 
 class IndexedSplit:
@@ -58,15 +58,14 @@ class IndexedSplit:
     def read(self, index: int, generator: np.random.Generator) -> tuple[Image.Image, int]:
         try:
             image, label = self.images[index]
-            return upright(image, self.mode), _class(label, self.name(index))
+            return upright(image, self.mode), _class(label)
         except (OSError, SyntaxError, UnknownRangeError) as error:
             raise undecodable(self.name(index), error) from error
 
 
-def _class(label: Any, name: str) -> int:
-    if label is None or int(label) < 0:
-        raise BadImageError(f"image '{name}' has no class; choose a set, or a part of it, that has classes")
-    return int(label)
+def _class(label: Any) -> int:
+    """The number of a class; -1 for none."""
+    return -1 if label is None else int(label)
 
 
 def open_named(name: str, root: str | None, mode: str) -> DataSet:

@@ -170,6 +170,9 @@ def test_a_file_that_is_not_a_whole_image_is_an_error_that_names_it(kind, tmp_pa
         decode(path, str(path))
 
 
-def test_a_missing_file_is_not_called_a_bad_image(tmp_path):
-    with pytest.raises(FileNotFoundError):
+def test_a_file_that_is_not_there_is_an_error_that_names_it_and_what_it_links_to(tmp_path):
+    with pytest.raises(BadImageError, match=r"^image 'gone.jpg' does not exist; fix or remove it$"):
         decode(tmp_path / "gone.jpg", "gone.jpg")
+    (tmp_path / "link.jpg").symlink_to("gone.jpg")
+    with pytest.raises(BadImageError, match=r"^image 'link.jpg' is a link to 'gone.jpg', which does not exist; fix"):
+        decode(tmp_path / "link.jpg", "link.jpg")

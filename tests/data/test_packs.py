@@ -65,8 +65,7 @@ def test_a_longest_side_shrinks_in_proportion_and_counts():
     assert [tuple(image.shape[1:]) for image in pack.images] == [(12, 20), (8, 8), (20, 4), (16, 16), (9, 9)]
     assert pack.shrunk == 1  # 5x30 becomes 3x20, below a patch
     assert pack.skipped == [
-        "image number 3 has 3x20 pixels, and the model takes 4x4 or more; "
-        "allow a longer side, or remove the file"
+        "image number 3 has 3x20 pixels, and the model takes 4x4 or more; allow a longer side, or remove the file"
     ]
     assert pack.padding_fraction == 0
 

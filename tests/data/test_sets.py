@@ -1,6 +1,7 @@
 """Data sets by folder and by name, and the batches read from them."""
 
 import io
+import os
 import struct
 import sys
 from pathlib import Path
@@ -222,6 +223,80 @@ def test_an_image_smaller_than_a_patch_is_named_by_its_file(one_bad, workers):
 def test_on_bad_image_is_error_or_skip(one_bad):
     with pytest.raises(ValueError, match="must be 'error' or 'skip'; got 'ignore'"):
         list(load_batches(one_bad.test, preprocessing_of(one_bad), 2, LoadOptions(on_bad_image="ignore")))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_link_to_an_image_that_is_gone_is_named_or_skipped(image_folder, workers):
+    root = image_folder({"train/cat": 2, "train/dog": 1})
+    (root / "train" / "cat" / "1.png").unlink()
+    (root / "train" / "cat" / "1.png").symlink_to(root / "gone.png")
+    (root / "train" / "dog" / "more").symlink_to(root / "gone")
+    data = open_data(str(root))
+    with pytest.raises(
+        BadImageError, match=r"^image '.*cat.1\.png' is a link to '.*gone.png', which does not exist; .*sk"
+    ):
+        list(load_batches(data.train, preprocessing_of(data), 2, LoadOptions(workers=workers)))
+    options = LoadOptions(workers=workers, on_bad_image="skip")
+    (batch,) = load_batches(data.train, preprocessing_of(data), 4, options)
+    assert batch.labels.tolist() == [0, 1]
+    assert [message.split(";")[0] for message in batch.skipped] == [
+        f"image '{root}/train/{name}' is a link to '{root}/{target}', which does not exist"
+        for name, target in (("cat/1.png", "gone.png"), ("dog/more", "gone"))
+    ]
+
+
+def test_a_link_to_a_class_folder_that_is_gone_is_an_error(image_folder):
+    root = image_folder({"train/cat": 1, "train/dog": 1})
+    (root / "train" / "emu").symlink_to("elsewhere/emu")
+    with pytest.raises(
+        ValueError, match=r"train/emu' is a link to 'elsewhere/emu', which does not exist: fix or remove"
+    ):
+        open_data(str(root))
+
+
+def test_linked_folders_are_read_and_loops_end(image_folder):
+    root = image_folder({"train/cat": 1, "train/dog": 2, "elsewhere/cats/deep": 2})
+    (root / "train" / "cat" / "more").symlink_to(root / "elsewhere" / "cats")
+    (root / "train" / "emu").symlink_to(root / "elsewhere" / "cats" / "deep")
+    (root / "elsewhere" / "cats" / "back").symlink_to(root / "train" / "cat")
+    (root / "elsewhere" / "cats" / "deep" / "self").symlink_to(".")
+    (root / "train" / "dog" / "up").symlink_to("..")
+    (root / "train" / "dog" / "again").symlink_to(root / "train" / "dog")
+    data = open_data(str(root))
+    assert data.class_names == ("cat", "dog", "emu")
+    assert labels(data.train) == [0, 0, 0, 1, 1, 2, 2]
+    names = [str(path.relative_to(root / "train" / "cat")) for path in data.train.paths[:3]]
+    assert names == ["0.png", "more/deep/0.png", "more/deep/1.png"]
+
+
+def test_hidden_and_false_images_in_class_folders_are_left_out(image_folder):
+    root = image_folder({"train/cat": 1, "train/dog": 1, "train/__MACOSX": 1, "train/.ipynb_checkpoints": 1})
+    hidden = (".ipynb_checkpoints/0-checkpoint.png", "@eaDir/0.png", "deep/.thumbs/0.png", "__MACOSX/0.png")
+    for name in (*hidden, "._0.png", "deep/._1.jpg", "a.h5", "a.mpg", "a.eps", "a.grib", "a.wmf", "a.txt", "README"):
+        path = root / "train" / "cat" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes((root / "train" / "dog" / "0.png").read_bytes())
+    (root / "train" / "cat" / "album.jpg").mkdir()
+    Image.new("RGB", (4, 4)).save(root / "train" / "cat" / "album.jpg" / "1.png")
+    Image.new("RGB", (4, 4)).save(root / "train" / "._loose.png", "PNG")
+    data = open_data(str(root))
+    assert data.class_names == ("cat", "dog")
+    assert [str(path.relative_to(root / "train")) for path in data.train.paths] == [
+        "cat/0.png", "cat/album.jpg/1.png", "dog/0.png",
+    ]  # fmt: skip
+
+
+def test_a_folder_that_cannot_be_read_is_an_error_that_names_it(image_folder, monkeypatch):
+    root, scandir = image_folder({"train/cat/closed": 1}), os.scandir
+
+    def closed(path):
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    with pytest.raises(ValueError, match=r"folder '.*cat/closed' cannot be read \(Permission denied\)"):
+        open_data(str(root))
 
 
 @pytest.fixture

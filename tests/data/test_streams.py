@@ -126,7 +126,9 @@ def test_images_that_do_not_decode_are_an_error_or_left_out(tmp_path):
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_image_smaller_than_a_patch_is_named_or_left_out(stream, workers):
     native, options = find_protocol("native-mirrored")(TRANSFORM, (20, 20)), LoadOptions(stack=False, workers=workers)
-    with pytest.raises(BadImageError, match=r"^image '0 in shard 0 of hfids/.* \(train\)' has 7x9 pixels, and the model"):
+    with pytest.raises(
+        BadImageError, match=r"^image '0 in shard 0 of hfids/.* \(train\)' has 7x9 pixels, and the model"
+    ):
         list(load_stream(stream, native, 2, replace(options, smallest_side=8)))
     (batch,) = load_stream(stream, native, 99, replace(options, smallest_side=8, on_bad_image="skip"))
     assert (len(batch.images), len(batch.skipped)) == (0, sum(SHARDS))

@@ -186,7 +186,9 @@ def test_images_that_do_not_decode(config, tmp_path):
 def test_native_images_smaller_than_a_patch_are_named_or_left_out(config, tmp_path):
     Image.new("RGB", (40, 3)).save(tmp_path / "images" / "train" / "cat" / "thin.png")
     config = replace(config, optim=replace(config.optim, augment="native", epochs=1))
-    with pytest.raises(ValueError, match=r"thin.png' has 2x\d+ pixels, and the model takes 4x4 or more; .* or pass --on"):
+    with pytest.raises(
+        ValueError, match=r"thin.png' has 2x\d+ pixels, and the model takes 4x4 or more; .* or pass --on"
+    ):
         train(config)
     run = train(replace(config, dataset=replace(config.dataset, on_bad_image="skip")))
     assert [(line["images"], line["skipped"]) for line in history(run)] == [(11, 1)]

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path, PurePath
 from typing import IO
 
 import numpy as np
-from PIL import ExifTags, Image, ImageFile
+from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
-COMMON = ("JPEG", "PNG", "WEBP")
+FORMATS = (  # images of pixels, decoded in this process; PIL tries them in order, and would start Ghostscript for EPS
+    "JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000", "DIB", "ICO", "PCX", "QOI", "SGI", "TGA",
+)  # fmt: skip
 TIFF_BITS, TIFF_PHOTOMETRIC, TIFF_SAMPLE_FORMAT = 258, 262, 339  # tags
 TIFF_WHITE_IS_ZERO, TIFF_SIGNED = 0, 2  # values of the second and the third
 PNG_GREYS = {"L;2": 85, "L;4": 17}  # PIL multiplies the pixels by it, and not the one that is transparent
@@ -34,15 +37,14 @@ def decode(file: str | Path | IO[bytes], name: str, mode: str = "RGB") -> Image.
     """Decode a whole image file, rotate it as its EXIF says, and convert it to `mode` ('RGB' or 'L').
 
     Palette, CMYK, transparent, 16-bit and float images (0 to 1) are converted; transparent pixels become white.
-    Raises BadImageError with `name` where the file is not a whole image, or the range of its values is not known.
+    Raises BadImageError with `name` where the file is not there or not a whole image, or the range of its values is not
+    known.
     """
     try:
         with Image.open(file, formats=_formats()) as opened:
             _prepare(opened)
             opened.load()
             return upright(opened, mode)
-    except FileNotFoundError:
-        raise
     except Exception as error:  # decoders raise many types: OSError, SyntaxError, struct.error, ...
         raise undecodable(name, error) from error
 
@@ -59,7 +61,15 @@ def _prepare(opened: ImageFile.ImageFile) -> None:
 
 def undecodable(name: str, error: Exception) -> BadImageError:
     """The error for an image that a decoder rejects."""
-    why = str(error) if isinstance(error, UnknownRangeError) else f"{type(error).__name__}: {error}"
+    if isinstance(error, FileNotFoundError):
+        link = str(error.filename) if os.path.islink(str(error.filename)) else None
+        what = f"is a link to '{os.readlink(link)}', which does not exist" if link else "does not exist"
+        return BadImageError(f"image '{name}' {what}; fix or remove it")
+    why = f"{type(error).__name__}: {error}"
+    if isinstance(error, UnidentifiedImageError):  # whose message may be the address of a buffer
+        why = f"it is none of what is read: {', '.join(_formats())}, in the forms that PIL knows"
+    elif isinstance(error, UnknownRangeError):
+        why = str(error)
     return BadImageError(f"image '{name}' does not decode ({why}); fix or remove the file")
 
 
@@ -70,15 +80,16 @@ def with_hint(message: str) -> BadImageError:
 
 @lru_cache(maxsize=1)
 def _formats() -> list[str]:
-    """All formats that PIL reads, the common ones first: PIL tries them in order, and some are slow to try."""
+    """The formats that are read, as far as this PIL has them."""
     Image.init()
-    return sorted(Image.OPEN, key=lambda name: name not in COMMON)
+    return [name for name in FORMATS if name in Image.OPEN]
 
 
 @lru_cache(maxsize=1)
 def image_endings() -> frozenset[str]:
-    """Suffixes of the files that PIL reads, in lower case: .jpg, .png, ..."""
-    return frozenset(ending for ending, name in Image.registered_extensions().items() if name in Image.OPEN)
+    """Suffixes of the files that are read, in lower case: .jpg, .png, ..."""
+    known = (*_formats(), "MPO")  # several JPEGs in one
+    return frozenset(ending for ending, name in Image.registered_extensions().items() if name in known)
 
 
 def is_hidden(path: PurePath) -> bool:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -11,7 +13,7 @@ from timm.utils.misc import natural_key
 
 from cpvt.data.base import DataSet, DataSource, Split, data_set
 from cpvt.data.datasets.shards import holds_shards, open_shards
-from cpvt.data.decoding import decode, image_endings
+from cpvt.data.decoding import decode, image_endings, is_hidden
 
 TEST_FOLDERS = ("test", "val", "validation")
 
@@ -35,8 +37,8 @@ class FolderSplit:
 def open_folder(where: str, mode: str) -> DataSet:
     """Images in class folders below train/ and test/ (or val/); either split may be absent.
 
-    A class is a folder directly below; its images may lie deeper. Raises ValueError for an image outside any class
-    folder, a class folder without images, or a test class that is not in train/.
+    A class is a folder directly below; its images may lie deeper, see `find_images`. Raises ValueError for an image
+    outside any class folder, a class folder without images, or a test class that is not in train/.
     """
     root = Path(where)
     train_root = root / "train"
@@ -67,25 +69,51 @@ def _split(images: dict[str, list[Path]] | None, classes: Sequence[str], mode: s
 
 def _images_by_class(root: Path) -> dict[str, list[Path]]:
     """Image files by class, both in natural order (class2 before class10)."""
-    endings = image_endings()
-    folders = sorted((each for each in root.iterdir() if _is_class(each)), key=lambda path: natural_key(path.name))
-    found = {
-        folder.name: sorted(
-            (path for path in folder.rglob("*") if path.suffix.lower() in endings),
-            key=lambda path: natural_key(str(path)),
-        )
-        for folder in folders
-    }
+    inside = sorted((each for each in root.iterdir() if not is_hidden(Path(each.name))), key=_natural)
+    gone = next((each for each in inside if not each.exists()), None)
+    if gone is not None:
+        raise ValueError(f"'{gone}' is a link to '{gone.readlink()}', which does not exist: fix or remove it")
+    folders, loose = (
+        [each for each in inside if each.is_dir()],
+        [each.name for each in inside if not each.is_dir() and _is_image(each)],
+    )
+    found = {folder.name: find_images(folder) for folder in folders}
     empty = [str(folder) for folder in folders if not found[folder.name]] or ([] if folders else [str(root)])
-    loose = [path.name for path in root.iterdir() if path.is_file() and path.suffix.lower() in endings]
     if empty or loose:
         what = f"no images in '{empty[0]}'" if empty else f"'{root}' has images outside any class ({loose[0]}, ...)"
         raise ValueError(f"{what}: expected class folders with images, {root}/CLASS/name.jpg")
     return found
 
 
-def _is_class(path: Path) -> bool:
-    return path.is_dir() and not path.name.startswith(".")
+def find_images(folder: Path) -> list[Path]:
+    """The image files in a folder and in those below it, linked ones too, in natural order.
+
+    Hidden files are left out, and what systems keep for themselves. Links may form loops: no folder is read twice.
+    Raises ValueError for a folder that cannot be read.
+    """
+    seen = {str(each) for each in (folder.resolve(), *folder.resolve().parents)}
+    found: list[Path] = []
+    for where, folders, files in os.walk(folder, followlinks=True, onerror=_refuse):
+        new = {os.path.realpath(Path(where, name)): name for name in sorted(folders) if not is_hidden(Path(name))}
+        folders[:] = [name for real, name in new.items() if real not in seen]
+        seen.update(new)
+        found += [path for path in (Path(where, name) for name in files) if _is_image(path)]
+    return sorted(found, key=_natural)
+
+
+def _is_image(path: Path) -> bool:
+    """Whether a file is an image by its name, or a link to what is not there and may have been a folder of images."""
+    if is_hidden(Path(path.name)):
+        return False
+    return path.suffix.lower() in image_endings() or (not path.suffix and not path.exists())
+
+
+def _natural(path: Path) -> Any:
+    return natural_key(str(path))
+
+
+def _refuse(error: OSError) -> None:
+    raise ValueError(f"folder '{error.filename}' cannot be read ({error.strerror})") from error
 
 
 FOLDER = DataSource(

@@ -1,7 +1,9 @@
 """Decoding of every type of file to an upright RGB or grey image; an error names the file."""
 
 import io
+import os
 import struct
+import subprocess
 import zlib
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 from PIL import Image
 
 from cpvt.data import BadImageError, decode
+from cpvt.data.decoding import FORMATS, image_endings
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
 RED_AS_GREY = 76  # 0.299 * 255, by ITU-R 601
@@ -168,6 +171,37 @@ def test_a_file_that_is_not_a_whole_image_is_an_error_that_names_it(kind, tmp_pa
     BROKEN[kind](path)
     with pytest.raises(BadImageError, match=r"image '.*holiday\.jpg' does not decode .*fix or remove the file"):
         decode(path, str(path))
+
+
+OTHER_FORMATS = {  # that PIL knows: through other programs, through handlers that are to be installed, or not as pixels
+    "EPS": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 4\n%%EndComments\n0 0 4 4 rectfill\nshowpage\n%%EOF\n",
+    "WMF": b"\xd7\xcd\xc6\x9a\0\0" + struct.pack("<4hH", 0, 0, 4, 4, 72) + bytes(6) + b"\1\0\t\0" + bytes(14),
+    "HDF5": b"\x89HDF\r\n\x1a\n" + bytes(64),
+    "GRIB": b"GRIB\0\0\0\1" + bytes(64),
+    "BUFR": b"BUFR" + bytes(64),
+    "MPEG": struct.pack(">I", 0x1B3) + b"\x00\x40\x04" + bytes(64),
+}
+
+
+@pytest.mark.parametrize("kind", OTHER_FORMATS)
+@pytest.mark.parametrize("name", ["a.jpg", "a.eps"])
+def test_a_file_of_another_format_is_never_opened_whatever_its_name(kind, name, tmp_path, monkeypatch):
+    def start(*command, **options):
+        raise AssertionError(f"started {command}")
+
+    for module, function in ((subprocess, "Popen"), (os, "system"), (os, "posix_spawn"), (os, "fork")):
+        monkeypatch.setattr(module, function, start)
+    (tmp_path / name).write_bytes(OTHER_FORMATS[kind])
+    with Image.open(tmp_path / name) as opened:
+        assert opened.format == kind
+    with pytest.raises(BadImageError, match=r"^image 'a' does not decode \(it is none of what is read: JPEG, PNG, WEBP, "):
+        decode(tmp_path / name, "a")
+
+
+def test_every_format_that_is_read_is_known_to_pil_but_those_that_its_build_may_lack():
+    assert set(FORMATS) - {"AVIF", "WEBP", "JPEG2000"} <= set(Image.OPEN)
+    assert {".jpg", ".png", ".webp", ".gif", ".tif", ".mpo"} <= image_endings()
+    assert not {".eps", ".ps", ".wmf", ".h5", ".grib", ".mpg", ".pdf", ".psd"} & image_endings()
 
 
 def test_a_file_that_is_not_there_is_an_error_that_names_it_and_what_it_links_to(tmp_path):

@@ -4,6 +4,7 @@ import io
 import os
 import struct
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,16 @@ import pytest
 import torch
 from PIL import Image
 
-from cpvt.data import BadImageError, DataSet, LoadOptions, Transform, describe_datasets, load_batches, open_data
+from cpvt.data import (
+    BadImageError,
+    DataSet,
+    LoadOptions,
+    Transform,
+    describe_datasets,
+    load_batches,
+    open_data,
+    pixel_limit,
+)
 from cpvt.data.datasets import TABLE
 from cpvt.data.protocols import find_protocol
 
@@ -297,6 +307,60 @@ def test_a_folder_that_cannot_be_read_is_an_error_that_names_it(image_folder, mo
     monkeypatch.setattr(os, "scandir", closed)
     with pytest.raises(ValueError, match=r"folder '.*cat/closed' cannot be read \(Permission denied\)"):
         open_data(str(root))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("kind", ["resized-crop", "crop", "resize", "native"])
+def test_the_limit_of_pixels_holds_in_every_process_and_without_a_warning(image_folder, kind, workers, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)  # PIL's own would refuse to crop the images of 48 pixels, too
+    data = open_data(str(image_folder({"train/cat": 2})))
+    Image.new("RGB", (7, 7)).save(data.train.paths[1])
+    preprocessing = find_protocol(kind)(Transform(data.mean, data.std), (8, 8))
+    options = LoadOptions(max_image_pixels=48, workers=workers, stack=False)
+    with pytest.raises(
+        BadImageError, match=r"1\.png' has 49 pixels, and 48 are allowed; raise --max-image-pixels, .*skip"
+    ):
+        list(load_batches(data.train, preprocessing, 2, options))
+    (batch,) = load_batches(data.train, preprocessing, 2, replace(options, on_bad_image="skip"))
+    assert (len(batch.images), len(batch.skipped)) == (1, 1)
+    (batch,) = load_batches(data.train, preprocessing, 2, replace(options, max_image_pixels=49))
+    assert len(batch.images) == 2
+
+
+def test_a_set_that_opens_its_images_itself_obeys_the_limit_of_pixels(tmp_path):
+    from cpvt.data.datasets.timm_sets import IndexedSplit
+
+    class Opening:
+        def __getitem__(self, index):
+            return Image.open(tmp_path / "a.png"), 0
+
+    Image.new("RGB", (7, 7)).save(tmp_path / "a.png")
+    split = IndexedSplit(Opening(), "set", "RGB")
+    for limit in (48, 10):
+        with (
+            pixel_limit(limit),
+            pytest.raises(BadImageError, match=f"'0 of set' has 49 pixels, and {limit} are allowed"),
+        ):
+            split.read(0, rng())
+    with pixel_limit(49):
+        assert split.read(0, rng())[0].size == (7, 7)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_the_first_image_that_is_shrunk_is_named_once(image_folder, workers, caplog):
+    data = open_data(str(image_folder({"train/cat": 3})))
+    Image.new("RGB", (4, 4)).save(data.train.paths[0])
+    transform = Transform(data.mean, data.std, longest_side=7 - workers)  # told once in a process for each
+    caplog.set_level("INFO", "cpvt")
+    for _ in range(2):
+        batches = load_batches(data.train, find_protocol("canvas")(transform, (8, 8)), 2, LoadOptions(workers=workers))
+        assert sum(batch.shrunk for batch in batches) == 2
+    list(load_batches(data.train, find_protocol("native")(transform, (5, 5)), 1))  # as a size under native asks
+    (message,) = caplog.messages
+    assert message == (
+        f"image '{data.train.paths[1]}' is shrunk to the longest side allowed, {7 - workers} pixels (--longest-side); "
+        "more are counted"
+    )
 
 
 @pytest.fixture

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import os
-from collections.abc import Sequence
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from functools import lru_cache
 from pathlib import Path, PurePath
+from threading import Lock
 from typing import IO
 
 import numpy as np
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
+
+from cpvt.config import MAX_IMAGE_PIXELS
+from cpvt.data.metadata import without_metadata
 
 FORMATS = (  # images of pixels, decoded in this process; PIL tries them in order, and would start Ghostscript for EPS
     "JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000", "DIB", "ICO", "PCX", "QOI", "SGI", "TGA",
@@ -17,6 +26,7 @@ FORMATS = (  # images of pixels, decoded in this process; PIL tries them in orde
 TIFF_BITS, TIFF_PHOTOMETRIC, TIFF_SAMPLE_FORMAT = 258, 262, 339  # tags
 TIFF_WHITE_IS_ZERO, TIFF_SIGNED = 0, 2  # values of the second and the third
 PNG_GREYS = {"L;2": 85, "L;4": 17}  # PIL multiplies the pixels by it, and not the one that is transparent
+BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)  # too many pixels
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
     5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
@@ -29,6 +39,45 @@ class BadImageError(ValueError):
     """An image that cannot be used: it does not decode, is too small, or has no class; the message names it."""
 
 
+class _Reading:
+    """While images are read, in whatever thread: PIL's limit of pixels is ours, and its warnings are not shown."""
+
+    def __init__(self) -> None:
+        self.lock, self.readers = Lock(), 0
+
+    def __enter__(self) -> None:
+        with self.lock:
+            if not self.readers:
+                self.before, self.caught = Image.MAX_IMAGE_PIXELS, warnings.catch_warnings()
+                self.caught.__enter__()
+                warnings.filterwarnings("ignore", module=r"PIL\.")
+                warnings.simplefilter("error", Image.DecompressionBombWarning)
+            Image.MAX_IMAGE_PIXELS = _max_pixels.get()
+            self.readers += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self.lock:
+            self.readers -= 1
+            if not self.readers:
+                Image.MAX_IMAGE_PIXELS = self.before
+                self.caught.__exit__(None, None, None)
+
+
+READING = _Reading()
+_max_pixels: ContextVar[int | None] = ContextVar("max_pixels", default=MAX_IMAGE_PIXELS)
+
+
+@contextmanager
+def pixel_limit(pixels: int | None) -> Iterator[None]:
+    """Within it images of more than `pixels` pixels are refused; None: none are."""
+    token = _max_pixels.set(pixels)
+    try:
+        with READING:
+            yield
+    finally:
+        _max_pixels.reset(token)
+
+
 class UnknownRangeError(ValueError):
     """Which values of an image are black and white is not known."""
 
@@ -36,17 +85,31 @@ class UnknownRangeError(ValueError):
 def decode(file: str | Path | IO[bytes], name: str, mode: str = "RGB") -> Image.Image:
     """Decode a whole image file, rotate it as its EXIF says, and convert it to `mode` ('RGB' or 'L').
 
-    Palette, CMYK, transparent, 16-bit and float images (0 to 1) are converted; transparent pixels become white.
-    Raises BadImageError with `name` where the file is not there or not a whole image, or the range of its values is not
-    known.
+    Palette, CMYK, transparent, 16-bit and float images (0 to 1) are converted; transparent pixels become white. Of
+    several frames the first is read. Garbage in the metadata costs at most the rotation.
+    Raises BadImageError with `name` where the file is not there, is not a whole image, has more pixels than
+    `pixel_limit` allows, or does not say what black and white are.
     """
-    try:
-        with Image.open(file, formats=_formats()) as opened:
-            _prepare(opened)
-            opened.load()
-            return upright(opened, mode)
-    except Exception as error:  # decoders raise many types: OSError, SyntaxError, struct.error, ...
-        raise undecodable(name, error) from error
+    with READING:
+        try:
+            return _decode(file, mode)
+        except Exception as error:  # decoders raise many types: OSError, SyntaxError, struct.error, ...
+            with suppress(Exception):
+                content = Path(file).read_bytes() if isinstance(file, (str, Path)) else _rewound(file).read()
+                return _decode(io.BytesIO(without_metadata(content)), mode)
+            raise undecodable(name, error) from error
+
+
+def _decode(file: str | Path | IO[bytes], mode: str) -> Image.Image:
+    with Image.open(file, formats=_formats()) as opened:
+        _prepare(opened)
+        opened.load()
+        return upright(opened, mode)
+
+
+def _rewound(file: IO[bytes]) -> IO[bytes]:
+    file.seek(0)
+    return file
 
 
 def _prepare(opened: ImageFile.ImageFile) -> None:
@@ -65,6 +128,12 @@ def undecodable(name: str, error: Exception) -> BadImageError:
         link = str(error.filename) if os.path.islink(str(error.filename)) else None
         what = f"is a link to '{os.readlink(link)}', which does not exist" if link else "does not exist"
         return BadImageError(f"image '{name}' {what}; fix or remove it")
+    if isinstance(error, BOMBS):
+        pixels = int(re.findall(r"\d+", str(error))[0])
+        return BadImageError(
+            f"image '{name}' has {pixels:,} pixels, and {_max_pixels.get():,} are allowed; "
+            "raise --max-image-pixels, or remove the file"
+        )
     why = f"{type(error).__name__}: {error}"
     if isinstance(error, UnidentifiedImageError):  # whose message may be the address of a buffer
         why = f"it is none of what is read: {', '.join(_formats())}, in the forms that PIL knows"
@@ -106,7 +175,7 @@ def upright(image: Image.Image, mode: str) -> Image.Image:
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
     try:
-        return TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+        return TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # garbage, on which PIL raises as many types as on images, costs no more than the rotation
         return None
 

@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from cpvt.config import PredictConfig, options_from, sides, takes_options
-from cpvt.data import BadImageError, Transform, check_on_bad_image, check_usable, decode, with_hint
+from cpvt.data import BadImageError, Transform, check_on_bad_image, check_usable, decode, pixel_limit, with_hint
 from cpvt.data.protocols import find_protocol
 from cpvt.grids import patch_count, within_budget
 from cpvt.models.pretrained import DEFAULT, shipped_names
@@ -56,7 +56,7 @@ def _predict(run: str | Path | Checkpoint | None, config: PredictConfig) -> Iter
         transform = replace(transform, longest_side=config.longest_side)
     adapter = checkpoint.adapter
     patch_size = adapter.patch_size or 1
-    read = (_read(path, transform, patch_size) for path in config.images)
+    read = (_read(path, transform, patch_size, config.max_image_pixels) for path in config.images)
     for pack in within_budget(read, lambda each: patch_count(each.size, patch_size), config.token_budget):
         images = [each.tensor.to(adapter.device) for each in pack if each.tensor is not None]
         logits = list(adapter.logits_of_list(images)) if images else []
@@ -95,9 +95,10 @@ class _Read(NamedTuple):
     error: str | None
 
 
-def _read(path: str | Path, transform: Transform, patch_size: int) -> _Read:
+def _read(path: str | Path, transform: Transform, patch_size: int, max_image_pixels: int) -> _Read:
     try:
-        whole = decode(path, str(path), transform.mode)
+        with pixel_limit(max_image_pixels):
+            whole = decode(path, str(path), transform.mode)
         preprocessing = find_protocol("native")(transform, sides(transform.longest_side or max(whole.size)))
         tensor = preprocessing(whole, np.random.default_rng(0))
         check_usable(tensor.shape, patch_size, f"image '{path}'")

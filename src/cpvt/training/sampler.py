@@ -107,7 +107,8 @@ class StepLoader:
         source = self.config.dataset
         options = LoadOptions(
             seed=self.config.seed, epoch=epoch, on_bad_image=source.on_bad_image, workers=source.workers,
-            smallest_side=self.smallest_side, stack=self.preprocessing.stacks, pin=self.pin,
+            max_image_pixels=source.max_image_pixels, smallest_side=self.smallest_side,
+            stack=self.preprocessing.stacks, pin=self.pin,
         )  # fmt: skip
         if self.data.train is not None:
             return load_plan(self.data.train, self.preprocessing, [own_share(step) for step in steps[first:]], options)

@@ -17,7 +17,7 @@ from timm.data import create_dataset
 from cpvt.data.base import SPLITS, DataSet, DataSource, Split, data_set
 from cpvt.data.datasets.folders import open_folder
 from cpvt.data.datasets.shards import is_remote
-from cpvt.data.decoding import BadImageError, UnknownRangeError, decode, undecodable, upright
+from cpvt.data.decoding import BOMBS, BadImageError, UnknownRangeError, decode, undecodable, upright
 
 PACKAGES = {"torch": "torchvision", "hfds": "datasets", "tfds": "tensorflow-datasets", "wds": "webdataset"}
 
@@ -59,7 +59,7 @@ class IndexedSplit:
         try:
             image, label = self.images[index]
             return upright(image, self.mode), _class(label)
-        except (OSError, SyntaxError, UnknownRangeError) as error:
+        except (OSError, SyntaxError, UnknownRangeError, *BOMBS) as error:
             raise undecodable(self.name(index), error) from error
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cpvt.config import TOKEN_BUDGET
+from cpvt.config import MAX_IMAGE_PIXELS, TOKEN_BUDGET
 from cpvt.data import DataSet, LoadOptions, Transform, load_batches
 from cpvt.data.protocols import find_protocol
 
@@ -31,6 +31,7 @@ class ProbeDataset:
     seed: int = 0
     on_bad_image: str = "error"
     token_budget: int = TOKEN_BUDGET
+    max_image_pixels: int = MAX_IMAGE_PIXELS
     cache: dict[Any, list[tuple[Tensor, Tensor]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -74,7 +75,9 @@ class ProbeDataset:
             return
         preprocessing = find_protocol("resize")(self.transform, sides)
         read, values = [], 0
-        options = LoadOptions(seed=self.seed, on_bad_image=self.on_bad_image, labelled=False)
+        options = LoadOptions(
+            seed=self.seed, on_bad_image=self.on_bad_image, max_image_pixels=self.max_image_pixels, labelled=False
+        )
         order, batch_size = self.indices[low:high], self._batch(sides)
         for batch in load_batches(self.split, preprocessing, batch_size, options, order=order):
             if isinstance(batch.images, Tensor):

@@ -14,6 +14,7 @@ from PIL import Image
 
 from cpvt.data import BadImageError, decode, pixel_limit
 from cpvt.data.decoding import FORMATS, image_endings
+from tests.data.files import PNG, png, png_chunk, saved, tiff
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
 RED_AS_GREY = 76  # 0.299 * 255, by ITU-R 601
@@ -55,31 +56,6 @@ def test_every_kind_of_file_is_converted(kind, mode, tmp_path):
     assert decoded.mode == mode
     expected = np.array([colours if mode == "RGB" else greys])
     np.testing.assert_allclose(np.asarray(decoded, dtype=int), expected, atol=3 if kind_of_file == "JPEG" else 1)
-
-
-def saved(image, kind, **options):
-    file = io.BytesIO()
-    image.save(file, kind, **options)
-    return file.getvalue()
-
-
-def tiff(data, bits, photometric=1, sample_format=1):
-    """A grey TIFF of one row of two pixels; photometric: 0 if white is zero; sample_format: 1 unsigned, 2 signed."""
-    tags = {256: 2, 257: 1, 258: bits, 259: 1, 262: photometric, 273: 8, 277: 1, 278: 1, 279: len(data)}
-    directory = [struct.pack("<HHIHH", tag, 3, 1, value, 0) for tag, value in {**tags, 339: sample_format}.items()]
-    start = struct.pack("<4sI", b"II*\0", 8 + len(data)) + data + struct.pack("<H", len(directory))
-    return start + b"".join(directory) + bytes(4)
-
-
-def png(depth, colour, rows, transparent):
-    """A PNG of one row, with a transparent grey or colour."""
-    header = struct.pack(">2I5B", 2, 1, depth, colour, 0, 0, 0)
-    chunks = {b"IHDR": header, b"tRNS": transparent, b"IDAT": zlib.compress(b"\0" + rows), b"IEND": b""}
-    whole = (
-        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-        for name, data in chunks.items()
-    )
-    return b"\x89PNG\r\n\x1a\n" + b"".join(whole)
 
 
 def grey(*values, dtype):
@@ -248,10 +224,6 @@ def test_a_tag_of_a_tiff_that_points_nowhere_costs_nothing(tag):
         assert np.array_equal(decode(io.BytesIO(changed), "a"), image)
 
 
-def png_chunk(name, data, crc=0):
-    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data) ^ crc)
-
-
 @pytest.mark.parametrize("name", [b"zTXt", b"iCCP", b"pHYs", b"gAMA", b"cHRM", b"acTL", b"fcTL", b"tEXt", b"eXIf"])
 @pytest.mark.parametrize("mark", [b"IDAT", b"IEND"])
 @pytest.mark.parametrize("crc", [0, 1])
@@ -293,7 +265,7 @@ def test_an_image_of_more_pixels_than_allowed_is_refused_with_size_limit_and_opt
 def test_the_limit_is_pils_own_by_default_and_can_be_lifted():
     header = struct.pack(">2I5B", 13400, 13400, 1, 0, 0, 0, 0)  # 179,560,000 pixels
     rows = zlib.compress(bytes(13400 * 1676), 9)
-    content = b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", header) + png_chunk(b"IDAT", rows) + png_chunk(b"IEND", b"")
+    content = PNG + png_chunk(b"IHDR", header) + png_chunk(b"IDAT", rows) + png_chunk(b"IEND", b"")
     with pytest.raises(BadImageError, match="has 179,560,000 pixels, and 178,956,970 are allowed"):
         decode(io.BytesIO(content), "a", "L")
     with pixel_limit(179_560_000):

@@ -42,7 +42,9 @@ def train(config: TrainConfig) -> dict[str, Any]:
     from cpvt.runtime.progress import Bars
     from cpvt.training import train as run_training
 
-    options = {name: getattr(config.dataset, name) for name in ("crop_pct", "on_bad_image", "workers")}
+    options = {
+        name: getattr(config.dataset, name) for name in ("crop_pct", "on_bad_image", "max_image_pixels", "workers")
+    }
     with Bars() as bars:
         data = open_data(config.dataset.data, config.dataset.data_dir)
         folder = run_training(config, bars, data)

@@ -48,7 +48,7 @@ def test_lists_hold_what_fits_the_budget_in_order(workers):
     for pack in packs:
         for image, label in zip(pack.images, pack.labels.tolist()):
             whole, _ = Noise().read(label, None)
-            torch.testing.assert_close(image, TRANSFORM(whole))  # its own size, not a pixel changed
+            torch.testing.assert_close(image, TRANSFORM.whole(whole))  # its own size, not a pixel changed
     assert [pack.labels.tolist() for pack in load_packs(Noise(), native(100), 4, 35, order=[5, 2, 0])] == [
         [5],
         [2],
@@ -65,8 +65,7 @@ def test_a_longest_side_shrinks_in_proportion_and_counts():
     assert [tuple(image.shape[1:]) for image in pack.images] == [(12, 20), (8, 8), (20, 4), (16, 16), (9, 9)]
     assert pack.shrunk == 1  # 5x30 becomes 3x20, below a patch
     assert pack.skipped == [
-        "image number 3 has 3x20 pixels, and the model takes 4x4 or more; "
-        "allow a longer side, remove the file, or pass --on-bad-image skip"
+        "image number 3 has 3x20 pixels, and the model takes 4x4 or more; allow a longer side, or remove the file"
     ]
     assert pack.padding_fraction == 0
 

@@ -96,8 +96,8 @@ def test_without_stacking_each_image_keeps_its_size(workers):
     )
     assert [tuple(image.shape) for image in first.images] == [(3, 12, 20), (3, 10, 3)]
     assert first.shrunk == 1
-    assert torch.equal(first.images[0], TRANSFORM(Noise().read(0, None)[0]))
-    assert torch.equal(second.images[0], TRANSFORM(Noise().read(4, None)[0]))
+    assert torch.equal(first.images[0], TRANSFORM.whole(Noise().read(0, None)[0]))
+    assert torch.equal(second.images[0], TRANSFORM.whole(Noise().read(4, None)[0]))
 
 
 @pytest.mark.parametrize("sizes", [((4, 10), (10, 4)), ((4, 4), (5, 5))])
@@ -127,8 +127,32 @@ def test_images_that_are_bad_or_too_small_are_an_error_or_left_out(workers):
         load([[SampleSpec(0)], [SampleSpec(5)]], workers=workers)
     with pytest.raises(BadImageError, match="^image number 1 has 6x7 pixels, and the model takes 7x7"):
         load([[SampleSpec(1)]], workers=workers, smallest_side=7)
+    with pytest.raises(BadImageError, match="^image 5 does not decode, or pass --on-bad-image skip$"):
+        load([[SampleSpec(5)]], workers=workers)
     (batch,) = load([[SampleSpec(5), SampleSpec(0)]], workers=workers, on_bad_image="skip")
     assert (batch.labels.tolist(), batch.skipped) == ([0], ["image 5 does not decode"])
+
+
+class Unlabelled(Noise):
+    """The same images, of which all but number 1 have no class."""
+
+    def read(self, index, rng):
+        return super().read(index, rng)[0], {0: None, 1: 1}.get(index, -1)
+
+    def name(self, index):
+        return f"{index}.png"
+
+
+@workers_too
+def test_an_image_without_a_class_is_bad_where_classes_are_needed(workers):
+    plan, crop = [[SampleSpec(1), SampleSpec(0), SampleSpec(2)]], preprocessing()
+    for number in (0, 2):
+        with pytest.raises(BadImageError, match=f"^image '{number}.png' has no class; choose a set"):
+            list(load_plan(Unlabelled(), crop, [[SampleSpec(number)]], LoadOptions(workers=workers)))
+    (batch,) = load_plan(Unlabelled(), crop, plan, LoadOptions(workers=workers, on_bad_image="skip"))
+    assert (batch.labels.tolist(), len(batch.skipped)) == ([1], 2)
+    (batch,) = load_plan(Unlabelled(), crop, plan, LoadOptions(workers=workers, labelled=False))
+    assert (batch.labels.tolist(), batch.skipped) == ([1, -1, -1], [])
 
 
 @workers_too

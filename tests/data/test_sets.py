@@ -1,7 +1,10 @@
 """Data sets by folder and by name, and the batches read from them."""
 
+import io
+import os
 import struct
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +12,16 @@ import pytest
 import torch
 from PIL import Image
 
-from cpvt.data import BadImageError, DataSet, LoadOptions, Transform, describe_datasets, load_batches, open_data
+from cpvt.data import (
+    BadImageError,
+    DataSet,
+    LoadOptions,
+    Transform,
+    describe_datasets,
+    load_batches,
+    open_data,
+    pixel_limit,
+)
 from cpvt.data.datasets import TABLE
 from cpvt.data.protocols import find_protocol
 
@@ -211,9 +223,144 @@ def test_an_image_that_does_not_decode_is_skipped_and_named_where_asked(one_bad,
     assert str(Path("test", "dog", "0.png")) in message
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_smaller_than_a_patch_is_named_by_its_file(one_bad, workers):
+    options = LoadOptions(smallest_side=7, stack=False, workers=workers)
+    with pytest.raises(BadImageError, match=r"^image '.*test.cat.0\.png' has 6x8 pixels, and the model takes 7x7"):
+        list(load_batches(one_bad.test, preprocessing_of(one_bad, "native", (9, 9)), 2, options))
+
+
 def test_on_bad_image_is_error_or_skip(one_bad):
     with pytest.raises(ValueError, match="must be 'error' or 'skip'; got 'ignore'"):
         list(load_batches(one_bad.test, preprocessing_of(one_bad), 2, LoadOptions(on_bad_image="ignore")))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_link_to_an_image_that_is_gone_is_named_or_skipped(image_folder, workers):
+    root = image_folder({"train/cat": 2, "train/dog": 1})
+    (root / "train" / "cat" / "1.png").unlink()
+    (root / "train" / "cat" / "1.png").symlink_to(root / "gone.png")
+    (root / "train" / "dog" / "more").symlink_to(root / "gone")
+    data = open_data(str(root))
+    with pytest.raises(
+        BadImageError, match=r"^image '.*cat.1\.png' is a link to '.*gone.png', which does not exist; .*sk"
+    ):
+        list(load_batches(data.train, preprocessing_of(data), 2, LoadOptions(workers=workers)))
+    options = LoadOptions(workers=workers, on_bad_image="skip")
+    (batch,) = load_batches(data.train, preprocessing_of(data), 4, options)
+    assert batch.labels.tolist() == [0, 1]
+    assert [message.split(";")[0] for message in batch.skipped] == [
+        f"image '{root}/train/{name}' is a link to '{root}/{target}', which does not exist"
+        for name, target in (("cat/1.png", "gone.png"), ("dog/more", "gone"))
+    ]
+
+
+def test_a_link_to_a_class_folder_that_is_gone_is_an_error(image_folder):
+    root = image_folder({"train/cat": 1, "train/dog": 1})
+    (root / "train" / "emu").symlink_to("elsewhere/emu")
+    with pytest.raises(
+        ValueError, match=r"train/emu' is a link to 'elsewhere/emu', which does not exist: fix or remove"
+    ):
+        open_data(str(root))
+
+
+def test_linked_folders_are_read_and_loops_end(image_folder):
+    root = image_folder({"train/cat": 1, "train/dog": 2, "elsewhere/cats/deep": 2})
+    (root / "train" / "cat" / "more").symlink_to(root / "elsewhere" / "cats")
+    (root / "train" / "emu").symlink_to(root / "elsewhere" / "cats" / "deep")
+    (root / "elsewhere" / "cats" / "back").symlink_to(root / "train" / "cat")
+    (root / "elsewhere" / "cats" / "deep" / "self").symlink_to(".")
+    (root / "train" / "dog" / "up").symlink_to("..")
+    (root / "train" / "dog" / "again").symlink_to(root / "train" / "dog")
+    data = open_data(str(root))
+    assert data.class_names == ("cat", "dog", "emu")
+    assert labels(data.train) == [0, 0, 0, 1, 1, 2, 2]
+    names = [str(path.relative_to(root / "train" / "cat")) for path in data.train.paths[:3]]
+    assert names == ["0.png", "more/deep/0.png", "more/deep/1.png"]
+
+
+def test_hidden_and_false_images_in_class_folders_are_left_out(image_folder):
+    root = image_folder({"train/cat": 1, "train/dog": 1, "train/__MACOSX": 1, "train/.ipynb_checkpoints": 1})
+    hidden = (".ipynb_checkpoints/0-checkpoint.png", "@eaDir/0.png", "deep/.thumbs/0.png", "__MACOSX/0.png")
+    for name in (*hidden, "._0.png", "deep/._1.jpg", "a.h5", "a.mpg", "a.eps", "a.grib", "a.wmf", "a.txt", "README"):
+        path = root / "train" / "cat" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes((root / "train" / "dog" / "0.png").read_bytes())
+    (root / "train" / "cat" / "album.jpg").mkdir()
+    Image.new("RGB", (4, 4)).save(root / "train" / "cat" / "album.jpg" / "1.png")
+    Image.new("RGB", (4, 4)).save(root / "train" / "._loose.png", "PNG")
+    data = open_data(str(root))
+    assert data.class_names == ("cat", "dog")
+    assert [str(path.relative_to(root / "train")) for path in data.train.paths] == [
+        "cat/0.png", "cat/album.jpg/1.png", "dog/0.png",
+    ]  # fmt: skip
+
+
+def test_a_folder_that_cannot_be_read_is_an_error_that_names_it(image_folder, monkeypatch):
+    root, scandir = image_folder({"train/cat/closed": 1}), os.scandir
+
+    def closed(path):
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    with pytest.raises(ValueError, match=r"folder '.*cat/closed' cannot be read \(Permission denied\)"):
+        open_data(str(root))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("kind", ["resized-crop", "crop", "resize", "native"])
+def test_the_limit_of_pixels_holds_in_every_process_and_without_a_warning(image_folder, kind, workers, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)  # PIL's own would refuse to crop the images of 48 pixels, too
+    data = open_data(str(image_folder({"train/cat": 2})))
+    Image.new("RGB", (7, 7)).save(data.train.paths[1])
+    preprocessing = find_protocol(kind)(Transform(data.mean, data.std), (8, 8))
+    options = LoadOptions(max_image_pixels=48, workers=workers, stack=False)
+    with pytest.raises(
+        BadImageError, match=r"1\.png' has 49 pixels, and 48 are allowed; raise --max-image-pixels, .*skip"
+    ):
+        list(load_batches(data.train, preprocessing, 2, options))
+    (batch,) = load_batches(data.train, preprocessing, 2, replace(options, on_bad_image="skip"))
+    assert (len(batch.images), len(batch.skipped)) == (1, 1)
+    (batch,) = load_batches(data.train, preprocessing, 2, replace(options, max_image_pixels=49))
+    assert len(batch.images) == 2
+
+
+def test_a_set_that_opens_its_images_itself_obeys_the_limit_of_pixels(tmp_path):
+    from cpvt.data.datasets.timm_sets import IndexedSplit
+
+    class Opening:
+        def __getitem__(self, index):
+            return Image.open(tmp_path / "a.png"), 0
+
+    Image.new("RGB", (7, 7)).save(tmp_path / "a.png")
+    split = IndexedSplit(Opening(), "set", "RGB")
+    for limit in (48, 10):
+        with (
+            pixel_limit(limit),
+            pytest.raises(BadImageError, match=f"'0 of set' has 49 pixels, and {limit} are allowed"),
+        ):
+            split.read(0, rng())
+    with pixel_limit(49):
+        assert split.read(0, rng())[0].size == (7, 7)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_the_first_image_that_is_shrunk_is_named_once(image_folder, workers, caplog):
+    data = open_data(str(image_folder({"train/cat": 3})))
+    Image.new("RGB", (4, 4)).save(data.train.paths[0])
+    transform = Transform(data.mean, data.std, longest_side=7 - workers)  # told once in a process for each
+    caplog.set_level("INFO", "cpvt")
+    for _ in range(2):
+        batches = load_batches(data.train, find_protocol("canvas")(transform, (8, 8)), 2, LoadOptions(workers=workers))
+        assert sum(batch.shrunk for batch in batches) == 2
+    list(load_batches(data.train, find_protocol("native")(transform, (5, 5)), 1))  # as a size under native asks
+    (message,) = caplog.messages
+    assert message == (
+        f"image '{data.train.paths[1]}' is shrunk to the longest side allowed, {7 - workers} pixels (--longest-side); "
+        "more are counted"
+    )
 
 
 @pytest.fixture
@@ -293,6 +440,48 @@ def test_the_test_split_may_have_several_names(monkeypatch, image_folder):
     monkeypatch.setattr(timm_sets, "SPLITS", {"train": ("fit",)})
     with pytest.raises(ValueError, match=r"'tfds/some' does not open in 'None' \(Unknown split 'fit'\)"):
         open_data("tfds/some")
+
+
+def write_hugging_face(folder, labels, kind=None):
+    """A set for hfds/ with these training labels, each of a grey image; its test labels are all -1."""
+    datasets = pytest.importorskip("datasets")
+    datasets.disable_progress_bars()
+    file = io.BytesIO()
+    Image.new("RGB", (4, 4), (7, 7, 7)).save(file, "PNG")
+    kinds = datasets.Features({"image": datasets.Image(), "label": kind or datasets.ClassLabel(names=["cat", "dog"])})
+    for part, found in (("train", labels), ("test", [-1] * 3)):
+        images = [{"bytes": file.getvalue(), "path": None}] * len(found)
+        rows = datasets.Dataset.from_dict({"image": images, "label": found}, features=kinds)
+        rows.to_parquet(folder / f"{part}-00000-of-00001.parquet")
+    return open_data(f"hfds/{folder}", str(folder / "cache"))
+
+
+@pytest.mark.parametrize("missing", [-1, None])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_of_a_hugging_face_set_without_a_class_is_an_error_that_names_it(tmp_path, missing, workers):
+    data = write_hugging_face(tmp_path, [0, missing, 1])
+    assert data.class_names == ("cat", "dog")
+    preprocessing = preprocessing_of(data)
+    for split, index, part in ((data.train, 1, "train"), (data.test, 0, "test")):
+        with pytest.raises(BadImageError, match=rf"^image '{index} of hfds/.* \({part}\)' has no class; choose a set"):
+            list(load_batches(split, preprocessing, 3, LoadOptions(workers=workers)))
+    options = LoadOptions(on_bad_image="skip", workers=workers)
+    assert next(load_batches(data.train, preprocessing, 3, options)).labels.tolist() == [0, 1]
+    assert len(next(load_batches(data.test, preprocessing, 3, options)).skipped) == 3
+
+
+def test_missing_classes_do_not_count_among_those_without_names(tmp_path):
+    import datasets
+
+    data = write_hugging_face(tmp_path, [0, None, 2, -1], datasets.Value("int64"))
+    assert data.class_names == ("0", "1", "2")
+
+
+def test_a_row_without_an_image_is_an_error_that_names_it(tmp_path):
+    data = write_hugging_face(tmp_path, [0, 1])
+    data.train.reader.dataset = [{"image": None, "label": 0}]
+    with pytest.raises(BadImageError, match=r"^image '0 of hfds/.* \(train\)' does not decode"):
+        data.train.read(0, rng())
 
 
 @pytest.mark.parametrize(

@@ -149,6 +149,38 @@ def test_plain_archives_have_class_folders(tmp_path, prefix):
     assert (sorted(read(data.train)), read(data.test)) == ([(3, 2), (4, 1), (5, 2), (7, 0)], [(6, 1)])
 
 
+@pytest.mark.parametrize("ending", ["cls", "CLS", "label", "class", "json"])
+@pytest.mark.parametrize("names", [("img.v2.0", "img.v2.1"), ("22.05", "22.06"), ("a", "b"), ("a.b", "a.c")])
+def test_a_class_belongs_to_the_image_of_the_same_name_whatever_dots_are_in_it(tmp_path, ending, names):
+    files = {f"data/{name}.png": image(3 + number) for number, name in enumerate(names)}
+    for number, name in enumerate(names):
+        files[f"data/{name}.{ending}"] = json.dumps({"class": number}) if ending == "json" else f"{number}\n"
+    write(tmp_path / "train.tar", files)
+    data = open_data(str(tmp_path))
+    assert (data.class_names, read(data.train)) == (("0", "1"), [(3, 0), (4, 1)])
+
+
+def test_dots_in_names_change_nothing_about_class_folders(tmp_path):
+    write(tmp_path / "train.tar", {"a.b/22.05.png": image(3), "a.c/22.06.png": image(4), "a.c/22.07.json": "{}"})
+    data = open_data(str(tmp_path))
+    assert (data.class_names, read(data.train)) == (("a.b", "a.c"), [(3, 0), (4, 1)])
+
+
+def test_of_several_files_with_a_class_webdatasets_is_used(tmp_path):
+    files = {"a.png": image(3), "a.index": "17", "a.label": "1", "a.cls": "0", "a.fine.cls": "5"}
+    write(tmp_path / "train.tar", files)
+    assert read(open_data(str(tmp_path)).train) == [(3, 0)]
+
+
+def test_what_systems_and_programs_keep_in_an_archive_is_no_image(tmp_path):
+    hidden = ("cat/.thumbs/b.png", ".cache/c.png", "__MACOSX/cat/._a.png", "cat/@eaDir/a.png", "cat/._a.png", "._a.cls")
+    write(tmp_path / "train.tar", {"cat/a.png": image(3), **dict.fromkeys(hidden, "none")})
+    write(tmp_path / "._train.tar", {})
+    write(tmp_path / "__MACOSX" / "train.tar", {})
+    data = open_data(str(tmp_path))
+    assert (data.class_names, read(data.train)) == (("cat",), [(3, 0)])
+
+
 def test_the_image_of_a_sample_is_the_one_without_another_word(tmp_path):
     write(tmp_path / "train-0.tar", {"0.cls": "0", "0.mask.png": image(9), "0.png": image(1)})
     assert read(open_data(f"wds/{tmp_path}").train) == [(1, 0)]
@@ -175,7 +207,23 @@ def test_names_of_any_length_and_classes_by_name(tmp_path):
         ({"a.json": '{"label": [1]}', "a.png": image(0)}, r"got \[1\]"),
         ({"a.json": "{", "a.png": image(0)}, r"the .json next to 'a.png' of '.*' is not JSON"),
         ({"a.cls": "0", "a.png": image(0), "a.jpg": image(0)}, r"several images for one class \(a.png, a.jpg\)"),
-        ({**samples([0]), "cat/1.png": image(0)}, "some classes by number and some by name"),
+        ({**samples([0, "cat"])}, "some classes by number and some by name"),
+        (
+            {**samples([0]), "cat/1.png": image(0)},
+            "only some images of '.*' have a class in a file: '0000.png' has one, 'cat/1.png' has none",
+        ),
+        (
+            {"cat/0.png": image(0), "cat/0.cls": "cat", "dog/22.05.png": image(1)},
+            "'cat/0.png' has one, 'dog/22.05.png' has none; give every image one",
+        ),
+        ({"data/a.v1.png": image(0), "data/a.v2.cls": "0"}, "sample 'data/a.v2' of '.*' has a class and no image"),
+        ({"a.cls": "0", "a.png": image(0), "a.v2.png": image(0)}, r"several images for one class \(a.png, a.v2.png\)"),
+        ({"data/a.png": image(0), "data/a.index": "7"}, "'data/a.png' of '.*' has .index next to it, which may be its"),
+        (
+            {"cat/a.png": image(0), "cat/more/b.png": image(1)},
+            "images in 'cat' and in 'cat/more', and the folder of an image is its class",
+        ),
+        ({"cat/left/a.png": image(0), "dog/left/b.png": image(1)}, "images in 'cat/left' and in 'dog/left'"),
         ({"notes.txt": "nothing"}, r"there are no images in '.*train-0.tar' .* to train of"),
     ],
 )
@@ -242,6 +290,13 @@ def test_an_image_that_does_not_decode_is_named_with_its_shard_and_can_be_skippe
     batches = list(load_batches(data.train, preprocessing, 2, LoadOptions(on_bad_image="skip", workers=workers)))
     assert torch.cat([batch.labels for batch in batches]).tolist() == [1, 0, 2, 0]
     assert sum(len(batch.skipped) for batch in batches) == 1
+
+
+def test_an_image_smaller_than_a_patch_is_named_with_its_shard(root):
+    data = open_data(f"wds/{root}")
+    preprocessing = find_protocol("native")(Transform(data.mean, data.std), (9, 9))
+    with pytest.raises(BadImageError, match=r"^image '0003.png of .*train-000001.tar' has 5x6 pixels, and the model"):
+        list(load_batches(data.train, preprocessing, 1, LoadOptions(smallest_side=6, stack=False), order=[3]))
 
 
 def test_workers_read_the_same(root):

@@ -3,6 +3,7 @@
 import io
 import sys
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -122,13 +123,24 @@ def test_images_that_do_not_decode_are_an_error_or_left_out(tmp_path):
     assert [len(batch.skipped) for batch in batches] == [0, 0, 1]
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_smaller_than_a_patch_is_named_or_left_out(stream, workers):
+    native, options = find_protocol("native-mirrored")(TRANSFORM, (20, 20)), LoadOptions(stack=False, workers=workers)
+    with pytest.raises(
+        BadImageError, match=r"^image '0 in shard 0 of hfids/.* \(train\)' has 7x9 pixels, and the model"
+    ):
+        list(load_stream(stream, native, 2, replace(options, smallest_side=8)))
+    (batch,) = load_stream(stream, native, 99, replace(options, smallest_side=8, on_bad_image="skip"))
+    assert (len(batch.images), len(batch.skipped)) == (0, sum(SHARDS))
+
+
 def test_a_folder_of_files_streams_too(image_folder, tmp_path):
     root = image_folder({"train/cat": 2, "train/dog": 1, "test/cat": 1, "test/dog": 2})
     train, test = (open_stream(f"hfids/{root}", part, str(tmp_path / "cache")) for part in ("train", "test"))
     assert [each.label for each in train.share()] == [0, 0, 1]
     (batch,) = load_stream(test, find_protocol("canvas")(TRANSFORM, (6, 8)), 8)
     expected = [Image.open(root / "test" / name) for name in ("cat/0.png", "dog/0.png", "dog/1.png")]
-    assert torch.equal(batch.images, torch.stack([TRANSFORM(image) for image in expected]))
+    assert torch.equal(batch.images, torch.stack([TRANSFORM.whole(image) for image in expected]))
 
 
 @pytest.mark.parametrize("options", [{"part": 2, "parts": 2}, {"part": -1}, {"shuffle": -1}])

@@ -7,6 +7,7 @@ from importlib.metadata import version
 
 import pytest
 import torch
+from PIL import Image
 
 import cpvt
 from cpvt.config import DataConfig, OptimConfig, TrainConfig
@@ -180,6 +181,33 @@ def test_images_that_do_not_decode(config, tmp_path):
         train(config)
     run = train(replace(config, dataset=replace(config.dataset, on_bad_image="skip")))
     assert [(line["images"], line["skipped"]) for line in history(run)] == [(11, 1)] * 3
+
+
+def test_a_training_that_met_a_bad_image_resumes_with_the_option_that_its_message_names(config, tmp_path):
+    config = replace(config, optim=replace(config.optim, epochs=1, batch_size=1))
+    large = tmp_path / "images" / "train" / "cat" / "0.png"
+    Image.new("RGB", (9, 9)).save(large)
+    options = {"on_bad_image": "skip"}, {"max_image_pixels": 81}
+    for number, (option, images) in enumerate(zip(options, (10, 11))):
+        own = replace(config, out=str(tmp_path / f"run{number}"), dataset=replace(config.dataset, max_image_pixels=80))
+        own = replace(own, runtime=replace(own.runtime, save_minutes=0))
+        with pytest.raises(
+            ValueError, match=r"0.png' has 81 pixels, and 80 are allowed; raise --max-image-pixels, .*skip"
+        ):
+            train(own)
+        run = train(replace(own, dataset=replace(own.dataset, **option)))
+        assert [line["images"] for line in history(run)] == [images]
+
+
+def test_native_images_smaller_than_a_patch_are_named_or_left_out(config, tmp_path):
+    Image.new("RGB", (40, 3)).save(tmp_path / "images" / "train" / "cat" / "thin.png")
+    config = replace(config, optim=replace(config.optim, augment="native", epochs=1))
+    with pytest.raises(
+        ValueError, match=r"thin.png' has 2x\d+ pixels, and the model takes 4x4 or more; .* or pass --on"
+    ):
+        train(config)
+    run = train(replace(config, dataset=replace(config.dataset, on_bad_image="skip")))
+    assert [(line["images"], line["skipped"]) for line in history(run)] == [(11, 1)]
 
 
 def test_digits_are_learned_without_augmentation_and_in_grey(tmp_path):

@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from cpvt.adapters.base import ModelAdapter
-from cpvt.config import TOKEN_BUDGET, Size, sides
-from cpvt.data import BadImageError, check_usable, decode
-from cpvt.data.decoding import convert
+from cpvt.config import MAX_IMAGE_PIXELS, TOKEN_BUDGET, Size, sides
+from cpvt.data import BadImageError, check_usable, decode, pixel_limit, with_hint
+from cpvt.data.decoding import undecodable, upright
 from cpvt.data.protocols import TABLE, Protocol, find_protocol
 from cpvt.grids import patch_count, within_budget
 
@@ -73,6 +73,7 @@ def classify(
     top: int = 5,
     token_budget: int = TOKEN_BUDGET,
     on_bad_image: str = "error",
+    max_image_pixels: int = MAX_IMAGE_PIXELS,
 ) -> Iterator[Prediction]:
     """Yield the prediction of each image, a path, a PIL image or an array of 0 to 255, (H, W) or (H, W, 3).
 
@@ -81,7 +82,7 @@ def classify(
     """
     patch_size = adapter.patch_size or 1
     ready = adapter.at_size(preprocessing.sides) if preprocessing.stacks else adapter
-    read = (_read(number, image, preprocessing, patch_size) for number, image in enumerate(images))
+    read = (_read(number, image, preprocessing, patch_size, max_image_pixels) for number, image in enumerate(images))
     for pack in within_budget(read, lambda each: patch_count(each.size[::-1], patch_size), token_budget):
         tensors = [each.tensor.to(adapter.device) for each in pack if each.tensor is not None]
         logits: list[Tensor] = []
@@ -94,8 +95,7 @@ def classify(
             elif on_bad_image == "skip":
                 yield Prediction(each.name, each.size, each.original_size, (), str(each.error))
             else:
-                assert each.error is not None
-                raise each.error
+                raise with_hint(str(each.error))
 
 
 class _Read(NamedTuple):
@@ -106,10 +106,11 @@ class _Read(NamedTuple):
     error: BadImageError | None
 
 
-def _read(number: int, image: Any, preprocessing: Protocol, patch_size: int) -> _Read:
+def _read(number: int, image: Any, preprocessing: Protocol, patch_size: int, max_image_pixels: int) -> _Read:
     name, size = str(image) if isinstance(image, (str, Path)) else f"image {number}", (0, 0)
     try:
-        whole = as_image(image, name, preprocessing.transform.mode)
+        with pixel_limit(max_image_pixels):
+            whole = as_image(image, name, preprocessing.transform.mode)
         size = whole.size
         tensor = preprocessing(whole, np.random.default_rng(number))
         check_usable(tensor.shape, patch_size, f"image '{name}'")
@@ -122,20 +123,23 @@ def _read(number: int, image: Any, preprocessing: Protocol, patch_size: int) -> 
 def as_image(image: Any, name: str, mode: str) -> Image.Image:
     """A path, a PIL image or an array of 0 to 255 as an upright image in `mode`.
 
-    Raises BadImageError for a file that does not decode, ValueError for anything else, and arrays of other values.
+    Raises BadImageError for a file that does not decode, and values without a range; ValueError for anything else.
     """
     if isinstance(image, (str, Path)):
         return decode(image, name, mode)
-    if isinstance(image, Image.Image):
-        return convert(ImageOps.exif_transpose(image), mode)
-    values = np.asarray(image)
-    if values.dtype != np.uint8 or values.ndim not in (2, 3) or values.shape[2:] not in ((), (1,), (3,), (4,)):
-        raise ValueError(
-            f"{name}: expected a path, a PIL image, or an array of uint8 (0 to 255), (H, W) or (H, W, 3); got "
-            f"{type(image).__name__} of {values.dtype}, {tuple(values.shape)}. Tensors that are normalised already go "
-            "to the model itself"
-        )
-    return convert(Image.fromarray(values[..., 0] if values.shape[2:] == (1,) else values), mode)
+    if not isinstance(image, Image.Image):
+        values = np.asarray(image)
+        if values.dtype != np.uint8 or values.ndim not in (2, 3) or values.shape[2:] not in ((), (1,), (3,), (4,)):
+            raise ValueError(
+                f"{name}: expected a path, a PIL image, or an array of uint8 (0 to 255), (H, W) or (H, W, 3); got "
+                f"{type(image).__name__} of {values.dtype}, {tuple(values.shape)}. Tensors that are normalised already "
+                "go to the model itself"
+            )
+        image = Image.fromarray(values[..., 0] if values.shape[2:] == (1,) else values)
+    try:
+        return upright(image, mode)
+    except ValueError as error:  # its values have no range
+        raise undecodable(name, error) from error
 
 
 def _best(logits: Tensor, names: Sequence[str] | None, top: int) -> tuple[tuple[str, float], ...]:

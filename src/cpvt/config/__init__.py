@@ -4,6 +4,7 @@ Standard library only, so that `cpvt --help` is quick. Names are checked where t
 """
 
 from cpvt.config.base import (
+    MAX_IMAGE_PIXELS,
     POOLS,
     TOKEN_BUDGET,
     Options,
@@ -36,6 +37,7 @@ from cpvt.config.runtime import RuntimeConfig
 from cpvt.config.training import CompareConfig, Retrofit, RetrofitConfig, TrainConfig
 
 __all__ = [
+    "MAX_IMAGE_PIXELS",
     "POOLS",
     "RENAMED",
     "TOKEN_BUDGET",

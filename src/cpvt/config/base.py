@@ -16,6 +16,7 @@ from typing import Any, ClassVar, TypeVar
 from cpvt.config.legacy import RENAMED, current
 
 TOKEN_BUDGET = 4096  # most patches in one forward pass, where images differ in size
+MAX_IMAGE_PIXELS = 178_956_970  # of an image file, by default; PIL raises an error for more
 POOLS = {"cls": "token", "gap": "avg"}  # name in rows and on the command line -> global_pool of timm and ModelConfig
 Size = int | tuple[int, int]  # side, or height and width, in pixels
 ProgressCallback = Callable[[str, int, int, str], None]  # (name, steps done, total or 0 if unknown, message)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from cpvt.config.base import Options, Ranges
+from cpvt.config.base import MAX_IMAGE_PIXELS, Options, Ranges
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,8 @@ class DataConfig(Options):
     training size."""
     on_bad_image: Literal["error", "skip"] = "error"
     """What to do with an image that cannot be decoded: 'error', or 'skip' (counted and reported)."""
+    max_image_pixels: int = MAX_IMAGE_PIXELS
+    """Images of more pixels are bad: decoding them takes 4 bytes of memory a pixel and more."""
     train_num_samples: int | None = None
     """Images in an epoch of a streamed set, if the set does not say."""
     shuffle_buffer: int = 10_000
@@ -33,6 +35,6 @@ class DataConfig(Options):
     """Processes that load images, besides the main one."""
 
     RANGES: ClassVar[Ranges] = {
-        "1 or more": ("longest_side", "train_num_samples"),
+        "1 or more": ("longest_side", "max_image_pixels", "train_num_samples"),
         "0 or more": ("shuffle_buffer", "workers"),
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from cpvt.config.base import TOKEN_BUDGET, Options, Ranges, Size
+from cpvt.config.base import MAX_IMAGE_PIXELS, TOKEN_BUDGET, Options, Ranges, Size
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,8 @@ class SweepConfig(Options):
     """Mean of each channel for normalisation, of values from 0 to 1; by default the model's own. `std` likewise."""
     std: tuple[float, ...] = ()
     on_bad_image: Literal["error", "skip"] = "error"
+    max_image_pixels: int = MAX_IMAGE_PIXELS
+    """Images of more pixels are bad: decoding them takes 4 bytes of memory a pixel and more."""
     longest_side: int | None = None
     """Images with a longer side are shrunk to it first, and reported; by default as in training."""
     batch_size: int = 64
@@ -45,7 +47,9 @@ class SweepConfig(Options):
     """Processes that load images, besides the main one."""
     device: str = "auto"
 
-    RANGES: ClassVar[Ranges] = {"1 or more": ("img_size", "longest_side", "batch_size", "token_budget")}
+    RANGES: ClassVar[Ranges] = {
+        "1 or more": ("img_size", "longest_side", "max_image_pixels", "batch_size", "token_budget")
+    }
 
 
 @dataclass(frozen=True)
@@ -72,11 +76,16 @@ class ProbeConfig(Options):
     """Training size of a model that does not state it."""
     seed: int = 0
     on_bad_image: Literal["error", "skip"] = "error"
+    max_image_pixels: int = MAX_IMAGE_PIXELS
+    """Images of more pixels are bad: decoding them takes 4 bytes of memory a pixel and more."""
     token_budget: int = TOKEN_BUDGET
     """Most patches in one forward pass."""
     device: str = "auto"
 
-    RANGES: ClassVar[Ranges] = {"1 or more": ("images", "img_size", "token_budget"), "0 or more": ("seed",)}
+    RANGES: ClassVar[Ranges] = {
+        "1 or more": ("images", "img_size", "max_image_pixels", "token_budget"),
+        "0 or more": ("seed",),
+    }
 
 
 @dataclass(frozen=True)
@@ -103,11 +112,16 @@ class PredictConfig(Options):
     csv: str | None = None
     """File to write a table to: a line per image, its size, classes and probabilities."""
     on_bad_image: Literal["error", "skip"] = "error"
+    max_image_pixels: int = MAX_IMAGE_PIXELS
+    """Images of more pixels are bad: decoding them takes 4 bytes of memory a pixel and more."""
     token_budget: int = TOKEN_BUDGET
     """Most patches in one forward pass; it does not change the result of any image."""
     device: str = "auto"
 
-    RANGES: ClassVar[Ranges] = {"1 or more": ("top", "limit", "token_budget"), "above 0 and at most 1": ("crop_pct",)}
+    RANGES: ClassVar[Ranges] = {
+        "1 or more": ("top", "limit", "max_image_pixels", "token_budget"),
+        "above 0 and at most 1": ("crop_pct",),
+    }
 
 
 @dataclass(frozen=True)

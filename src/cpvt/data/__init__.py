@@ -24,6 +24,8 @@ __all__ = [
     "load_stream",
     "open_data",
     "open_stream",
+    "pixel_limit",
+    "with_hint",
 ]  # fmt: skip
 
 _HOMES = ("base", "decoding", "augmentation", "transform", "loading", "datasets")
@@ -42,7 +44,7 @@ if TYPE_CHECKING:
     from cpvt.data.augmentation import Augmentation
     from cpvt.data.base import DataSet, Encoded, Split, Stream
     from cpvt.data.datasets import describe_datasets, open_data, open_stream
-    from cpvt.data.decoding import BadImageError, check_usable, decode
+    from cpvt.data.decoding import BadImageError, check_usable, decode, pixel_limit, with_hint
     from cpvt.data.loading import (
         Batch,
         LoadOptions,

@@ -22,6 +22,8 @@ class Split(Protocol):
     def read(self, index: int, generator: np.random.Generator) -> tuple[Image.Image, int]:
         """The image, decoded and upright, and its class; `generator` decides what is random in the image itself.
 
+        An image without a class has -1. A split may also have `name(index) -> str`, by which messages call an image.
+
         Raises BadImageError, naming the file, where it does not decode.
         """
 

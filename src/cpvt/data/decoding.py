@@ -2,70 +2,217 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import io
+import os
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PurePath
+from threading import Lock
 from typing import IO
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
-COMMON = ("JPEG", "PNG", "WEBP")
+from cpvt.config import MAX_IMAGE_PIXELS
+from cpvt.data.metadata import without_metadata
+
+FORMATS = (  # images of pixels, decoded in this process; PIL tries them in order, and would start Ghostscript for EPS
+    "JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000", "DIB", "ICO", "PCX", "QOI", "SGI", "TGA",
+)  # fmt: skip
+TIFF_BITS, TIFF_PHOTOMETRIC, TIFF_SAMPLE_FORMAT = 258, 262, 339  # tags
+TIFF_WHITE_IS_ZERO, TIFF_SIGNED = 0, 2  # values of the second and the third
+PNG_GREYS = {"L;2": 85, "L;4": 17}  # PIL multiplies the pixels by it, and not the one that is transparent
+BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)  # too many pixels
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # fmt: skip
+SYSTEM = ("__MACOSX", "@eaDir", "@Recycle", "#recycle", "$RECYCLE.BIN", "lost+found")  # folders of systems
 
 
 class BadImageError(ValueError):
-    """An image that does not decode; the message names it."""
+    """An image that cannot be used: it does not decode, is too small, or has no class; the message names it."""
+
+
+class _Reading:
+    """While images are read, in whatever thread: PIL's limit of pixels is ours, and its warnings are not shown."""
+
+    def __init__(self) -> None:
+        self.lock, self.readers = Lock(), 0
+
+    def __enter__(self) -> None:
+        with self.lock:
+            if not self.readers:
+                self.before, self.caught = Image.MAX_IMAGE_PIXELS, warnings.catch_warnings()
+                self.caught.__enter__()
+                warnings.filterwarnings("ignore", module=r"PIL\.")
+                warnings.simplefilter("error", Image.DecompressionBombWarning)
+            Image.MAX_IMAGE_PIXELS = _max_pixels.get()
+            self.readers += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self.lock:
+            self.readers -= 1
+            if not self.readers:
+                Image.MAX_IMAGE_PIXELS = self.before
+                self.caught.__exit__(None, None, None)
+
+
+READING = _Reading()
+_max_pixels: ContextVar[int | None] = ContextVar("max_pixels", default=MAX_IMAGE_PIXELS)
+
+
+@contextmanager
+def pixel_limit(pixels: int | None) -> Iterator[None]:
+    """Within it images of more than `pixels` pixels are refused; None: none are."""
+    token = _max_pixels.set(pixels)
+    try:
+        with READING:
+            yield
+    finally:
+        _max_pixels.reset(token)
+
+
+class UnknownRangeError(ValueError):
+    """Which values of an image are black and white is not known."""
 
 
 def decode(file: str | Path | IO[bytes], name: str, mode: str = "RGB") -> Image.Image:
     """Decode a whole image file, rotate it as its EXIF says, and convert it to `mode` ('RGB' or 'L').
 
-    Palette, CMYK, transparent and 16-bit images are converted; transparent pixels become white.
-    Raises BadImageError with `name` where the file is not a whole image.
+    Palette, CMYK, transparent, 16-bit and float images (0 to 1) are converted; transparent pixels become white. Of
+    several frames the first is read. Garbage in the metadata costs at most the rotation.
+    Raises BadImageError with `name` where the file is not there, is not a whole image, has more pixels than
+    `pixel_limit` allows, or does not say what black and white are.
     """
-    try:
-        with Image.open(file, formats=_formats()) as opened:
-            opened.load()
-            ImageOps.exif_transpose(opened, in_place=True)
-            return convert(opened, mode)
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # decoders raise many types: OSError, SyntaxError, struct.error, ...
-        raise undecodable(name, error) from error
+    with READING:
+        try:
+            return _decode(file, mode)
+        except Exception as error:  # decoders raise many types: OSError, SyntaxError, struct.error, ...
+            with suppress(Exception):
+                content = Path(file).read_bytes() if isinstance(file, (str, Path)) else _rewound(file).read()
+                return _decode(io.BytesIO(without_metadata(content)), mode)
+            raise undecodable(name, error) from error
+
+
+def _decode(file: str | Path | IO[bytes], mode: str) -> Image.Image:
+    with Image.open(file, formats=_formats()) as opened:
+        _prepare(opened)
+        opened.load()
+        return upright(opened, mode)
+
+
+def _rewound(file: IO[bytes]) -> IO[bytes]:
+    file.seek(0)
+    return file
+
+
+def _prepare(opened: ImageFile.ImageFile) -> None:
+    """Correct what PIL would take from the header for transparent."""
+    if opened.format == "PNG" and "transparency" in opened.info:
+        depth = opened.tile[0][3]
+        if depth == "RGB;16B":
+            raise UnknownRangeError("one of its colours of 16 bits is transparent, and 8 bits do not tell which")
+        if depth in PNG_GREYS:
+            opened.info["transparency"] *= PNG_GREYS[depth]
 
 
 def undecodable(name: str, error: Exception) -> BadImageError:
     """The error for an image that a decoder rejects."""
-    return BadImageError(
-        f"image '{name}' does not decode ({type(error).__name__}: {error}); "
-        "fix or remove the file, or pass --on-bad-image skip"
-    )
+    if isinstance(error, FileNotFoundError):
+        link = str(error.filename) if os.path.islink(str(error.filename)) else None
+        what = f"is a link to '{os.readlink(link)}', which does not exist" if link else "does not exist"
+        return BadImageError(f"image '{name}' {what}; fix or remove it")
+    if isinstance(error, BOMBS):
+        pixels = int(re.findall(r"\d+", str(error))[0])
+        return BadImageError(
+            f"image '{name}' has {pixels:,} pixels, and {_max_pixels.get():,} are allowed; "
+            "raise --max-image-pixels, or remove the file"
+        )
+    why = f"{type(error).__name__}: {error}"
+    if isinstance(error, UnidentifiedImageError):  # whose message may be the address of a buffer
+        why = f"it is none of what is read: {', '.join(_formats())}, in the forms that PIL knows"
+    elif isinstance(error, UnknownRangeError):
+        why = str(error)
+    return BadImageError(f"image '{name}' does not decode ({why}); fix or remove the file")
+
+
+def with_hint(message: str) -> BadImageError:
+    """The error for an image that may be skipped and was not."""
+    return BadImageError(f"{message}, or pass --on-bad-image skip")
 
 
 @lru_cache(maxsize=1)
 def _formats() -> list[str]:
-    """All formats that PIL reads, the common ones first: PIL tries them in order, and some are slow to try."""
+    """The formats that are read, as far as this PIL has them."""
     Image.init()
-    return sorted(Image.OPEN, key=lambda name: name not in COMMON)
+    return [name for name in FORMATS if name in Image.OPEN]
 
 
 @lru_cache(maxsize=1)
 def image_endings() -> frozenset[str]:
-    """Suffixes of the files that PIL reads, in lower case: .jpg, .png, ..."""
-    return frozenset(ending for ending, name in Image.registered_extensions().items() if name in Image.OPEN)
+    """Suffixes of the files that are read, in lower case: .jpg, .png, ..."""
+    known = (*_formats(), "MPO")  # several JPEGs in one
+    return frozenset(ending for ending, name in Image.registered_extensions().items() if name in known)
 
 
-def convert(image: Image.Image, mode: str) -> Image.Image:
-    """The image in 'RGB' or 'L', from any mode."""
-    if image.mode.startswith("I") or image.mode == "F":  # 16 bits or more: PIL clips where we scale
-        values = np.asarray(image, dtype=np.float64)
-        largest = 65535.0 if image.mode.startswith("I;16") or values.max(initial=0) > 255 else 255.0
-        image = Image.fromarray((values.clip(0, largest) * (255.0 / largest)).round().astype(np.uint8))
-    elif image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+def is_hidden(path: PurePath) -> bool:
+    """Whether a file lies in what an operating system or a program keeps for itself: .thumbs/, ._0.png, __MACOSX/."""
+    return any(part.startswith(".") or part in SYSTEM for part in path.parts)
+
+
+def upright(image: Image.Image, mode: str) -> Image.Image:
+    """The image in 'RGB' or 'L', from any mode, rotated as its EXIF says; ValueError where its values have no range."""
+    turn = _turn(image)
+    image = _convert(image, mode)
+    return image if turn is None else image.transpose(turn)
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    try:
+        return TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # garbage, on which PIL raises as many types as on images, costs no more than the rotation
+        return None
+
+
+def _convert(image: Image.Image, mode: str) -> Image.Image:
+    if getattr(image, "tag_v2", {}).get(TIFF_SAMPLE_FORMAT) == (TIFF_SIGNED,):
+        raise UnknownRangeError("its integers have a sign, so that black and white are not known")
+    if image.mode.startswith("I") or image.mode == "F":
+        image = _scaled(image)
+    elif image.mode in ("RGBA", "RGBa", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         background = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(background, image)
     return image if image.mode == mode else image.convert(mode)
+
+
+def _scaled(image: Image.Image) -> Image.Image:
+    """Grey of 8 bits from more, or from floats.
+
+    Raises UnknownRangeError where the file does not say what black and white are: to judge by the values of one image
+    would show the next at another brightness.
+    """
+    values, tags = np.asarray(image, dtype=np.float64), getattr(image, "tag_v2", {})
+    if image.mode == "F":
+        largest, low, high = 1.0, values.min(), values.max()
+        if not np.isfinite(values).all():
+            raise UnknownRangeError("it holds values that are not finite")
+        if low < 0 or high > 1:
+            raise UnknownRangeError(f"its floats are from {low:g} to {high:g}, and only those from 0 to 1 are known")
+    elif image.mode.startswith("I;16") or image.format == "PPM":
+        largest = 4095.0 if tags.get(TIFF_BITS) == (12,) else 65535.0
+    else:
+        raise UnknownRangeError("its integers have 32 bits, of which images use a part that is not known")
+    if tags.get(TIFF_PHOTOMETRIC) == TIFF_WHITE_IS_ZERO:  # PIL inverts 8 bits only
+        values = largest - values
+    values[values == image.info.get("transparency")] = largest  # as white as all that is transparent
+    return Image.fromarray((values * (255.0 / largest)).round().astype(np.uint8))
 
 
 def check_usable(shape: Sequence[int], smallest: int, name: str) -> None:
@@ -74,5 +221,5 @@ def check_usable(shape: Sequence[int], smallest: int, name: str) -> None:
     if min(height, width) < smallest:
         raise BadImageError(
             f"{name} has {height}x{width} pixels, and the model takes {smallest}x{smallest} or more; "
-            "allow a longer side, remove the file, or pass --on-bad-image skip"
+            "allow a longer side, or remove the file"
         )

@@ -5,11 +5,11 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cpvt.data.decoding import image_endings
+from cpvt.data.decoding import image_endings, is_hidden
 
 
 def find_images(names: Sequence[Any]) -> list[Any]:
@@ -43,7 +43,7 @@ def _files(name: str | Path) -> list[str | Path]:
     if os.path.isfile(text):
         return [name]
     if os.path.isdir(text):
-        images: list[str | Path] = sorted(walk(Path(text)), key=natural)
+        images: list[str | Path] = [*walk(Path(text))]
         if not images:
             raise ValueError(f"'{name}' holds no images; their suffixes are {' '.join(sorted(image_endings()))}")
         return images
@@ -53,12 +53,31 @@ def _files(name: str | Path) -> list[str | Path]:
     return [each for match in matches for each in _files(match)]
 
 
-def walk(folder: Path) -> Iterator[Path]:
-    """Every image file below a folder; hidden files and folders are left out."""
-    for path in folder.rglob("*"):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if not hidden and path.suffix.lower() in image_endings() and path.is_file():
-            yield path
+def walk(folder: Path) -> list[Path]:
+    """The image files in a folder and in those below it, linked ones too, in natural order.
+
+    Hidden files are left out, and what systems keep for themselves. Links may form loops: no folder is read twice.
+    Raises ValueError for a folder that cannot be read.
+    """
+    seen = {str(each) for each in (folder.resolve(), *folder.resolve().parents)}
+    found: list[Path] = []
+    for where, folders, files in os.walk(folder, followlinks=True, onerror=_refuse):
+        new = {os.path.realpath(Path(where, name)): name for name in sorted(folders) if not is_hidden(Path(name))}
+        folders[:] = [name for real, name in new.items() if real not in seen]
+        seen.update(new)
+        found += [path for path in (Path(where, name) for name in files) if is_image(path)]
+    return sorted(found, key=natural)
+
+
+def is_image(path: Path) -> bool:
+    """Whether a file is an image by its name, or a link to what is not there and may have been a folder of images."""
+    if is_hidden(Path(path.name)):
+        return False
+    return path.suffix.lower() in image_endings() or (not path.suffix and not path.exists())
+
+
+def _refuse(error: OSError) -> None:
+    raise ValueError(f"folder '{error.filename}' cannot be read ({error.strerror})") from error
 
 
 def natural(path: str | Path) -> list[tuple[int, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -15,9 +16,9 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from cpvt.config import TOKEN_BUDGET
+from cpvt.config import MAX_IMAGE_PIXELS, TOKEN_BUDGET
 from cpvt.data.base import Encoded, Sides, Split, Stream
-from cpvt.data.decoding import BadImageError, check_usable, decode
+from cpvt.data.decoding import BadImageError, check_usable, decode, pixel_limit, with_hint
 from cpvt.data.protocols import Protocol
 from cpvt.grids import patch_count, within_budget
 
@@ -68,6 +69,10 @@ class LoadOptions:
     """'error' raises BadImageError; 'skip' leaves the image out and names it in the batch."""
     workers: int = 0
     """Processes that read, besides this one."""
+    max_image_pixels: int = MAX_IMAGE_PIXELS
+    """Images of more pixels count as bad."""
+    labelled: bool = True
+    """Whether images without a class, which have -1, count as bad."""
     smallest_side: int = 1
     """Images with a side below this many pixels count as bad."""
     stack: bool = True
@@ -80,13 +85,15 @@ class LoadOptions:
 
 
 _DEFAULTS = LoadOptions()
+_told: set[int | None] = set()  # longest sides to which an image was shrunk
+logger = logging.getLogger(__name__)
 
 
 class _Info(NamedTuple):
     shape: Sequence[int]  # (C, H, W)
     label: int
     padding_fraction: float
-    shrunk: bool
+    shrunk: str  # the image's name, if it was larger than the longest side allowed, else ''
 
 
 class _Collated(NamedTuple):
@@ -106,19 +113,28 @@ class _Samples(Dataset["tuple[Tensor, _Info] | str"]):
         generator = spec.generator(self.options.seed, self.options.epoch)
         preprocessing = self.preprocessing.at(spec.sides)
         try:
-            image, label = self._read(wanted, generator)
-            tensor = preprocessing(image, generator)
-            check_usable(tensor.shape, self.options.smallest_side, f"image number {wanted.number}")
+            with pixel_limit(self.options.max_image_pixels):
+                image, label = self._read(wanted, generator)
+            with pixel_limit(None):  # PIL also has one for crops
+                tensor = preprocessing(image, generator)
+            label = -1 if label is None else label
+            if self.options.labelled and label < 0:
+                raise BadImageError(f"{self._name(wanted)} has no class; choose a set, or a part of it, with classes")
+            check_usable(tensor.shape, self.options.smallest_side, self._name(wanted))
         except BadImageError as error:
             return str(error)  # torch would wrap an error from a worker in that worker's traceback
-        fraction, shrunk = preprocessing.padding_fraction(image), preprocessing.shrinks(image)
-        return tensor, _Info(tuple(tensor.shape), label, fraction, shrunk)
+        shrunk = self._name(wanted) if preprocessing.shrinks(image) else ""
+        return tensor, _Info(tuple(tensor.shape), label, preprocessing.padding_fraction(image), shrunk)
 
     def _read(self, wanted: SampleSpec | Encoded, generator: np.random.Generator) -> tuple[Image.Image, int]:
         if isinstance(wanted, Encoded):
             return decode(io.BytesIO(wanted.content), wanted.name, self.preprocessing.transform.mode), wanted.label
         assert self.split is not None
         return self.split.read(wanted.number, generator)
+
+    def _name(self, wanted: SampleSpec | Encoded) -> str:
+        name = wanted.name if isinstance(wanted, Encoded) else getattr(self.split, "name", lambda _: "")(wanted.number)
+        return f"image '{name}'" if name else f"image number {wanted.number}"
 
 
 def _collate(items: list[tuple[Tensor, _Info] | str]) -> _Collated:
@@ -140,7 +156,7 @@ def _batch(collated: _Collated, stack: bool) -> Batch:
         images = [values.view(*shape) for values, shape in zip(collated.values.split(lengths), shapes)]
     labels = torch.tensor([info.label for info in infos], dtype=torch.int64)
     fraction = sum(info.padding_fraction for info in infos) / max(1, len(infos))
-    return Batch(images, labels, fraction, sum(info.shrunk for info in infos), collated.skipped)
+    return Batch(images, labels, fraction, sum(bool(info.shrunk) for info in infos), collated.skipped)
 
 
 def load_plan(
@@ -183,8 +199,18 @@ def _load(samples: _Samples, plan: Iterable[Sequence[SampleSpec | Encoded]], opt
     )  # fmt: skip
     for collated in loader:
         if collated.skipped and options.on_bad_image == "error":
-            raise BadImageError(collated.skipped[0])
+            raise with_hint(collated.skipped[0])
+        if not samples.preprocessing.size_is_limit:  # under native it is what a size means
+            _tell_shrunk(next((info.shrunk for info in collated.infos if info.shrunk), ""), samples.preprocessing)
         yield _batch(collated, options.stack)
+
+
+def _tell_shrunk(name: str, preprocessing: Protocol) -> None:
+    """Name the first image that is shrunk to a longest side; the others are counted."""
+    side = preprocessing.longest_side
+    if name and side not in _told:
+        _told.add(side)
+        logger.info(f"{name} is shrunk to the longest side allowed, {side} pixels (--longest-side); more are counted")
 
 
 def load_batches(

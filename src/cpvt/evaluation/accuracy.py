@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cpvt.adapters import ModelAdapter
-from cpvt.config import TOKEN_BUDGET, ProgressCallback, ignore_progress
+from cpvt.config import MAX_IMAGE_PIXELS, TOKEN_BUDGET, ProgressCallback, ignore_progress
 from cpvt.data import Batch, DataSet, LoadOptions, load_batches, load_packs, load_stream
 from cpvt.data.protocols import Protocol
 from cpvt.runtime import distributed
@@ -49,13 +49,14 @@ def load_test(
     patch_size: int = 1,
     token_budget: int = TOKEN_BUDGET,
     on_bad_image: str = "error",
+    max_image_pixels: int = MAX_IMAGE_PIXELS,
     workers: int = 0,
 ) -> Iterator[Batch]:
     """This process's shard of the test images, in batches, or in lists where the preprocessing keeps sizes.
 
     patch_size, token_budget: of lists, see `load_packs`.
     """
-    options = LoadOptions(on_bad_image=on_bad_image, workers=workers)
+    options = LoadOptions(on_bad_image=on_bad_image, max_image_pixels=max_image_pixels, workers=workers)
     if data.test is None:
         assert data.test_stream is not None  # whoever tests has asked
         part, parts = distributed.rank(), distributed.world_size()

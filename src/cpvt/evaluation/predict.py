@@ -57,6 +57,7 @@ def _predict(
     found = classify(
         adapter, images, preprocessing_of(adapter, config.protocol, config.size),
         top=config.top, token_budget=config.token_budget, on_bad_image=config.on_bad_image,
+        max_image_pixels=config.max_image_pixels,
     )  # fmt: skip
     for done, prediction in enumerate(found, start=1):
         on_progress("predict", done, len(images), "")

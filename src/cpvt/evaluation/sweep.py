@@ -88,6 +88,7 @@ def _sweep(config: SweepConfig, on_progress: ProgressCallback) -> Iterator[Row]:
             data, find_protocol(protocol)(transform, sides(size)), config.batch_size,
             patch_size=adapter.patch_size or 1,
             token_budget=config.token_budget, on_bad_image=config.on_bad_image, workers=config.workers,
+            max_image_pixels=config.max_image_pixels,
         )  # fmt: skip
         ready, score = _measure_at(adapter, size, protocol, batches, data, on_progress)
         row = _row(identity, ready, data.name, protocol, size, transform, score)

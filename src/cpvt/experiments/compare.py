@@ -208,7 +208,7 @@ def _run(task: _Task, data: DataSet, on_progress: ProgressCallback, keep: Callab
         source = task.training.dataset
         rows = sweep(
             checkpoint, data, [size], protocols=(protocol,), crop_pct=source.crop_pct,
-            on_bad_image=source.on_bad_image, on_progress=on_task_progress,
+            on_bad_image=source.on_bad_image, max_image_pixels=source.max_image_pixels, on_progress=on_task_progress,
         )  # fmt: skip
         for row in rows:
             keep(row)

@@ -59,8 +59,8 @@ def retrofit_and_test(
         for protocol, size in itertools.product(config.protocols, sizes):
             if (label, protocol, size) in done:
                 continue
-            bad = config.dataset.on_bad_image
-            for row in sweep(adapter, data, [size], protocols=(protocol,), on_bad_image=bad, on_progress=on_progress):
+            bad = {name: getattr(config.dataset, name) for name in ("on_bad_image", "max_image_pixels")}
+            for row in sweep(adapter, data, [size], protocols=(protocol,), on_progress=on_progress, **bad):
                 row = replace(row, model=name, encoding=label, seed=config.seed)
                 append_rows(folder / ROWS, [row])
                 on_row(row)

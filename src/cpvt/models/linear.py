@@ -28,7 +28,7 @@ ONEDNN_IS_FASTER = (
 
 @contextmanager
 def plain_linear() -> Iterator[None]:
-    """Compute every layer by PyTorch's own product while the context is active; also a decorator: `plain_linear()(function)`."""
+    """Compute every layer by PyTorch's own product inside the context; also a decorator, `plain_linear()(function)`."""
     global ONEDNN_IS_FASTER
     previous, ONEDNN_IS_FASTER = ONEDNN_IS_FASTER, False
     try:

@@ -40,7 +40,7 @@ BROKEN = (  # raised by reading a damaged file
 GATHERED = StateDictOptions(full_state_dict=True, cpu_offload=True)  # full, in the main process
 FULL = StateDictOptions(full_state_dict=True)
 # options that may differ between a run and the command that resumes it
-FREE = ("out", "device", "workers", *(each.name for each in fields(RuntimeConfig)))
+FREE = ("out", "device", "workers", "on_bad_image", "max_image_pixels", *(each.name for each in fields(RuntimeConfig)))
 
 
 class DivergedError(FloatingPointError):

@@ -86,9 +86,15 @@ def own_share(step: Step) -> list[SampleSpec]:
 class StepLoader:
     """Reads this process's part of the steps of an epoch; call it as `load(epoch, steps, first)`."""
 
-    def __init__(self, config: TrainConfig, data: DataSet, preprocessing: Protocol, pin: bool = False) -> None:
-        """pin: use pinned memory. ValueError where a streamed batch does not divide among the processes."""
+    def __init__(
+        self, config: TrainConfig, data: DataSet, preprocessing: Protocol, pin: bool = False, smallest_side: int = 1
+    ) -> None:
+        """pin: use pinned memory. smallest_side: images with a side below this many pixels count as bad.
+
+        Raises ValueError where a streamed batch does not divide among the processes.
+        """
         self.config, self.data, self.preprocessing, self.pin = config, data, preprocessing, pin
+        self.smallest_side = smallest_side
         count, batch_size = distributed.world_size(), config.optim.batch_size
         if data.train is None and batch_size % count:
             raise ValueError(
@@ -101,6 +107,7 @@ class StepLoader:
         source = self.config.dataset
         options = LoadOptions(
             seed=self.config.seed, epoch=epoch, on_bad_image=source.on_bad_image, workers=source.workers,
+            max_image_pixels=source.max_image_pixels, smallest_side=self.smallest_side,
             stack=self.preprocessing.stacks, pin=self.pin,
         )  # fmt: skip
         if self.data.train is not None:

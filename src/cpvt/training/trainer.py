@@ -44,7 +44,8 @@ class Trainer:
         """load: (epoch, its steps, index of the first) -> batches of this process; by default a StepLoader."""
         self.config, self.setup, self.data, self.backend, self.criterion = config, setup, data, backend, criterion
         recipe, device = config.optim, backend.device
-        self.load = load or StepLoader(config, data, setup.preprocessing, pin=device.type == "cuda")
+        patch_size = getattr(setup.model, "patch_size", 1)
+        self.load = load or StepLoader(config, data, setup.preprocessing, device.type == "cuda", patch_size)
         record = make_record(config, setup, model, data)
         self.average: ModelEmaV3 | None = None
         if recipe.model_ema_decay is not None:
@@ -221,7 +222,8 @@ class Trainer:
         distributed.barrier()
         adapter = load(self.checkpointer.folder, str(self.backend.device)).adapter
         preprocessing = find_protocol("resize")(self.setup.preprocessing.transform, sides(self.setup.model.img_size))
-        batches = load_test(self.data, preprocessing, 64, on_bad_image=source.on_bad_image, workers=source.workers)
+        options = {name: getattr(source, name) for name in ("on_bad_image", "max_image_pixels", "workers")}
+        batches = load_test(self.data, preprocessing, 64, **options)
         count, classes = count_test(self.data), len(self.data.class_names)
         score = measure(adapter, until_stopped(batches, stop), count, classes, "test", on_progress)
         if distributed.all_reduce_max(float(stop.asked)):

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from timm.utils.misc import natural_key
 
 from cpvt.data.base import DataSet, DataSource, Split, data_set
 from cpvt.data.datasets.shards import holds_shards, open_shards
-from cpvt.data.decoding import decode, image_endings
+from cpvt.data.decoding import decode, is_hidden
+from cpvt.data.finding import is_image, natural, walk
 
 TEST_FOLDERS = ("test", "val", "validation")
 
@@ -25,16 +25,18 @@ class FolderSplit:
     def __len__(self) -> int:
         return len(self.paths)
 
+    def name(self, index: int) -> str:
+        return str(self.paths[index])
+
     def read(self, index: int, generator: np.random.Generator) -> tuple[Image.Image, int]:
-        path = self.paths[index]
-        return decode(path, str(path), self.mode), self.labels[index]
+        return decode(self.paths[index], self.name(index), self.mode), self.labels[index]
 
 
 def open_folder(where: str, mode: str) -> DataSet:
     """Images in class folders below train/ and test/ (or val/); either split may be absent.
 
-    A class is a folder directly below; its images may lie deeper. Raises ValueError for an image outside any class
-    folder, a class folder without images, or a test class that is not in train/.
+    A class is a folder directly below; its images may lie deeper, see `cpvt.data.finding.walk`. Raises ValueError for
+    an image outside any class folder, a class folder without images, or a test class that is not in train/.
     """
     root = Path(where)
     train_root = root / "train"
@@ -65,25 +67,20 @@ def _split(images: dict[str, list[Path]] | None, classes: Sequence[str], mode: s
 
 def _images_by_class(root: Path) -> dict[str, list[Path]]:
     """Image files by class, both in natural order (class2 before class10)."""
-    endings = image_endings()
-    folders = sorted((each for each in root.iterdir() if _is_class(each)), key=lambda path: natural_key(path.name))
-    found = {
-        folder.name: sorted(
-            (path for path in folder.rglob("*") if path.suffix.lower() in endings),
-            key=lambda path: natural_key(str(path)),
-        )
-        for folder in folders
-    }
+    inside = sorted((each for each in root.iterdir() if not is_hidden(Path(each.name))), key=natural)
+    gone = next((each for each in inside if not each.exists()), None)
+    if gone is not None:
+        raise ValueError(f"'{gone}' is a link to '{gone.readlink()}', which does not exist: fix or remove it")
+    folders, loose = (
+        [each for each in inside if each.is_dir()],
+        [each.name for each in inside if not each.is_dir() and is_image(each)],
+    )
+    found = {folder.name: walk(folder) for folder in folders}
     empty = [str(folder) for folder in folders if not found[folder.name]] or ([] if folders else [str(root)])
-    loose = [path.name for path in root.iterdir() if path.is_file() and path.suffix.lower() in endings]
     if empty or loose:
         what = f"no images in '{empty[0]}'" if empty else f"'{root}' has images outside any class ({loose[0]}, ...)"
         raise ValueError(f"{what}: expected class folders with images, {root}/CLASS/name.jpg")
     return found
-
-
-def _is_class(path: Path) -> bool:
-    return path.is_dir() and not path.name.startswith(".")
 
 
 FOLDER = DataSource(

@@ -15,7 +15,7 @@ from timm.utils.misc import natural_key
 
 from cpvt.data.base import SPLITS, DataSet, DataSource, data_set
 from cpvt.data.datasets.tars import KEYS, Sample, read_samples
-from cpvt.data.decoding import decode
+from cpvt.data.decoding import decode, is_hidden
 
 INFO = "_info.json"  # of timm's data sets: which shards are in which split
 
@@ -33,18 +33,20 @@ class ShardSplit:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def name(self, index: int) -> str:
+        return f"{self.names[index].decode()} of {self.shards[self.places[index][0]]}"
+
     def read(self, index: int, generator: np.random.Generator) -> tuple[Image.Image, int]:
         shard, offset, size = self.places[index].tolist()
         with open(self.shards[shard], "rb") as file:
             file.seek(offset)
             content = io.BytesIO(file.read(size))
-        name = f"{self.names[index].decode()} of {self.shards[shard]}"
-        return decode(content, name, self.mode), int(self.labels[index])
+        return decode(content, self.name(index), self.mode), int(self.labels[index])
 
 
 def holds_shards(folder: Path) -> bool:
     """Whether a folder, or one directly below it, has tar archives."""
-    return any(folder.glob("*.tar")) or any(folder.glob("*/*.tar"))
+    return any(not is_hidden(path.relative_to(folder)) for path in (*folder.glob("*.tar"), *folder.glob("*/*.tar")))
 
 
 def open_shards(where: str, mode: str) -> DataSet:
@@ -60,12 +62,23 @@ def open_shards(where: str, mode: str) -> DataSet:
     for part, found in labels.items():
         if not found:
             raise ValueError(f"there are no images in '{shards[part][0]}' and the other shards to {part} of '{where}'")
+    _check_alike(where, [sample for each in samples.values() for within in each for sample in within])
     numbers, names = _numbered(where, labels)
     for sample in (sample for each in samples.values() for within in each for sample in within):
         if sample.class_name and isinstance(sample.label, int):
             names[sample.label] = sample.class_name
     splits = {part: ShardSplit(shards[part], samples[part], numbers[part], mode) for part in shards}
     return data_set(where, names, splits.get("train"), splits.get("test"), mode)
+
+
+def _check_alike(where: str, samples: Sequence[Sample]) -> None:
+    """Raise ValueError where only some images have their class in a file."""
+    folder, file = (next((each.name for each in samples if each.by_folder == how), None) for how in (True, False))
+    if folder is not None and file is not None:
+        raise ValueError(
+            f"only some images of '{where}' have a class in a file: '{file}' has one, '{folder}' has none; "
+            "give every image one (.cls, .label, .class or .json), or none and class folders"
+        )
 
 
 def _numbered(where: str, labels: dict[str, list[int | str]]) -> tuple[dict[str, list[int]], list[str]]:
@@ -93,7 +106,8 @@ def _find(where: str) -> tuple[dict[str, list[Path]], tuple[str, ...]]:
         by_word = {word: [root / name for name in split["filenames"]] for word, split in splits.items()}
         keys = tuple({split["alt_label"] for split in splits.values() if split.get("alt_label")}) or KEYS
     else:
-        paths = root.rglob("*.tar") if root.is_dir() else _expand(where)
+        paths = [path for path in root.rglob("*.tar") if not is_hidden(path.relative_to(root))]
+        paths = paths if root.is_dir() else _expand(where)
         by_word = {}
         for path in sorted(paths, key=lambda path: natural_key(str(path))):
             by_word.setdefault(_word(path, root if root.is_dir() else path.parent.parent), []).append(path)

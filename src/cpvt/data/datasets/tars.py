@@ -8,10 +8,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 
-from cpvt.data.decoding import image_endings
+from cpvt.data.decoding import image_endings, is_hidden
 
-LABELS = ("cls", "json", "cls.txt")  # files next to an image: its class, metadata, the name of its class
-KEYS = ("label", "cls")  # of the class in the metadata
+CLASS = ("cls", "label", "class")  # endings of the files next to an image that hold its class; the first there is wins
+UNCLEAR = ("index", "inx", "target")  # may be the class, or the image's number
+ENDINGS = (*CLASS, *UNCLEAR, "json", "cls.txt")  # also metadata, and the name of the class
+KEYS = ("label", "cls", "class")  # of the class in the metadata
 
 
 class Sample(NamedTuple):
@@ -22,57 +24,98 @@ class Sample(NamedTuple):
     size: int  # bytes
     label: int | str
     class_name: str | None  # where it is given besides a number
+    by_folder: bool  # whether the class is the name of the image's folder
 
 
 class _Member(NamedTuple):
     name: str
     offset: int
     size: int
-    ending: str  # of the file name, after its first dot, as in WebDataset
 
 
 def read_samples(path: Path, keys: Sequence[str] = KEYS) -> list[Sample]:
     """Every labelled image of a tar archive, in stored order.
 
-    Files with the same name up to the first dot form a sample, as in WebDataset: an image, and its class as a number
-    or name in .cls, or under one of `keys` in .json. Without these the folder of an image is its class.
-    Raises ValueError that names the archive where it is damaged or an image has no class.
+    The class of an image is a number or name in a file of the same name that ends in .cls, .label or .class, or under
+    one of `keys` in .json. The names are compared as a whole, then up to each dot, as `x.mask.png` belongs to `x.cls`
+    in WebDataset. Without these the folder of an image is its class.
+    Raises ValueError that names the archive where it is damaged, an image has no class, or a class has no image.
     """
-    samples: dict[str, list[_Member]] = {}
+    images: dict[str, list[_Member]] = {}  # by the sample that they belong to
     metadata: dict[str, dict[str, str]] = {}
+    found: list[_Member] = []
     endings = image_endings()
     with open(path, "rb") as file:
         for member in _members(path, file):
-            key = member.name[: -len(member.ending) - 1]
-            if f".{member.ending.rpartition('.')[2]}" in endings:
-                samples.setdefault(key, []).append(member)
-            elif member.ending in LABELS:
+            ending = next((each for each in ENDINGS if member.name.lower().endswith(f".{each}")), None)
+            if PurePosixPath(member.name).suffix.lower() in endings:
+                found.append(member)
+            elif ending is not None:
                 file.seek(member.offset)
-                metadata.setdefault(key, {})[member.ending] = file.read(member.size).decode(errors="replace").strip()
-    without = next((key for key, found in metadata.items() if "cls" in found and key not in samples), None)
-    if without is not None:
-        raise ValueError(f"sample '{without}' of '{path}' has a class and no image; known: {' '.join(sorted(endings))}")
-    return [
-        sample for key, images in samples.items() for sample in _labelled(path, images, metadata.get(key, {}), keys)
-    ]
+                content = file.read(member.size).decode(errors="replace").strip()
+                metadata.setdefault(member.name[: -len(ending) - 1], {})[ending] = content
+    for member in found:
+        whole, own, *shorter = _stems(member.name)
+        images.setdefault(next((key for key in (whole, own, *shorter) if key in metadata), own), []).append(member)
+    _check_used(path, images, metadata)
+    samples = [each for key in images for each in _labelled(path, key, images[key], metadata.get(key, {}), keys)]
+    _check_folders(path, samples)
+    return samples
 
 
-def _labelled(path: Path, images: list[_Member], metadata: dict[str, str], keys: Sequence[str]) -> Iterator[Sample]:
+def _stems(name: str) -> list[str]:
+    """A file's name up to its end and up to each of its dots, longest first."""
+    folder, slash, base = name.rpartition("/")
+    words = base.split(".")
+    return [folder + slash + ".".join(words[:count]) for count in range(len(words), 0, -1)]
+
+
+def _is_extra(name: str, key: str) -> bool:
+    """Whether a name is that of sample `key` with a word more, such as x.mask; x.v2 is rather another image."""
+    return len(name) > len(key) and not any(letter.isdigit() for letter in name[len(key) :])
+
+
+def _check_used(path: Path, images: dict[str, list[_Member]], metadata: dict[str, dict[str, str]]) -> None:
+    """Raise ValueError for a class without an image."""
+    for key in (key for key, found in metadata.items() if not found.keys().isdisjoint(CLASS)):
+        if key not in images and not any(each in images and _is_extra(key, each) for each in _stems(key)):
+            known = " ".join(sorted(image_endings()))
+            raise ValueError(f"sample '{key}' of '{path}' has a class and no image; known: {known}")
+
+
+def _check_folders(path: Path, samples: list[Sample]) -> None:
+    """Raise ValueError where folders that are classes hold each other, or have the same name."""
+    folders = {str(PurePosixPath(sample.name).parent): None for sample in samples if sample.by_folder}
+    by_name: dict[str, str] = {}
+    for folder in folders:
+        place = PurePosixPath(folder)
+        other = next((str(each) for each in place.parents if str(each) in folders), by_name.get(place.name))
+        if other is not None:
+            raise ValueError(
+                f"'{path}' has images in '{other}' and in '{folder}', and the folder of an image is its class: "
+                "put all images of a class into one folder, CLASS/name.jpg, or their classes into .cls files"
+            )
+        by_name[place.name] = folder
+
+
+def _labelled(
+    path: Path, key: str, images: list[_Member], metadata: dict[str, str], keys: Sequence[str]
+) -> Iterator[Sample]:
     label = _label(path, images[0].name, metadata, keys)
     if label is not None:
-        plain = [image for image in images if "." not in image.ending] or images  # a mask is x.mask.png
-        if len(plain) > 1:
-            names = ", ".join(image.name for image in plain)
+        own = [image for image in images if not _is_extra(image.name.rpartition(".")[0], key)] or images
+        if len(own) > 1:
+            names = ", ".join(image.name for image in own)
             raise ValueError(f"a sample of '{path}' holds several images for one class ({names}); keep one of them")
-        images = plain
-    for name, offset, size, _ in images:
-        own = PurePosixPath(name).parent.name if label is None else label
-        if own == "":
+        images = own
+    for name, offset, size in images:
+        found = PurePosixPath(name).parent.name if label is None else label
+        if found == "":
             raise ValueError(
                 f"'{name}' of '{path}' has no class: expected its number in {PurePosixPath(name).stem}.cls next to it, "
                 f"or in .json under {' or '.join(keys)}, or else a folder, CLASS/{name}"
             )
-        yield Sample(name, offset, size, own, metadata.get("cls.txt"))
+        yield Sample(name, offset, size, found, metadata.get("cls.txt"), label is None)
 
 
 def _label(path: Path, name: str, metadata: dict[str, str], keys: Sequence[str]) -> int | str | None:
@@ -84,8 +127,15 @@ def _label(path: Path, name: str, metadata: dict[str, str], keys: Sequence[str])
         except json.JSONDecodeError as error:
             raise ValueError(f"the .json next to '{name}' of '{path}' is not JSON ({error})") from error
         found = next((known[key] for key in keys if key in known), None) if isinstance(known, dict) else None
-    if "cls" in metadata and (found is None or tuple(keys) == KEYS):
-        found = metadata["cls"]
+    given = next((metadata[ending] for ending in CLASS if ending in metadata), None)
+    if given is not None and (found is None or tuple(keys) == KEYS):
+        found = given
+    unclear = next((ending for ending in UNCLEAR if ending in metadata), None)
+    if found is None and unclear is not None:
+        raise ValueError(
+            f"'{name}' of '{path}' has .{unclear} next to it, which may be its class or its number: "
+            "rename it to .cls if it is the class, else leave it out"
+        )
     if found is None:
         return None
     if not isinstance(found, (int, str)) or found == "" or str(found).startswith("-"):
@@ -102,10 +152,12 @@ def _members(path: Path, file: IO[bytes]) -> Iterator[_Member]:
                 count += 1
                 place = PurePosixPath(info.name)
                 offset = info.offset_data + info.size
-                if place.name.startswith(".") or not info.isfile():
-                    _refuse_link(path, info)
+                if is_hidden(place):
                     continue
-                yield _Member(str(place), info.offset_data, info.size, place.name.partition(".")[2].lower())
+                if info.isfile():
+                    yield _Member(str(place), info.offset_data, info.size)
+                else:
+                    _refuse_link(path, info)
             offset = archive.offset  # where tarfile stopped; it takes a broken header for the end
         file.seek(offset)
         whole = file.read(tarfile.BLOCKSIZE) == bytes(tarfile.BLOCKSIZE)

@@ -5,17 +5,19 @@ Only timm's readers are used: its dataset class ignores EXIF, and replaces an im
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 from timm.data import create_dataset
 
 from cpvt.data.base import SPLITS, DataSet, DataSource, Split, data_set
 from cpvt.data.datasets.folders import open_folder
 from cpvt.data.datasets.shards import is_remote
-from cpvt.data.decoding import convert, decode, undecodable
+from cpvt.data.decoding import BOMBS, BadImageError, UnknownRangeError, decode, undecodable, upright
 
 PACKAGES = {"torch": "torchvision", "hfds": "datasets", "tfds": "tensorflow-datasets", "wds": "webdataset"}
 
@@ -23,35 +25,47 @@ PACKAGES = {"torch": "torchvision", "hfds": "datasets", "tfds": "tensorflow-data
 class ReaderSplit:
     """Images of one of timm's readers."""
 
-    def __init__(self, reader: Any, mode: str) -> None:
-        self.reader, self.mode = reader, mode
+    def __init__(self, reader: Any, title: str, mode: str) -> None:
+        self.reader, self.title, self.mode = reader, title, mode
 
     def __len__(self) -> int:
         return len(self.reader)
 
+    def name(self, index: int) -> str:
+        return f"{index} of {self.title}"
+
     def read(self, index: int, generator: np.random.Generator) -> tuple[Image.Image, int]:
-        file, label, *_ = self.reader[index]
+        try:
+            file, label, *_ = self.reader[index]
+        except (OSError, TypeError, AssertionError) as error:  # no such file; a row without an image
+            raise undecodable(self.name(index), error) from error
         with file:
-            image = decode(file, self.reader.filename(index, absolute=True), self.mode)
-        return image, label
+            return decode(file, self.name(index), self.mode), _class(label)
 
 
 class IndexedSplit:
     """Images of a torchvision data set, or of a streamed one held in memory."""
 
-    def __init__(self, images: Any, name: str, mode: str) -> None:
-        self.images, self.name, self.mode = images, name, mode
+    def __init__(self, images: Any, title: str, mode: str) -> None:
+        self.images, self.title, self.mode = images, title, mode
 
     def __len__(self) -> int:
         return len(self.images)
 
+    def name(self, index: int) -> str:
+        return f"{index} of {self.title}"
+
     def read(self, index: int, generator: np.random.Generator) -> tuple[Image.Image, int]:
         try:
             image, label = self.images[index]
-            upright = convert(ImageOps.exif_transpose(image), self.mode)
-        except (OSError, SyntaxError) as error:
-            raise undecodable(f"{index} of {self.name}", error) from error
-        return upright, int(label)
+            return upright(image, self.mode), _class(label)
+        except (OSError, SyntaxError, UnknownRangeError, *BOMBS) as error:
+            raise undecodable(self.name(index), error) from error
+
+
+def _class(label: Any) -> int:
+    """The number of a class; -1 for none."""
+    return -1 if label is None else int(label)
 
 
 def open_named(name: str, root: str | None, mode: str) -> DataSet:
@@ -68,7 +82,7 @@ def open_named(name: str, root: str | None, mode: str) -> DataSet:
     for split, names in SPLITS.items():
         dataset = _create(name, root, names)
         if prefix == "hfds":
-            parts[split] = ReaderSplit(dataset.reader, mode)
+            parts[split] = ReaderSplit(dataset.reader, f"{name} ({split})", mode)
         else:
             if hasattr(dataset, "loader"):  # torchvision's folder sets
                 dataset.loader = partial(_decode, mode=mode)
@@ -76,10 +90,15 @@ def open_named(name: str, root: str | None, mode: str) -> DataSet:
             parts[split] = IndexedSplit(indexed, f"{name} ({split})", mode)
         class_names = class_names or _class_names(dataset)
     if not class_names:
-        generator = np.random.default_rng(0)
-        count = 1 + max(parts["train"].read(index, generator)[1] for index in range(len(parts["train"])))
-        class_names = tuple(str(index) for index in range(count))
+        class_names = tuple(map(str, range(1 + max(_labels(parts["train"]), default=-1))))
     return data_set(name, class_names, parts["train"], parts["test"], mode)
+
+
+def _labels(split: Split) -> Iterator[int]:
+    generator = np.random.default_rng(0)
+    for index in range(len(split)):
+        with suppress(BadImageError):  # named when it is used, or skipped
+            yield split.read(index, generator)[1]
 
 
 def _create(name: str, root: str | None, splits: tuple[str, ...]) -> Any:

@@ -70,7 +70,7 @@ def _probe(config: ProbeConfig, on_progress: ProgressCallback) -> Iterator[Probe
     patch = patch_of(adapter, training, grids)
     dataset = ProbeDataset(
         data, transform, adapter.device, config.images, patch or 16, config.seed, config.on_bad_image,
-        config.token_budget,
+        config.token_budget, config.max_image_pixels,
     )  # fmt: skip
     context = ProbeContext(
         adapter, adapter.name, BASELINES[0], dataset, training, _larger(config.sizes, training, patch or 1), grids,

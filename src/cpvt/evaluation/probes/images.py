@@ -10,27 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cpvt.config import TOKEN_BUDGET
-from cpvt.data import DataSet, LoadOptions, Split, Transform, load_batches
+from cpvt.config import MAX_IMAGE_PIXELS, TOKEN_BUDGET
+from cpvt.data import DataSet, LoadOptions, Transform, load_batches
 from cpvt.data.protocols import find_protocol
 
 KINDS = ("natural", "noise", "black", "white")
 CACHED = 2**26  # values of natural images that are cached for the next probe: 256 MiB
 PARTS = {"all": (0.0, 1.0), "fit": (0.0, 0.5), "test": (0.5, 1.0)}
-
-
-class _Labelled:
-    """A split that labels images without a class -1."""
-
-    def __init__(self, split: Split) -> None:
-        self.split = split
-
-    def __len__(self) -> int:
-        return len(self.split)
-
-    def read(self, index: int, draw: np.random.Generator) -> tuple[Any, int]:
-        image, label = self.split.read(index, draw)
-        return image, -1 if label is None else label
 
 
 @dataclass
@@ -45,13 +31,14 @@ class ProbeDataset:
     seed: int = 0
     on_bad_image: str = "error"
     token_budget: int = TOKEN_BUDGET
+    max_image_pixels: int = MAX_IMAGE_PIXELS
     cache: dict[Any, list[tuple[Tensor, Tensor]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         split = self.data.test if self.data.test is not None else self.data.train
         if split is None or len(split) < 2:
             raise ValueError(f"'{self.data.name}' holds no images to probe with: at least two are needed")
-        self.split = _Labelled(split)
+        self.split = split
         if self.count < 2:
             raise ValueError(f"probes need 2 images or more, to fit on some and test on others; got {self.count}")
         draw = np.random.default_rng((self.seed, len(split)))
@@ -88,7 +75,9 @@ class ProbeDataset:
             return
         preprocessing = find_protocol("resize")(self.transform, sides)
         read, values = [], 0
-        options = LoadOptions(seed=self.seed, on_bad_image=self.on_bad_image)
+        options = LoadOptions(
+            seed=self.seed, on_bad_image=self.on_bad_image, max_image_pixels=self.max_image_pixels, labelled=False
+        )
         order, batch_size = self.indices[low:high], self._batch(sides)
         for batch in load_batches(self.split, preprocessing, batch_size, options, order=order):
             if isinstance(batch.images, Tensor):

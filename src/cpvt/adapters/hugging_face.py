@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from cpvt.adapters.base import ModelAdapter, sides_of
@@ -80,6 +81,12 @@ def _transformers() -> Any:
     return transformers
 
 
+def _float32(transformers: Any) -> dict[str, Any]:
+    """The option that keeps weights in float32, whatever dtype the model's configuration states."""
+    release = tuple(int(part) for part in transformers.__version__.split(".")[:2])
+    return {"dtype" if release >= (4, 56) else "torch_dtype": torch.float32}
+
+
 def open_model(
     model_name: str, options: dict[str, Any], checkpoint: str | Path | None, pretrained: bool
 ) -> tuple[nn.Module, dict[str, Any]]:
@@ -94,7 +101,7 @@ def open_model(
         raise ValueError(f"'{model_name}' is no folder that save_pretrained wrote, and no name on the hub")
     try:
         model, loaded = transformers.AutoModelForImageClassification.from_pretrained(
-            model_name, use_safetensors=True, output_loading_info=True, **options
+            model_name, use_safetensors=True, output_loading_info=True, **_float32(transformers), **options
         )
     except (OSError, ValueError, TypeError, RuntimeError) as error:
         raise ValueError(
@@ -152,7 +159,7 @@ def _from_config(model_name: str, options: dict[str, Any]) -> nn.Module:
             config = transformers.AutoConfig.from_pretrained(model_name, **options)
         else:
             config = transformers.AutoConfig.for_model(model_name, **options)
-        model: nn.Module = transformers.AutoModelForImageClassification.from_config(config)
+        model: nn.Module = transformers.AutoModelForImageClassification.from_config(config, **_float32(transformers))
     except (OSError, ValueError, TypeError) as error:
         raise ValueError(f"transformers could not make '{model_name}' with {options}: {says(error)[:300]}") from error
     return model

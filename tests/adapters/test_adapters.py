@@ -2,7 +2,6 @@
 
 import json
 import warnings
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,7 +15,6 @@ from cpvt.adapters import (
     UnsupportedSizeError,
     adapter_of,
     build,
-    hugging_face,
     open_adapter,
 )
 
@@ -228,26 +226,6 @@ def test_weights_are_not_rounded_to_the_dtype_of_a_configuration(tmp_path):
 def test_a_dtype_among_the_options_is_refused(name):
     with pytest.raises(ValueError, match=r"weights are always float32, so '.*' takes no dtype; --precision bf16"):
         build(name.replace(")", ", dtype='bfloat16')"), 5)
-
-
-@pytest.mark.parametrize(
-    ("values", "expected"),
-    [
-        (
-            {"size": {"shortest_edge": 256}, "crop_size": {"height": 224, "width": 224}, "do_center_crop": True},
-            (0.875, "bicubic"),
-        ),
-        ({"crop_pct": 0.9, "resample": 2}, (0.9, "bilinear")),
-        ({"resample": 0}, (1.0, "nearest")),
-    ],
-)
-def test_how_hugging_faces_processors_read_images(values, expected):
-    given = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, **values}
-    library = SimpleNamespace(AutoImageProcessor=SimpleNamespace(from_pretrained=lambda name: SimpleNamespace(**given)))
-    found = hugging_face._facts_of_processor(library, "any")["transform"]
-    assert (found.crop_ratio, found.interpolation) == expected
-    given["do_normalize"] = False
-    assert hugging_face._facts_of_processor(library, "any")["transform"].mean == (0, 0, 0)
 
 
 def test_a_model_saved_without_its_head_is_refused(tmp_path):

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from cpvt.adapters.base import ModelAdapter, sides_of
 from cpvt.adapters.errors import UnsupportedError
+from cpvt.adapters.processors import transform_of
 from cpvt.adapters.token_maps import as_map
 from cpvt.adapters.weights import load_weights_file, says
 from cpvt.config import sides
-from cpvt.data import Transform
 
-RESAMPLING = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}  # PIL's numbers
+PROCESSORS = ("preprocessor_config.json", "processor_config.json")  # files that describe one
 INTERPOLATE = "interpolate_pos_encoding"
 
 
@@ -110,38 +110,27 @@ def open_model(
     if loaded["missing_keys"]:
         missing = ", ".join(sorted(loaded["missing_keys"])[:5])
         raise ValueError(f"'{model_name}' was not saved as a classifier: it has no weights for {missing}")
-    facts: dict[str, Any] = {}
-    processor = Path(model_name) / "preprocessor_config.json"
-    if processor.exists() or not Path(model_name).exists():
-        facts |= _facts_of_processor(transformers, model_name)
-    return model, facts
+    return model, _facts_of_processor(transformers, model_name, getattr(model.config, "num_channels", 3))
 
 
-def _facts_of_processor(transformers: Any, model_name: str) -> dict[str, Any]:
+def _facts_of_processor(transformers: Any, model_name: str, channels: int) -> dict[str, Any]:
+    """The transform that the model's own image processor amounts to; nothing where a model has no processor."""
+    folder = Path(model_name)
+    if folder.exists() and not any((folder / name).exists() for name in PROCESSORS):
+        return {}
     try:
         processor = transformers.AutoImageProcessor.from_pretrained(model_name)
-    except (OSError, ValueError, ImportError):
-        return {}
-    mean, std = getattr(processor, "image_mean", None), getattr(processor, "image_std", None)
-    if not getattr(processor, "do_normalize", True):
-        mean, std = (0.0,) * 3, (1.0,) * 3
-    if not mean or not std:
-        return {}
-    resample = getattr(processor, "resample", None)
-    interpolation = RESAMPLING.get(3 if resample is None else int(resample), "bicubic")
-    return {"transform": Transform(tuple(mean), tuple(std), _crop_ratio(processor), interpolation)}
-
-
-def _crop_ratio(processor: Any) -> float:
-    """Fraction of the resized image that the processor's own crop keeps."""
-    share = getattr(processor, "crop_pct", None)
-    if share:
-        return min(1.0, float(share))
-    size, crop = (dict(getattr(processor, name, None) or {}) for name in ("size", "crop_size"))
-    shortest = size.get("shortest_edge") or size.get("height")
-    if not getattr(processor, "do_center_crop", False) or not shortest or not crop.get("height"):
-        return 1.0
-    return min(1.0, float(crop["height"]) / shortest)
+    except (OSError, ValueError, ImportError) as error:
+        if not folder.exists() and isinstance(error, OSError):  # none on the hub
+            return {}
+        raise ValueError(f"transformers could not open the image processor of '{model_name}': {says(error)}") from error
+    try:
+        return {"transform": transform_of(processor, channels)}
+    except (ValueError, TypeError, RuntimeError, KeyError) as error:
+        raise ValueError(
+            f"'{model_name}' wants its images from {type(processor).__name__}, which cpvt cannot imitate: {error}. "
+            "A copy of its folder without preprocessor_config.json is read as --mean, --std and --crop-pct say"
+        ) from error
 
 
 def build(model_name: str, options: dict[str, Any], num_classes: int, size: int | None, in_chans: int) -> nn.Module:

@@ -34,7 +34,9 @@ class TimmAdapter(ModelAdapter):
             mean, std = tuple(found["mean"]), tuple(found["std"])
             if getattr(model, "in_chans", 3) == 1 and len(mean) == 3:  # timm keeps those of the colours
                 mean, std = (sum(mean) / 3,), (sum(std) / 3,)
-            facts["transform"] = Transform(mean, std, min(1.0, found["crop_pct"]), found["interpolation"])
+            facts["transform"] = Transform(
+                mean, std, min(1.0, found["crop_pct"]), found["interpolation"], crop_mode=found["crop_mode"]
+            )
             facts["train_size"] = _size(found["input_size"][1:])
         embedding: Any = getattr(model, "patch_embed", None)
         if getattr(embedding, "img_size", None) is not None:

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")  # of PIL, by timm's names
+ORDERS, CROP_MODES = ("RGB", "BGR"), ("center", "squash", "border")
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,10 @@ class Transform:
     interpolation: str = "bicubic"
     longest_side: int | None = None
     """Images with a longer side are shrunk to it before they are cropped or put on a canvas."""
+    channel_order: str = "RGB"
+    """Order of the tensor's channels; mean and std are always in the order RGB."""
+    crop_mode: str = "center"
+    """How `resize` makes an image fit, by timm's names: 'center' crops, 'squash' changes proportions, 'border' pads."""
 
     def __post_init__(self) -> None:
         if len(self.mean) != len(self.std) or len(self.mean) not in (1, 3) or min(self.std) <= 0:
@@ -37,6 +42,11 @@ class Transform:
             raise ValueError(f"crop_ratio must be above 0 and at most 1; got {self.crop_ratio}")
         if self.interpolation not in INTERPOLATIONS:
             raise ValueError(f"unknown interpolation '{self.interpolation}'; known: {', '.join(INTERPOLATIONS)}")
+        if self.channel_order not in ORDERS or self.crop_mode not in CROP_MODES:
+            raise ValueError(
+                f"channel_order must be {' or '.join(ORDERS)}, crop_mode {' or '.join(CROP_MODES)}; "
+                f"got '{self.channel_order}' and '{self.crop_mode}'"
+            )
 
     @property
     def mode(self) -> str:
@@ -53,7 +63,7 @@ class Transform:
         values /= 255
         values -= _by_channel(self.mean)
         values /= _by_channel(self.std)
-        return torch.from_numpy(values)
+        return torch.from_numpy(values[::-1].copy() if self.channel_order == "BGR" else values)
 
     def limit(self, image: Image.Image) -> Image.Image:
         """The image, shrunk in proportion where a side exceeds `longest_side`; else the same object."""

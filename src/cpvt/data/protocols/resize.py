@@ -30,7 +30,7 @@ class Resize(Protocol):
         transform, (height, width) = self.transform, self.sides
         if image.size == (width, height) and transform.crop_ratio == 1.0:
             return transform(image)
-        resize = _resizing(self.sides, transform.crop_ratio, transform.interpolation)
+        resize = _resizing(self.sides, transform.crop_ratio, transform.interpolation, transform.crop_mode)
         return transform.normalise(resize(image).numpy())
 
     @staticmethod
@@ -40,10 +40,10 @@ class Resize(Protocol):
 
 
 @lru_cache(maxsize=64)
-def _resizing(sides: Sides, crop_ratio: float, interpolation: str) -> Callable[[Image.Image], Any]:
+def _resizing(sides: Sides, crop_ratio: float, interpolation: str, crop_mode: str) -> Callable[[Image.Image], Any]:
     from timm.data import create_transform
 
     resizing: Callable[[Image.Image], Any] = create_transform(
-        sides, is_training=False, crop_pct=crop_ratio, interpolation=interpolation, normalize=False
+        sides, is_training=False, crop_pct=crop_ratio, interpolation=interpolation, crop_mode=crop_mode, normalize=False
     )
     return resizing

@@ -69,8 +69,9 @@ class HuggingFaceAdapter(ModelAdapter):
         prefix = weights.shape[-1] - h * w
         return weights[:, :, prefix:, prefix:]
 
-    def _call(self, images: Tensor, **options: Any) -> Any:
-        return super()._call(images, **({INTERPOLATE: True} if self.resize_method == INTERPOLATE else {}), **options)
+    def _run(self, images: Tensor, method: str, **options: Any) -> Any:
+        interpolates = {INTERPOLATE: True} if self.resize_method == INTERPOLATE else {}
+        return super()._run(images, method, **interpolates, **options)
 
 
 def _transformers() -> Any:

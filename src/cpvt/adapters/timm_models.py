@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from cpvt.adapters.base import ModelAdapter
@@ -71,10 +70,7 @@ class TimmAdapter(ModelAdapter):
         if isinstance(blocks, (nn.ModuleList, nn.Sequential)) and len(blocks):
             handle = blocks[0].register_forward_pre_hook(lambda block, inputs: received.append(inputs[0]))
         try:
-            with torch.inference_mode():
-                found = self.model.forward_intermediates(images, intermediates_only=True, output_fmt="NCHW")
-        except (AssertionError, ValueError, RuntimeError) as error:
-            raise UnsupportedSizeError(says(error)) from error
+            found = self._call(images, "forward_intermediates", intermediates_only=True, output_fmt="NCHW")
         finally:
             if handle is not None:
                 handle.remove()

@@ -1,7 +1,7 @@
 """Subjects: models of every library give logits, token maps and attention, at sizes they were not built for."""
 
+import json
 import warnings
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,7 +15,6 @@ from cpvt.adapters import (
     UnsupportedSizeError,
     adapter_of,
     build,
-    hugging_face,
     open_adapter,
 )
 
@@ -203,24 +202,30 @@ def test_a_folder_of_hugging_face_is_opened_with_its_normalisation(tmp_path):
     assert adapter.train_size == 32
 
 
-@pytest.mark.parametrize(
-    ("values", "expected"),
-    [
-        (
-            {"size": {"shortest_edge": 256}, "crop_size": {"height": 224, "width": 224}, "do_center_crop": True},
-            (0.875, "bicubic"),
-        ),
-        ({"crop_pct": 0.9, "resample": 2}, (0.9, "bilinear")),
-        ({"resample": 0}, (1.0, "nearest")),
-    ],
-)
-def test_how_hugging_faces_processors_read_images(values, expected):
-    given = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, **values}
-    library = SimpleNamespace(AutoImageProcessor=SimpleNamespace(from_pretrained=lambda name: SimpleNamespace(**given)))
-    found = hugging_face._facts_of_processor(library, "any")["transform"]
-    assert (found.crop_ratio, found.interpolation) == expected
-    given["do_normalize"] = False
-    assert hugging_face._facts_of_processor(library, "any")["transform"].mean == (0, 0, 0)
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_hugging_faces_weights_are_float32_whatever_dtype_they_were_saved_in(dtype, tmp_path):
+    model = make(HF).model.to(getattr(torch, dtype))
+    model.save_pretrained(tmp_path)
+    opened = open_adapter(f"hf:{tmp_path}").model
+    for made in (opened, open_adapter(f"hf:{tmp_path}", pretrained=False).model, build(f"hf:{tmp_path}", 5)):
+        assert {each.dtype for each in made.state_dict().values()} == {torch.float32}
+    for name, saved in model.state_dict().items():
+        assert torch.equal(opened.state_dict()[name], saved.float())
+
+
+def test_weights_are_not_rounded_to_the_dtype_of_a_configuration(tmp_path):
+    model = make(HF).model
+    model.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "dtype": "bfloat16", "torch_dtype": "bfloat16"}))
+    opened = open_adapter(f"hf:{tmp_path}").model
+    assert torch.equal(opened.classifier.weight, model.classifier.weight)
+
+
+@pytest.mark.parametrize("name", [HF, TIMM, "torchvision:vit_b_16(dropout=0)"])
+def test_a_dtype_among_the_options_is_refused(name):
+    with pytest.raises(ValueError, match=r"weights are always float32, so '.*' takes no dtype; --precision bf16"):
+        build(name.replace(")", ", dtype='bfloat16')"), 5)
 
 
 def test_a_model_saved_without_its_head_is_refused(tmp_path):

@@ -685,7 +685,33 @@ def test_tools_for_retrofitted_models_say_what_they_need(call, words):
         call(retrofit(build("vit")))
 
 
-def test_blocks_that_return_something_else_are_refused_when_they_do():
-    fitted = retrofit(timm.create_model("cait_xxs24_224", depth=2, num_classes=2, img_size=32))
-    with pytest.raises(ValueError, match=r"1 prefix tokens and a 2x2 grid needs tokens of shape \(B, 5, D\)"):
-        fitted(images())
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (
+            lambda: timm.create_model("cait_xxs24_224", depth=2, num_classes=2, img_size=32),
+            r"Cait cannot take a PEG: a LayerScaleBlock of its returns \(1, 4, 192\), and a PEG needs .* \(1, 5, 192\)",
+        ),
+        (lambda: timm.create_model("convit_tiny", depth=2, img_size=32), r"ConVit .* returns \(1, 4, 192\)"),
+        (lambda: timm.create_model("mvitv2_tiny"), r"MultiScaleVit .* \(1, 784, 192\), .* 96\)"),
+        (
+            lambda: timm.create_model("caformer_s18"),
+            r"MetaFormer .* \(1, 64, 56, 56\).* grid, \(1, h, w, 64\)",
+        ),
+    ],
+)
+def test_blocks_that_do_not_return_a_whole_grid_are_refused_at_once(make, words):
+    with pytest.raises(ValueError, match=words):
+        retrofit(make())
+
+
+def test_the_trial_leaves_the_model_as_it_was():
+    model = build("vit")
+    model.blocks[0].train()
+    state = torch.get_rng_state()
+    fitted = retrofit(model)
+    modes = dict(fitted.named_modules())
+    assert all(modes[name].training == part.training for name, part in model.named_modules())
+    assert torch.equal(torch.get_rng_state(), state)
+    unseen = next(hook for hook in fitted.blocks[0]._forward_hooks.values()).places
+    assert (unseen.grid, unseen.grids) == (None, {})

@@ -5,12 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import safetensors.torch
+import timm
 import torch
 import torchvision
 from PIL import Image
 
 import cpvt
-from cpvt.adapters import open_adapter
+from cpvt.adapters import adapter_of, open_adapter
 from cpvt.cli import main
 from cpvt.data import Transform, open_data
 from cpvt.data.protocols import find_protocol
@@ -239,3 +240,62 @@ def test_images_read_by_other_processes_are_the_same(tiny_run, protocol, monkeyp
     there = next(cpvt.sweep(tiny_run, None, [12], protocols=(protocol,), workers=1))
     assert workers == [1]
     assert (there.hits, there.total) == (here.hits, here.total)
+
+
+def pooled():
+    """A classifier of grey digits."""
+    return torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(4), torch.nn.Flatten(), torch.nn.Linear(16, 10))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("protocol", ["resize", "native"])
+def test_a_model_in_another_dtype_gets_its_images_in_it(dtype, protocol):
+    model = cpvt.create_model("cpvt_micro", in_chans=1, num_classes=10, depth=2).to(dtype)
+    for tested in (model, pooled().to(dtype)):
+        (row,) = cpvt.sweep(tested, open_data("digits"), [16], protocols=(protocol,))
+        assert (row.refused, row.total > 0) == (None, True)
+        logits = adapter_of(tested).logits(torch.rand(2, 1, 16, 16))
+        assert logits.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+
+
+class Picky(torch.nn.Module):
+    """Takes images of 24 pixels, and fails otherwise."""
+
+    def forward(self, images):
+        assert images.shape[-1] == 24, "only 24"
+        return images.mean((2, 3)).repeat(1, 10)
+
+
+def test_a_size_is_refused_only_where_another_one_runs():
+    rows = list(cpvt.sweep(Picky(), open_data("digits"), [16, 24, 32]))
+    assert [row.refused for row in rows] == ["AssertionError: only 24", None, "AssertionError: only 24"]
+    known = replace(adapter_of(Picky()), train_size=24)
+    assert [row.refused for row in cpvt.sweep(known, open_data("digits"), [16])] == ["AssertionError: only 24"]
+    with pytest.raises(AssertionError, match="only 24"):
+        list(cpvt.sweep(Picky(), open_data("digits"), [16, 32]))
+
+
+class Broken(torch.nn.Module):
+    def forward(self, images):
+        return images.view(3, 5, 7)
+
+
+def colours():
+    model = timm.create_model(
+        "vit_tiny_patch16_224", img_size=16, patch_size=4, embed_dim=16, num_heads=2, depth=1, num_classes=10
+    )
+    return replace(adapter_of(model), transform=None)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [(Broken, r"shape '\[3, 5, 7\]' is invalid"), (colours, r"expected input\[64, 1, 16, 16\] to have 3 channels")],
+)
+def test_an_error_of_the_models_own_is_raised(make, words):
+    with pytest.raises(RuntimeError, match=words):
+        list(cpvt.sweep(make(), open_data("digits"), [16, 24]))
+
+
+def test_a_probe_raises_an_error_of_the_models_own():
+    with pytest.raises(RuntimeError, match=r"shape '\[3, 5, 7\]' is invalid"):
+        list(cpvt.probe(Broken(), open_data("digits"), images=4))

@@ -102,4 +102,9 @@ def _split(name: str) -> tuple[str, str, dict[str, Any]]:
         raise ValueError(f"a model is a run's folder or {', '.join(f'{m}:NAME' for m in TABLE)}; got '{name}'.{hint}")
     if not rest.endswith(")") or Path(rest).exists():
         return library, rest, {}
-    return (library, *split_options(rest))
+    rest, options = split_options(rest)
+    if refused := sorted({"dtype", "torch_dtype"} & options.keys()):
+        raise ValueError(
+            f"weights are always float32, so '{name}' takes no {refused[0]}; --precision bf16 trains faster"
+        )
+    return library, rest, options

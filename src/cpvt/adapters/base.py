@@ -9,12 +9,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cpvt.adapters.errors import UnsupportedError, UnsupportedSizeError
 from cpvt.adapters.token_maps import as_map, find_tokens
 from cpvt.adapters.weights import says
-from cpvt.config import Size
+from cpvt.config import Size, sides
 from cpvt.data import Transform
 
 # parameters that hold positions, by the names that libraries give them
@@ -22,6 +23,7 @@ POSITIONS = re.compile(
     r"(^|[._])(pos_embed\w*|position_embeddings?|pos_embedding|relative_position_bias_table|rel_pos_\w+|table"
     r"|pos_block|peg)($|\.)"
 )
+ERRORS = (AssertionError, ValueError, RuntimeError, IndexError, NotImplementedError)  # with which models refuse sizes
 ROTARY = re.compile(r"(^|[._])(rope\w*|rotary\w*)($|\.)")
 
 
@@ -39,6 +41,7 @@ class ModelAdapter:
     class_names: tuple[str, ...] | None = None  # None: only their number is known
     patch_size: int | None = None  # pixels; None: unknown
     resize_method: str = "as it is"  # how it takes images of sizes that it was not built for
+    other_sizes: tuple[Size, ...] = ()  # besides train_size: an error at one size that none of these gives is a refusal
 
     @classmethod
     def facts_of(cls, model: Any) -> dict[str, Any]:
@@ -52,6 +55,12 @@ class ModelAdapter:
         return next((parameter.device for parameter in parameters), torch.device("cpu"))
 
     @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the model's weights, in which it takes images."""
+        parameters = self.model.parameters() if isinstance(self.model, nn.Module) else iter(())
+        return next((each.dtype for each in parameters if each.is_floating_point()), torch.float32)
+
+    @property
     def parameters(self) -> int:
         """How many parameters the model has."""
         return sum(p.numel() for p in self.model.parameters()) if isinstance(self.model, nn.Module) else 0
@@ -63,7 +72,10 @@ class ModelAdapter:
         return next((layer.in_channels for layer in layers if isinstance(layer, nn.Conv2d)), None)
 
     def logits(self, images: Tensor) -> Tensor:
-        """Logits (B, classes) of images (B, C, H, W). UnsupportedSizeError where the model rejects their size."""
+        """Logits (B, classes) of images (B, C, H, W), in float32 of a model in half precision.
+
+        UnsupportedSizeError where the model refuses their size; any other error of the model is raised as it is.
+        """
         found = logits_of(self._call(images))
         if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != len(images):
             got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
@@ -71,7 +83,7 @@ class ModelAdapter:
                 f"'{self.name}' must give logits of shape ({len(images)}, classes) for images "
                 f"{tuple(images.shape)}; got {got}"
             )
-        return found
+        return widen(found)
 
     def logits_of_list(self, images: list[Tensor]) -> Tensor:
         """Logits (images, classes) of images (C, H_i, W_i), each as if alone."""
@@ -118,15 +130,39 @@ class ModelAdapter:
             raise UnsupportedError(f"'{self.name}' is no nn.Module, so it cannot be had with {wanted}")
         return self.model
 
-    def _call(self, images: Tensor, **options: Any) -> Any:
-        """Call the model; its error at this size becomes an UnsupportedSizeError that quotes it."""
+    def _call(self, images: Tensor, method: str = "__call__", **options: Any) -> Any:
+        """What a method of the model returns for images, which are cast to its dtype.
+
+        Its error is an UnsupportedSizeError that quotes it where the same images run at another size, else its own.
+        """
         try:
-            with torch.inference_mode():
-                return self.model(images, **options)
+            return self._run(images, method, **options)
         except torch.OutOfMemoryError:
             raise
-        except (AssertionError, ValueError, RuntimeError, IndexError, NotImplementedError) as error:
+        except ERRORS as error:
+            if not self._runs_elsewhere(images, method, **options):
+                raise
             raise UnsupportedSizeError(says(error)) from error
+
+    def _run(self, images: Tensor, method: str, **options: Any) -> Any:
+        with torch.inference_mode():
+            return getattr(self.model, method)(images.to(self.dtype), **options)
+
+    def _runs_elsewhere(self, images: Tensor, method: str, **options: Any) -> bool:
+        """Whether the model takes the same images at its training size or another known one."""
+        known = {sides(size) for size in (self.train_size, *self.other_sizes) if size is not None}
+        for other in known - {sides_of(images)}:
+            try:
+                self.at_size(other)._run(F.interpolate(images.float(), other), method, **options)
+            except ERRORS:
+                continue
+            return True
+        return False
+
+
+def widen(found: Tensor) -> Tensor:
+    """A tensor of half precision in float32, in which measurements are made; others as they are."""
+    return found.float() if found.dtype in (torch.float16, torch.bfloat16) else found
 
 
 def logits_of(output: Any) -> Any:

@@ -8,16 +8,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from cpvt.adapters.base import ModelAdapter, sides_of
 from cpvt.adapters.errors import UnsupportedError
+from cpvt.adapters.processors import transform_of
 from cpvt.adapters.token_maps import as_map
 from cpvt.adapters.weights import load_weights_file, says
 from cpvt.config import sides
-from cpvt.data import Transform
 
-RESAMPLING = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}  # PIL's numbers
+PROCESSORS = ("preprocessor_config.json", "processor_config.json")  # files that describe one
 INTERPOLATE = "interpolate_pos_encoding"
 
 
@@ -68,8 +69,9 @@ class HuggingFaceAdapter(ModelAdapter):
         prefix = weights.shape[-1] - h * w
         return weights[:, :, prefix:, prefix:]
 
-    def _call(self, images: Tensor, **options: Any) -> Any:
-        return super()._call(images, **({INTERPOLATE: True} if self.resize_method == INTERPOLATE else {}), **options)
+    def _run(self, images: Tensor, method: str, **options: Any) -> Any:
+        interpolates = {INTERPOLATE: True} if self.resize_method == INTERPOLATE else {}
+        return super()._run(images, method, **interpolates, **options)
 
 
 def _transformers() -> Any:
@@ -78,6 +80,12 @@ def _transformers() -> Any:
     except ImportError as error:
         raise ValueError("models of Hugging Face need the package transformers: pip install 'cpvt[hf]'") from error
     return transformers
+
+
+def _float32(transformers: Any) -> dict[str, Any]:
+    """The option that keeps weights in float32, whatever dtype the model's configuration states."""
+    release = tuple(int(part) for part in transformers.__version__.split(".")[:2])
+    return {"dtype" if release >= (4, 56) else "torch_dtype": torch.float32}
 
 
 def open_model(
@@ -94,7 +102,7 @@ def open_model(
         raise ValueError(f"'{model_name}' is no folder that save_pretrained wrote, and no name on the hub")
     try:
         model, loaded = transformers.AutoModelForImageClassification.from_pretrained(
-            model_name, use_safetensors=True, output_loading_info=True, **options
+            model_name, use_safetensors=True, output_loading_info=True, **_float32(transformers), **options
         )
     except (OSError, ValueError, TypeError, RuntimeError) as error:
         raise ValueError(
@@ -103,38 +111,27 @@ def open_model(
     if loaded["missing_keys"]:
         missing = ", ".join(sorted(loaded["missing_keys"])[:5])
         raise ValueError(f"'{model_name}' was not saved as a classifier: it has no weights for {missing}")
-    facts: dict[str, Any] = {}
-    processor = Path(model_name) / "preprocessor_config.json"
-    if processor.exists() or not Path(model_name).exists():
-        facts |= _facts_of_processor(transformers, model_name)
-    return model, facts
+    return model, _facts_of_processor(transformers, model_name, getattr(model.config, "num_channels", 3))
 
 
-def _facts_of_processor(transformers: Any, model_name: str) -> dict[str, Any]:
+def _facts_of_processor(transformers: Any, model_name: str, channels: int) -> dict[str, Any]:
+    """The transform that the model's own image processor amounts to; nothing where a model has no processor."""
+    folder = Path(model_name)
+    if folder.exists() and not any((folder / name).exists() for name in PROCESSORS):
+        return {}
     try:
         processor = transformers.AutoImageProcessor.from_pretrained(model_name)
-    except (OSError, ValueError, ImportError):
-        return {}
-    mean, std = getattr(processor, "image_mean", None), getattr(processor, "image_std", None)
-    if not getattr(processor, "do_normalize", True):
-        mean, std = (0.0,) * 3, (1.0,) * 3
-    if not mean or not std:
-        return {}
-    resample = getattr(processor, "resample", None)
-    interpolation = RESAMPLING.get(3 if resample is None else int(resample), "bicubic")
-    return {"transform": Transform(tuple(mean), tuple(std), _crop_ratio(processor), interpolation)}
-
-
-def _crop_ratio(processor: Any) -> float:
-    """Fraction of the resized image that the processor's own crop keeps."""
-    share = getattr(processor, "crop_pct", None)
-    if share:
-        return min(1.0, float(share))
-    size, crop = (dict(getattr(processor, name, None) or {}) for name in ("size", "crop_size"))
-    shortest = size.get("shortest_edge") or size.get("height")
-    if not getattr(processor, "do_center_crop", False) or not shortest or not crop.get("height"):
-        return 1.0
-    return min(1.0, float(crop["height"]) / shortest)
+    except (OSError, ValueError, ImportError) as error:
+        if not folder.exists() and isinstance(error, OSError):  # none on the hub
+            return {}
+        raise ValueError(f"transformers could not open the image processor of '{model_name}': {says(error)}") from error
+    try:
+        return {"transform": transform_of(processor, channels)}
+    except (ValueError, TypeError, RuntimeError, KeyError) as error:
+        raise ValueError(
+            f"'{model_name}' wants its images from {type(processor).__name__}, which cpvt cannot imitate: {error}. "
+            "A copy of its folder without preprocessor_config.json is read as --mean, --std and --crop-pct say"
+        ) from error
 
 
 def build(model_name: str, options: dict[str, Any], num_classes: int, size: int | None, in_chans: int) -> nn.Module:
@@ -152,7 +149,7 @@ def _from_config(model_name: str, options: dict[str, Any]) -> nn.Module:
             config = transformers.AutoConfig.from_pretrained(model_name, **options)
         else:
             config = transformers.AutoConfig.for_model(model_name, **options)
-        model: nn.Module = transformers.AutoModelForImageClassification.from_config(config)
+        model: nn.Module = transformers.AutoModelForImageClassification.from_config(config, **_float32(transformers))
     except (OSError, ValueError, TypeError) as error:
         raise ValueError(f"transformers could not make '{model_name}' with {options}: {says(error)[:300]}") from error
     return model

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cpvt.adapters.base import ModelAdapter
+from cpvt.adapters.base import ModelAdapter, widen
 from cpvt.encodings import ModelShape, create_encoding
 from cpvt.models import VisionTransformer
 
@@ -24,18 +24,18 @@ class OwnAdapter(ModelAdapter):
 
     def logits_of_list(self, images: list[Tensor]) -> Tensor:
         with torch.inference_mode():
-            return self.model(images)
+            return widen(self.model([image.to(self.dtype) for image in images]))
 
     def token_maps(self, images: Tensor) -> dict[int, Tensor]:
         with torch.inference_mode():
-            first, layout, _ = self.model.embed(images)
-            later = self.model.forward_intermediates(images, intermediates_only=True)
+            first, layout, _ = self.model.embed(images.to(self.dtype))
+            later = self.model.forward_intermediates(images.to(self.dtype), intermediates_only=True)
         maps = [first[:, layout.prefix_tokens :].unflatten(1, layout.grid)]
         return dict(enumerate([*maps, *(each.permute(0, 2, 3, 1) for each in later)]))
 
     def attention(self, images: Tensor, block: int) -> Tensor:
         with torch.inference_mode():
-            return self.model.attention_map(images, block)
+            return self.model.attention_map(images.to(self.dtype), block)
 
     def untrained(self, seed: int = 0) -> ModelAdapter:
         with torch.random.fork_rng(devices=[]):

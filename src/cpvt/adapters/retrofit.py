@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from cpvt.adapters.trial import try_blocks
 from cpvt.encodings import PEG, PositionalEncoding
 from cpvt.grids import Grid
 
@@ -56,8 +57,9 @@ def retrofit(
     first, that `set_absolute_share` sets. 'drop' fixes that factor at 0. Class token and registers keep their rows.
     The copy has the same class, and its parameters keep their names; new ones are called `peg` inside their block.
     Its attribute `retrofitted` holds the options: `retrofit(fresh, **model.retrofitted)` can load its state dict.
-    Raises ValueError for a model without a list of blocks, a retrofitted model, depths that do not exist, and 'fade' or
-    'drop' without a table.
+    Raises ValueError for a model without a list of blocks, blocks that do not return the tokens of a whole grid (the
+    copy is run once, on a blank image), a retrofitted model, depths that do not exist, and 'fade' or 'drop' without a
+    table.
     """
     depths = [at] if isinstance(at, int) else list(at)
     sizes = kernel_size if isinstance(kernel_size, int) else list(kernel_size)
@@ -72,10 +74,11 @@ def retrofit(
         _change_table(root, family, absolute)
     elif absolute != "keep":
         raise ValueError(_no_table(root, absolute))
+    prefix = _count_prefix(_reach(root, family.tokens)) if family.patches else 0
+    _check_tokens(model, root, family, chosen, prefix)
     places = Places()
     if family.patches:
         _reach(root, family.patches).register_forward_hook(places.note)
-    prefix = _count_prefix(_reach(root, family.tokens)) if family.patches else 0
     for block in chosen:
         block.peg = _zero_peg(block, kernel_size, padding_mode)
         AddPeg(block, places if family.patches else None, prefix)
@@ -272,6 +275,25 @@ def _check_depths(at: list[int], stages: list[Sequence[nn.Module]]) -> list[int]
         blocks = str(depths[0]) if len(depths) == 1 else f"{min(depths)}, as every stage needs it (they have {depths})"
         raise ValueError(f"at must list different blocks, from 1 to {blocks}; got {tuple(at)}")
     return at
+
+
+def _check_tokens(model: nn.Module, root: nn.Module, family: Family, chosen: list[nn.Module], prefix: int) -> None:
+    """Raise ValueError unless each chosen block returns tokens (B, P + h w, D) or (B, h, w, D), seen in one forward."""
+    places = Places()
+    handle = _reach(root, family.patches).register_forward_hook(places.note) if family.patches else None
+    calls = try_blocks(model, chosen)
+    if handle is not None:
+        handle.remove()
+    for block in () if calls is None else chosen:
+        inputs, output = calls.get(block, ((), None))  # type: ignore[union-attr]
+        width, grid = _first_norm(block).normalized_shape[-1], (places.grid, *inputs[1:2])[0 if family.patches else -1]
+        got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        whole = (1, prefix + math.prod(grid), width) if isinstance(grid, (tuple, list)) and len(grid) == 2 else None
+        if got != whole and not (len(got) == 4 and got[-1] == width):
+            raise ValueError(
+                f"{type(root).__name__} cannot take a PEG: a {type(block).__name__} of its returns {got}, and a PEG "
+                f"needs the tokens of a whole grid, {whole or f'(1, h, w, {width})'}"
+            )
 
 
 def _count_prefix(holder: nn.Module) -> int:

@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from cpvt.adapters.base import ModelAdapter
@@ -34,7 +33,9 @@ class TimmAdapter(ModelAdapter):
             mean, std = tuple(found["mean"]), tuple(found["std"])
             if getattr(model, "in_chans", 3) == 1 and len(mean) == 3:  # timm keeps those of the colours
                 mean, std = (sum(mean) / 3,), (sum(std) / 3,)
-            facts["transform"] = Transform(mean, std, min(1.0, found["crop_pct"]), found["interpolation"])
+            facts["transform"] = Transform(
+                mean, std, min(1.0, found["crop_pct"]), found["interpolation"], crop_mode=found["crop_mode"]
+            )
             facts["train_size"] = _size(found["input_size"][1:])
         embedding: Any = getattr(model, "patch_embed", None)
         if getattr(embedding, "img_size", None) is not None:
@@ -69,10 +70,7 @@ class TimmAdapter(ModelAdapter):
         if isinstance(blocks, (nn.ModuleList, nn.Sequential)) and len(blocks):
             handle = blocks[0].register_forward_pre_hook(lambda block, inputs: received.append(inputs[0]))
         try:
-            with torch.inference_mode():
-                found = self.model.forward_intermediates(images, intermediates_only=True, output_fmt="NCHW")
-        except (AssertionError, ValueError, RuntimeError) as error:
-            raise UnsupportedSizeError(says(error)) from error
+            found = self._call(images, "forward_intermediates", intermediates_only=True, output_fmt="NCHW")
         finally:
             if handle is not None:
                 handle.remove()

@@ -17,6 +17,7 @@ from torch import Tensor
 from cpvt.config import Size, sides
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")  # of PIL, by timm's names
+ORDERS, CROP_MODES = ("RGB", "BGR"), ("center", "squash", "border")
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,10 @@ class Transform:
     interpolation: str = "bicubic"
     longest_side: int | None = None
     """Images with a longer side are shrunk to it before they are cropped or put on a canvas."""
+    channel_order: str = "RGB"
+    """Order of the tensor's channels; mean and std are always in the order RGB."""
+    crop_mode: str = "center"
+    """How `resize` makes an image fit, by timm's names: 'center' crops, 'squash' changes proportions, 'border' pads."""
     size: Size | None = None
     """Recommended inference size, pixels: the training size, unless whoever published the weights chose another."""
 
@@ -43,6 +48,11 @@ class Transform:
             raise ValueError(f"crop_ratio must be above 0 and at most 1; got {self.crop_ratio}")
         if self.interpolation not in INTERPOLATIONS:
             raise ValueError(f"unknown interpolation '{self.interpolation}'; known: {', '.join(INTERPOLATIONS)}")
+        if self.channel_order not in ORDERS or self.crop_mode not in CROP_MODES:
+            raise ValueError(
+                f"channel_order must be {' or '.join(ORDERS)}, crop_mode {' or '.join(CROP_MODES)}; "
+                f"got '{self.channel_order}' and '{self.crop_mode}'"
+            )
 
     @property
     def mode(self) -> str:
@@ -59,7 +69,8 @@ class Transform:
         image = image if image.mode == self.mode else image.convert(self.mode)
         if image.size == sides[::-1] and self.crop_ratio == 1.0:
             return self.whole(image)
-        return self.normalise(_resizing(sides, self.crop_ratio, self.interpolation)(image).numpy())
+        resize = _resizing(sides, self.crop_ratio, self.interpolation, self.crop_mode)
+        return self.normalise(resize(image).numpy())
 
     def whole(self, image: Image.Image) -> Tensor:
         """The whole image at its own size, normalised."""
@@ -72,7 +83,7 @@ class Transform:
         values /= 255
         values -= _by_channel(self.mean)
         values /= _by_channel(self.std)
-        return torch.from_numpy(values)
+        return torch.from_numpy(values[::-1].copy() if self.channel_order == "BGR" else values)
 
     def limit(self, image: Image.Image) -> Image.Image:
         """The image, shrunk in proportion where a side exceeds `longest_side`; else the same object."""
@@ -92,10 +103,12 @@ def _by_channel(values: tuple[float, ...]) -> NDArray[np.float32]:
 
 
 @lru_cache(maxsize=64)
-def _resizing(sides: tuple[int, int], crop_ratio: float, interpolation: str) -> Callable[[Image.Image], Any]:
+def _resizing(
+    sides: tuple[int, int], crop_ratio: float, interpolation: str, crop_mode: str
+) -> Callable[[Image.Image], Any]:
     from timm.data import create_transform
 
     resizing: Callable[[Image.Image], Any] = create_transform(
-        sides, is_training=False, crop_pct=crop_ratio, interpolation=interpolation, normalize=False
+        sides, is_training=False, crop_pct=crop_ratio, interpolation=interpolation, crop_mode=crop_mode, normalize=False
     )
     return resizing

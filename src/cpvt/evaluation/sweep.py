@@ -59,8 +59,9 @@ def sweep(
     times the training size. Other options are those of `cpvt.config.SweepConfig`.
 
     Images are normalised, cropped and interpolated as the model's own configuration says, else as fits the data. A size
-    that the model refuses gives a row with its message in `refused`. Raises TypeError for an unknown option, ValueError
-    for a size below a patch, other classes than the model's, and output that is not (B, classes).
+    that the model refuses gives a row with its message in `refused`; an error that it also raises at its training size
+    and the other sizes is its own, and raised. Raises TypeError for an unknown option, ValueError for a size below a
+    patch, other classes than the model's, and output that is not (B, classes).
     """
     config = options_from(SweepConfig, options, model=model, data=data, sizes=sizes, out=None)
     return _sweep(config, on_progress)
@@ -79,6 +80,7 @@ def _sweep(config: SweepConfig, on_progress: ProgressCallback) -> Iterator[Row]:
         _check_data(data, adapter, protocol)
     sizes = config.sizes or default_sizes(adapter)
     check_sizes(sizes, adapter.patch_size or 1)
+    adapter = replace(adapter, other_sizes=tuple(sizes))
     changes: dict[str, Any] = {"mean": config.mean or None, "std": config.std or None, "crop_ratio": config.crop_pct}
     changes |= {"interpolation": config.interpolation, "longest_side": config.longest_side}
     known = {name: value for name, value in changes.items() if value is not None}

@@ -89,7 +89,8 @@ class Teacher:
         mean, std, student_mean, student_std = (
             torch.tensor(each, dtype=torch.float32)[:, None, None] for each in values
         )
-        self.scale, self.shift = student_std / std, (student_mean - mean) / std
+        self.scale, self.shift = student_std / std, (student_mean - mean) / std  # of red, green and blue
+        self.orders = (transform.channel_order, own.channel_order)
 
     def __call__(self, images: Images) -> Tensor:
         """The class that the teacher predicts for each image, (B,)."""
@@ -104,7 +105,9 @@ class Teacher:
         return logits.argmax(1).clone()
 
     def _renormalize(self, images: Tensor) -> Tensor:
-        return images * self.scale.to(images.device) + self.shift.to(images.device)
+        images = images.flip(-3) if self.orders[0] == "BGR" else images
+        images = images * self.scale.to(images.device) + self.shift.to(images.device)
+        return images.flip(-3) if self.orders[1] == "BGR" else images
 
 
 def check_teacher(adapter: ModelAdapter, class_names: tuple[str, ...]) -> None:

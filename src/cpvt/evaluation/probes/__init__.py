@@ -66,6 +66,7 @@ def _probe(config: ProbeConfig, on_progress: ProgressCallback) -> Iterator[Probe
         data = open_data(data, config.data_dir, adapter.transform.mode if adapter.transform else None)
     transform = fit_transform(adapter, data)
     training = training_sides(adapter, data, config.img_size)
+    adapter = replace(adapter, other_sizes=(training,))
     grids, missing = read_grids(adapter, training, transform)
     patch = patch_of(adapter, training, grids)
     dataset = ProbeDataset(

@@ -52,9 +52,9 @@ class ProbeDataset:
         and 'test'.
         """
         if kind in ("black", "white"):
-            mean, std = torch.tensor(self.transform.mean), torch.tensor(self.transform.std)
-            value = (float(kind == "white") - mean) / std
-            yield value[None, :, None, None].expand(1, -1, *sides).contiguous().to(self.device), torch.tensor([-1])
+            level = np.full((len(self.transform.mean), 1, 1), 255 * (kind == "white"), np.uint8)
+            value = self.transform.normalise(level)[None]
+            yield value.expand(1, -1, *sides).contiguous().to(self.device), torch.tensor([-1])
             return
         low, high = (round(fraction * len(self.indices)) for fraction in PARTS[part])
         if kind == "natural":

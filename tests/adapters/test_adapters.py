@@ -1,8 +1,10 @@
 """Subjects: models of every library give logits, token maps and attention, at sizes they were not built for."""
 
 import json
+import time
 import warnings
 
+import huggingface_hub
 import pytest
 import torch
 import torchvision
@@ -15,6 +17,7 @@ from cpvt.adapters import (
     UnsupportedSizeError,
     adapter_of,
     build,
+    hub,
     open_adapter,
 )
 
@@ -248,3 +251,39 @@ def test_an_untrained_twin_keeps_nothing_that_was_trained(name):
             parameter.fill_(7.0)
     kept = [name for name, value in adapter.untrained().model.named_parameters() if (value == 7).any()]
     assert kept == []
+
+
+@pytest.mark.parametrize(
+    "name", [TIMM, HF, "torchvision:mobilenet_v3_small", "torchvision:mobilenet_v3_small(weights=None)"]
+)
+def test_random_weights_are_asked_for_in_brackets_or_as_a_checkpoint(name, monkeypatch):
+    monkeypatch.setattr(hub, "_answers", lambda address: pytest.fail("the hub was asked"))
+    bracketed = name.replace(")", ", pretrained=False)") if ")" in name else f"{name}(pretrained=False)"
+    for adapter in (open_adapter(bracketed), open_adapter(name, "random"), adapter_of(build(bracketed, 1000))):
+        with torch.no_grad():
+            assert adapter.model(torch.zeros(1, 3, 224, 224)) is not None
+    assert open_adapter(bracketed).name == bracketed
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("timm:vit_tiny_patch16_224", r"the weights of 'timm:vit_tiny_patch16_224' .*--checkpoint FILE .*random$"),
+        ("hf:someone/model", r"the weights of 'hf:someone/model' .*a folder that save_pretrained wrote, as in hf:PATH"),
+    ],
+)
+def test_without_a_network_the_hub_is_asked_once(name, words, monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr(hub, "_answers", lambda address: asked.append(address))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    waits = []
+    monkeypatch.setattr(time, "sleep", waits.append)
+    with pytest.raises(ValueError, match=words.replace(r"' ", r"' could not be fetched: .*", 1)):
+        open_adapter(name)
+    assert (asked, waits) == (["https://huggingface.co"], [])
+    assert not huggingface_hub.constants.HF_HUB_OFFLINE
+
+
+def test_an_address_that_refuses_does_not_answer():
+    assert not hub._answers("http://127.0.0.1:9")

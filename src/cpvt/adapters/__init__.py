@@ -15,7 +15,7 @@ from cpvt.adapters.errors import CpvtError, UnsupportedError, UnsupportedSizeErr
 from cpvt.config import split_options
 
 __all__ = [
-    "TABLE", "CpvtError", "Library", "ModelAdapter", "UnsupportedError", "UnsupportedSizeError", "adapter_of", "build",
+    "RANDOM", "TABLE", "CpvtError", "Library", "ModelAdapter", "UnsupportedError", "UnsupportedSizeError", "adapter_of", "build",
     "describe", "is_external", "logits_of", "open_adapter", "prefixes",
 ]  # fmt: skip
 
@@ -35,6 +35,7 @@ class Library(NamedTuple):
         return import_module(self.module)
 
 
+RANDOM = "random"  # in place of a file with weights
 OWN = Library("cpvt.models", "cpvt.adapters.own", "OwnAdapter")
 TABLE = {  # the prefix of names, as in timm:vit_small_patch16_224 -> its library
     "timm": Library("timm", "cpvt.adapters.timm_models", "TimmAdapter"),
@@ -58,12 +59,15 @@ def open_adapter(name: str, checkpoint: str | Path | None = None, pretrained: bo
     """A model by library and name, ready to be measured: "timm:NAME", "hf:PATH_OR_NAME", "torchvision:NAME".
 
     Options of the library's own constructor go in brackets: "timm:vit_tiny_patch16_224(dynamic_img_size=True)".
-    checkpoint: a file with weights (.safetensors, or .pth without pickled code). Without one the model has the weights
-    that the library publishes, or random ones with `pretrained=False`. Raises ValueError for a name that the library
+    checkpoint: a file with weights (.safetensors, or .pth without pickled code), or "random". Without one the model has
+    the weights that the library publishes, or random ones with `pretrained=False`, also in the brackets. Raises ValueError for a name that the library
     does not know (close ones are listed), for weights that do not fit or are missing, and where the library is not
     installed.
     """
     library, rest, options = _split(name)
+    pretrained &= options.pop("pretrained", True)
+    if str(checkpoint) == RANDOM and not Path(RANDOM).exists():
+        checkpoint, pretrained = None, False
     model, facts = TABLE[library].load().open_model(rest, options, checkpoint, pretrained)
     return adapter_of(model, name, **facts)
 
@@ -71,6 +75,7 @@ def open_adapter(name: str, checkpoint: str | Path | None = None, pretrained: bo
 def build(name: str, num_classes: int, size: int | None = None, in_chans: int = 3) -> nn.Module:
     """A model of another library with random weights; `size` is its training size, where the architecture has one."""
     library, rest, options = _split(name)
+    options.pop("pretrained", None)
     model: nn.Module = TABLE[library].load().build(rest, options, num_classes, size, in_chans)
     return model
 

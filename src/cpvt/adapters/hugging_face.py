@@ -13,11 +13,13 @@ from torch import Tensor, nn
 
 from cpvt.adapters.base import ModelAdapter, sides_of
 from cpvt.adapters.errors import UnsupportedError
+from cpvt.adapters.hub import not_fetched, quick_hub
 from cpvt.adapters.processors import transform_of
 from cpvt.adapters.token_maps import as_map
 from cpvt.adapters.weights import load_weights_file, says
 from cpvt.config import sides
 
+HERE = "a folder that save_pretrained wrote, as in hf:PATH, or a type with random weights, as in hf:vit"
 PROCESSORS = ("preprocessor_config.json", "processor_config.json")  # files that describe one
 INTERPOLATE = "interpolate_pos_encoding"
 
@@ -98,20 +100,25 @@ def open_model(
         if checkpoint is not None:
             load_weights_file(model, Path(checkpoint))
         return model, {}
-    if not Path(model_name).exists() and (model_name.startswith((".", "/", "~")) or model_name.count("/") > 1):
+    local = Path(model_name).exists()
+    if not local and (model_name.startswith((".", "/", "~")) or model_name.count("/") > 1):
         raise ValueError(f"'{model_name}' is no folder that save_pretrained wrote, and no name on the hub")
-    try:
-        model, loaded = transformers.AutoModelForImageClassification.from_pretrained(
-            model_name, use_safetensors=True, output_loading_info=True, **_float32(transformers), **options
-        )
-    except (OSError, ValueError, TypeError, RuntimeError) as error:
-        raise ValueError(
-            f"transformers could not open '{model_name}' as a classifier of images: {says(error)}"
-        ) from error
+    with quick_hub(not local) as reachable:
+        try:
+            model, loaded = transformers.AutoModelForImageClassification.from_pretrained(
+                model_name, use_safetensors=True, output_loading_info=True, **_float32(transformers), **options
+            )
+        except (OSError, ValueError, TypeError, RuntimeError) as error:
+            if not reachable and isinstance(error, OSError):
+                raise not_fetched(f"the weights of 'hf:{model_name}'", HERE) from error
+            raise ValueError(
+                f"transformers could not open '{model_name}' as a classifier of images: {says(error)}"
+            ) from error
+        facts = _facts_of_processor(transformers, model_name, getattr(model.config, "num_channels", 3))
     if loaded["missing_keys"]:
         missing = ", ".join(sorted(loaded["missing_keys"])[:5])
         raise ValueError(f"'{model_name}' was not saved as a classifier: it has no weights for {missing}")
-    return model, _facts_of_processor(transformers, model_name, getattr(model.config, "num_channels", 3))
+    return model, facts
 
 
 def _facts_of_processor(transformers: Any, model_name: str, channels: int) -> dict[str, Any]:
@@ -144,12 +151,19 @@ def build(model_name: str, options: dict[str, Any], num_classes: int, size: int 
 
 def _from_config(model_name: str, options: dict[str, Any]) -> nn.Module:
     transformers = _transformers()
-    try:
-        if "/" in model_name or os.path.isdir(model_name):
-            config = transformers.AutoConfig.from_pretrained(model_name, **options)
-        else:
-            config = transformers.AutoConfig.for_model(model_name, **options)
-        model: nn.Module = transformers.AutoModelForImageClassification.from_config(config, **_float32(transformers))
-    except (OSError, ValueError, TypeError) as error:
-        raise ValueError(f"transformers could not make '{model_name}' with {options}: {says(error)[:300]}") from error
+    local = os.path.isdir(model_name)
+    named = "/" in model_name or local
+    with quick_hub(named and not local) as reachable:
+        try:
+            automatic = transformers.AutoConfig
+            config = (automatic.from_pretrained if named else automatic.for_model)(model_name, **options)
+            model: nn.Module = transformers.AutoModelForImageClassification.from_config(
+                config, **_float32(transformers)
+            )
+        except (OSError, ValueError, TypeError) as error:
+            if not reachable and isinstance(error, OSError):
+                raise not_fetched(f"the configuration of 'hf:{model_name}'", HERE) from error
+            raise ValueError(
+                f"transformers could not make '{model_name}' with {options}: {says(error)[:300]}"
+            ) from error
     return model

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from cpvt.adapters.base import ModelAdapter
 from cpvt.adapters.errors import UnsupportedError, UnsupportedSizeError
+from cpvt.adapters.hub import ALTERNATIVES, not_fetched, quick_hub
 from cpvt.adapters.weights import load_weights_file, says
 from cpvt.config import sides
 from cpvt.data import Transform
@@ -141,10 +142,13 @@ def _create(model_name: str, pretrained: bool, **options: Any) -> nn.Module:
         near = difflib.get_close_matches(model_name, timm.list_models(), n=5, cutoff=0.5)
         hint = f"; near ones: {', '.join(near)}" if near else ""
         raise ValueError(f"timm {timm.__version__} knows no model '{model_name}'{hint}")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+    of_hub = model_name.startswith(("hf-hub:", "hf_hub:"))
+    with quick_hub(pretrained or of_hub) as reachable, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
             return timm.create_model(model_name, pretrained=pretrained, **options)
-    except (TypeError, RuntimeError, OSError, AssertionError) as error:
-        what = "its published weights, or pass --checkpoint FILE" if pretrained else "these options"
-        raise ValueError(f"timm could not make '{model_name}' with {what}: {says(error)}") from error
+        except (TypeError, RuntimeError, OSError, AssertionError) as error:
+            if not reachable and isinstance(error, OSError):
+                raise not_fetched(f"the weights of 'timm:{model_name}'", ALTERNATIVES) from error
+            what = f"its published weights, or pass {ALTERNATIVES}" if pretrained else "these options"
+            raise ValueError(f"timm could not make '{model_name}' with {what}: {says(error)}") from error

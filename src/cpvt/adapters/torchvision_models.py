@@ -6,12 +6,14 @@ import difflib
 import inspect
 from pathlib import Path
 from typing import Any
+from urllib.error import URLError
 
 import torch
 from torch import Tensor, nn
 
 from cpvt.adapters.base import ModelAdapter, sides_of
 from cpvt.adapters.errors import UnsupportedError
+from cpvt.adapters.hub import ALTERNATIVES
 from cpvt.adapters.token_maps import as_map
 from cpvt.adapters.weights import load_weights_file, says
 from cpvt.data import Transform
@@ -80,18 +82,19 @@ def open_model(
     model_name: str, options: dict[str, Any], checkpoint: str | Path | None, pretrained: bool
 ) -> tuple[nn.Module, dict[str, Any]]:
     """A model by torchvision's name, with its published weights (the DEFAULT ones) or those of a file."""
-    model = _create(model_name, "DEFAULT" if pretrained and checkpoint is None else None, options)
+    named = options.pop("weights", "DEFAULT")
+    model = _create(model_name, named if pretrained and checkpoint is None else None, options)
     if checkpoint is not None:
         load_weights_file(model, Path(checkpoint))
-    return model, _published(model_name)
+    return model, _published(model_name, named)
 
 
-def _published(model_name: str) -> dict[str, Any]:
-    """How images are read for the published weights, and at which size."""
+def _published(model_name: str, named: str | None) -> dict[str, Any]:
+    """How images are read for the published weights of a name, and at which size."""
     import torchvision
 
     weights = torchvision.models.get_model_weights(model_name)
-    transform = getattr(weights, "DEFAULT", next(iter(weights))).transforms()
+    transform = getattr(weights, named or "DEFAULT", next(iter(weights))).transforms()
     crop, resize = transform.crop_size[0], transform.resize_size[0]
     how = Transform(tuple(transform.mean), tuple(transform.std), min(1.0, crop / resize), transform.interpolation.value)
     return {"transform": how} if "vit" in model_name else {"transform": how, "train_size": crop}
@@ -104,6 +107,7 @@ def build(model_name: str, options: dict[str, Any], num_classes: int, size: int 
     if in_chans != 3:
         raise ValueError(f"torchvision's models read 3 channels; these images have {in_chans}")
     options = {"num_classes": num_classes, **options}
+    options.pop("weights", None)
     if size is not None and model_name in torchvision.models.list_models():
         taken = inspect.signature(torchvision.models.get_model_builder(model_name)).parameters
         if "image_size" in taken or model_name.startswith("vit_"):
@@ -121,7 +125,12 @@ def _create(model_name: str, weights: str | None, options: dict[str, Any]) -> nn
         raise ValueError(f"torchvision {torchvision.__version__} knows no classifier '{model_name}'{hint}")
     try:
         model: nn.Module = torchvision.models.get_model(model_name, weights=weights, **options)
-    except (OSError, TypeError, ValueError) as error:
-        what = "its published weights, or pass --checkpoint FILE" if weights else f"the options {options}"
+    except (KeyError, OSError, TypeError, ValueError) as error:
+        if weights and isinstance(error, URLError):
+            raise ValueError(
+                f"the weights of 'torchvision:{model_name}' could not be fetched ({error.reason}); connect, or pass "
+                f"{ALTERNATIVES}"
+            ) from error
+        what = f"its published weights, or pass {ALTERNATIVES}" if weights else f"the options {options}"
         raise ValueError(f"torchvision could not make '{model_name}' with {what}: {says(error)}") from error
     return model

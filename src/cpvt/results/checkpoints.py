@@ -13,7 +13,7 @@ import torch
 from timm import list_models
 from torch import Tensor, nn
 
-from cpvt.adapters import TABLE, ModelAdapter, adapter_of, is_external, open_adapter, prefixes
+from cpvt.adapters import RANDOM, TABLE, ModelAdapter, adapter_of, is_external, open_adapter, prefixes
 from cpvt.adapters.adapt import build_external, continue_external
 from cpvt.adapters.classify import classify, preprocessing_of
 from cpvt.adapters.retrofit import retrofit
@@ -194,6 +194,8 @@ def starting_weights(
     """
     if Path(start).is_file() or not is_run(start):
         model = build_model(wanted)
+        if str(start) == RANDOM and not Path(start).exists():
+            return model
         load_weights_file(model, Path(start))
         return model
     record = read_record(start)

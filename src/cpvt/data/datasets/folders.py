@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from cpvt.data.base import DataSet, DataSource, Split, data_set
 from cpvt.data.datasets.shards import holds_shards, open_shards
 from cpvt.data.decoding import decode, image_endings, is_hidden
 
+logger = logging.getLogger(__name__)
 TEST_FOLDERS = ("test", "val", "validation")
 
 
@@ -69,6 +72,7 @@ def _split(images: dict[str, list[Path]] | None, classes: Sequence[str], mode: s
 
 def _images_by_class(root: Path) -> dict[str, list[Path]]:
     """Image files by class, both in natural order (class2 before class10)."""
+    others: Counter[str] = Counter()
     inside = sorted((each for each in root.iterdir() if not is_hidden(Path(each.name))), key=_natural)
     gone = next((each for each in inside if not each.exists()), None)
     if gone is not None:
@@ -77,19 +81,24 @@ def _images_by_class(root: Path) -> dict[str, list[Path]]:
         [each for each in inside if each.is_dir()],
         [each.name for each in inside if not each.is_dir() and _is_image(each)],
     )
-    found = {folder.name: find_images(folder) for folder in folders}
+    found = {folder.name: find_images(folder, others) for folder in folders}
     empty = [str(folder) for folder in folders if not found[folder.name]] or ([] if folders else [str(root)])
     if empty or loose:
         what = f"no images in '{empty[0]}'" if empty else f"'{root}' has images outside any class ({loose[0]}, ...)"
         raise ValueError(f"{what}: expected class folders with images, {root}/CLASS/name.jpg")
+    if others:
+        kinds = ", ".join(ending or "no ending" for ending, _ in others.most_common(5))
+        logger.info(
+            f"{others.total()} files in '{root}' are left out, as they are not of a format that is read: {kinds}"
+        )
     return found
 
 
-def find_images(folder: Path) -> list[Path]:
+def find_images(folder: Path, others: Counter[str] | None = None) -> list[Path]:
     """The image files in a folder and in those below it, linked ones too, in natural order.
 
     Hidden files are left out, and what systems keep for themselves. Links may form loops: no folder is read twice.
-    Raises ValueError for a folder that cannot be read.
+    others: counts the endings of all other files. Raises ValueError for a folder that cannot be read.
     """
     seen = {str(each) for each in (folder.resolve(), *folder.resolve().parents)}
     found: list[Path] = []
@@ -97,14 +106,16 @@ def find_images(folder: Path) -> list[Path]:
         new = {os.path.realpath(Path(where, name)): name for name in sorted(folders) if not is_hidden(Path(name))}
         folders[:] = [name for real, name in new.items() if real not in seen]
         seen.update(new)
-        found += [path for path in (Path(where, name) for name in files) if _is_image(path)]
+        for path in (Path(where, name) for name in files if not is_hidden(Path(name))):
+            if _is_image(path):
+                found.append(path)
+            elif others is not None:
+                others[path.suffix.lower()] += 1
     return sorted(found, key=_natural)
 
 
 def _is_image(path: Path) -> bool:
     """Whether a file is an image by its name, or a link to what is not there and may have been a folder of images."""
-    if is_hidden(Path(path.name)):
-        return False
     return path.suffix.lower() in image_endings() or (not path.suffix and not path.exists())
 
 

@@ -296,7 +296,11 @@ def test_hidden_and_false_images_in_class_folders_are_left_out(image_folder, cap
         "cat/0.png", "cat/album.jpg/1.png", "dog/0.png",
     ]  # fmt: skip
     (message,) = caplog.messages
-    assert message.startswith(f"7 files in '{root}/train' are left out, as they are not of a format that is read: .")
+    what, kinds = message.split(": ")
+    assert what == f"left out of '{root}/train', as not of a format that is read"
+    assert set(kinds.split(", ")) == {
+        *(f"1 .{ending}" for ending in ("h5", "mpg", "eps", "grib", "wmf", "txt")), "1 without an ending",
+    }  # fmt: skip
 
 
 def test_a_folder_that_cannot_be_read_is_an_error_that_names_it(image_folder, monkeypatch):

@@ -87,10 +87,8 @@ def _images_by_class(root: Path) -> dict[str, list[Path]]:
         what = f"no images in '{empty[0]}'" if empty else f"'{root}' has images outside any class ({loose[0]}, ...)"
         raise ValueError(f"{what}: expected class folders with images, {root}/CLASS/name.jpg")
     if others:
-        kinds = ", ".join(ending or "no ending" for ending, _ in others.most_common(5))
-        logger.info(
-            f"{others.total()} files in '{root}' are left out, as they are not of a format that is read: {kinds}"
-        )
+        kinds = ", ".join(f"{count} {ending or 'without an ending'}" for ending, count in others.most_common())
+        logger.info(f"left out of '{root}', as not of a format that is read: {kinds}")
     return found
 
 

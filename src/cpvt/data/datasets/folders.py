@@ -77,10 +77,8 @@ def _images_by_class(root: Path) -> dict[str, list[Path]]:
     gone = next((each for each in inside if not each.exists()), None)
     if gone is not None:
         raise ValueError(f"'{gone}' is a link to '{gone.readlink()}', which does not exist: fix or remove it")
-    folders, loose = (
-        [each for each in inside if each.is_dir()],
-        [each.name for each in inside if not each.is_dir() and _is_image(each)],
-    )
+    folders = [each for each in inside if each.is_dir()]
+    loose = [each.name for each in inside if each not in folders and _is_image(each)]
     found = {folder.name: find_images(folder, others) for folder in folders}
     empty = [str(folder) for folder in folders if not found[folder.name]] or ([] if folders else [str(root)])
     if empty or loose:

@@ -78,7 +78,7 @@ def _images_by_class(root: Path) -> dict[str, list[Path]]:
     if gone is not None:
         raise ValueError(f"'{gone}' is a link to '{gone.readlink()}', which does not exist: fix or remove it")
     folders = [each for each in inside if each.is_dir()]
-    loose = [each.name for each in inside if each not in folders and _is_image(each)]
+    loose = [each.name for each in inside if not each.is_dir() and _is_image(each)]
     found = {folder.name: find_images(folder, others) for folder in folders}
     empty = [str(folder) for folder in folders if not found[folder.name]] or ([] if folders else [str(root)])
     if empty or loose:

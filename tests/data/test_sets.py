@@ -279,7 +279,8 @@ def test_linked_folders_are_read_and_loops_end(image_folder):
     assert names == ["0.png", "more/deep/0.png", "more/deep/1.png"]
 
 
-def test_hidden_and_false_images_in_class_folders_are_left_out(image_folder):
+def test_hidden_and_false_images_in_class_folders_are_left_out(image_folder, caplog):
+    caplog.set_level("INFO", "cpvt")
     root = image_folder({"train/cat": 1, "train/dog": 1, "train/__MACOSX": 1, "train/.ipynb_checkpoints": 1})
     hidden = (".ipynb_checkpoints/0-checkpoint.png", "@eaDir/0.png", "deep/.thumbs/0.png", "__MACOSX/0.png")
     for name in (*hidden, "._0.png", "deep/._1.jpg", "a.h5", "a.mpg", "a.eps", "a.grib", "a.wmf", "a.txt", "README"):
@@ -294,6 +295,12 @@ def test_hidden_and_false_images_in_class_folders_are_left_out(image_folder):
     assert [str(path.relative_to(root / "train")) for path in data.train.paths] == [
         "cat/0.png", "cat/album.jpg/1.png", "dog/0.png",
     ]  # fmt: skip
+    (message,) = caplog.messages
+    what, kinds = message.split(": ")
+    assert what == f"left out of '{root}/train', as not of a format that is read"
+    assert set(kinds.split(", ")) == {
+        *(f"1 .{ending}" for ending in ("h5", "mpg", "eps", "grib", "wmf", "txt")), "1 without an ending",
+    }  # fmt: skip
 
 
 def test_a_folder_that_cannot_be_read_is_an_error_that_names_it(image_folder, monkeypatch):

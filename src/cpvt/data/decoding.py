@@ -134,12 +134,12 @@ def undecodable(name: str, error: Exception) -> BadImageError:
             f"image '{name}' has {pixels:,} pixels, and {_max_pixels.get():,} are allowed; "
             "raise --max-image-pixels, or remove the file"
         )
-    why = f"{type(error).__name__}: {error}"
+    why, remedy = f"{type(error).__name__}: {error}", "fix"
     if isinstance(error, UnidentifiedImageError):  # whose message may be the address of a buffer
         why = f"it is none of what is read: {', '.join(_formats())}, in the forms that PIL knows"
     elif isinstance(error, UnknownRangeError):
-        why = str(error)
-    return BadImageError(f"image '{name}' does not decode ({why}); fix or remove the file")
+        why, remedy = str(error), "save it in 8 or 16 bits"
+    return BadImageError(f"image '{name}' does not decode ({why}); {remedy} or remove the file")
 
 
 def with_hint(message: str) -> BadImageError:

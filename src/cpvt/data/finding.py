@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -53,11 +54,11 @@ def _files(name: str | Path) -> list[str | Path]:
     return [each for match in matches for each in _files(match)]
 
 
-def walk(folder: Path) -> list[Path]:
+def walk(folder: Path, others: Counter[str] | None = None) -> list[Path]:
     """The image files in a folder and in those below it, linked ones too, in natural order.
 
     Hidden files are left out, and what systems keep for themselves. Links may form loops: no folder is read twice.
-    Raises ValueError for a folder that cannot be read.
+    others: counts the endings of all other files. Raises ValueError for a folder that cannot be read.
     """
     seen = {str(each) for each in (folder.resolve(), *folder.resolve().parents)}
     found: list[Path] = []
@@ -65,14 +66,16 @@ def walk(folder: Path) -> list[Path]:
         new = {os.path.realpath(Path(where, name)): name for name in sorted(folders) if not is_hidden(Path(name))}
         folders[:] = [name for real, name in new.items() if real not in seen]
         seen.update(new)
-        found += [path for path in (Path(where, name) for name in files) if is_image(path)]
+        for path in (Path(where, name) for name in files if not is_hidden(Path(name))):
+            if is_image(path):
+                found.append(path)
+            elif others is not None:
+                others[path.suffix.lower()] += 1
     return sorted(found, key=natural)
 
 
 def is_image(path: Path) -> bool:
     """Whether a file is an image by its name, or a link to what is not there and may have been a folder of images."""
-    if is_hidden(Path(path.name)):
-        return False
     return path.suffix.lower() in image_endings() or (not path.suffix and not path.exists())
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from cpvt.data.datasets.shards import holds_shards, open_shards
 from cpvt.data.decoding import decode, is_hidden
 from cpvt.data.finding import is_image, natural, walk
 
+logger = logging.getLogger(__name__)
 TEST_FOLDERS = ("test", "val", "validation")
 
 
@@ -67,19 +70,21 @@ def _split(images: dict[str, list[Path]] | None, classes: Sequence[str], mode: s
 
 def _images_by_class(root: Path) -> dict[str, list[Path]]:
     """Image files by class, both in natural order (class2 before class10)."""
+    others: Counter[str] = Counter()
     inside = sorted((each for each in root.iterdir() if not is_hidden(Path(each.name))), key=natural)
     gone = next((each for each in inside if not each.exists()), None)
     if gone is not None:
         raise ValueError(f"'{gone}' is a link to '{gone.readlink()}', which does not exist: fix or remove it")
-    folders, loose = (
-        [each for each in inside if each.is_dir()],
-        [each.name for each in inside if not each.is_dir() and is_image(each)],
-    )
-    found = {folder.name: walk(folder) for folder in folders}
+    folders = [each for each in inside if each.is_dir()]
+    loose = [each.name for each in inside if not each.is_dir() and is_image(each)]
+    found = {folder.name: walk(folder, others) for folder in folders}
     empty = [str(folder) for folder in folders if not found[folder.name]] or ([] if folders else [str(root)])
     if empty or loose:
         what = f"no images in '{empty[0]}'" if empty else f"'{root}' has images outside any class ({loose[0]}, ...)"
         raise ValueError(f"{what}: expected class folders with images, {root}/CLASS/name.jpg")
+    if others:
+        kinds = ", ".join(f"{count} {ending or 'without an ending'}" for ending, count in others.most_common())
+        logger.info(f"left out of '{root}', as not of a format that is read: {kinds}")
     return found
 
 

@@ -64,6 +64,28 @@ def test_checkpointing_recomputes(config, tmp_path, monkeypatch):
     assert len(calls) == 2 * 3 * 4  # epochs, steps, blocks
 
 
+@pytest.mark.parametrize(
+    ("recipe", "resolved"),
+    [
+        ({"augment": None}, {"augment": "resized-crop", "hflip": 0.5}),
+        ({"augment": "crop", "hflip": 0.0}, {"augment": "crop", "hflip": 0.0}),
+        ({"augment": "none"}, {"augment": "none", "hflip": 0.0}),
+    ],
+    ids=str,
+)
+def test_the_record_says_how_images_were_augmented_and_mirrored(config, tmp_path, recipe, resolved):
+    trained(config, tmp_path, "run", {**recipe, "epochs": 1})
+    assert cpvt.load(tmp_path / "run").record["resolved"] == resolved
+
+
+def test_mirroring_is_an_option_and_half_by_default(config, tmp_path):
+    runs = [trained(config, tmp_path, str(hflip), {"hflip": hflip}) for hflip in (None, 0.5, 0.0)]
+    assert differ(runs[0], runs[1]) == 0
+    assert differ(runs[0], runs[2]) > 1e-5
+    with pytest.raises(ValueError, match="--hflip 0.5 does nothing under --augment none, which never mirrors: choose"):
+        trained(config, tmp_path, "none", {"augment": "none", "hflip": 0.5})
+
+
 def test_the_average_of_the_weights_is_saved_and_resumed(config, tmp_path):
     seen = []
     with pytest.MonkeyPatch.context() as patch:

@@ -25,7 +25,7 @@ from cpvt.results.folders import COMPARISON, ROWS, RUNS
 from cpvt.results.provenance import provenance
 from cpvt.results.rows import Row, read_rows
 from cpvt.runtime.files import append_rows, check_writable, read_json, write_json
-from cpvt.training import TrainingSetup, check, check_here, is_finished, train
+from cpvt.training import TrainingSetup, check, check_here, is_finished, resolved_options, train
 
 QUICK_EPOCHS = 12
 GROWS = (  # options that may change when a comparison resumes
@@ -85,7 +85,7 @@ def compare(
     for task in unfinished if not config.cluster else ():
         check_here(task.training)
     if unfinished:
-        _record(folder, config, parallel)
+        _record(folder, config, parallel, data, unfinished[0])
 
     def keep(row: Row) -> None:
         append_rows(folder / ROWS, [row])
@@ -176,12 +176,15 @@ def slug(encoding: str) -> str:
     return re.sub(r"[^A-Za-z0-9.+=-]+", "_", encoding).strip("_")
 
 
-def _record(folder: Path, config: CompareConfig, parallel: int) -> None:
-    """Save the configuration, and the commands that measured the rows so far."""
+def _record(folder: Path, config: CompareConfig, parallel: int, data: DataSet, task: _Task) -> None:
+    """Save the configuration, what the data made of its defaults, and the commands that measured the rows so far."""
+    assert task.setup is not None  # every task is checked
     earlier = read_json(folder / COMPARISON)["commands"] if (folder / COMPARISON).exists() else []
     origin = {**provenance(), "trainings_at_once": parallel, "threads_each": _threads(parallel)}
     commands = list(dict.fromkeys([*earlier, origin["command"]]))
-    write_json(folder / COMPARISON, {"config": asdict(config), "provenance": origin, "commands": commands})
+    resolved = resolved_options(task.training, task.setup, data)
+    record = {"config": asdict(config), "resolved": resolved, "provenance": origin, "commands": commands}
+    write_json(folder / COMPARISON, record)
 
 
 def _remaining(task: _Task, done: set[tuple[Any, ...]]) -> _Task | None:

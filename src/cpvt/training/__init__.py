@@ -10,7 +10,7 @@ from cpvt.config import ProgressCallback, TrainConfig, ignore_progress
 from cpvt.data import DataSet, open_data
 from cpvt.runtime import distributed
 from cpvt.training.backend import Backend
-from cpvt.training.build import PUBLISHED, TrainingSetup, build_model, open_teacher
+from cpvt.training.build import PUBLISHED, TrainingSetup, build_model, open_teacher, resolved_options
 from cpvt.training.loss import Criterion
 from cpvt.training.resume import DivergedError, is_finished
 from cpvt.training.stopping import EXIT_CODE, StoppedError, handle_sigterm
@@ -19,7 +19,7 @@ from cpvt.training.validation import check, check_here
 
 __all__ = [
     "EXIT_CODE", "PUBLISHED", "DivergedError", "StoppedError", "TrainingSetup", "build_model", "check",
-    "check_here", "is_finished", "train",
+    "check_here", "is_finished", "resolved_options", "train",
 ]  # fmt: skip
 
 

@@ -22,7 +22,7 @@ from cpvt.models import VisionTransformer
 from cpvt.results.checkpoints import is_run
 from cpvt.results.folders import CHECKPOINT, WEIGHTS
 from cpvt.runtime.files import check_writable
-from cpvt.training.build import PUBLISHED, TrainingSetup, build_setup, create_optimizer, start_of
+from cpvt.training.build import PUBLISHED, TrainingSetup, augment_of, build_setup, create_optimizer, start_of
 from cpvt.training.resume import has_state
 
 LOOKAHEAD = "lookahead_"  # timm's prefix that wraps any optimizer
@@ -42,6 +42,12 @@ def check(config: TrainConfig, data: DataSet) -> TrainingSetup:
     _check_recipe(config)
     _check_unused(config, data)
     setup = build_setup(config, data)
+    if config.optim.hflip and not setup.preprocessing.mirrors:
+        raise ValueError(
+            f"--hflip {config.optim.hflip} does nothing under --augment {augment_of(config, data)}, which never "
+            f"mirrors: choose {', '.join(name for name, each in TRAINING.items() if each.stacks)} or native, or leave "
+            "the option out"
+        )
     if isinstance(setup.model, ModelConfig):
         with torch.device("meta"):  # builds without memory or random numbers
             VisionTransformer(setup.model)

@@ -1,6 +1,7 @@
 """Every option of optim and runtime trains, changes what it should, and nothing else."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,10 +11,11 @@ import torch
 import cpvt
 from cpvt.config import DataConfig, OptimConfig, Retrofit, RuntimeConfig, TrainConfig
 from cpvt.data import open_data
+from cpvt.data.datasets.folders import FolderSplit
 from cpvt.models import vit
 from cpvt.training import build, check, train
 from cpvt.training.trainer import Trainer
-from tests.training.runs import weights
+from tests.training.runs import history, weights
 
 
 @pytest.fixture
@@ -132,6 +134,31 @@ def test_tests_during_training_are_in_the_history(config, tmp_path):
     checkpoint = cpvt.load(tmp_path / "run")
     assert next(cpvt.sweep(checkpoint, None, [8])).accuracy == lines[-1]["test_accuracy"]
     assert [line["lr"] for line in lines] == sorted((line["lr"] for line in lines), reverse=True)
+
+
+def test_a_validation_part_is_tested_during_training_and_the_test_part_only_at_the_end(
+    config, tmp_path, tiny_folder, monkeypatch
+):
+    (tiny_folder / "val").mkdir()
+    shutil.copytree(tiny_folder / "test" / "dog", tiny_folder / "val" / "dog")
+    read, plain = [], FolderSplit.read
+    monkeypatch.setattr(FolderSplit, "read", lambda split, *given: read.append(split) or plain(split, *given))
+    trained(config, tmp_path, "run", test_every=1)
+    lines = history(tmp_path / "run")
+    assert not any("test_accuracy" in line for line in lines)
+    folders = {path.parent.parent.name for split in read for path in split.paths}
+    assert folders == {"train", "val"}
+    alone = tiny_folder.parent / "alone"
+    shutil.copytree(tiny_folder / "val", alone / "test")
+    shutil.copytree(tiny_folder / "train", alone / "train")
+    assert next(cpvt.sweep(tmp_path / "run", str(alone), [8])).accuracy == lines[-1]["validation_accuracy"]
+
+
+def test_one_class_is_refused(config, tmp_path, image_folder):
+    one = image_folder({"train/cat": 3, "test/cat": 1}, tmp_path / "one")
+    with pytest.raises(ValueError, match="two classes or more, and '.*one' has one, 'cat': in folders, a class is a"):
+        trained(config, tmp_path, "none", dataset=DataConfig(str(one)))
+    assert not (tmp_path / "none").exists()
 
 
 def test_a_student_learns_from_a_run(config, tmp_path):

@@ -141,7 +141,7 @@ def test_an_interruption_between_the_files_of_a_save_loses_nothing(config, tmp_p
 def test_large_images_are_shrunk_alike_in_training_and_test(config, image_folder, tmp_path):
     from PIL import Image
 
-    folder = image_folder({"train/cat": 1, "test/cat": 1}, tmp_path / "large")
+    folder = image_folder({"train/cat": 1, "train/dog": 1, "test/cat": 1}, tmp_path / "large")
     for part in ("train", "test"):
         Image.new("RGB", (400, 200)).save(folder / part / "cat" / "large.png")
     recipe = replace(config.optim, augment="crop", epochs=1)

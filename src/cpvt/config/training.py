@@ -62,7 +62,8 @@ class TrainConfig(Options):
     teacher_checkpoint: str | None = None
     """File of weights of an external teacher; by default those that its library publishes."""
     test_every: int = 0
-    """Epochs between tests at the training size; 0: test only at the end."""
+    """Epochs between tests at the training size, on the validation part of the data, or on its test part where there
+    is none; 0: test only at the end."""
     seed: int = 0
     device: str = "auto"
     """auto, cpu, cuda, ..."""

@@ -185,8 +185,8 @@ def default_sizes(adapter: ModelAdapter) -> list[Size]:
 
 def _check_data(data: DataSet, adapter: ModelAdapter, protocol: str) -> None:
     """Raise ValueError unless the data has test images, of the model's classes, that the protocol can read."""
-    if data.test is None and data.test_stream is None:
-        raise ValueError(f"'{data.name}' has no test/ (or val/) to test on")
+    if not data.has_test:
+        raise ValueError(data.lacks_test)
     if data.test is None and not TABLE[protocol].streams:
         others = " or ".join(name for name, other in TABLE.items() if other.streams)
         raise ValueError(f"'{data.name}' is read as it comes, which '{protocol}' cannot do; choose {others}")

@@ -77,7 +77,7 @@ def compare(
         refuse_other(folder, "a comparison with another configuration", before, config, GROWS)
     data = open_data(config.dataset.data, config.dataset.data_dir)
     if data.test is None:
-        raise ValueError(f"'{data.name}' has no test/ (or val/) to test on")
+        raise ValueError(data.lacks_test)
     tasks = [replace(task, setup=check(task.training, data)) for task in tasks]
     done = {row.key for row in read_rows(folder / ROWS)}
     unfinished = [task for task in (_remaining(task, done) for task in tasks) if task is not None]

@@ -213,22 +213,27 @@ class Trainer:
         self.checkpointer.save(progress)
 
     def _test_if_due(self, on_progress: ProgressCallback, stop: Stop) -> None:
-        """Test the saved weights at the training size, every `test_every` epochs and after the last."""
+        """Test the saved weights at the training size, every `test_every` epochs and after the last.
+
+        On the validation part of the data, or on its test part where there is no other.
+        """
         progress, every, source = self.progress, self.config.test_every, self.config.dataset
         due = every and (progress.epoch % every == 0 or progress.epoch == self.config.optim.epochs)
-        if not due or "test_accuracy" in progress.history[-1]:
+        part = "test" if self.data.validation is None else "validation"
+        if not due or f"{part}_accuracy" in progress.history[-1]:
             return
         distributed.barrier()
         adapter = load(self.checkpointer.folder, str(self.backend.device)).adapter
         preprocessing = find_protocol("resize")(self.setup.preprocessing.transform, sides(self.setup.model.img_size))
-        batches = load_test(self.data, preprocessing, 64, on_bad_image=source.on_bad_image, workers=source.workers)
-        count, classes = count_test(self.data), len(self.data.class_names)
-        score = measure(adapter, until_stopped(batches, stop), count, classes, "test", on_progress)
+        data, bad = self.data.during_training, source.on_bad_image
+        batches = load_test(data, preprocessing, 64, on_bad_image=bad, workers=source.workers)
+        count, classes = count_test(data), len(data.class_names)
+        score = measure(adapter, until_stopped(batches, stop), count, classes, part, on_progress)
         if distributed.all_reduce_max(float(stop.asked)):
             raise StoppedError(
                 f"stopped by SIGTERM in a test; {self.checkpointer.describe_saved()}. "
                 "The same command resumes from there"
             )
-        progress.history[-1]["test_accuracy"] = score.correct / score.total
-        self.backend.log({"test_accuracy": score.correct / score.total}, progress.before)
+        progress.history[-1][f"{part}_accuracy"] = score.correct / score.total
+        self.backend.log({f"{part}_accuracy": score.correct / score.total}, progress.before)
         self.checkpointer.write_history(progress)

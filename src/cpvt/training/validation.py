@@ -36,8 +36,14 @@ def check(config: TrainConfig, data: DataSet) -> TrainingSetup:
     """
     if data.train is None and data.train_stream is None:
         raise ValueError(f"'{data.name}' has no train/ to train on")
-    if config.test_every and data.test is None and data.test_stream is None:
-        raise ValueError(f"--test-every needs images to test on, and '{data.name}' has no test/ (or val/)")
+    if len(data.class_names) < 2:
+        held = f"one, '{data.class_names[0]}'" if data.class_names else "none"
+        raise ValueError(
+            f"training needs two classes or more, and '{data.name}' has {held}: in folders, a class is a folder "
+            "of its own, as in train/cat/1.jpg and train/dog/2.jpg"
+        )
+    if config.test_every and not data.has_test:
+        raise ValueError(f"--test-every needs images to test on, and {data.lacks_test}")
     _check_start(config)
     _check_recipe(config)
     _check_unused(config, data)

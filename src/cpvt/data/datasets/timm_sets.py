@@ -64,11 +64,13 @@ def open_named(name: str, root: str | None, mode: str) -> DataSet:
     if prefix == "wds":
         name, root = "wds/", rest
     parts: dict[str, Split] = {}
+    found: dict[str, str] = {}
     class_names: tuple[str, ...] = ()
     for split, names in SPLITS.items():
         dataset = _create(name, root, names)
         if prefix == "hfds":
             parts[split] = ReaderSplit(dataset.reader, mode)
+            found[split] = str(dataset.reader.dataset.split)
         else:
             if hasattr(dataset, "loader"):  # torchvision's folder sets
                 dataset.loader = partial(_decode, mode=mode)
@@ -79,7 +81,7 @@ def open_named(name: str, root: str | None, mode: str) -> DataSet:
         generator = np.random.default_rng(0)
         count = 1 + max(parts["train"].read(index, generator)[1] for index in range(len(parts["train"])))
         class_names = tuple(str(index) for index in range(count))
-    return data_set(name, class_names, parts["train"], parts["test"], mode)
+    return data_set(name, class_names, parts["train"], parts["test"], mode, names=found)
 
 
 def _create(name: str, root: str | None, splits: tuple[str, ...]) -> Any:

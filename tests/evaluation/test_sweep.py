@@ -110,6 +110,20 @@ def test_sweeps_that_are_refused(tiny_run, image_folder, tmp_path):
         next(cpvt.sweep(tiny_run, str(untested), [8]))
 
 
+def test_a_run_whose_images_are_elsewhere_asks_for_them(tiny_run, tiny_folder, tmp_path):
+    expected = list(cpvt.sweep(tiny_run, None, [8]))
+    moved = tiny_folder.rename(tmp_path / "moved")
+    with pytest.raises(ValueError, match=f"trained on '{tiny_folder}', which is not there .*give .* by --data"):
+        next(cpvt.sweep(tiny_run, None, [8]))
+    (tiny_folder / "cat").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"which does not open here \('.*' holds neither train/.*\): give .* by --data"):
+        next(cpvt.sweep(tiny_run, None, [8]))
+    with pytest.raises(ValueError, match="^unknown data set '.*nowhere'"):
+        next(cpvt.sweep(tiny_run, str(tmp_path / "nowhere"), [8]))
+    (row,) = cpvt.sweep(tiny_run, str(moved), [8])
+    assert row.hits == expected[0].hits
+
+
 TIMM = "timm:vit_tiny_patch16_224(img_size=8, patch_size=4, embed_dim=16, depth=1, num_heads=2, num_classes=2)"
 
 

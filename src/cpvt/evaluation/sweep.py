@@ -23,6 +23,7 @@ from cpvt.config import (
 )
 from cpvt.config.base import some_names
 from cpvt.data import Batch, DataSet, Transform, open_data
+from cpvt.data.datasets import UnknownDataError
 from cpvt.data.protocols import TABLE, find_protocol
 from cpvt.evaluation.accuracy import Score, count_test, load_test, measure
 from cpvt.results.checkpoints import Checkpoint, as_adapter, is_run, load
@@ -137,7 +138,17 @@ def _data_of(model: Any, adapter: ModelAdapter, data: str | DataSet | None, root
         return open_data(data, root, mode)
     trained_on = model.record["training"]["dataset"]
     own = data is None or data == trained_on["data"]
-    return open_data(data or trained_on["data"], root or (trained_on["data_dir"] if own else None), mode)
+    try:
+        return open_data(data or trained_on["data"], root or (trained_on["data_dir"] if own else None), mode)
+    except ValueError as error:
+        if data is not None:
+            raise
+        unknown = isinstance(error, UnknownDataError)
+        where = f"is not there (seen from '{Path.cwd()}')" if unknown else f"does not open here ({error})"
+        raise ValueError(
+            f"the run was trained on '{trained_on['data']}', which {where}: give the place of its images by --data, "
+            "or by --data-dir where the name is that of a set"
+        ) from error
 
 
 def _transform_of(adapter: ModelAdapter, data: DataSet, largest: int) -> Transform:

@@ -146,7 +146,9 @@ def test_an_image_that_a_set_opened_itself_is_rotated_upright_too():
 
 
 def test_a_folder_without_parts_is_an_error_that_says_what_is_expected(image_folder):
-    with pytest.raises(ValueError, match=r"holds neither train/ nor test/ \(or val/\); expected .*/train/CLASS/.* found cat"):
+    with pytest.raises(
+        ValueError, match=r"holds neither train/ nor test/ \(or val/\); expected .*/train/CLASS/.* found cat"
+    ):
         open_data(str(image_folder({"cat": 1})))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import signal
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -180,11 +181,18 @@ def _load(samples: _Samples, plan: Iterable[Sequence[SampleSpec | Encoded]], opt
     loader = DataLoader(
         samples, batch_sampler=map(list, plan), num_workers=options.workers, collate_fn=_collate,
         pin_memory=options.pin, generator=torch.Generator(),  # else torch seeds its workers from the global generator
+        worker_init_fn=_leave_signals,
     )  # fmt: skip
     for collated in loader:
         if collated.skipped and options.on_bad_image == "error":
             raise BadImageError(collated.skipped[0])
         yield _batch(collated, options.stack)
+
+
+def _leave_signals(worker: int) -> None:
+    """Have a worker leave Ctrl-C, and a first SIGTERM, to the main process, which needs its images to finish a step."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(signal.SIGTERM, signal.SIG_DFL))
 
 
 def load_batches(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 from collections.abc import Callable
@@ -26,7 +27,9 @@ from cpvt.results.provenance import provenance
 from cpvt.results.rows import Row, read_rows
 from cpvt.runtime.files import append_rows, check_writable, read_json, write_json
 from cpvt.training import TrainingSetup, check, check_here, is_finished, resolved_options, train
+from cpvt.training.journal import describe_data, describe_images
 
+logger = logging.getLogger(__name__)
 QUICK_EPOCHS = 12
 GROWS = (  # options that may change when a comparison resumes
     "out", "encodings", "pool", "protocols", "seeds", "sizes", "canvas_sizes", "resize_sizes", "parallel", "cluster",
@@ -78,7 +81,7 @@ def compare(
     data = open_data(config.dataset.data, config.dataset.data_dir)
     if data.test is None:
         raise ValueError(data.lacks_test)
-    tasks = [replace(task, setup=check(task.training, data)) for task in tasks]
+    tasks = [replace(task, setup=check(task.training, data)._replace(name=task.name)) for task in tasks]
     done = {row.key for row in read_rows(folder / ROWS)}
     unfinished = [task for task in (_remaining(task, done) for task in tasks) if task is not None]
     parallel = _parallel(config, len(unfinished))
@@ -86,13 +89,14 @@ def compare(
         check_here(task.training)
     if unfinished:
         _record(folder, config, parallel, data, unfinished[0])
+        _announce(unfinished, len(tasks), parallel, data)
 
     def keep(row: Row) -> None:
         append_rows(folder / ROWS, [row])
         on_row(row)
 
     def on_message(kind: str, *content: Any) -> None:
-        (keep if kind == "row" else on_progress)(*content)
+        {"row": keep, "log": logger.info, "progress": on_progress}[kind](*content)
 
     if config.cluster and unfinished:
         cpus, gpu = _resources(config, parallel)
@@ -187,6 +191,15 @@ def _record(folder: Path, config: CompareConfig, parallel: int, data: DataSet, t
     write_json(folder / COMPARISON, record)
 
 
+def _announce(unfinished: list[_Task], count: int, parallel: int, data: DataSet) -> None:
+    """Log what is trained on what."""
+    training, setup = unfinished[0].training, unfinished[0].setup
+    assert setup is not None  # every task is checked
+    logger.info(f"data: {describe_data(data, setup.sampler.images)}")
+    logger.info(f"images: {describe_images(training, setup.preprocessing, data)}")
+    logger.info(f"{len(unfinished)} of {count} models to train or test, {max(1, parallel)} at once; {training.model}")
+
+
 def _remaining(task: _Task, done: set[tuple[Any, ...]]) -> _Task | None:
     """The task without the tests that are done; None where none is left."""
     training = task.training
@@ -203,7 +216,10 @@ def _profiled_model(task: _Task) -> ProfiledModel:
 
 def _run(task: _Task, data: DataSet, on_progress: ProgressCallback, keep: Callable[[Row], None]) -> None:
     def on_task_progress(step: str, done: int, total: int, message: str) -> None:
-        on_progress(f"{task.name}: {step}" if step != "train" else task.name, done, total, message)
+        if step == "train":
+            on_progress(task.name, done, total, message)
+        else:
+            on_progress(f"{task.name}: {step}", done, total, "")  # a row follows
 
     folder = train(task.training, on_task_progress, data, task.setup)
     checkpoint = load(folder, task.training.device)
@@ -247,5 +263,21 @@ def _run_in_worker(task: _Task, send: Send) -> None:
             sent = time.monotonic()
             send("progress", *progress)
 
-    source = task.training.dataset
-    _run(task, open_data(source.data, source.data_dir), on_progress, lambda row: send("row", row))
+    source, package, sender = task.training.dataset, logging.getLogger("cpvt"), _Sender(send)
+    package.setLevel(logging.INFO)
+    package.addHandler(sender)
+    try:
+        _run(task, open_data(source.data, source.data_dir), on_progress, lambda row: send("row", row))
+    finally:
+        package.removeHandler(sender)  # the process takes further tasks
+
+
+class _Sender(logging.Handler):
+    """Sends the package's log messages to the parent process."""
+
+    def __init__(self, send: Send) -> None:
+        super().__init__(logging.INFO)
+        self.send = send
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.send("log", self.format(record))

@@ -18,7 +18,13 @@ from cpvt.runtime.files import read_json, read_lines, write_lines
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-MEASURES = ("loss", "accuracy", "test_accuracy", "lr", "validation_accuracy")  # of an epoch; None if the run did not write it
+MEASURES = (
+    "loss",
+    "accuracy",
+    "test_accuracy",
+    "lr",
+    "validation_accuracy",
+)  # of an epoch; None if the run did not write it
 PANELS = {
     "loss": "loss in training",
     "accuracy": "accuracy in training, %",

@@ -45,6 +45,7 @@ class TrainingSetup(NamedTuple):
     model: ModelConfig | ExternalConfig
     preprocessing: Protocol  # of training images
     sampler: BatchSampler
+    name: str = ""  # of the training among several, for messages
 
 
 def build_setup(config: TrainConfig, data: DataSet) -> TrainingSetup:

@@ -29,10 +29,11 @@ class FolderSplit:
 
 
 def open_folder(where: str, mode: str) -> DataSet:
-    """Images in class folders below train/, test/ and validation/ (or val/, valid/); any may be absent.
+    """Images in class folders below train/, test/ and validation/ (also val/ or valid/); any may be absent.
 
-    A validation part without a test part is the test part. A class is a folder directly below; its images may lie deeper. Raises ValueError for an image outside any class
-    folder, a class folder without images, or a class to test that is not in train/.
+    A validation part without a test part is the test part. A class is a folder directly below; its images may lie
+    deeper. Raises ValueError for an image outside any class folder, a class folder without images, or a class to test
+    that is not in train/.
     """
     root = Path(where)
     folders = sorted(each.name for each in root.iterdir() if each.is_dir()) if root.is_dir() else []

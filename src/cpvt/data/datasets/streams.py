@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from cpvt.data.base import SPLITS, DataSet, DataSource, Encoded, Stream, data_set
+from cpvt.data.base import SPLITS, DataSet, DataSource, Encoded, data_set
 
 SHARD = 1 << 32  # numbers for each shard, so that an image's number does not depend on the shards before it
 

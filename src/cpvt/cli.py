@@ -44,19 +44,22 @@ def train(config: TrainConfig) -> dict[str, Any]:
         data = open_data(config.dataset.data, config.dataset.data_dir)
         folder = run_training(config, bars, data)
         checkpoint = load(folder, config.device)
-        last_epoch = [values for _, values in read_lines(folder / HISTORY)][-1]
+        history = [values for _, values in read_lines(folder / HISTORY)]
+        last_epoch, kept = history[-1], next((line for line in history if line.get("kept")), history[-1])
         rows: list[Row] = []
         if data.test is not None or data.test_stream is not None:  # all processes share the test
             rows += sweep(checkpoint, data, [checkpoint.config.img_size], on_progress=bars, **options)
-    accuracy, skipped = last_epoch["accuracy"], last_epoch["skipped"] + sum(row.skipped for row in rows)
+    accuracy, skipped = kept["accuracy"], last_epoch["skipped"] + sum(row.skipped for row in rows)
     test_accuracy = rows[0].accuracy if rows else None
     if distributed.is_main_process():
         append_rows(folder / ROWS, rows)
         if last_epoch["shrunk"]:
             print(f"{last_epoch['shrunk']} training images were shrunk to the longest side allowed (--longest-side)")
         tested = f", test accuracy {test_accuracy:.1%} at {_size(rows[0])} pixels" if rows else ""
+        tested = tested or f"; not tested: {data.lacks_test}"
         bad = f"; {skipped} images could not be decoded" if skipped else ""
-        print(f"{folder}: training accuracy {accuracy:.1%}{tested}{bad}")
+        best = f"epoch {kept['epoch']} of {len(history)}, the best in validation, is kept: " if "kept" in kept else ""
+        print(f"{folder}: {best}training accuracy {accuracy:.1%}{tested}{bad}")
     return {"run": str(folder), "train_accuracy": accuracy, "skipped": skipped, "test_accuracy": test_accuracy}
 
 

@@ -96,7 +96,8 @@ def compare(
         on_row(row)
 
     def on_message(kind: str, *content: Any) -> None:
-        {"row": keep, "log": logger.info, "progress": on_progress}[kind](*content)
+        receivers: dict[str, Callable[..., Any]] = {"row": keep, "log": logger.info, "progress": on_progress}
+        receivers[kind](*content)
 
     if config.cluster and unfinished:
         cpus, gpu = _resources(config, parallel)

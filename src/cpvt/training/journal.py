@@ -53,7 +53,8 @@ class Journal:
                   if f"{part}_accuracy" in line]  # fmt: skip
         rate = f"{line['images'] / max(line['seconds'], 1e-9):.0f} images/s"
         words = [f"loss {line['loss']:.3f}", f"training accuracy {line['accuracy']:.1%}", *tested]
-        self._say("  ".join([f"epoch {line['epoch']}/{self.epochs}", *words, f"lr {line['lr']:.3g}", rate]))
+        kept = ["best so far"] if line.get("kept") else []
+        self._say("  ".join([f"epoch {line['epoch']}/{self.epochs}", *words, f"lr {line['lr']:.3g}", rate, *kept]))
 
     def _say(self, line: str) -> None:
         if distributed.is_main_process():

@@ -78,12 +78,11 @@ class Trainer:
         self.progress = self.checkpointer.restore(streamed=self.data.train is None)
         self.journal.begin(self.data, self.module, str(self.backend.device), self.progress)
         if self.progress.epoch and not self.progress.step:  # interrupted between the files of a save, or before a test
-            self.checkpointer.save(self.progress)
-            self._test_if_due(on_progress, stop)
+            self._finish_epoch(on_progress, stop)
         while self.progress.epoch < self.config.optim.epochs:
             self.train_epoch(on_progress, stop)
             self._end_epoch()
-            self._test_if_due(on_progress, stop)
+            self._finish_epoch(on_progress, stop)
             self.journal.end_epoch(self.progress.history[-1])
         distributed.barrier()
         if distributed.is_main_process():
@@ -196,7 +195,7 @@ class Trainer:
         return float(max(group["lr"] for group in self.optimizer.param_groups))
 
     def _end_epoch(self) -> None:
-        """Add the epoch to the history, and save."""
+        """Add the epoch to the history."""
         progress, metrics, expected = self.progress, self.progress.metrics, self.setup.sampler.images
         if not metrics.images:
             raise ValueError(f"none of the {expected} training images can be decoded")
@@ -212,7 +211,13 @@ class Trainer:
              "seconds": round(progress.seconds, 3), "lr": self._rate()}
         )  # fmt: skip
         progress.next_epoch()
-        self.checkpointer.save(progress)
+
+    def _finish_epoch(self, on_progress: ProgressCallback, stop: Stop) -> None:
+        """Save after an epoch, test where a test is due, and keep the best epoch where that is asked for."""
+        self.checkpointer.save(self.progress)
+        self._test_if_due(on_progress, stop)
+        if self.config.keep_best:
+            self.checkpointer.keep_best(self.progress)
 
     def _test_if_due(self, on_progress: ProgressCallback, stop: Stop) -> None:
         """Test the saved weights at the training size, every `test_every` epochs and after the last.

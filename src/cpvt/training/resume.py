@@ -236,12 +236,14 @@ def is_finished(config: TrainConfig) -> bool:
 
 def refuse_other_run(folder: Path, before: dict[str, Any], config: TrainConfig) -> None:
     """Raise ValueError where the folder holds a run with another configuration."""
-    plain = replace(config, retrofit=None)
-    refuse_other(folder, "a run with another configuration", {**before, "retrofit": None}, plain, FREE)
+    plain, advice = replace(config, retrofit=None), "choose another --out"
+    if (folder / CHECKPOINT).exists():
+        advice = f"to train on from its weights, pass --initial-checkpoint {folder} and another --out"
+    refuse_other(folder, "a run with another configuration", {**before, "retrofit": None}, plain, FREE, advice)
     asked = config.retrofit
     known: Any = before.get("retrofit", asdict(asked) if asked else None)  # missing in older states
     if (known is None) != (asked is None) or (asked and differences(known, asked)):
-        raise ValueError(f"'{folder}' holds a run with another retrofit; choose another --out, or delete the folder")
+        raise ValueError(f"'{folder}' holds a run with another retrofit; choose another --out")
 
 
 def write_state(folder: Path, state: dict[str, Any]) -> None:

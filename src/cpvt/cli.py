@@ -256,6 +256,34 @@ def parse(arguments: list[str] | None = None) -> Any:
     return config
 
 
+def check_names(config: Any) -> None:
+    """Raise ValueError for wrong names that can be told without the heavy imports, which take seconds."""
+    from pathlib import Path
+
+    from cpvt.data.datasets import find_source
+    from cpvt.data.protocols import AUGMENTS, check_protocols, find_protocol
+    from cpvt.encodings.text import split_encoding
+
+    for encoding in (getattr(config, "encoding", None), *getattr(config, "encodings", ())):
+        if encoding is not None:
+            split_encoding(encoding)
+    if hasattr(config, "protocols"):
+        check_protocols(config.protocols, to_compare=isinstance(config, CompareConfig))
+    if hasattr(config, "optim") and config.optim.augment is not None:
+        find_protocol(AUGMENTS.get(config.optim.augment, config.optim.augment))
+    data = config.dataset.data if hasattr(config, "dataset") else getattr(config, "data", None)
+    if data is not None:
+        find_source(data)
+    first = config.images[:1] if isinstance(config, PredictConfig) else (getattr(config, "model", None),)
+    for name in (*first, getattr(config, "initial_checkpoint", None), getattr(config, "teacher", None)):
+        is_path = name is not None and ("/" in name or "." in name) and not set(name) & set(":(*?[")
+        if is_path and not Path(name).exists():
+            image = "no image, " if isinstance(config, PredictConfig) else ""
+            raise ValueError(
+                f"'{name}' is {image}no run's folder and no model that comes with weights: it is not there"
+            )
+
+
 def _has_positional(kind: Any) -> bool:
     """Whether a verb has a required option, which is given without a flag; the folder of `train` keeps its flag."""
     required = [each for each in fields(kind) if each.default is MISSING and each.default_factory is MISSING]
@@ -285,6 +313,7 @@ def main(arguments: list[str] | None = None) -> None:
         sys.path.insert(0, os.getcwd())  # as `python -m cpvt` does, so that module:Class is found in the current folder
     try:
         config = parse(arguments)
+        check_names(config)
         act = next(act for kind, act, _ in VERBS.values() if isinstance(config, kind))
         if _launched() and act not in (train, sweep):
             raise ValueError(

@@ -313,7 +313,7 @@ def test_the_test_split_may_have_several_names(monkeypatch, image_folder):
             raise ValueError(f"Unknown split {split!r}")
         return [(Image.new("RGB", (4, 4)), number) for number in range(3 if split == "train" else 2)]
 
-    monkeypatch.setattr(timm_sets, "create_dataset", create)
+    monkeypatch.setattr("timm.data.create_dataset", create)
     data = open_data("tfds/some")
     assert (len(data.train), len(data.test), data.class_names) == (3, 2, ("0", "1", "2"))
     monkeypatch.setattr(timm_sets, "SPLITS", {"train": ("fit",)})

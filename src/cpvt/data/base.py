@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -13,6 +14,11 @@ Sides = tuple[int, int]  # height, width in pixels
 VALIDATION = ("val", "validation", "valid")  # names that data sets give a validation part
 # part -> the names to look for in a library's set; their "test" often has no classes, and "validation" is tested
 SPLITS = {"train": ("train",), "test": ("validation", "test", "val", "valid")}
+
+
+def natural_key(text: str) -> list[int | str]:
+    """Sorts class2 before class10, as timm's function of this name, without importing timm."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", text.lower())]
 
 
 def find_parts(names: Collection[str]) -> dict[str, str]:

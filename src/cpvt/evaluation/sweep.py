@@ -24,7 +24,7 @@ from cpvt.config import (
 from cpvt.config.base import some_names
 from cpvt.data import Batch, DataSet, Transform, open_data
 from cpvt.data.datasets import UnknownDataError
-from cpvt.data.protocols import TABLE, find_protocol
+from cpvt.data.protocols import TABLE, check_protocols, find_protocol
 from cpvt.evaluation.accuracy import Score, count_test, load_test, measure
 from cpvt.results.checkpoints import Checkpoint, as_adapter, is_run, load
 from cpvt.results.rows import Row, pack_hits
@@ -97,9 +97,8 @@ def _sweep(config: SweepConfig, on_progress: ProgressCallback) -> Iterator[Row]:
 
 def _check_protocols(config: SweepConfig) -> None:
     """Raise ValueError for unknown protocols, and for options that do not go with a protocol."""
-    for protocol in config.protocols or ("none",):
-        if protocol not in TABLE:
-            raise ValueError(f"protocols must be among {', '.join(TABLE)}; got '{protocol}'")
+    check_protocols(config.protocols)
+    for protocol in config.protocols:
         if not TABLE[protocol].size_is_limit:
             continue
         if not all(isinstance(size, int) for size in config.sizes):

@@ -16,6 +16,7 @@ from cpvt.adapters import is_external
 from cpvt.config import CompareConfig, ProgressCallback, Size, TrainConfig, ignore_progress, refuse_other, sides
 from cpvt.data import DataSet, open_data
 from cpvt.data.protocols import TABLE as PROTOCOLS
+from cpvt.data.protocols import check_protocols
 from cpvt.encodings import TABLE as ENCODINGS
 from cpvt.evaluation.profile import ProfiledModel, profile_models
 from cpvt.evaluation.sweep import check_sizes, sweep
@@ -167,10 +168,7 @@ def _tasks(config: CompareConfig, quick: bool) -> list[_Task]:
 
 def _tests(config: CompareConfig, quick: bool) -> tuple[tuple[str, Size], ...]:
     """Every (protocol, size) that each model is tested at."""
-    known = [name for name, each in PROTOCOLS.items() if each.multiples]
-    for protocol in config.protocols:
-        if protocol not in known:
-            raise ValueError(f"protocols must be among {', '.join(known)}; got '{protocol}'")
+    check_protocols(config.protocols, to_compare=True)
     tests = [(name, size) for name in config.protocols for size in _sizes(config, name, quick)]
     check_sizes([size for _, size in tests], model_config(config.model).patch_size)
     return tuple(dict.fromkeys(tests))

@@ -46,8 +46,8 @@ def check(config: TrainConfig, data: DataSet) -> TrainingSetup:
         raise ValueError(f"--test-every needs images to test on, and {data.lacks_test}")
     if config.keep_best and data.validation is None:
         raise ValueError(
-            f"--keep-best chooses by a validation part, and '{data.name}' has none: it takes validation/ (or val/) next "
-            "to test/. The test images cannot choose, as their accuracy would then be too good to be true"
+            f"--keep-best chooses by a validation part, and '{data.name}' has none: it takes validation/ (or val/) "
+            "next to test/. The test images cannot choose, as their accuracy would then be too good to be true"
         )
     _check_start(config)
     _check_recipe(config)

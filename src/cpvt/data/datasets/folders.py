@@ -7,9 +7,8 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from timm.utils.misc import natural_key
 
-from cpvt.data.base import DataSet, DataSource, Split, data_set, find_parts
+from cpvt.data.base import DataSet, DataSource, Split, data_set, find_parts, natural_key
 from cpvt.data.datasets.shards import holds_shards, open_shards
 from cpvt.data.decoding import decode, image_endings
 

@@ -11,9 +11,8 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from timm.utils.misc import natural_key
 
-from cpvt.data.base import SPLITS, DataSet, DataSource, data_set, find_parts
+from cpvt.data.base import SPLITS, DataSet, DataSource, data_set, find_parts, natural_key
 from cpvt.data.datasets.tars import KEYS, Sample, read_samples
 from cpvt.data.decoding import decode
 

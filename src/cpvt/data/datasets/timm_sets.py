@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
-from timm.data import create_dataset
 
 from cpvt.data.base import SPLITS, DataSet, DataSource, Split, data_set
 from cpvt.data.datasets.folders import open_folder
@@ -86,6 +85,8 @@ def open_named(name: str, root: str | None, mode: str) -> DataSet:
 
 def _create(name: str, root: str | None, splits: tuple[str, ...]) -> Any:
     """timm's data set, with the first split that exists."""
+    from timm.data import create_dataset
+
     try:
         return create_dataset(name, root=root, split=splits[0], is_training=False)
     except ImportError as error:

@@ -99,6 +99,42 @@ def test_a_mistake_is_one_message_and_leaves_nothing_behind(capsys, tmp_path, im
     assert not list(empty.iterdir())
 
 
+QUICK = {  # mistakes that are told before anything heavy is imported, and a word of their message
+    "train --out OUT --encoding pge": "unknown encoding 'pge'",
+    "train --out OUT --encoding learned+pge(at=(1,))": "unknown encoding 'pge(at=(1,))'",
+    "train --out OUT --data nowhere": "unknown data set 'nowhere'",
+    "train --out OUT --augment mixup": "unknown protocol or augmentation 'mixup'",
+    "train --out OUT --epochs 0": "epochs must be 1 or more",
+    "train --out OUT --initial-checkpoint runs/nothere": "'runs/nothere' is no run's folder",
+    "compare --out OUT --encodings peg pge": "unknown encoding 'pge'",
+    "compare --out OUT --protocols reszie": "protocols must be among canvas, resize; got 'reszie'",
+    "sweep cpvt_mini_peg5_gap --protocols reszie": "protocols must be among canvas, resize, native; got 'reszie'",
+    "sweep runs/nothere": "'runs/nothere' is no run's folder",
+    "probe runs/nothere": "'runs/nothere' is no run's folder",
+    "predict nothere.jpg": "no such image: 'nothere.jpg'",
+    "info runs/nothere": "'runs/nothere' is no run's folder",
+    "export runs/nothere": "'runs/nothere' is no run's folder",
+}
+
+
+def test_mistakes_in_names_are_told_before_anything_heavy_is_imported(tmp_path):
+    code = f"""
+import sys
+from cpvt.cli import main
+for command in {list(QUICK)!r}:
+    try:
+        main(command.split())
+    except SystemExit as exit:
+        assert exit.code == 2
+print(*{{name.split(".")[0] for name in sys.modules}})
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    said = [line for line in done.stderr.splitlines() if line.startswith("cpvt: ")]
+    assert [words in line for words, line in zip(QUICK.values(), said, strict=True)] == [True] * len(QUICK), said
+    assert not {"torch", "timm", "torchvision", "sklearn"} & set(done.stdout.split())
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_encoding_is_imported_from_the_current_folder(capsys, tmp_path, tiny_folder, monkeypatch):
     """Unlike `python -m cpvt`, the console script starts without the current folder on sys.path."""
     (tmp_path / "my_encodings.py").write_text("""

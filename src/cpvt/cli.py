@@ -49,19 +49,22 @@ def train(config: TrainConfig) -> dict[str, Any]:
         data = open_data(config.dataset.data, config.dataset.data_dir)
         folder = run_training(config, bars, data)
         checkpoint = load(folder, config.device)
-        last_epoch = [values for _, values in read_lines(folder / HISTORY)][-1]
+        history = [values for _, values in read_lines(folder / HISTORY)]
+        last_epoch, kept = history[-1], next((line for line in history if line.get("kept")), history[-1])
         rows: list[Row] = []
         if data.test is not None or data.test_stream is not None:  # all processes share the test
             rows += sweep(checkpoint, data, [checkpoint.config.img_size], on_progress=bars, **options)
-    accuracy, skipped = last_epoch["accuracy"], last_epoch["skipped"] + sum(row.skipped for row in rows)
+    accuracy, skipped = kept["accuracy"], last_epoch["skipped"] + sum(row.skipped for row in rows)
     test_accuracy = rows[0].accuracy if rows else None
     if distributed.is_main_process():
         append_rows(folder / ROWS, rows)
         if last_epoch["shrunk"]:
             print(f"{last_epoch['shrunk']} training images were shrunk to the longest side allowed (--longest-side)")
         tested = f", test accuracy {test_accuracy:.1%} at {_size(rows[0])} pixels" if rows else ""
+        tested = tested or f"; not tested: {data.lacks_test}"
         bad = f"; {skipped} images could not be decoded" if skipped else ""
-        print(f"{folder}: training accuracy {accuracy:.1%}{tested}{bad}")
+        best = f"epoch {kept['epoch']} of {len(history)}, the best in validation, is kept: " if "kept" in kept else ""
+        print(f"{folder}: {best}training accuracy {accuracy:.1%}{tested}{bad}")
     return {"run": str(folder), "train_accuracy": accuracy, "skipped": skipped, "test_accuracy": test_accuracy}
 
 
@@ -126,19 +129,16 @@ def probe(config: ProbeConfig) -> dict[str, Any]:
 
 
 def predict(config: PredictConfig) -> dict[str, Any]:
-    from cpvt.data.finding import check_names, find_images
-    from cpvt.runtime.files import check_new, write_bytes
-    from cpvt.runtime.progress import Bars
-
-    check_names(config.images)  # before the imports that take seconds
-    if config.csv is not None:
-        check_new(Path(config.csv), "--csv")
-
+    from cpvt.data.finding import find_images
     from cpvt.evaluation.predict import as_table, split_names, summarise
     from cpvt.evaluation.predict import predict as run_prediction
     from cpvt.models.pretrained import introduce
     from cpvt.results.checkpoints import load
+    from cpvt.runtime.files import check_new, write_bytes
+    from cpvt.runtime.progress import Bars
 
+    if config.csv is not None:
+        check_new(Path(config.csv), "--csv")
     model, names = split_names(config.images)
     images = find_images(names)
     checkpoint, predictions = load(model, config.device), []
@@ -277,6 +277,32 @@ def parse(arguments: list[str] | None = None) -> Any:
     return config
 
 
+def check_names(config: Any) -> None:
+    """Raise ValueError for wrong names that can be told without the heavy imports, which take seconds."""
+    from cpvt.data.datasets import find_source
+    from cpvt.data.finding import check_images
+    from cpvt.data.protocols import AUGMENTS, check_protocols, find_protocol
+    from cpvt.encodings.text import split_encoding
+
+    for encoding in (getattr(config, "encoding", None), *getattr(config, "encodings", ())):
+        if encoding is not None:
+            split_encoding(encoding)
+    if hasattr(config, "protocols"):
+        check_protocols(config.protocols, to_compare=isinstance(config, CompareConfig))
+    if hasattr(config, "optim") and config.optim.augment is not None:
+        find_protocol(AUGMENTS.get(config.optim.augment, config.optim.augment))
+    data = config.dataset.data if hasattr(config, "dataset") else getattr(config, "data", None)
+    if data is not None:
+        find_source(data)
+    for name in (getattr(config, each, None) for each in ("model", "initial_checkpoint", "teacher", "run")):
+        if name is None or not set(name) & set("/.") or set(name) & set(":("):
+            continue  # a name, not a path
+        if not Path(name).exists():
+            raise ValueError(f"'{name}' is no run's folder and no model that comes with weights: it is not there")
+    if isinstance(config, PredictConfig):
+        check_images(config.images)
+
+
 def _has_positional(kind: Any) -> bool:
     """Whether a verb has a required option, which is given without a flag; the folder of `train` keeps its flag."""
     required = [each for each in fields(kind) if each.default is MISSING and each.default_factory is MISSING]
@@ -309,6 +335,7 @@ def main(arguments: list[str] | None = None) -> None:
         return
     try:
         config = parse(arguments)
+        check_names(config)
         act = next(act for kind, act, _ in VERBS.values() if isinstance(config, kind))
         if _launched() and act not in (train, sweep):
             raise ValueError(

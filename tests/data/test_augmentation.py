@@ -218,3 +218,24 @@ def test_every_interpolation_works_with_auto_augment(interpolation):
     preprocessing = find_protocol("resized-crop")(transform, (8, 9), augmentation=Augmentation("rand-m9-n8"))
     for seed in range(10):
         assert preprocessing(noise(), rng(seed)).isfinite().all()
+
+
+def mirrored_images(kind, hflip, count=80):
+    """How many of some images that get brighter to the right are shown with their bright side left."""
+    ramp = Image.fromarray(np.tile(np.arange(40, dtype=np.uint8) * 6, (36, 1))).convert("RGB")
+    preprocessing = find_protocol(kind)(TRANSFORMS["RGB"], (10, 12), hflip=hflip)
+    shown = [preprocessing(ramp, rng(seed))[0, 5] for seed in range(count)]
+    return sum(bool(row[0] > row[-1]) for row in shown)
+
+
+@pytest.mark.parametrize("kind", ["resized-crop", "crop", "native-mirrored"])
+def test_images_are_mirrored_with_the_probability_of_hflip(kind):
+    assert (mirrored_images(kind, 0.0), mirrored_images(kind, 1.0)) == (0, 80)
+    assert 8 <= mirrored_images(kind, 0.25) <= 32
+    never, always = (find_protocol(kind)(TRANSFORMS["RGB"], (10, 12), hflip=hflip) for hflip in (0.0, 1.0))
+    for seed in range(10):  # everything else is drawn alike
+        assert torch.equal(always(noise(), rng(seed)), never(noise(), rng(seed)).flip(2))
+
+
+def test_the_augmentation_none_never_mirrors():
+    assert mirrored_images("canvas", 1.0) == 0

@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 import struct
 import sys
 from dataclasses import replace
@@ -38,13 +39,36 @@ def preprocessing_of(data: DataSet, kind="canvas", sides=(6, 8)):
     return find_protocol(kind)(Transform(data.mean, data.std), sides)
 
 
-@pytest.mark.parametrize("test_folder", ["test", "val", "validation"])
+@pytest.mark.parametrize("test_folder", ["test", "val", "validation", "valid"])
 def test_a_folder_holds_class_folders_of_two_splits(image_folder, test_folder):
     root = image_folder({"train/cat": 2, "train/dog": 1, f"{test_folder}/cat": 1, f"{test_folder}/dog": 2})
     data = open_data(str(root))
     assert data.class_names == ("cat", "dog")
     assert labels(data.train) == [0, 0, 1]
     assert labels(data.test) == [0, 1, 1]
+    assert data.names["test"] == test_folder
+    assert data.validation is None
+
+
+@pytest.mark.parametrize("word", ["val", "validation", "valid"])
+def test_a_validation_folder_next_to_a_test_folder_is_a_part_of_its_own(image_folder, word):
+    root = image_folder({f"{part}/{name}": 1 + (name == part) for part in ("train", "test", word) for name in "ab"})
+    shutil.rmtree(root / word / "a")
+    data = open_data(str(root))
+    assert (labels(data.test), labels(data.validation)) == ([0, 1], [1])
+    assert data.names == {"train": "train", "test": "test", "validation": word}
+    assert data.during_training.test is data.validation
+    (root / word / "emu").mkdir()
+    shutil.copy(root / "test" / "a" / "0.png", root / word / "emu")
+    with pytest.raises(ValueError, match=f"{word}' has classes that '.*train' lacks: emu"):
+        open_data(str(root))
+
+
+@pytest.mark.parametrize("name", ["eval", "testing", "dev", "Test"])
+def test_a_folder_that_may_be_meant_to_test_is_named(image_folder, name):
+    data = open_data(str(image_folder({"train/cat": 1, "train/dog": 1, f"{name}/dog": 1, "notes/2020": 1})))
+    assert data.unread == (name,)
+    assert data.lacks_test.endswith(f"; {name}/ is not read: rename the folder of the test images to test/")
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L"])
@@ -134,7 +158,9 @@ def test_an_image_that_a_set_opened_itself_is_rotated_upright_too():
 
 
 def test_a_folder_without_parts_is_an_error_that_says_what_is_expected(image_folder):
-    with pytest.raises(ValueError, match=r"holds neither train/ nor test/ \(or val/\); expected .*/train/CLASS/"):
+    with pytest.raises(
+        ValueError, match=r"holds neither train/ nor test/ \(or val/\); expected .*/train/CLASS/.* found cat"
+    ):
         open_data(str(image_folder({"cat": 1})))
 
 
@@ -441,7 +467,7 @@ def test_the_test_split_may_have_several_names(monkeypatch, image_folder):
             raise ValueError(f"Unknown split {split!r}")
         return [(Image.new("RGB", (4, 4)), number) for number in range(3 if split == "train" else 2)]
 
-    monkeypatch.setattr(timm_sets, "create_dataset", create)
+    monkeypatch.setattr("timm.data.create_dataset", create)
     data = open_data("tfds/some")
     assert (len(data.train), len(data.test), data.class_names) == (3, 2, ("0", "1", "2"))
     monkeypatch.setattr(timm_sets, "SPLITS", {"train": ("fit",)})

@@ -86,9 +86,11 @@ def test_the_test_split_may_have_several_names(tmp_path, word):
     assert read(open_data(f"wds/{tmp_path}").test) == [(0, 0), (1, 1)]
 
 
-def test_of_several_test_splits_the_validation_is_used(root):
+def test_a_validation_split_next_to_a_test_split_is_a_part_of_its_own(root):
     write(root / "test-000000.tar", samples([1]))
-    assert read(open_data(f"wds/{root}").test) == TEST
+    data = open_data(f"wds/{root}")
+    assert (read(data.validation), read(data.test)) == (TEST, [(0, 1)])
+    assert data.names == {"train": "train", "test": "test", "validation": "validation"}
 
 
 def test_shards_are_in_the_order_of_their_numbers(tmp_path):

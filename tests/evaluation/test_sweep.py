@@ -96,6 +96,16 @@ def test_bad_images_are_an_error_or_counted(tiny_run, tiny_folder):
     assert (row.total, row.skipped) == (6, 1)
 
 
+def test_a_test_shows_its_accuracy_when_it_ends_and_not_before(tiny_run):
+    steps = []
+    (row,) = cpvt.sweep(tiny_run, None, [8], batch_size=2, on_progress=lambda *step: steps.append(step))
+    assert steps == [
+        ("resize 8", 2, 6, ""),
+        ("resize 8", 4, 6, ""),
+        ("resize 8", 6, 6, f"accuracy {row.accuracy:.1%}"),
+    ]
+
+
 def test_sweeps_that_are_refused(tiny_run, image_folder, tmp_path):
     with pytest.raises(ValueError, match="canvas, resize, native; got 'zoom'"):
         next(cpvt.sweep(tiny_run, None, [8], protocols=("zoom",)))
@@ -109,6 +119,22 @@ def test_sweeps_that_are_refused(tiny_run, image_folder, tmp_path):
     untested = image_folder({"train/cat": 1, "train/dog": 1}, tmp_path / "untested")
     with pytest.raises(ValueError, match="has no test/"):
         next(cpvt.sweep(tiny_run, str(untested), [8]))
+
+
+def test_a_run_whose_images_are_elsewhere_asks_for_them(tiny_run, tiny_folder, tmp_path):
+    expected = list(cpvt.sweep(tiny_run, None, [8]))
+    moved = tiny_folder.rename(tmp_path / "moved")
+    with pytest.raises(ValueError, match=f"trained on '{tiny_folder}', which is not there .*give .* by --data"):
+        next(cpvt.sweep(tiny_run, None, [8]))
+    (tiny_folder / "cat").mkdir(parents=True)
+    with pytest.raises(
+        ValueError, match=r"which does not open here \('.*' holds neither train/.*\): give .* by --data"
+    ):
+        next(cpvt.sweep(tiny_run, None, [8]))
+    with pytest.raises(ValueError, match="^unknown data set '.*nowhere'"):
+        next(cpvt.sweep(tiny_run, str(tmp_path / "nowhere"), [8]))
+    (row,) = cpvt.sweep(tiny_run, str(moved), [8])
+    assert row.hits == expected[0].hits
 
 
 TIMM = "timm:vit_tiny_patch16_224(img_size=8, patch_size=4, embed_dim=16, depth=1, num_heads=2, num_classes=2)"

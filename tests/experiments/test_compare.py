@@ -38,6 +38,12 @@ def test_class_token_for_all_and_gap_for_peg_too(config):
     assert "data:image/png;base64" in page
 
 
+def test_the_page_says_how_images_were_mirrored(config):
+    cpvt.compare(replace(config, encodings=("learned",), canvas_sizes=(8,), resize_sizes=(8,)))
+    assert "augment resized-crop" in (page := cpvt.report(config.out).read_text())
+    assert "hflip 0.5" in page
+
+
 def test_pools_and_seeds_multiply_with_seeds_outermost(config):
     cpvt.compare(replace(config, pool=("gap",), seeds=(0, 1), protocols=("canvas",), canvas_sizes=(8,)))
     assert [key[:3] for key in keys(config)] == [

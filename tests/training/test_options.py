@@ -1,6 +1,7 @@
 """Every option of optim and runtime trains, changes what it should, and nothing else."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,10 +11,11 @@ import torch
 import cpvt
 from cpvt.config import DataConfig, OptimConfig, Retrofit, RuntimeConfig, TrainConfig
 from cpvt.data import open_data
+from cpvt.data.datasets.folders import FolderSplit
 from cpvt.models import vit
 from cpvt.training import build, check, train
 from cpvt.training.trainer import Trainer
-from tests.training.runs import weights
+from tests.training.runs import history, weights
 
 
 @pytest.fixture
@@ -64,6 +66,28 @@ def test_checkpointing_recomputes(config, tmp_path, monkeypatch):
     assert len(calls) == 2 * 3 * 4  # epochs, steps, blocks
 
 
+@pytest.mark.parametrize(
+    ("recipe", "resolved"),
+    [
+        ({"augment": None}, {"augment": "resized-crop", "hflip": 0.5}),
+        ({"augment": "crop", "hflip": 0.0}, {"augment": "crop", "hflip": 0.0}),
+        ({"augment": "none"}, {"augment": "none", "hflip": 0.0}),
+    ],
+    ids=str,
+)
+def test_the_record_says_how_images_were_augmented_and_mirrored(config, tmp_path, recipe, resolved):
+    trained(config, tmp_path, "run", {**recipe, "epochs": 1})
+    assert cpvt.load(tmp_path / "run").record["resolved"] == resolved
+
+
+def test_mirroring_is_an_option_and_half_by_default(config, tmp_path):
+    runs = [trained(config, tmp_path, str(hflip), {"hflip": hflip}) for hflip in (None, 0.5, 0.0)]
+    assert differ(runs[0], runs[1]) == 0
+    assert differ(runs[0], runs[2]) > 1e-5
+    with pytest.raises(ValueError, match="--hflip 0.5 does nothing under --augment none, which never mirrors: choose"):
+        trained(config, tmp_path, "none", {"augment": "none", "hflip": 0.5})
+
+
 def test_the_average_of_the_weights_is_saved_and_resumed(config, tmp_path):
     seen = []
     with pytest.MonkeyPatch.context() as patch:
@@ -110,6 +134,31 @@ def test_tests_during_training_are_in_the_history(config, tmp_path):
     checkpoint = cpvt.load(tmp_path / "run")
     assert next(cpvt.sweep(checkpoint, None, [8])).accuracy == lines[-1]["test_accuracy"]
     assert [line["lr"] for line in lines] == sorted((line["lr"] for line in lines), reverse=True)
+
+
+def test_a_validation_part_is_tested_during_training_and_the_test_part_only_at_the_end(
+    config, tmp_path, tiny_folder, monkeypatch
+):
+    (tiny_folder / "val").mkdir()
+    shutil.copytree(tiny_folder / "test" / "dog", tiny_folder / "val" / "dog")
+    read, plain = [], FolderSplit.read
+    monkeypatch.setattr(FolderSplit, "read", lambda split, *given: read.append(split) or plain(split, *given))
+    trained(config, tmp_path, "run", test_every=1)
+    lines = history(tmp_path / "run")
+    assert not any("test_accuracy" in line for line in lines)
+    folders = {path.parent.parent.name for split in read for path in split.paths}
+    assert folders == {"train", "val"}
+    alone = tiny_folder.parent / "alone"
+    shutil.copytree(tiny_folder / "val", alone / "test")
+    shutil.copytree(tiny_folder / "train", alone / "train")
+    assert next(cpvt.sweep(tmp_path / "run", str(alone), [8])).accuracy == lines[-1]["validation_accuracy"]
+
+
+def test_one_class_is_refused(config, tmp_path, image_folder):
+    one = image_folder({"train/cat": 3, "test/cat": 1}, tmp_path / "one")
+    with pytest.raises(ValueError, match="two classes or more, and '.*one' has one, 'cat': in folders, a class is a"):
+        trained(config, tmp_path, "none", dataset=DataConfig(str(one)))
+    assert not (tmp_path / "none").exists()
 
 
 def test_a_student_learns_from_a_run(config, tmp_path):

@@ -1,7 +1,9 @@
 """Real faults: killed processes, a full disk, damaged files. Nothing is lost, and the run resumes."""
 
+import multiprocessing
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -17,11 +19,16 @@ import cpvt
 from cpvt.config import DataConfig, OptimConfig, RuntimeConfig, TrainConfig
 from cpvt.results.folders import PREVIOUS_STATE, STATE
 from cpvt.training import DivergedError, loss, train
+from cpvt.training.resume import read_state
 from tests.children import children
 from tests.training import together
 from tests.training.runs import assert_same, weights
 
 STEPS = 24  # in the whole training
+RECIPE = (
+    "--epochs 4 --batch-size 2 --drop-path 0.2 --mixup 0.5 --cutmix 0.5 --model-ema-decay 0.9 --augment resized-crop "
+    "--lr 1e-3"
+)
 
 
 @pytest.fixture
@@ -110,9 +117,7 @@ def test_killed_at_ten_random_steps_the_weights_are_the_same_to_the_bit(config, 
 
 
 def test_sigterm_saves_and_exits_with_the_documented_code(config, whole, tmp_path):
-    recipe = "--epochs 4 --batch-size 2 --drop-path 0.2 --mixup 0.5 --cutmix 0.5 --model-ema-decay 0.9"
-    recipe += " --augment resized-crop --lr 1e-3"
-    command = f"train --out {config.out} --data {config.dataset.data} --img-size 8 {recipe}"
+    command = f"train --out {config.out} --data {config.dataset.data} --img-size 8 {RECIPE}"
     # the pause lets the signal arrive before the end
     started = (child,) = together.start(tmp_path, command.split(), count=1, pause=0.2)
     while not os.path.exists(f"{config.out}/checkpoint.json"):  # an epoch is complete
@@ -124,6 +129,72 @@ def test_sigterm_saves_and_exits_with_the_documented_code(config, whole, tmp_pat
     assert "resumes from there" in said
     assert os.path.exists(f"{config.out}/{STATE}")
     assert_same(weights(train(config)), whole)
+
+
+def wait_for(text, file, child):
+    """Wait until a process has written some text."""
+    while not (file.exists() and text in file.read_text()):
+        assert child.is_alive(), file.read_text()
+        time.sleep(0.02)
+
+
+def in_its_own_session(command, pause, output):
+    """Run a command as the leader of a process group, as a shell starts it; the target of a process."""
+    os.setsid()
+    multiprocessing.set_start_method("fork", force=True)  # of processes that load images, as in a shell's command
+    together.work(command, {}, pause, output)
+
+
+def start_command(config, tmp_path, pause, *more):
+    """Start the training as a command, in a process group of its own, and wait until it has begun."""
+    command = ["train", "--out", config.out, "--data", config.dataset.data, "--img-size", "8", *RECIPE.split(), *more]
+    child = children.Process(target=in_its_own_session, args=(command, pause, tmp_path / "output-0.txt"))
+    child.start()
+    wait_for("steps, 24 in all", tmp_path / "output-0.txt", child)
+    return child
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(("number", "name", "code"), [(signal.SIGINT, "Ctrl-C", 130), (signal.SIGTERM, "SIGTERM", 75)])
+def test_a_signal_to_all_processes_saves_and_the_same_command_resumes(
+    config, whole, tmp_path, number, name, code, workers
+):
+    child = start_command(config, tmp_path, 0.2, "--workers", str(workers))
+    time.sleep(0.5)  # into some step
+    os.killpg(child.pid, number)
+    said = together.finish([child], tmp_path, code=code)
+    assert "Traceback" not in said
+    assert re.search(rf"stopped by {name} after step \d+ of 24; step \d of epoch \d is saved in", said)
+    assert "The same command resumes from there" in said
+    assert ("press Ctrl-C again to quit at once" in said) == (name == "Ctrl-C")
+    assert torch.load(f"{config.out}/{STATE}", weights_only=True)["done"] > 0
+    assert_same(weights(train(config)), whole)
+
+
+def test_a_second_ctrl_c_quits_at_once(config, tmp_path):
+    child = start_command(config, tmp_path, 600)
+    os.killpg(child.pid, signal.SIGINT)
+    wait_for("press Ctrl-C again", tmp_path / "output-0.txt", child)
+    os.killpg(child.pid, signal.SIGINT)
+    assert "cpvt: interrupted" in together.finish([child], tmp_path, code=130)
+    assert not os.path.exists(config.out)
+
+
+def test_ctrl_c_in_a_comparison_saves_the_work_of_every_process(tiny_folder, tmp_path):
+    options = f"--data {tiny_folder} --img-size 8 --canvas-sizes 8 --resize-sizes 8 --batch-size 1 --epochs 2000"
+    command = f"compare --out {tmp_path / 'all'} --encodings none sincos {options} --parallel 2 --device cpu"
+    output = tmp_path / "output-0.txt"
+    child = children.Process(target=in_its_own_session, args=(command.split(), 0, output))
+    child.start()
+    for name in ("none", "sincos"):
+        wait_for(f"{name} cls seed 0: ", output, child)
+    os.killpg(child.pid, signal.SIGINT)
+    said = together.finish([child], tmp_path, code=130)
+    assert "Traceback" not in said
+    assert "the processes finish their steps and save; press Ctrl-C again" in said
+    assert "cpvt: interrupted; finished work is saved, and the same command resumes" in said
+    for name in ("none", "sincos"):  # an epoch ends with 0 steps of the next
+        assert read_state(tmp_path / "all" / "runs" / f"{name}-cls-seed0")["done"] > 0
 
 
 def test_a_full_disk_loses_nothing_saved(config, whole, tmp_path):

@@ -139,10 +139,22 @@ def test_an_interruption_between_the_files_of_a_save_loses_nothing(config, tmp_p
     assert cpvt.load(cut.out).record["epoch"] == 3
 
 
+def test_more_epochs_for_a_finished_run_are_a_training_from_its_weights(config, tmp_path):
+    config = replace(config, optim=replace(config.optim, epochs=1))
+    train(config)
+    longer = replace(config, optim=replace(config.optim, epochs=2))
+    with pytest.raises(ValueError, match="epochs: 1 -> 2") as error:
+        train(longer)
+    advice = f"; to train on from its weights, pass --initial-checkpoint {config.out} and another --out"
+    assert str(error.value).endswith(advice)
+    run = train(replace(longer, initial_checkpoint=config.out, out=str(tmp_path / "longer")))
+    assert len(history(run)) == 2
+
+
 def test_large_images_are_shrunk_alike_in_training_and_test(config, image_folder, tmp_path):
     from PIL import Image
 
-    folder = image_folder({"train/cat": 1, "test/cat": 1}, tmp_path / "large")
+    folder = image_folder({"train/cat": 1, "train/dog": 1, "test/cat": 1}, tmp_path / "large")
     for part in ("train", "test"):
         Image.new("RGB", (400, 200)).save(folder / part / "cat" / "large.png")
     recipe = replace(config.optim, augment="crop", epochs=1)

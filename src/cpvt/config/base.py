@@ -191,11 +191,18 @@ def differences(before: dict[str, Any], after: Any, ignore: tuple[str, ...] = ()
     return [f"{name}: {old.get(name)} -> {new}" for name, new in changed.items()]
 
 
-def refuse_other(folder: Path, what: str, before: dict[str, Any], after: Any, ignore: tuple[str, ...]) -> None:
-    """Raise ValueError if a folder was written with another configuration."""
+def refuse_other(
+    folder: Path,
+    what: str,
+    before: dict[str, Any],
+    after: Any,
+    ignore: tuple[str, ...],
+    advice: str = "choose another --out, or delete the folder",
+) -> None:
+    """Raise ValueError if a folder was written with another configuration; advice: what to do then."""
     changed = differences(before, after, ignore)
     if changed:
-        raise ValueError(f"'{folder}' holds {what} ({'; '.join(changed)}); choose another --out, or delete the folder")
+        raise ValueError(f"'{folder}' holds {what} ({'; '.join(changed)}); {advice}")
 
 
 def _flat(values: dict[str, Any]) -> dict[str, Any]:

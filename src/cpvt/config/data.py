@@ -13,7 +13,8 @@ class DataConfig(Options):
     """Which images, and how they are read."""
 
     data: str = "digits"
-    """'digits', a folder with train/ and test/ (or val/), or a name of timm's dataset factory such as torch/cifar10."""
+    """'digits', a folder with train/, test/ and perhaps validation/, or a name of timm's dataset factory such as
+    torch/cifar10. Without test/ the validation part is tested."""
     data_dir: str | None = None
     """Where the files of a named data set are."""
     crop_pct: float | None = None

@@ -34,6 +34,9 @@ class OptimConfig(Options):
     """'resized-crop', 'crop' (without a change of scale) or 'none'; by default the data set's."""
     crop_scale: tuple[float, float] = (0.35, 1.0)
     """Smallest and largest fraction of the area that a 'resized-crop' shows."""
+    hflip: float | None = None
+    """Probability that a training image is mirrored, which ruins signs, text, and left from right; by default 0.5, and
+    0 under the augmentation 'none'."""
     aa: str | None = None
     """RandAugment, AutoAugment or AugMix in timm's notation, such as rand-m9-mstd0.5-inc1."""
     color_jitter: float = 0.0
@@ -61,7 +64,7 @@ class OptimConfig(Options):
         "1 or more": ("epochs", "batch_size", "aug_repeats"),
         "0 or more": ("weight_decay", "color_jitter", "mixup", "cutmix"),
         "above 0": ("lr", "clip_grad"),
-        "from 0 to 1": ("reprob", "mixup_prob", "mixup_switch_prob", "distillation_alpha"),
+        "from 0 to 1": ("hflip", "reprob", "mixup_prob", "mixup_switch_prob", "distillation_alpha"),
         "from 0 to below 1": ("warmup_ratio", "smoothing", "drop_path"),
         "above 0 and at most 1": ("layer_decay", "crop_scale"),
         "above 0 and below 1": ("model_ema_decay",),

@@ -62,7 +62,10 @@ class TrainConfig(Options):
     teacher_checkpoint: str | None = None
     """File of weights of an external teacher; by default those that its library publishes."""
     test_every: int = 0
-    """Epochs between tests at the training size; 0: test only at the end."""
+    """Epochs between tests at the training size, on the validation part of the data, or on its test part where there
+    is none; 0: test only at the end."""
+    keep_best: bool = False
+    """Keep the weights of the epoch that is best on the validation part, not those of the last; needs test_every."""
     seed: int = 0
     device: str = "auto"
     """auto, cpu, cuda, ..."""
@@ -76,6 +79,8 @@ class TrainConfig(Options):
 
     def check(self) -> None:
         super().check()
+        if self.keep_best and not self.test_every:
+            raise ValueError("keep_best chooses among the epochs that are tested: set test_every too, such as 1")
         if self.encoding is not None:
             object.__setattr__(self, "encoding", importable_encoding(self.encoding))
 

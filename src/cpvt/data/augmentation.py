@@ -77,10 +77,15 @@ class Augmentation:
 
 
 def crop(
-    image: Image.Image, sides: Sides, scale: tuple[float, float], interpolation: str, generator: np.random.Generator
+    image: Image.Image,
+    sides: Sides,
+    scale: tuple[float, float],
+    interpolation: str,
+    hflip: float,
+    generator: np.random.Generator,
 ) -> Image.Image:
-    """A random resized crop: `scale` of the image's area at the given sides, mirrored half of the time."""
-    transform = _timm(sides, scale=scale, interpolation=interpolation, color_jitter=None)[0]
+    """A random resized crop: `scale` of the image's area at the given sides, mirrored with probability `hflip`."""
+    transform = _timm(sides, scale=scale, interpolation=interpolation, hflip=hflip, color_jitter=None)[0]
     with seeded(int(generator.integers(2**31))):
         return transform(image)
 

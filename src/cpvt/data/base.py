@@ -1,16 +1,35 @@
-"""Data sets: two splits of labelled images, and how they are normalised."""
+"""Data sets: splits of labelled images, and how they are normalised."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple, Protocol, runtime_checkable
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from PIL import Image
 
 Sides = tuple[int, int]  # height, width in pixels
-SPLITS = {"train": ("train",), "test": ("validation", "test", "val")}  # part -> names that data sets give it
+VALIDATION = ("val", "validation", "valid")  # names that data sets give a validation part
+# part -> the names to look for in a library's set; their "test" often has no classes, and "validation" is tested
+SPLITS = {"train": ("train",), "test": ("validation", "test", "val", "valid")}
+
+
+def natural_key(text: str) -> list[int | str]:
+    """Sorts class2 before class10, as timm's function of this name, without importing timm."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", text.lower())]
+
+
+def find_parts(names: Collection[str]) -> dict[str, str]:
+    """Part (train, test, validation) -> its name among those of folders or shards.
+
+    A validation part next to a test part is used while a model is trained; without one it is the test part.
+    """
+    held = next((name for name in VALIDATION if name in names), None)
+    test = "test" if "test" in names else held
+    found = {"train": "train" if "train" in names else None, "test": test, "validation": held if held != test else None}
+    return {part: name for part, name in found.items() if name is not None}
 
 
 @runtime_checkable
@@ -56,7 +75,7 @@ class Stream(Protocol):
 
 @dataclass(frozen=True)
 class DataSet:
-    """A set of labelled images with a training split and a test split, either of which may be absent."""
+    """A set of labelled images with splits to train, to test, and to validate during training; any may be absent."""
 
     name: str
     class_names: tuple[str, ...]
@@ -72,10 +91,32 @@ class DataSet:
     train_stream: Stream | None = None
     """Training images of a streamed data set; `train` is None then."""
     test_stream: Stream | None = None
+    validation: Split | None = None
+    """Images to test on during training, where there is such a part next to the test part."""
+    names: Mapping[str, str] = field(default_factory=dict)
+    """Names that the set gives its parts (train, test, validation), where they are known."""
+    unread: tuple[str, ...] = ()
+    """Folders with the same classes that are none of the parts, and are not read."""
 
     @property
     def mode(self) -> str:
         return "L" if len(self.mean) == 1 else "RGB"
+
+    @property
+    def has_test(self) -> bool:
+        return self.test is not None or self.test_stream is not None
+
+    @property
+    def during_training(self) -> DataSet:
+        """The set as it is tested during training: with the validation part, if there is one, as its test part."""
+        return self if self.validation is None else replace(self, test=self.validation, test_stream=None)
+
+    @property
+    def lacks_test(self) -> str:
+        """The message for a set without a test part; it names folders that may be meant as one."""
+        unread = ", ".join(f"{name}/" for name in self.unread)
+        hint = f"; {unread} is not read: rename the folder of the test images to test/" if unread else ""
+        return f"'{self.name}' has no test/ (or val/) to test on{hint}"
 
 
 @dataclass(frozen=True)
@@ -95,6 +136,8 @@ IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 GREY = {"mean": (0.45,), "std": (0.225,)}
 
 
-def data_set(name: str, class_names: Sequence[str], train: Split | None, test: Split | None, mode: str) -> DataSet:
-    """A data set with the normalisation of ImageNet, or its average for grey images."""
-    return DataSet(name, tuple(class_names), train, test, **(IMAGENET if mode == "RGB" else GREY))
+def data_set(
+    name: str, class_names: Sequence[str], train: Split | None, test: Split | None, mode: str, **more: Any
+) -> DataSet:
+    """A data set with the normalisation of ImageNet, or its average for grey images; `more`: other fields."""
+    return DataSet(name, tuple(class_names), train, test, **(IMAGENET if mode == "RGB" else GREY), **more)

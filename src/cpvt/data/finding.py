@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import glob
 import os
-import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from cpvt.data.base import natural_key
 from cpvt.data.decoding import image_endings, is_hidden
 
 
@@ -29,7 +29,7 @@ def is_plain(name: str) -> bool:
     return not glob.has_magic(name) and "://" not in name
 
 
-def check_names(names: Sequence[str]) -> None:
+def check_images(names: Sequence[str]) -> None:
     """Raise ValueError for names that cannot stand for images; the first may also be a model. Reads no image."""
     for number, name in enumerate(names):
         may_be_model = number == 0 and Path(name).suffix.lower() not in image_endings()
@@ -83,7 +83,6 @@ def _refuse(error: OSError) -> None:
     raise ValueError(f"folder '{error.filename}' cannot be read ({error.strerror})") from error
 
 
-def natural(path: str | Path) -> list[tuple[int, str]]:
+def natural(path: str | Path) -> list[int | str]:
     """The key of natural order: image2 comes before image10."""
-    parts = re.split(r"([0-9]+)", str(path).lower())
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
+    return natural_key(str(path))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import math
+import signal
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -196,6 +197,7 @@ def _load(samples: _Samples, plan: Iterable[Sequence[SampleSpec | Encoded]], opt
     loader = DataLoader(
         samples, batch_sampler=map(list, plan), num_workers=options.workers, collate_fn=_collate,
         pin_memory=options.pin, generator=torch.Generator(),  # else torch seeds its workers from the global generator
+        worker_init_fn=_leave_signals,
     )  # fmt: skip
     for collated in loader:
         if collated.skipped and options.on_bad_image == "error":
@@ -211,6 +213,12 @@ def _tell_shrunk(name: str, preprocessing: Protocol) -> None:
     if name and side not in _told:
         _told.add(side)
         logger.info(f"{name} is shrunk to the longest side allowed, {side} pixels (--longest-side); more are counted")
+
+
+def _leave_signals(worker: int) -> None:
+    """Have a worker leave Ctrl-C, and a first SIGTERM, to the main process, which needs its images to finish a step."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(signal.SIGTERM, signal.SIG_DFL))
 
 
 def load_batches(

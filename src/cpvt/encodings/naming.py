@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ast
 import inspect
-import re
 from collections.abc import Callable
 from importlib import import_module
 from operator import attrgetter
@@ -14,9 +12,9 @@ from cpvt.config import encoding_name
 from cpvt.encodings.base import ModelShape, PositionalEncoding
 from cpvt.encodings.compose import SumEncoding
 from cpvt.encodings.table import TABLE
+from cpvt.encodings.text import split_encoding, unknown_encoding
 
 Builder = Callable[..., PositionalEncoding]  # (shape, **options) -> encoding
-COLON = ".__of__."  # stands for the colon of "module:Class" while Python's parser reads the rest
 
 
 def create_encoding(what: str | Builder | PositionalEncoding, shape: ModelShape) -> PositionalEncoding:
@@ -45,7 +43,7 @@ def find_builder(name: str) -> Builder:
     """The class or function behind a name of TABLE or "module:Class"; ValueError where it cannot be imported."""
     module, colon, attribute = (TABLE[name].builder if name in TABLE else name).partition(":")
     if not colon:
-        raise ValueError(_unknown(name))
+        raise ValueError(unknown_encoding(name))
     try:
         found: Builder = attrgetter(attribute)(import_module(module))
     except (ImportError, AttributeError) as error:
@@ -68,35 +66,6 @@ def parse_encoding(text: str) -> list[tuple[str, dict[str, Any]]]:
             listed = ", ".join(known) or "none at all"
             raise ValueError(f"encoding '{name}' does not take option '{unknown[0]}'; known options: {listed}")
     return terms
-
-
-def split_encoding(text: str) -> list[tuple[str, dict[str, Any]]]:
-    """Names and options as `parse_encoding` gives them, whether or not there is such an encoding."""
-    try:
-        node: ast.expr = ast.parse(re.sub(r"\b([\w.]+):([\w.]+)", rf"\1{COLON}\2", text), mode="eval").body
-    except SyntaxError as error:
-        raise ValueError(_unknown(text)) from error
-    terms: list[ast.expr] = []
-    while isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
-        terms.insert(0, node.right)
-        node = node.left
-    return [_split_term(term) for term in [node, *terms]]
-
-
-def _split_term(term: ast.expr) -> tuple[str, dict[str, Any]]:
-    called = term if isinstance(term, ast.Call) else None
-    name_node = called.func if called else term
-    name = ast.unparse(name_node).replace(COLON, ":")
-    if not isinstance(name_node, (ast.Name, ast.Attribute)) or (name not in TABLE and ":" not in name):
-        raise ValueError(_unknown(ast.unparse(term).replace(COLON, ":")))
-    if called is None:
-        return name, {}
-    if called.args:
-        raise ValueError(f"encoding '{name}' does not take options without a name; write them as in peg(at=(1, 2))")
-    try:
-        return name, {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in called.keywords}
-    except ValueError as error:
-        raise ValueError(f"options of '{name}' must be plain numbers, texts in quotes or tuples") from error
 
 
 def change_encoding(
@@ -124,10 +93,3 @@ def markdown_table() -> str:
     """The encodings as the README's table."""
     lines = [f"| `{name}` | {words} |" for name, words in describe_encodings().items()]
     return "\n".join(["| name | what it does |", "|---|---|", *lines])
-
-
-def _unknown(text: str) -> str:
-    return (
-        f"unknown encoding '{text}'; known: {', '.join(TABLE)}, sums such as learned+peg, "
-        "options as in peg(at=(1, 2)), one's own as mypackage.module:MyEncoding"
-    )

@@ -97,13 +97,17 @@ def measure(
         score.total += size
         score.shrunk += batch.shrunk
         score.padding_fraction += batch.padding_fraction * size
-        on_progress(name, score.total + score.skipped, count, f"accuracy {score.correct / max(1, score.total):.1%}")
+        done = (score.total + score.skipped) * distributed.world_size()
+        if done < count or not count:  # no accuracy yet: where classes come in order, it says nothing before the end
+            on_progress(name, done, count, "")
     score.seconds, score.peak_memory = time.perf_counter() - start, max(0, _peak(device) - memory_before)
     if distributed.is_distributed():
         _all_reduce(score, count, device)
     if not score.total:
         raise ValueError(f"none of the {count or ''} test images can be used")
     score.padding_fraction /= score.total
+    done = score.total + score.skipped
+    on_progress(name, done, done, f"accuracy {score.correct / score.total:.1%}")
     return score
 
 

@@ -23,7 +23,8 @@ from cpvt.config import (
 )
 from cpvt.config.base import some_names
 from cpvt.data import Batch, DataSet, Transform, open_data
-from cpvt.data.protocols import TABLE, find_protocol
+from cpvt.data.datasets import UnknownDataError
+from cpvt.data.protocols import TABLE, check_protocols, find_protocol
 from cpvt.evaluation.accuracy import Score, count_test, load_test, measure
 from cpvt.results.checkpoints import Checkpoint, as_adapter, is_run, load
 from cpvt.results.rows import Row, pack_hits
@@ -99,9 +100,8 @@ def _sweep(config: SweepConfig, on_progress: ProgressCallback) -> Iterator[Row]:
 
 def _check_protocols(config: SweepConfig) -> None:
     """Raise ValueError for unknown protocols, and for options that do not go with a protocol."""
-    for protocol in config.protocols or ("none",):
-        if protocol not in TABLE:
-            raise ValueError(f"protocols must be among {', '.join(TABLE)}; got '{protocol}'")
+    check_protocols(config.protocols)
+    for protocol in config.protocols:
         if not TABLE[protocol].size_is_limit:
             continue
         if not all(isinstance(size, int) for size in config.sizes):
@@ -140,7 +140,17 @@ def _data_of(model: Any, adapter: ModelAdapter, data: str | DataSet | None, root
         return open_data(data, root, mode)
     trained_on = model.record["training"]["dataset"]
     own = data is None or data == trained_on["data"]
-    return open_data(data or trained_on["data"], root or (trained_on["data_dir"] if own else None), mode)
+    try:
+        return open_data(data or trained_on["data"], root or (trained_on["data_dir"] if own else None), mode)
+    except ValueError as error:
+        if data is not None:
+            raise
+        unknown = isinstance(error, UnknownDataError)
+        where = f"is not there (seen from '{Path.cwd()}')" if unknown else f"does not open here ({error})"
+        raise ValueError(
+            f"the run was trained on '{trained_on['data']}', which {where}: give the place of its images by --data, "
+            "or by --data-dir where the name is that of a set"
+        ) from error
 
 
 def _transform_of(adapter: ModelAdapter, data: DataSet, largest: int) -> Transform:
@@ -188,8 +198,8 @@ def default_sizes(adapter: ModelAdapter) -> list[Size]:
 
 def _check_data(data: DataSet, adapter: ModelAdapter, protocol: str) -> None:
     """Raise ValueError unless the data has test images, of the model's classes, that the protocol can read."""
-    if data.test is None and data.test_stream is None:
-        raise ValueError(f"'{data.name}' has no test/ (or val/) to test on")
+    if not data.has_test:
+        raise ValueError(data.lacks_test)
     if data.test is None and not TABLE[protocol].streams:
         others = " or ".join(name for name, other in TABLE.items() if other.streams)
         raise ValueError(f"'{data.name}' is read as it comes, which '{protocol}' cannot do; choose {others}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from cpvt.adapters import is_external
 from cpvt.config import CompareConfig, ProgressCallback, Size, TrainConfig, ignore_progress, refuse_other, sides
 from cpvt.data import DataSet, open_data
 from cpvt.data.protocols import TABLE as PROTOCOLS
+from cpvt.data.protocols import check_protocols
 from cpvt.encodings import TABLE as ENCODINGS
 from cpvt.evaluation.profile import ProfiledModel, profile_models
 from cpvt.evaluation.sweep import check_sizes, sweep
@@ -25,8 +27,10 @@ from cpvt.results.folders import COMPARISON, ROWS, RUNS
 from cpvt.results.provenance import provenance
 from cpvt.results.rows import Row, read_rows
 from cpvt.runtime.files import append_rows, check_writable, read_json, write_json
-from cpvt.training import TrainingSetup, check, check_here, is_finished, train
+from cpvt.training import TrainingSetup, check, check_here, is_finished, resolved_options, train
+from cpvt.training.journal import describe_data, describe_images
 
+logger = logging.getLogger(__name__)
 QUICK_EPOCHS = 12
 GROWS = (  # options that may change when a comparison resumes
     "out", "encodings", "pool", "protocols", "seeds", "sizes", "canvas_sizes", "resize_sizes", "parallel", "cluster",
@@ -77,22 +81,24 @@ def compare(
         refuse_other(folder, "a comparison with another configuration", before, config, GROWS)
     data = open_data(config.dataset.data, config.dataset.data_dir)
     if data.test is None:
-        raise ValueError(f"'{data.name}' has no test/ (or val/) to test on")
-    tasks = [replace(task, setup=check(task.training, data)) for task in tasks]
+        raise ValueError(data.lacks_test)
+    tasks = [replace(task, setup=check(task.training, data)._replace(name=task.name)) for task in tasks]
     done = {row.key for row in read_rows(folder / ROWS)}
     unfinished = [task for task in (_remaining(task, done) for task in tasks) if task is not None]
     parallel = _parallel(config, len(unfinished))
     for task in unfinished if not config.cluster else ():
         check_here(task.training)
     if unfinished:
-        _record(folder, config, parallel)
+        _record(folder, config, parallel, data, unfinished[0])
+        _announce(unfinished, len(tasks), parallel, data)
 
     def keep(row: Row) -> None:
         append_rows(folder / ROWS, [row])
         on_row(row)
 
     def on_message(kind: str, *content: Any) -> None:
-        (keep if kind == "row" else on_progress)(*content)
+        receivers: dict[str, Callable[..., Any]] = {"row": keep, "log": logger.info, "progress": on_progress}
+        receivers[kind](*content)
 
     if config.cluster and unfinished:
         cpus, gpu = _resources(config, parallel)
@@ -162,10 +168,7 @@ def _tasks(config: CompareConfig, quick: bool) -> list[_Task]:
 
 def _tests(config: CompareConfig, quick: bool) -> tuple[tuple[str, Size], ...]:
     """Every (protocol, size) that each model is tested at."""
-    known = [name for name, each in PROTOCOLS.items() if each.multiples]
-    for protocol in config.protocols:
-        if protocol not in known:
-            raise ValueError(f"protocols must be among {', '.join(known)}; got '{protocol}'")
+    check_protocols(config.protocols, to_compare=True)
     tests = [(name, size) for name in config.protocols for size in _sizes(config, name, quick)]
     check_sizes([size for _, size in tests], model_config(config.model).patch_size)
     return tuple(dict.fromkeys(tests))
@@ -176,12 +179,24 @@ def slug(encoding: str) -> str:
     return re.sub(r"[^A-Za-z0-9.+=-]+", "_", encoding).strip("_")
 
 
-def _record(folder: Path, config: CompareConfig, parallel: int) -> None:
-    """Save the configuration, and the commands that measured the rows so far."""
+def _record(folder: Path, config: CompareConfig, parallel: int, data: DataSet, task: _Task) -> None:
+    """Save the configuration, what the data made of its defaults, and the commands that measured the rows so far."""
+    assert task.setup is not None  # every task is checked
     earlier = read_json(folder / COMPARISON)["commands"] if (folder / COMPARISON).exists() else []
     origin = {**provenance(), "trainings_at_once": parallel, "threads_each": _threads(parallel)}
     commands = list(dict.fromkeys([*earlier, origin["command"]]))
-    write_json(folder / COMPARISON, {"config": asdict(config), "provenance": origin, "commands": commands})
+    resolved = resolved_options(task.training, task.setup, data)
+    record = {"config": asdict(config), "resolved": resolved, "provenance": origin, "commands": commands}
+    write_json(folder / COMPARISON, record)
+
+
+def _announce(unfinished: list[_Task], count: int, parallel: int, data: DataSet) -> None:
+    """Log what is trained on what."""
+    training, setup = unfinished[0].training, unfinished[0].setup
+    assert setup is not None  # every task is checked
+    logger.info(f"data: {describe_data(data, setup.sampler.images)}")
+    logger.info(f"images: {describe_images(training, setup.preprocessing, data)}")
+    logger.info(f"{len(unfinished)} of {count} models to train or test, {max(1, parallel)} at once; {training.model}")
 
 
 def _remaining(task: _Task, done: set[tuple[Any, ...]]) -> _Task | None:
@@ -200,7 +215,10 @@ def _profiled_model(task: _Task) -> ProfiledModel:
 
 def _run(task: _Task, data: DataSet, on_progress: ProgressCallback, keep: Callable[[Row], None]) -> None:
     def on_task_progress(step: str, done: int, total: int, message: str) -> None:
-        on_progress(f"{task.name}: {step}" if step != "train" else task.name, done, total, message)
+        if step == "train":
+            on_progress(task.name, done, total, message)
+        else:
+            on_progress(f"{task.name}: {step}", done, total, "")  # a row follows
 
     folder = train(task.training, on_task_progress, data, task.setup)
     checkpoint = load(folder, task.training.device)
@@ -244,5 +262,21 @@ def _run_in_worker(task: _Task, send: Send) -> None:
             sent = time.monotonic()
             send("progress", *progress)
 
-    source = task.training.dataset
-    _run(task, open_data(source.data, source.data_dir), on_progress, lambda row: send("row", row))
+    source, package, sender = task.training.dataset, logging.getLogger("cpvt"), _Sender(send)
+    package.setLevel(logging.INFO)
+    package.addHandler(sender)
+    try:
+        _run(task, open_data(source.data, source.data_dir), on_progress, lambda row: send("row", row))
+    finally:
+        package.removeHandler(sender)  # the process takes further tasks
+
+
+class _Sender(logging.Handler):
+    """Sends the package's log messages to the parent process."""
+
+    def __init__(self, send: Send) -> None:
+        super().__init__(logging.INFO)
+        self.send = send
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.send("log", self.format(record))

@@ -6,8 +6,10 @@ import importlib
 import logging
 import multiprocessing
 import os
+import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -15,6 +17,9 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from cpvt.training.stopping import ask_to_stop
+
+logger = logging.getLogger(__name__)
 Task = TypeVar("Task")
 Send = Callable[..., None]  # a task calls send(kind, ...) to pass a message to the parent process
 
@@ -59,22 +64,46 @@ def run_tasks(
 def process_pool(processes: int, threads: int) -> Iterator[Pool]:
     """A pool of processes of this machine. `work` must be importable: a function of a module.
 
-    threads: of each process. After an error, running tasks stop when they next send a message.
+    threads: of each process. After an error or Ctrl-C, running tasks stop when they next send a message; a training
+    saves its state first. They leave Ctrl-C to this process, where a second one ends them at once.
     """
     context = multiprocessing.get_context("spawn")
-    with context.Manager() as manager, ProcessPoolExecutor(processes, context) as executor:
+    ignore, others = (signal.signal, (signal.SIGINT, signal.SIG_IGN)), set(multiprocessing.active_children())
+    with context.Manager() as manager, ProcessPoolExecutor(processes, context, *ignore) as executor:
         messages, stopping = manager.Queue(), manager.Event()
 
         def submit(work: Callable[..., None], task: Any) -> Future[None]:
-            return executor.submit(_work, work, task, messages, threads, os.getcwd(), stopping)
+            with _ignoring_interrupts():  # a process may start here, and inherits that
+                return executor.submit(_work, work, task, messages, threads, os.getcwd(), stopping)
 
         try:
             yield Pool(submit, messages)
         except BrokenProcessPool as error:
             raise ChildProcessError(DIED) from error
+        except KeyboardInterrupt:
+            logger.info("the processes finish their steps and save; press Ctrl-C again to quit at once")
+            raise
         finally:
             stopping.set()
-            executor.shutdown(cancel_futures=True)
+            try:
+                executor.shutdown(cancel_futures=True)
+            except KeyboardInterrupt:
+                for child in set(multiprocessing.active_children()) - others:
+                    child.kill()
+                raise
+
+
+@contextmanager
+def _ignoring_interrupts() -> Iterator[None]:
+    """Ignore Ctrl-C while the block runs, in the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager
@@ -124,7 +153,7 @@ def _stop(ray: Any, running: list[Any]) -> None:
 def _work(work: Callable[..., None], task: Any, messages: Any, threads: int, folder: str, stopping: Any = None) -> None:
     def send(*message: Any) -> None:
         if stopping is not None and stopping.is_set():
-            raise KeyboardInterrupt("another task failed, or the parent process was interrupted")
+            ask_to_stop()
         if message:
             messages.put(message)
 

@@ -18,8 +18,19 @@ from cpvt.runtime.files import read_json, read_lines, write_lines
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-MEASURES = ("loss", "accuracy", "test_accuracy", "lr")  # of an epoch; None if the run did not write it
-PANELS = {"loss": "loss in training", "accuracy": "accuracy in training, %", "test_accuracy": "accuracy in tests, %"}
+MEASURES = (
+    "loss",
+    "accuracy",
+    "test_accuracy",
+    "lr",
+    "validation_accuracy",
+)  # of an epoch; None if the run did not write it
+PANELS = {
+    "loss": "loss in training",
+    "accuracy": "accuracy in training, %",
+    "validation_accuracy": "accuracy in validation, %",
+    "test_accuracy": "accuracy in tests, %",
+}
 
 
 @dataclass(frozen=True)
@@ -34,6 +45,7 @@ class Epoch:
     accuracy: float | None  # on the augmented training images
     test_accuracy: float | None = None  # at the training size, if the run was tested
     lr: float | None = None
+    validation_accuracy: float | None = None  # instead of the other, where the data has a validation part
 
 
 def gather_curves(folders: Sequence[str | Path]) -> list[Epoch]:

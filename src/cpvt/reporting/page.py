@@ -181,7 +181,8 @@ def _facts(content: Content) -> dict[str, str]:
     facts |= protocol_notes(content.rows)
     if content.record:
         config, origin = current(content.record["config"]), content.record["provenance"]
-        facts["Recipe"] = ", ".join(f"{name} {_plain(value)}" for name, value in config["optim"].items())
+        recipe = config["optim"] | content.record.get("resolved", {})
+        facts["Recipe"] = ", ".join(f"{name} {_plain(value)}" for name, value in recipe.items())
         facts["Commands"] = "\n".join(content.record["commands"])
         facts["Versions"] = ", ".join(f"{name} {number}" for name, number in origin["versions"].items())
         facts["Commit"] = origin["commit"] or "not run from a checkout"

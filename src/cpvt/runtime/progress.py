@@ -22,7 +22,8 @@ class _Messages(logging.Handler):
 class Bars:
     """Draws one bar per task. Use it as a context manager and as a ProgressCallback (see cpvt.config)."""
 
-    def __init__(self, log_every: float = 15.0) -> None:
+    def __init__(self, log_every: float = 30.0) -> None:
+        """log_every: in a log, seconds between lines of progress; a task that ends with a message has a line more."""
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -31,15 +32,13 @@ class Bars:
         self.begun: dict[str, tuple[float, int]] = {}  # in a log: time and steps done at the first call for each task
         self.console = Console(stderr=True)
         self.in_terminal = self.console.is_terminal
-        left = TimeRemainingColumn()
+        words = [TextColumn(word, style="dim") for word in ("left", "elapsed")]
         columns = (
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            TextColumn("{task.fields[message]}"),
-            left,
-        )
+            TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[message]}"),
+            TimeRemainingColumn(), words[0], TimeElapsedColumn(), words[1],
+        )  # fmt: skip
         self.messages, self.logger = _Messages(self), logging.getLogger("cpvt")
-        self.progress = Progress(*columns, TimeElapsedColumn(), console=self.console, disable=not self.in_terminal)
+        self.progress = Progress(*columns, console=self.console, disable=not self.in_terminal)
 
     def __enter__(self) -> Bars:
         self.level = self.logger.level
@@ -54,22 +53,25 @@ class Bars:
         self.logger.setLevel(self.level)
 
     def __call__(self, name: str, done: int, total: int, message: str) -> None:
+        finished = done >= total > 0
         if not self.in_terminal:
             self._log(name, done, total, message)
-            return
-        if name not in self.tasks:
-            self.tasks[name] = self.progress.add_task(name, total=total or None, message="")
-        self.progress.update(self.tasks[name], completed=done, total=total or None, message=message)
-        if done >= total > 0:
-            self.progress.update(self.tasks[name], visible=False)
+        else:
+            if name not in self.tasks:
+                self.tasks[name] = self.progress.add_task(name, total=total or None, message="")
+            self.progress.update(self.tasks[name], completed=done, total=total or None, message=message)
+        if finished:
+            self.begun.pop(name, None)
+            if name in self.tasks:
+                self.progress.refresh()  # shows the bar at its end before it goes
+                self.progress.remove_task(self.tasks.pop(name))
 
     def _log(self, name: str, done: int, total: int, message: str) -> None:
         self.begun.setdefault(name, (time.monotonic(), done))
-        if done >= total > 0 or time.monotonic() - self.logged > self.log_every:
+        if (done >= total > 0 and message) or time.monotonic() - self.logged > self.log_every:
             self.logged = time.monotonic()
-            print(
-                f"{name}  {done}/{total or '?'}  {message}{self._left(name, done, total)}", file=sys.stderr, flush=True
-            )
+            words = [name, f"{done}/{total or '?'}", message, self._left(name, done, total)]
+            print("  ".join(word for word in words if word), file=sys.stderr, flush=True)
 
     def _left(self, name: str, done: int, total: int) -> str:
         """Time left at the pace so far."""
@@ -77,7 +79,7 @@ class Bars:
         if done <= first or done >= total:
             return ""
         seconds = round((time.monotonic() - began) / (done - first) * (total - done))
-        return f"  {seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02} left"
+        return f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02} left"
 
     def say(self, message: str) -> None:
         """Print a line above the bars."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import torch
@@ -10,17 +11,18 @@ from cpvt.config import ProgressCallback, TrainConfig, ignore_progress
 from cpvt.data import DataSet, open_data
 from cpvt.runtime import distributed
 from cpvt.training.backend import Backend
-from cpvt.training.build import PUBLISHED, TrainingSetup, build_model, open_teacher
+from cpvt.training.build import PUBLISHED, TrainingSetup, build_model, open_teacher, resolved_options
 from cpvt.training.loss import Criterion
 from cpvt.training.resume import DivergedError, is_finished
-from cpvt.training.stopping import EXIT_CODE, StoppedError, handle_sigterm
+from cpvt.training.stopping import EXIT_CODE, StoppedError, handle_signals
 from cpvt.training.trainer import Trainer
 from cpvt.training.validation import check, check_here
 
 __all__ = [
     "EXIT_CODE", "PUBLISHED", "DivergedError", "StoppedError", "TrainingSetup", "build_model", "check",
-    "check_here", "is_finished", "train",
+    "check_here", "is_finished", "resolved_options", "train",
 ]  # fmt: skip
+logger = logging.getLogger(__name__)
 
 
 def train(
@@ -37,10 +39,13 @@ def train(
     train one model.
     data, setup: the data set, if it is already open, and what `check` returned for it.
     Raises ValueError where the folder holds another configuration, DivergedError where the loss is not finite,
-    StoppedError after SIGTERM once all is saved, OSError where saving fails.
+    StoppedError after SIGTERM or a first Ctrl-C once all is saved, OSError where saving fails. A header and a line for
+    each epoch go to the logger `cpvt`.
     """
     distributed.join(config.device)
     if is_finished(config):
+        if distributed.is_main_process():
+            logger.info(f"'{config.out}' is finished, after {config.optim.epochs} epochs: nothing is left to train")
         return Path(config.out)
     check_here(config)
     data = data or open_data(config.dataset.data, config.dataset.data_dir)
@@ -51,7 +56,7 @@ def train(
     setup = setup._replace(model=model_config)
     teacher = open_teacher(config, data, setup.preprocessing.transform, str(backend.device))
     criterion = Criterion(config.optim, len(data.class_names), teacher)
-    with handle_sigterm() as stop:
+    with handle_signals() as stop:
         trainer = Trainer(config, setup, model, data, backend, criterion)
         trainer.fit(on_progress if distributed.is_main_process() else ignore_progress, stop)
     return Path(config.out)

@@ -45,6 +45,7 @@ class TrainingSetup(NamedTuple):
     model: ModelConfig | ExternalConfig
     preprocessing: Protocol  # of training images
     sampler: BatchSampler
+    name: str = ""  # of the training among several, for messages
 
 
 def build_setup(config: TrainConfig, data: DataSet) -> TrainingSetup:
@@ -136,8 +137,20 @@ def make_record(config: TrainConfig, setup: TrainingSetup, model: nn.Module, dat
         "class_names": list(data.class_names),
         "at": list(at),
         "training": asdict(config),
+        "resolved": resolved_options(config, setup, data),
         "provenance": {**provenance(), "processes": distributed.world_size()},
     }
+
+
+def augment_of(config: TrainConfig, data: DataSet) -> str:
+    """The augmentation of a training: its own, or the data set's."""
+    return config.optim.augment or data.augment
+
+
+def resolved_options(config: TrainConfig, setup: TrainingSetup, data: DataSet) -> dict[str, Any]:
+    """The values of options of the recipe whose default follows from the data, for records and pages."""
+    protocol = setup.preprocessing
+    return {"augment": augment_of(config, data), "hflip": protocol.hflip if protocol.mirrors else 0.0}
 
 
 def start_of(config: TrainConfig) -> str | None:
@@ -213,10 +226,11 @@ def _known_transform(config: TrainConfig, data: DataSet) -> Transform | None:
 def _training_protocol(config: TrainConfig, data: DataSet, settings: ModelConfig | ExternalConfig) -> Protocol:
     """The protocol of training images."""
     transform = _transform_of(config, data, settings)
-    augment = config.optim.augment or data.augment
+    augment = augment_of(config, data)
     protocol, recipe = find_protocol(AUGMENTS.get(augment, augment)), config.optim
     augmentation = Augmentation(recipe.aa, recipe.color_jitter, recipe.reprob)
-    preprocessing = protocol(transform, sides(settings.img_size), recipe.crop_scale, augmentation)
+    hflip = 0.5 if recipe.hflip is None else recipe.hflip
+    preprocessing = protocol(transform, sides(settings.img_size), recipe.crop_scale, augmentation, hflip)
     if preprocessing.stacks or transform.longest_side is None:
         return preprocessing
     return preprocessing.at((transform.longest_side, transform.longest_side))

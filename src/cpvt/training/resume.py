@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import safetensors.torch
 import torch
 from torch import nn
 from torch.distributed.checkpoint.state_dict import (
@@ -86,6 +87,7 @@ class Checkpointer:
         self.config, self.parts, self.record, self.images = config, parts, record, images
         self.folder, self.last_save = Path(config.out), time.monotonic()
         self.saved: tuple[int, int] | None = None  # complete epochs and further steps of the state on disk
+        self.best: dict[str, Any] | None = None  # weights of the best epoch, in the main process under keep_best
 
     @property
     def is_due(self) -> bool:
@@ -98,6 +100,27 @@ class Checkpointer:
         if distributed.is_main_process():
             with self._saving():
                 save_checkpoint(self.folder, weights, {**self.record, "epoch": progress.epoch})
+        self.write_history(progress)
+
+    def keep_best(self, progress: Progress) -> None:
+        """Have the folder hold the epoch that is best on the validation part (the first of equals), if any is tested.
+
+        To be called after `save`, and after the test of the epoch where one is due. The history marks the epoch, the
+        record says why it is kept, and the state holds its weights, so that an interrupted run still has them.
+        """
+        tested = [line for line in progress.history if "validation_accuracy" in line]
+        if not tested:
+            return
+        best = max(tested, key=lambda line: float(line["validation_accuracy"]))
+        for line in progress.history:
+            line.pop("kept", None)
+        best["kept"] = True
+        if distributed.is_main_process():
+            if best is progress.history[-1] or self.best is None:
+                self.best = safetensors.torch.load((self.folder / WEIGHTS).read_bytes())
+            kept = {name: best[name] for name in ("epoch", "validation_accuracy")} | {"why": "best in validation"}
+            with self._saving():
+                save_checkpoint(self.folder, self.best, {**self.record, "epoch": progress.epoch, "kept": kept})
         self.write_history(progress)
 
     def write_history(self, progress: Progress) -> None:
@@ -122,7 +145,7 @@ class Checkpointer:
             "scaler": None if scaler is None else scaler.state_dict(),
             "history": progress.history, "epoch": progress.epoch, "done": progress.step, "before": progress.before,
             "metrics": vars(progress.metrics), "seconds": progress.seconds, "processes": distributed.world_size(),
-            "class_names": self.record["class_names"], "images": self.images,
+            "class_names": self.record["class_names"], "images": self.images, "best": self.best,
         }  # fmt: skip
         if distributed.is_main_process():
             with self._saving():
@@ -152,7 +175,7 @@ class Checkpointer:
         if state["scaler"] is not None and scaler is not None:
             scaler.load_state_dict(state["scaler"])
         metrics = Metrics(**state["metrics"]) if "metrics" in state else Metrics(*state["tally"][:5])  # older states
-        self.saved = (state["epoch"], state["done"])
+        self.saved, self.best = (state["epoch"], state["done"]), state.get("best")
         distributed.barrier()  # before the main process writes another state
         return Progress(*self.saved, state["before"], state["seconds"], metrics, state["history"])
 
@@ -213,12 +236,14 @@ def is_finished(config: TrainConfig) -> bool:
 
 def refuse_other_run(folder: Path, before: dict[str, Any], config: TrainConfig) -> None:
     """Raise ValueError where the folder holds a run with another configuration."""
-    plain = replace(config, retrofit=None)
-    refuse_other(folder, "a run with another configuration", {**before, "retrofit": None}, plain, FREE)
+    plain, advice = replace(config, retrofit=None), "choose another --out"
+    if (folder / CHECKPOINT).exists():
+        advice = f"to train on from its weights, pass --initial-checkpoint {folder} and another --out"
+    refuse_other(folder, "a run with another configuration", {**before, "retrofit": None}, plain, FREE, advice)
     asked = config.retrofit
     known: Any = before.get("retrofit", asdict(asked) if asked else None)  # missing in older states
     if (known is None) != (asked is None) or (asked and differences(known, asked)):
-        raise ValueError(f"'{folder}' holds a run with another retrofit; choose another --out, or delete the folder")
+        raise ValueError(f"'{folder}' holds a run with another retrofit; choose another --out")
 
 
 def write_state(folder: Path, state: dict[str, Any]) -> None:

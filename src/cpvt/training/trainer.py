@@ -24,11 +24,12 @@ from cpvt.results.checkpoints import load
 from cpvt.runtime import distributed
 from cpvt.training.backend import Backend
 from cpvt.training.build import TrainingSetup, create_optimizer, make_record
+from cpvt.training.journal import Journal
 from cpvt.training.loss import Criterion
 from cpvt.training.metrics import Metrics, reduce
 from cpvt.training.resume import Checkpointer, Parts, Progress, remove_state
 from cpvt.training.sampler import Step, StepLoader, seed_layers, step_seed
-from cpvt.training.stopping import Stop, StoppedError, until_stopped
+from cpvt.training.stopping import Stop, until_stopped
 
 REDUCE_EVERY = 10  # steps between metric reductions, which synchronise device and processes
 Load = Callable[[int, Sequence[Step], int], Iterator[Batch]]
@@ -67,6 +68,7 @@ class Trainer:
         average = None if self.average is None else self.average.module
         parts = Parts(self.module, self.optimizer.optimizer, average, backend.accelerator.scaler)
         self.checkpointer = Checkpointer(config, parts, record, setup.sampler.images)
+        self.journal = Journal(config, setup, self.steps)
         self.progress, self.pending = Progress(), Metrics()  # pending: in this process, since the last reduction
 
     def fit(self, on_progress: ProgressCallback, stop: Stop) -> None:
@@ -75,13 +77,14 @@ class Trainer:
         Raises StoppedError after `stop`, DivergedError where the loss or a weight is no longer finite.
         """
         self.progress = self.checkpointer.restore(streamed=self.data.train is None)
+        self.journal.begin(self.data, self.module, str(self.backend.device), self.progress)
         if self.progress.epoch and not self.progress.step:  # interrupted between the files of a save, or before a test
-            self.checkpointer.save(self.progress)
-            self._test_if_due(on_progress, stop)
+            self._finish_epoch(on_progress, stop)
         while self.progress.epoch < self.config.optim.epochs:
             self.train_epoch(on_progress, stop)
             self._end_epoch()
-            self._test_if_due(on_progress, stop)
+            self._finish_epoch(on_progress, stop)
+            self.journal.end_epoch(self.progress.history[-1])
         distributed.barrier()
         if distributed.is_main_process():
             remove_state(self.checkpointer.folder)
@@ -179,23 +182,21 @@ class Trainer:
         if not math.isfinite(metrics.loss):
             raise self.checkpointer.diverged("the loss is no longer a number", progress)
         loss, accuracy, rate = metrics.mean("loss"), metrics.mean("correct"), metrics.images / progress.seconds
-        message = f"loss {loss:.3f}  accuracy {accuracy:.1%}  {rate:.0f} images/s"
-        on_progress("train", progress.total, self.steps, message)
+        epoch = f"epoch {progress.epoch + 1}/{self.config.optim.epochs}"
+        message = f"{epoch}  loss {loss:.3f}  training accuracy {accuracy:.1%}  {rate:.0f} images/s"
+        on_progress("train", progress.total, self.steps, "" if progress.total == self.steps else message)
         values = {"loss": loss, "accuracy": accuracy, "lr": self._rate(), "images_per_second": rate}
         self.backend.log(values, progress.total)
         if stopped or (is_due and not is_last):
             self.checkpointer.save_state(progress)
         if stopped:
-            raise StoppedError(
-                f"stopped by SIGTERM after step {progress.total} of {self.steps}; "
-                f"{self.checkpointer.describe_saved()}. The same command resumes from there"
-            )
+            raise stop.error(f"after step {progress.total} of {self.steps}", self.checkpointer.describe_saved())
 
     def _rate(self) -> float:
         return float(max(group["lr"] for group in self.optimizer.param_groups))
 
     def _end_epoch(self) -> None:
-        """Add the epoch to the history, and save."""
+        """Add the epoch to the history."""
         progress, metrics, expected = self.progress, self.progress.metrics, self.setup.sampler.images
         if not metrics.images:
             raise ValueError(f"none of the {expected} training images can be decoded")
@@ -211,26 +212,38 @@ class Trainer:
              "seconds": round(progress.seconds, 3), "lr": self._rate()}
         )  # fmt: skip
         progress.next_epoch()
-        self.checkpointer.save(progress)
+
+    def _finish_epoch(self, on_progress: ProgressCallback, stop: Stop) -> None:
+        """Save after an epoch, test where a test is due, and keep the best epoch where that is asked for."""
+        self.checkpointer.save(self.progress)
+        self._test_if_due(on_progress, stop)
+        if self.config.keep_best:
+            self.checkpointer.keep_best(self.progress)
 
     def _test_if_due(self, on_progress: ProgressCallback, stop: Stop) -> None:
-        """Test the saved weights at the training size, every `test_every` epochs and after the last."""
+        """Test the saved weights at the training size, every `test_every` epochs and after the last.
+
+        On the validation part of the data, or on its test part where there is no other.
+        """
         progress, every, source = self.progress, self.config.test_every, self.config.dataset
         due = every and (progress.epoch % every == 0 or progress.epoch == self.config.optim.epochs)
-        if not due or "test_accuracy" in progress.history[-1]:
+        part = "test" if self.data.validation is None else "validation"
+        if not due or f"{part}_accuracy" in progress.history[-1]:
             return
         distributed.barrier()
         adapter = load(self.checkpointer.folder, str(self.backend.device)).adapter
         preprocessing = find_protocol("resize")(self.setup.preprocessing.transform, sides(self.setup.model.img_size))
         options = {name: getattr(source, name) for name in ("on_bad_image", "max_image_pixels", "workers")}
-        batches = load_test(self.data, preprocessing, 64, **options)
-        count, classes = count_test(self.data), len(self.data.class_names)
-        score = measure(adapter, until_stopped(batches, stop), count, classes, "test", on_progress)
+        data = self.data.during_training
+        batches = load_test(data, preprocessing, 64, **options)
+        count, classes = count_test(data), len(data.class_names)
+
+        def on_batch(name: str, done: int, total: int, message: str) -> None:
+            on_progress(name, done, total, "")  # the line of the epoch has the accuracy
+
+        score = measure(adapter, until_stopped(batches, stop), count, classes, part, on_batch)
         if distributed.all_reduce_max(float(stop.asked)):
-            raise StoppedError(
-                f"stopped by SIGTERM in a test; {self.checkpointer.describe_saved()}. "
-                "The same command resumes from there"
-            )
-        progress.history[-1]["test_accuracy"] = score.correct / score.total
-        self.backend.log({"test_accuracy": score.correct / score.total}, progress.before)
+            raise stop.error("in a test", self.checkpointer.describe_saved())
+        progress.history[-1][f"{part}_accuracy"] = score.correct / score.total
+        self.backend.log({f"{part}_accuracy": score.correct / score.total}, progress.before)
         self.checkpointer.write_history(progress)

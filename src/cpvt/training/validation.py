@@ -22,7 +22,7 @@ from cpvt.models import VisionTransformer
 from cpvt.results.checkpoints import is_run
 from cpvt.results.folders import CHECKPOINT, WEIGHTS
 from cpvt.runtime.files import check_writable
-from cpvt.training.build import PUBLISHED, TrainingSetup, build_setup, create_optimizer, start_of
+from cpvt.training.build import PUBLISHED, TrainingSetup, augment_of, build_setup, create_optimizer, start_of
 from cpvt.training.resume import has_state
 
 LOOKAHEAD = "lookahead_"  # timm's prefix that wraps any optimizer
@@ -36,12 +36,29 @@ def check(config: TrainConfig, data: DataSet) -> TrainingSetup:
     """
     if data.train is None and data.train_stream is None:
         raise ValueError(f"'{data.name}' has no train/ to train on")
-    if config.test_every and data.test is None and data.test_stream is None:
-        raise ValueError(f"--test-every needs images to test on, and '{data.name}' has no test/ (or val/)")
+    if len(data.class_names) < 2:
+        held = f"one, '{data.class_names[0]}'" if data.class_names else "none"
+        raise ValueError(
+            f"training needs two classes or more, and '{data.name}' has {held}: in folders, a class is a folder "
+            "of its own, as in train/cat/1.jpg and train/dog/2.jpg"
+        )
+    if config.test_every and not data.has_test:
+        raise ValueError(f"--test-every needs images to test on, and {data.lacks_test}")
+    if config.keep_best and data.validation is None:
+        raise ValueError(
+            f"--keep-best chooses by a validation part, and '{data.name}' has none: it takes validation/ (or val/) "
+            "next to test/. The test images cannot choose, as their accuracy would then be too good to be true"
+        )
     _check_start(config)
     _check_recipe(config)
     _check_unused(config, data)
     setup = build_setup(config, data)
+    if config.optim.hflip and not setup.preprocessing.mirrors:
+        raise ValueError(
+            f"--hflip {config.optim.hflip} does nothing under --augment {augment_of(config, data)}, which never "
+            f"mirrors: choose {', '.join(name for name, each in TRAINING.items() if each.stacks)} or native, or leave "
+            "the option out"
+        )
     if isinstance(setup.model, ModelConfig):
         with torch.device("meta"):  # builds without memory or random numbers
             VisionTransformer(setup.model)

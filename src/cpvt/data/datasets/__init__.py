@@ -11,7 +11,7 @@ from cpvt.data.datasets.shards import SHARDS
 from cpvt.data.datasets.streams import STREAM, open_stream
 from cpvt.data.datasets.timm_sets import HUGGING_FACE, REMOTE_SHARDS, TENSORFLOW, TORCHVISION
 
-__all__ = ["TABLE", "describe_datasets", "open_data", "open_stream"]
+__all__ = ["TABLE", "UnknownDataError", "describe_datasets", "find_source", "open_data", "open_stream"]
 
 TABLE: dict[str, DataSource] = {  # the first that matches a name opens it
     "digits": DIGITS,
@@ -25,17 +25,27 @@ TABLE: dict[str, DataSource] = {  # the first that matches a name opens it
 }
 
 
+class UnknownDataError(ValueError):
+    """A name that no source of data sets knows, such as a folder that does not exist."""
+
+
 def open_data(data: str, root: str | None = None, mode: str | None = None) -> DataSet:
     """Open a data set: 'digits', a folder, or a name that timm's dataset factory takes.
 
     root: folder of the files of a named set. mode: 'RGB' or 'L'; by default grey for digits, RGB for the rest.
     Raises ValueError for an unknown name, listing the known.
     """
+    source = find_source(data)
+    return replace(source.open(data, root, mode or source.mode), name=data)
+
+
+def find_source(data: str) -> DataSource:
+    """The source that opens a name; UnknownDataError, listing the known, where there is none."""
     for source in TABLE.values():
         if source.matches(data):
-            return replace(source.open(data, root, mode or source.mode), name=data)
+            return source
     known = "\n".join(f"  {form}: {line}" for form, line in describe_datasets().items())
-    raise ValueError(f"unknown data set '{data}': no such folder and no such name. Known:\n{known}")
+    raise UnknownDataError(f"unknown data set '{data}': no such folder and no such name. Known:\n{known}")
 
 
 def describe_datasets() -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Folders of class folders: train/CLASS/image.jpg and test/CLASS/image.jpg (or val/)."""
+"""Folders of class folders: train/CLASS/image.jpg, test/CLASS/image.jpg and validation/CLASS/image.jpg."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cpvt.data.base import DataSet, DataSource, Split, data_set
+from cpvt.data.base import DataSet, DataSource, Split, data_set, find_parts
 from cpvt.data.datasets.shards import holds_shards, open_shards
 from cpvt.data.decoding import decode, is_hidden
 from cpvt.data.finding import is_image, natural, walk
 
 logger = logging.getLogger(__name__)
-TEST_FOLDERS = ("test", "val", "validation")
 
 
 class FolderSplit:
@@ -36,34 +35,39 @@ class FolderSplit:
 
 
 def open_folder(where: str, mode: str) -> DataSet:
-    """Images in class folders below train/ and test/ (or val/); either split may be absent.
+    """Images in class folders below train/, test/ and validation/ (also val/ or valid/); any may be absent.
 
-    A class is a folder directly below; its images may lie deeper, see `cpvt.data.finding.walk`. Raises ValueError for
-    an image outside any class folder, a class folder without images, or a test class that is not in train/.
+    A validation part without a test part is the test part. A class is a folder directly below; its images may lie
+    deeper, see `cpvt.data.finding.walk`. Raises ValueError for an image outside any class folder, a class folder
+    without images, or a class to test that is not in train/.
     """
     root = Path(where)
-    train_root = root / "train"
-    test_root = next((root / name for name in TEST_FOLDERS if (root / name).is_dir()), None)
-    if not train_root.is_dir() and test_root is None:
+    folders = sorted(each.name for each in root.iterdir() if each.is_dir()) if root.is_dir() else []
+    names = find_parts(folders)
+    if not names:
         raise ValueError(
             f"'{root}' holds neither train/ nor test/ (or val/); expected {root}/train/CLASS/image.jpg and "
-            f"{root}/test/CLASS/image.jpg"
+            f"{root}/test/CLASS/image.jpg, but found {', '.join(folders[:10]) or 'no folders'}"
         )
-    train = _images_by_class(train_root) if train_root.is_dir() else None
-    test = _images_by_class(test_root) if test_root is not None else None
-    classes = list(train or test or {})
-    extra = [name for name in test or {} if name not in classes]
-    if extra:
-        raise ValueError(
-            f"'{test_root}' has classes that '{train_root}' lacks: {', '.join(extra)}; "
-            "a class can be tested only if it was trained"
-        )
-    return data_set(str(root), classes, _split(train, classes, mode), _split(test, classes, mode), mode)
+    images = {part: _images_by_class(root / name) for part, name in names.items()}
+    classes = list(images.get("train") or images["test"])
+    for part, found in images.items():
+        extra = [name for name in found if name not in classes]
+        if extra:
+            raise ValueError(
+                f"'{root / names[part]}' has classes that '{root / names.get('train', names['test'])}' lacks: "
+                f"{', '.join(extra)}; a class can be tested only if it was trained"
+            )
+    others = [each for each in folders if each not in names.values()]
+    unread = tuple(each for each in others if any((root / each / name).is_dir() for name in classes))
+    splits = {part: _split(found, classes, mode) for part, found in images.items()}
+    return data_set(
+        str(root), classes, splits.get("train"), splits.get("test"), mode,
+        validation=splits.get("validation"), names=names, unread=unread,
+    )  # fmt: skip
 
 
-def _split(images: dict[str, list[Path]] | None, classes: Sequence[str], mode: str) -> Split | None:
-    if images is None:
-        return None
+def _split(images: dict[str, list[Path]], classes: Sequence[str], mode: str) -> Split:
     pairs = [(path, classes.index(name)) for name, paths in images.items() for path in paths]
     return FolderSplit([path for path, _ in pairs], [label for _, label in pairs], mode)
 
@@ -89,7 +93,7 @@ def _images_by_class(root: Path) -> dict[str, list[Path]]:
 
 
 FOLDER = DataSource(
-    "a folder with train/CLASS/image.jpg and test/CLASS/image.jpg (or val/), or with tar archives of such",
+    "a folder with train/CLASS/image.jpg and test/CLASS/image.jpg (also validation/), or with tar archives of such",
     matches=lambda name: Path(name).is_dir(),
     open=lambda name, root, mode: (open_shards if holds_shards(Path(name)) else open_folder)(name, mode),
 )

@@ -11,9 +11,8 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from timm.utils.misc import natural_key
 
-from cpvt.data.base import SPLITS, DataSet, DataSource, data_set
+from cpvt.data.base import SPLITS, DataSet, DataSource, data_set, find_parts, natural_key
 from cpvt.data.datasets.tars import KEYS, Sample, read_samples
 from cpvt.data.decoding import decode, is_hidden
 
@@ -56,7 +55,7 @@ def open_shards(where: str, mode: str) -> DataSet:
     _info.json. For the classes see `read_samples`; classes without names are numbered.
     Raises ValueError where nothing is found, a shard is damaged, or a test class is not in the training split.
     """
-    shards, keys = _find(where)
+    shards, words, keys = _find(where)
     samples = {part: [read_samples(path, keys) for path in paths] for part, paths in shards.items()}
     labels = {part: [sample.label for within in each for sample in within] for part, each in samples.items()}
     for part, found in labels.items():
@@ -68,7 +67,8 @@ def open_shards(where: str, mode: str) -> DataSet:
         if sample.class_name and isinstance(sample.label, int):
             names[sample.label] = sample.class_name
     splits = {part: ShardSplit(shards[part], samples[part], numbers[part], mode) for part in shards}
-    return data_set(where, names, splits.get("train"), splits.get("test"), mode)
+    train, test, validation = (splits.get(part) for part in ("train", "test", "validation"))
+    return data_set(where, names, train, test, mode, validation=validation, names=words)
 
 
 def _check_alike(where: str, samples: Sequence[Sample]) -> None:
@@ -98,8 +98,8 @@ def _numbered(where: str, labels: dict[str, list[int | str]]) -> tuple[dict[str,
     return {part: [number_of[label] for label in found] for part, found in labels.items()}, names
 
 
-def _find(where: str) -> tuple[dict[str, list[Path]], tuple[str, ...]]:
-    """The shards of each split, in natural order, and the keys of the class in .json."""
+def _find(where: str) -> tuple[dict[str, list[Path]], dict[str, str], tuple[str, ...]]:
+    """The shards of each split, in natural order, the names of the splits, and the keys of the class in .json."""
     root, keys = Path(where), KEYS
     if (root / INFO).exists():
         splits: dict[str, Any] = json.loads((root / INFO).read_text()).get("splits", {})
@@ -111,8 +111,8 @@ def _find(where: str) -> tuple[dict[str, list[Path]], tuple[str, ...]]:
         by_word = {}
         for path in sorted(paths, key=lambda path: natural_key(str(path))):
             by_word.setdefault(_word(path, root if root.is_dir() else path.parent.parent), []).append(path)
-    found = {part: next((by_word[word] for word in words if by_word.get(word)), []) for part, words in SPLITS.items()}
-    found = {part: paths for part, paths in found.items() if paths}
+    words = find_parts([word for word, paths in by_word.items() if paths])
+    found = {part: by_word[word] for part, word in words.items()}
     if not found:
         folder = root if root.is_dir() else root.parent
         held = ", ".join(sorted(path.name for path in folder.glob("*"))[:10])
@@ -123,7 +123,7 @@ def _find(where: str) -> tuple[dict[str, list[Path]], tuple[str, ...]]:
     absent = [str(path) for paths in found.values() for path in paths if not path.exists()]
     if absent:
         raise ValueError(f"shards of '{where}' do not exist: {', '.join(absent[:5])}")
-    return found, keys
+    return found, words, keys
 
 
 def _expand(pattern: str) -> list[Path]:

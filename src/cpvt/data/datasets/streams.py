@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from cpvt.data.base import SPLITS, DataSet, DataSource, Encoded, Stream, data_set
+from cpvt.data.base import SPLITS, DataSet, DataSource, Encoded, data_set
 
 SHARD = 1 << 32  # numbers for each shard, so that an image's number does not depend on the shards before it
 
@@ -62,7 +62,7 @@ class HuggingFaceStream:
                 yield Encoded(shard * SHARD + place, _content(example[self.image]), name, int(label))
 
 
-def open_stream(name: str, part: str = "train", root: str | None = None) -> Stream:
+def open_stream(name: str, part: str = "train", root: str | None = None) -> HuggingFaceStream:
     """One split, 'train' or 'test', of a streamed set: hfids/user/set, or hfids//path/of/folder.
 
     root: cache folder of `datasets`. Raises ValueError where there is no such set or split.
@@ -92,7 +92,10 @@ def open_streams(name: str, root: str | None, mode: str) -> DataSet:
         test = open_stream(name, "test", root)
     except ValueError:
         test = None
-    return replace(data_set(name, train.class_names, None, None, mode), train_stream=train, test_stream=test)
+    names = {"test": str(test.dataset.split)} if test is not None else {}
+    return replace(
+        data_set(name, train.class_names, None, None, mode), train_stream=train, test_stream=test, names=names
+    )
 
 
 def _content(image: dict[str, Any] | None) -> bytes:

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from timm.data import create_dataset
 
 from cpvt.data.base import SPLITS, DataSet, DataSource, Split, data_set
 from cpvt.data.datasets.folders import open_folder
@@ -78,11 +77,13 @@ def open_named(name: str, root: str | None, mode: str) -> DataSet:
     if prefix == "wds":
         name, root = "wds/", rest
     parts: dict[str, Split] = {}
+    found: dict[str, str] = {}
     class_names: tuple[str, ...] = ()
     for split, names in SPLITS.items():
         dataset = _create(name, root, names)
         if prefix == "hfds":
             parts[split] = ReaderSplit(dataset.reader, f"{name} ({split})", mode)
+            found[split] = str(dataset.reader.dataset.split)
         else:
             if hasattr(dataset, "loader"):  # torchvision's folder sets
                 dataset.loader = partial(_decode, mode=mode)
@@ -91,7 +92,7 @@ def open_named(name: str, root: str | None, mode: str) -> DataSet:
         class_names = class_names or _class_names(dataset)
     if not class_names:
         class_names = tuple(map(str, range(1 + max(_labels(parts["train"]), default=-1))))
-    return data_set(name, class_names, parts["train"], parts["test"], mode)
+    return data_set(name, class_names, parts["train"], parts["test"], mode, names=found)
 
 
 def _labels(split: Split) -> Iterator[int]:
@@ -103,6 +104,8 @@ def _labels(split: Split) -> Iterator[int]:
 
 def _create(name: str, root: str | None, splits: tuple[str, ...]) -> Any:
     """timm's data set, with the first split that exists."""
+    from timm.data import create_dataset
+
     try:
         return create_dataset(name, root=root, split=splits[0], is_training=False)
     except ImportError as error:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from cpvt.data.protocols.base import Protocol
 from cpvt.data.protocols.canvas import Canvas
 from cpvt.data.protocols.native import Native
@@ -13,6 +15,7 @@ __all__ = [
     "TABLE",
     "TRAINING",
     "Protocol",
+    "check_protocols",
     "describe",
     "describe_protocols",
     "find_protocol",
@@ -32,6 +35,14 @@ def find_protocol(name: str) -> type[Protocol]:
         known = ", ".join(dict.fromkeys((*TABLE, *TRAINING, *AUGMENTS)))
         raise ValueError(f"unknown protocol or augmentation '{name}'; known: {known}")
     return found
+
+
+def check_protocols(names: Sequence[str], to_compare: bool = False) -> None:
+    """Raise ValueError for a name that is no test protocol, or where there are none; to_compare: for comparisons."""
+    known = [name for name, each in TABLE.items() if each.multiples or not to_compare]
+    for name in names or ("none",):
+        if name not in known:
+            raise ValueError(f"protocols must be among {', '.join(known)}; got '{name}'")
 
 
 def keeps_sizes(augment: str | None) -> bool:

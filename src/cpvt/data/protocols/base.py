@@ -30,6 +30,8 @@ class Protocol(ABC):
     crop_scale: tuple[float, float] = (0.35, 1.0)
     """Lowest and highest fraction of the area that a random resized crop keeps."""
     augmentation: Augmentation | None = None
+    hflip: float = 0.5
+    """Probability that an image is mirrored, under a protocol that mirrors."""
 
     title: ClassVar[str] = ""
     """How figures, tables and pages explain it, after its name."""
@@ -48,6 +50,8 @@ class Protocol(ABC):
     """Whether a size is the longest side allowed, and not the sides that the model sees."""
     augments: ClassVar[bool] = False
     """Whether images may be augmented, as training images are."""
+    mirrors: ClassVar[bool] = False
+    """Whether images are mirrored, with probability `hflip`."""
 
     def __post_init__(self) -> None:
         if self.augmentation and not self.augments:

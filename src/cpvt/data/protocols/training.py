@@ -15,35 +15,35 @@ if TYPE_CHECKING:
 
 
 class ResizedCrop(Resize):
-    """Random resized crop: a random part, `crop_scale` of the area, scaled to the sides; half are mirrored."""
+    """Random resized crop: a random part, `crop_scale` of the area, scaled to the sides; perhaps mirrored."""
 
     reads = ("interpolation",)
-    augments = True
+    augments = mirrors = True
 
     def show(self, image: Image.Image, generator: np.random.Generator) -> Tensor:
         from cpvt.data.augmentation import crop
 
-        part = crop(image, self.sides, self.crop_scale, self.transform.interpolation, generator)
+        part = crop(image, self.sides, self.crop_scale, self.transform.interpolation, self.hflip, generator)
         return self.transform.whole(self.augment(part, generator))
 
 
 class Crop(Canvas):
-    """Random crop at the image's own scale; half are mirrored."""
+    """Random crop at the image's own scale; perhaps mirrored."""
 
-    anywhere = True
+    anywhere = mirrors = True
 
     def show(self, image: Image.Image, generator: np.random.Generator) -> Tensor:
-        return _mirror(super().show(image, generator), generator)
+        return _mirror(super().show(image, generator), self.hflip, generator)
 
 
 class NativeMirrored(Native):
-    """Whole images, as under `native`; half are mirrored."""
+    """Whole images, as under `native`; perhaps mirrored."""
 
-    augments = True
+    augments = mirrors = True
 
     def show(self, image: Image.Image, generator: np.random.Generator) -> Tensor:
-        return _mirror(super().show(image, generator), generator)
+        return _mirror(super().show(image, generator), self.hflip, generator)
 
 
-def _mirror(tensor: Tensor, generator: np.random.Generator) -> Tensor:
-    return tensor.flip(2) if generator.random() < 0.5 else tensor
+def _mirror(tensor: Tensor, hflip: float, generator: np.random.Generator) -> Tensor:
+    return tensor.flip(2) if generator.random() < hflip else tensor

@@ -1,0 +1,48 @@
+"""Encodings as text, such as "learned+peg(at=(1, 2))": names and options. Imports no torch."""
+
+from __future__ import annotations
+
+import ast
+import re
+from typing import Any
+
+from cpvt.encodings.table import TABLE
+
+COLON = ".__of__."  # stands for the colon of "module:Class" while Python's parser reads the rest
+
+
+def split_encoding(text: str) -> list[tuple[str, dict[str, Any]]]:
+    """Names and options of the encodings of a sum; ValueError for a name that is neither in TABLE nor module:Class."""
+    try:
+        node: ast.expr = ast.parse(re.sub(r"\b([\w.]+):([\w.]+)", rf"\1{COLON}\2", text), mode="eval").body
+    except SyntaxError as error:
+        raise ValueError(unknown_encoding(text)) from error
+    terms: list[ast.expr] = []
+    while isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+        terms.insert(0, node.right)
+        node = node.left
+    return [_split_term(term) for term in [node, *terms]]
+
+
+def _split_term(term: ast.expr) -> tuple[str, dict[str, Any]]:
+    called = term if isinstance(term, ast.Call) else None
+    name_node = called.func if called else term
+    name = ast.unparse(name_node).replace(COLON, ":")
+    if not isinstance(name_node, (ast.Name, ast.Attribute)) or (name not in TABLE and ":" not in name):
+        raise ValueError(unknown_encoding(ast.unparse(term).replace(COLON, ":")))
+    if called is None:
+        return name, {}
+    if called.args:
+        raise ValueError(f"encoding '{name}' does not take options without a name; write them as in peg(at=(1, 2))")
+    try:
+        return name, {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in called.keywords}
+    except ValueError as error:
+        raise ValueError(f"options of '{name}' must be plain numbers, texts in quotes or tuples") from error
+
+
+def unknown_encoding(text: str) -> str:
+    """The message for a name that is not in TABLE."""
+    return (
+        f"unknown encoding '{text}'; known: {', '.join(TABLE)}, sums such as learned+peg, "
+        "options as in peg(at=(1, 2)), one's own as mypackage.module:MyEncoding"
+    )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import re
 import textwrap
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +18,7 @@ from cpvt.encodings import TABLE
 from cpvt.reporting.summary import Cell, head_label, pixels, size_label
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.figure import Figure
 
 SPARE = ("#e69f00", "#000000", "#6a3d9a", "#0b775e", "#b15928", "#f0e442")
@@ -35,6 +38,7 @@ def accuracy_figure(cells: Sequence[Cell], train_sizes: Sequence[Size]) -> Figur
     palette = colours([cell.encoding for cell in cells])
     figure = Figure(figsize=(max(10.0, 6.2 * len(protocols)), 4.6), layout="constrained")
     panels = figure.subplots(1, len(protocols), sharey=True, squeeze=False)[0]
+    entries: dict[str, Artist] = {}  # of the legend: a line may be in one panel only
     for panel, protocol in zip(panels, protocols):
         lines: dict[tuple[str, str], list[Cell]] = {}
         for cell in cells:
@@ -46,7 +50,8 @@ def accuracy_figure(cells: Sequence[Cell], train_sizes: Sequence[Size]) -> Figur
             spread = np.array([cell.deviation or 0.0 for cell in line])
             style = "--" if pool == "gap" else "-"
             label = textwrap.fill(head_label(encoding, pool), 44)
-            panel.plot(x, y, style, color=palette[encoding], label=label, marker="o", ms=4, lw=1.8)
+            (drawn,) = panel.plot(x, y, style, color=palette[encoding], label=label, marker="o", ms=4, lw=1.8)
+            entries.setdefault(label, drawn)
             panel.fill_between(x, y - spread, y + spread, color=palette[encoding], alpha=0.13, lw=0)
         sizes = sorted({cell.size for line in lines.values() for cell in line}, key=pixels)
         for train_size in train_sizes:
@@ -61,16 +66,20 @@ def accuracy_figure(cells: Sequence[Cell], train_sizes: Sequence[Size]) -> Figur
         panel.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("accuracy, %")
     panels[0].set_ylim(0, 102)
-    handles, labels = panels[0].get_legend_handles_labels()
-    columns = legend_columns(labels, len(protocols))
-    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
+    add_legend(figure, entries, len(protocols))
     return figure
 
 
-def legend_columns(labels: Sequence[str], panels: int) -> int:
-    """Number of columns that keeps the legend within the figure."""
-    widest = max((len(line) for label in labels for line in label.splitlines()), default=1)
-    return max(1, min(len(labels), 95 * panels // (widest + 6)))
+def add_legend(figure: Figure, entries: Mapping[str, Artist], panels: int) -> None:
+    """A legend below the panels, label -> line; its columns keep it within the figure."""
+    widest = max((len(line) for label in entries for line in label.splitlines()), default=1)
+    columns = max(1, min(len(entries), 95 * panels // (widest + 6)))
+    numbers = list(map(str, range(len(entries))))  # matplotlib leaves out labels that begin with _
+    legend = figure.legend(
+        list(entries.values()), numbers, loc="outside lower center", ncols=columns, frameon=False, fontsize=9
+    )
+    for text, label in zip(legend.get_texts(), entries):
+        text.set_text(label)
 
 
 def attention_figure(profiles: Sequence[dict[str, Any]], maps: Sequence[NDArray[Any]], sample: NDArray[Any]) -> Figure:
@@ -107,11 +116,25 @@ def tile(attention: NDArray[Any], grid: tuple[int, int]) -> NDArray[Any]:
 
 
 def as_bytes(figure: Figure, kind: str) -> bytes:
-    """A figure as 'svg' or 'png'; equal figures give equal bytes."""
-    import matplotlib
+    """A figure as 'svg' or 'png'; equal figures give equal bytes.
 
+    Text is drawn as it is: names of models, classes and folders may hold `$`, which matplotlib would read as
+    mathematics, and characters that its font lacks or that no file may hold.
+    """
+    import matplotlib
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        text.set(parse_math=False, usetex=False, text=drawable(text.get_text()))
     file = io.BytesIO()
-    with matplotlib.rc_context({"svg.hashsalt": "cpvt", "svg.fonttype": "path"}):
+    settings = {"svg.hashsalt": "cpvt", "svg.fonttype": "path", "text.parse_math": False, "text.usetex": False}
+    with matplotlib.rc_context(settings), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # drawn as an empty box
         metadata = {"Date": None} if kind == "svg" else None
         figure.savefig(file, format=kind, dpi=150, metadata=metadata)
     return file.getvalue()
+
+
+def drawable(text: str) -> str:
+    """The text with � for what XML cannot hold: control characters, and the bytes of names that are not UTF-8."""
+    return re.sub(r"[^\n\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "\ufffd", text)

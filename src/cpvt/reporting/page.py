@@ -73,8 +73,8 @@ def report(*folders: str | Path, out: str | Path | None = None) -> Path:
     write_bytes(folder / ACCURACY_SVG, svg)
     write_bytes(folder / ACCURACY_PNG, as_bytes(accuracy, "png"))
     attention = _attention(single, folder, profiles)
-    write_bytes(folder / SUMMARY, as_csv(content.cells).encode())
-    write_bytes(folder / REPORT, _page(content, svg, attention).encode())
+    write_bytes(folder / SUMMARY, as_csv(content.cells).encode(errors="replace"))
+    write_bytes(folder / REPORT, _page(content, svg, attention).encode(errors="replace"))
     return folder / REPORT
 
 

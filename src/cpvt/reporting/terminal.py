@@ -14,13 +14,14 @@ from cpvt.results.rows import Row
 def print_probe_results(probe_results: Sequence[ProbeResult]) -> None:
     """Print the headline of each probe, a table per model with its baselines, and what could not be measured."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     probed = ProbeIndex(probe_results)
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     for model, label in probed.labels.items():
         lines = [line for line in probed.lines if line.model == model]
-        table = Table(title=label, title_justify="left", box=None, pad_edge=False)
+        table = Table(title=escape(label), title_justify="left", box=None, pad_edge=False)
         table.add_column("")
         for line in lines:
             table.add_column(BASELINE_LABELS[line.baseline] or "as it is", justify="right")
@@ -38,7 +39,7 @@ def print_tables(rows: Sequence[Row]) -> None:
     from rich.table import Table
 
     cells = summarise(rows)
-    console = Console()
+    console = Console(emoji=False)
     for protocol in dict.fromkeys(cell.protocol for cell in cells):
         sizes, best, lines = tabulate(cells, protocol)
         console.print(f"accuracy, %, {describe(protocol)}", highlight=False)

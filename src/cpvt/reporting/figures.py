@@ -7,6 +7,7 @@ import re
 import textwrap
 import warnings
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -57,7 +58,7 @@ def accuracy_figure(cells: Sequence[Cell], train_sizes: Sequence[Size]) -> Figur
         for train_size in train_sizes:
             panel.axvline(pixels(train_size), color="#bbbbbb", lw=1, ls=":", zorder=0)
         panel.set_xscale("log")
-        panel.set_xticks([pixels(size) for size in sizes], [size_label(size) for size in sizes])
+        mark_sizes(panel, sizes)
         panel.minorticks_off()
         panel.set_title(describe(protocol), fontsize=10, loc="left")
         dotted = f" (dotted: training size, {', '.join(map(size_label, train_sizes))})" if train_sizes else ""
@@ -80,6 +81,34 @@ def add_legend(figure: Figure, entries: Mapping[str, Artist], panels: int) -> No
     )
     for text, label in zip(legend.get_texts(), entries):
         text.set_text(label)
+
+
+def mark_sizes(panel: Any, sizes: Sequence[Size]) -> None:
+    """A tick for each size; sizes of equal area share one."""
+    labels: dict[float, list[str]] = {}
+    for size in sizes:
+        labels.setdefault(pixels(size), []).append(size_label(size))
+    panel.set_xticks(list(labels), ["\n".join(each) for each in labels.values()])
+
+
+def space_ticks(figure: Figure) -> None:
+    """Where labels of an x axis would overlap, turn them upright; then leave out those that still do, ends last."""
+    figure.draw_without_rendering()
+    for panel in figure.axes:
+        if _crowded(panel.get_xticklabels()):
+            panel.tick_params(axis="x", labelrotation=90)
+            figure.draw_without_rendering()
+        kept: list[Any] = []
+        labels = [label for label in panel.get_xticklabels() if label.get_visible()]
+        for label in [*labels[:1], *labels[:0:-1][:1], *labels[1:-1]]:
+            label.set_visible(not _crowded([*kept, label]))
+            kept += [label] * label.get_visible()
+
+
+def _crowded(labels: Sequence[Any], gap: float = 4) -> bool:
+    """Whether two labels are nearer than `gap` points of the screen to each other."""
+    boxes = [label.get_window_extent() for label in labels if label.get_text() and label.get_visible()]
+    return any(one.padded(gap / 2).overlaps(other.padded(gap / 2)) for one, other in combinations(boxes, 2))
 
 
 def attention_figure(profiles: Sequence[dict[str, Any]], maps: Sequence[NDArray[Any]], sample: NDArray[Any]) -> Figure:
@@ -130,6 +159,7 @@ def as_bytes(figure: Figure, kind: str) -> bytes:
     settings = {"svg.hashsalt": "cpvt", "svg.fonttype": "path", "text.parse_math": False, "text.usetex": False}
     with matplotlib.rc_context(settings), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")  # drawn as an empty box
+        space_ticks(figure)
         metadata = {"Date": None} if kind == "svg" else None
         figure.savefig(file, format=kind, dpi=150, metadata=metadata)
     return file.getvalue()

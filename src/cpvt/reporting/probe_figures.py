@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cpvt.encodings import TABLE
-from cpvt.reporting.figures import SPARE, add_legend, tile
+from cpvt.reporting.figures import SPARE, add_legend, mark_sizes, tile
 from cpvt.reporting.probe_index import Line, ProbeIndex, leading_word
-from cpvt.reporting.summary import pixels, size_label
+from cpvt.reporting.summary import pixels
 from cpvt.results.folders import ARRAYS, probe_attention_file
 from cpvt.results.probe_results import ProbeResult
 
@@ -70,7 +70,7 @@ def longer_figure(probed: ProbeIndex) -> Figure:
         lambda each: pixels(each.size), "size, pixels", "R² (below −1 not shown)", (-1, 1.03), deepest=True,
     )  # fmt: skip
     for panel in figure.axes:
-        panel.set_xticks([pixels(size) for size in sizes], [size_label(size) for size in sizes])
+        mark_sizes(panel, sizes)
     return _legend(figure, probed)
 
 

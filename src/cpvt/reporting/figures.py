@@ -32,7 +32,7 @@ def colours(encodings: Sequence[str]) -> dict[str, str]:
 
 
 def accuracy_figure(cells: Sequence[Cell], train_sizes: Sequence[Size]) -> Figure:
-    """Accuracy by test size: a panel per protocol, a line per encoding or model, a band of one standard deviation."""
+    """Accuracy by test size: a panel per protocol, a line per encoding or model, the largest class."""
     from matplotlib.figure import Figure
 
     protocols = list(dict.fromkeys(cell.protocol for cell in cells))
@@ -42,19 +42,22 @@ def accuracy_figure(cells: Sequence[Cell], train_sizes: Sequence[Size]) -> Figur
     entries: dict[str, Artist] = {}  # of the legend: a line may be in one panel only
     for panel, protocol in zip(panels, protocols):
         lines: dict[tuple[str, str], list[Cell]] = {}
-        for cell in cells:
-            if cell.protocol == protocol and not cell.refused:
-                lines.setdefault((cell.encoding, cell.pool), []).append(cell)
+        own = [cell for cell in cells if cell.protocol == protocol and not cell.refused]
+        for cell in own:
+            lines.setdefault((cell.encoding, cell.pool), []).append(cell)
         for (encoding, pool), line in lines.items():
             line.sort(key=lambda cell: pixels(cell.size))
             x, y = [pixels(cell.size) for cell in line], np.array([cell.mean for cell in line])
-            spread = np.array([cell.deviation or 0.0 for cell in line])
             style = "--" if pool == "gap" else "-"
             label = textwrap.fill(head_label(encoding, pool), 44)
             (drawn,) = panel.plot(x, y, style, color=palette[encoding], label=label, marker="o", ms=4, lw=1.8)
             entries.setdefault(label, drawn)
-            panel.fill_between(x, y - spread, y + spread, color=palette[encoding], alpha=0.13, lw=0)
-        sizes = sorted({cell.size for line in lines.values() for cell in line}, key=pixels)
+            low, high = zip(*map(_band, line))
+            panel.fill_between(x, low, high, color=palette[encoding], alpha=0.13, lw=0)
+        sizes = sorted({cell.size for cell in own}, key=pixels)
+        for share in sorted({round(cell.majority, 1) for cell in own if cell.majority is not None}):
+            drawn = panel.axhline(share, color="#777777", lw=1, ls="-.", zorder=0)
+            entries.setdefault(f"largest class of the test, {share:.1f} %", drawn)
         for train_size in train_sizes:
             panel.axvline(pixels(train_size), color="#bbbbbb", lw=1, ls=":", zorder=0)
         panel.set_xscale("log")
@@ -62,13 +65,20 @@ def accuracy_figure(cells: Sequence[Cell], train_sizes: Sequence[Size]) -> Figur
         panel.minorticks_off()
         panel.set_title(describe(protocol), fontsize=10, loc="left")
         dotted = f" (dotted: training size, {', '.join(map(size_label, train_sizes))})" if train_sizes else ""
-        panel.set_xlabel(f"test size, pixels{dotted}")
+        panel.set_xlabel(textwrap.fill(f"test size, pixels{dotted}", 72))
         panel.grid(axis="y", color="#eeeeee")
         panel.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("accuracy, %")
     panels[0].set_ylim(0, 102)
     add_legend(figure, entries, len(protocols))
     return figure
+
+
+def _band(cell: Cell) -> tuple[float, float]:
+    """One standard deviation over seeds; of a single seed, the 95 % interval over images."""
+    if cell.deviation is None and cell.accuracy_interval is not None:
+        return cell.accuracy_interval
+    return cell.mean - (cell.deviation or 0.0), cell.mean + (cell.deviation or 0.0)
 
 
 def add_legend(figure: Figure, entries: Mapping[str, Artist], panels: int) -> None:

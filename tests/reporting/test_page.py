@@ -93,7 +93,7 @@ def test_the_page_of_a_comparison_is_complete(compared):
     assert (compared / "attention.png").read_bytes().startswith(b"\x89PNG")
     assert page.tags.count("img") == 1
     for words in ("cpvt compare --data <folder>", "torch 2.11.0", "abc123+", "Linux, 4 threads", "epochs 20",
-                  "crop_scale 0.35 to 1.0", "augment default"):  # fmt: skip
+                  "crop_scale 0.35 to 1.0", "augment the data set's", "clip_grad unlimited", "model_ema_decay off", "Initial weightsrandom"):  # fmt: skip
         assert words in page.text
 
 

@@ -130,13 +130,10 @@ def test_the_interval_is_that_of_students_t(values, half):
     assert confidence_interval(values) == pytest.approx((2 - half, 2 + half), abs=1e-3)
 
 
-@pytest.mark.parametrize(
-    ("correct", "total", "interval"),
-    [(10, 20, (0.299298, 0.700702)), (0, 10, (0.0, 0.277533)), (10, 10, (0.722467, 1.0)), (1, 3, (0.061490, 0.792345))],
-)
-def test_wilsons_interval_is_that_of_scipy(correct, total, interval):
+@pytest.mark.parametrize(("correct", "total"), [(10, 20), (0, 10), (10, 10), (1, 3), (812, 3407)])
+def test_wilsons_interval_is_that_of_scipy(correct, total):
     found = binomtest(correct, total).proportion_ci(method="wilson")
-    assert wilson_interval(correct, total) == pytest.approx((found.low, found.high)) == pytest.approx(interval, abs=1e-5)
+    assert wilson_interval(correct, total) == pytest.approx((found.low, found.high), abs=1e-6)
 
 
 def test_one_seed_has_wilsons_interval_and_several_students(three_seeds):

@@ -136,6 +136,7 @@ def make_record(config: TrainConfig, setup: TrainingSetup, model: nn.Module, dat
         "class_names": list(data.class_names),
         "at": list(at),
         "training": asdict(config),
+        "augment": config.optim.augment or data.augment,
         "provenance": {**provenance(), "processes": distributed.world_size()},
     }
 

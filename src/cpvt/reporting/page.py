@@ -140,11 +140,14 @@ def _attention(folder: Path, out: Path, profiles: Sequence[dict[str, Any]]) -> b
 
 def _page(content: Content, accuracy_svg: bytes, attention_png: bytes | None) -> str:
     rows, cells = content.rows, content.cells
+    accuracies = [_accuracies(cells, protocol) for protocol in dict.fromkeys(cell.protocol for cell in cells)]
     return render(
         "page.html",
         ours=all(row.pool for row in rows),
         labels=list(dict.fromkeys(cell.label for cell in cells)),
         warnings=majority_warnings(cells),
+        unseen=any(row.size not in _train_sizes(rows) for row in rows),
+        ranked=any(best == best for table in accuracies for best in table["best"].values()),
         one_seed=any(len(cell.seeds) == 1 and cell.accuracy_interval for cell in cells),
         majority=any(cell.majority is not None for cell in cells),
         balanced=any(cell.balanced is not None and abs(cell.balanced - cell.mean) >= 0.05 for cell in cells),
@@ -154,7 +157,7 @@ def _page(content: Content, accuracy_svg: bytes, attention_png: bytes | None) ->
         compared=any(cell.difference is not None for cell in cells),
         subtitle=_subtitle(rows),
         accuracy=inline(accuracy_svg),
-        accuracies=[_accuracies(cells, protocol) for protocol in dict.fromkeys(cell.protocol for cell in cells)],
+        accuracies=accuracies,
         pairs=paired_differences(rows),
         measured=[cell for cell in cells if cell.rate is not None],
         curves=inline(content.curves) if content.curves else None,

@@ -199,14 +199,14 @@ def _accuracy_interval(rows: Sequence[Row]) -> tuple[float, float] | None:
 
 def majority_warnings(cells: Sequence[Cell]) -> list[str]:
     """A sentence for each model that does no better than always answering the largest class of the test."""
-    found: dict[tuple[str, str], Cell] = {}
+    found: dict[tuple[str, tuple[int, ...]], dict[str, None]] = {}
     for cell in cells:
         if cell.collapsed:
-            found.setdefault((cell.protocol, cell.label), cell)
+            found.setdefault((cell.label, cell.collapsed), {})[cell.protocol] = None
     return [
-        f"{label}, {protocol}: accuracy is not above that of always answering the largest class ({cell.majority:.1f} %) "
-        f"at the training size ({_plural('seed', cell.collapsed)}); no retained accuracy, difference or rank is given"
-        for (protocol, label), cell in found.items()
+        f"{label} ({', '.join(protocols)}; {_plural('seed', seeds)}): at the training size its accuracy is not above "
+        "that of always answering the largest class, so no retained accuracy, difference or rank is given"
+        for (label, seeds), protocols in found.items()
     ]
 
 

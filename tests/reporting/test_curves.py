@@ -13,7 +13,9 @@ from cpvt.runtime.files import append_rows, write_json
 
 def write_run(folder, encoding, seed, losses, **columns):
     """Write the record and history of a training."""
-    record = {"model": {"encoding": encoding, "global_pool": "token"}, "training": {"seed": seed}}
+    origin = {"versions": {}, "commit": None, "command": "cpvt train", "machine": "Linux", "gpu": None}
+    record = {"model": {"encoding": encoding, "global_pool": "token"}, "training": {"seed": seed, "optim": {}},
+              "provenance": origin}  # fmt: skip
     write_json(folder / "checkpoint.json", record)
     lines = [
         {"epoch": number, "loss": loss, "accuracy": 0.1 * number}

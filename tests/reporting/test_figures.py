@@ -1,5 +1,7 @@
 """Figures: positions of tiles, lines and colours; equal rows give equal files."""
 
+from itertools import combinations
+
 import numpy as np
 import pytest
 from matplotlib.colors import to_hex
@@ -7,8 +9,11 @@ from matplotlib.colors import to_hex
 from cpvt.data.protocols import TABLE, describe
 from cpvt.encodings import TABLE as ENCODINGS
 from cpvt.reporting.figures import accuracy_figure, as_bytes, attention_figure, colours, tile
-from cpvt.reporting.summary import summarise
+from cpvt.reporting.probe_figures import longer_figure
+from cpvt.reporting.probe_index import ProbeIndex
+from cpvt.reporting.summary import pixels, size_label, summarise
 from cpvt.reporting.terminal import print_tables
+from cpvt.results.probe_results import ProbeResult
 
 
 def drawn(image):
@@ -121,3 +126,35 @@ def test_attention_is_the_sample_and_a_panel_per_model(channels, count):
     assert shown.shape[:2] == (8, 12)
     assert (shown.min(), shown.max()) == (0, 1)
     np.testing.assert_array_equal(panels[1].images[0].get_array().filled(np.nan), tile(np.eye(6), (2, 3)))
+
+
+def test_a_line_of_any_panel_is_in_the_legend(make_row):
+    rows = [make_row(protocol="canvas"), make_row(encoding="rope", protocol="resize"), make_row(encoding="_mine")]
+    (legend,) = accuracy_figure(summarise(rows), [32]).legends
+    assert {text.get_text() for text in legend.get_texts()} == {"peg", "rope", "_mine"}
+
+
+SIZES = [
+    (32, 48, 64, 96),
+    (32, (64, 48), (48, 64), 56),
+    (24, 32, (32, 64), 48, (64, 48), 64, 96, (96, 100), 100),
+    tuple(range(100, 120)),
+    (224, (320, 448), 384, (384, 640), (1080, 1920), 2000),
+]
+
+
+@pytest.mark.parametrize("sizes", SIZES)
+def test_labels_of_sizes_never_overlap(make_row, sizes):
+    rows = [make_row(size=size, protocol=protocol) for size in sizes for protocol in ("canvas", "resize", "native")]
+    lengths = [ProbeResult("m", "digits", "longer", "r2", "scaled", "model", 1, "noise", size, 0, 0.5)
+               for size in sizes]  # fmt: skip
+    for figure in (accuracy_figure(summarise(rows), [32]), longer_figure(ProbeIndex(lengths))):
+        as_bytes(figure, "svg")
+        figure.draw_without_rendering()
+        for panel in figure.axes:
+            labels = [label for label in panel.get_xticklabels() if label.get_visible()]
+            assert {size_label(min(sizes, key=pixels)), size_label(max(sizes, key=pixels))} <= {
+                part for label in labels for part in label.get_text().split("\n")
+            }
+            boxes = [label.get_window_extent().padded(1) for label in labels]
+            assert not any(one.overlaps(other) for one, other in combinations(boxes, 2))

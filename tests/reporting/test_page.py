@@ -2,17 +2,19 @@
 
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from html.parser import HTMLParser
 from itertools import product
 
 import numpy as np
 import pytest
 
-from cpvt.config import CompareConfig
+from cpvt.config import CompareConfig, OptimConfig
 from cpvt.reporting import report
+from cpvt.reporting.classes import by_class
+from cpvt.reporting.page import UNSET
 from cpvt.results.rows import pack_hits
-from cpvt.runtime.files import append_rows, write_json
+from cpvt.runtime.files import append_rows, read_json, write_json
 
 HEADS = [("learned", "cls"), ("peg", "cls"), ("peg", "gap"), ("learned+peg(at=(1, 2))", "cls")]
 
@@ -93,7 +95,8 @@ def test_the_page_of_a_comparison_is_complete(compared):
     assert (compared / "attention.png").read_bytes().startswith(b"\x89PNG")
     assert page.tags.count("img") == 1
     for words in ("cpvt compare --data <folder>", "torch 2.11.0", "abc123+", "Linux, 4 threads", "epochs 20",
-                  "crop_scale 0.35 to 1.0", "augment default"):  # fmt: skip
+                  "crop_scale 0.35 to 1.0", "augment the data set's", "clip_grad unlimited", "model_ema_decay off",
+                  "Initial weightsrandom"):  # fmt: skip
         assert words in page.text
 
 
@@ -212,3 +215,111 @@ def test_the_report_needs_no_torch(compared):
     done = subprocess.run([sys.executable, "-c", WITHOUT_TORCH, str(compared)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert (compared / "report.html").exists()
+
+
+def counted(make_row, hits, **values):
+    """A row of a test of six cats, three dogs and one emu, with so many of each classified correctly."""
+    wrong = [total - hit for total, hit in zip((6, 3, 1), hits)]
+    confusion = tuple((true, (true + 1) % 3, count) for true, count in enumerate(wrong) if count)
+    return make_row(correct=sum(hits), total=10, class_totals=(6, 3, 1), class_correct=tuple(hits),
+                    confusion=confusion, class_names=("cat", "dog", "emu"), **values)  # fmt: skip
+
+
+def page_of(folder, rows):
+    append_rows(folder / "rows.jsonl", rows)
+    return Page(report(folder))
+
+
+def test_the_page_warns_of_a_model_that_is_not_above_the_largest_class(tmp_path, make_row):
+    heads = {"learned": (5, 1, 0), "peg": (6, 3, 1), "rope": (6, 0, 0)}
+    rows = [counted(make_row, hits, encoding=name, size=size) for name, hits in heads.items() for size in (32, 48)]
+    page = page_of(tmp_path, rows)
+    assert page.text.count("Warning.") == 2
+    assert "Warning. rope (canvas; seed 0): at the training size its accuracy is not above" in " ".join(
+        page.text.split()
+    )
+    table = rows_of(page, "canvas:").split("Top-5")[0].split("Cost")[0]
+    assert "rope60.0 [31.3, 83.2]balanced 33.360.0 [31.3, 83.2]balanced 33.3" in table  # no retained, no difference
+    assert "peg100.0 [72.2, 100.0]balanced 100.0retains 100 %" in table
+    assert "always the largest class60.060.0" in table
+    assert "+" not in table  # learned, the baseline, is not above it either
+    assert "class=best" not in (tmp_path / "report.html").read_text()  # one model is no ranking
+    assert "largest class of the test, 60.0 %" in (tmp_path / "accuracy.svg").read_text()
+
+
+def test_accuracy_of_each_class_and_confusion_are_folded_into_the_page(tmp_path, make_row):
+    page = page_of(tmp_path, [counted(make_row, (5, 2, 1), seed=0), counted(make_row, (3, 3, 1), seed=1)])
+    below = rows_of(page, "canvas, 32 pixels: accuracy of each class")
+    assert "cat666.7dog383.3emu1100" in below  # of both seeds: 8 of 12, 5 of 6, 2 of 2
+    assert "catdogemucat84dog51emu2" in below  # images by class and predicted class
+    html = (tmp_path / "report.html").read_text()
+    assert html.rindex("<details>", 0, html.index("accuracy of each class")) > 0
+
+
+@pytest.mark.parametrize("names", [tuple(f"class {number}" for number in range(60)), ()])
+def test_many_classes_are_listed_and_not_drawn_as_a_matrix(tmp_path, make_row, names):
+    confusion = ((3, 1, 7), (59, 2, 1)) if names else None
+    correct = [10] * 60
+    correct[3], correct[59] = 3, 9
+    (found,) = by_class([make_row(total=600, correct=sum(correct), class_totals=(10,) * 60, confusion=confusion,
+                                  class_correct=tuple(correct), class_names=names)])  # fmt: skip
+    first = "class 3" if names else "3"
+    assert (found.lines[0], found.hidden, len(found.lines)) == ((first, 10, [30.0]), 10, 50)
+    if names:
+        assert found.confusions[0].errors == [("class 3", "class 1", 7), ("class 59", "class 2", 1)]
+    assert found.confusions or "rows do not keep which" in report_of(tmp_path, make_row, correct)
+
+
+def report_of(folder, make_row, correct):
+    row = make_row(total=600, correct=sum(correct), class_totals=(10,) * 60, class_correct=tuple(correct))
+    return page_of(folder, [row]).text
+
+
+def test_sizes_not_used_in_training_leave_out_those_that_were(tmp_path, make_row):
+    rows = [make_row(size=size, train_sizes=(24, 32)) for size in (24, 32, 48)]
+    text = " ".join(page_of(tmp_path, rows).text.split())
+    assert ("trained at 24, 32 pixels and tested on 100 images of digits at 48 pixels, not used in training; "
+            "at 24, 32 pixels, as in training; 1 seed (0).") in text  # fmt: skip
+
+
+def test_a_page_of_the_training_size_alone_does_not_speak_of_unseen_sizes(tmp_path, make_row):
+    text = " ".join(page_of(tmp_path, [make_row()]).text.split())
+    assert "How well does peg hold at the training size?" in text
+    assert "unseen" not in text
+    assert "not used in training" not in text
+
+
+def test_with_one_model_nothing_is_best(tmp_path, make_row):
+    page_of(tmp_path, [make_row(size=size) for size in (32, 48)])
+    html = (tmp_path / "report.html").read_text()
+    assert "class=best" not in html
+    assert "best mean" not in html
+    assert "How well does peg hold at unseen sizes?" in html
+
+
+@pytest.mark.parametrize(("pools", "relative"), [(("cls", "gap"), "learned"), (("gap",), "learned · gap"), ((), None)])
+def test_speed_is_relative_to_a_model_that_was_measured(compared, pools, relative):
+    heads = [head for head in HEADS if head != ("learned", "cls")] + [("learned", pool) for pool in pools]
+    profiles = [{"name": f"model{n % 4}", "encoding": encoding, "pool": pool, "block": 2, "grid": [2, 3],
+                 "sample_class": "seven", "images_per_second": [100.0]}
+                for n, (encoding, pool) in enumerate(heads)]  # fmt: skip
+    write_json(compared / "profile.json", profiles)
+    cost = rows_of(Page(report(compared)), "Cost").split("Attention maps")[0]
+    assert (f"relative to {relative}" in cost) == bool(relative)
+    assert "relative to" in cost or not relative
+
+
+def test_every_option_of_a_recipe_that_may_be_none_says_what_that_means():
+    assert {each.name for each in fields(OptimConfig) if "None" in str(each.type)} == set(UNSET)
+
+
+def test_a_runs_page_shows_what_it_started_from(tmp_path, tiny_run, make_row):
+    append_rows(tiny_run / "rows.jsonl", [make_row(initial_weights="runs/a")])
+    record = read_json(tiny_run / "checkpoint.json")
+    assert "Initial weightsrandom" in Page(report(tiny_run)).text
+    record["training"]["initial_checkpoint"] = "runs/a"
+    write_json(tiny_run / "checkpoint.json", record)
+    text = Page(report(tiny_run)).text
+    assert "Initial weightsruns/a" in text
+    assert "initialised from runs/a" in text
+    assert "augment resized-crop" in text

@@ -60,3 +60,17 @@ def test_models_with_different_weights_are_separate_and_repeated_rows_count_once
         "timm:vit (a.pth)": 100,
         "timm:vit (b.pth)": 0,
     }
+
+
+def test_a_collapsed_model_is_not_compared(make_row):
+    counts = {"class_totals": (60, 40), "class_correct": (60, 0)}
+    good, bad = [True] * 100, [True] * 60 + [False] * 40
+    rows = [row_of(make_row, bad, encoding="learned", **counts), row_of(make_row, bad, encoding="rope", **counts),
+            row_of(make_row, good, encoding="none", class_totals=(60, 40)),
+            row_of(make_row, good, class_totals=(60, 40))]  # fmt: skip
+    assert [(each.label, each.reference) for each in paired_differences(rows)] == [("peg", "none")]
+
+
+def test_the_reference_is_learned_also_where_only_gap_was_run(make_row):
+    rows = [row_of(make_row, [True] * 4, encoding=name, pool="gap") for name in ("none", "learned", "peg")]
+    assert {each.reference for each in paired_differences(rows)} == {"learned · gap"}

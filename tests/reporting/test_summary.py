@@ -3,8 +3,22 @@
 import random
 
 import pytest
+from scipy.stats import binomtest
 
-from cpvt.reporting.summary import as_csv, as_markdown, confidence_interval, head_label, pixels, size_label, summarise
+from cpvt.reporting.summary import (
+    as_csv,
+    as_markdown,
+    confidence_interval,
+    head_label,
+    majority_shares,
+    majority_warnings,
+    pixels,
+    protocol_notes,
+    size_label,
+    summarise,
+    tabulate,
+    wilson_interval,
+)
 
 
 @pytest.fixture
@@ -116,6 +130,71 @@ def test_the_interval_is_that_of_students_t(values, half):
     assert confidence_interval(values) == pytest.approx((2 - half, 2 + half), abs=1e-3)
 
 
+@pytest.mark.parametrize(("correct", "total"), [(10, 20), (0, 10), (10, 10), (1, 3), (812, 3407)])
+def test_wilsons_interval_is_that_of_scipy(correct, total):
+    found = binomtest(correct, total).proportion_ci(method="wilson")
+    assert wilson_interval(correct, total) == pytest.approx((found.low, found.high), abs=1e-6)
+
+
+def test_one_seed_has_wilsons_interval_and_several_students(three_seeds):
+    assert cell_of([row for row in three_seeds if row.seed == 0], "peg").accuracy_interval == pytest.approx(
+        (50.20, 69.06), abs=0.01  # 60 of 100 images
+    )  # fmt: skip
+    cell = cell_of(three_seeds, "peg")
+    assert cell.accuracy_interval == pytest.approx(confidence_interval([60, 70, 74]))
+
+
+def uneven(make_row, correct, **values):
+    """A row of a test of 60 and 40 images, in which so many of each class are classified correctly."""
+    return make_row(correct=sum(correct), total=100, class_totals=(60, 40), class_correct=correct, **values)
+
+
+def test_nothing_is_claimed_of_a_model_that_is_not_above_the_largest_class(make_row):
+    rows = [
+        uneven(make_row, correct, encoding=encoding, size=size)
+        for encoding, at_training in (("learned", (55, 35)), ("peg", (58, 38)), ("rope", (60, 0)))
+        for size, correct in ((32, at_training), (48, (60, 5)))
+    ]
+    for size in (32, 48):
+        rope = cell_of(rows, "rope", size)
+        assert (rope.collapsed, rope.majority) == ((0,), 60)
+        assert (rope.retained, rope.difference, rope.interval) == (None, None, None)
+        assert cell_of(rows, "peg", size).collapsed == ()
+    assert cell_of(rows, "rope", 32).balanced == 50
+    assert cell_of(rows, "peg").retained == pytest.approx(100 * 65 / 96)  # at 48 it may fall as low as it likes
+    assert cell_of(rows, "peg", 32).difference == pytest.approx(6)
+    assert tabulate(summarise(rows), "canvas").best == {32: 96, 48: 65}
+    (warning,) = majority_warnings(summarise(rows))
+    assert warning.startswith("rope (canvas; seed 0): at the training size its accuracy is not above that of always")
+
+
+def test_nothing_is_claimed_relative_to_a_collapsed_baseline(make_row):
+    rows = [uneven(make_row, (60, 1), encoding="learned"), uneven(make_row, (55, 35))]
+    assert cell_of(rows, "peg", 32).difference is None
+    assert cell_of(rows, "peg", 32).collapsed == ()
+
+
+def test_a_model_is_above_the_largest_class_by_its_interval_in_every_seed(make_row):
+    # the lower end of Wilson's interval of 69 of 100 is 59.4, of 70 is 60.4
+    assert cell_of([uneven(make_row, (60, 9))], "peg", 32).collapsed == (0,)
+    assert cell_of([uneven(make_row, (60, 10))], "peg", 32).collapsed == ()
+    seeds = [uneven(make_row, correct, seed=seed) for seed, correct in enumerate([(60, 30), (60, 0), (60, 31)])]
+    assert cell_of(seeds, "peg", 32).collapsed == (1,)
+
+
+def test_rows_without_counts_of_classes_are_not_judged(make_row):
+    assert cell_of([make_row(correct=1)], "peg", 32).collapsed == ()
+    assert majority_shares(summarise([make_row()]), "canvas") == {}
+
+
+def test_runs_that_started_elsewhere_are_different_models(make_row):
+    rows = [make_row(), make_row(initial_weights="runs/a"), make_row(train_sizes=(24, 32))]
+    assert [cell.label for cell in summarise(rows)] == [
+        "peg", "peg (from runs/a)", "peg (trained at 24, 32)",
+    ]  # fmt: skip
+    assert "initialised from runs/a" in protocol_notes(rows)["peg (from runs/a)"]
+
+
 @pytest.mark.parametrize("values", [[], [3.0]])
 def test_below_two_values_there_is_no_interval(values):
     assert confidence_interval(values) is None
@@ -123,14 +202,16 @@ def test_below_two_values_there_is_no_interval(values):
 
 def test_csv_has_a_line_per_cell(make_row):
     rows = [make_row(encoding="learned", seed=seed, correct=50) for seed in (0, 1)]
-    rows += [make_row(encoding="peg(at=(1, 2))", pool="gap", correct=75, fill=0.5)]
+    rows += [make_row(encoding="peg(at=(1, 2))", pool="gap", correct=75, fill=0.5, class_totals=(60, 40),
+                      class_correct=(54, 20))]  # fmt: skip
     rows += [make_row(size=(48, 64), protocol="resize", correct=1, total=3)]
     assert as_csv(summarise(rows)).splitlines() == [
         "protocol,size,encoding,pool,seeds,accuracy_mean,accuracy_sd,kept_percent,"
-        "difference_to_learned,difference_low,difference_high,fill,top5,images_per_second,peak_memory_mib,refused",
-        "canvas,32,learned,cls,2,50.00,0.00,100.00,,,,0.00,,,,",
-        'canvas,32,"peg(at=(1, 2))",gap,1,75.00,,100.00,25.00,,,0.50,,,,',
-        "resize,48x64,peg,cls,1,33.33,,,,,,0.00,,,,",
+        "difference_to_learned,difference_low,difference_high,fill,top5,images_per_second,peak_memory_mib,refused,"
+        "accuracy_low,accuracy_high,accuracy_interval,balanced_accuracy,majority_class",
+        "canvas,32,learned,cls,2,50.00,0.00,100.00,,,,0.00,,,,,50.00,50.00,student-t,,",
+        'canvas,32,"peg(at=(1, 2))",gap,1,75.00,,100.00,25.00,,,0.50,,,,,65.70,82.45,wilson,70.00,60.00',
+        "resize,48x64,peg,cls,1,33.33,,,,,,0.00,,,,,6.15,79.23,wilson,,",
     ]
 
 
@@ -142,7 +223,7 @@ def test_markdown_is_a_table_of_one_protocol_with_the_best_in_bold(make_row):
         "| canvas | 32 | 48x64 |",
         "|---|---:|---:|",
         "| learned | **51.0** ± 1.4 | – |",  # sqrt((1 + 1) / 1)
-        "| peg · gap | 50.0 | **45.0** |",
+        "| peg · gap | 50.0 | 45.0 |",  # a single model is not the best
     ]
 
 

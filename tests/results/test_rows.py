@@ -13,12 +13,21 @@ def test_rows_round_trip(tmp_path, make_row):
         make_row(),
         make_row(size=(48, 64), encoding="peg5", at=(1, 2, 3), fill=0.5),
         make_row(encoding="none", at=(), seed=7, protocol="resize", seconds=0.125),
+        make_row(
+            seed=8,
+            train_sizes=(24, (32, 48)),
+            initial_weights="runs/a",
+            class_totals=(60, 40),
+            class_correct=(50, 0),
+            confusion=((0, 1, 10), (1, 0, 40)),
+            class_names=("cat", "dog"),
+        ),
     ]
     path = tmp_path / "deep" / "rows.jsonl"
     append_rows(path, rows[:1])
     append_rows(path, rows[1:])
     assert read_rows(path) == rows
-    assert len(path.read_text().splitlines()) == 3
+    assert len(path.read_text().splitlines()) == 4
 
 
 def test_rows_without_later_fields_are_read(tmp_path, make_row):
@@ -43,6 +52,13 @@ def test_accuracy_is_a_fraction_and_nan_without_images(make_row):
     assert make_row(correct=1, total=4).accuracy == 0.25
     nothing = make_row(correct=0, total=0).accuracy
     assert nothing != nothing
+
+
+def test_majority_and_balanced_accuracy_follow_from_the_counts_of_classes(make_row):
+    row = make_row(total=100, correct=50, class_totals=(60, 40, 0), class_correct=(45, 5, 0))
+    assert row.majority == 0.6
+    assert row.balanced_accuracy == pytest.approx((45 / 60 + 5 / 40) / 2)  # a class without images does not count
+    assert (make_row().majority, make_row().balanced_accuracy) == (None, None)  # rows of early versions
 
 
 @pytest.mark.parametrize("kept", [1, 30, -1])
@@ -73,7 +89,7 @@ def test_the_last_row_of_a_key_counts(tmp_path, make_row):
 @pytest.mark.parametrize(
     "change",
     [{"model": "m"}, {"encoding": "e"}, {"pool": "gap"}, {"seed": 5}, {"protocol": "resize"}, {"size": (32, 32)},
-     {"data": "d"}],
+     {"data": "d"}, {"initial_weights": "runs/a"}, {"train_sizes": (24, 32)}],
 )  # fmt: skip
 def test_rows_that_measure_different_things_are_all_kept(tmp_path, make_row, change):
     append_rows(tmp_path / "rows.jsonl", [make_row(), make_row(**change)])

@@ -85,6 +85,8 @@ def test_two_processes_train_like_one(tmp_path, tiny_folder, options, how, env, 
     json.loads(output.splitlines()[-1])
     one, two = (json.loads((tmp_path / out / "rows.jsonl").read_text()) for out in ("one", "two"))
     assert (two["correct"], two["total"], two["hits"]) == (one["correct"], 6, one["hits"])
+    assert two["class_totals"] == [3, 3]
+    assert (two["class_correct"], two["confusion"]) == (one["class_correct"], one["confusion"])
 
 
 def test_two_processes_share_a_stream_and_test_exactly(tmp_path, tiny_folder):
@@ -96,6 +98,8 @@ def test_two_processes_share_a_stream_and_test_exactly(tmp_path, tiny_folder):
     assert row["total"] == 6
     alone = next(cpvt.sweep(tmp_path / "run", str(tiny_folder), [8]))
     assert row["correct"] == alone.correct
+    assert row["class_totals"] == [3, 3]
+    assert (tuple(row["class_correct"]), tuple(map(tuple, row["confusion"]))) == (alone.class_correct, alone.confusion)
 
 
 def test_two_processes_save_on_sigterm_and_one_resumes(tmp_path, tiny_folder):

@@ -16,6 +16,8 @@ from cpvt.data.protocols import Protocol
 from cpvt.runtime import distributed
 from cpvt.runtime.memory import mark_memory, peak_memory
 
+CONFUSION_CLASSES = 100  # most classes for which errors are counted by predicted class
+
 
 @dataclass
 class Score:
@@ -32,6 +34,8 @@ class Score:
     peak_memory: int | None = None
     refused: str | None = None  # the model's own message
     correct_mask: list[bool] = field(default_factory=list)  # in the order of the images; empty where it is unknown
+    by_class: Tensor = field(default_factory=lambda: torch.zeros(2, 0, dtype=torch.int64))  # images; of these, correct
+    confusion: Tensor | None = None  # (classes, classes): images by class and predicted class; None for many classes
 
 
 def count_test(data: DataSet) -> int:
@@ -81,7 +85,7 @@ def measure(
     stream). Shards may be uneven; every process returns the score of all of them. Raises UnsupportedSizeError where the
     model refuses the images, ValueError for another number of classes or where no image can be used.
     """
-    score, device, start = Score(), adapter.device, time.perf_counter()
+    score, device, start = _blank(classes), adapter.device, time.perf_counter()
     memory_before, on_progress = _mark(device), on_progress if distributed.is_main_process() else ignore_progress
     for batch in batches:
         size = len(batch.labels)
@@ -111,6 +115,12 @@ def measure(
     return score
 
 
+def _blank(classes: int) -> Score:
+    """A score of no images."""
+    confusion = torch.zeros(classes, classes, dtype=torch.int64) if classes <= CONFUSION_CLASSES else None
+    return Score(by_class=torch.zeros(2, classes, dtype=torch.int64), confusion=confusion)
+
+
 def _all_reduce(score: Score, count: int, device: torch.device) -> None:
     """Turn a shard's score into that of all shards. The correct mask is known only if no image was skipped."""
     names = ("correct", "top5", "total", "padding_fraction", "shrunk", "skipped")
@@ -121,6 +131,8 @@ def _all_reduce(score: Score, count: int, device: torch.device) -> None:
         mask[list(own)] = torch.tensor(score.correct_mask, dtype=torch.float64)
     counts = torch.tensor([*(getattr(score, name) for name in names), complete], dtype=torch.float64)
     sums = distributed.all_reduce_sum(torch.cat([counts, mask]).to(device)).tolist()
+    for by_class in [score.by_class] if score.confusion is None else [score.by_class, score.confusion]:
+        by_class.copy_(distributed.all_reduce_sum(by_class.to(device)))
     for name, value in zip(names, sums):
         setattr(score, name, value if name == "padding_fraction" else round(value))
     known = sums[len(names)] == distributed.world_size()
@@ -131,10 +143,18 @@ def _all_reduce(score: Score, count: int, device: torch.device) -> None:
 
 
 def _count(score: Score, logits: Tensor, labels: Tensor) -> None:
-    best = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
+    classes, predicted = logits.shape[1], logits.topk(min(5, logits.shape[1])).indices
+    best = predicted == labels[:, None]
     score.correct += int(best[:, 0].sum())
     score.top5 += int(best.sum())
     score.correct_mask += best[:, 0].tolist()
+    if not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+        raise ValueError(f"the classes of test images are 0 to {classes - 1}; got {sorted(set(labels.tolist()))}")
+    for counts, counted in zip(score.by_class, (labels, labels[best[:, 0]])):
+        counts += torch.bincount(counted, minlength=classes)
+    if score.confusion is not None:
+        cells = torch.bincount(labels * classes + predicted[:, 0], minlength=classes**2)
+        score.confusion += cells.reshape(classes, classes)
 
 
 def _mark(device: torch.device) -> int:

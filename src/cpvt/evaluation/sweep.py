@@ -18,6 +18,7 @@ from cpvt.config import (
     SweepConfig,
     ignore_progress,
     options_from,
+    parse_size,
     sides,
     takes_options,
 )
@@ -40,6 +41,8 @@ class Identity(NamedTuple):
     pool: str = ""
     seed: int = 0
     at: tuple[int, ...] = ()
+    train_sizes: tuple[Size, ...] = ()
+    initial_weights: str = ""
 
 
 @takes_options(SweepConfig, "out")
@@ -94,7 +97,7 @@ def _sweep(config: SweepConfig, on_progress: ProgressCallback) -> Iterator[Row]:
             max_image_pixels=config.max_image_pixels,
         )  # fmt: skip
         ready, score = _measure_at(adapter, size, protocol, batches, data, on_progress)
-        row = _row(identity, ready, data.name, protocol, size, transform, score)
+        row = _row(identity, ready, data, protocol, size, transform, score)
         yield replace(row, weights=str(config.checkpoint or ""))
 
 
@@ -117,17 +120,13 @@ def _identity(model: Any) -> Identity:
     """How rows name a model: a run by its training, a model of another library by its name."""
     if not isinstance(model, Checkpoint):
         return Identity(str(model) if isinstance(model, str) else getattr(model, "name", type(model).__name__))
-    training, config = model.record["training"], model.config
+    training, config, at = model.record["training"], model.config, tuple(model.record["at"])
+    sizes = tuple(map(parse_size, training.get("train_sizes", ())))
+    seed, start = training["seed"], training.get("initial_checkpoint") or ""
     if not isinstance(config, ModelConfig):
-        return Identity(
-            config.name,
-            seed=training["seed"],
-            encoding=describe_retrofit(config.retrofit) if config.retrofit else "",
-            at=tuple(model.record["at"]),
-        )
-    return Identity(
-        training["model"], config.encoding, POOL_NAMES[config.global_pool], training["seed"], tuple(model.record["at"])
-    )
+        encoding = describe_retrofit(config.retrofit) if config.retrofit else ""
+        return Identity(config.name, encoding, "", seed, at, sizes, start)
+    return Identity(training["model"], config.encoding, POOL_NAMES[config.global_pool], seed, at, sizes, start)
 
 
 def _data_of(model: Any, adapter: ModelAdapter, data: str | DataSet | None, root: str | None) -> DataSet:
@@ -214,8 +213,13 @@ def _check_data(data: DataSet, adapter: ModelAdapter, protocol: str) -> None:
 
 
 def _row(
-    identity: Identity, adapter: ModelAdapter, data: str, protocol: str, size: Size, transform: Transform, score: Score
-) -> Row:
+    identity: Identity, adapter: ModelAdapter, data: DataSet, protocol: str, size: Size, transform: Transform,
+    score: Score,
+) -> Row:  # fmt: skip
+    errors = None
+    if score.confusion is not None:
+        cells = score.confusion.clone().fill_diagonal_(0)
+        errors = tuple((true, answer, int(cells[true, answer])) for true, answer in cells.nonzero().tolist())
     return Row(
         **identity._asdict(),
         protocol=protocol,
@@ -224,7 +228,7 @@ def _row(
         total=score.total,
         seconds=round(score.seconds, 3),
         parameters=adapter.parameters,
-        data=data,
+        data=data.name,
         train_size=adapter.train_size,
         crop_ratio=transform.crop_ratio,
         interpolation=transform.interpolation,
@@ -240,4 +244,8 @@ def _row(
         mean=transform.mean,
         std=transform.std,
         hits=pack_hits(score.correct_mask) if len(score.correct_mask) == score.total else None,
+        class_totals=tuple(score.by_class[0].tolist()),
+        class_correct=tuple(score.by_class[1].tolist()),
+        confusion=errors,
+        class_names=data.class_names if errors is not None else (),
     )

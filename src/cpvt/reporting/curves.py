@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 
 from cpvt.config import POOLS
 from cpvt.encodings import TABLE
-from cpvt.reporting.figures import colours, legend_columns
+from cpvt.reporting.figures import add_legend, colours
 from cpvt.reporting.summary import head_label
 from cpvt.results.folders import CHECKPOINT, CURVES, HISTORY, RUNS
 from cpvt.runtime.files import read_json, read_lines, write_lines
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.figure import Figure
 
 MEASURES = (
@@ -99,11 +100,13 @@ def curves_figure(epochs: Sequence[Epoch]) -> Figure:
     figure = Figure(figsize=(max(10.0, 5.2 * len(shown)), 4.6), layout="constrained")
     panels = figure.subplots(1, len(shown), squeeze=False)[0]
     palette = colours([epoch.label for epoch in epochs])
+    entries: dict[str, Artist] = {}
     for panel, name in zip(panels, shown):
         for label, pool in dict.fromkeys((epoch.label, epoch.pool) for epoch in epochs):
             x, y, spread = mean_curve([each for each in epochs if (each.label, each.pool) == (label, pool)], name)
             style, name_in_legend = "--" if pool == "gap" else "-", head_label(label, pool)
-            panel.plot(x, y, style, color=palette[label], label=name_in_legend, marker="o", ms=3, lw=1.6)
+            (line,) = panel.plot(x, y, style, color=palette[label], label=name_in_legend, marker="o", ms=3, lw=1.6)
+            entries.setdefault(name_in_legend, line)
             low, high = [m - d for m, d in zip(y, spread)], [m + d for m, d in zip(y, spread)]
             panel.fill_between(x, low, high, color=palette[label], alpha=0.13, lw=0)
         panel.set_title(PANELS[name], fontsize=10, loc="left")
@@ -112,9 +115,7 @@ def curves_figure(epochs: Sequence[Epoch]) -> Figure:
         panel.grid(axis="y", color="#eeeeee")
         panel.set_axisbelow(True)
         panel.spines[["top", "right"]].set_visible(False)
-    handles, labels = panels[0].get_legend_handles_labels()
-    columns = legend_columns(labels, len(shown))
-    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
+    add_legend(figure, entries, len(shown))
     return figure
 
 

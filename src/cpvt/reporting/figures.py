@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import io
+import re
 import textwrap
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
+from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +19,7 @@ from cpvt.encodings import TABLE
 from cpvt.reporting.summary import Cell, head_label, pixels, size_label
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.figure import Figure
 
 SPARE = ("#e69f00", "#000000", "#6a3d9a", "#0b775e", "#b15928", "#f0e442")
@@ -28,49 +32,93 @@ def colours(encodings: Sequence[str]) -> dict[str, str]:
 
 
 def accuracy_figure(cells: Sequence[Cell], train_sizes: Sequence[Size]) -> Figure:
-    """Accuracy by test size: a panel per protocol, a line per encoding or model, a band of one standard deviation."""
+    """Accuracy by test size: a panel per protocol, a line per encoding or model, the largest class."""
     from matplotlib.figure import Figure
 
     protocols = list(dict.fromkeys(cell.protocol for cell in cells))
     palette = colours([cell.encoding for cell in cells])
     figure = Figure(figsize=(max(10.0, 6.2 * len(protocols)), 4.6), layout="constrained")
     panels = figure.subplots(1, len(protocols), sharey=True, squeeze=False)[0]
+    entries: dict[str, Artist] = {}  # of the legend: a line may be in one panel only
     for panel, protocol in zip(panels, protocols):
         lines: dict[tuple[str, str], list[Cell]] = {}
-        for cell in cells:
-            if cell.protocol == protocol and not cell.refused:
-                lines.setdefault((cell.encoding, cell.pool), []).append(cell)
+        own = [cell for cell in cells if cell.protocol == protocol and not cell.refused]
+        for cell in own:
+            lines.setdefault((cell.encoding, cell.pool), []).append(cell)
         for (encoding, pool), line in lines.items():
             line.sort(key=lambda cell: pixels(cell.size))
             x, y = [pixels(cell.size) for cell in line], np.array([cell.mean for cell in line])
-            spread = np.array([cell.deviation or 0.0 for cell in line])
             style = "--" if pool == "gap" else "-"
             label = textwrap.fill(head_label(encoding, pool), 44)
-            panel.plot(x, y, style, color=palette[encoding], label=label, marker="o", ms=4, lw=1.8)
-            panel.fill_between(x, y - spread, y + spread, color=palette[encoding], alpha=0.13, lw=0)
-        sizes = sorted({cell.size for line in lines.values() for cell in line}, key=pixels)
+            (drawn,) = panel.plot(x, y, style, color=palette[encoding], label=label, marker="o", ms=4, lw=1.8)
+            entries.setdefault(label, drawn)
+            low, high = zip(*map(_band, line))
+            panel.fill_between(x, low, high, color=palette[encoding], alpha=0.13, lw=0)
+        sizes = sorted({cell.size for cell in own}, key=pixels)
+        for share in sorted({round(cell.majority, 1) for cell in own if cell.majority is not None}):
+            drawn = panel.axhline(share, color="#777777", lw=1, ls="-.", zorder=0)
+            entries.setdefault(f"largest class of the test, {share:.1f} %", drawn)
         for train_size in train_sizes:
             panel.axvline(pixels(train_size), color="#bbbbbb", lw=1, ls=":", zorder=0)
         panel.set_xscale("log")
-        panel.set_xticks([pixels(size) for size in sizes], [size_label(size) for size in sizes])
+        mark_sizes(panel, sizes)
         panel.minorticks_off()
         panel.set_title(describe(protocol), fontsize=10, loc="left")
         dotted = f" (dotted: training size, {', '.join(map(size_label, train_sizes))})" if train_sizes else ""
-        panel.set_xlabel(f"test size, pixels{dotted}")
+        panel.set_xlabel(textwrap.fill(f"test size, pixels{dotted}", 72))
         panel.grid(axis="y", color="#eeeeee")
         panel.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("accuracy, %")
     panels[0].set_ylim(0, 102)
-    handles, labels = panels[0].get_legend_handles_labels()
-    columns = legend_columns(labels, len(protocols))
-    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
+    add_legend(figure, entries, len(protocols))
     return figure
 
 
-def legend_columns(labels: Sequence[str], panels: int) -> int:
-    """Number of columns that keeps the legend within the figure."""
-    widest = max((len(line) for label in labels for line in label.splitlines()), default=1)
-    return max(1, min(len(labels), 95 * panels // (widest + 6)))
+def _band(cell: Cell) -> tuple[float, float]:
+    """One standard deviation over seeds; of a single seed, the 95 % interval over images."""
+    if cell.deviation is None and cell.accuracy_interval is not None:
+        return cell.accuracy_interval
+    return cell.mean - (cell.deviation or 0.0), cell.mean + (cell.deviation or 0.0)
+
+
+def add_legend(figure: Figure, entries: Mapping[str, Artist], panels: int) -> None:
+    """A legend below the panels, label -> line; its columns keep it within the figure."""
+    widest = max((len(line) for label in entries for line in label.splitlines()), default=1)
+    columns = max(1, min(len(entries), 95 * panels // (widest + 6)))
+    numbers = list(map(str, range(len(entries))))  # matplotlib leaves out labels that begin with _
+    legend = figure.legend(
+        list(entries.values()), numbers, loc="outside lower center", ncols=columns, frameon=False, fontsize=9
+    )
+    for text, label in zip(legend.get_texts(), entries):
+        text.set_text(label)
+
+
+def mark_sizes(panel: Any, sizes: Sequence[Size]) -> None:
+    """A tick for each size; sizes of equal area share one."""
+    labels: dict[float, list[str]] = {}
+    for size in sizes:
+        labels.setdefault(pixels(size), []).append(size_label(size))
+    panel.set_xticks(list(labels), ["\n".join(each) for each in labels.values()])
+
+
+def space_ticks(figure: Figure) -> None:
+    """Where labels of an x axis would overlap, turn them upright; then leave out those that still do, ends last."""
+    figure.draw_without_rendering()
+    for panel in figure.axes:
+        if _crowded(panel.get_xticklabels()):
+            panel.tick_params(axis="x", labelrotation=90)
+            figure.draw_without_rendering()
+        kept: list[Any] = []
+        labels = [label for label in panel.get_xticklabels() if label.get_visible()]
+        for label in [*labels[:1], *labels[:0:-1][:1], *labels[1:-1]]:
+            label.set_visible(not _crowded([*kept, label]))
+            kept += [label] * label.get_visible()
+
+
+def _crowded(labels: Sequence[Any], gap: float = 4) -> bool:
+    """Whether two labels are nearer than `gap` points of the screen to each other."""
+    boxes = [label.get_window_extent() for label in labels if label.get_text() and label.get_visible()]
+    return any(one.padded(gap / 2).overlaps(other.padded(gap / 2)) for one, other in combinations(boxes, 2))
 
 
 def attention_figure(profiles: Sequence[dict[str, Any]], maps: Sequence[NDArray[Any]], sample: NDArray[Any]) -> Figure:
@@ -107,11 +155,31 @@ def tile(attention: NDArray[Any], grid: tuple[int, int]) -> NDArray[Any]:
 
 
 def as_bytes(figure: Figure, kind: str) -> bytes:
-    """A figure as 'svg' or 'png'; equal figures give equal bytes."""
-    import matplotlib
+    """A figure as 'svg' or 'png'; equal figures give equal bytes.
 
+    Text is drawn as it is: names of models, classes and folders may hold `$`, which matplotlib would read as
+    mathematics, and characters that its font lacks or that no file may hold.
+    """
+    import matplotlib
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        text.set(parse_math=False, usetex=False, text=drawable(text.get_text()))
     file = io.BytesIO()
-    with matplotlib.rc_context({"svg.hashsalt": "cpvt", "svg.fonttype": "path"}):
+    settings: dict[Any, Any] = {
+        "svg.hashsalt": "cpvt",
+        "svg.fonttype": "path",
+        "text.parse_math": False,
+        "text.usetex": False,
+    }
+    with matplotlib.rc_context(settings), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # drawn as an empty box
+        space_ticks(figure)
         metadata = {"Date": None} if kind == "svg" else None
         figure.savefig(file, format=kind, dpi=150, metadata=metadata)
     return file.getvalue()
+
+
+def drawable(text: str) -> str:
+    """The text with � for what XML cannot hold: control characters, and the bytes of names that are not UTF-8."""
+    return re.sub(r"[^\n\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "\ufffd", text)

@@ -12,23 +12,39 @@ import numpy as np
 from cpvt.config import Size
 from cpvt.config.legacy import current
 from cpvt.data.protocols import TABLE, describe
+from cpvt.reporting.classes import by_class
 from cpvt.reporting.curves import curves_figure, gather_curves, store_curves
 from cpvt.reporting.figures import accuracy_figure, as_bytes, attention_figure
 from cpvt.reporting.pairs import paired_differences
 from cpvt.reporting.probes import report_probes
-from cpvt.reporting.summary import BASELINE, Cell, as_csv, pixels, protocol_notes, size_label, summarise, tabulate
+from cpvt.reporting.summary import (
+    BASELINE,
+    Cell,
+    as_csv,
+    head_label,
+    majority_shares,
+    majority_warnings,
+    pixels,
+    protocol_notes,
+    size_label,
+    summarise,
+    tabulate,
+)
 from cpvt.reporting.templates import as_data, inline, render
 from cpvt.results.folders import (
     ACCURACY_PNG,
     ACCURACY_SVG,
     ARRAYS,
     ATTENTION_PNG,
+    CHECKPOINT,
     COMPARISON,
     CURVES,
     CURVES_SVG,
     PROBE_RESULTS,
     REPORT,
+    RETROFIT,
     ROWS,
+    RUNS,
     SAMPLE,
     SUMMARY,
     attention_file,
@@ -44,7 +60,7 @@ class Content:
 
     rows: list[Row]
     cells: list[Cell]
-    record: dict[str, Any] | None  # of compare.json: configuration and provenance
+    record: dict[str, Any] | None  # configuration and provenance
     profiles: list[dict[str, Any]]  # of profile.json: parameters, speed, attention of each model
     curves: bytes | None  # figure of the trainings, svg
 
@@ -65,7 +81,7 @@ def report(*folders: str | Path, out: str | Path | None = None) -> Path:
     record: dict[str, Any] | None = None
     profiles: list[dict[str, Any]] = []
     if len(folders) == 1:
-        record = read_json(single / COMPARISON) if (single / COMPARISON).exists() else None
+        record = _record(single)
         profiles = read_profile(single)
     content = Content(rows, summarise(rows), record, profiles, _curves(folders, folder))
     accuracy = accuracy_figure(content.cells, _train_sizes(rows))
@@ -73,9 +89,19 @@ def report(*folders: str | Path, out: str | Path | None = None) -> Path:
     write_bytes(folder / ACCURACY_SVG, svg)
     write_bytes(folder / ACCURACY_PNG, as_bytes(accuracy, "png"))
     attention = _attention(single, folder, profiles)
-    write_bytes(folder / SUMMARY, as_csv(content.cells).encode())
-    write_bytes(folder / REPORT, _page(content, svg, attention).encode())
+    write_bytes(folder / SUMMARY, as_csv(content.cells).encode(errors="replace"))
+    write_bytes(folder / REPORT, _page(content, svg, attention).encode(errors="replace"))
     return folder / REPORT
+
+
+def _record(folder: Path) -> dict[str, Any] | None:
+    """Configuration and provenance of a comparison, a retrofit or a run; None in a folder of other rows."""
+    found = next((folder / name for name in (COMPARISON, RETROFIT, CHECKPOINT) if (folder / name).exists()), None)
+    if found is None:
+        return None
+    record, runs = read_json(found), [folder / CHECKPOINT, *sorted(folder.glob(f"{RUNS}/*/{CHECKPOINT}"))]
+    resolved: dict[str, Any] = next((read_json(run).get("resolved", {}) for run in runs if run.exists()), {})
+    return {"config": record.get("training"), "resolved": resolved, **record}
 
 
 def gather(folders: Sequence[str | Path]) -> list[Row]:
@@ -114,18 +140,29 @@ def _attention(folder: Path, out: Path, profiles: Sequence[dict[str, Any]]) -> b
 
 def _page(content: Content, accuracy_svg: bytes, attention_png: bytes | None) -> str:
     rows, cells = content.rows, content.cells
+    accuracies = [_accuracies(cells, protocol) for protocol in dict.fromkeys(cell.protocol for cell in cells)]
     return render(
         "page.html",
         ours=all(row.pool for row in rows),
+        labels=list(dict.fromkeys(cell.label for cell in cells)),
+        warnings=majority_warnings(cells),
+        unseen=any(row.size not in _train_sizes(rows) for row in rows),
+        ranked=any(best == best for table in accuracies for best in table["best"].values()),
+        one_seed=any(len(cell.seeds) == 1 and cell.accuracy_interval for cell in cells),
+        majority=any(cell.majority is not None for cell in cells),
+        balanced=any(cell.balanced is not None and abs(cell.balanced - cell.mean) >= 0.05 for cell in cells),
+        rectangles=[cell.size for cell in cells if not isinstance(cell.size, int)],
+        classes=by_class(rows),
         baseline=BASELINE,
         compared=any(cell.difference is not None for cell in cells),
         subtitle=_subtitle(rows),
         accuracy=inline(accuracy_svg),
-        accuracies=[_accuracies(cells, protocol) for protocol in dict.fromkeys(cell.protocol for cell in cells)],
+        accuracies=accuracies,
         pairs=paired_differences(rows),
         measured=[cell for cell in cells if cell.rate is not None],
         curves=inline(content.curves) if content.curves else None,
         profiles=content.profiles,
+        relative=_reference(content),
         costs=_costs(content),
         attention=as_data(attention_png) if attention_png else None,
         facts=_facts(content),
@@ -133,18 +170,36 @@ def _page(content: Content, accuracy_svg: bytes, attention_png: bytes | None) ->
 
 
 def _train_sizes(rows: Sequence[Row]) -> list[Size]:
-    return sorted({row.train_size for row in rows if row.train_size}, key=pixels)
+    """Every size that a training used."""
+    used = {size for row in rows for size in row.train_sizes or (row.train_size,) if size}
+    return sorted(used, key=pixels)
 
 
 def _subtitle(rows: Sequence[Row]) -> str:
     seeds, models = sorted({row.seed for row in rows}), list(dict.fromkeys(row.model for row in rows))
-    sizes = ", ".join(map(size_label, _train_sizes(rows)))
-    trained = f" trained at {sizes} pixels and" if sizes else ""
+    trained = _train_sizes(rows)
+    start = f" trained at {_listed(trained)} pixels and" if trained else ""
     return (
-        f"{', '.join(models)},{trained} tested on {max(row.total for row in rows)} images of "
-        f"{', '.join(dict.fromkeys(row.data for row in rows))} at sizes not used in training; "
+        f"{', '.join(models)},{start} tested on {max(row.total for row in rows)} images of "
+        f"{', '.join(dict.fromkeys(row.data for row in rows))} {_tested(rows, trained)}; "
         f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''} ({', '.join(map(str, seeds))})."
     )
+
+
+def _tested(rows: Sequence[Row], trained: Sequence[Size]) -> str:
+    """The test sizes in words, those used in training apart."""
+    limits = {row.protocol for row in rows if row.protocol in TABLE and TABLE[row.protocol].size_is_limit}
+    whole = sorted({row.size for row in rows if row.protocol in limits}, key=pixels)
+    sizes = sorted({row.size for row in rows if row.protocol not in limits}, key=pixels)
+    new, known = [size for size in sizes if size not in trained], [size for size in sizes if size in trained]
+    parts = [f"at {_listed(new)} pixels{', not used in training' if trained else ''}"] if new else []
+    parts += [f"at {_listed(known)} pixels, as in training"] if known else []
+    parts += [f"as a whole, up to {_listed(whole)} pixels"] if whole else []
+    return "; ".join(parts)
+
+
+def _listed(sizes: Sequence[Size]) -> str:
+    return ", ".join(map(size_label, sizes))
 
 
 def _accuracies(cells: Sequence[Cell], protocol: str) -> dict[str, Any]:
@@ -154,16 +209,26 @@ def _accuracies(cells: Sequence[Cell], protocol: str) -> dict[str, Any]:
     texts = [f"{size_label(size)}: {fractions[size]:.0%}" for size in sizes if any(fractions.values())]
     refusals = dict.fromkeys((cell.label, cell.refused) for cell in cells if cell.refused and cell.protocol == protocol)
     return {"title": describe(protocol), "sizes": sizes, "best": best, "lines": lines, "padding": ", ".join(texts),
-            "refusals": list(refusals)}  # fmt: skip
+            "refusals": list(refusals), "majority": majority_shares(cells, protocol)}  # fmt: skip
+
+
+def _rates(content: Content) -> dict[str, list[float]]:
+    """Images per second in each round, by label."""
+    return {head_label(each["encoding"], each["pool"]): each["images_per_second"] for each in content.profiles}
+
+
+def _reference(content: Content) -> str:
+    """The label that speeds are relative to: the baseline, with the class token if measured; empty without one."""
+    return next((label for label in (BASELINE, head_label(BASELINE, "gap")) if label in _rates(content)), "")
 
 
 def _costs(content: Content) -> list[dict[str, Any]]:
-    """Depths and parameters of each model, and its speed, if measured, also relative to the baseline."""
-    rates = {(profile["encoding"], profile["pool"]): profile["images_per_second"] for profile in content.profiles}
-    baseline, costs = rates.get((BASELINE, "cls")), []
+    """Depths and parameters of each model, and its speed, if measured, also relative to the reference."""
+    rates, costs = _rates(content), []
+    baseline = rates.get(_reference(content))
     for key, cell in {(cell.encoding, cell.pool): cell for cell in content.cells}.items():
         depths = ", ".join(map(str, cell.at)) or ("–" if cell.encoding == "none" or not cell.pool else "in attention")
-        own = rates.get(key)
+        own = rates.get(head_label(*key))
         ratios = [mine / theirs for mine, theirs in zip(own, baseline)] if own and baseline else None
         costs.append(
             {"label": cell.label, "depths": depths, "parameters": cell.parameters, "rates": own, "ratios": ratios}
@@ -180,21 +245,37 @@ def _facts(content: Content) -> dict[str, str]:
     }
     facts |= protocol_notes(content.rows)
     if content.record:
-        config, origin = current(content.record["config"]), content.record["provenance"]
-        recipe = config["optim"] | content.record.get("resolved", {})
-        facts["Recipe"] = ", ".join(f"{name} {_plain(value)}" for name, value in recipe.items())
-        facts["Commands"] = "\n".join(content.record["commands"])
-        facts["Versions"] = ", ".join(f"{name} {number}" for name, number in origin["versions"].items())
-        facts["Commit"] = origin["commit"] or "not run from a checkout"
-        facts["Machine"] = origin["machine"] + (f", {origin['gpu']}" if origin["gpu"] else "")
-        if origin["trainings_at_once"] > 1:
-            facts["Machine"] += (
-                f"; {origin['trainings_at_once']} trainings at once, {origin['threads_each']} threads each"
-            )
+        facts |= _origin(content.record)
     return facts
 
 
-def _plain(value: Any) -> str:
+def _origin(record: dict[str, Any]) -> dict[str, str]:
+    """Recipe, initial weights and provenance of a comparison, a retrofit or a run."""
+    config, origin = current(record["config"]), record["provenance"]
+    start = config.get("initial_checkpoint") or config.get("checkpoint")
+    if "control" in config:  # of a retrofit
+        start = start or f"those of {config['model']}"
+    recipe = {name: _plain(name, value) for name, value in (config["optim"] | record["resolved"]).items()}
+    machine = origin["machine"] + (f", {origin['gpu']}" if origin["gpu"] else "")
+    if origin.get("trainings_at_once", 1) > 1:
+        machine += f"; {origin['trainings_at_once']} trainings at once, {origin['threads_each']} threads each"
+    return {
+        "Initial weights": start or "random",
+        "Recipe": "; ".join(f"{name} {text}" for name, text in recipe.items()),
+        "Commands": "\n".join(record.get("commands") or [origin["command"]]),
+        "Versions": ", ".join(f"{name} {number}" for name, number in origin["versions"].items()),
+        "Commit": origin["commit"] or "not run from a checkout",
+        "Machine": machine,
+    }
+
+
+UNSET = {  # what an option of the recipe means that is None
+    "warmup_lr": "as min_lr", "layer_decay": "1", "clip_grad": "unlimited", "augment": "the data set's", "aa": "off",
+    "hflip": "the augmentation's", "model_ema_decay": "off",
+}  # fmt: skip
+
+
+def _plain(name: str, value: Any) -> str:
     if value is None:
-        return "default"
+        return UNSET.get(name, "default")
     return " to ".join(map(str, value)) if isinstance(value, list) else str(value)

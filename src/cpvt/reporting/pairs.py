@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpvt.config import Size
-from cpvt.reporting.summary import BASELINE, label_of, pixels
+from cpvt.reporting.summary import BASELINE, collapsed_seeds, head_label, label_of, pixels
 from cpvt.results.rows import Row, unpack_hits
 
 DRAWS = 10_000  # of the bootstrap
@@ -34,12 +34,16 @@ class Difference:
 def paired_differences(rows: Sequence[Row], seed: int = 0) -> list[Difference]:
     """Each model against a reference (`learned`, else the first) at each size, with a 95 % bootstrap interval.
 
+    Models that do no better than the largest class (`collapsed_seeds`) are left out.
+
     Images are resampled 10,000 times; several seeds of a model are averaged on each image. The interval covers the
     choice of images, not the randomness of training.
     """
-    scores = _scores(rows)
+    collapsed = collapsed_seeds(rows)
+    scores = {key: each for key, each in _scores(rows).items() if (key[0], key[2]) not in collapsed}
     labels = list(dict.fromkeys(label for _, _, label in scores))
-    reference = BASELINE if BASELINE in labels else next(iter(labels), "")
+    preferred = (BASELINE, head_label(BASELINE, "gap"), *labels)
+    reference = next((label for label in preferred if label in labels), "")
     differences = []
     for (protocol, size, label), own in sorted(scores.items(), key=lambda item: (item[0][0], pixels(item[0][1]))):
         other = scores.get((protocol, size, reference))

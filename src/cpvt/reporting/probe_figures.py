@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cpvt.encodings import TABLE
-from cpvt.reporting.figures import SPARE, tile
+from cpvt.reporting.figures import SPARE, add_legend, mark_sizes, tile
 from cpvt.reporting.probe_index import Line, ProbeIndex, leading_word
-from cpvt.reporting.summary import pixels, size_label
+from cpvt.reporting.summary import pixels
 from cpvt.results.folders import ARRAYS, probe_attention_file
 from cpvt.results.probe_results import ProbeResult
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.figure import Figure
 
 STYLES = {"model": "-", "untrained": ":", "none": "--"}
@@ -36,11 +37,12 @@ def palette(probed: ProbeIndex) -> dict[str, str]:
 
 def depth_figure(probed: ProbeIndex) -> Figure:
     """R² of row and column by depth, on noise and natural images."""
-    return _lines(
+    figure = _lines(
         probed,
         {f"{kind} images": ("position", "r2", "", kind) for kind in ("noise", "natural")},
         lambda each: float(each.depth or 0), "depth (0: input of block 1)", "R² of row and column", (-0.1, 1.03),
     )  # fmt: skip
+    return _legend(figure, probed)
 
 
 def border_figure(probed: ProbeIndex) -> Figure:
@@ -54,8 +56,8 @@ def border_figure(probed: ProbeIndex) -> Figure:
     for panel, kind in zip(figure.axes, ("noise", "natural")):
         guess = probed.select(probed.lines[0], "position", "border guess", None, kind, deepest=True)
         x, y = [float(each.case.split()[-1]) for each in guess], [each.value or 0.0 for each in guess]
-        panel.plot(x, y, color="#999999", lw=5, alpha=0.4, zorder=0)
-    return figure
+        (drawn,) = panel.plot(x, y, color="#999999", lw=5, alpha=0.4, zorder=0)
+    return _legend(figure, probed, drawn, "guessing the centre")
 
 
 def longer_figure(probed: ProbeIndex) -> Figure:
@@ -68,17 +70,18 @@ def longer_figure(probed: ProbeIndex) -> Figure:
         lambda each: pixels(each.size), "size, pixels", "R² (below −1 not shown)", (-1, 1.03), deepest=True,
     )  # fmt: skip
     for panel in figure.axes:
-        panel.set_xticks([pixels(size) for size in sizes], [size_label(size) for size in sizes])
-    return figure
+        mark_sizes(panel, sizes)
+    return _legend(figure, probed)
 
 
 def shift_figure(probed: ProbeIndex) -> Figure:
     """Token error after a shift by one patch, by depth."""
     cases = ("circular, 1 patch", "canvas, 1 patch", "crop, 1 patch")
-    return _lines(
+    figure = _lines(
         probed, {f"{case}, noise": ("translation", "token error", case, "noise") for case in cases},
         lambda each: float(each.depth or 0), "depth", "token error", (-0.03, None),
     )  # fmt: skip
+    return _legend(figure, probed)
 
 
 def distance_figure(probed: ProbeIndex) -> Figure:
@@ -98,9 +101,9 @@ def distance_figure(probed: ProbeIndex) -> Figure:
         if line.baseline == "model":
             x = [b for b in blocks for _ in relative[b]]
             panel.plot(x, [y for b in blocks for y in relative[b]], ".", color=colours[line.model], ms=4, alpha=0.5)
-    panel.axhline(1, color="#bbbbbb", lw=1, zorder=0)
+    uniform_line = panel.axhline(1, color="#bbbbbb", lw=1, zorder=0)
     _dress(panel, "block", "distance / uniform")
-    return _legend(figure)
+    return _legend(figure, probed, uniform_line, "uniform attention")
 
 
 def tiles_figure(probed: ProbeIndex, folders: Sequence[Path]) -> Figure | None:
@@ -152,7 +155,7 @@ def _lines(
         panel.axhline(0, color="#bbbbbb", lw=1, zorder=0)
         _dress(panel, x_label, y_label)
     panels[0].set_ylim(*limits)
-    return _legend(figure)
+    return figure
 
 
 def _weight(line: Line) -> dict[str, Any]:
@@ -168,16 +171,16 @@ def _dress(panel: Any, x_label: str, y_label: str) -> None:
     panel.spines[["top", "right"]].set_visible(False)
 
 
-def _legend(figure: Figure) -> Figure:
-    """An entry for each model and each line style."""
+def _legend(figure: Figure, probed: ProbeIndex, reference: Artist | None = None, about: str = "") -> Figure:
+    """An entry for each model, for each line style, and for a `reference` line, which `about` names."""
     from matplotlib.lines import Line2D
 
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    models = [(handle, label) for handle, label in zip(handles, labels) if " · " not in label]
+    own, colours = {line.model: None for line in probed.lines}, palette(probed)
+    entries: dict[str, Artist] = {
+        probed.labels[model]: Line2D([], [], color=colours[model], ls="-", **_weight(Line(model, "model")))
+        for model in own
+    }
     styles = {"untrained": "untrained baseline", "none": "encoding off"}
-    keys = [Line2D([], [], color="#666666", ls=STYLES[baseline], lw=1.1) for baseline in styles]
-    figure.legend(
-        [*(handle for handle, _ in models), *keys], [*(label for _, label in models), *styles.values()],
-        loc="outside lower center", ncols=min(6, len(models) + 2), frameon=False, fontsize=9,
-    )  # fmt: skip
+    entries |= {text: Line2D([], [], color="#666666", ls=STYLES[name], lw=1.1) for name, text in styles.items()}
+    add_legend(figure, entries | ({about: reference} if reference else {}), 1)
     return figure

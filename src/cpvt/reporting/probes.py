@@ -38,7 +38,7 @@ def report_probes(*folders: str | Path, out: str | Path | None = None) -> Path |
     if not probed.results:
         return None
     page = Path(out or paths[0]) / PROBE_REPORT
-    write_bytes(page, _page(probed, paths).encode())
+    write_bytes(page, _page(probed, paths).encode(errors="replace"))
     return page
 
 

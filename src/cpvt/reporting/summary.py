@@ -40,6 +40,10 @@ class Cell:
     rate: float | None = None  # images per second through the model
     peak_memory: int | None = None  # bytes, maximum over seeds
     refused: str | None = None  # the model's message, if it does not support this size; the mean is NaN then
+    accuracy_interval: tuple[float, float] | None = None  # 95 %: Wilson's over images for one seed, else Student's t
+    balanced: float | None = None  # balanced accuracy, percent, mean over seeds
+    majority: float | None = None  # accuracy of always answering the largest class, percent
+    collapsed: tuple[int, ...] = ()  # seeds that are not above that at the training size: nothing is claimed of them
 
     @property
     def label(self) -> str:
@@ -67,14 +71,20 @@ def protocol_notes(rows: Sequence[Row]) -> dict[str, str]:
 
 def _note(rows: Sequence[Row]) -> str:
     row = rows[0]
-    trained = "training size unknown" if row.train_size is None else f"trained at {size_label(row.train_size)}"
-    parts = ["zero-shot", trained]
+    parts = ["zero-shot", _training_sizes(row)]
+    parts += [f"initialised from {row.initial_weights}"] if row.initial_weights else []
     if any("crop_ratio" in options_read(row.protocol) for row in rows):
         parts += [f"crop ratio {row.crop_ratio:g}", row.interpolation]
     if row.mean:
         parts.append(f"normalised by mean {_numbers(row.mean)}, deviation {_numbers(row.std)}")
     methods = sorted({row.takes_sizes for row in rows} - {"as it is"})
     return ", ".join([*parts, *(f"takes other sizes by {method}" for method in methods)])
+
+
+def _training_sizes(row: Row) -> str:
+    if row.train_size is None:
+        return "training size unknown"
+    return f"trained at {', '.join(map(size_label, dict.fromkeys(row.train_sizes or (row.train_size,))))}"
 
 
 def _numbers(values: Sequence[float]) -> str:
@@ -89,9 +99,10 @@ def summarise(rows: Sequence[Row]) -> list[Cell]:
     groups: Groups = {}
     for row in rows:
         groups.setdefault((row.protocol, row.size, _name(row, rows), row.pool), {})[row.seed] = row
+    collapsed = collapsed_seeds(rows)
     names = list(dict.fromkeys((*TABLE, *(_name(row, rows) for row in rows))))
     keys = sorted(groups, key=lambda key: (key[0], names.index(key[2]), key[3], pixels(key[1])))
-    return [_cell(key, groups[key], groups) for key in keys]
+    return [_cell(key, groups[key], groups, collapsed) for key in keys]
 
 
 def _name(row: Row, rows: Sequence[Row]) -> str:
@@ -103,6 +114,8 @@ def _name(row: Row, rows: Sequence[Row]) -> str:
         row.data: row.data != first.data,
         f"crop ratio {row.crop_ratio:g}": row.crop_ratio != first.crop_ratio,
         row.interpolation: row.interpolation != first.interpolation,
+        _training_sizes(row): row.train_sizes != first.train_sizes,
+        f"from {row.initial_weights or 'random weights'}": row.initial_weights != first.initial_weights,
         f"longest side {row.longest_side}": row.longest_side != first.longest_side
         and row.protocol == first.protocol
         and "longest_side" in options_read(row.protocol),
@@ -114,6 +127,7 @@ def _name(row: Row, rows: Sequence[Row]) -> str:
         texts = {
             row.data: "data", f"crop ratio {row.crop_ratio:g}": "crop_ratio", row.interpolation: "interpolation",
             row.weights: "weights", f"mean {_numbers(row.mean)}": "mean", f"trained at {row.train_size}": "train_size",
+            f"from {row.initial_weights}": "initial_weights",
         }  # fmt: skip
         others = [text for text, name in texts.items() if len({getattr(each, name) for each in alike}) > 1]
     alone = row.encoding and all(each.model == row.model for each in rows)
@@ -121,18 +135,41 @@ def _name(row: Row, rows: Sequence[Row]) -> str:
     return name + (f" ({', '.join(others)})" if others else "")
 
 
-def _cell(key: tuple[str, Size, str, str], by_seed: dict[int, Row], groups: Groups) -> Cell:
+Collapsed = dict[tuple[str, str], tuple[int, ...]]  # (protocol, label) -> seeds
+
+
+def collapsed_seeds(rows: Sequence[Row]) -> Collapsed:
+    """(protocol, label) -> the seeds that do no better than always answering the largest class.
+
+    Judged at the training size, or at every size if that was not tested: the lower end of Wilson's 95 % interval must
+    be above the majority class. Rows without counts of classes are not judged.
+    """
+    trainings: dict[tuple[str, str, int], list[Row]] = {}
+    for row in rows:
+        if row.majority is not None:
+            trainings.setdefault((row.protocol, label_of(row, rows), row.seed), []).append(row)
+    collapsed: Collapsed = {}
+    for (protocol, label, seed), own in sorted(trainings.items()):
+        judged = [row for row in own if row.size == row.train_size] or own
+        if not any(wilson_interval(row.correct, row.total)[0] > (row.majority or 0) for row in judged):
+            collapsed[protocol, label] = (*collapsed.get((protocol, label), ()), seed)
+    return collapsed
+
+
+def _cell(key: tuple[str, Size, str, str], by_seed: dict[int, Row], groups: Groups, collapsed: Collapsed) -> Cell:
     protocol, size, encoding, pool = key
     any_row = next(iter(by_seed.values()))
     accuracies = [100 * row.accuracy for row in by_seed.values()]
-    trained = any_row.train_size
-    at_training = groups.get((protocol, trained, encoding, pool), {}) if trained else {}
+    trained, own = any_row.train_size, collapsed.get((protocol, head_label(encoding, pool)), ())
+    at_training = groups.get((protocol, trained, encoding, pool), {}) if trained and not own else {}
     retained = [100 * row.accuracy / at_training[seed].accuracy for seed, row in by_seed.items()
                 if seed in at_training and at_training[seed].correct and row.total]  # fmt: skip
     baseline = groups.get((protocol, size, BASELINE, pool)) or groups.get((protocol, size, BASELINE, "cls"), {})
+    baseline_pool = next((row.pool for row in baseline.values()), "")
+    claimed = not own and (protocol, head_label(BASELINE, baseline_pool)) not in collapsed
     paired = [100 * (row.accuracy - baseline[seed].accuracy) for seed, row in by_seed.items()
-              if seed in baseline and row.total and baseline[seed].total]  # fmt: skip
-    is_baseline = encoding == BASELINE and pool == next((r.pool for r in baseline.values()), None)
+              if claimed and seed in baseline and row.total and baseline[seed].total]  # fmt: skip
+    is_baseline = encoding == BASELINE and pool == baseline_pool
     return Cell(
         protocol, size, encoding, pool, tuple(sorted(by_seed)), mean(accuracies),
         stdev(accuracies) if len(accuracies) > 1 else None,
@@ -144,7 +181,47 @@ def _cell(key: tuple[str, Size, str, str], by_seed: dict[int, Row], groups: Grou
         rate=_mean(row.rate for row in by_seed.values() if row.rate),
         peak_memory=max((row.peak_memory for row in by_seed.values() if row.peak_memory is not None), default=None),
         refused=next((row.refused for row in by_seed.values() if row.refused), None),
+        accuracy_interval=_accuracy_interval(list(by_seed.values())),
+        balanced=_mean(100 * row.balanced_accuracy for row in by_seed.values() if row.balanced_accuracy is not None),
+        majority=_mean(100 * row.majority for row in by_seed.values() if row.majority is not None),
+        collapsed=own,
     )  # fmt: skip
+
+
+def _accuracy_interval(rows: Sequence[Row]) -> tuple[float, float] | None:
+    if not all(row.total for row in rows):
+        return None
+    if len(rows) > 1:
+        return confidence_interval([100 * row.accuracy for row in rows])
+    low, high = wilson_interval(rows[0].correct, rows[0].total)
+    return 100 * low, 100 * high
+
+
+def majority_warnings(cells: Sequence[Cell]) -> list[str]:
+    """A sentence for each model that does no better than always answering the largest class of the test."""
+    found: dict[tuple[str, tuple[int, ...]], dict[str, None]] = {}
+    for cell in cells:
+        if cell.collapsed:
+            found.setdefault((cell.label, cell.collapsed), {})[cell.protocol] = None
+    return [
+        f"{label} ({', '.join(protocols)}; {_plural('seed', seeds)}): at the training size its accuracy is not above "
+        "that of always answering the largest class, so no retained accuracy, difference or rank is given"
+        for (label, seeds), protocols in found.items()
+    ]
+
+
+def _plural(word: str, numbers: Sequence[int]) -> str:
+    return f"{word}{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}"
+
+
+def majority_shares(cells: Sequence[Cell], protocol: str) -> dict[Size, str]:
+    """Size -> accuracy of always answering the largest class, percent; of several data sets, the range."""
+    shares: dict[Size, list[float]] = {}
+    for cell in cells:
+        if cell.protocol == protocol and cell.majority is not None:
+            shares.setdefault(cell.size, []).append(cell.majority)
+    texts = {size: sorted({f"{share:.1f}" for share in each}, key=float) for size, each in shares.items()}
+    return {size: each[0] if len(each) == 1 else f"{each[0]} to {each[-1]}" for size, each in texts.items()}
 
 
 def _mean(values: Iterable[float]) -> float | None:
@@ -162,6 +239,15 @@ def confidence_interval(values: Sequence[float]) -> tuple[float, float] | None:
     return mean(values) - half, mean(values) + half
 
 
+def wilson_interval(correct: int, total: int) -> tuple[float, float]:
+    """95 % interval of a fraction of `total` images by Wilson's score, 0 to 1."""
+    z = 1.959964  # of the normal distribution
+    fraction, widening = correct / total, z * z / total
+    half = z * math.sqrt(fraction * (1 - fraction) / total + widening / (4 * total))
+    centre = fraction + widening / 2
+    return max(0.0, (centre - half) / (1 + widening)), min(1.0, (centre + half) / (1 + widening))
+
+
 def as_csv(cells: Sequence[Cell]) -> str:
     """The cells as CSV, a line each."""
     file = io.StringIO()
@@ -169,17 +255,24 @@ def as_csv(cells: Sequence[Cell]) -> str:
     writer.writerow(
         ["protocol", "size", "encoding", "pool", "seeds", "accuracy_mean", "accuracy_sd", "kept_percent",
          f"difference_to_{BASELINE}", "difference_low", "difference_high", "fill", "top5", "images_per_second",
-         "peak_memory_mib", "refused"]
+         "peak_memory_mib", "refused", "accuracy_low", "accuracy_high", "accuracy_interval", "balanced_accuracy",
+         "majority_class"]
     )  # fmt: skip
     for cell in cells:
         low, high = cell.interval or (None, None)
         memory = None if cell.peak_memory is None else cell.peak_memory / 2**20
         numbers = [None if cell.refused else cell.mean, cell.deviation, cell.retained, cell.difference, low, high,
                    cell.padding_fraction, cell.top5, cell.rate, memory]  # fmt: skip
-        texts = ["" if number is None else f"{number:.2f}" for number in numbers]
+        kind = "" if cell.accuracy_interval is None else "wilson" if len(cell.seeds) == 1 else "student-t"
+        ends = cell.accuracy_interval or (None, None)
         names = [cell.protocol, size_label(cell.size), cell.encoding, cell.pool, len(cell.seeds)]
-        writer.writerow([*names, *texts, cell.refused or ""])
+        later = [cell.refused or "", *map(_decimals, ends), kind, _decimals(cell.balanced), _decimals(cell.majority)]
+        writer.writerow([*names, *map(_decimals, numbers), *later])
     return file.getvalue()
+
+
+def _decimals(number: float | None) -> str:
+    return "" if number is None else f"{number:.2f}"
 
 
 def size_label(size: Size) -> str:
@@ -196,7 +289,7 @@ class Table(NamedTuple):
     """Cells of one protocol as a table: a line per encoding and pool, a column per size."""
 
     sizes: list[Size]  # from small to large
-    best: dict[Size, float]  # the highest mean of each size
+    best: dict[Size, float]  # the highest mean of each size; NaN where fewer than two models can be ranked
     lines: dict[str, list[Cell | None]]  # label -> a cell per size; None if not measured
 
 
@@ -206,8 +299,9 @@ def tabulate(cells: Sequence[Cell], protocol: str) -> Table:
     sizes = sorted({cell.size for cell in own}, key=pixels)
     found = {(cell.label, cell.size): cell for cell in own}
     labels = dict.fromkeys(cell.label for cell in own)
-    valid = [cell for cell in own if not cell.refused]
-    best = {size: max((cell.mean for cell in valid if cell.size == size), default=math.nan) for size in sizes}
+    means = {size: [each.mean for each in own if each.size == size and not (each.refused or each.collapsed)]
+             for size in sizes}  # fmt: skip
+    best = {size: max(each) if len(each) > 1 else math.nan for size, each in means.items()}
     return Table(sizes, best, {label: [found.get((label, size)) for size in sizes] for label in labels})
 
 
@@ -215,6 +309,8 @@ def as_markdown(cells: Sequence[Cell], protocol: str) -> str:
     """Accuracy under one protocol as a Markdown table: mean and standard deviation over seeds, the best in bold."""
     sizes, best, lines = tabulate(cells, protocol)
     texts = {label: [markdown_box(cell, best) for cell in line] for label, line in lines.items()}
+    if majority := majority_shares(cells, protocol):
+        texts["*majority class*"] = [majority.get(size, "–") for size in sizes]
     return lay_out(protocol, [size_label(size) for size in sizes], texts)
 
 

@@ -43,11 +43,28 @@ class Row:
     std: tuple[float, ...] = ()
     weights: str = ""  # file of weights of an external model, if one was given
     hits: str | None = None  # mask of the images classified correctly, one bit each in data order, base64
+    train_sizes: tuple[int | tuple[int, int], ...] = ()  # further sizes used in training, pixels
+    initial_weights: str = ""  # what the training started from: a run, a file or "published"; empty: random or unknown
+    class_totals: tuple[int, ...] = ()  # images tested of each class; empty in rows of early versions
+    class_correct: tuple[int, ...] = ()  # of these, images classified correctly
+    confusion: tuple[tuple[int, int, int], ...] | None = None  # errors as (class, predicted class, images)
+    class_names: tuple[str, ...] = ()  # `confusion` and names are kept for up to 100 classes
 
     @property
     def accuracy(self) -> float:
         """Fraction of images classified correctly, 0 to 1."""
         return self.correct / self.total if self.total else float("nan")
+
+    @property
+    def majority(self) -> float | None:
+        """Fraction of the largest class, 0 to 1: the accuracy of always answering it. None if it is not known."""
+        return max(self.class_totals) / self.total if self.total and self.class_totals else None
+
+    @property
+    def balanced_accuracy(self) -> float | None:
+        """Mean over classes of the fraction classified correctly, 0 to 1. None if it is not known."""
+        parts = [correct / total for correct, total in zip(self.class_correct, self.class_totals) if total]
+        return sum(parts) / len(parts) if parts else None
 
     @property
     def rate(self) -> float | None:
@@ -63,7 +80,7 @@ class Row:
     def settings(self) -> tuple[Any, ...]:
         """How it was measured; rows with equal key and settings are repetitions."""
         images = (self.crop_ratio, self.interpolation, self.longest_side, self.mean, self.std)
-        return (*images, self.train_size, self.weights)
+        return (*images, self.train_size, self.weights, self.train_sizes, self.initial_weights)
 
 
 def pack_hits(correct_mask: Sequence[bool]) -> str:
@@ -94,5 +111,8 @@ def _row(values: Any, where: str) -> Row:
     if not isinstance(values, dict) or not set(names) <= set(values):
         raise ValueError(f"{where}: expected an object with the keys {', '.join(names)}; got {values}")
     known: dict[str, Any] = {field.name: values[field.name] for field in fields(Row) if field.name in values}
-    known |= {name: tuple(value) for name, value in known.items() if isinstance(value, list)}
-    return Row(**known)
+    return Row(**{name: _frozen(value) for name, value in known.items()})
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value

@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from cpvt.config import ModelConfig
 from cpvt.encodings import PEG, ModelShape, PositionalEncoding, create_encoding
 from cpvt.encodings.naming import Builder
-from cpvt.grids import Grid, Layout
+from cpvt.grids import Grid, Layout, check_tokens
 from cpvt.models.attention import AttentionInputs, Block
 from cpvt.models.linear import Linear
 from cpvt.models.packing import check_batch, pad_to_patches, plan_packs
@@ -34,7 +34,8 @@ from cpvt.models.timm_interface import (
 
 for leaf in (PEG, Linear):  # modules that inspect shapes or devices are leaves of an FX graph
     register_notrace_module(leaf)
-register_notrace_function(check_batch)
+for check in (check_batch, check_tokens):
+    register_notrace_function(check)
 
 Logits = Tensor | tuple[Tensor, Tensor]  # a pair in distilled training: one for each head
 

@@ -69,15 +69,48 @@ class Layout(NamedTuple):
         return [part.unflatten(0, (count, -1)) for part, (_, count) in zip(x[0].split(tokens), groups)]
 
 
-def check_tokens(shape: Sequence[int], grid: AnyGrid, prefix_tokens: int = 0) -> None:
-    """Raise ValueError unless tokens of this shape are P prefix tokens followed by the grid, row by row."""
-    count = math.prod(grid)
-    if len(shape) != 3 or shape[1] != prefix_tokens + count:
+def check_tokens(tokens: Tensor, grid: AnyGrid, prefix_tokens: int = 0, width: int | None = None) -> Tensor:
+    """The tokens, unchanged; ValueError unless they are P prefix tokens followed by the grid, row by row.
+
+    width: the D that whatever takes the tokens was built for, where it matters.
+    """
+    check_sides(grid, prefix_tokens)
+    count = prefix_tokens + math.prod(grid)
+    if tokens.ndim != 3 or tokens.shape[1] != count:
         prefix = f"{prefix_tokens} prefix tokens and " if prefix_tokens else ""
         name = "x".join(str(side) for side in grid)
+        raise ValueError(f"{prefix}a {name} grid needs tokens of shape (B, {count}, D); got {tuple(tokens.shape)}")
+    return check_width(tokens, width)
+
+
+def check_pack(tokens: Tensor, grids: Sequence[AnyGrid], prefix_tokens: int = 0, width: int | None = None) -> Tensor:
+    """As `check_tokens`, for a pack (1, T, D): the images end to end, each as P prefix tokens and its grid."""
+    if not grids:
+        raise ValueError("a pack needs at least one grid; got none")
+    for grid in grids:
+        check_sides(grid, prefix_tokens)
+    count = sum(prefix_tokens + math.prod(grid) for grid in grids)
+    if tokens.ndim != 3 or tokens.shape[0] != 1 or tokens.shape[1] != count:
+        raise ValueError(f"these {len(grids)} grids need tokens of shape (1, {count}, D); got {tuple(tokens.shape)}")
+    return check_width(tokens, width)
+
+
+def check_sides(grid: AnyGrid, prefix_tokens: int = 0) -> None:
+    """Raise ValueError unless a grid is a tuple of sides, 1 or more each, and prefix tokens are none or more."""
+    if not isinstance(grid, (tuple, list)) or any(isinstance(side, float) or side < 1 for side in grid):
+        raise ValueError(f"a grid is the number of tokens along each axis, as in grid=(14, 14); got {grid}")
+    if prefix_tokens < 0:
+        raise ValueError(f"prefix_tokens is the number of tokens before the grid, 0 or more; got {prefix_tokens}")
+
+
+def check_width(tokens: Tensor, width: int | None) -> Tensor:
+    """The tokens (..., D), unchanged; ValueError unless they are of this width, where it is given."""
+    if width is not None and tokens.shape[-1] != width:
         raise ValueError(
-            f"{prefix}a {name} grid needs tokens of shape (B, {prefix_tokens + count}, D); got {tuple(shape)}"
+            f"the encoding was built for tokens of width {width}; got tokens {tuple(tokens.shape)} of width "
+            f"{tokens.shape[-1]}"
         )
+    return tokens
 
 
 def patch_count(sides: Sequence[int], patch_size: int) -> int:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from cpvt import testing
-from cpvt.encodings import TABLE, PositionalEncoding
+from cpvt.encodings import TABLE, PositionalEncoding, create_encoding
 from cpvt.encodings.none import NoEncoding
 from cpvt.encodings.peg import PEGEncoding
 from cpvt.encodings.relative import RelativeEncoding
@@ -22,6 +22,21 @@ NAMES = [*TABLE, "relative(shared=True)", "learned+peg", "relative+rope"]
 @pytest.mark.parametrize("name", NAMES)
 def test_an_encoding_has_the_property(name, check):
     check(testing.builder(name))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_tokens_of_another_width_or_count_are_refused(name):
+    encoding = create_encoding(name, testing.SHAPE)  # of width 16
+    for depth in encoding.at:
+        for width in (1, 8):
+            with pytest.raises(ValueError, match=f"tokens of width 16; got tokens .* of width {width}"):
+                encoding(torch.zeros(2, 13, width), Layout(((3, 4),), 1), depth)
+            with pytest.raises(ValueError, match=f"tokens of width 16; got tokens .* of width {width}"):
+                encoding(torch.zeros(1, 20, width), Layout(((3, 4), (2, 4))), depth)
+        with pytest.raises(ValueError, match=r"3x4 grid needs tokens of shape \(B, 13, D\); got \(2, 1, 16\)"):
+            encoding(torch.zeros(2, 1, 16), Layout(((3, 4),), 1), depth)
+        with pytest.raises(ValueError, match=r"2 grids need tokens of shape \(1, 20, D\); got \(1, 21, 16\)"):
+            encoding(torch.zeros(1, 21, 16), Layout(((3, 4), (2, 4))), depth)
 
 
 # Planted faults: each kind must be caught by a check, or the checks are worth nothing.

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import cpvt
+from cpvt.ops import reference
 
 LAYOUT_AXES = {"NHWC": (0, 1, 2, 3), "NCHW": (0, 3, 1, 2)}
 
@@ -47,6 +48,8 @@ def test_the_start_is_that_of_the_authors_code():
     [
         ({"kernel_size": 4}, "odd and 1 or more.*got 4"),
         ({"kernel_size": -1}, "odd and 1 or more.*got -1"),
+        ({"kernel_size": 3.0}, "odd and 1 or more.*got 3.0"),
+        ({"kernel_size": "3"}, "odd and 1 or more.*got '3'"),
         ({"padding_mode": "valid"}, "zeros, reflect, replicate, circular; got 'valid'"),
         ({"layout": "NLP"}, "NLC, NHWC, NCHW; got 'NLP'"),
     ],
@@ -56,7 +59,84 @@ def test_options_that_make_no_sense(options, words):
         cpvt.PEG(4, **options)
 
 
+@pytest.mark.parametrize("dim", [0, -3, 8.0])
+def test_widths_that_make_no_sense(dim):
+    with pytest.raises(ValueError, match=f"width of a token, must be 1 or more; got {dim}"):
+        cpvt.PEG(dim)
+
+
+CALLS = {  # a PEG -> a call of it with tokens (1 or 2, 12, D); each wants the width 8
+    "layer": lambda peg, x: peg(x, (3, 4)),
+    "encoding": lambda peg, x: peg.encoding(x, (3, 4)),
+    "fold": lambda peg, x: peg.fold()(x, (3, 4)),
+    "packed": lambda peg, x: peg.forward_packed(x[:1], [(2, 4), (4, 1)]),
+    "folded pack": lambda peg, x: peg.fold().forward_packed(x[:1], [(2, 2), (6, 1)], 1),
+    "at": lambda peg, x: peg.forward_at(x[0], torch.arange(24).view(12, 2)),
+    "function": lambda peg, x: cpvt.ops.peg(x, peg.weight, peg.bias, (3, 4)),
+    "reference": lambda peg, x: reference.peg(x, peg.weight, peg.bias, (3, 4)),
+}
+
+
+@pytest.mark.parametrize("width", [1, 4, 16])
+@pytest.mark.parametrize("call", CALLS)
+def test_tokens_of_another_width_are_refused_by_both_widths(call, width):
+    assert CALLS[call](cpvt.PEG(8), torch.randn(2, 12, 8)).shape[-1] == 8
+    with pytest.raises(ValueError, match=f"tokens of width 8; got tokens .* of width {width}"):
+        CALLS[call](cpvt.PEG(8), torch.randn(2, 12, width))
+
+
+@pytest.mark.parametrize("grid", [(12,), (3, 2, 2)])
+def test_sequences_and_videos_of_another_width_are_refused_too(grid):
+    with pytest.raises(ValueError, match="tokens of width 8; got tokens .* of width 4"):
+        cpvt.PEG(8, dims=len(grid))(torch.randn(2, 12, 4), grid)
+
+
+@pytest.mark.parametrize(
+    ("weight", "bias", "words"),
+    [
+        ((4, 1, 2, 2), None, r"with odd k; got \(4, 1, 2, 2\)"),
+        ((4, 4, 3, 3), None, r"\(D, 1, k, k\) with odd k; got \(4, 4, 3, 3\)"),
+        ((4, 1, 3, 3), (1,), r"4 channels needs a bias of as many; got \(1,\)"),
+    ],
+)
+def test_weights_of_no_peg_are_refused(weight, bias, words):
+    weight, bias = torch.zeros(weight), None if bias is None else torch.zeros(bias)
+    calls = [
+        lambda: cpvt.ops.peg(torch.zeros(1, 12, 4), weight, bias, (3, 4), residual=False),
+        lambda: cpvt.ops.peg_packed(torch.zeros(1, 12, 4), weight, bias, [(2, 4), (4, 1)]),
+        lambda: cpvt.ops.peg_at(torch.zeros(1, 4), weight, bias, torch.zeros(1, 2, dtype=torch.int64)),
+        lambda: cpvt.ops.convolve(torch.zeros(1, 4, 3, 4), weight, bias),
+    ]
+    for call in calls:
+        with pytest.raises(ValueError, match=words):
+            call()
+
+
+def test_the_functions_refuse_channels_and_borders_that_do_not_fit():
+    with pytest.raises(ValueError, match="a weight for 8 channels takes no image of 4"):
+        cpvt.ops.convolve(torch.zeros(1, 4, 3, 4), torch.zeros(8, 1, 3, 3), None)
+    tokens, weight = torch.zeros(1, 12, 4), torch.zeros(4, 1, 3, 3)
+    with pytest.raises(ValueError, match="one of zeros, reflect, replicate, circular; got 'valid'"):
+        cpvt.ops.peg(tokens, weight, None, (3, 4), padding_mode="valid")
+    with pytest.raises(ValueError, match="must be 'zeros' for a causal kernel; got 'reflect'"):
+        cpvt.ops.peg(tokens, weight, None, (3, 4), padding_mode="reflect", causal=True)
+
+
+@pytest.mark.parametrize("grid", [(-3, -4), (3.0, 4.0), (0, 4)])
+def test_grids_that_make_no_sense(grid):
+    with pytest.raises(ValueError, match="a grid is the number of tokens along each axis, as in grid=.14, 14.; got"):
+        cpvt.PEG(4)(torch.zeros(1, 12, 4), grid)
+    with pytest.raises(ValueError, match="a grid is the number of tokens along each axis"):
+        cpvt.PEG(4).forward_packed(torch.zeros(1, 12, 4), [grid])
+
+
 def test_calls_that_make_no_sense():
+    with pytest.raises(ValueError, match="needs grid= with 2 sides.*got 12"):
+        cpvt.PEG(4)(torch.zeros(1, 12, 4), 12)
+    with pytest.raises(ValueError, match=r"grids of 2 sides; got 'NLC' and \[12\]"):
+        cpvt.PEG(4).forward_packed(torch.zeros(1, 12, 4), [12])
+    with pytest.raises(ValueError, match="prefix_tokens .* 0 or more; got -1"):
+        cpvt.PEG(4)(torch.zeros(1, 11, 4), (3, 4), prefix_tokens=-1)
     with pytest.raises(ValueError, match="needs grid="):
         cpvt.PEG(4)(torch.zeros(1, 15, 4))
     with pytest.raises(ValueError, match="pass the tensor alone"):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import pickle
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,23 @@ import torch
 from torch import nn
 
 from cpvt.models.convert import unwrap_checkpoint
+
+SHOWN = 8  # names of each kind that a message lists
+HINTS = tuple(  # what to do about a weight of another shape, by its name
+    (re.compile(pattern), hint)
+    for pattern, hint in (
+        (
+            r"(^|\.)(head|head_dist|heads\.\w+|fc|classifier|heads)\.(weight|bias)$",
+            "The head is for another number of classes: build the model with as many, num_classes=N, and replace the "
+            "head afterwards (reset_classifier), or train with --initial-checkpoint RUN, which does so for a run.",
+        ),
+        (
+            r"pos_embed|position_embedding|pos_embedding|relative_position|(^|\.)table$",
+            "Positions are of another training size: build the model for it, img_size=SIDE.",
+        ),
+        (r"patch_embed|conv_proj|patch_embeddings", "Patches are of another size, or images of other channels."),
+    )
+)
 
 
 def says(error: BaseException) -> str:
@@ -31,19 +50,28 @@ def load_weights_file(model: nn.Module, path: Path) -> None:
 
 
 def load_weights(model: nn.Module, state: dict[str, torch.Tensor], where: str) -> None:
-    """Put weights into a model; ValueError names what does not fit and where it comes from."""
+    """Put weights into a model; ValueError names what does not fit, where it comes from and what to do."""
     wanted = model.state_dict()
-    complaints = [f"missing: {name}" for name in wanted if name not in state]
-    complaints += [f"not expected: {name}" for name in state if name not in wanted]
-    complaints += [
-        f"{name}: expected shape {tuple(wanted[name].shape)}, got {tuple(state[name].shape)}"
-        for name in wanted
-        if name in state and wanted[name].shape != state[name].shape
-    ]
-    if complaints:
-        shown = "\n  ".join([*complaints[:20], *([f"and {len(complaints) - 20} more"] if len(complaints) > 20 else [])])
-        raise ValueError(f"the weights {where} do not fit the model:\n  {shown}")
+    if not wanted.keys() & state.keys() and all(name.startswith("model.") for name in state):
+        state = {name.removeprefix("model."): tensor for name, tensor in state.items()}
+    misfits = [name for name in wanted if name in state and wanted[name].shape != state[name].shape]
+    complaints = {
+        "missing": [name for name in wanted if name not in state],
+        "not expected": [name for name in state if name not in wanted],
+        "of another shape": [
+            f"{name}: expected shape {tuple(wanted[name].shape)}, got {tuple(state[name].shape)}" for name in misfits
+        ],
+    }
+    if any(complaints.values()):
+        shown = [f"\n  {title}: {_some(names)}" for title, names in complaints.items() if names]
+        hints = [f"\n{hint}" for pattern, hint in HINTS if any(pattern.search(name) for name in misfits)]
+        raise ValueError(f"the weights {where} do not fit the model:{''.join(shown + hints)}")
     model.load_state_dict(state)
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first few names, and how many more there are."""
+    return "; ".join(names[:SHOWN]) + (f"; and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
 
 def _read(path: Path) -> Any:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from cpvt.grids import Grid, Layout
+from cpvt.grids import Grid, Layout, check_pack, check_tokens
 
 
 class ModelShape(NamedTuple):
@@ -40,6 +40,8 @@ class PositionalEncoding(nn.Module):
     """
 
     at: tuple[int, ...] = ()
+    dim: int | None = None
+    """Width of the tokens that it was built for, where other widths are to be refused."""
     symmetries: frozenset[str] = frozenset()
     """Which of SYMMETRIES the encoding has: moving the tokens so only moves the outputs likewise."""
 
@@ -58,14 +60,17 @@ class PositionalEncoding(nn.Module):
     def forward(self, x: Tensor, layout: Layout, depth: int) -> Tensor:
         """Apply `tokens` at this depth to the patches of a batch (B, P + N, D), or of each image of a pack (1, T, D).
 
-        The prefix passes by untouched.
+        The prefix passes by untouched. Raises ValueError for tokens of another count than the layout's, or of another
+        width than `dim`.
         """
         if depth not in self.at:
             return x
         if layout.packed:
+            check_pack(x, layout.grids, layout.prefix_tokens, self.dim)
             batches = zip(layout.groups, layout.split(x))
             parts = [self(part, Layout((grid,), layout.prefix_tokens), depth) for (grid, _), part in batches]
             return torch.cat([part.flatten(0, 1) for part in parts])[None]
+        x = check_tokens(x, layout.grid, layout.prefix_tokens, self.dim)
         if layout.prefix_tokens == 0:
             return self.tokens(x, layout.grid, depth)
         h, w = layout.grid

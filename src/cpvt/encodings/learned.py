@@ -24,7 +24,7 @@ class LearnedEncoding(PositionalEncoding):
 
     def __init__(self, shape: ModelShape) -> None:
         super().__init__()
-        self.grid = shape.grid
+        self.dim, self.grid = shape.dim, shape.grid
         self.table = nn.Parameter(torch.empty(1, shape.grid[0] * shape.grid[1], shape.dim))
         self.reset_parameters()
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from cpvt import ops
 from cpvt.encodings.base import ModelShape, PositionalEncoding
-from cpvt.grids import AnyGrid, Grid, Layout
+from cpvt.grids import AnyGrid, Grid, Layout, check_pack
 
 LAYOUTS = ("NLC", "NHWC", "NCHW")
 
@@ -49,8 +49,9 @@ class PEG(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        sizes = sorted((kernel_size,) if isinstance(kernel_size, int) else kernel_size, reverse=True)
-        _check(sizes, dims, causal, dilation, padding_mode, layout)
+        sizes: list[Any] = list(kernel_size) if isinstance(kernel_size, (tuple, list)) else [kernel_size]
+        _check(dim, sizes, dims, causal, dilation, padding_mode, layout)
+        sizes.sort(reverse=True)
         self.dim, self.kernel_size, self.dims, self.causal, self.dilation = dim, tuple(sizes), dims, causal, dilation
         self.padding_mode, self.layout, self.folded = padding_mode, layout, False
         shapes = [(dim, 1, *[size] * dims) for size in sizes]
@@ -87,11 +88,12 @@ class PEG(nn.Module):
 
         grids: one for each image. Raises ValueError where tokens and grids disagree.
         """
-        if self.layout != "NLC" or any(len(grid) != self.dims for grid in grids):
+        if self.layout != "NLC" or any(isinstance(grid, int) or len(grid) != self.dims for grid in grids):
             raise ValueError(
                 f"a pack is for layout 'NLC' and grids of {self.dims} sides; got '{self.layout}' and {grids}"
             )
         if self.folded and prefix_tokens:
+            check_pack(tokens, grids, prefix_tokens, self.dim)
             parts = tokens.split([prefix_tokens + math.prod(grid) for grid in grids], dim=1)
             return torch.cat([self(part, grid, prefix_tokens) for part, grid in zip(parts, grids)], dim=1)
         options = self._options(residual=not self.folded)
@@ -143,8 +145,10 @@ class PEG(nn.Module):
 
     def _apply_peg(self, tokens: Tensor, grid: AnyGrid | None, prefix_tokens: int, residual: bool) -> Tensor:
         options = self._options(residual)
+        if not isinstance(tokens, Tensor):
+            raise ValueError(f"PEG needs a tensor of tokens; got {type(tokens).__name__}")
         if self.layout == "NLC":
-            if grid is None or len(grid) != self.dims:
+            if grid is None or isinstance(grid, int) or len(grid) != self.dims:
                 raise ValueError(
                     f"layout 'NLC' needs grid= with {self.dims} sides, as a token count alone does not say the shape; "
                     f"got {grid}"
@@ -171,10 +175,14 @@ class PEG(nn.Module):
         return ", ".join(options + [f"dilation={self.dilation}"] * (self.dilation > 1))
 
 
-def _check(sizes: Sequence[int], dims: int, causal: bool, dilation: int, padding_mode: str, layout: str) -> None:
+def _check(
+    dim: int, sizes: Sequence[int], dims: int, causal: bool, dilation: int, padding_mode: str, layout: str
+) -> None:
+    if not isinstance(dim, int) or dim < 1:
+        raise ValueError(f"dim, the width of a token, must be 1 or more; got {dim!r}")
     for size in sizes or [0]:
-        if size < 1 or size % 2 == 0:
-            raise ValueError(f"kernel_size must be odd and 1 or more, so that a token is its own centre; got {size}")
+        if not isinstance(size, int) or size < 1 or size % 2 == 0:
+            raise ValueError(f"kernel_size must be odd and 1 or more, so that a token is its own centre; got {size!r}")
     if dims not in ops.CONVOLUTIONS:
         raise ValueError(f"dims must be 1, 2 or 3, the axes of the grid; got {dims}")
     if dilation < 1:
@@ -208,12 +216,14 @@ class PEGEncoding(PositionalEncoding):
         frozen: bool = False,
     ) -> None:
         super().__init__()
-        self.at = (at,) if isinstance(at, int) else tuple(at)
-        if not self.at or min(self.at) < 0 or max(self.at) > shape.depth or len(set(self.at)) < len(self.at):
+        depths: tuple[Any, ...] = tuple(at) if isinstance(at, (tuple, list)) else (at,)
+        known = all(isinstance(depth, int) and 0 <= depth <= shape.depth for depth in depths)
+        if not depths or not known or len(set(depths)) < len(depths):
             raise ValueError(
                 f"at must list different depths from 0 (before block 1) to {shape.depth} (after the last block); "
                 f"got {at}"
             )
+        self.at = depths
         self.peg = nn.ModuleDict(
             {str(depth): PEG(shape.dim, kernel_size, padding_mode=padding_mode, dilation=dilation) for depth in self.at}
         )

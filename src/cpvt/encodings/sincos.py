@@ -22,6 +22,7 @@ class SinCosEncoding(PositionalEncoding):
     """
 
     at = (0,)
+    dim: int
 
     def __init__(
         self, shape: ModelShape, coordinates: str = "scaled", temperature: float = 10000.0, grid: Grid | None = None

@@ -7,7 +7,6 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from timm.models import clean_state_dict
 from torch import Tensor, nn
 
 from cpvt import ops
@@ -16,7 +15,10 @@ from cpvt.encodings import PEG
 from cpvt.grids import Grid
 from cpvt.models.timm_interface import PREFIX
 
-WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")  # in timm's order: averaged weights first
+WRAPPERS = (  # where training scripts keep weights; averaged ones first, as in timm
+    "state_dict_ema", "model_ema", "ema_state_dict", "state_dict", "model_state_dict", "model", "module", "net",
+)  # fmt: skip
+PREFIXES = re.compile(r"^(module\.)+|(?<![^.])_(orig_mod|fsdp_wrapped_module|checkpoint_wrapped_module)\.")
 HOME = re.compile(
     r"(cls|dist)_token|pos_embed"
     r"|(patch_embed\.proj|norm|head|head_dist|blocks\.\d+\.(norm[12]|attn\.(qkv|proj)|mlp\.fc[12]))\.(weight|bias)"
@@ -84,7 +86,7 @@ def peg_from_timm(layer: nn.Module | Mapping[str, Tensor], layout: str = "NLC") 
 def unwrap_checkpoint(checkpoint: Any) -> dict[str, Tensor]:
     """The tensors of a state dict, or of what a training script saved around one; ValueError where there are others.
 
-    Averaged weights are preferred, and 'module.' and '_orig_mod.' are removed from names.
+    Averaged weights are preferred, and what wrappers add to names, 'module.' and '_orig_mod.', is removed.
     """
     for wrapper in WRAPPERS:
         if isinstance(checkpoint, Mapping) and isinstance(checkpoint.get(wrapper), Mapping):
@@ -92,13 +94,20 @@ def unwrap_checkpoint(checkpoint: Any) -> dict[str, Tensor]:
             break
     state: dict[str, Any] = {type(checkpoint).__name__: None}
     if isinstance(checkpoint, Mapping):
-        state = clean_state_dict(dict(checkpoint))
+        state = {_clean(str(name)): value for name, value in checkpoint.items()}
     strangers = [name for name, value in state.items() if not isinstance(value, Tensor)]
     if strangers:
         raise ValueError(
             f"expected tensors by name, or those under one of {', '.join(WRAPPERS)}; got {some_names(strangers)}"
         )
     return {name: tensor.detach() for name, tensor in state.items()}
+
+
+def _clean(name: str) -> str:
+    """The name of a weight without what wrappers for several processes and compilers add, in any order."""
+    while (shorter := PREFIXES.sub("", name)) != name:
+        name = shorter
+    return name
 
 
 def _fold_layer_scale(state: dict[str, Tensor]) -> None:

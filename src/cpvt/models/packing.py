@@ -23,19 +23,47 @@ def check_sides(shape: Sequence[int], patch_size: int) -> None:
         )
 
 
-def check_batch(images: Tensor, in_chans: int, patch_size: int) -> Tensor:
-    """The images, unchanged; ValueError unless they are (B, C, H, W) and not smaller than a patch."""
-    if getattr(images, "ndim", None) != 4 or images.shape[1] != in_chans:
-        got = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
-        raise ValueError(f"the model needs images of shape (B, {in_chans}, H, W), or a list of images; got {got}")
+def check_batch(images: Tensor, in_chans: int, patch_size: int, dtype: torch.dtype) -> Tensor:
+    """The images, unchanged; ValueError unless they are (B, C, H, W), normalised and not smaller than a patch.
+
+    dtype: that of the weights.
+    """
+    if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[1] != in_chans:
+        got, hint = type(images).__name__, ""
+        if hasattr(images, "shape"):
+            got = f"{got} of shape {tuple(images.shape)}"
+        if not isinstance(images, Tensor):
+            hint = ". torch.from_numpy makes a tensor of an array" if hasattr(images, "__array__") else ""
+        elif images.ndim == 3 and images.shape[0] == in_chans:
+            hint = ". One image goes in as image[None], or in a list"
+        elif images.ndim == 4 and images.shape[3] == in_chans:
+            hint = ". images.permute(0, 3, 1, 2) moves the channels"
+        raise ValueError(f"the model needs images of shape (B, {in_chans}, H, W), or a list of images; got {got}{hint}")
+    check_values(images, dtype)
     check_sides(images.shape, patch_size)
     return images
 
 
-def pad_to_patches(images: Sequence[Tensor], config: ModelConfig) -> list[Tensor]:
+def check_values(images: Tensor, dtype: torch.dtype) -> None:
+    """Raise ValueError for images of integers, and of another dtype than the weights that autocast does not cast."""
+    if not images.is_floating_point():
+        raise ValueError(
+            f"the model needs normalised images of {dtype}; got {images.dtype}. The transform of a run makes them, as "
+            "in cpvt.load(...).transform(image); else (images / 255 - mean) / std"
+        )
+    casts = torch.is_autocast_enabled(images.device.type) and torch.float64 not in (images.dtype, dtype)
+    if images.dtype != dtype and not casts:
+        raise ValueError(
+            f"the images are {images.dtype} and the model's weights {dtype}: pass images.to({dtype}), or convert the "
+            f"model, model.to({images.dtype})"
+        )
+
+
+def pad_to_patches(images: Sequence[Tensor], config: ModelConfig, dtype: torch.dtype) -> list[Tensor]:
     """The images (C, H_i, W_i), each padded with zeros on the right and at the bottom to whole patches.
 
-    Raises ValueError for an empty list, and for images of the wrong shape, too small, or of mixed dtypes or devices.
+    dtype: that of the weights. Raises ValueError for an empty list, and for images of the wrong shape, too small, of
+    mixed dtypes or devices, or not normalised.
     """
     if not images:
         raise ValueError(f"the model needs at least one image ({config.in_chans}, H, W); got an empty list")
@@ -53,6 +81,7 @@ def pad_to_patches(images: Sequence[Tensor], config: ModelConfig) -> list[Tensor
         kinds = sorted({str(getattr(image, what)) for image in images})
         if len(kinds) > 1:
             raise ValueError(f"the images of a list must have one {what}; got {' and '.join(kinds)}")
+    check_values(images[0], dtype)
     patch = config.patch_size
     return [F.pad(image, (0, -image.shape[2] % patch, 0, -image.shape[1] % patch)) for image in images]
 

@@ -7,7 +7,7 @@ import difflib
 from collections.abc import Sequence
 from typing import Any
 
-from cpvt.config import ModelConfig, Size, encoding_name, split_options
+from cpvt.config import ModelConfig, Size, encoding_name, parse_size, sides, split_options
 
 SIZES: dict[str, dict[str, Any]] = {
     "micro": dict(embed_dim=64, depth=4, num_heads=4, patch_size=4, img_size=32, weight_init="xavier"),
@@ -72,5 +72,5 @@ def nearest_name(config: ModelConfig) -> str:
 
 def tidy_size(size: int | Sequence[int]) -> Size:
     """A size as configurations keep it: one side for a square, else a tuple of height and width."""
-    height, width = (size, size) if isinstance(size, int) else size
+    height, width = sides(parse_size(size))  # type: ignore[arg-type]
     return height if height == width else (height, width)

@@ -10,7 +10,8 @@ from typing import Any
 from timm.layers import PatchEmbed
 from torch import nn
 
-from cpvt.config import ModelConfig, Size, sides
+from cpvt.config import ModelConfig, Size, parse_size, sides
+from cpvt.config.base import check_ranges
 from cpvt.encodings import PositionalEncoding, change_encoding
 from cpvt.grids import Grid
 from cpvt.models.sizes import nearest_name, tidy_size
@@ -225,7 +226,16 @@ def init_linear(layer: nn.Linear, weight_init: str) -> None:
 
 
 def check_config(config: ModelConfig) -> None:
-    """Raise ValueError for a configuration that contradicts itself."""
+    """Raise ValueError for a configuration that contradicts itself, or holds impossible numbers."""
+    for name in ("patch_size", "in_chans", "embed_dim", "depth", "num_heads", "num_classes"):
+        number, least = getattr(config, name), int(name != "num_classes")
+        if not isinstance(number, int) or number < least:
+            square = ", the side of a square patch" if name == "patch_size" else ""
+            raise ValueError(f"{name} must be a whole number of {least} or more{square}; got {number!r}")
+    height, width = sides(parse_size(config.img_size))
+    if min(height, width) < config.patch_size:
+        raise ValueError(f"img_size must be a patch or more, {config.patch_size} pixels; got {config.img_size}")
+    check_ranges(config, {"above 0": ("mlp_ratio",), "from 0 to below 1": ("drop_rate", "drop_path_rate")})
     if config.embed_dim % config.num_heads:
         raise ValueError(f"embed_dim must be a multiple of num_heads; got {config.embed_dim} and {config.num_heads}")
     if config.weight_init not in ("deit", "xavier"):

@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from cpvt.config import ModelConfig
 from cpvt.encodings import PEG, ModelShape, PositionalEncoding, create_encoding
 from cpvt.encodings.naming import Builder
-from cpvt.grids import Grid, Layout
+from cpvt.grids import Grid, Layout, check_tokens
 from cpvt.models.attention import AttentionInputs, Block
 from cpvt.models.packing import check_batch, pad_to_patches, plan_packs
 from cpvt.models.timm_interface import (
@@ -32,7 +32,8 @@ from cpvt.models.timm_interface import (
 )
 
 register_notrace_module(PEG)  # it inspects shapes and devices, so it is a leaf of an FX graph
-register_notrace_function(check_batch)
+for check in (check_batch, check_tokens):
+    register_notrace_function(check)
 
 Logits = Tensor | tuple[Tensor, Tensor]  # a pair in distilled training: one for each head
 
@@ -128,7 +129,7 @@ class VisionTransformer(Backbone):
 
     def _features_of_list(self, images: Sequence[Tensor]) -> list[Tensor]:
         """As `forward_features`, each image in the place that it has in the list."""
-        padded = pad_to_patches(images, self.config)
+        padded = pad_to_patches(images, self.config, self.patch_embed.proj.weight.dtype)
         features: dict[int, Tensor] = {}
         for numbers in plan_packs([image.shape for image in padded], self.config, padded[0].device):
             x, layout, positions = self._embed_list([padded[number] for number in numbers])
@@ -247,7 +248,7 @@ class VisionTransformer(Backbone):
 
     def embed(self, images: Tensor) -> tuple[Tensor, Layout, AttentionInputs]:
         """The input of block 1: tokens (B, P + N, D), their layout, and the positional inputs of attention."""
-        images = check_batch(images, self.config.in_chans, self.config.patch_size)
+        images = check_batch(images, self.config.in_chans, self.config.patch_size, self.patch_embed.proj.weight.dtype)
         x, grid = self._embed(images)
         layout = Layout((grid,), self.num_prefix_tokens)
         return x, layout, AttentionInputs.build(self.encoding, layout, x)

@@ -12,6 +12,17 @@ PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
 
+def check_weight(weight: Tensor, bias: Tensor | None, axes: int) -> None:
+    """Raise ValueError unless weight and bias are those of a depth-wise convolution over so many axes."""
+    if weight.ndim != axes + 2 or weight.shape[1] != 1 or any(side % 2 == 0 for side in weight.shape[2:]):
+        sides = ", k" * axes
+        raise ValueError(
+            f"a grid of {axes} axes needs a weight of {axes + 2}, (D, 1{sides}) with odd k; got {tuple(weight.shape)}"
+        )
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ValueError(f"a weight of {weight.shape[0]} channels needs a bias of as many; got {tuple(bias.shape)}")
+
+
 def peg_dense(
     tokens: Tensor, weight: Tensor, bias: Tensor | None, grid: AnyGrid, prefix_tokens: int = 0,
     padding_mode: str = "zeros", residual: bool = True, dilation: int = 1, causal: bool = False,
@@ -39,7 +50,21 @@ def convolve(
     dilation: int = 1,
     causal: bool = False,
 ) -> Tensor:
-    """Depth-wise convolution of (B, D, h, w), or of 1 or 3 axes, that keeps the grid; plus the input if `residual`."""
+    """Depth-wise convolution of (B, D, h, w), or of 1 or 3 axes, that keeps the grid; plus the input if `residual`.
+
+    Raises ValueError where image, weight and bias disagree.
+    """
+    check_weight(weight, bias, image.ndim - 2)
+    if image.shape[1] != weight.shape[0]:
+        raise ValueError(f"a weight for {weight.shape[0]} channels takes no image of {image.shape[1]}")
+    casts = torch.is_autocast_enabled(image.device.type) and torch.float64 not in (image.dtype, weight.dtype)
+    if image.dtype != weight.dtype and not casts:
+        raise ValueError(
+            f"tokens are {image.dtype} and the weights {weight.dtype}: convert one, as by tokens.to(dtype)"
+        )
+    if padding_mode not in PADDING_MODES or (causal and padding_mode != "zeros"):
+        known = "'zeros' for a causal kernel" if causal else f"one of {', '.join(PADDING_MODES)}"
+        raise ValueError(f"padding_mode must be {known}; got '{padding_mode}'")
     weight = weight.squeeze(1).unsqueeze(1)  # the gradient then has the weight's strides, as DDP wants them
     folded = residual and _exact_in(image)
     kernel = weight + identity_kernel(weight, causal) if folded else weight

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cpvt.grids import AnyGrid, check_tokens
-from cpvt.ops.dense import peg_dense
+from cpvt.ops.dense import check_weight, peg_dense
 
 FORMS = ("auto", "dense", "fused")
 FUSED_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -41,9 +41,8 @@ def peg(
     not possible.
     Source: Chu et al., Conditional Positional Encodings for Vision Transformers, arXiv 2102.10882, section 3.
     """
-    check_tokens(tokens.shape, grid, prefix_tokens)
-    if len(grid) != weight.ndim - 2:
-        raise ValueError(f"a grid of {len(grid)} axes needs a weight of {len(grid) + 2}; got {tuple(weight.shape)}")
+    check_tokens(tokens, grid, prefix_tokens, weight.shape[0])
+    check_weight(weight, bias, len(grid))
     if form not in FORMS:
         raise ValueError(f"form must be one of {', '.join(FORMS)}; got '{form}'")
     if form == "fused":
@@ -77,8 +76,6 @@ def _obstacle(
         return f"knows padding_mode 'zeros' alone; got '{padding_mode}'"
     if causal:
         return "knows no causal kernels; got causal=True"
-    if any(side % 2 == 0 for side in sides):
-        return f"needs a kernel of odd sides; got {sides}"
     if unknown:
         return f"needs float32, bfloat16 or float16; got {unknown[0]}"
     if not HAS_TRITON:

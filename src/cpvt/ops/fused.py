@@ -30,13 +30,8 @@ def peg(
     tokens: (B, P + N, D) in float32, bfloat16 or float16; weight (D, 1, k, k) and bias (D,) may have another of these.
     Sums are kept in float32 and rounded once, to the dtype of the tokens, which is the result's; gradients come in the
     dtype of what they belong to. Gradients of gradients are defined; forward-mode derivatives and vmap are not.
-    Raises ValueError where weight or bias do not fit the tokens.
+    Raises ValueError where weight or bias are on another device than the tokens.
     """
-    channels = tokens.shape[2]
-    if weight.ndim != 4 or weight.shape[0] != channels or weight.shape[1] != 1:
-        raise ValueError(f"tokens of width {channels} need a weight ({channels}, 1, k, k); got {tuple(weight.shape)}")
-    if bias is not None and (bias.ndim != 1 or bias.shape[0] != channels):
-        raise ValueError(f"tokens of width {channels} need a bias ({channels},); got {tuple(bias.shape)}")
     for name, parameter in (("weight", weight), ("bias", bias)):
         if parameter is not None and parameter.device != tokens.device:
             raise ValueError(f"tokens are on {tokens.device}, so must {name} be; got {parameter.device}")

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cpvt.grids import AnyGrid
+from cpvt.grids import AnyGrid, check_pack
+from cpvt.ops.dense import check_weight
 from cpvt.ops.forms import peg
 
 CANVAS_BELOW = 16_384  # numbers (tokens times width) an image, on the CPU; see `peg_packed`
@@ -35,13 +36,10 @@ def peg_packed(
     calls cost more than arithmetic, unless most of the canvas would be empty.
     Raises ValueError where tokens and grids disagree, or for a canvas with another padding than zeros.
     """
-    if not grids:
-        raise ValueError("a pack needs at least one grid; got none")
+    check_pack(tokens, grids, prefix_tokens, weight.shape[0])
+    for grid in grids:
+        check_weight(weight, bias, len(grid))
     lengths = [prefix_tokens + math.prod(grid) for grid in grids]
-    if tokens.ndim != 3 or tokens.shape[0] != 1 or tokens.shape[1] != sum(lengths):
-        raise ValueError(
-            f"these {len(grids)} grids need tokens of shape (1, {sum(lengths)}, D); got {tuple(tokens.shape)}"
-        )
     padding_mode, causal = options.get("padding_mode", "zeros"), options.get("causal", False)
     gutter = options.get("dilation", 1) * (weight.shape[2] - 1) // (1 if causal else 2)
     if placing == "auto":

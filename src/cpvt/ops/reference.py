@@ -23,7 +23,7 @@ def peg(
     causal: bool = False,
 ) -> Tensor:
     """Same arguments and result as `cpvt.ops.peg`, slowly: one multiplication per neighbour of each token."""
-    check_tokens(tokens.shape, grid, prefix_tokens)
+    check_tokens(tokens, grid, prefix_tokens, weight.shape[0])
     kernel = weight.shape[2:]
     middle = [side - 1 if causal and axis == 0 else side // 2 for axis, side in enumerate(kernel)]
     prefix, patches = tokens[:, :prefix_tokens], tokens[:, prefix_tokens:]

@@ -11,6 +11,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from cpvt.grids import check_width
+from cpvt.ops.dense import check_weight
+
 CHUNKS = {"cpu": 512}  # tokens worked on at once: what fits a cache, and bounds the memory besides inputs and outputs
 LARGEST_CHUNK = 65536  # elsewhere
 
@@ -35,7 +38,9 @@ def peg_at(
     Memory is linear in T: kept for the backward are the tokens and one int64 per token and tap (72 bytes a token for
     3x3). Gradients of gradients are not defined.
     """
+    check_weight(weight, bias, weight.ndim - 2)
     check_places(tokens, coordinates, image, weight.ndim - 2)
+    check_width(tokens, weight.shape[0])
     neighbours = _neighbours(coordinates, image, weight.shape[2:], dilation, causal)
     taps = weight.flatten(2)[:, 0].t()  # (taps, D)
     encoding: Tensor = _Gather.apply(tokens, taps, neighbours)

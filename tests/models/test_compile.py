@@ -50,6 +50,24 @@ def test_either_road_of_the_linear_layers_makes_at_most_two_graphs(onednn, monke
     test_twenty_sizes_make_at_most_two_graphs("peg", "avg", None)
 
 
+SINGLY = [(2, 32, 40), (2, 48, 40), (2, 48, 64), (3, 32, 32), (4, 64, 36), (3, 32, 40)]  # one more side changes at a time
+AS_CHANNELS = [(3, 32, 40), (3, 48, 40), (3, 48, 64), (2, 32, 32), (4, 32, 32), (5, 64, 64)]  # as many as channels
+
+
+@pytest.mark.parametrize("sizes", [SINGLY, AS_CHANNELS], ids=["singly", "as many images as channels"])
+@pytest.mark.parametrize(("dynamic", "marked", "most"), [(None, False, 4), (True, False, 2), (None, True, 1)])
+def test_sides_that_change_one_by_one_make_as_many_graphs_as_the_guide_says(sizes, dynamic, marked, most):
+    model = cpvt.create_model("cpvt_micro", depth=2, num_classes=5).eval()
+    compiled, graphs = compile_and_count(model, dynamic)
+    with torch.no_grad():
+        for batch, height, width in sizes:
+            images = torch.randn(batch, 3, height, width)
+            for axis in (0, 2, 3) if marked else ():
+                torch._dynamo.maybe_mark_dynamic(images, axis)
+            torch.testing.assert_close(compiled(images), model(images))
+    assert 1 <= len(graphs) <= most
+
+
 def test_ones_cost_graphs_of_their_own_once():
     # torch takes a size of 1 for a constant: a single image, a single row or column of patches
     model = cpvt.create_model("cpvt_micro", depth=2, num_classes=5).eval()

@@ -50,7 +50,7 @@ def test_either_road_of_the_linear_layers_makes_at_most_two_graphs(onednn, monke
     test_twenty_sizes_make_at_most_two_graphs("peg", "avg", None)
 
 
-SINGLY = [(2, 32, 40), (2, 48, 40), (2, 48, 64), (3, 32, 32), (4, 64, 36), (3, 32, 40)]  # one more side changes at a time
+SINGLY = [(2, 32, 40), (2, 48, 40), (2, 48, 64), (3, 32, 32), (4, 64, 36), (3, 32, 40)]  # one side after the other
 AS_CHANNELS = [(3, 32, 40), (3, 48, 40), (3, 48, 64), (2, 32, 32), (4, 32, 32), (5, 64, 64)]  # as many as channels
 
 

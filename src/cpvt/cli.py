@@ -46,7 +46,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
         name: getattr(config.dataset, name) for name in ("crop_pct", "on_bad_image", "max_image_pixels", "workers")
     }
     with Bars() as bars:
-        data = open_data(config.dataset.data, config.dataset.data_dir)
+        data = open_data(config.dataset.data, config.dataset.data_dir, limit=config.dataset.limit)
         folder = run_training(config, bars, data)
         checkpoint = load(folder, config.device)
         history = [values for _, values in read_lines(folder / HISTORY)]

@@ -531,3 +531,25 @@ def test_a_name_belongs_to_one_source_at_most(name, form):
 
 def test_every_source_has_a_line_for_newcomers():
     assert all(describe_datasets().values())
+
+
+def test_a_limit_draws_the_same_images_of_every_part(image_folder):
+    where = image_folder({"train/cat": 30, "train/dog": 30, "val/cat": 9, "val/dog": 9, "test/cat": 3, "test/dog": 2})
+    whole, some = open_data(str(where)), open_data(str(where), limit=10)
+    assert [len(some.train), len(some.validation), len(some.test)] == [10, 10, 5]
+    assert some.name == f"{where}, 10 images of each part"
+    drawn = [some.train.name(number) for number in range(10)]
+    assert drawn == [open_data(str(where), limit=10).train.name(number) for number in range(10)]
+    names = [whole.train.name(number) for number in range(60)]
+    assert [name for name in names if name in drawn] == drawn  # each once, in the stored order
+    assert {Path(name).parent.name for name in drawn} == {"cat", "dog"}
+    for number, name in enumerate(drawn):
+        image, label = some.train.read(number, None)
+        expected, wanted = whole.train.read(names.index(name), None)
+        assert (image.tobytes(), label) == (expected.tobytes(), wanted)
+
+
+def test_a_limit_cannot_draw_from_a_stream():
+    streamed = replace(open_data("digits"), train=None, test=None, test_stream=object())
+    with pytest.raises(ValueError, match="'digits' is read as it comes, so that a limit cannot draw from it"):
+        streamed.limited(3)

@@ -17,6 +17,7 @@ from cpvt.data import Transform, open_data
 from cpvt.data.protocols import find_protocol
 from cpvt.reporting.summary import summarise
 from cpvt.results.rows import read_rows, unpack_hits
+from cpvt.runtime.files import append_rows
 
 
 def test_rows_describe_the_measurement(tiny_run, tiny_folder):
@@ -325,3 +326,11 @@ def test_an_error_of_the_models_own_is_raised(make, words):
 def test_a_probe_raises_an_error_of_the_models_own():
     with pytest.raises(RuntimeError, match=r"shape '\[3, 5, 7\]' is invalid"):
         list(cpvt.probe(Broken(), open_data("digits"), images=4))
+
+
+def test_a_limited_test_is_a_row_of_its_own(tiny_run, tiny_folder, tmp_path):
+    (whole,), (some,) = cpvt.sweep(tiny_run, sizes=[8]), cpvt.sweep(tiny_run, sizes=[8], limit=2)
+    assert (whole.total, some.total) == (6, 2)
+    assert (whole.data, some.data) == (str(tiny_folder), f"{tiny_folder}, 2 images of each part")
+    append_rows(tmp_path / "rows.jsonl", [whole, some])
+    assert read_rows(tmp_path / "rows.jsonl") == [whole, some]

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -216,3 +217,14 @@ def test_data_is_opened_and_options_are_checked_once(config, monkeypatch):
 def test_a_protocols_own_sizes_take_precedence():
     spelled = comparing.spell_out(CompareConfig(sizes=(16, "16x24"), canvas_sizes=("48",)))
     assert (spelled.canvas_sizes, spelled.resize_sizes, spelled.sizes) == ((48,), (16, (16, 24)), (16, (16, 24)))
+
+
+def test_a_limited_comparison_resumes(config):
+    limited = replace(
+        config, encodings=("learned",), dataset=replace(config.dataset, limit=4), canvas_sizes=(8,), resize_sizes=(8,)
+    )
+    cpvt.compare(limited)
+    rows = read_rows(Path(config.out) / "rows.jsonl")
+    assert {row.total for row in rows} == {4}
+    cpvt.compare(limited)
+    assert read_rows(Path(config.out) / "rows.jsonl") == rows

@@ -8,6 +8,11 @@ from typing import ClassVar, Literal
 from cpvt.config.base import MAX_IMAGE_PIXELS, Options, Ranges
 
 
+def limited_name(data: str, limit: int | None) -> str:
+    """The name of a data set of which at most `limit` images of each part are read."""
+    return data if limit is None else f"{data}, {limit} images of each part"
+
+
 @dataclass(frozen=True)
 class DataConfig(Options):
     """Which images, and how they are read."""
@@ -17,6 +22,8 @@ class DataConfig(Options):
     torch/cifar10. Without test/ the validation part is tested."""
     data_dir: str | None = None
     """Where the files of a named data set are."""
+    limit: int | None = None
+    """Most images to read of each part, drawn with a fixed seed, for a first look; by default all."""
     crop_pct: float | None = None
     """Center crop of a test under `resize`, as a fraction of the resized image; by default the data set's (1 for
     digits, else 0.875)."""
@@ -35,7 +42,12 @@ class DataConfig(Options):
     workers: int = 0
     """Processes that load images, besides the main one."""
 
+    @property
+    def name(self) -> str:
+        """The set in rows: its name, and the limit where there is one."""
+        return limited_name(self.data, self.limit)
+
     RANGES: ClassVar[Ranges] = {
-        "1 or more": ("longest_side", "max_image_pixels", "train_num_samples"),
+        "1 or more": ("limit", "longest_side", "max_image_pixels", "train_num_samples"),
         "0 or more": ("shuffle_buffer", "workers"),
     }

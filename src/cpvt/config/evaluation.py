@@ -27,6 +27,8 @@ class SweepConfig(Options):
     data: str | None = None
     """Data set with the model's classes; by default the run's own. External models need one."""
     data_dir: str | None = None
+    limit: int | None = None
+    """Most test images to read, drawn with a fixed seed, for a first look; by default all."""
     img_size: Size | None = None
     """Training size of an external model that does not state it."""
     crop_pct: float | None = None
@@ -48,7 +50,7 @@ class SweepConfig(Options):
     device: str = "auto"
 
     RANGES: ClassVar[Ranges] = {
-        "1 or more": ("img_size", "longest_side", "max_image_pixels", "batch_size", "token_budget")
+        "1 or more": ("img_size", "limit", "longest_side", "max_image_pixels", "batch_size", "token_budget")
     }
 
 

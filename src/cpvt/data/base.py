@@ -10,6 +10,8 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from PIL import Image
 
+from cpvt.config.data import limited_name
+
 Sides = tuple[int, int]  # height, width in pixels
 VALIDATION = ("val", "validation", "valid")  # names that data sets give a validation part
 # part -> the names to look for in a library's set; their "test" often has no classes, and "validation" is tested
@@ -45,6 +47,28 @@ class Split(Protocol):
 
         Raises BadImageError, naming the file, where it does not decode.
         """
+
+
+class Subset:
+    """Some images of a split, in its order."""
+
+    def __init__(self, split: Split, numbers: Sequence[int]) -> None:
+        self.split, self.numbers = split, numbers
+
+    @classmethod
+    def drawn(cls, split: Split, count: int) -> Subset:
+        """At most `count` images, always the same ones."""
+        return cls(split, sorted(np.random.default_rng(0).permutation(len(split))[:count].tolist()))
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def name(self, index: int) -> str:
+        found: str = getattr(self.split, "name", lambda _: "")(self.numbers[index])
+        return found
+
+    def read(self, index: int, generator: np.random.Generator) -> tuple[Image.Image, int]:
+        return self.split.read(self.numbers[index], generator)
 
 
 class Encoded(NamedTuple):
@@ -101,6 +125,18 @@ class DataSet:
     @property
     def mode(self) -> str:
         return "L" if len(self.mean) == 1 else "RGB"
+
+    def limited(self, limit: int | None) -> DataSet:
+        """At most `limit` images of each part; None: all. ValueError for streams, from which nothing can be drawn."""
+        if limit is None:
+            return self
+        if self.train_stream is not None or self.test_stream is not None:
+            raise ValueError(f"'{self.name}' is read as it comes, so that a limit cannot draw from it: leave it out")
+        train, test, validation = (
+            None if part is None else Subset.drawn(part, limit) for part in (self.train, self.test, self.validation)
+        )
+        name = limited_name(self.name, limit)
+        return replace(self, name=name, train=train, test=test, validation=validation)
 
     @property
     def has_test(self) -> bool:

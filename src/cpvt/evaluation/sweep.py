@@ -79,7 +79,7 @@ def _sweep(config: SweepConfig, on_progress: ProgressCallback) -> Iterator[Row]:
     if config.img_size is not None:
         adapter = replace(adapter, train_size=config.img_size)
     _check_protocols(config)
-    data = _data_of(model, adapter, config.data, config.data_dir)
+    data = _data_of(model, adapter, config.data, config.data_dir).limited(config.limit)
     for protocol in config.protocols:
         _check_data(data, adapter, protocol)
     sizes = config.sizes or default_sizes(adapter)

@@ -79,7 +79,7 @@ def compare(
     if (folder / COMPARISON).exists():
         before = read_json(folder / COMPARISON)["config"]
         refuse_other(folder, "a comparison with another configuration", before, config, GROWS)
-    data = open_data(config.dataset.data, config.dataset.data_dir)
+    data = open_data(config.dataset.data, config.dataset.data_dir, limit=config.dataset.limit)
     if data.test is None:
         raise ValueError(data.lacks_test)
     tasks = [replace(task, setup=check(task.training, data)._replace(name=task.name)) for task in tasks]
@@ -203,7 +203,7 @@ def _remaining(task: _Task, done: set[tuple[Any, ...]]) -> _Task | None:
     """The task without the tests that are done; None where none is left."""
     training = task.training
     is_finished(training)  # raises ValueError where the folder holds another run
-    measured = (training.dataset.data, training.model, training.encoding, training.pool, training.seed)
+    measured = (training.dataset.name, training.model, training.encoding, training.pool, training.seed)
     tests = tuple(test for test in task.tests if (*measured, *test) not in done)
     return replace(task, tests=tests) if tests else None
 
@@ -266,7 +266,9 @@ def _run_in_worker(task: _Task, send: Send) -> None:
     package.setLevel(logging.INFO)
     package.addHandler(sender)
     try:
-        _run(task, open_data(source.data, source.data_dir), on_progress, lambda row: send("row", row))
+        _run(
+            task, open_data(source.data, source.data_dir, limit=source.limit), on_progress, lambda row: send("row", row)
+        )
     finally:
         package.removeHandler(sender)  # the process takes further tasks
 

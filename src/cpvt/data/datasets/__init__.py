@@ -29,14 +29,15 @@ class UnknownDataError(ValueError):
     """A name that no source of data sets knows, such as a folder that does not exist."""
 
 
-def open_data(data: str, root: str | None = None, mode: str | None = None) -> DataSet:
+def open_data(data: str, root: str | None = None, mode: str | None = None, limit: int | None = None) -> DataSet:
     """Open a data set: 'digits', a folder, or a name that timm's dataset factory takes.
 
     root: folder of the files of a named set. mode: 'RGB' or 'L'; by default grey for digits, RGB for the rest.
-    Raises ValueError for an unknown name, listing the known.
+    limit: most images of each part, drawn with a fixed seed; the set's name then says so.
+    Raises ValueError for an unknown name, listing the known, and for a limit on a streamed set.
     """
     source = find_source(data)
-    return replace(source.open(data, root, mode or source.mode), name=data)
+    return replace(source.open(data, root, mode or source.mode), name=data).limited(limit)
 
 
 def find_source(data: str) -> DataSource:

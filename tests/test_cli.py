@@ -248,6 +248,8 @@ def test_a_run_from_training_to_report(capsys, tmp_path, tiny_folder):
     assert 0 <= trained["test_accuracy"] <= 1
     swept = run("sweep OUT/peg --protocols resize --sizes 8 12 8x12")
     assert list(swept["accuracy"]) == ["8", "12", "8x12"]
+    both = run("sweep OUT/peg --protocols resize canvas --sizes 8 12 --out OUT/both")
+    assert list(both["accuracy"]) == ["resize 8", "resize 12", "canvas 8", "canvas 12"]
     images = sorted((tiny_folder / "test").rglob("*.png"))
     main(["predict", str(tmp_path / "out" / "peg"), *map(str, images[:2]), "--json"])
     found = json.loads(capsys.readouterr().out)["predictions"]

@@ -62,7 +62,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
             print(f"{last_epoch['shrunk']} training images were shrunk to the longest side allowed (--longest-side)")
         tested = f", test accuracy {test_accuracy:.1%} at {_size(rows[0])} pixels" if rows else ""
         tested = tested or f"; not tested: {data.lacks_test}"
-        bad = f"; {skipped} images could not be decoded" if skipped else ""
+        bad = f"; {skipped} images could not be used" if skipped else ""
         best = f"epoch {kept['epoch']} of {len(history)}, the best in validation, is kept: " if "kept" in kept else ""
         print(f"{folder}: {best}training accuracy {accuracy:.1%}{tested}{bad}")
     return {"run": str(folder), "train_accuracy": accuracy, "skipped": skipped, "test_accuracy": test_accuracy}
@@ -96,7 +96,10 @@ def sweep(config: SweepConfig) -> dict[str, Any]:
                 bars.say(f"{row.skipped} images could not be used and were skipped")
     if distributed.is_main_process():
         print_tables(rows)
-    accuracy = {_size(row): None if row.refused else round(row.accuracy, 4) for row in rows}
+        print(f"cpvt report {folder} draws the page")
+    several = len(config.protocols) > 1
+    names = [f"{row.protocol} {_size(row)}" if several else _size(row) for row in rows]
+    accuracy = {name: None if row.refused else round(row.accuracy, 4) for name, row in zip(names, rows)}
     return {"model": model, "rows": str(folder / ROWS), "accuracy": accuracy}
 
 

@@ -240,7 +240,7 @@ def _facts(content: Content) -> dict[str, str]:
     facts = {
         row.protocol.capitalize(): TABLE[row.protocol].details for row in content.rows if row.protocol in TABLE
     } | {
-        "Skipped": f"{max(row.skipped for row in content.rows)} images could not be decoded; "
+        "Skipped": f"{max(row.skipped for row in content.rows)} images could not be used; "
         f"{max(row.shrunk for row in content.rows)} were shrunk to the longest side",
     }
     facts |= protocol_notes(content.rows)

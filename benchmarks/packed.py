@@ -69,7 +69,7 @@ def _ours(images: list[Tensor]) -> dict[str, Contender]:
     order = torch.tensor([number for group in groups.values() for number in group]).argsort()
 
     def grouped() -> Tensor:
-        padded = pad_to_patches(images, model.config)
+        padded = pad_to_patches(images, model.config, images[0].dtype)
         batches = (torch.stack([padded[number] for number in group]) for group in groups.values())
         return torch.cat([model(batch) for batch in batches])[order]
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 def train(config: TrainConfig) -> dict[str, Any]:
     from cpvt.data import open_data
     from cpvt.evaluation.sweep import sweep
+    from cpvt.reporting.summary import majority_warnings, summarise
     from cpvt.results.checkpoints import load
     from cpvt.results.folders import HISTORY, ROWS
     from cpvt.runtime import distributed
@@ -57,6 +58,8 @@ def train(config: TrainConfig) -> dict[str, Any]:
         tested = f", test accuracy {test_accuracy:.1%} at {_size(rows[0])} pixels" if rows else ""
         bad = f"; {skipped} images could not be decoded" if skipped else ""
         print(f"{folder}: training accuracy {accuracy:.1%}{tested}{bad}")
+        for warning in majority_warnings(summarise(rows)):
+            print(f"warning: {warning}")
     return {"run": str(folder), "train_accuracy": accuracy, "skipped": skipped, "test_accuracy": test_accuracy}
 
 

@@ -95,7 +95,8 @@ def test_the_page_of_a_comparison_is_complete(compared):
     assert (compared / "attention.png").read_bytes().startswith(b"\x89PNG")
     assert page.tags.count("img") == 1
     for words in ("cpvt compare --data <folder>", "torch 2.11.0", "abc123+", "Linux, 4 threads", "epochs 20",
-                  "crop_scale 0.35 to 1.0", "augment the data set's", "clip_grad unlimited", "model_ema_decay off", "Initial weightsrandom"):  # fmt: skip
+                  "crop_scale 0.35 to 1.0", "augment the data set's", "clip_grad unlimited", "model_ema_decay off",
+                  "Initial weightsrandom"):  # fmt: skip
         assert words in page.text
 
 
@@ -234,7 +235,9 @@ def test_the_page_warns_of_a_model_that_is_not_above_the_largest_class(tmp_path,
     rows = [counted(make_row, hits, encoding=name, size=size) for name, hits in heads.items() for size in (32, 48)]
     page = page_of(tmp_path, rows)
     assert page.text.count("Warning.") == 2
-    assert "Warning. rope (canvas; seed 0): at the training size its accuracy is not above" in " ".join(page.text.split())
+    assert "Warning. rope (canvas; seed 0): at the training size its accuracy is not above" in " ".join(
+        page.text.split()
+    )
     table = rows_of(page, "canvas:").split("Top-5")[0].split("Cost")[0]
     assert "rope60.0 [31.3, 83.2]balanced 33.360.0 [31.3, 83.2]balanced 33.3" in table  # no retained, no difference
     assert "peg100.0 [72.2, 100.0]balanced 100.0retains 100 %" in table

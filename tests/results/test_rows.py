@@ -13,8 +13,15 @@ def test_rows_round_trip(tmp_path, make_row):
         make_row(),
         make_row(size=(48, 64), encoding="peg5", at=(1, 2, 3), fill=0.5),
         make_row(encoding="none", at=(), seed=7, protocol="resize", seconds=0.125),
-        make_row(seed=8, train_sizes=(24, (32, 48)), initial_weights="runs/a", class_totals=(60, 40),
-                 class_correct=(50, 0), confusion=((0, 1, 10), (1, 0, 40)), class_names=("cat", "dog")),
+        make_row(
+            seed=8,
+            train_sizes=(24, (32, 48)),
+            initial_weights="runs/a",
+            class_totals=(60, 40),
+            class_correct=(50, 0),
+            confusion=((0, 1, 10), (1, 0, 40)),
+            class_names=("cat", "dog"),
+        ),
     ]
     path = tmp_path / "deep" / "rows.jsonl"
     append_rows(path, rows[:1])

@@ -166,12 +166,7 @@ def as_bytes(figure: Figure, kind: str) -> bytes:
     for text in figure.findobj(Text):
         text.set(parse_math=False, usetex=False, text=drawable(text.get_text()))
     file = io.BytesIO()
-    settings: dict[Any, Any] = {
-        "svg.hashsalt": "cpvt",
-        "svg.fonttype": "path",
-        "text.parse_math": False,
-        "text.usetex": False,
-    }
+    settings: Any = {"svg.hashsalt": "cpvt", "svg.fonttype": "path", "text.parse_math": False, "text.usetex": False}
     with matplotlib.rc_context(settings), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")  # drawn as an empty box
         space_ticks(figure)

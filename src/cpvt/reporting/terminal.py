@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from cpvt.data.protocols import describe
 from cpvt.reporting.probe_index import BASELINE_LABELS, HEADLINES, ProbeIndex, headline
@@ -60,14 +59,13 @@ def print_tables(rows: Sequence[Row]) -> None:
 
     for protocol in dict.fromkeys(cell.protocol for cell in cells):
         own = [cell for cell in cells if cell.protocol == protocol]
-        best = tabulate(own, protocol).best
         say(f"accuracy, %, {describe(protocol)}")
-        console.print(_table(own, protocol, partial(_box, best)))
+        console.print(_table(own, protocol, _box))
         if any(len(cell.seeds) == 1 and cell.accuracy_interval for cell in own):
             say("in brackets: 95 % interval over images by Wilson (binomial), for a single seed")
         if any(cell.balanced is not None and abs(cell.balanced - cell.mean) >= 0.05 for cell in own):
             say("balanced accuracy, % (mean over classes)")
-            console.print(_table(own, protocol, lambda cell: "–" if cell.balanced is None else f"{cell.balanced:.1f}"))
+            console.print(_table(own, protocol, _balanced))
         for warning in majority_warnings(own):
             say(f"warning: {warning}")
         for label, note in protocol_notes([row for row in rows if row.protocol == protocol]).items():
@@ -75,24 +73,27 @@ def print_tables(rows: Sequence[Row]) -> None:
         console.print()
 
 
-def _table(cells: Sequence[Cell], protocol: str, text: Callable[[Cell], str]) -> Table:
-    """A line per label and a column per size, and the largest class where it is known."""
+def _table(cells: Sequence[Cell], protocol: str, text: Callable[[Cell, float], str]) -> Table:
+    """A line per label and a column per size, and the largest class where it is known.
+
+    text: of a cell, given the best mean of its size.
+    """
     from rich.markup import escape
     from rich.table import Table
 
-    sizes, _, lines = tabulate(cells, protocol)
+    sizes, best, lines = tabulate(cells, protocol)
     table = Table(show_edge=False)
     table.add_column("encoding", overflow="fold")
     for size in sizes:
         table.add_column(size_label(size), justify="right")
     for label, line in lines.items():
-        table.add_row(escape(label), *("–" if cell is None else text(cell) for cell in line))
+        table.add_row(escape(label), *("–" if cell is None else text(cell, best[cell.size]) for cell in line))
     if majority := majority_shares(cells, protocol):
         table.add_row("always the largest class", *(majority.get(size, "–") for size in sizes), style="dim")
     return table
 
 
-def _box(best: Mapping[Any, float], cell: Cell) -> str:
+def _box(cell: Cell, best: float) -> str:
     if cell.refused:
         return "refused"
     text = f"{cell.mean:.1f}"
@@ -100,4 +101,8 @@ def _box(best: Mapping[Any, float], cell: Cell) -> str:
         text += f" ± {cell.deviation:.1f}"
     elif cell.accuracy_interval is not None:
         text += " \\[{:.1f}, {:.1f}]".format(*cell.accuracy_interval)
-    return f"[bold]{text}[/bold]" if cell.mean == best[cell.size] else text
+    return f"[bold]{text}[/bold]" if cell.mean == best else text
+
+
+def _balanced(cell: Cell, best: float) -> str:
+    return "–" if cell.balanced is None else f"{cell.balanced:.1f}"

@@ -1,0 +1,17 @@
+"""Tables in the terminal: intervals, balanced accuracy and the largest class."""
+
+from cpvt.reporting.terminal import print_tables
+
+
+def test_the_terminal_prints_intervals_balanced_accuracy_and_a_warning(make_row, capsys):
+    counts = {"correct": 60, "class_totals": (60, 40), "class_correct": (60, 0)}
+    print_tables([make_row(**counts), make_row(protocol="resize", seed=0), make_row(protocol="resize", seed=1)])
+    canvas, _, resize = " ".join(capsys.readouterr().out.split()).partition("accuracy, %, resize")
+    assert "peg │ 60.0 [50.2, 69.1]" in canvas
+    assert "always the largest class │ 60.0" in canvas
+    assert "95 % interval over images by Wilson" in canvas
+    assert "balanced accuracy, % (mean over classes)" in canvas
+    assert "peg │ 50.0" in canvas
+    assert "warning: peg (canvas; seed 0): at the training size its accuracy is not above that of always" in canvas
+    assert "peg │ 50.0 ± 0.0" in resize
+    assert not [word for word in ("Wilson", "balanced", "largest", "warning") if word in resize]

@@ -168,8 +168,13 @@ def export(config: ExportConfig) -> dict[str, Any]:
     from cpvt.evaluation.export import export as run_export
 
     exported = run_export(**vars(config))
-    print(f"{exported.path}: equal to eager within {exported.error:.1e} at {len(exported.checked)} other sizes")
-    return {"file": str(exported.path), "error": exported.error, "checked": exported.checked}
+    fixed = exported.fixed_size
+    at = f"at {len(exported.checked)} other sizes" if fixed is None else f"in {len(exported.checked)} batches"
+    only = (
+        "" if fixed is None else f"; it takes {fixed[0]}x{fixed[1]} pixels only, as this model exports at no other size"
+    )
+    print(f"{exported.path}: equal to eager within {exported.error:.1e} {at}{only}")
+    return {"file": str(exported.path), "error": exported.error, "checked": exported.checked, "fixed_size": fixed}
 
 
 def compare(config: CompareConfig) -> dict[str, Any]:

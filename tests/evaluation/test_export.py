@@ -1,5 +1,6 @@
 """Exports: one file for all sizes, checked and described, or no file."""
 
+import contextlib
 import json
 import sys
 
@@ -9,8 +10,11 @@ import pytest
 import torch
 
 import cpvt
+from cpvt.adapters import adapter_of
+from cpvt.config import ExternalConfig
 from cpvt.encodings import TABLE
 from cpvt.evaluation import export as exporting
+from cpvt.results.checkpoints import build_model, save_checkpoint
 from tests.pairs import pairs
 
 
@@ -88,3 +92,105 @@ def test_the_command_exports(capsys, tiny_run, tmp_path):
     with pytest.raises(SystemExit):
         main(["export", str(tiny_run), "--format", "onnx", "--out", str(out)])
     assert "does not go with" in capsys.readouterr().err
+
+
+TIMM = "timm:vit_tiny_patch16_224(patch_size=8, embed_dim=24, depth=2, num_heads=3)"
+HF = "hf:vit(patch_size=8, hidden_size=24, num_hidden_layers=2, num_attention_heads=3, intermediate_size=48)"
+
+SWIN = "timm:swin_tiny_patch4_window7_224(embed_dim=12, depths=(1, 1), num_heads=(1, 2), window_size=4)"
+
+
+def external_run(folder, name, retrofit=None):
+    """A run with another library's model, whose weights are large enough that logits are of order 1."""
+    folder.mkdir()
+    config = ExternalConfig(name, 5, 32, 3, retrofit)
+    model = build_model(config)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    transform = {"mean": [0.5] * 3, "std": [0.25] * 3}
+    record = {"model": vars(config), "class_names": list("abcde"), "transform": transform, "training": {"out": "run"}}
+    save_checkpoint(folder, model.state_dict(), record)
+    return folder
+
+
+FADED = {"at": [1], "absolute": "fade", "kernel_size": 3, "padding_mode": "zeros"}
+
+
+@pytest.mark.parametrize(
+    ("name", "retrofit", "suffix", "any_size"),
+    [
+        (TIMM, None, ".onnx", True),
+        (TIMM, FADED, ".pt2", True),
+        (TIMM, FADED, ".onnx", True),
+        (HF, {**FADED, "absolute": "keep"}, ".pt2", True),
+        (SWIN, None, ".pt2", False),
+    ],
+)
+def test_a_run_of_another_library_exports(name, retrofit, suffix, any_size, tmp_path):
+    run = external_run(tmp_path / "run", name, retrofit)
+    exported = cpvt.export(run, tmp_path / f"model{suffix}")
+    assert exported.fixed_size == (None if any_size else (32, 32))
+    size, model = (16, 56) if any_size else (32, 32), cpvt.load(run).model
+    images = torch.randn(3, 3, *size)
+    adapter = adapter_of(model).at_size(size)
+    expected = adapter.logits(images)
+    if suffix == ".onnx":
+        held = {each.key: json.loads(each.value) for each in onnx.load(exported.path).metadata_props}
+        (found,) = onnxruntime.InferenceSession(exported.path).run(None, {"images": images.numpy()})
+        found = torch.from_numpy(found)
+    else:
+        files = {"metadata.json": ""}
+        found = torch.export.load(exported.path, extra_files=files).module()(images)
+        held = json.loads(files["metadata.json"])
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    assert (held["class_names"], held["std"], held["training_size"]) == (list("abcde"), [0.25] * 3, [32, 32])
+    assert (held.get("fixed_size"), held.get("multiple_of")) == ((None, 8) if any_size else ([32, 32], None))
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_model_trains_on_after_an_export(fails, tmp_path, monkeypatch):
+    model = build("peg", "avg").train()
+    model.blocks[0].eval()
+    if fails:
+        monkeypatch.setattr(exporting, "_check", lambda *_: (1.0, []))
+    with pytest.raises(ValueError, match="no file was kept") if fails else contextlib.nullcontext():
+        cpvt.export(model, tmp_path / "model.pt2")
+    assert (model.training, model.blocks[0].training, model.blocks[1].training) == (True, False, True)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_other_dtypes_are_answered_with_what_to_do(dtype, tmp_path):
+    with pytest.raises(ValueError, match=rf"writes float32 weights, and the model has {dtype}: export model.float\(\)"):
+        cpvt.export(build("peg", "avg").to(dtype), tmp_path / "model.onnx")
+
+
+class Never(torch.nn.Module):
+    def forward(self, images):
+        return torch.from_numpy(images.numpy()).mean((2, 3))
+
+
+def test_a_model_that_exports_at_no_size_is_told_so(tmp_path):
+    with pytest.raises(ValueError, match=r"'Never' cannot be exported as .pt2, at any size; no other is known: "):
+        cpvt.export(Never(), tmp_path / "model.pt2")
+    with pytest.raises(ValueError, match=r"export takes a model \(torch.nn.Module\), a run or a name; got function"):
+        cpvt.export(lambda images: images, tmp_path / "model.pt2")
+    with pytest.raises(ValueError, match=r"'cpvt_small' .* without trained weights. Train it .*; .* with weights"):
+        cpvt.export("cpvt_small")
+
+
+def test_the_command_says_where_one_size_is_exported(capsys, tmp_path):
+    from cpvt.cli import main
+
+    run = external_run(tmp_path / "run", SWIN)
+    main(["export", str(run), "--out", str(tmp_path / "model.pt2")])
+    printed = capsys.readouterr().out
+    assert "it takes 32x32 pixels only" in printed
+    assert json.loads(printed.splitlines()[-1])["fixed_size"] == [32, 32]
+
+
+def test_a_name_of_another_library_exports(tmp_path):
+    name = TIMM.replace(")", ", img_size=32, num_classes=5, dynamic_img_size=True, pretrained=False)")
+    exported = cpvt.export(name, tmp_path / "model.pt2")
+    assert exported.fixed_size is None
+    with pytest.raises(ValueError, match="out is needed for a model without a folder"):
+        cpvt.export(name)

@@ -207,7 +207,7 @@ def test_profiles_of_earlier_versions_are_read(config, monkeypatch):
 def test_data_is_opened_and_options_are_checked_once(config, monkeypatch):
     opened, checked = [], []
     for module in (comparing, training):
-        monkeypatch.setattr(module, "open_data", lambda *given: opened.append(given) or open_data(*given))
+        monkeypatch.setattr(module, "open_data", lambda *given, **how: opened.append(given) or open_data(*given, **how))
         monkeypatch.setattr(module, "check", lambda config, data: checked.append(config.out) or check(config, data))
     cpvt.compare(config)
     assert len(opened) == 1

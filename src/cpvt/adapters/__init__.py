@@ -61,8 +61,8 @@ def open_adapter(name: str, checkpoint: str | Path | None = None, pretrained: bo
     Options of the library's own constructor go in brackets: "timm:vit_tiny_patch16_224(dynamic_img_size=True)".
     checkpoint: a file with weights (.safetensors, or .pth without pickled code), or "random". Without one the model has
     the weights that the library publishes, or random ones with `pretrained=False`, also in the brackets. Raises
-    ValueError for a name that the library does not know (close ones are listed), for weights that do not fit or are
-    missing, and where the library is not installed.
+    ValueError for a name that the library does not know (close ones are listed), for weights that do not fit, are
+    missing or cannot be fetched, and where the library is not installed.
     """
     library, rest, options = _split(name)
     pretrained &= options.pop("pretrained", True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -26,22 +27,32 @@ def try_blocks(model: nn.Module, blocks: Sequence[nn.Module]) -> dict[nn.Module,
 
     Leaves the model as it was: its modes, and the state of random numbers.
     """
-    modes, calls = [(part, part.training) for part in model.modules()], dict[nn.Module, BlockCall]()
+    calls = dict[nn.Module, BlockCall]()
 
     def note(block: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         calls[block] = BlockCall(inputs, output[0] if isinstance(output, tuple) else output)
 
     handles = [block.register_forward_hook(note) for block in blocks]
-    adapter = adapter_of(model)  # in eval mode
-    size = (1, adapter.channels or 3, *sides(adapter.train_size or SIDE))
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        with kept_modes(model), torch.no_grad(), torch.random.fork_rng(devices=[]):
+            adapter = adapter_of(model)
+            size = (1, adapter.channels or 3, *sides(adapter.train_size or SIDE))
             model(torch.zeros(size, dtype=adapter.dtype, device=adapter.device))
     except Exception:  # the model's own: it may want other inputs
         return None
     finally:
         for handle in handles:
             handle.remove()
+    return calls
+
+
+@contextmanager
+def kept_modes(model: nn.Module) -> Iterator[None]:
+    """Evaluates inside; afterwards every part is in training or evaluation mode as before, also after an error."""
+    modes = [(part, part.training) for part in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
         for part, training in modes:
             part.training = training
-    return calls

@@ -16,7 +16,7 @@ class SweepConfig(Options):
     """Folder of a run, a name that comes with weights (cpvt_mini_peg5_gap), or timm:NAME, hf:PATH_OR_NAME,
     torchvision:NAME; options of the library's constructor go in brackets."""
     checkpoint: str | None = None
-    """File of weights for an external model; by default those that its library publishes."""
+    """File of weights for an external model, or `random`; by default those that its library publishes."""
     out: str | None = None
     """Folder to add rows to; by default the run's, or runs/sweep. Rows of several models make one report."""
     protocols: tuple[str, ...] = ("resize",)
@@ -62,7 +62,7 @@ class ProbeConfig(Options):
     """Folder of a run, a name that comes with weights (cpvt_mini_peg5_gap), or timm:NAME, hf:PATH_OR_NAME,
     torchvision:NAME; options of the library's constructor go in brackets."""
     checkpoint: str | None = None
-    """File of weights for an external model; by default those that its library publishes."""
+    """File of weights for an external model, or `random`; by default those that its library publishes."""
     out: str = "runs/probe"
     """Folder to add results to; those of several models make one page."""
     probes: tuple[str, ...] = ()
@@ -131,7 +131,7 @@ class ExportConfig(Options):
     """Write a trained model as one file that takes images of any size."""
 
     model: str
-    """Folder of a run, or a name that comes with weights."""
+    """Folder of a run, a name that comes with weights, or timm:NAME, hf:PATH_OR_NAME, torchvision:NAME (with --out)."""
     out: str = ""
     """File to write; its suffix decides the format: .onnx, or .pt2 (torch.export). By default model.onnx or model.pt2
     in the run's folder; for a model by name, NAME.onnx or NAME.pt2 in the current one."""

@@ -94,7 +94,7 @@ class RetrofitConfig(Options):
     out: str = "runs/retrofit"
     """Folder of the run; its report compares the retrofitted model with the original and the control."""
     checkpoint: str | None = None
-    """File of weights of an external model; by default those that its library publishes."""
+    """File of weights of an external model, or `random`; by default those that its library publishes."""
     control: bool = True
     """Also fine-tune the model without PEGs, to separate the effect of PEG from that of training."""
     sizes: tuple[Size, ...] = ()

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import tempfile
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from cpvt.config import ExportConfig, options_from, sides, takes_options
+from cpvt.adapters import ModelAdapter, adapter_of, is_external, logits_of
+from cpvt.adapters.hugging_face import INTERPOLATE
+from cpvt.adapters.trial import kept_modes
+from cpvt.adapters.weights import says
+from cpvt.config import ExportConfig, ExternalConfig, options_from, sides, takes_options
 from cpvt.models import VisionTransformer
-from cpvt.results.checkpoints import Checkpoint, load
+from cpvt.results.checkpoints import Checkpoint, as_adapter, build_model, load
 
+AXES = {0: "batch", 2: "height", 3: "width"}
 FORMATS = {".onnx": "onnx", ".pt2": "torch-export"}
 TOLERANCE = 1e-4  # relative to the largest logit, or to 1 where logits are smaller
 EXAMPLE = (2, 6, 8)  # batch and grid of the traced example
@@ -29,41 +36,134 @@ class Exported(NamedTuple):
     path: Path
     error: float  # largest difference from eager, relative to the largest logit
     checked: list[tuple[int, int, int]]  # batch, height, width of every check
+    fixed_size: tuple[int, int] | None = None  # the one size (height, width) that the file takes; None: any
+
+
+class Target(NamedTuple):
+    """What is exported: images to logits."""
+
+    model: nn.Module
+    channels: int
+    unit: int  # sides are multiples of it, pixels
+    pads: bool = True  # or any other number from the unit on
+    fixed_size: tuple[int, int] | None = None
+
+    def example(self, shape: tuple[int, int, int], less: int = 0) -> Tensor:
+        """Images of a batch and grid, `less` pixels smaller than the patches cover, or of the fixed size."""
+        batch, h, w = shape
+        less = less if self.pads else 0
+        size = self.fixed_size or (h * self.unit - less, w * self.unit - less)
+        generator = torch.Generator().manual_seed(0)
+        return torch.randn(batch, self.channels, *size, generator=generator).to(next(self.model.parameters()))
+
+    @property
+    def free(self) -> tuple[int, ...]:
+        """The axes of images that any length may have."""
+        return (0,) if self.fixed_size else (0, 2, 3)
+
+
+class Classifier(nn.Module):
+    """A model of another library as a function of images alone, with its logits as the one output."""
+
+    def __init__(self, model: nn.Module, options: dict[str, Any]) -> None:
+        super().__init__()
+        self.model, self.options = model, options
+
+    def forward(self, images: Tensor) -> Any:
+        """Logits (B, classes) of images (B, C, H, W)."""
+        return logits_of(self.model(images, **self.options))
 
 
 @takes_options(ExportConfig)
-def export(model: VisionTransformer | Checkpoint | str | Path, out: str | Path = "", **options: Any) -> Exported:
+def export(model: nn.Module | Checkpoint | str | Path, out: str | Path = "", **options: Any) -> Exported:
     """Write a model as one file for any batch, height and width; its suffix decides the format, .onnx or .pt2.
 
-    model: a model, or what `load` returned or takes: the folder of a run, or a name that comes with weights.
+    model: a model, or what `load` returned or takes: the folder of a run, or a name that comes with weights; also
+    "timm:NAME", "hf:PATH_OR_NAME" or "torchvision:NAME". A model of another library, retrofitted or not, is exported
+    for all sizes where that is possible, else at its training size: `fixed_size` says so, in the metadata too. Its
+    training mode is restored, whatever happens.
 
     The file is compared with the model at five sizes other than the traced one, some not divisible by the patch. Raises
     ValueError, and keeps no file, where they differ by more than 1e-4. Metadata hold smallest_side and training_size in
     pixels, and of a run class_names, mean and std: metadata_props in .onnx, the extra file metadata.json in .pt2.
     """
     path = _path_of(options_from(ExportConfig, options, model=model, out=out))
-    checkpoint = load(model, "cpu") if isinstance(model, (str, Path)) else model
-    eager = (checkpoint.own_model if isinstance(checkpoint, Checkpoint) else checkpoint).eval()
-    metadata = _metadata(checkpoint, eager, path.suffix)
+    checkpoint: Any = model
+    if isinstance(model, (str, Path)):
+        checkpoint = as_adapter(str(model), device="cpu") if is_external(str(model)) else load(model, "cpu")
+    module = checkpoint.model if isinstance(checkpoint, (Checkpoint, ModelAdapter)) else checkpoint
+    if not isinstance(module, nn.Module):
+        raise ValueError(f"export takes a model (torch.nn.Module), a run or a name; got {type(module).__name__}")
+    dtypes = {each.dtype for each in module.parameters() if each.is_floating_point()} - {torch.float32}
+    if dtypes:
+        raise ValueError(
+            f"export writes float32 weights, and the model has {', '.join(sorted(map(str, dtypes)))}: "
+            "export model.float(), or a copy: copy.deepcopy(model).float()"
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder, warnings.catch_warnings():
+    with kept_modes(module), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # from the exporters
+        adapter = checkpoint.adapter if isinstance(checkpoint, Checkpoint) else checkpoint
+        adapter = adapter if isinstance(adapter, ModelAdapter) else adapter_of(module)
+        if isinstance(module, VisionTransformer):
+            return _export(Target(module, module.config.in_chans, module.config.patch_size), adapter, path)
+        return _export_external(checkpoint, adapter, path)
+
+
+def _export_external(checkpoint: Any, adapter: ModelAdapter, path: Path) -> Exported:
+    """Export another library's model for all sizes, or else at its training size."""
+    module: Any = adapter.model
+    dynamic, fixed = _dynamic_timm(checkpoint) if isinstance(checkpoint, Checkpoint) else None, adapter.train_size
+    options = {INTERPOLATE: True} if INTERPOLATE in inspect.signature(module.forward).parameters else {}
+    channels = adapter.channels or 3
+    targets = [Target(Classifier(dynamic or module, options), channels, adapter.patch_size or 32, pads=False)]
+    if fixed is not None:
+        targets.append(Target(Classifier(module, {}), channels, 1, fixed_size=sides(fixed)))
+    for target in targets:
+        try:
+            return _export(target._replace(model=target.model.eval()), adapter, path)
+        except Exception as error:  # of whatever torch or the model make of it
+            if isinstance(error, ValueError) and "pip install" in str(error):
+                raise
+            last = error
+    at = f"at any size or at {adapter.train_size} pixels" if fixed is not None else "at any size; no other is known"
+    raise ValueError(f"'{adapter.name}' cannot be exported as {path.suffix}, {at}: {says(last)[:300]}") from last
+
+
+def _dynamic_timm(checkpoint: Checkpoint) -> nn.Module | None:
+    """A model of timm built again to take any size, with the same weights; None where timm has no such option."""
+    config = checkpoint.config
+    if not isinstance(config, ExternalConfig) or not config.name.startswith("timm:"):
+        return None
+    given = f"{config.name[:-1]}, " if config.name.endswith(")") else f"{config.name}("
+    try:
+        fresh = build_model(replace(config, name=f"{given}dynamic_img_size=True)"))
+        fresh.load_state_dict(checkpoint.model.state_dict())
+    except (ValueError, RuntimeError):
+        return None
+    return fresh.to(next(checkpoint.model.parameters()).device)
+
+
+def _export(target: Target, adapter: ModelAdapter, path: Path) -> Exported:
+    """Write the file next to its place, check it, and put it there."""
+    metadata = _metadata(target, adapter, path.suffix)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         written = Path(folder) / path.name
-        (_write_onnx if path.suffix == ".onnx" else _write_pt2)(eager, written, metadata)
+        (_write_onnx if path.suffix == ".onnx" else _write_pt2)(target, written, metadata)
         run = _onnx_runner(written) if path.suffix == ".onnx" else _pt2_runner(written)
-        error, checked = _check(eager, run)
+        error, checked = _check(target, run)
         if not error <= TOLERANCE:
             raise ValueError(
                 f"the exported model differs from eager by {error:.1e}, more than {TOLERANCE}; no file was kept"
             )
         written.replace(path)
-    return Exported(path, error, checked)
+    return Exported(path, error, checked, target.fixed_size)
 
 
 def _path_of(config: ExportConfig) -> Path:
     """The file to write: `out`, else in the run's folder, or in the working folder for a model by name."""
     named: Any = config.model
-    if not config.out and not isinstance(named, (str, Path)):
+    if not config.out and (not isinstance(named, (str, Path)) or is_external(str(named))):
         raise ValueError("out is needed for a model without a folder, as in export(model, 'model.onnx')")
     suffix = ".pt2" if config.format == "torch-export" else ".onnx"
     default = Path(named) / f"model{suffix}" if not config.out and Path(named).is_dir() else f"{named}{suffix}"
@@ -75,33 +175,30 @@ def _path_of(config: ExportConfig) -> Path:
     return path
 
 
-def _metadata(checkpoint: VisionTransformer | Checkpoint, eager: VisionTransformer, suffix: str) -> dict[str, Any]:
+def _metadata(target: Target, adapter: ModelAdapter, suffix: str) -> dict[str, Any]:
     known: dict[str, Any] = {}
-    if isinstance(checkpoint, Checkpoint):
-        transform = checkpoint.transform
-        known = {"class_names": list(checkpoint.class_names), "mean": list(transform.mean), "std": list(transform.std)}
+    if adapter.class_names is not None:
+        known["class_names"] = list(adapter.class_names)
+    if adapter.transform is not None:
+        known |= {"mean": list(adapter.transform.mean), "std": list(adapter.transform.std)}
+        known |= {"channel_order": "BGR"} if adapter.transform.channel_order == "BGR" else {}
+    if adapter.train_size is not None:
+        known["training_size"] = list(sides(adapter.train_size))
+    if target.fixed_size is not None:
+        return {**known, "fixed_size": list(target.fixed_size)}
     patches = 1 if suffix == ".onnx" else 2  # torch.export treats one token per side as a constant
-    smallest = patches * eager.config.patch_size
-    return {**known, "smallest_side": smallest, "training_size": list(sides(eager.config.img_size))}
+    known |= {} if target.pads else {"multiple_of": target.unit}
+    return {**known, "smallest_side": patches * target.unit}
 
 
-def _example(model: VisionTransformer, shape: tuple[int, int, int], less: int = 0) -> Tensor:
-    """Images of a batch and grid, `less` pixels smaller than the patches cover."""
-    batch, h, w = shape
-    config, generator = model.config, torch.Generator().manual_seed(0)
-    size = (h * config.patch_size - less, w * config.patch_size - less)
-    weight = next(model.parameters())
-    return torch.randn(batch, config.in_chans, *size, generator=generator).to(weight)
-
-
-def _write_pt2(model: VisionTransformer, path: Path, metadata: dict[str, Any]) -> None:
-    free = {0: torch.export.Dim("batch"), 2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
+def _write_pt2(target: Target, path: Path, metadata: dict[str, Any]) -> None:
+    free = {axis: torch.export.Dim("batch") if axis == 0 else torch.export.Dim.DYNAMIC for axis in target.free}
     with torch.no_grad():
-        program = torch.export.export(model, (_example(model, EXAMPLE),), dynamic_shapes={"images": free})
+        program = torch.export.export(target.model, (target.example(EXAMPLE),), dynamic_shapes={"images": free})
     torch.export.save(program, path, extra_files={"metadata.json": json.dumps(metadata)})
 
 
-def _write_onnx(model: VisionTransformer, path: Path, metadata: dict[str, Any]) -> None:
+def _write_onnx(target: Target, path: Path, metadata: dict[str, Any]) -> None:
     try:
         import onnx
         import onnxruntime  # noqa: F401
@@ -110,17 +207,17 @@ def _write_onnx(model: VisionTransformer, path: Path, metadata: dict[str, Any]) 
         raise ValueError(
             f"writing .onnx needs a package that is not installed ({error}): pip install 'cpvt[onnx]'"
         ) from error
-    free = {axis: torch.export.Dim.DYNAMIC for axis in (0, 2, 3)}
+    free = {axis: torch.export.Dim.DYNAMIC for axis in target.free}
     program = torch.onnx.export(
-        model, (_example(model, EXAMPLE),), dynamo=True, dynamic_shapes={"images": free}, verbose=False,
+        target.model, (target.example(EXAMPLE),), dynamo=True, dynamic_shapes={"images": free}, verbose=False,
         input_names=["images"], output_names=["logits"],
     )  # fmt: skip
     assert program is not None
     proto = program.model_proto
-    for axis, name in ((0, "batch"), (2, "height"), (3, "width")):
+    for axis in target.free:
         dimension = proto.graph.input[0].type.tensor_type.shape.dim[axis]
         if not dimension.HasField("dim_param"):
-            raise ValueError(f"the exporter fixed the {name} to {dimension.dim_value}; no file was kept")
+            raise ValueError(f"the exporter fixed the {AXES[axis]} to {dimension.dim_value}; no file was kept")
     for key, value in metadata.items():
         entry = proto.metadata_props.add()
         entry.key, entry.value = key, json.dumps(value)
@@ -139,13 +236,13 @@ def _pt2_runner(path: Path) -> Callable[[Tensor], Tensor]:
     return lambda images: module(images)
 
 
-def _check(model: VisionTransformer, run: Callable[[Tensor], Tensor]) -> tuple[float, list[tuple[int, int, int]]]:
+def _check(target: Target, run: Callable[[Tensor], Tensor]) -> tuple[float, list[tuple[int, int, int]]]:
     """Largest difference from eager over the checks, relative to the largest logit (or 1), and their sizes."""
     worst, checked = 0.0, []
     for number, shape in enumerate(CHECKS):
-        images = _example(model, shape, less=number % 3 % model.config.patch_size)
+        images = target.example(shape, less=number % 3 % target.unit)
         with torch.no_grad():
-            expected, got = model(images).cpu().float(), run(images).cpu().float()
+            expected, got = target.model(images).cpu().float(), run(images).cpu().float()
         if got.shape != expected.shape:
             raise ValueError(f"the exported model gives {tuple(got.shape)} for {tuple(images.shape)}; no file was kept")
         worst = max(worst, float((got - expected).abs().max() / expected.abs().max().clamp(min=1.0)))

@@ -64,7 +64,7 @@ class Checkpoint:
         if not isinstance(self.model, VisionTransformer):
             raise ValueError(
                 f"this needs one of our own models; '{self.record['training']['out']}' holds "
-                f"{self.record['model']['name']}: use its library's tools (docs/retrofit.md shows an export)"
+                f"{self.record['model']['name']}"
             )
         return self.model
 
@@ -144,6 +144,11 @@ def save_checkpoint(folder: Path, weights: Mapping[str, Tensor], record: dict[st
 def read_record(run: str | Path) -> dict[str, Any]:
     """The record of a run; ValueError if the folder has none."""
     path = files_of(run).record
+    if not path.is_file() and str(run) in MODELS and not Path(run).exists():
+        raise ValueError(
+            f"'{run}' holds no checkpoint: it is a model without trained weights. Train it (cpvt train --model {run}) "
+            f"and pass the run's folder; {', '.join(shipped_names())} comes with weights"
+        )
     if not path.is_file():
         raise ValueError(
             f"'{run}' holds no checkpoint: expected {CHECKPOINT} and {WEIGHTS}, as `cpvt train` writes them"

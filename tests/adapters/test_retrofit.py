@@ -434,15 +434,17 @@ def test_copies_and_pickles_are_whole_and_their_own(absolute):
         assert torch.equal(fitted(wide), expected[1])
 
 
-def test_a_pickled_peg_is_not_pushed_out_by_the_next_processes_hooks(monkeypatch):
+def test_later_hooks_do_not_replace_the_hook_of_a_pickled_peg(monkeypatch):
+    monkeypatch.setattr(torch.utils.hooks.RemovableHandle, "next_id", 0)
     fitted = fill_pegs(retrofit(build("vit"), at=(1, 2, 3)))
     file = io.BytesIO()
     torch.save(fitted, file)
     file.seek(0)
     monkeypatch.setattr(torch.utils.hooks.RemovableHandle, "next_id", 0)  # a new process counts hooks from 0
     other = torch.load(file, weights_only=False)
-    handles = [part.register_forward_hook(lambda *_: None) for _ in range(200) for part in other.blocks]
-    assert len(handles) == 600
+    for block in other.blocks:
+        for _ in range(20):
+            block.register_forward_hook(lambda *_: None)
     assert torch.equal(other(images()), fitted(images()))
 
 

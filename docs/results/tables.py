@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from cpvt.config import Size
+from cpvt.config import Size, size_label
 from cpvt.reporting.contrasts import Contrast, Contrasts, Terms
 from cpvt.reporting.markdown import fill, lay_out
-from cpvt.reporting.summary import BASELINE, as_markdown, markdown_box, pixels, size_label, summarise, tabulate
+from cpvt.reporting.summary import BASELINE, as_markdown, markdown_box, pixels, summarise, tabulate
 from cpvt.results.rows import Row, read_rows
 
 HERE = Path(__file__).parent

@@ -25,6 +25,7 @@ from cpvt.config import (
     Size,
     SweepConfig,
     TrainConfig,
+    size_label,
 )
 from cpvt.config.legacy import refuse_old_flags
 
@@ -47,7 +48,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
         name: getattr(config.dataset, name) for name in ("crop_pct", "on_bad_image", "max_image_pixels", "workers")
     }
     with Bars() as bars:
-        data = open_data(config.dataset.data, config.dataset.data_dir, limit=config.dataset.limit)
+        data = open_data(config.dataset)
         folder = run_training(config, bars, data)
         checkpoint = load(folder, config.device)
         history = [values for _, values in read_lines(folder / HISTORY)]
@@ -61,7 +62,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
         append_rows(folder / ROWS, rows)
         if last_epoch["shrunk"]:
             print(f"{last_epoch['shrunk']} training images were shrunk to the longest side allowed (--longest-side)")
-        tested = f", test accuracy {test_accuracy:.1%} at {_size(rows[0])} pixels" if rows else ""
+        tested = f", test accuracy {test_accuracy:.1%} at {size_label(rows[0].size)} pixels" if rows else ""
         tested = tested or f"; not tested: {data.lacks_test}"
         bad = f"; {skipped} images could not be used" if skipped else ""
         best = f"epoch {kept['epoch']} of {len(history)}, the best in validation, is kept: " if "kept" in kept else ""
@@ -92,7 +93,7 @@ def sweep(config: SweepConfig) -> dict[str, Any]:
                 continue
             append_rows(folder / ROWS, [row])
             if row.refused:
-                bars.say(f"size {_size(row)} is not supported: {row.refused}")
+                bars.say(f"size {size_label(row.size)} is not supported: {row.refused}")
             if row.shrunk:
                 bars.say(f"{row.shrunk} images were shrunk to the longest side allowed (--longest-side)")
             if row.skipped:
@@ -101,7 +102,7 @@ def sweep(config: SweepConfig) -> dict[str, Any]:
         print_tables(rows)
         print(f"cpvt report {folder} draws the page")
     several = len(config.protocols) > 1
-    names = [f"{row.protocol} {_size(row)}" if several else _size(row) for row in rows]
+    names = [f"{row.protocol} {size_label(row.size)}" if several else size_label(row.size) for row in rows]
     accuracy = {name: None if row.refused else round(row.accuracy, 4) for name, row in zip(names, rows)}
     return {"model": model, "rows": str(folder / ROWS), "accuracy": accuracy}
 
@@ -112,7 +113,7 @@ def retrofit(config: RetrofitConfig) -> dict[str, Any]:
 
     def on_row(row: Row) -> None:
         result = f"not supported: {row.refused}" if row.refused else f"accuracy {row.accuracy:6.1%}"
-        bars.say(f"{row.encoding:32} {row.protocol} {_size(row):>7}  {result}")
+        bars.say(f"{row.encoding:32} {row.protocol} {size_label(row.size):>7}  {result}")
 
     with Bars() as bars:
         folder = retrofit_and_test(config, bars, on_row)
@@ -135,7 +136,6 @@ def probe(config: ProbeConfig) -> dict[str, Any]:
 
 
 def predict(config: PredictConfig) -> dict[str, Any]:
-    from cpvt.data.finding import find_images
     from cpvt.evaluation.predict import as_table, split_names, summarise
     from cpvt.evaluation.predict import predict as run_prediction
     from cpvt.models.pretrained import introduce
@@ -145,15 +145,15 @@ def predict(config: PredictConfig) -> dict[str, Any]:
 
     if config.csv is not None:
         check_new(Path(config.csv), "--csv")
-    model, names = split_names(config.images)
-    images = find_images(names)
+    model, images = split_names(config.images)
     checkpoint, predictions = load(model, config.device), []
     options = {name: value for name, value in vars(config).items() if name not in ("images", "json", "csv")}
     with Bars() as bars:
+        found = run_prediction(checkpoint, images, **options, on_progress=bars)
         if model != config.images[0]:
             bars.say(introduce(model))
         try:
-            for prediction in run_prediction(checkpoint, images, **options, on_progress=bars):
+            for prediction in found:
                 predictions.append(prediction)
                 if not config.json:
                     print(prediction)
@@ -183,7 +183,7 @@ def compare(config: CompareConfig) -> dict[str, Any]:
 
     def on_row(row: Row) -> None:
         name = f"{row.encoding} {row.pool} seed {row.seed}"
-        bars.say(f"{name:28} {row.protocol} {_size(row):>7}  accuracy {row.accuracy:6.1%}")
+        bars.say(f"{name:28} {row.protocol} {size_label(row.size):>7}  accuracy {row.accuracy:6.1%}")
 
     with Bars() as bars:
         folder = run_comparison(config, bars, on_row)
@@ -212,10 +212,11 @@ def info(config: InfoConfig) -> dict[str, Any]:
     from cpvt.results.checkpoints import read_record
     from cpvt.results.info import describe_run
 
-    lines = describe_run(config.run)
+    record = read_record(config.run)
+    lines = describe_run(config.run, record)
     width = max(map(len, lines))
     print("\n".join(f"{title:{width}}  {about}" for title, about in lines.items()))
-    return {"run": config.run, **read_record(config.run)}
+    return {"run": config.run, **record}
 
 
 def list_names(config: ListConfig) -> dict[str, Any]:
@@ -237,12 +238,6 @@ def list_names(config: ListConfig) -> dict[str, Any]:
         width = max(map(len, names))
         print(f"{title}:\n" + "\n".join(f"  {name:{width}}  {about}" for name, about in names.items()) + "\n")
     return {title: list(names) for title, names in parts.items()}
-
-
-def _size(row: Row) -> str:
-    from cpvt.reporting.summary import size_label
-
-    return size_label(row.size)
 
 
 VERBS: dict[str, tuple[type[Options], Any, str]] = {

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 
+from cpvt.config import size_label
 from cpvt.data.protocols import TABLE, describe
 from cpvt.encodings import TABLE as ENCODINGS
 from cpvt.reporting.figures import accuracy_figure, as_bytes, attention_figure, colours, tile
 from cpvt.reporting.probe_figures import longer_figure
 from cpvt.reporting.probe_index import ProbeIndex
-from cpvt.reporting.summary import pixels, size_label, summarise
+from cpvt.reporting.summary import pixels, summarise
 from cpvt.reporting.terminal import print_tables
 from cpvt.results.probe_results import ProbeResult
 

@@ -5,6 +5,7 @@ import random
 import pytest
 from scipy.stats import binomtest
 
+from cpvt.config import size_label
 from cpvt.reporting.summary import (
     as_csv,
     as_markdown,
@@ -14,7 +15,6 @@ from cpvt.reporting.summary import (
     majority_warnings,
     pixels,
     protocol_notes,
-    size_label,
     summarise,
     tabulate,
     wilson_interval,

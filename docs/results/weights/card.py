@@ -9,11 +9,12 @@ from typing import Any
 
 import torch
 
+from cpvt.config import size_label
 from cpvt.config.legacy import current
 from cpvt.models import create_model, describe_models
 from cpvt.models.pretrained import CARD, DEFAULT, shipped_files
 from cpvt.reporting.markdown import fill, lay_out
-from cpvt.reporting.summary import pixels, size_label
+from cpvt.reporting.summary import pixels
 from cpvt.results.rows import Row, read_rows
 from cpvt.runtime.files import read_json
 

@@ -10,7 +10,6 @@ from PIL import Image
 from torch import Tensor
 
 from cpvt.data import Transform
-from cpvt.data.protocols import find_protocol
 
 RESAMPLING = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}  # PIL's numbers
 WIDTH, HEIGHT = 320, 240  # of the probe images, pixels
@@ -34,7 +33,7 @@ def transform_of(processor: Any, channels: int = 3) -> Transform:
     crop_mode = "squash" if squashes else "center"
     transform = Transform(mean, std, _crop_ratio(processor, rows), _interpolation(processor), None, order, crop_mode)
     height, width = wanted.shape[1:]
-    ours = find_protocol("resize")(transform, (height, width))(ramp, np.random.default_rng(0))
+    ours = transform.resize(ramp, (height, width))
     scale = 255 * torch.tensor(std[:: -1 if order == "BGR" else 1])[:, None, None]
     worst = float(((ours - wanted) * scale).abs().max())
     if worst > LEVELS + 255 / min(height, width):  # a pixel may be cropped on the other side

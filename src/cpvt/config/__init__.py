@@ -17,6 +17,7 @@ from cpvt.config.base import (
     parse_size,
     refuse_other,
     sides,
+    size_label,
     split_options,
     takes_options,
 )
@@ -67,6 +68,7 @@ __all__ = [
     "parse_size",
     "refuse_other",
     "sides",
+    "size_label",
     "split_options",
     "takes_options",
 ]

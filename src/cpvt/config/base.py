@@ -137,6 +137,11 @@ def parse_size(text: Size | str) -> Size:
     return int(parts[0]) if len(parts) == 1 else (int(parts[0]), int(parts[1]))
 
 
+def size_label(size: Size) -> str:
+    """A size as text: 48, or 48x64 for height x width."""
+    return str(size) if isinstance(size, int) else f"{size[0]}x{size[1]}"
+
+
 def split_options(text: str) -> tuple[str, dict[str, Any]]:
     """Split "vit_tiny(depth=4)" into ("vit_tiny", {"depth": 4}); ValueError for options other than NAME=LITERAL."""
     name, bracket, options = text.partition("(")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -18,9 +19,9 @@ VALIDATION = ("val", "validation", "valid")  # names that data sets give a valid
 SPLITS = {"train": ("train",), "test": ("validation", "test", "val", "valid")}
 
 
-def natural_key(text: str) -> list[int | str]:
+def natural_key(name: str | Path) -> list[int | str]:
     """Sorts class2 before class10, as timm's function of this name, without importing timm."""
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", text.lower())]
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", str(name).lower())]
 
 
 def find_parts(names: Collection[str]) -> dict[str, str]:
@@ -49,6 +50,12 @@ class Split(Protocol):
         """
 
 
+def name_of(split: Split | None, index: int) -> str:
+    """What a split calls an image; empty where it has no names."""
+    name: str = getattr(split, "name", lambda _: "")(index)
+    return name
+
+
 class Subset:
     """Some images of a split, in its order."""
 
@@ -64,8 +71,7 @@ class Subset:
         return len(self.numbers)
 
     def name(self, index: int) -> str:
-        found: str = getattr(self.split, "name", lambda _: "")(self.numbers[index])
-        return found
+        return name_of(self.split, self.numbers[index])
 
     def read(self, index: int, generator: np.random.Generator) -> tuple[Image.Image, int]:
         return self.split.read(self.numbers[index], generator)

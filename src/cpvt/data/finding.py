@@ -48,7 +48,7 @@ def _files(name: str | Path) -> list[str | Path]:
         if not images:
             raise ValueError(f"'{name}' holds no images; their suffixes are {' '.join(sorted(image_endings()))}")
         return images
-    matches = sorted(glob.glob(text, recursive=True), key=natural)
+    matches = sorted(glob.glob(text, recursive=True), key=natural_key)
     if not matches:
         raise ValueError(f"no such image: '{name}'")
     return [each for match in matches for each in _files(match)]
@@ -71,7 +71,7 @@ def walk(folder: Path, others: Counter[str] | None = None) -> list[Path]:
                 found.append(path)
             elif others is not None:
                 others[path.suffix.lower()] += 1
-    return sorted(found, key=natural)
+    return sorted(found, key=natural_key)
 
 
 def is_image(path: Path) -> bool:
@@ -81,8 +81,3 @@ def is_image(path: Path) -> bool:
 
 def _refuse(error: OSError) -> None:
     raise ValueError(f"folder '{error.filename}' cannot be read ({error.strerror})") from error
-
-
-def natural(path: str | Path) -> list[int | str]:
-    """The key of natural order: image2 comes before image10."""
-    return natural_key(str(path))

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from cpvt.config import MAX_IMAGE_PIXELS, TOKEN_BUDGET
-from cpvt.data.base import Encoded, Sides, Split, Stream
+from cpvt.data.base import Encoded, Sides, Split, Stream, name_of
 from cpvt.data.decoding import BadImageError, check_usable, decode, pixel_limit, with_hint
 from cpvt.data.protocols import Protocol
 from cpvt.grids import patch_count, within_budget
@@ -134,7 +134,7 @@ class _Samples(Dataset["tuple[Tensor, _Info] | str"]):
         return self.split.read(wanted.number, generator)
 
     def _name(self, wanted: SampleSpec | Encoded) -> str:
-        name = wanted.name if isinstance(wanted, Encoded) else getattr(self.split, "name", lambda _: "")(wanted.number)
+        name = wanted.name if isinstance(wanted, Encoded) else name_of(self.split, wanted.number)
         return f"image '{name}'" if name else f"image number {wanted.number}"
 
 

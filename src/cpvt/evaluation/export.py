@@ -100,6 +100,8 @@ def export(model: nn.Module | Checkpoint | str | Path, out: str | Path = "", **o
             f"export writes float32 weights, and the model has {', '.join(sorted(map(str, dtypes)))}: "
             "export model.float(), or a copy: copy.deepcopy(model).float()"
         )
+    if path.suffix == ".onnx":
+        _check_onnx()
     path.parent.mkdir(parents=True, exist_ok=True)
     with kept_modes(module), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # from the exporters
@@ -123,8 +125,6 @@ def _export_external(checkpoint: Any, adapter: ModelAdapter, path: Path) -> Expo
         try:
             return _export(target._replace(model=target.model.eval()), adapter, path)
         except Exception as error:  # of whatever torch or the model make of it
-            if isinstance(error, ValueError) and "pip install" in str(error):
-                raise
             last = error
     at = f"at any size or at {adapter.train_size} pixels" if fixed is not None else "at any size; no other is known"
     raise ValueError(f"'{adapter.name}' cannot be exported as {path.suffix}, {at}: {says(last)[:300]}") from last
@@ -198,15 +198,21 @@ def _write_pt2(target: Target, path: Path, metadata: dict[str, Any]) -> None:
     torch.export.save(program, path, extra_files={"metadata.json": json.dumps(metadata)})
 
 
-def _write_onnx(target: Target, path: Path, metadata: dict[str, Any]) -> None:
+def _check_onnx() -> None:
+    """Raise ValueError where a package that writes or checks .onnx is not installed."""
     try:
-        import onnx
+        import onnx  # noqa: F401
         import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise ValueError(
             f"writing .onnx needs a package that is not installed ({error}): pip install 'cpvt[onnx]'"
         ) from error
+
+
+def _write_onnx(target: Target, path: Path, metadata: dict[str, Any]) -> None:
+    import onnx
+
     free = {axis: torch.export.Dim.DYNAMIC for axis in target.free}
     program = torch.onnx.export(
         target.model, (target.example(EXAMPLE),), dynamo=True, dynamic_shapes={"images": free}, verbose=False,

@@ -28,7 +28,7 @@ def predict(
     on_progress: ProgressCallback = ignore_progress,
     **options: Any,
 ) -> Iterator[Prediction]:
-    """Yield the top classes of each image, read as in the tests of the model: same size, crop ratio, interpolation.
+    """The top classes of each image, one by one, read as in the tests of the model: size, crop ratio, interpolation.
 
     run: a run's folder, what `load` returned, or the name of a model that comes with weights. None: cpvt_mini_peg5_gap,
     trained on the ten classes of CIFAR-10. images: files, folders (walked), patterns such as "photos/*.jpg", PIL images
@@ -39,14 +39,13 @@ def predict(
     With `on_bad_image="skip"` the prediction of such an image says why instead.
     """
     config = options_from(PredictConfig, options, images=images, json=False, csv=None)
-    return _predict(run, config, on_progress)
+    check_on_bad_image(config.on_bad_image)
+    return _predict(run, find_images(config.images)[: config.limit], config, on_progress)
 
 
 def _predict(
-    run: str | Path | Checkpoint | None, config: PredictConfig, on_progress: ProgressCallback
+    run: str | Path | Checkpoint | None, images: Sequence[Any], config: PredictConfig, on_progress: ProgressCallback
 ) -> Iterator[Prediction]:
-    check_on_bad_image(config.on_bad_image)
-    images = find_images(config.images)[: config.limit]
     checkpoint = run if isinstance(run, Checkpoint) else load(DEFAULT if run is None else run, config.device)
     changes = {"crop_ratio": config.crop_pct, "interpolation": config.interpolation}
     known: dict[str, Any] = {name: value for name, value in changes.items() if value is not None}

@@ -27,6 +27,7 @@ from cpvt.results.folders import COMPARISON, ROWS, RUNS
 from cpvt.results.provenance import provenance
 from cpvt.results.rows import Row, read_rows
 from cpvt.runtime.files import append_rows, check_writable, read_json, write_json
+from cpvt.runtime.progress import log_messages
 from cpvt.training import TrainingSetup, check, check_here, is_finished, resolved_options, train
 from cpvt.training.journal import describe_data, describe_images
 
@@ -79,7 +80,7 @@ def compare(
     if (folder / COMPARISON).exists():
         before = read_json(folder / COMPARISON)["config"]
         refuse_other(folder, "a comparison with another configuration", before, config, GROWS)
-    data = open_data(config.dataset.data, config.dataset.data_dir, limit=config.dataset.limit)
+    data = open_data(config.dataset)
     if data.test is None:
         raise ValueError(data.lacks_test)
     tasks = [replace(task, setup=check(task.training, data)._replace(name=task.name)) for task in tasks]
@@ -262,23 +263,5 @@ def _run_in_worker(task: _Task, send: Send) -> None:
             sent = time.monotonic()
             send("progress", *progress)
 
-    source, package, sender = task.training.dataset, logging.getLogger("cpvt"), _Sender(send)
-    package.setLevel(logging.INFO)
-    package.addHandler(sender)
-    try:
-        _run(
-            task, open_data(source.data, source.data_dir, limit=source.limit), on_progress, lambda row: send("row", row)
-        )
-    finally:
-        package.removeHandler(sender)  # the process takes further tasks
-
-
-class _Sender(logging.Handler):
-    """Sends the package's log messages to the parent process."""
-
-    def __init__(self, send: Send) -> None:
-        super().__init__(logging.INFO)
-        self.send = send
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.send("log", self.format(record))
+    with log_messages(lambda text: send("log", text)):
+        _run(task, open_data(task.training.dataset), on_progress, lambda row: send("row", row))

@@ -37,7 +37,7 @@ def retrofit_and_test(
     folder holds another retrofit.
     """
     folder, training = Path(config.out), _training(config)
-    data = open_data(config.dataset.data, config.dataset.data_dir, limit=config.dataset.limit)
+    data = open_data(config.dataset)
     check_here(training)
     setup, untouched = check(training, data), replace(training, retrofit=None)
     assert isinstance(setup.model, ExternalConfig)  # _training takes no other

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from cpvt.config import ModelConfig
 from cpvt.grids import patch_count, within_budget
+from cpvt.ops.dense import takes_dtype
 
 PACK_ON_CPU = 2**20  # numbers (tokens times width) in one pack on a CPU: more do not fit its caches
 
@@ -51,8 +52,7 @@ def check_values(images: Tensor, dtype: torch.dtype) -> None:
             f"the model needs normalised images of {dtype}; got {images.dtype}. The transform of a run makes them, as "
             "in cpvt.load(...).transform(image); else (images / 255 - mean) / std"
         )
-    casts = torch.is_autocast_enabled(images.device.type) and torch.float64 not in (images.dtype, dtype)
-    if images.dtype != dtype and not casts:
+    if not takes_dtype(dtype, images):
         raise ValueError(
             f"the images are {images.dtype} and the model's weights {dtype}: pass images.to({dtype}), or convert the "
             f"model, model.to({images.dtype})"

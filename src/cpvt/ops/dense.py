@@ -23,6 +23,12 @@ def check_weight(weight: Tensor, bias: Tensor | None, axes: int) -> None:
         raise ValueError(f"a weight of {weight.shape[0]} channels needs a bias of as many; got {tuple(bias.shape)}")
 
 
+def takes_dtype(dtype: torch.dtype, x: Tensor) -> bool:
+    """Whether weights of this dtype take x: it has the same, or autocast casts both."""
+    casts = torch.is_autocast_enabled(x.device.type) and torch.float64 not in (x.dtype, dtype)
+    return x.dtype == dtype or casts
+
+
 def peg_dense(
     tokens: Tensor, weight: Tensor, bias: Tensor | None, grid: AnyGrid, prefix_tokens: int = 0,
     padding_mode: str = "zeros", residual: bool = True, dilation: int = 1, causal: bool = False,
@@ -57,8 +63,7 @@ def convolve(
     check_weight(weight, bias, image.ndim - 2)
     if image.shape[1] != weight.shape[0]:
         raise ValueError(f"a weight for {weight.shape[0]} channels takes no image of {image.shape[1]}")
-    casts = torch.is_autocast_enabled(image.device.type) and torch.float64 not in (image.dtype, weight.dtype)
-    if image.dtype != weight.dtype and not casts:
+    if not takes_dtype(weight.dtype, image):
         raise ValueError(
             f"tokens are {image.dtype} and the weights {weight.dtype}: convert one, as by tokens.to(dtype)"
         )

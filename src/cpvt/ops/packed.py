@@ -37,8 +37,8 @@ def peg_packed(
     Raises ValueError where tokens and grids disagree, or for a canvas with another padding than zeros.
     """
     check_pack(tokens, grids, prefix_tokens, weight.shape[0])
-    for grid in grids:
-        check_weight(weight, bias, len(grid))
+    for axes in {len(grid) for grid in grids}:
+        check_weight(weight, bias, axes)
     lengths = [prefix_tokens + math.prod(grid) for grid in grids]
     padding_mode, causal = options.get("padding_mode", "zeros"), options.get("causal", False)
     gutter = options.get("dilation", 1) * (weight.shape[2] - 1) // (1 if causal else 2)

@@ -8,9 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cpvt.config import Size
+from cpvt.config import Size, size_label
 from cpvt.reporting.pairs import draw_means, masks_by_seed
-from cpvt.reporting.summary import size_label
 from cpvt.results.rows import Row
 
 Terms = Mapping[tuple[str, Size], int]  # (label, size) -> coefficient of its accuracy, such as 1 or -1

@@ -19,13 +19,8 @@ if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.figure import Figure
 
-MEASURES = (
-    "loss",
-    "accuracy",
-    "test_accuracy",
-    "lr",
-    "validation_accuracy",
-)  # of an epoch; None if the run did not write it
+# of an epoch; None if the run did not write it
+MEASURES = ("loss", "accuracy", "test_accuracy", "lr", "validation_accuracy")
 PANELS = {
     "loss": "loss in training",
     "accuracy": "accuracy in training, %",

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cpvt.config import Size
+from cpvt.config import Size, size_label
 from cpvt.data.protocols import describe
 from cpvt.encodings import TABLE
-from cpvt.reporting.summary import Cell, head_label, pixels, size_label
+from cpvt.reporting.summary import Cell, head_label, pixels
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist

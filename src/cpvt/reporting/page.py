@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from cpvt.config import Size
+from cpvt.config import Size, size_label
 from cpvt.config.legacy import current
 from cpvt.data.protocols import TABLE, describe
 from cpvt.reporting.classes import by_class
@@ -26,7 +26,6 @@ from cpvt.reporting.summary import (
     majority_warnings,
     pixels,
     protocol_notes,
-    size_label,
     summarise,
     tabulate,
 )

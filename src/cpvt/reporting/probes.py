@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
+from cpvt.config import size_label
 from cpvt.reporting.figures import as_bytes
 from cpvt.reporting.probe_figures import (
     border_figure,
@@ -18,7 +19,6 @@ from cpvt.reporting.probe_figures import (
     tiles_figure,
 )
 from cpvt.reporting.probe_index import BASELINE_LABELS, HEADLINES, Line, ProbeIndex, headline, plain
-from cpvt.reporting.summary import size_label
 from cpvt.reporting.templates import as_data, inline, render
 from cpvt.results.folders import PROBE_REPORT, PROBE_RESULTS
 from cpvt.results.probe_results import read_probe_results

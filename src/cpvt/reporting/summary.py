@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import NamedTuple
 
-from cpvt.config import Size
+from cpvt.config import Size, size_label
 from cpvt.data.protocols import options_read
 from cpvt.encodings import TABLE
 from cpvt.reporting.markdown import lay_out
@@ -273,11 +273,6 @@ def as_csv(cells: Sequence[Cell]) -> str:
 
 def _decimals(number: float | None) -> str:
     return "" if number is None else f"{number:.2f}"
-
-
-def size_label(size: Size) -> str:
-    """A size as text: 48, or 48x64 for height x width."""
-    return str(size) if isinstance(size, int) else f"{size[0]}x{size[1]}"
 
 
 def pixels(size: Size) -> float:

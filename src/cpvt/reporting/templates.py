@@ -10,7 +10,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from cpvt.reporting.summary import pixels, size_label
+from cpvt.config import size_label
+from cpvt.reporting.summary import pixels
 
 
 def render(template: str, **values: Any) -> str:

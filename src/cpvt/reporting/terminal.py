@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from cpvt.config import size_label
 from cpvt.data.protocols import describe
 from cpvt.reporting.probe_index import BASELINE_LABELS, HEADLINES, ProbeIndex, headline
 from cpvt.reporting.summary import (
@@ -12,7 +13,6 @@ from cpvt.reporting.summary import (
     majority_shares,
     majority_warnings,
     protocol_notes,
-    size_label,
     summarise,
     tabulate,
 )

@@ -171,8 +171,7 @@ def load(run: str | Path, device: str = "auto") -> Checkpoint:
     record = read_record(run)
     model = build_model(config_from_json(record["model"]))
     load_weights_file(model, files_of(run).weights)
-    transform = transform_from_json({"size": record["model"]["img_size"], **record["transform"]})
-    return Checkpoint(model.eval().to(pick_device(device)), transform, tuple(record["class_names"]), record)
+    return Checkpoint(model.eval().to(pick_device(device)), transform_of(record), tuple(record["class_names"]), record)
 
 
 def build_model(config: ModelConfig | ExternalConfig) -> nn.Module:
@@ -240,6 +239,11 @@ def config_from_json(values: dict[str, Any]) -> ModelConfig | ExternalConfig:
 def transform_from_json(values: dict[str, Any]) -> Transform:
     """A transform, from JSON."""
     return Transform(**{name: _tuple(value) for name, value in values.items()})
+
+
+def transform_of(record: dict[str, Any]) -> Transform:
+    """The transform of a run, at its recommended size; older runs have their training size."""
+    return transform_from_json({"size": record["model"]["img_size"], **record["transform"]})
 
 
 def _tuple(value: Any) -> Any:

@@ -8,20 +8,19 @@ from typing import Any
 
 from safetensors import safe_open
 
-from cpvt.config import POOLS, ModelConfig
+from cpvt.config import POOLS, ModelConfig, size_label
 from cpvt.config.base import some_names
-from cpvt.results.checkpoints import config_from_json, files_of, read_record, transform_from_json
+from cpvt.results.checkpoints import config_from_json, files_of, transform_of
 from cpvt.results.folders import HISTORY, ROWS
 from cpvt.results.rows import read_rows
 from cpvt.runtime.files import read_lines
 
 
-def describe_run(run: str | Path) -> dict[str, str]:
+def describe_run(run: str | Path, record: dict[str, Any]) -> dict[str, str]:
     """Title -> one line: model, parameters, classes, training, tests, how images are read, and where it came from.
 
-    run: a folder that `train` wrote, or a name that comes with weights. Raises ValueError where there is no run.
+    run: a folder that `train` wrote, or a name that comes with weights. record: what `read_record` returns for it.
     """
-    record = read_record(run)
     config, training, made = config_from_json(record["model"]), record.get("training"), record.get("provenance")
     lines = {
         "model": _model(config, training),
@@ -40,7 +39,7 @@ def describe_run(run: str | Path) -> dict[str, str]:
         lines["last epoch"] = f"loss {history[-1]['loss']:.4f}, training accuracy {history[-1]['accuracy']:.1%}"
     for row in read_rows(Path(run) / ROWS):
         result = f"not supported: {row.refused}" if row.refused else f"{row.accuracy:.1%} of {row.total:,} images"
-        lines[f"tested on {row.data}, {row.protocol}, {_pixels(row.size)}"] = result
+        lines[f"tested on {row.data}, {row.protocol}, {size_label(row.size)}"] = result
     if made:
         versions = ", ".join(f"{name} {version}" for name, version in made["versions"].items())
         lines["made by"] = f"{versions}; commit {made['commit'] or 'not known'}; {made['machine']}"
@@ -51,7 +50,7 @@ def describe_run(run: str | Path) -> dict[str, str]:
 def _model(config: Any, training: dict[str, Any] | None) -> str:
     name = training["model"] if training else ""
     if not isinstance(config, ModelConfig):
-        return f"{config.name}, trained at {_pixels(config.img_size)} pixels"
+        return f"{config.name}, trained at {size_label(config.img_size)} pixels"
     pool = next(short for short, timm_name in POOLS.items() if timm_name == config.global_pool)
     parts = f"encoding {config.encoding}, pool {pool}, width {config.embed_dim}, {config.depth} blocks"
     return f"{name}: {parts}, {config.num_heads} heads, patch {config.patch_size}".removeprefix(": ")
@@ -63,10 +62,11 @@ def _parameters(weights: Path) -> int:
 
 
 def _images(record: dict[str, Any]) -> str:
-    transform = transform_from_json({"size": record["model"]["img_size"], **record["transform"]})
+    transform = transform_of(record)
+    assert transform.size is not None  # for mypy
     return (
-        f"resized to {_pixels(transform.size)} pixels (crop ratio {transform.crop_ratio}, {transform.interpolation}), "
-        f"mean {transform.mean}, std {transform.std}"
+        f"resized to {size_label(transform.size)} pixels (crop ratio {transform.crop_ratio}, "
+        f"{transform.interpolation}), mean {transform.mean}, std {transform.std}"
     )
 
 
@@ -75,9 +75,5 @@ def _training(record: dict[str, Any], training: dict[str, Any]) -> str:
     sizes = training["train_sizes"] or [record["model"]["img_size"]]
     return (
         f"{record.get('epoch', '?')} of {optim['epochs']} epochs, batches of {optim['batch_size']}, {optim['opt']}, "
-        f"lr {optim['lr']}, at {', '.join(map(_pixels, sizes))} pixels, seed {training['seed']}"
+        f"lr {optim['lr']}, at {', '.join(map(size_label, sizes))} pixels, seed {training['seed']}"
     )
-
-
-def _pixels(size: Any) -> str:
-    return "x".join(map(str, size)) if isinstance(size, (list, tuple)) else str(size)

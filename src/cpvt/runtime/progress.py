@@ -5,18 +5,34 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 
 class _Messages(logging.Handler):
-    """Prints the package's log messages above the bars."""
+    """Passes log messages on to a function."""
 
-    def __init__(self, bars: Bars) -> None:
+    def __init__(self, say: Callable[[str], None]) -> None:
         super().__init__(logging.INFO)
-        self.bars = bars
+        self.say = say
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.bars.say(self.format(record))
+        self.say(self.format(record))
+
+
+@contextmanager
+def log_messages(say: Callable[[str], None]) -> Iterator[None]:
+    """Within it the package's log messages are passed to a function."""
+    messages, logger = _Messages(say), logging.getLogger("cpvt")
+    level = logger.level
+    logger.setLevel(logging.INFO)
+    logger.addHandler(messages)
+    try:
+        yield
+    finally:
+        logger.removeHandler(messages)
+        logger.setLevel(level)
 
 
 class Bars:
@@ -37,20 +53,17 @@ class Bars:
             TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[message]}"),
             TimeRemainingColumn(), words[0], TimeElapsedColumn(), words[1],
         )  # fmt: skip
-        self.messages, self.logger = _Messages(self), logging.getLogger("cpvt")
         self.progress = Progress(*columns, console=self.console, disable=not self.in_terminal)
 
     def __enter__(self) -> Bars:
-        self.level = self.logger.level
-        self.logger.setLevel(logging.INFO)
-        self.logger.addHandler(self.messages)
+        self.messages = log_messages(self.say)
+        self.messages.__enter__()
         self.progress.start()
         return self
 
     def __exit__(self, *error: object) -> None:
         self.progress.stop()
-        self.logger.removeHandler(self.messages)
-        self.logger.setLevel(self.level)
+        self.messages.__exit__(None, None, None)
 
     def __call__(self, name: str, done: int, total: int, message: str) -> None:
         finished = done >= total > 0

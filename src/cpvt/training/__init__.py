@@ -48,7 +48,7 @@ def train(
             logger.info(f"'{config.out}' is finished, after {config.optim.epochs} epochs: nothing is left to train")
         return Path(config.out)
     check_here(config)
-    data = data or open_data(config.dataset.data, config.dataset.data_dir, limit=config.dataset.limit)
+    data = data or open_data(config.dataset)
     setup = setup or check(config, data)
     backend = Backend(config)
     torch.manual_seed(config.seed)

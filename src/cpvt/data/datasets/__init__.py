@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from cpvt.config import DataConfig
 from cpvt.data.base import DataSet, DataSource
 from cpvt.data.datasets.digits import DIGITS
 from cpvt.data.datasets.folders import FOLDER
@@ -29,13 +30,17 @@ class UnknownDataError(ValueError):
     """A name that no source of data sets knows, such as a folder that does not exist."""
 
 
-def open_data(data: str, root: str | None = None, mode: str | None = None, limit: int | None = None) -> DataSet:
-    """Open a data set: 'digits', a folder, or a name that timm's dataset factory takes.
+def open_data(
+    data: str | DataConfig, root: str | None = None, mode: str | None = None, limit: int | None = None
+) -> DataSet:
+    """Open a data set: 'digits', a folder, or a name that timm's dataset factory takes; or what options say.
 
     root: folder of the files of a named set. mode: 'RGB' or 'L'; by default grey for digits, RGB for the rest.
     limit: most images of each part, drawn with a fixed seed; the set's name then says so.
     Raises ValueError for an unknown name, listing the known, and for a limit on a streamed set.
     """
+    if isinstance(data, DataConfig):
+        return open_data(data.data, data.data_dir, mode, data.limit)
     source = find_source(data)
     return replace(source.open(data, root, mode or source.mode), name=data).limited(limit)
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cpvt.data.base import DataSet, DataSource, Split, data_set, find_parts
+from cpvt.data.base import DataSet, DataSource, Split, data_set, find_parts, natural_key
 from cpvt.data.datasets.shards import holds_shards, open_shards
 from cpvt.data.decoding import decode, is_hidden
-from cpvt.data.finding import is_image, natural, walk
+from cpvt.data.finding import is_image, walk
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ def _split(images: dict[str, list[Path]], classes: Sequence[str], mode: str) -> 
 def _images_by_class(root: Path) -> dict[str, list[Path]]:
     """Image files by class, both in natural order (class2 before class10)."""
     others: Counter[str] = Counter()
-    inside = sorted((each for each in root.iterdir() if not is_hidden(Path(each.name))), key=natural)
+    inside = sorted((each for each in root.iterdir() if not is_hidden(Path(each.name))), key=natural_key)
     gone = next((each for each in inside if not each.exists()), None)
     if gone is not None:
         raise ValueError(f"'{gone}' is a link to '{gone.readlink()}', which does not exist: fix or remove it")

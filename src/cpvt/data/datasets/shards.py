@@ -106,10 +106,10 @@ def _find(where: str) -> tuple[dict[str, list[Path]], dict[str, str], tuple[str,
         by_word = {word: [root / name for name in split["filenames"]] for word, split in splits.items()}
         keys = tuple({split["alt_label"] for split in splits.values() if split.get("alt_label")}) or KEYS
     else:
-        paths = [path for path in root.rglob("*.tar") if not is_hidden(path.relative_to(root))]
-        paths = paths if root.is_dir() else _expand(where)
+        inside = (path for path in root.rglob("*.tar") if not is_hidden(path.relative_to(root)))
+        paths = inside if root.is_dir() else _expand(where)
         by_word = {}
-        for path in sorted(paths, key=lambda path: natural_key(str(path))):
+        for path in sorted(paths, key=natural_key):
             by_word.setdefault(_word(path, root if root.is_dir() else path.parent.parent), []).append(path)
     words = find_parts([word for word, paths in by_word.items() if paths])
     found = {part: by_word[word] for part, word in words.items()}

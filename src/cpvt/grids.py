@@ -25,6 +25,17 @@ T = TypeVar("T")
 
 Grid = tuple[int, int]  # (h, w): rows, then columns; tokens are in row-major order
 AnyGrid = tuple[int, ...]  # (n,), (h, w) or (t, h, w)
+Scale = tuple[
+    float, float
+]  # along rows and columns: tokens that an object covers, for each that it covered in training
+
+
+class Group(NamedTuple):
+    """A stretch of images of a pack with equal grids and scales; or a batch, counted as one."""
+
+    grid: Grid
+    scale: Scale | None  # None where nothing is said
+    images: int
 
 
 class Layout(NamedTuple):
@@ -33,10 +44,12 @@ class Layout(NamedTuple):
     One grid: tokens are a batch (B, P + N, D), and every image of it has that grid.
     Several, one for each image: tokens are a pack (1, T, D), the images end to end, each after its own prefix and
     images of equal grids side by side.
+    scales: how much larger objects are than in training, for each grid; None where nothing is said.
     """
 
     grids: tuple[Grid, ...]
     prefix_tokens: int = 0
+    scales: tuple[Scale | None, ...] | None = None
 
     @property
     def packed(self) -> bool:
@@ -56,17 +69,18 @@ class Layout(NamedTuple):
         return [self.prefix_tokens + h * w for h, w in self.grids]
 
     @property
-    def groups(self) -> list[tuple[Grid, int]]:
-        """Each stretch of equal grids, and how many images it holds; for a batch its grid, once."""
+    def groups(self) -> list[Group]:
+        """Each stretch of images with equal grids and scales; for a batch its grid, once."""
+        scales = self.scales or [None] * len(self.grids)
         if not self.packed:
-            return [(self.grids[0], 1)]
-        return [(grid, len(list(same))) for grid, same in groupby(self.grids)]
+            return [Group(self.grids[0], scales[0], 1)]
+        return [Group(*alike, len(list(images))) for alike, images in groupby(zip(self.grids, scales))]
 
     def split(self, x: Tensor) -> list[Tensor]:
         """A pack (1, T, ...) as one batch (images, P + N, ...) for each of `groups`, without a copy."""
         groups = self.groups
-        tokens = [count * (self.prefix_tokens + h * w) for (h, w), count in groups]
-        return [part.unflatten(0, (count, -1)) for part, (_, count) in zip(x[0].split(tokens), groups)]
+        tokens = [each.images * (self.prefix_tokens + each.grid[0] * each.grid[1]) for each in groups]
+        return [part.unflatten(0, (each.images, -1)) for part, each in zip(x[0].split(tokens), groups)]
 
 
 def check_tokens(tokens: Tensor, grid: AnyGrid, prefix_tokens: int = 0, width: int | None = None) -> Tensor:
@@ -101,6 +115,11 @@ def check_sides(grid: AnyGrid, prefix_tokens: int = 0) -> None:
         raise ValueError(f"a grid is the number of tokens along each axis, as in grid=(14, 14); got {grid}")
     if prefix_tokens < 0:
         raise ValueError(f"prefix_tokens is the number of tokens before the grid, 0 or more; got {prefix_tokens}")
+
+
+def check_scale(scale: float | Sequence[float], grid: AnyGrid) -> tuple[float, ...]:
+    """The scale along each axis of a grid, from one number or one for each axis. Placeholder."""
+    return tuple(scale) if isinstance(scale, (tuple, list)) else (scale,) * len(grid)
 
 
 def check_width(tokens: Tensor, width: int | None) -> Tensor:

@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
+from cpvt.config.scale import scale_at
 from cpvt.data import Transform
 from cpvt.data.protocols import TABLE, TRAINING, describe, find_protocol, keeps_sizes, options_read
 
@@ -92,15 +93,16 @@ def test_a_test_protocol_describes_itself(name):
 
 @every_protocol
 def test_the_scale_at_the_training_size_is_one(name):
-    assert EVERY[name].scale(32, 32) in (None, (1.0, 1.0))
-    assert EVERY[name].scale((24, 48), (24, 48)) in (None, (1.0, 1.0))
+    rule = EVERY[name].scale_rule
+    assert rule is None or scale_at(rule, (24, 48), (24, 48)) == (1.0, 1.0)
 
 
 def test_objects_grow_under_resize_alone():
-    assert TABLE["resize"].scale((64, 48), 32) == (2.0, 1.5)
-    assert TABLE["resize"].scale((16, 64), 32) == (1.0, 2.0)  # never below one
-    assert TABLE["canvas"].scale((64, 48), 32) == (1.0, 1.0)
-    assert TABLE["native"].scale(64, 32) is None
+    resize, canvas = (TABLE[name].scale_rule for name in ("resize", "canvas"))
+    assert scale_at(resize, (64, 48), (32, 32)) == (2.0, 1.5)
+    assert scale_at(resize, (16, 64), (32, 32)) == (1.0, 2.0)  # never below one
+    assert scale_at(canvas, (64, 48), (32, 32)) == (1.0, 1.0)
+    assert TABLE["native"].scale_rule is None
 
 
 def test_an_unknown_protocol_has_its_name_alone():

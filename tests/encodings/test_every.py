@@ -47,7 +47,7 @@ class SharedState(SinCosEncoding):
 
     cache = {}  # noqa: RUF012
 
-    def table(self, grid, device):
+    def table(self, grid, device, scale=None):
         return self.cache.setdefault(grid[0] * grid[1], super().table(grid, device))
 
 
@@ -66,7 +66,7 @@ class SharedParameter(PEGEncoding):
 class CountInsteadOfGrid(SinCosEncoding):
     """Guesses a square from the number of tokens."""
 
-    def table(self, grid, device):
+    def table(self, grid, device, scale=None):
         count = grid[0] * grid[1]
         side = next(side for side in range(int(count**0.5), 0, -1) if count % side == 0)
         return super().table((side, count // side), device)
@@ -75,7 +75,7 @@ class CountInsteadOfGrid(SinCosEncoding):
 class RowsForBothAxes(SinCosEncoding):
     """Encodes the row where the column belongs."""
 
-    def table(self, grid, device):
+    def table(self, grid, device, scale=None):
         rows = super().table(grid, device)[:, :8]
         return torch.cat([rows, rows], dim=1)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,6 +17,7 @@ from cpvt.adapters.errors import UnsupportedError, UnsupportedSizeError
 from cpvt.adapters.token_maps import as_map, find_tokens
 from cpvt.adapters.weights import says
 from cpvt.config import Size, sides
+from cpvt.config.scale import ScaleRule, parse_scale
 from cpvt.data import Transform
 
 # parameters that hold positions, by the names that libraries give them
@@ -41,6 +43,7 @@ class ModelAdapter:
     class_names: tuple[str, ...] | None = None  # None: only their number is known
     patch_size: int | None = None  # pixels; None: unknown
     resize_method: str = "as it is"  # how it takes images of sizes that it was not built for
+    scale: ScaleRule | None = None  # what every call is told of the scale of objects; None: the model's own rule
     other_sizes: tuple[Size, ...] = ()  # besides train_size: an error at one size that none of these gives is a refusal
 
     @classmethod
@@ -59,6 +62,39 @@ class ModelAdapter:
         """The dtype of the model's weights, in which it takes images."""
         parameters = self.model.parameters() if isinstance(self.model, nn.Module) else iter(())
         return next((each.dtype for each in parameters if each.is_floating_point()), torch.float32)
+
+    @property
+    def takes_scale(self) -> bool:
+        """Whether the model can be told the scale of objects: our own models, and others with PEGs in them."""
+        return hasattr(self.model, "scale_grid")
+
+    def told(self, scale: ScaleRule | None) -> ModelAdapter:
+        """This adapter with a rule for the scale of objects; None: the model's own rule.
+
+        Raises ValueError for a rule that does not exist, and for a model that cannot be told.
+        """
+        if scale is None:
+            return replace(self, scale=None)
+        if not self.takes_scale:
+            raise ValueError(
+                f"'{self.name}' has no PEG, so it cannot be told a scale ({scale}); leave scale (--scale) out, or add "
+                "PEGs by cpvt.retrofit"
+            )
+        return replace(self, scale=parse_scale(scale))
+
+    @contextmanager
+    def inference(self) -> Iterator[None]:
+        """Inference mode, with the model told the scale."""
+        model: Any = self.model
+        before = model.scale if self.scale is not None else None
+        if self.scale is not None:
+            model.scale = self.scale
+        try:
+            with torch.inference_mode():
+                yield
+        finally:
+            if self.scale is not None:
+                model.scale = before
 
     @property
     def parameters(self) -> int:
@@ -145,7 +181,7 @@ class ModelAdapter:
             raise UnsupportedSizeError(says(error)) from error
 
     def _run(self, images: Tensor, method: str, **options: Any) -> Any:
-        with torch.inference_mode():
+        with self.inference():
             return getattr(self.model, method)(images.to(self.dtype), **options)
 
     def _runs_elsewhere(self, images: Tensor, method: str, **options: Any) -> bool:

@@ -11,8 +11,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from cpvt.adapters.base import ModelAdapter
+from cpvt.adapters.base import ModelAdapter, sides_of
+from cpvt.adapters.scale import rule_under, surest_logits
 from cpvt.config import MAX_IMAGE_PIXELS, TOKEN_BUDGET, Size, sides
+from cpvt.config.scale import ScaleRule, scale_at, scale_label
 from cpvt.data import BadImageError, check_usable, decode, pixel_limit, with_hint
 from cpvt.data.decoding import undecodable, upright
 from cpvt.data.protocols import TABLE, Protocol, find_protocol
@@ -27,6 +29,7 @@ class Prediction(NamedTuple):
     original_size: tuple[int, int]  # width and height of the image, pixels
     classes: tuple[tuple[str, float], ...]  # name and probability, best first
     error: str | None = None  # why the image was skipped, if it was
+    scale: tuple[float, float] | None = None  # of objects, along rows and columns, where the model was told one
 
     @property
     def label(self) -> str:
@@ -39,7 +42,8 @@ class Prediction(NamedTuple):
             return f"{self.image}: skipped, {self.error}"
         classes = "  ".join(f"{name} {probability:.1%}" for name, probability in self.classes)
         (width, height), (input_width, input_height) = self.original_size, self.size
-        return f"{self.image}  {width}x{height} read at {input_width}x{input_height}  {classes}"
+        told = f" at scale {scale_label(self.scale)}" if self.scale is not None and max(self.scale) > 1 else ""
+        return f"{self.image}  {width}x{height} read at {input_width}x{input_height}{told}  {classes}"
 
 
 def preprocessing_of(adapter: ModelAdapter, protocol: str = "resize", size: Size | None = None) -> Protocol:
@@ -71,31 +75,47 @@ def classify(
     preprocessing: Protocol,
     *,
     top: int = 5,
+    scale: Any = "protocol",
     token_budget: int = TOKEN_BUDGET,
     on_bad_image: str = "error",
     max_image_pixels: int = MAX_IMAGE_PIXELS,
 ) -> Iterator[Prediction]:
     """Yield the prediction of each image, a path, a PIL image or an array of 0 to 255, (H, W) or (H, W, 3).
 
-    A forward pass holds up to `token_budget` patches; each image gets the answer that it gets alone. Raises
-    BadImageError for an image that cannot be used; with `on_bad_image="skip"` its prediction says why instead.
+    A forward pass holds up to `token_budget` patches; each image gets the answer that it gets alone. scale: what the
+    model is told of the scale of objects, 'protocol' (what is true under the preprocessing), 'auto' (for each image
+    what makes the model surest), or what `cpvt.config.scale.parse_scale` reads. Raises BadImageError for an image that cannot be used; with `on_bad_image="skip"` its prediction says why instead.
     """
     patch_size = adapter.patch_size or 1
+    rule = rule_under(preprocessing.scale_rule, scale, adapter)
+    adapter = adapter if rule in (None, "auto") else adapter.told(rule)
     ready = adapter.at_size(preprocessing.sides) if preprocessing.stacks else adapter
     read = (_read(number, image, preprocessing, patch_size, max_image_pixels) for number, image in enumerate(images))
     for pack in within_budget(read, lambda each: patch_count(each.size[::-1], patch_size), token_budget):
         tensors = [each.tensor.to(adapter.device) for each in pack if each.tensor is not None]
-        logits: list[Tensor] = []
-        if tensors:
-            logits = list(ready.logits(torch.stack(tensors)) if preprocessing.stacks else ready.logits_of_list(tensors))
+        answers = _answers(ready, tensors, rule, preprocessing.stacks) if tensors else iter(())
         for each in pack:
             if each.tensor is not None:
-                best = _best(logits.pop(0), adapter.class_names, top)
-                yield Prediction(each.name, each.size, each.original_size, best)
+                logits, told = next(answers)
+                best = _best(logits, adapter.class_names, top)
+                yield Prediction(each.name, each.size, each.original_size, best, scale=told)
             elif on_bad_image == "skip":
                 yield Prediction(each.name, each.size, each.original_size, (), str(each.error))
             else:
                 raise with_hint(str(each.error))
+
+
+def _answers(
+    ready: ModelAdapter, images: list[Tensor], rule: ScaleRule | None, stack: bool
+) -> Iterator[tuple[Tensor, tuple[float, float] | None]]:
+    """The logits of each image, and the scale that the model was told, where it was."""
+    if rule == "auto":
+        for batch in [torch.stack(images)] if stack else [image[None] for image in images]:
+            yield from zip(*surest_logits(ready, batch))
+        return
+    known = None if rule is None or ready.train_size is None else sides(ready.train_size)
+    scales = [None if known is None else scale_at(rule, sides_of(image[None]), known) for image in images]  # type: ignore[arg-type]
+    yield from zip(ready.logits(torch.stack(images)) if stack else ready.logits_of_list(images), scales)
 
 
 class _Read(NamedTuple):

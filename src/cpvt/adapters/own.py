@@ -23,18 +23,18 @@ class OwnAdapter(ModelAdapter):
         return {"train_size": model.config.img_size, "patch_size": model.config.patch_size}
 
     def logits_of_list(self, images: list[Tensor]) -> Tensor:
-        with torch.inference_mode():
+        with self.inference():
             return widen(self.model([image.to(self.dtype) for image in images]))
 
     def token_maps(self, images: Tensor) -> dict[int, Tensor]:
-        with torch.inference_mode():
+        with self.inference():
             first, layout, _ = self.model.embed(images.to(self.dtype))
             later = self.model.forward_intermediates(images.to(self.dtype), intermediates_only=True)
         maps = [first[:, layout.prefix_tokens :].unflatten(1, layout.grid)]
         return dict(enumerate([*maps, *(each.permute(0, 2, 3, 1) for each in later)]))
 
     def attention(self, images: Tensor, block: int) -> Tensor:
-        with torch.inference_mode():
+        with self.inference():
             return self.model.attention_map(images.to(self.dtype), block)
 
     def untrained(self, seed: int = 0) -> ModelAdapter:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 from urllib.error import URLError
 
-import torch
 from torch import Tensor, nn
 
 from cpvt.adapters.base import ModelAdapter, sides_of
@@ -58,7 +57,7 @@ class TorchvisionAdapter(ModelAdapter):
             self._call(images)
         finally:
             handle.remove()
-        with torch.inference_mode():
+        with self.inference():
             weights: Tensor = attention(received[0], received[0], received[0], average_attn_weights=False)[1]
         return weights[:, :, 1:, 1:]  # the class token stands first
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from cpvt.config.base import MAX_IMAGE_PIXELS, TOKEN_BUDGET, Options, Ranges, Size
+from cpvt.config.scale import parse_telling
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,10 @@ class SweepConfig(Options):
     grows) and native (whole images in their own proportions; a size is the longest side allowed)."""
     sizes: tuple[Size, ...] = ()
     """Sides in pixels, or HEIGHTxWIDTH; by default half to three times the training size."""
+    scale: str = "protocol"
+    """What the model is told of the scale of objects, how much larger they are than in training: protocol (what is true
+    under each protocol), pixels (1), fit (size / training size), auto (what makes the model surest on 64 images), paper
+    (nothing), or a number such as 2.0."""
     data: str | None = None
     """Data set with the model's classes; by default the run's own. External models need one."""
     data_dir: str | None = None
@@ -52,6 +57,10 @@ class SweepConfig(Options):
     RANGES: ClassVar[Ranges] = {
         "1 or more": ("img_size", "limit", "longest_side", "max_image_pixels", "batch_size", "token_budget")
     }
+
+    def check(self) -> None:
+        super().check()
+        parse_telling(self.scale)
 
 
 @dataclass(frozen=True)
@@ -103,6 +112,9 @@ class PredictConfig(Options):
     protocol: str = "resize"
     """resize (as tested), canvas, or native: whole images at their own size, --size being the longest side allowed (by
     default four times the training size)."""
+    scale: str = "protocol"
+    """What the model is told of the scale of objects, how much larger they are than in training: protocol (what is true
+    under the protocol), pixels, fit, auto (for each image what makes the model surest), or a number such as 2.0."""
     crop_pct: float | None = None
     """By default as in the tests of the model; `interpolation` likewise."""
     interpolation: str | None = None
@@ -124,6 +136,10 @@ class PredictConfig(Options):
         "1 or more": ("top", "limit", "max_image_pixels", "token_budget"),
         "above 0 and at most 1": ("crop_pct",),
     }
+
+    def check(self) -> None:
+        super().check()
+        parse_telling(self.scale)
 
 
 @dataclass(frozen=True)

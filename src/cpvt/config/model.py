@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cpvt.config.base import Size
+from cpvt.config.scale import ScaleRule
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,13 @@ class ModelConfig:
     drop_path_rate: float = 0.0
     weight_init: str = "deit"
     """Initialisation of linear layers: 'deit' (truncated normal, 0.02) or 'xavier' (learns sooner in narrow models)."""
+    scale: ScaleRule = "fit"
+    """How much larger objects are than in training, where a call does not say: 'fit' (the image shows what training
+    images showed), 'pixels' (objects have the pixels they had in training), 'fit*0.9', a number, or rows x columns."""
+    attn_temperature: bool = True
+    """Multiply attention logits by max(1, ln(N / (s_h s_w)) / ln N0), for N tokens at scale s, N0 in training."""
+    scale_grid: tuple[int, int] | None = None
+    """Rows and columns of tokens at which the scale is 1; by default those of img_size."""
 
     @property
     def has_class_token(self) -> bool:

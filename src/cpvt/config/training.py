@@ -9,6 +9,7 @@ from cpvt.config.base import Options, Ranges, Size, importable_encoding
 from cpvt.config.data import DataConfig
 from cpvt.config.optimisation import OptimConfig
 from cpvt.config.runtime import RuntimeConfig
+from cpvt.config.scale import parse_scale, parse_telling
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,10 @@ class TrainConfig(Options):
     train_sizes: tuple[Size, ...] = ()
     """Sizes to train at: each step draws one, and its batch size keeps the number of tokens about constant. By default
     only the training size."""
+    scale: str | None = None
+    """What the model is told of the scale of objects where a call does not say, in training as later: fit (the image
+    shows what images of the training size show), pixels (objects keep their pixels) or paper (nothing); by default
+    pixels where training images are crops at their own scale, else the model's, fit."""
     teacher: str | None = None
     """Teacher for hard distillation: a run's folder, or timm:NAME, hf:PATH_OR_NAME, torchvision:NAME."""
     teacher_checkpoint: str | None = None
@@ -81,6 +86,8 @@ class TrainConfig(Options):
         super().check()
         if self.keep_best and not self.test_every:
             raise ValueError("keep_best chooses among the epochs that are tested: set test_every too, such as 1")
+        if self.scale is not None:
+            parse_scale(self.scale)
         if self.encoding is not None:
             object.__setattr__(self, "encoding", importable_encoding(self.encoding))
 
@@ -122,6 +129,9 @@ class CompareConfig(Options):
     pool: tuple[str, ...] = ()
     """cls, gap or both, for every encoding; by default cls for all and also gap for peg."""
     protocols: tuple[str, ...] = ("canvas", "resize")
+    scale: tuple[str, ...] = ("protocol",)
+    """What models are told of the scale of objects in tests: protocol (what is true under each), pixels, fit, auto, paper
+    (nothing), or a number; several are tested each."""
     seeds: tuple[int, ...] = (0,)
     sizes: tuple[Size, ...] = ()
     """Test sizes of every protocol, pixels or HEIGHTxWIDTH; --canvas-sizes and --resize-sizes take precedence."""
@@ -147,4 +157,6 @@ class CompareConfig(Options):
 
     def check(self) -> None:
         super().check()
+        for rule in self.scale:
+            parse_telling(rule)
         object.__setattr__(self, "encodings", tuple(map(importable_encoding, self.encodings)))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+import inspect
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from cpvt.grids import Grid, Layout, check_pack, check_tokens
+from cpvt.grids import Grid, Layout, Scale, check_pack, check_tokens
 
 
 class ModelShape(NamedTuple):
@@ -35,6 +36,8 @@ class PositionalEncoding(nn.Module):
 
     at: the depths at which `tokens` is called: 0 = on the patch embeddings, d = after block d.
     Hooks never see prefix tokens. The paper's position "0" of a PEG is `at=(1,)` here, its "-1" is `at=(0,)`.
+    scale, in hooks: how many tokens an object covers along rows and columns, for each that it covered in training;
+    None: nothing is said. A hook of one's own that has no such parameter is called without it.
     symmetries: what is declared is measured by `cpvt.testing.check_encoding`, and so is what is not.
     Besides the hooks there are a few methods for models that change after they are built. Most encodings need none.
     """
@@ -44,18 +47,29 @@ class PositionalEncoding(nn.Module):
     """Width of the tokens that it was built for, where other widths are to be refused."""
     symmetries: frozenset[str] = frozenset()
     """Which of SYMMETRIES the encoding has: moving the tokens so only moves the outputs likewise."""
+    scaled_hooks: ClassVar[frozenset[str]] = frozenset()
+    """The hooks that take a scale."""
 
-    def tokens(self, x: Tensor, grid: Grid, depth: int) -> Tensor:
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        hooks = {name: inspect.signature(getattr(cls, name)).parameters for name in ("tokens", "rotation", "bias")}
+        cls.scaled_hooks = frozenset(name for name, parameters in hooks.items() if "scale" in parameters)
+
+    def tokens(self, x: Tensor, grid: Grid, depth: int, scale: Scale | None = None) -> Tensor:
         """Return the tokens (B, N, D) with positions in them; may look at the content."""
         return x
 
-    def rotation(self, grid: Grid, device: torch.device) -> tuple[Tensor, Tensor] | None:
+    def rotation(self, grid: Grid, device: torch.device, scale: Scale | None = None) -> tuple[Tensor, Tensor] | None:
         """Cosine and sine, (N, d) each in float32, by which queries and keys are turned; once per forward."""
         return None
 
-    def bias(self, grid: Grid, depth: int) -> Tensor | None:
+    def bias(self, grid: Grid, depth: int, scale: Scale | None = None) -> Tensor | None:
         """What is added to the attention logits of block `depth`, counted from 1, (heads, N, N); once per block."""
         return None
+
+    def call_hook(self, name: str, *arguments: Any, scale: Scale | None) -> Any:
+        """What a hook returns, told the scale if it takes one."""
+        return getattr(self, name)(*arguments, *([scale] if name in self.scaled_hooks else []))
 
     def forward(self, x: Tensor, layout: Layout, depth: int) -> Tensor:
         """Apply `tokens` at this depth to the patches of a batch (B, P + N, D), or of each image of a pack (1, T, D).
@@ -65,17 +79,17 @@ class PositionalEncoding(nn.Module):
         """
         if depth not in self.at:
             return x
+        prefix_tokens = layout.prefix_tokens
         if layout.packed:
-            check_pack(x, layout.grids, layout.prefix_tokens, self.dim)
+            check_pack(x, layout.grids, prefix_tokens, self.dim)
             batches = zip(layout.groups, layout.split(x))
-            parts = [self(part, Layout((grid,), layout.prefix_tokens), depth) for (grid, _), part in batches]
+            parts = [self(part, Layout((each.grid,), prefix_tokens, (each.scale,)), depth) for each, part in batches]
             return torch.cat([part.flatten(0, 1) for part in parts])[None]
-        x = check_tokens(x, layout.grid, layout.prefix_tokens, self.dim)
-        if layout.prefix_tokens == 0:
-            return self.tokens(x, layout.grid, depth)
-        h, w = layout.grid
-        prefix, patches = x.split([layout.prefix_tokens, h * w], dim=1)
-        return torch.cat([prefix, self.tokens(patches, layout.grid, depth)], dim=1)
+        x = check_tokens(x, layout.grid, prefix_tokens, self.dim)
+        (h, w), scale, _ = layout.groups[0]
+        prefix, patches = x.split([prefix_tokens, h * w], dim=1) if prefix_tokens else (None, x)
+        patches = self.call_hook("tokens", patches, (h, w), depth, scale=scale)
+        return patches if prefix is None else torch.cat([prefix, patches], dim=1)
 
     def layers(self) -> dict[str, int]:
         """Map names to depths, of each submodule that `tokens` calls at one depth and each parameter of one block.
@@ -102,28 +116,40 @@ class PositionalEncoding(nn.Module):
         return {}
 
 
-def scaled_coordinates(length: int, training_length: int, device: torch.device) -> Tensor:
-    """Places of `length` tokens on an axis that had `training_length` in training, (length,) float32.
+def spread_coordinates(length: int, training_length: int, device: torch.device, scale: float) -> Tensor:
+    """Places of `length` tokens spread over the training axis, as resizing a table spreads them, (length,) float32.
 
-    Token centres are spread over the training axis as interpolating a table spreads them:
-    (i + 0.5) * training_length / length - 0.5. At the training length these are 0, 1, 2, ...
+    (i + 0.5) * training_length / length - 0.5: at the training length these are 0, 1, 2, ...
     """
     places = torch.arange(length, device=device, dtype=torch.float32)
     return (places + 0.5) * (training_length / length) - 0.5
 
 
-def raw_coordinates(length: int, training_length: int, device: torch.device) -> Tensor:
+def raw_coordinates(length: int, training_length: int, device: torch.device, scale: float) -> Tensor:
     """Places 0, 1, 2, ... whatever the training length was; longer axes reach places never trained."""
     return torch.arange(length, device=device, dtype=torch.float32)
 
 
-COORDINATES = {"scaled": scaled_coordinates, "raw": raw_coordinates}
+def object_coordinates(length: int, training_length: int, device: torch.device, scale: float) -> Tensor:
+    """Places in tokens of the training size: (i + 0.5) / scale - 0.5, which at scale 1 is 0, 1, 2, ..."""
+    places = torch.arange(length, device=device, dtype=torch.float32)
+    return (places + 0.5) / scale - 0.5
 
 
-def check_coordinates(name: str) -> None:
-    """Raise ValueError unless `name` is a known rule for coordinates."""
-    if name not in COORDINATES:
-        raise ValueError(f"coordinates must be one of {', '.join(COORDINATES)}; got '{name}'")
+COORDINATES = {"auto": object_coordinates, "scaled": spread_coordinates, "raw": raw_coordinates}
+
+
+def find_coordinates(rule: str, grid: Grid, other_grid: Grid | None = None) -> Coordinates:
+    """The rule for coordinates on a training grid, or on `other_grid`; ValueError unless it is one of COORDINATES.
+
+    Only 'scaled' reads the grid, so one that is given asks for it: encodings were saved so before there was 'auto'.
+    """
+    if rule not in COORDINATES:
+        raise ValueError(f"coordinates must be one of {', '.join(COORDINATES)}; got '{rule}'")
+    check_grid(other_grid)
+    if rule == "auto" and other_grid is not None:
+        rule = "scaled"
+    return Coordinates(rule, other_grid or grid)
 
 
 def check_grid(grid: Grid | None) -> None:
@@ -133,18 +159,28 @@ def check_grid(grid: Grid | None) -> None:
         raise ValueError(f"grid must be rows and columns, 1 or more each, as in grid=(14, 14); got {grid}")
 
 
-def grid_coordinates(grid: Grid, training_grid: Grid, rule: str, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Row and column of every token of the grid, (N,) each, by one of the rules in COORDINATES."""
-    h, w = grid
-    rows = COORDINATES[rule](h, training_grid[0], device)
-    columns = COORDINATES[rule](w, training_grid[1], device)
-    return rows[:, None].expand(h, w).reshape(-1), columns[None, :].expand(h, w).reshape(-1)
+class Coordinates(NamedTuple):
+    """Where the tokens of any grid stand on the grid of training, by one of the rules in COORDINATES."""
 
+    rule: str
+    training_grid: Grid
 
-def grid_angles(
-    grid: Grid, training_grid: Grid, rule: str, base: float, count: int, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Row and column of every token times each frequency base^(-i / count), (N, count) float32 each."""
-    rows, columns = grid_coordinates(grid, training_grid, rule, device)
-    frequency = base ** -(torch.arange(count, device=device, dtype=torch.float32) / count)
-    return rows[:, None] * frequency, columns[:, None] * frequency
+    def options(self) -> dict[str, Any]:
+        """The options by which a model of another training grid has these coordinates."""
+        return {"grid": self.training_grid} if self.rule == "scaled" else {}
+
+    def axes(self, grid: Grid, device: torch.device, scale: Scale | None) -> tuple[Tensor, Tensor]:
+        """Places of the rows, (h,), and of the columns, (w,), float32."""
+        place = COORDINATES["scaled" if self.rule == "auto" and scale is None else self.rule]
+        (h, w), (before_h, before_w), (down, across) = grid, self.training_grid, scale or (1.0, 1.0)
+        return place(h, before_h, device, down), place(w, before_w, device, across)
+
+    def angles(
+        self, grid: Grid, device: torch.device, scale: Scale | None, base: float, count: int
+    ) -> tuple[Tensor, Tensor]:
+        """Row and column of every token times each frequency base^(-i / count), (N, count) float32 each."""
+        rows, columns = self.axes(grid, device, scale)
+        frequency = base ** -(torch.arange(count, device=device, dtype=torch.float32) / count)
+        h, w = grid
+        rows, columns = rows[:, None].expand(h, w).reshape(-1), columns[None, :].expand(h, w).reshape(-1)
+        return rows[:, None] * frequency, columns[:, None] * frequency

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from cpvt.encodings.base import PositionalEncoding
-from cpvt.grids import Grid, Layout
+from cpvt.grids import Grid, Layout, Scale
 
 
 class SumEncoding(PositionalEncoding):
@@ -27,18 +27,19 @@ class SumEncoding(PositionalEncoding):
             x = part(x, layout, depth)
         return x
 
-    def tokens(self, x: Tensor, grid: Grid, depth: int) -> Tensor:
-        return self(x, Layout((grid,)), depth)
+    def tokens(self, x: Tensor, grid: Grid, depth: int, scale: Scale | None = None) -> Tensor:
+        return self(x, Layout((grid,), 0, (scale,)), depth)
 
-    def rotation(self, grid: Grid, device: torch.device) -> tuple[Tensor, Tensor] | None:
+    def rotation(self, grid: Grid, device: torch.device, scale: Scale | None = None) -> tuple[Tensor, Tensor] | None:
         for part in self.encodings():
-            rotation = part.rotation(grid, device)
+            rotation: tuple[Tensor, Tensor] | None = part.call_hook("rotation", grid, device, scale=scale)
             if rotation is not None:
                 return rotation
         return None
 
-    def bias(self, grid: Grid, depth: int) -> Tensor | None:
-        biases = [bias for bias in (part.bias(grid, depth) for part in self.encodings()) if bias is not None]
+    def bias(self, grid: Grid, depth: int, scale: Scale | None = None) -> Tensor | None:
+        given = (part.call_hook("bias", grid, depth, scale=scale) for part in self.encodings())
+        biases: list[Tensor] = [bias for bias in given if bias is not None]
         return sum(biases[1:], start=biases[0]) if biases else None
 
     def layers(self) -> dict[str, int]:

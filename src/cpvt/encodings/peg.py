@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from cpvt import ops
 from cpvt.encodings.base import ModelShape, PositionalEncoding
-from cpvt.grids import AnyGrid, Grid, Layout, check_pack
+from cpvt.grids import AnyGrid, Grid, Layout, Scale, check_pack
 
 LAYOUTS = ("NLC", "NHWC", "NCHW")
 
@@ -229,16 +229,17 @@ class PEGEncoding(PositionalEncoding):
         )
         self.requires_grad_(not frozen)
 
-    def tokens(self, x: Tensor, grid: Grid, depth: int) -> Tensor:
-        return self.peg[str(depth)](x, grid)
+    def tokens(self, x: Tensor, grid: Grid, depth: int, scale: Scale | None = None) -> Tensor:
+        return self.peg[str(depth)](x, grid, 0, _at_least_one(scale))
 
     def forward(self, x: Tensor, layout: Layout, depth: int) -> Tensor:
         if depth not in self.at:
             return x
         layer: PEG = self.peg[str(depth)]  # type: ignore[assignment]
+        scales = None if layout.scales is None else [_at_least_one(scale) for scale in layout.scales]
         if layout.packed:
-            return layer.forward_packed(x, layout.grids, layout.prefix_tokens)
-        return layer(x, layout.grid, layout.prefix_tokens)
+            return layer.forward_packed(x, layout.grids, layout.prefix_tokens, scales)
+        return layer(x, layout.grid, layout.prefix_tokens, *(scales or []))
 
     def layers(self) -> dict[str, int]:
         return {f"peg.{depth}": depth for depth in self.at}
@@ -248,6 +249,13 @@ class PEGEncoding(PositionalEncoding):
             del self.peg[str(late)]
         self.at = tuple(each for each in self.at if each <= depth)
         return {"at": self.at}
+
+
+def _at_least_one(scale: Scale | None) -> Scale | int:
+    """The scale that PEG is told where objects are smaller than in training: 1, as nothing stands between tokens."""
+    if scale is None:
+        return 1
+    return torch.sym_max(1.0, scale[0]), torch.sym_max(1.0, scale[1])  # no branch on a symbolic size
 
 
 def five_pegs(

@@ -12,6 +12,7 @@ from typing import Any
 
 from cpvt.adapters.classify import Prediction, classify, preprocessing_of
 from cpvt.config import PredictConfig, ProgressCallback, ignore_progress, options_from, takes_options
+from cpvt.config.scale import scale_label
 from cpvt.data import check_on_bad_image
 from cpvt.data.finding import find_images, is_plain
 from cpvt.data.protocols import TABLE
@@ -55,7 +56,7 @@ def _predict(
     adapter = replace(checkpoint.adapter, transform=replace(checkpoint.transform, **known))
     found = classify(
         adapter, images, preprocessing_of(adapter, config.protocol, config.size),
-        top=config.top, token_budget=config.token_budget, on_bad_image=config.on_bad_image,
+        top=config.top, scale=config.scale, token_budget=config.token_budget, on_bad_image=config.on_bad_image,
         max_image_pixels=config.max_image_pixels,
     )  # fmt: skip
     for done, prediction in enumerate(found, start=1):
@@ -83,11 +84,13 @@ def as_table(predictions: Sequence[Prediction], top: int) -> str:
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     ranks = [f"{what}_{rank + 1}" for rank in range(top) for what in ("class", "probability")]
-    table.writerow(["image", "width", "height", "input_width", "input_height", *ranks, "error"])
+    sizes = ["width", "height", "input_width", "input_height", "scale"]
+    table.writerow(["image", *sizes, *ranks, "error"])
     for each in predictions:
         found = [value for pair in each.classes for value in pair]
         found += [""] * (2 * top - len(found))
-        table.writerow([each.image, *each.original_size, *each.size, *found, each.error or ""])
+        scale = "" if each.scale is None else scale_label(each.scale)
+        table.writerow([each.image, *each.original_size, *each.size, scale, *found, each.error or ""])
     return text.getvalue()
 
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from cpvt.adapters import ModelAdapter, UnsupportedSizeError, is_external
 from cpvt.adapters.retrofit import describe_retrofit
+from cpvt.adapters.scale import candidate_scales, least_uncertain, rule_under, total_entropy
 from cpvt.config import (
     POOLS,
     ModelConfig,
@@ -23,13 +24,16 @@ from cpvt.config import (
     takes_options,
 )
 from cpvt.config.base import some_names
+from cpvt.config.scale import scale_at
 from cpvt.data import Batch, DataSet, Transform, open_data
 from cpvt.data.datasets import UnknownDataError
 from cpvt.data.protocols import TABLE, check_protocols, find_protocol
 from cpvt.evaluation.accuracy import Score, count_test, load_test, measure
 from cpvt.results.checkpoints import Checkpoint, as_adapter, is_run, load
 from cpvt.results.rows import Row, pack_hits
+from cpvt.runtime import distributed
 
+AUTO_IMAGES = 64  # of a test, from which 'auto' estimates the scale
 POOL_NAMES = {timm_name: name for name, timm_name in POOLS.items()}
 
 
@@ -96,9 +100,14 @@ def _sweep(config: SweepConfig, on_progress: ProgressCallback) -> Iterator[Row]:
             token_budget=config.token_budget, on_bad_image=config.on_bad_image, workers=config.workers,
             max_image_pixels=config.max_image_pixels,
         )  # fmt: skip
-        ready, score = _measure_at(adapter, size, protocol, batches, data, on_progress)
+        rule = rule_under(TABLE[protocol].scale_rule, config.scale, adapter)
+        if rule == "auto":
+            rule, batches = _estimate(adapter, size, batches)
+        ready, score = _measure_at(
+            adapter if rule is None else adapter.told(rule), size, protocol, batches, data, on_progress
+        )
         row = _row(identity, ready, data, protocol, size, transform, score)
-        yield replace(row, weights=str(config.checkpoint or ""))
+        yield replace(row, weights=str(config.checkpoint or ""), scale_rule="" if rule is None else str(config.scale))
 
 
 def _check_protocols(config: SweepConfig) -> None:
@@ -160,6 +169,21 @@ def _transform_of(adapter: ModelAdapter, data: DataSet, largest: int) -> Transfo
     return replace(transform, longest_side=4 * (max(sides(adapter.train_size)) if adapter.train_size else largest))
 
 
+def _estimate(adapter: ModelAdapter, size: Size, batches: Iterator[Batch]) -> tuple[Any, Iterator[Batch]]:
+    """The scale that the first images of a test are surest at, of all processes together; and all batches again."""
+    first: list[Batch] = []
+    while sum(len(batch.labels) for batch in first) < AUTO_IMAGES and (batch := next(batches, None)) is not None:
+        first.append(batch)
+    images: Any = [batch.images_on(adapter.device) for batch in first if len(batch.labels)]
+    if any(isinstance(each, list) for each in images):
+        raise ValueError("'auto' estimates one scale for images of one size; under native pass fit, pixels or a number")
+    scales = candidate_scales(adapter, sides(size))
+    entropies = distributed.all_reduce_sum(
+        total_entropy(adapter.at_size(sides(size)), images, scales).to(adapter.device)
+    )
+    return least_uncertain(scales, entropies), itertools.chain(first, batches)
+
+
 def _measure_at(
     adapter: ModelAdapter,
     size: Size,
@@ -176,6 +200,13 @@ def _measure_at(
     except UnsupportedSizeError as refusal:
         on_progress(f"{protocol} {size}", count, count, "refused")
         return ready, Score(refused=str(refusal))
+
+
+def _scale_of(adapter: ModelAdapter, protocol: str, size: Size) -> tuple[float, float] | None:
+    """The scale that a model was told at a size; None where it was told none, or where images differ in size."""
+    if adapter.scale is None or adapter.train_size is None or TABLE[protocol].size_is_limit:
+        return None
+    return scale_at(adapter.scale, sides(size), sides(adapter.train_size))
 
 
 def check_sizes(wanted: Sequence[Size], patch_size: int) -> None:
@@ -230,6 +261,7 @@ def _row(
         parameters=adapter.parameters,
         data=data.name,
         train_size=adapter.train_size,
+        scale=_scale_of(adapter, protocol, size),
         crop_ratio=transform.crop_ratio,
         interpolation=transform.interpolation,
         longest_side=transform.longest_side,

@@ -34,7 +34,7 @@ from cpvt.training.journal import describe_data, describe_images
 logger = logging.getLogger(__name__)
 QUICK_EPOCHS = 12
 GROWS = (  # options that may change when a comparison resumes
-    "out", "encodings", "pool", "protocols", "seeds", "sizes", "canvas_sizes", "resize_sizes", "parallel", "cluster",
+    "out", "encodings", "pool", "protocols", "scale", "seeds", "sizes", "canvas_sizes", "resize_sizes", "parallel", "cluster",
     "device", "workers",
 )  # fmt: skip
 MAX_PARALLEL = 8
@@ -45,7 +45,7 @@ class _Task:
     """One training, and the tests that follow it."""
 
     training: TrainConfig
-    tests: tuple[tuple[str, Any], ...]  # (protocol, size)
+    tests: tuple[tuple[str, Any, str], ...]  # (protocol, size, what the model is told of the scale)
     setup: TrainingSetup | None = None  # set once the training is checked
 
     @property
@@ -148,7 +148,7 @@ def _sizes(config: CompareConfig, protocol: str, quick: bool) -> tuple[Size, ...
 
 def _tasks(config: CompareConfig, quick: bool) -> list[_Task]:
     """Every training. Seeds are outermost, so an interrupted comparison is a complete one with fewer seeds."""
-    for name in ("seeds", "protocols"):
+    for name in ("seeds", "protocols", "scale"):
         if not getattr(config, name):
             raise ValueError(f"{name} must name at least one")
     heads = [(encoding, pool) for pool in config.pool or ("cls",) for encoding in config.encodings]
@@ -167,11 +167,16 @@ def _tasks(config: CompareConfig, quick: bool) -> list[_Task]:
     return tasks
 
 
-def _tests(config: CompareConfig, quick: bool) -> tuple[tuple[str, Size], ...]:
-    """Every (protocol, size) that each model is tested at."""
+def _tests(config: CompareConfig, quick: bool) -> tuple[tuple[str, Size, str], ...]:
+    """Every (protocol, size, scale) that each model is tested at."""
     check_protocols(config.protocols, to_compare=True)
-    tests = [(name, size) for name in config.protocols for size in _sizes(config, name, quick)]
-    check_sizes([size for _, size in tests], model_config(config.model).patch_size)
+    tests = [
+        (name, size, scale)
+        for scale in config.scale
+        for name in config.protocols
+        for size in _sizes(config, name, quick)
+    ]
+    check_sizes([size for _, size, _ in tests], model_config(config.model).patch_size)
     return tuple(dict.fromkeys(tests))
 
 
@@ -223,10 +228,10 @@ def _run(task: _Task, data: DataSet, on_progress: ProgressCallback, keep: Callab
 
     folder = train(task.training, on_task_progress, data, task.setup)
     checkpoint = load(folder, task.training.device)
-    for protocol, size in task.tests:
+    for protocol, size, scale in task.tests:
         source = task.training.dataset
         rows = sweep(
-            checkpoint, data, [size], protocols=(protocol,), crop_pct=source.crop_pct,
+            checkpoint, data, [size], protocols=(protocol,), scale=scale, crop_pct=source.crop_pct,
             on_bad_image=source.on_bad_image, max_image_pixels=source.max_image_pixels, on_progress=on_task_progress,
         )  # fmt: skip
         for row in rows:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from copy import copy
 from typing import NamedTuple
 
@@ -10,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cpvt.encodings import PositionalEncoding
-from cpvt.grids import Layout
+from cpvt.grids import Grid, Layout
 from cpvt.models.linear import apply_linear
+from cpvt.models.scale import Temperature, find_temperature
 
 
 class PackedBatch:
@@ -20,8 +22,9 @@ class PackedBatch:
     A plain object, not a tuple: torch.compile would treat the contents of a tuple as constants.
     """
 
-    def __init__(self, layout: Layout, device: torch.device) -> None:
+    def __init__(self, layout: Layout, device: torch.device, temperatures: list[Temperature]) -> None:
         lengths = torch.tensor(layout.lengths)
+        self.temperatures = temperatures  # one for each group of equal grids
         self.layout, self.longest = layout, max(layout.lengths)
         self.biases: list[Tensor] = []  # one for each group of equal grids, or none
         # (images + 1,): the first token of each image, and T
@@ -45,7 +48,7 @@ class PackedBatch:
         for number, heads in enumerate(zip(queries, keys, values)):  # each (images, P + N, heads, d)
             q, k, v = (x.transpose(1, 2) for x in heads)
             bias = self.biases[number].to(q.dtype) if self.biases else None
-            parts.append(_attend(q, k, v, bias).flatten(0, 1))
+            parts.append(_attend(q, k, v, bias, self.temperatures[number]).flatten(0, 1))
         return torch.cat(parts)[None]
 
     def _attend_at_once(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -53,9 +56,23 @@ class PackedBatch:
         from torch.nn.attention.varlen import varlen_attn
 
         query, key, value = (x[0].transpose(0, 1) for x in (query, key, value))  # (T, heads, d) each
+        factors = self._factors(query)
+        query = query if factors is None else query * factors
         x = varlen_attn(query, key, value, self.offsets, self.offsets, self.longest, self.longest)
         assert isinstance(x, Tensor)  # a pair only where more is asked for
         return x.flatten(1)[None]
+
+    def _factors(self, query: Tensor) -> Tensor | None:
+        """The temperature of each token, (T, 1, 1); None where all are 1."""
+        by_image = [
+            1.0 if temperature is None else temperature
+            for temperature, group in zip(self.temperatures, self.layout.groups)
+            for _ in range(group.images)
+        ]
+        if all(isinstance(each, float) and each == 1.0 for each in by_image):
+            return None
+        factors = torch.stack([torch.as_tensor(each, dtype=query.dtype, device=query.device) for each in by_image])
+        return factors[self.owner, None, None]
 
 
 def _takes_varying_lengths(query: Tensor) -> bool:
@@ -67,47 +84,66 @@ def _takes_varying_lengths(query: Tensor) -> bool:
     return flash and fits and torch.cuda.get_device_capability(query.device) >= (8, 0)
 
 
-def _attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
+def _attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, temperature: Temperature) -> Tensor:
     """Attention of (B, heads, P + N, d), heads concatenated again: (B, P + N, D)."""
-    x = F.scaled_dot_product_attention(query, key, value, attn_mask=bias).transpose(1, 2)  # (B, P + N, heads, d)
+    scale = None
+    if isinstance(temperature, Tensor):  # in a graph, for which a number would be a constant
+        query = query * temperature.to(query.device, query.dtype)
+    elif temperature is not None:
+        scale = temperature / math.sqrt(query.shape[-1])
+    x = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=scale)
+    x = x.transpose(1, 2)  # (B, P + N, heads, d)
     if bias is not None:  # a copy: with a bias, exporters would record a view that their own kernel does not allow
         x = x.clone(memory_format=torch.contiguous_format)
     return x.flatten(2)
 
 
 class AttentionInputs(NamedTuple):
-    """The positional inputs of attention, extended to P prefix tokens; all but the bias serve every block."""
+    """The positional inputs of attention, extended to P prefix tokens; all but the bias serve every block.
+
+    temperature: the factor of the logits of a batch. In a pack each image has its own.
+    """
 
     cos: Tensor | None = None  # (P + N, d), of a pack (T, d): rotates queries and keys, but not of prefix tokens
     sin: Tensor | None = None
     bias: Tensor | None = None  # (1, heads, P + N, P + N): added to the logits of one block; zero for prefix tokens
-    pack: PackedBatch | None = None  # which then holds the biases
+    pack: PackedBatch | None = None  # which then holds the biases and temperatures
+    temperature: Temperature = None
 
     @classmethod
-    def build(cls, encoding: PositionalEncoding, layout: Layout, x: Tensor) -> AttentionInputs:
-        """What the encoding gives for all blocks, cast last to the dtype of the tokens x."""
+    def build(
+        cls, encoding: PositionalEncoding, layout: Layout, x: Tensor, training_grid: Grid | None = None
+    ) -> AttentionInputs:
+        """What the encoding gives for all blocks, cast last to the dtype of the tokens x.
+
+        training_grid: that of the temperature; None for none.
+        """
         cosines: list[Tensor] = []
         sines: list[Tensor] = []
         prefix = layout.prefix_tokens
-        for grid, count in layout.groups:
-            rotation = encoding.rotation(grid, x.device)
+        temperatures: list[Temperature] = []
+        for grid, scale, count in layout.groups:
+            temperatures.append(None if training_grid is None else find_temperature(grid, scale, training_grid))
+            rotation = encoding.call_hook("rotation", grid, x.device, scale=scale)
             if rotation is not None:
                 cosines += [F.pad(rotation[0], (0, 0, prefix, 0), value=1.0).to(x.dtype)] * count
                 sines += [F.pad(rotation[1], (0, 0, prefix, 0)).to(x.dtype)] * count
         cos, sin = (torch.cat(tables) if tables else None for tables in (cosines, sines))
-        return cls(cos, sin, None, PackedBatch(layout, x.device) if layout.packed else None)
+        if layout.packed:
+            return cls(cos, sin, None, PackedBatch(layout, x.device, temperatures))
+        return cls(cos, sin, temperature=temperatures[0])
 
     def with_bias(self, encoding: PositionalEncoding, layout: Layout, depth: int) -> AttentionInputs:
         """The same with the bias of block `depth` (from 1), where it has one; computed only when that block runs."""
         prefix = layout.prefix_tokens
-        asked = (encoding.bias(grid, depth) for grid, _ in layout.groups)
+        asked = (encoding.call_hook("bias", grid, depth, scale=scale) for grid, scale, _ in layout.groups)
         # four axes: with three, the CPU's fused kernel is not taken (measured 4 times slower at 577 tokens)
         biases = [F.pad(bias, (prefix, 0, prefix, 0)).unsqueeze(0) for bias in asked if bias is not None]
         if not biases:
             return self
         if self.pack is None:
-            return AttentionInputs(self.cos, self.sin, biases[0])
-        return AttentionInputs(self.cos, self.sin, None, self.pack.with_biases(biases))
+            return self._replace(bias=biases[0])
+        return self._replace(pack=self.pack.with_biases(biases))
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -130,12 +166,13 @@ class Attention(nn.Module):
         if positions.pack is not None:
             return apply_linear(self.proj, positions.pack.attend(query, key, value))
         bias = None if positions.bias is None else positions.bias.to(query.dtype)
-        return apply_linear(self.proj, _attend(query, key, value, bias))
+        return apply_linear(self.proj, _attend(query, key, value, bias, positions.temperature))
 
     def weights(self, x: Tensor, positions: AttentionInputs) -> Tensor:
         """The attention weights, (B, heads, P + N, P + N), for inspection; `forward` never materialises them."""
         query, key, _ = self._heads(x, positions)
-        logits = query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5
+        temperature = 1.0 if positions.temperature is None else positions.temperature
+        logits = query @ key.transpose(-2, -1) * (query.shape[-1] ** -0.5 * temperature)
         return (logits if positions.bias is None else logits + positions.bias.to(logits.dtype)).softmax(dim=-1)
 
     def _heads(self, x: Tensor, positions: AttentionInputs) -> tuple[Tensor, Tensor, Tensor]:

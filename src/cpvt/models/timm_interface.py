@@ -12,7 +12,9 @@ from torch import nn
 
 from cpvt.config import ModelConfig, Size, parse_size, sides
 from cpvt.config.base import check_ranges
+from cpvt.config.scale import ScaleRule, parse_scale
 from cpvt.encodings import PositionalEncoding, change_encoding
+from cpvt.encodings.base import check_grid
 from cpvt.grids import Grid
 from cpvt.models.sizes import nearest_name, tidy_size
 
@@ -44,6 +46,20 @@ class Backbone(nn.Module):
         """Rows and columns of patches at the training size."""
         height, width = self.patch_embed.dynamic_feat_size(sides(self.config.img_size))
         return height, width
+
+    @property
+    def scale_grid(self) -> Grid:
+        """The grid at which the object scale is 1: that of training, before `set_input_size` changed it."""
+        return self.config.scale_grid or self.grid
+
+    @property
+    def scale(self) -> ScaleRule:
+        """What a call that passes no scale is told: 'pixels', 'fit', 'fit*FACTOR', a number, or (rows, columns)."""
+        return self.config.scale
+
+    @scale.setter
+    def scale(self, rule: ScaleRule) -> None:
+        self.config = replace(self.config, scale=parse_scale(rule))
 
     @property
     def pretrained_cfg(self) -> dict[str, Any]:
@@ -132,19 +148,19 @@ class Backbone(nn.Module):
         """Change the training size, in pixels, and the patch; None leaves either as it is.
 
         The model takes every size before and after; what changes is the grid that encodings start from. With the same
-        patch, no logits at the new size change: a learned table is resized bicubically, as for an image of that size;
-        `sincos` and `rope` with scaled coordinates keep their unit, the pitch of the grid they were built for;
-        `relative`, PEG and raw coordinates count tokens. Another patch resamples the patch embedding (Beyer et al.,
+        patch, no logits at the new size change: scales still count from the grid before (`scale_grid`), and a learned
+        table is resized bicubically, as for an image of that size. Another patch resamples the patch embedding (Beyer et al.,
         FlexiViT, arXiv 2212.08013). Raises ValueError for a patch that is not square.
         """
         patch = sides(patch_size or self.config.patch_size)
         if patch[0] != patch[1]:
             raise ValueError(f"patch_size must be one side, as patches are square here; got {patch}")
+        before = self.scale_grid
         config = replace(self.config, img_size=tidy_size(img_size or self.config.img_size), patch_size=patch[0])
         self.patch_embed.set_input_size(img_size=sides(config.img_size), patch_size=patch)
         self.config = config
         text = change_encoding(self.encoding, self.config.encoding, lambda part: part.set_grid(self.grid))
-        self.config = replace(self.config, encoding=text)
+        self.config = replace(self.config, encoding=text, scale_grid=None if before == self.grid else before)
         self.feature_info = self.list_features()
 
     def prune_intermediate_layers(
@@ -235,6 +251,8 @@ def check_config(config: ModelConfig) -> None:
     height, width = sides(parse_size(config.img_size))
     if min(height, width) < config.patch_size:
         raise ValueError(f"img_size must be a patch or more, {config.patch_size} pixels; got {config.img_size}")
+    parse_scale(config.scale)
+    check_grid(config.scale_grid)
     check_ranges(config, {"above 0": ("mlp_ratio",), "from 0 to below 1": ("drop_rate", "drop_path_rate")})
     if config.embed_dim % config.num_heads:
         raise ValueError(f"embed_dim must be a multiple of num_heads; got {config.embed_dim} and {config.num_heads}")

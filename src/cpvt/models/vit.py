@@ -15,11 +15,13 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from cpvt.config import ModelConfig
+from cpvt.config.scale import ScaleRule, parse_scale
 from cpvt.encodings import PEG, ModelShape, PositionalEncoding, create_encoding
 from cpvt.encodings.naming import Builder
-from cpvt.grids import Grid, Layout, check_tokens
+from cpvt.grids import Layout, check_tokens
 from cpvt.models.attention import AttentionInputs, Block
 from cpvt.models.packing import check_batch, pad_to_patches, plan_packs
+from cpvt.models.scale import find_scale, find_temperature, is_list, spread_rules
 from cpvt.models.timm_interface import (
     PREFIX,
     Backbone,
@@ -32,9 +34,11 @@ from cpvt.models.timm_interface import (
 )
 
 register_notrace_module(PEG)  # it inspects shapes and devices, so it is a leaf of an FX graph
-for check in (check_batch, check_tokens):
-    register_notrace_function(check)
+for leaf in (check_batch, check_tokens, find_scale, find_temperature):
+    register_notrace_function(leaf)
 
+Images = Tensor | list[Tensor] | tuple[Tensor, ...]
+AnyScale = ScaleRule | list[ScaleRule] | None
 Logits = Tensor | tuple[Tensor, Tensor]  # a pair in distilled training: one for each head
 
 
@@ -113,26 +117,29 @@ class VisionTransformer(Backbone):
         self._init_trunk(config.weight_init)
         self.encoding.reset_parameters()
 
-    def forward(self, images: Tensor | list[Tensor] | tuple[Tensor, ...]) -> Logits:
+    def forward(self, images: Images, scale: AnyScale = None) -> Logits:
         """Logits (B, classes) of images (B, C, H, W), or of a list of (C, H_i, W_i).
 
-        A distilled model returns the mean of its two heads; after `set_distilled_training()`, in training, a pair.
+        scale: how much larger objects are than in training: a number of 1 or more, (rows, columns), or a rule, 'pixels'
+        or 'fit'; a list has one for each image. By default the model's own rule, its attribute `scale`. A distilled model returns the mean of its two heads; after `set_distilled_training()`, in training, a pair.
         """
-        return self.forward_head(self.forward_features(images))
+        return self.forward_head(self.forward_features(images, scale))
 
-    def forward_features(self, images: Tensor | list[Tensor] | tuple[Tensor, ...]) -> Tensor | list[Tensor]:
-        """Tokens after the final norm, (B, P + N, D); for a list of images a list of (P + N_i, D)."""
-        if isinstance(images, (list, tuple)):
-            return self._features_of_list(images)
-        x, layout, positions = self.embed(images)
+    def forward_features(self, images: Images, scale: AnyScale = None) -> Tensor | list[Tensor]:
+        """Tokens after the final norm, (B, P + N, D); for a list of images, or of scales, a list of (P + N_i, D)."""
+        if is_list(images, scale):
+            return self._features_of_list(list(images), scale)
+        x, layout, positions = self.embed(images, scale)  # type: ignore[arg-type]
         return self.norm(self.run_blocks(x, layout, positions)[0])
 
-    def _features_of_list(self, images: Sequence[Tensor]) -> list[Tensor]:
+    def _features_of_list(self, images: list[Tensor], scale: AnyScale) -> list[Tensor]:
         """As `forward_features`, each image in the place that it has in the list."""
         padded = pad_to_patches(images, self.config, self.patch_embed.proj.weight.dtype)
+        rules = spread_rules(scale, len(padded), self.scale)
         features: dict[int, Tensor] = {}
         for numbers in plan_packs([image.shape for image in padded], self.config, padded[0].device):
-            x, layout, positions = self._embed_list([padded[number] for number in numbers])
+            chosen = [padded[number] for number in numbers], [rules[number] for number in numbers]
+            x, layout, positions = self._embed_list(*chosen)
             x = self.norm(self.run_blocks(x, layout, positions)[0])
             features.update(zip(numbers, x[0].split(layout.lengths) if layout.packed else x.unbind()))
         return [features[number] for number in range(len(padded))]
@@ -246,32 +253,39 @@ class VisionTransformer(Backbone):
             return tokens[..., self.num_prefix_tokens :, :].mean(dim=-2)
         return tokens
 
-    def embed(self, images: Tensor) -> tuple[Tensor, Layout, AttentionInputs]:
+    def embed(self, images: Tensor, scale: ScaleRule | None = None) -> tuple[Tensor, Layout, AttentionInputs]:
         """The input of block 1: tokens (B, P + N, D), their layout, and the positional inputs of attention."""
         images = check_batch(images, self.config.in_chans, self.config.patch_size, self.patch_embed.proj.weight.dtype)
-        x, grid = self._embed(images)
-        layout = Layout((grid,), self.num_prefix_tokens)
-        return x, layout, AttentionInputs.build(self.encoding, layout, x)
+        x, layout = self._embed(images, self.scale if scale is None else parse_scale(scale))
+        return x, layout, self._attention_inputs(layout, x)
 
-    def _embed(self, images: Tensor) -> tuple[Tensor, Grid]:
+    def _embed(self, images: Tensor, rule: ScaleRule) -> tuple[Tensor, Layout]:
         patches = self.patch_embed(images)  # (B, h, w, D)
         grid = (patches.shape[1], patches.shape[2])
+        scales = None if rule == "paper" else (find_scale(rule, grid, self.scale_grid),)
         # contiguous: the convolution leaves channels first in memory, which every norm would copy
-        x = self.encoding(patches.flatten(1, 2).contiguous(), Layout((grid,)), 0)  # (B, N, D)
+        x = self.encoding(patches.flatten(1, 2).contiguous(), Layout((grid,), 0, scales), 0)  # (B, N, D)
         if self.num_prefix_tokens:
             prefix = [token.expand(x.shape[0], -1, -1).to(x.dtype) for token in self._prefix()]
             x = torch.cat([*prefix, x], dim=1)
-        return x, grid
+        return x, Layout((grid,), self.num_prefix_tokens, scales)
 
-    def _embed_list(self, images: list[Tensor]) -> tuple[Tensor, Layout, AttentionInputs]:
+    def _embed_list(self, images: list[Tensor], rules: list[ScaleRule]) -> tuple[Tensor, Layout, AttentionInputs]:
         """As `embed`, for images (C, H_i, W_i), equal sizes adjacent: a pack (1, T, D), or a batch if all are equal."""
-        batches = [torch.stack(list(equal)) for _, equal in groupby(images, key=lambda image: image.shape)]
+        alike = groupby(zip(images, rules), key=lambda each: (each[0].shape, each[1]))
+        batches = [(torch.stack([image for image, _ in equal]), rule) for (_, rule), equal in alike]
         if len(batches) == 1:
-            return self.embed(batches[0])
-        embedded = [self._embed(batch) for batch in batches]
+            return self.embed(*batches[0])
+        embedded = [self._embed(*batch) for batch in batches]
         x = torch.cat([tokens.flatten(0, 1) for tokens, _ in embedded])[None]
-        layout = Layout(tuple(grid for tokens, grid in embedded for _ in tokens), self.num_prefix_tokens)
-        return x, layout, AttentionInputs.build(self.encoding, layout, x)
+        laid = [(layout.grids[0], layout.groups[0].scale) for tokens, layout in embedded for _ in tokens]
+        layout = Layout(tuple(grid for grid, _ in laid), self.num_prefix_tokens, tuple(scale for _, scale in laid))
+        return x, layout, self._attention_inputs(layout, x)
+
+    def _attention_inputs(self, layout: Layout, x: Tensor) -> AttentionInputs:
+        return AttentionInputs.build(
+            self.encoding, layout, x, self.scale_grid if self.config.attn_temperature else None
+        )
 
     def attention_map(self, images: Tensor, block: int) -> Tensor:
         """Attention weights between the patches in one block (counted from 1), (B, heads, N, N)."""

@@ -48,6 +48,8 @@ class Row:
     class_totals: tuple[int, ...] = ()  # images tested of each class; empty in rows of early versions
     class_correct: tuple[int, ...] = ()  # of these, images classified correctly
     confusion: tuple[tuple[int, int, int], ...] | None = None  # errors as (class, predicted class, images)
+    scale_rule: str = ""  # what was told of the scale of objects: protocol, fit, ... or a number; empty: nothing
+    scale: tuple[float, float] | None = None  # along rows and columns, if one is known
     class_names: tuple[str, ...] = ()  # `confusion` and names are kept for up to 100 classes
 
     @property
@@ -74,7 +76,7 @@ class Row:
     @property
     def key(self) -> tuple[Any, ...]:
         """What was measured."""
-        return (self.data, self.model, self.encoding, self.pool, self.seed, self.protocol, self.size)
+        return (self.data, self.model, self.encoding, self.pool, self.seed, self.protocol, self.size, self.scale_rule)
 
     @property
     def settings(self) -> tuple[Any, ...]:

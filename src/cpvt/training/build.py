@@ -14,7 +14,17 @@ from torch import nn
 
 from cpvt.adapters import describe, is_external, open_adapter
 from cpvt.adapters.retrofit import parameter_groups, retrofit
-from cpvt.config import POOLS, ExternalConfig, ModelConfig, OptimConfig, Retrofit, Size, TrainConfig, sides
+from cpvt.config import (
+    POOLS,
+    ExternalConfig,
+    ModelConfig,
+    OptimConfig,
+    Retrofit,
+    Size,
+    TrainConfig,
+    sides,
+    split_options,
+)
 from cpvt.data import DataSet, Transform
 from cpvt.data.augmentation import Augmentation
 from cpvt.data.protocols import AUGMENTS, Protocol, find_protocol
@@ -177,8 +187,16 @@ def _model_config(config: TrainConfig, data: DataSet) -> ModelConfig:
         "num_classes": len(data.class_names), "in_chans": len(data.mean), "img_size": config.img_size,
         "encoding": config.encoding, "global_pool": POOLS.get(config.pool or ""),
         "drop_path_rate": config.optim.drop_path or None, "distilled": config.teacher is not None or None,
+        "scale": config.scale or ("pixels" if _keeps_pixels(config, data) else None),
     }  # fmt: skip
     return model_config(config.model, **{name: value for name, value in options.items() if value is not None})
+
+
+def _keeps_pixels(config: TrainConfig, data: DataSet) -> bool:
+    """Whether objects of training images have the same size in pixels at every training size."""
+    augment = augment_of(config, data)
+    told = "scale" in split_options(config.model)[1]
+    return not told and find_protocol(AUGMENTS.get(augment, augment)).scale_rule == "pixels"
 
 
 def _external_config(config: TrainConfig, data: DataSet) -> ExternalConfig:

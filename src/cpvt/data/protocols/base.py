@@ -6,8 +6,6 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
-from cpvt.config import Size
-
 if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
@@ -42,6 +40,8 @@ class Protocol(ABC):
     quick_multiples: ClassVar[tuple[float, ...]] = ()
     reads: ClassVar[tuple[str, ...]] = ()
     """Which of the transform's crop_ratio, interpolation and longest_side have an effect."""
+    scale_rule: ClassVar[str | None] = None
+    """What a model is told of the scale of objects, a name of `cpvt.config.scale.RULES`; None: the model's own rule."""
     stacks: ClassVar[bool] = True
     """Whether all images get the same sides, so that they form batches and not lists."""
     streams: ClassVar[bool] = True
@@ -91,8 +91,3 @@ class Protocol(ABC):
     def padding_fraction(self, image: Image.Image) -> float:
         """Fraction of what the model sees that is padding, 0 to 1."""
         return 0.0
-
-    @staticmethod
-    def scale(size: Size, train_size: Size) -> tuple[float, float] | None:
-        """How much larger objects are than in training, along rows and columns; None leaves it to the model's rule."""
-        return None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from cpvt.config import Size
 from cpvt.data.protocols.base import Protocol
 
 if TYPE_CHECKING:
@@ -22,6 +21,7 @@ class Canvas(Protocol):
     quick_multiples = (1, 1.5, 2)
     reads = ("longest_side",)
     augments = True
+    scale_rule = "pixels"
     anywhere: ClassVar[bool] = False
     """Whether a larger image is cropped at a random place."""
 
@@ -41,10 +41,6 @@ class Canvas(Protocol):
     def padding_fraction(self, image: Image.Image) -> float:
         (width, height), (rows, columns) = self.transform.limited(image), self.sides
         return 1 - min(height, rows) * min(width, columns) / (rows * columns)
-
-    @staticmethod
-    def scale(size: Size, train_size: Size) -> tuple[float, float] | None:
-        return 1.0, 1.0
 
 
 def _place(length: int, side: int, generator: np.random.Generator, anywhere: bool) -> tuple[int, int, int]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from cpvt.config import Size, sides
 from cpvt.data.protocols.base import Protocol
 
 if TYPE_CHECKING:
@@ -21,11 +20,7 @@ class Resize(Protocol):
     multiples = (0.5, 0.75, 1, 1.5, 2)
     quick_multiples = (0.75, 1, 1.5)
     reads: ClassVar[tuple[str, ...]] = ("crop_ratio", "interpolation")
+    scale_rule = "fit"
 
     def show(self, image: Image.Image, generator: np.random.Generator) -> Tensor:
         return self.transform.resize(image, self.sides)
-
-    @staticmethod
-    def scale(size: Size, train_size: Size) -> tuple[float, float] | None:
-        rows, columns = (max(1.0, now / before) for now, before in zip(sides(size), sides(train_size)))
-        return rows, columns

@@ -1,0 +1,99 @@
+"""Finds the scale of objects without labels: of several, the one at which the model is surest of its answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cpvt.adapters.base import ModelAdapter, sides_of
+from cpvt.config import sides
+from cpvt.config.scale import ScaleRule, parse_scale, parse_telling
+
+Pair = tuple[float, float]
+STEPS = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
+
+
+def candidate_scales(adapter: ModelAdapter, size: tuple[int, int]) -> list[Pair]:
+    """The scales tried for images of these sides (height, width), ascending: each of STEPS below the size ratio, and it.
+
+    The size ratio is that of the image to the training size along each axis, at least 1. Along the axis of the smaller
+    ratio no candidate exceeds it. Raises ValueError where the training size is not known.
+    """
+    if adapter.train_size is None:
+        raise ValueError(f"'{adapter.name}' does not state its training size, so candidates= must list the scales")
+    rows, columns = (max(1.0, now / before) for now, before in zip(size, sides(adapter.train_size)))
+    found = [(min(step, rows), min(step, columns)) for step in STEPS if step < max(rows, columns)]
+    return [*found, (rows, columns)]
+
+
+def rule_under(protocol_rule: str | None, scale: Any, adapter: ModelAdapter) -> ScaleRule | None:
+    """What to tell a model under a protocol: its own rule for 'protocol', else what was asked for, which is checked.
+
+    None where nothing is to be told. Raises ValueError for a model that cannot be told what was asked for.
+    """
+    rule = parse_telling(scale)
+    if rule == "protocol":
+        return protocol_rule if adapter.takes_scale else None
+    return "auto" if rule == "auto" and adapter.told("fit") else adapter.told(rule).scale
+
+
+def logits_by_scale(adapter: ModelAdapter, images: Tensor, candidates: Sequence[Any]) -> Tensor:
+    """Logits (candidates, B, classes) of images (B, C, H, W), told each scale. ValueError for fewer than two classes."""
+    found = torch.stack([adapter.told(scale).logits(images) for scale in candidates])
+    if found.shape[2] < 2:
+        raise ValueError(f"a scale is estimated from class probabilities; '{adapter.name}' gives {found.shape[2]}")
+    return found
+
+
+def entropy(logits: Tensor) -> Tensor:
+    """Entropy (...) in nats of the probabilities that logits (..., classes) stand for: low where a model is sure."""
+    return torch.special.entr(logits.double().softmax(-1)).sum(-1)
+
+
+def surest_logits(adapter: ModelAdapter, images: Tensor) -> tuple[Tensor, list[Pair]]:
+    """For each image (B, C, H, W) the logits (B, classes) at the scale at which they are surest, and that scale."""
+    candidates = candidate_scales(adapter, sides_of(images))
+    found = logits_by_scale(adapter, images, candidates)
+    best = entropy(found).argmin(0)
+    return found[best, torch.arange(len(images))], [candidates[number] for number in best.tolist()]
+
+
+def estimate_scale(
+    model: Any, images: Tensor | Iterable[Tensor], candidates: Sequence[Any] | None = None
+) -> float | Pair:
+    """Estimate how much larger objects are than in training: the scale with the lowest mean entropy, no labels needed.
+
+    model: one of ours, a retrofitted one, what `load` returned, or an adapter. images: (B, C, H, W), or several such
+    batches of one size; the estimate is for all of them together, so give it a set taken alike: 64 images do. A set is
+    needed: for a single image the guess is worth less. candidates: scales to choose from, ascending; by default 1, 1.5,
+    2, 3, 4, 6, 8 as far as they are below the ratio of the image to the training size, and that ratio. Of equal ones
+    the first is taken. Returns a number, or (rows, columns) where they differ.
+    Raises ValueError for a model without classes, or that cannot be told a scale.
+    """
+    from cpvt.adapters import adapter_of
+
+    adapter = model if isinstance(model, ModelAdapter) else getattr(model, "adapter", None) or adapter_of(model)
+    batches = [images] if isinstance(images, Tensor) else list(images)
+    if not batches or not sum(len(batch) for batch in batches):
+        raise ValueError("a scale is estimated from images; got none")
+    if isinstance(model, torch.nn.Module) and not getattr(model, "num_classes", 1):
+        raise ValueError("a scale is estimated from class probabilities; this model has no head, num_classes=0")
+    scales = list(candidates or candidate_scales(adapter, sides_of(batches[0])))
+    return least_uncertain(scales, total_entropy(adapter, batches, scales))
+
+
+def total_entropy(adapter: ModelAdapter, batches: Iterable[Tensor], scales: Sequence[Any]) -> Tensor:
+    """The entropy of the answers to all images of some batches, told each scale; (scales,)."""
+    total = torch.zeros(len(scales), dtype=torch.float64)
+    for batch in batches:
+        total += entropy(logits_by_scale(adapter, batch, scales)).sum(1).cpu()
+    return total
+
+
+def least_uncertain(scales: Sequence[Any], entropies: Tensor) -> float | Pair:
+    """The scale of the lowest entropy, the first of equal ones: a number, or (rows, columns) where they differ."""
+    best: Any = parse_scale(scales[int(entropies.argmin())])
+    return best[0] if isinstance(best, tuple) and best[0] == best[1] else best

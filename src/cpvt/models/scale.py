@@ -1,0 +1,63 @@
+"""The object scale of each image of a call, and the temperature of attention that goes with it."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cpvt.config.scale import ScaleRule, fit_factor, parse_scale
+from cpvt.grids import Grid, Scale, check_scale
+
+Temperature = float | Tensor | None  # None: logits stay as they are
+
+
+def spread_rules(scale: Any, count: int, default: ScaleRule) -> list[ScaleRule]:
+    """A rule for each of `count` images, from one for all or a list; ValueError for a list of another length."""
+    if scale is None:
+        return [default] * count
+    if not isinstance(scale, list):
+        return [parse_scale(scale)] * count
+    if len(scale) != count:
+        raise ValueError(f"a list of scales needs one for each image; got {len(scale)} scales for {count} images")
+    return [parse_scale(each) for each in scale]
+
+
+def find_scale(rule: ScaleRule, grid: Grid, training_grid: Grid) -> Scale | None:
+    """The scale along rows and columns; below 1 where an image to be fitted is smaller than in training.
+
+    None where the rule says nothing. Raises ValueError for a number that the grid cannot hold.
+    """
+    if rule == "paper":
+        return None
+    if rule == "pixels":
+        return 1.0, 1.0
+    factor = fit_factor(rule)
+    if factor is None:
+        rows, columns = check_scale(rule, grid)  # type: ignore[arg-type]
+        return rows, columns
+    return factor * (grid[0] / training_grid[0]), factor * (grid[1] / training_grid[1])
+
+
+def find_temperature(grid: Grid, scale: Scale | None, training_grid: Grid) -> Temperature:
+    """What attention logits are multiplied by: max(1, ln(N / (s_h s_w)) / ln N0), N tokens now and N0 in training.
+
+    More distinct tokens flatten a softmax, copies of one token do not. In a graph it is a tensor, so that one graph
+    serves every size. None where nothing is said of the scale.
+    """
+    if scale is None:
+        return None
+    in_training = math.prod(training_grid)
+    distinct = grid[0] * grid[1] / (scale[0] * scale[1])
+    if in_training == 1:
+        return 1.0
+    if torch.compiler.is_compiling():
+        return ((torch.ones(()) * distinct).log() / math.log(in_training)).clamp(min=1.0)
+    return max(1.0, math.log(distinct) / math.log(in_training))
+
+
+def is_list(images: Any, scale: Any) -> bool:
+    """Whether each image of a call has its own size or scale."""
+    return isinstance(images, (list, tuple)) or isinstance(scale, list)

@@ -16,7 +16,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from numbers import Real
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -117,9 +118,53 @@ def check_sides(grid: AnyGrid, prefix_tokens: int = 0) -> None:
         raise ValueError(f"prefix_tokens is the number of tokens before the grid, 0 or more; got {prefix_tokens}")
 
 
-def check_scale(scale: float | Sequence[float], grid: AnyGrid) -> tuple[float, ...]:
-    """The scale along each axis of a grid, from one number or one for each axis. Placeholder."""
-    return tuple(scale) if isinstance(scale, (tuple, list)) else (scale,) * len(grid)
+def per_axis(value: Any, axes: int, name: str = "scale") -> tuple[float, ...]:
+    """One number for each axis, from one number or as many; ValueError unless each is 1 or more.
+
+    Numbers in a graph that torch compiles or exports may be of any value, and pass unchecked.
+    """
+    if type(value) is int and value == 1:
+        return (1,) * axes
+    import torch  # not before it is needed
+
+    compiling = torch.compiler.is_compiling()
+    if hasattr(value, "tolist") and not compiling:  # a tensor or array
+        value = value.tolist()
+    numbers = tuple(value) if isinstance(value, (tuple, list)) else (value,) * axes
+    if len(numbers) != axes or not (compiling or all(_is_one_or_more(number) for number in numbers)):
+        raise ValueError(
+            f"{name} must be 1 or more, one number or one for each of {axes} {'axes' if axes > 1 else 'axis'}; "
+            f"got {value!r}"
+        )
+    return numbers
+
+
+def _is_one_or_more(number: Any) -> bool:
+    return isinstance(number, Real) and not isinstance(number, bool) and 1 <= float(number) < math.inf
+
+
+def check_scale(scale: Any, grid: AnyGrid) -> tuple[float, ...]:
+    """The scale of objects along each axis of a grid, from one number or one for each axis, 1 or more.
+
+    A scale says how many tokens an object covers for each that it covered in training. ValueError for one above the
+    side of the grid, where an object of one token would no longer fit. Unchecked in graphs, as `per_axis`.
+    """
+    scales = per_axis(scale, len(grid), "scale")
+    if type(scale) is int and scale == 1:
+        return scales
+    import torch
+
+    if torch.compiler.is_compiling():
+        return tuple(1.0 * along for along in scales)  # whole ones too are of any value, not constants
+    for number, (side, along) in enumerate(zip(grid, scales)):
+        if along > side:
+            name = "x".join(str(side) for side in grid)
+            axis = ("the rows", "the columns")[number] if len(grid) == 2 else f"axis {number}"
+            raise ValueError(
+                f"scale must be 1 or more and no more than the grid can hold: along {axis} a {name} grid has "
+                f"{side} tokens; got {along}. Pass one number for each axis, as (1, 2) for a grid of one row"
+            )
+    return scales
 
 
 def check_width(tokens: Tensor, width: int | None) -> Tensor:

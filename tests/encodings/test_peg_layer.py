@@ -170,3 +170,107 @@ def test_a_frozen_peg_encodes_as_drawn_and_never_learns(name):
     assert not changed & pegs
     assert {key for key, _ in model.named_parameters()} - pegs - changed == set()
     assert all(before[key].any() for key in pegs if key.endswith("weight"))
+
+
+SCALES = [1, 1.25, 1.5, 2, 2.7, 3, (1, 2)]
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("prefix", [0, 1])
+def test_a_scale_reads_neighbours_that_much_further_away(layer, scale, prefix):
+    tokens = torch.randn(2, prefix + 20, 4, dtype=torch.float64)
+    truth = reference.peg(tokens, layer.weight, layer.bias, (4, 5), prefix, dilation=scale)
+    torch.testing.assert_close(layer(tokens, (4, 5), prefix, scale=scale), truth)
+    torch.testing.assert_close(tokens + layer.encoding(tokens, (4, 5), prefix, scale=scale), truth)
+    torch.testing.assert_close(layer.fold()(tokens, (4, 5), prefix, scale=scale), truth)
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("layout", LAYOUT_AXES)
+def test_all_layouts_give_the_same_numbers_at_a_scale(layer, layout, scale):
+    tokens = torch.randn(2, 15, 4, dtype=torch.float64)
+    other = cpvt.PEG(4, layout=layout).double()
+    other.load_state_dict(layer.state_dict())
+    image = tokens.unflatten(1, (3, 5)).permute(LAYOUT_AXES[layout])
+    expected = layer(tokens, (3, 5), scale=scale).unflatten(1, (3, 5)).permute(LAYOUT_AXES[layout])
+    torch.testing.assert_close(other(image, scale=scale), expected)
+    torch.testing.assert_close(image + other.encoding(image, scale=scale), expected)
+
+
+def test_a_scale_multiplies_the_dilation_of_the_layer():
+    layer = cpvt.PEG(4, (5, 3), dilation=2).double()
+    tokens = torch.randn(2, 63, 4, dtype=torch.float64)
+    truth = reference.peg(tokens, layer.kernel(), layer.bias, (7, 9), dilation=(2.5, 6))
+    torch.testing.assert_close(layer(tokens, (7, 9), scale=(1.25, 3)), truth)
+
+
+@pytest.mark.parametrize("mode", ["zeros", "replicate", "circular"])
+@pytest.mark.parametrize("scale", [2, 3, (2, 3)])
+@pytest.mark.parametrize("kernel_size", [3, (5, 3)])
+def test_copies_of_tokens_get_at_a_scale_what_the_tokens_get(mode, scale, kernel_size):
+    layer = cpvt.PEG(4, kernel_size, padding_mode=mode).double()
+    torch.nn.init.normal_(layer.bias)
+    down, across = scale if isinstance(scale, tuple) else (scale, scale)
+
+    def repeat(x):
+        return x.unflatten(1, (4, 5)).repeat_interleave(down, 1).repeat_interleave(across, 2).flatten(1, 2)
+
+    tokens = torch.randn(2, 20, 4, dtype=torch.float64)
+    found = layer(repeat(tokens), (4 * down, 5 * across), scale=scale)
+    assert (found - repeat(layer(tokens, (4, 5)))).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("folded", [False, True])
+@pytest.mark.parametrize("prefix", [0, 1])
+@pytest.mark.parametrize("scales", [None, [1, 2, 1.5, (1, 2.5)], [2, 2, 2, (1, 2)]])
+def test_each_image_of_a_pack_has_its_own_scale(layer, scales, prefix, folded):
+    layer = layer.fold() if folded else layer
+    grids = [(3, 5), (3, 5), (4, 2), (1, 7)]
+    tokens = torch.randn(1, sum(prefix + h * w for h, w in grids), 4, dtype=torch.float64)
+    parts = tokens.split([prefix + h * w for h, w in grids], dim=1)
+    alone = [layer(part, grid, prefix, scale) for part, grid, scale in zip(parts, grids, scales or [1] * 4)]
+    torch.testing.assert_close(layer.forward_packed(tokens, grids, prefix, scales), torch.cat(alone, dim=1))
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_a_full_grid_at_coordinates_at_a_scale(layer, scale):
+    tokens = torch.randn(1, 15, 4, dtype=torch.float64)
+    places = torch.cartesian_prod(torch.arange(3), torch.arange(5))
+    torch.testing.assert_close(layer.forward_at(tokens[0], places, scale=scale), layer(tokens, (3, 5), scale=scale)[0])
+
+
+@pytest.mark.parametrize("scale", [0, 0.5, -1, float("nan"), float("inf"), (1, 2, 3), [2], "2", None, torch.zeros(2)])
+def test_scales_that_make_no_sense(scale):
+    layer, tokens = cpvt.PEG(4), torch.zeros(1, 15, 4)
+    calls = [
+        lambda: layer(tokens, (3, 5), scale=scale),
+        lambda: layer.encoding(tokens, (3, 5), scale=scale),
+        lambda: cpvt.PEG(4, layout="NHWC")(torch.zeros(1, 3, 5, 4), scale=scale),
+        lambda: layer.forward_packed(tokens, [(3, 5)], scales=[scale]),
+        lambda: layer.forward_at(tokens[0], torch.arange(30).view(15, 2), scale=scale),
+    ]
+    for call in calls:
+        with pytest.raises(ValueError, match=r"scale must be 1 or more, one number or one for each of 2 axes; got"):
+            call()
+
+
+@pytest.mark.parametrize("scales", [[], [1], [1, 2, 3], 2.0])
+def test_a_list_of_scales_of_another_length_than_the_images(scales):
+    with pytest.raises(ValueError, match="scale must be 1 or more for each of the 2 images; got"):
+        cpvt.PEG(4).forward_packed(torch.zeros(1, 12, 4), [(2, 4), (2, 2)], scales=scales)
+
+
+def test_a_scale_above_the_grid_names_the_axis():
+    layer = cpvt.PEG(4)
+    with pytest.raises(ValueError, match=r"along the rows a 1x7 grid has 1 tokens; got 2. .* as \(1, 2\) for a grid"):
+        layer(torch.zeros(1, 7, 4), (1, 7), scale=2)
+    with pytest.raises(ValueError, match="along the columns a 3x5 grid has 5 tokens; got 5.5"):
+        layer.forward_packed(torch.zeros(1, 15, 4), [(3, 5)], scales=[(1, 5.5)])
+    assert layer(torch.zeros(1, 7, 4), (1, 7), scale=(1, 7)).shape == (1, 7, 4)
+
+
+def test_numbers_of_numpy_and_tensors_are_scales_too(layer):
+    tokens = torch.randn(1, 15, 4, dtype=torch.float64)
+    expected = layer(tokens, (3, 5), scale=(1.5, 2))
+    for scale in (torch.tensor([1.5, 2]), torch.tensor([1.5, 2]).numpy(), [1.5, 2]):
+        assert torch.equal(layer(tokens, (3, 5), scale=scale), expected)

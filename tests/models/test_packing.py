@@ -119,7 +119,8 @@ def test_autocast_and_bfloat16_stay_close_to_float32(encoding):
 def test_drop_path_is_drawn_once_per_image():
     drop = attention.DropPath(0.5)
     model = build()
-    _, layout, positions = model._embed_list(sorted(draw(), key=lambda image: image.numel()))
+    images = sorted(draw(), key=lambda image: image.numel())
+    _, layout, positions = model._embed_list(images, ["fit"] * len(images))
     torch.manual_seed(0)
     drawn = drop(torch.ones(1, sum(layout.lengths), 4), positions.pack)[0].split(layout.lengths)
     scales = [float(tokens[0, 0]) for tokens in drawn]

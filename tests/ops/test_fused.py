@@ -188,7 +188,7 @@ def test_an_empty_batch_is_empty():
 @pytest.mark.parametrize("bias", [True, False])
 def test_the_operators_keep_pytorchs_rules(bias):
     tokens, weight, at_all = draw((3, 4), 1, batch=1)
-    where = (3, 4, 1, True, 1)
+    where = (3, 4, 1, True, [1, 2])
     torch.library.opcheck(fused._peg, (tokens, weight, at_all if bias else None, *where))
     gradient = torch.randn_like(tokens)
     torch.library.opcheck(fused._peg_backward, (gradient, tokens, weight, *where, True, bias))
@@ -356,9 +356,11 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from cpvt.ops import kernels
 
-def compile(dtype, side, weigh, encode, channels):
-    cut = kernels._cut(torch.bfloat16 if dtype == "bf16" else torch.float32, side * side, (14, 14), channels, weigh)
-    own = dict(KH=side, KW=side, DILATION=1, TURNED=weigh, RESIDUAL=True, ENCODE=encode, WEIGH=weigh, **cut._asdict())
+def compile(dtype, side, weigh, encode, channels, gaps=(1, 1)):
+    kind = torch.bfloat16 if dtype == "bf16" else torch.float32
+    cut = kernels._cut(kind, side * side, (14, 14), channels, weigh, gaps)
+    own = dict(KH=side, KW=side, DOWN=gaps[0], ACROSS=gaps[1], RESIDUAL=True, ENCODE=encode, WEIGH=weigh)
+    own |= dict(TURNED=weigh, **cut._asdict())
     pointers = dict(source=dtype, taps="fp32", bias=not weigh and "fp32", encoded=encode and dtype)
     pointers |= dict(centre=weigh and dtype, sums=weigh and "fp32")
     names, warps = kernels._walk.arg_names, own.pop("num_warps")
@@ -376,6 +378,8 @@ assert compile("bf16", 3, False, True, 384).count("ld.global.v4.b32") >= 16  # t
 assert compile("fp32", 3, True, True, 192).count("ld.global.v4.b32") >= 20
 compile("bf16", 3, True, False, 24)
 compile("fp32", 3, False, True, 1)
+assert compile("bf16", 3, False, True, 384, (5, 5)).count("ld.global.v4.b32") == 10  # of 9 taps and the prefix
+compile("fp32", 3, True, True, 192, (1, 2))
 """
 
 

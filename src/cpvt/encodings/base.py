@@ -172,8 +172,8 @@ class Coordinates(NamedTuple):
     def axes(self, grid: Grid, device: torch.device, scale: Scale | None) -> tuple[Tensor, Tensor]:
         """Places of the rows, (h,), and of the columns, (w,), float32."""
         place = COORDINATES["scaled" if self.rule == "auto" and scale is None else self.rule]
-        (h, w), (before_h, before_w), (down, across) = grid, self.training_grid, scale or (1.0, 1.0)
-        return place(h, before_h, device, down), place(w, before_w, device, across)
+        (h, w), (before_h, before_w), scale = grid, self.training_grid, (1.0, 1.0) if scale is None else scale
+        return place(h, before_h, device, scale[0]), place(w, before_w, device, scale[1])
 
     def angles(
         self, grid: Grid, device: torch.device, scale: Scale | None, base: float, count: int

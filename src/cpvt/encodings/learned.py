@@ -43,8 +43,9 @@ class LearnedEncoding(PositionalEncoding):
 
     def resized(self, grid: Grid, scale: Scale | None = None) -> Tensor:
         """The table at the places of another grid, (1, h * w, D) in float32."""
-        if self.scale_grid is not None and scale is not None:  # in tokens of the table
-            scale = tuple(each * before / now for each, before, now in zip(scale, self.scale_grid, self.grid))  # type: ignore[assignment]
+        if self.scale_grid is not None and scale is not None:  # from here on in tokens of the table
+            (before_h, before_w), (h, w) = self.scale_grid, self.grid
+            scale = (scale[0] * before_h / h, scale[1] * before_w / w)
         axes = self.coordinates.axes(grid, self.table.device, scale)
         image = self.table.float().unflatten(1, self.grid).permute(0, 3, 1, 2)  # (1, D, h, w)
         image = F.pad(image, [BORDER] * 4, mode="replicate")
@@ -55,7 +56,7 @@ class LearnedEncoding(PositionalEncoding):
         before = self.scale_grid or self.grid
         if grid != self.grid:
             scale = (grid[0] / before[0], grid[1] / before[1])  # at which the table covers the new grid
-            table = self.resized(grid, scale).detach().to(self.table.dtype)
+            table = self.resized(grid, scale).detach().to(self.table.dtype).contiguous()
             self.table, self.grid = nn.Parameter(table, requires_grad=self.table.requires_grad), grid
             self.coordinates = self.coordinates._replace(training_grid=grid)
         self.scale_grid = None if before == grid or self.coordinates.rule != "auto" else before

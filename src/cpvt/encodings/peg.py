@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from cpvt import ops
 from cpvt.encodings.base import ModelShape, PositionalEncoding
-from cpvt.grids import AnyGrid, Grid, Layout, Scale, check_pack
+from cpvt.grids import AnyGrid, Grid, Layout, Scale, check_pack, check_scale, per_axis
 
+AnyScale = float | Sequence[float]  # one number of 1 or more, or one for each axis of the grid
 LAYOUTS = ("NLC", "NHWC", "NCHW")
 
 
@@ -67,48 +68,68 @@ class PEG(nn.Module):
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
-    def forward(self, tokens: Tensor, grid: AnyGrid | None = None, prefix_tokens: int = 0) -> Tensor:
+    def forward(
+        self, tokens: Tensor, grid: AnyGrid | None = None, prefix_tokens: int = 0, scale: AnyScale = 1
+    ) -> Tensor:
         """Return tokens plus their encoding, in the shape they came in; prefix tokens pass by untouched.
 
-        grid: one side per axis, needed for layout 'NLC' only. Raises ValueError where tokens and grid disagree.
+        grid: one side per axis, needed for layout 'NLC' only. scale: how many tokens an object covers for each that it
+        covered in training, 1 or more, one number or one for each axis (rows, columns); neighbours are read that much
+        further away. Raises ValueError where tokens, grid and scale disagree.
         """
         if self.folded:  # the residual is in the kernel, which prefix tokens do not meet
-            encoded = self._apply_peg(tokens, grid, prefix_tokens, residual=False)
+            encoded = self._apply_peg(tokens, grid, prefix_tokens, scale, residual=False)
             return torch.cat([tokens[:, :prefix_tokens], encoded[:, prefix_tokens:]], 1) if prefix_tokens else encoded
-        return self._apply_peg(tokens, grid, prefix_tokens, residual=True)
+        return self._apply_peg(tokens, grid, prefix_tokens, scale, residual=True)
 
-    def encoding(self, tokens: Tensor, grid: AnyGrid | None = None, prefix_tokens: int = 0) -> Tensor:
+    def encoding(
+        self, tokens: Tensor, grid: AnyGrid | None = None, prefix_tokens: int = 0, scale: AnyScale = 1
+    ) -> Tensor:
         """Return the encoding alone, so that `tokens + layer.encoding(tokens, grid)` equals `layer(tokens, grid)`."""
         if self.folded:
             raise ValueError("a folded PEG no longer knows its encoding from the tokens; keep the layer before fold()")
-        return self._apply_peg(tokens, grid, prefix_tokens, residual=False)
+        return self._apply_peg(tokens, grid, prefix_tokens, scale, residual=False)
 
-    def forward_packed(self, tokens: Tensor, grids: Sequence[AnyGrid], prefix_tokens: int = 0) -> Tensor:
+    def forward_packed(
+        self,
+        tokens: Tensor,
+        grids: Sequence[AnyGrid],
+        prefix_tokens: int = 0,
+        scales: Sequence[AnyScale] | None = None,
+    ) -> Tensor:
         """Return tokens plus their encoding for images of several sizes, end to end in (1, T, D); each as if alone.
 
-        grids: one for each image. Raises ValueError where tokens and grids disagree.
+        grids, scales: one for each image. Raises ValueError where tokens, grids and scales disagree.
         """
         if self.layout != "NLC" or any(isinstance(grid, int) or len(grid) != self.dims for grid in grids):
             raise ValueError(
                 f"a pack is for layout 'NLC' and grids of {self.dims} sides; got '{self.layout}' and {grids}"
             )
+        if scales is not None and (not isinstance(scales, (tuple, list)) or len(scales) != len(grids)):
+            raise ValueError(f"scale must be 1 or more for each of the {len(grids)} images; got {scales}")
+        each = scales or [1] * len(grids)
         if self.folded and prefix_tokens:
             check_pack(tokens, grids, prefix_tokens, self.dim)
             parts = tokens.split([prefix_tokens + math.prod(grid) for grid in grids], dim=1)
-            return torch.cat([self(part, grid, prefix_tokens) for part, grid in zip(parts, grids)], dim=1)
-        options = self._options(residual=not self.folded)
-        return ops.peg_packed(tokens, self.kernel(), self.bias, grids, prefix_tokens, form=self.form, **options)
+            alone = [self(part, grid, prefix_tokens, scale) for part, grid, scale in zip(parts, grids, each)]
+            return torch.cat(alone, dim=1)
+        dilations = [self._steps(check_scale(scale, grid)) for scale, grid in zip(each, grids)]
+        options = self._options(residual=not self.folded, form=self.form, dilations=dilations)
+        return ops.peg_packed(tokens, self.kernel(), self.bias, grids, prefix_tokens, **options)
 
-    def forward_at(self, tokens: Tensor, coordinates: Tensor, image: Tensor | None = None) -> Tensor:
+    def forward_at(
+        self, tokens: Tensor, coordinates: Tensor, image: Tensor | None = None, scale: AnyScale = 1
+    ) -> Tensor:
         """Return tokens plus their encoding for tokens at given coordinates: any subset, in any order.
 
         tokens: (T, D). coordinates: (T, dims) int64, such as row and column. image: (T,) int64 where several images
         are mixed. Missing neighbours are zero, so a full grid gives what `forward` gives. Memory is linear in T.
+        scale: as in `forward`; a neighbour between places is a mixture of the tokens around it.
         Raises ValueError for places that are not integer, negative, held twice or not one per token.
         """
         if self.padding_mode != "zeros":
             raise ValueError(f"forward_at knows no border, so padding_mode must be 'zeros'; got '{self.padding_mode}'")
-        how = (not self.folded, self.dilation, self.causal)
+        how = (not self.folded, self._steps(per_axis(scale, self.dims)), self.causal)
         return ops.peg_at(tokens, self.kernel(), self.bias, coordinates, image, *how)
 
     def kernel(self) -> Tensor:
@@ -140,11 +161,16 @@ class PEG(nn.Module):
         layer.folded, layer.form = True, self.form
         return layer.train(self.training).requires_grad_(False)
 
-    def _options(self, residual: bool) -> dict[str, Any]:
-        return dict(padding_mode=self.padding_mode, residual=residual, dilation=self.dilation, causal=self.causal)
+    def _options(self, **more: Any) -> dict[str, Any]:
+        return dict(padding_mode=self.padding_mode, causal=self.causal, **more)
 
-    def _apply_peg(self, tokens: Tensor, grid: AnyGrid | None, prefix_tokens: int, residual: bool) -> Tensor:
-        options = self._options(residual)
+    def _steps(self, scales: Sequence[float]) -> tuple[float, ...]:
+        """The distance between taps along each axis at these scales."""
+        return tuple(self.dilation * scale for scale in scales)
+
+    def _apply_peg(
+        self, tokens: Tensor, grid: AnyGrid | None, prefix_tokens: int, scale: AnyScale, residual: bool
+    ) -> Tensor:
         if not isinstance(tokens, Tensor):
             raise ValueError(f"PEG needs a tensor of tokens; got {type(tokens).__name__}")
         if self.layout == "NLC":
@@ -153,6 +179,7 @@ class PEG(nn.Module):
                     f"layout 'NLC' needs grid= with {self.dims} sides, as a token count alone does not say the shape; "
                     f"got {grid}"
                 )
+            options = self._options(residual=residual, dilation=self._steps(check_scale(scale, grid)))
             return ops.peg(tokens, self.kernel(), self.bias, grid, prefix_tokens, form=self.form, **options)
         if grid is not None or prefix_tokens:
             raise ValueError(f"layout '{self.layout}' holds its own grid and no prefix tokens; pass the tensor alone")
@@ -160,6 +187,7 @@ class PEG(nn.Module):
         if tokens.ndim != 4 or tokens.shape[channel_axis] != self.dim:
             raise ValueError(f"layout '{self.layout}' needs 4 axes and {self.dim} channels; got {tuple(tokens.shape)}")
         image = tokens if self.layout == "NCHW" else tokens.permute(0, 3, 1, 2)
+        options = self._options(residual=residual, dilation=self._steps(check_scale(scale, image.shape[2:])))
         encoded = ops.convolve(image, self.kernel(), self.bias, **options)
         return encoded if self.layout == "NCHW" else encoded.permute(0, 2, 3, 1)
 
@@ -255,7 +283,8 @@ def _at_least_one(scale: Scale | None) -> Scale | int:
     """The scale that PEG is told where objects are smaller than in training: 1, as nothing stands between tokens."""
     if scale is None:
         return 1
-    return torch.sym_max(1.0, scale[0]), torch.sym_max(1.0, scale[1])  # no branch on a symbolic size
+    rows, columns = torch.sym_max(1.0, scale[0]), torch.sym_max(1.0, scale[1])  # no branch on a symbolic size
+    return rows, columns  # type: ignore[return-value]
 
 
 def five_pegs(

@@ -39,9 +39,9 @@ class RelativeEncoding(PositionalEncoding):
         table: Tensor = self.tables[0 if self.shared else depth - 1]
         h, w = grid
         side = 2 * self.max_offset + 1
-        down, across = scale or (1.0, 1.0)
-        by_offset = self._weights(h, down, table) @ table.unflatten(1, (side, side))  # (heads, 2h - 1, 2K + 1)
-        by_offset = by_offset @ self._weights(w, across, table).t()  # (heads, 2h - 1, 2w - 1)
+        scale = (1.0, 1.0) if scale is None else scale
+        by_offset = self._weights(h, scale[0], table) @ table.unflatten(1, (side, side))  # (heads, 2h - 1, 2K + 1)
+        by_offset = by_offset @ self._weights(w, scale[1], table).t()  # (heads, 2h - 1, 2w - 1)
         rows, columns = _offsets(h, table.device), _offsets(w, table.device)  # (h, h), (w, w)
         index = rows[:, None, :, None] * (2 * w - 1) + columns[None, :, None, :]  # (h, w, h, w)
         return by_offset.flatten(1).index_select(1, index.flatten()).view(-1, h * w, h * w)

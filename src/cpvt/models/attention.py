@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from copy import copy
 from typing import NamedTuple
 
@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cpvt.encodings import PositionalEncoding
-from cpvt.grids import Grid, Layout
+from cpvt.grids import Layout
 from cpvt.models.linear import apply_linear
-from cpvt.models.scale import Temperature, find_temperature
+from cpvt.models.scale import Temperature
 
 
 class PackedBatch:
@@ -22,9 +22,10 @@ class PackedBatch:
     A plain object, not a tuple: torch.compile would treat the contents of a tuple as constants.
     """
 
-    def __init__(self, layout: Layout, device: torch.device, temperatures: list[Temperature]) -> None:
+    def __init__(self, layout: Layout, device: torch.device, temperatures: Sequence[Temperature] = (None,)) -> None:
         lengths = torch.tensor(layout.lengths)
-        self.temperatures = temperatures  # one for each group of equal grids
+        # one for each group
+        self.temperatures = [*temperatures] * (len(layout.groups) if len(temperatures) == 1 else 1)
         self.layout, self.longest = layout, max(layout.lengths)
         self.biases: list[Tensor] = []  # one for each group of equal grids, or none
         # (images + 1,): the first token of each image, and T
@@ -90,7 +91,7 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, temp
     if isinstance(temperature, Tensor):  # in a graph, for which a number would be a constant
         query = query * temperature.to(query.device, query.dtype)
     elif temperature is not None:
-        scale = temperature / math.sqrt(query.shape[-1])
+        scale = temperature * query.shape[-1] ** -0.5
     x = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=scale)
     x = x.transpose(1, 2)  # (B, P + N, heads, d)
     if bias is not None:  # a copy: with a bias, exporters would record a view that their own kernel does not allow
@@ -112,18 +113,16 @@ class AttentionInputs(NamedTuple):
 
     @classmethod
     def build(
-        cls, encoding: PositionalEncoding, layout: Layout, x: Tensor, training_grid: Grid | None = None
+        cls, encoding: PositionalEncoding, layout: Layout, x: Tensor, temperatures: Sequence[Temperature] = (None,)
     ) -> AttentionInputs:
         """What the encoding gives for all blocks, cast last to the dtype of the tokens x.
 
-        training_grid: that of the temperature; None for none.
+        temperatures: one for each group of the layout, or one for all.
         """
         cosines: list[Tensor] = []
         sines: list[Tensor] = []
         prefix = layout.prefix_tokens
-        temperatures: list[Temperature] = []
         for grid, scale, count in layout.groups:
-            temperatures.append(None if training_grid is None else find_temperature(grid, scale, training_grid))
             rotation = encoding.call_hook("rotation", grid, x.device, scale=scale)
             if rotation is not None:
                 cosines += [F.pad(rotation[0], (0, 0, prefix, 0), value=1.0).to(x.dtype)] * count

@@ -25,6 +25,13 @@ def spread_rules(scale: Any, count: int, default: ScaleRule) -> list[ScaleRule]:
     return [parse_scale(each) for each in scale]
 
 
+def refuse_scale(images: Tensor, scale: Any) -> Tensor:
+    """The images, unchanged; ValueError for a scale given to a traced graph, which keeps the model's rule."""
+    if scale is not None:
+        raise ValueError(f"a traced model keeps the rule that it was traced with (model.scale); got scale={scale!r}")
+    return images
+
+
 def find_scale(rule: ScaleRule, grid: Grid, training_grid: Grid) -> Scale | None:
     """The scale along rows and columns; below 1 where an image to be fitted is smaller than in training.
 
@@ -36,7 +43,7 @@ def find_scale(rule: ScaleRule, grid: Grid, training_grid: Grid) -> Scale | None
         return 1.0, 1.0
     factor = fit_factor(rule)
     if factor is None:
-        rows, columns = check_scale(rule, grid)  # type: ignore[arg-type]
+        rows, columns = check_scale(rule, grid)
         return rows, columns
     return factor * (grid[0] / training_grid[0]), factor * (grid[1] / training_grid[1])
 

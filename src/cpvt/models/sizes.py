@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cpvt.config import ModelConfig, Size, encoding_name, parse_size, sides, split_options
+from cpvt.config.scale import parse_scale
 
 SIZES: dict[str, dict[str, Any]] = {
     "micro": dict(embed_dim=64, depth=4, num_heads=4, patch_size=4, img_size=32, weight_init="xavier"),
@@ -57,6 +58,10 @@ def model_config(name: str, **options: Any) -> ModelConfig:
         options["encoding"] = encoding_name(options["encoding"])
     if options.get("img_size") is not None:
         options["img_size"] = tidy_size(options["img_size"])
+    if options.get("scale") is not None:
+        options["scale"] = parse_scale(options["scale"])
+    if options.get("scale_grid") is not None:  # a list, where it comes from JSON
+        options["scale_grid"] = tuple(options["scale_grid"])
     return dataclasses.replace(MODELS[name][0], **options)
 
 

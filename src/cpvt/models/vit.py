@@ -12,6 +12,7 @@ import torch
 from timm.layers import PatchEmbed, calculate_drop_path_rates
 from timm.models import register_notrace_function, register_notrace_module
 from torch import Tensor, nn
+from torch.fx import Proxy
 from torch.utils.checkpoint import checkpoint
 
 from cpvt.config import ModelConfig
@@ -21,7 +22,7 @@ from cpvt.encodings.naming import Builder
 from cpvt.grids import Layout, check_tokens
 from cpvt.models.attention import AttentionInputs, Block
 from cpvt.models.packing import check_batch, pad_to_patches, plan_packs
-from cpvt.models.scale import find_scale, find_temperature, is_list, spread_rules
+from cpvt.models.scale import Temperature, find_scale, find_temperature, is_list, refuse_scale, spread_rules
 from cpvt.models.timm_interface import (
     PREFIX,
     Backbone,
@@ -34,7 +35,7 @@ from cpvt.models.timm_interface import (
 )
 
 register_notrace_module(PEG)  # it inspects shapes and devices, so it is a leaf of an FX graph
-for leaf in (check_batch, check_tokens, find_scale, find_temperature):
+for leaf in (check_batch, check_tokens, find_scale, find_temperature, refuse_scale):
     register_notrace_function(leaf)
 
 Images = Tensor | list[Tensor] | tuple[Tensor, ...]
@@ -255,6 +256,8 @@ class VisionTransformer(Backbone):
 
     def embed(self, images: Tensor, scale: ScaleRule | None = None) -> tuple[Tensor, Layout, AttentionInputs]:
         """The input of block 1: tokens (B, P + N, D), their layout, and the positional inputs of attention."""
+        if isinstance(scale, Proxy):  # an FX graph has an input for it
+            images, scale = refuse_scale(images, scale), None
         images = check_batch(images, self.config.in_chans, self.config.patch_size, self.patch_embed.proj.weight.dtype)
         x, layout = self._embed(images, self.scale if scale is None else parse_scale(scale))
         return x, layout, self._attention_inputs(layout, x)
@@ -283,9 +286,10 @@ class VisionTransformer(Backbone):
         return x, layout, self._attention_inputs(layout, x)
 
     def _attention_inputs(self, layout: Layout, x: Tensor) -> AttentionInputs:
-        return AttentionInputs.build(
-            self.encoding, layout, x, self.scale_grid if self.config.attn_temperature else None
-        )
+        temperatures: list[Temperature] = [None]
+        if self.config.attn_temperature:
+            temperatures = [find_temperature(each.grid, each.scale, self.scale_grid) for each in layout.groups]
+        return AttentionInputs.build(self.encoding, layout, x, temperatures)
 
     def attention_map(self, images: Tensor, block: int) -> Tensor:
         """Attention weights between the patches in one block (counted from 1), (B, heads, N, N)."""

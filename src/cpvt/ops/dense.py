@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cpvt.grids import AnyGrid
+from cpvt.grids import AnyGrid, per_axis
+from cpvt.ops import shifted
+from cpvt.ops.spread import are_symbolic, border, own_tap, spread
 
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
@@ -31,7 +35,7 @@ def takes_dtype(dtype: torch.dtype, x: Tensor) -> bool:
 
 def peg_dense(
     tokens: Tensor, weight: Tensor, bias: Tensor | None, grid: AnyGrid, prefix_tokens: int = 0,
-    padding_mode: str = "zeros", residual: bool = True, dilation: int = 1, causal: bool = False,
+    padding_mode: str = "zeros", residual: bool = True, dilation: float | Sequence[float] = 1, causal: bool = False,
 ) -> Tensor:  # fmt: skip
     """`peg` by one convolution.
 
@@ -53,11 +57,12 @@ def convolve(
     bias: Tensor | None,
     padding_mode: str = "zeros",
     residual: bool = True,
-    dilation: int = 1,
+    dilation: float | Sequence[float] = 1,
     causal: bool = False,
 ) -> Tensor:
     """Depth-wise convolution of (B, D, h, w), or of 1 or 3 axes, that keeps the grid; plus the input if `residual`.
 
+    dilation: as in `peg`; where a graph is for steps of any value, shifted images are summed instead.
     Raises ValueError where image, weight and bias disagree.
     """
     check_weight(weight, bias, image.ndim - 2)
@@ -70,29 +75,37 @@ def convolve(
     if padding_mode not in PADDING_MODES or (causal and padding_mode != "zeros"):
         known = "'zeros' for a causal kernel" if causal else f"one of {', '.join(PADDING_MODES)}"
         raise ValueError(f"padding_mode must be {known}; got '{padding_mode}'")
+    steps = per_axis(dilation, image.ndim - 2, "dilation")
+    if are_symbolic(steps):
+        encoded = shifted.encode(image, weight, bias, steps, padding_mode, causal)
+        return image + encoded if residual else encoded
     weight = weight.squeeze(1).unsqueeze(1)  # the gradient then has the weight's strides, as DDP wants them
     folded = residual and _exact_in(image)
-    kernel = weight + identity_kernel(weight, causal) if folded else weight
-    reach = [dilation * (side // 2) for side in weight.shape[2:]]
+    kernel, gaps = spread(weight + identity_kernel(weight, causal) if folded else weight, steps, causal)
+    borders = [border(side, step, axis, causal) for axis, (side, step) in enumerate(zip(weight.shape[2:], steps))]
+    padding = [0] * len(borders)
     if padding_mode != "zeros":
-        image_and_border, reach = _pad(image, reach, padding_mode), [0] * len(reach)
+        image_and_border = _pad(image, borders, padding_mode)
     elif causal:
-        ahead = [0, 0] * (len(reach) - 1) + [2 * reach[0], 0]  # F.pad names the last axis first
-        image_and_border, reach = F.pad(image, ahead), [0, *reach[1:]]
+        image_and_border = F.pad(image, _outwards([borders[0], *[(0, 0)] * (len(borders) - 1)]))
+        padding[1:] = [after for _, after in borders[1:]]
     else:
-        image_and_border = image
-    apply = CONVOLUTIONS[len(reach)]
-    encoded = apply(image_and_border, kernel, bias, padding=reach, dilation=dilation, groups=image.shape[1])
+        image_and_border, padding = image, [after for _, after in borders]
+    apply = CONVOLUTIONS[len(borders)]
+    encoded = apply(image_and_border, kernel, bias, padding=padding, dilation=gaps, groups=image.shape[1])
     return image + encoded if residual and not folded else encoded
 
 
 def identity_kernel(weight: Tensor, causal: bool = False) -> Tensor:
     """The identity as a kernel (1, 1, k, ...): 1 at the token's own place, 0 elsewhere; to be added to `weight`."""
-    border: list[int] = []
-    for axis, side in enumerate(weight.shape[2:]):
-        own = side - 1 if causal and axis == 0 else side // 2
-        border = [own, side - 1 - own, *border]
-    return F.pad(weight.new_ones([1] * weight.ndim), border)
+    owns = [own_tap(side, axis, causal) for axis, side in enumerate(weight.shape[2:])]
+    around = _outwards([(own, side - 1 - own) for own, side in zip(owns, weight.shape[2:])])
+    return F.pad(weight.new_ones([1] * weight.ndim), around)
+
+
+def _outwards(borders: list[tuple[int, int]]) -> list[int]:
+    """Borders (before, after) of each axis as F.pad takes them, the last axis first."""
+    return [places for both in reversed(borders) for places in both]
 
 
 def _exact_in(image: Tensor) -> bool:
@@ -104,14 +117,13 @@ def _exact_in(image: Tensor) -> bool:
     return wide and not torch.is_autocast_enabled(image.device.type)
 
 
-def _pad(image: Tensor, reach: list[int], padding_mode: str) -> Tensor:
-    grid = image.shape[2:]
+def _pad(image: Tensor, borders: list[tuple[int, int]], padding_mode: str) -> Tensor:
+    grid, reach = image.shape[2:], [after for _, after in borders]
     extra = {"reflect": 1, "circular": 0}.get(padding_mode)
-    if extra is not None and any(side < border + extra for side, border in zip(grid, reach)):
+    if extra is not None and any(side < after + extra for side, after in zip(grid, reach)):
         raise ValueError(
             f"padding_mode '{padding_mode}' with a border of {max(reach)} needs a grid of at least "
             f"{max(reach) + extra} rows and columns; got {'x'.join(str(side) for side in grid)}. "
             "Use 'zeros' or 'replicate', or a larger image"
         )
-    both = [border for border in reversed(reach) for _ in range(2)]
-    return F.pad(image, both, mode=padding_mode)
+    return F.pad(image, _outwards(borders), mode=padding_mode)

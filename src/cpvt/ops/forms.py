@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from cpvt.grids import AnyGrid, check_tokens
+from cpvt.grids import AnyGrid, check_tokens, per_axis
 from cpvt.ops.dense import check_weight, peg_dense
+from cpvt.ops.spread import are_symbolic, border, spread
 
 FORMS = ("auto", "dense", "fused")
 FUSED_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-LARGEST_FUSED = 7  # side of a kernel, where 'auto' chooses: the taps of a larger one do not fit registers
+LARGEST_FUSED = 7  # side of a kernel, spread as it is, where 'auto' chooses: more taps do not fit registers
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 
 
@@ -35,8 +37,9 @@ def peg(
     grids (h, w), zero padding and float32, bfloat16 or float16. 'auto' is 'fused' where that is possible, but not while
     exporting, so that exported files need nothing of ours.
     options: padding_mode="zeros" (or "reflect", "replicate", "circular"). residual=True; False returns the encoding
-    alone, which is zero for prefix tokens. dilation=1, the step between taps. causal=False; True lets a token see only
-    itself and what comes before it along the first axis (zero padding only).
+    alone, which is zero for prefix tokens. dilation=1, the step between taps, in tokens: 1 or more, one number or one
+    for each axis of the grid; between tokens values are bilinear (linear along each axis). causal=False; True lets a
+    token see only itself and what comes before it along the first axis (zero padding only).
     Returns a tensor of the shape of `tokens`. Raises ValueError where tokens, grid and weight disagree, or 'fused' is
     not possible.
     Source: Chu et al., Conditional Positional Encodings for Vision Transformers, arXiv 2102.10882, section 3.
@@ -52,7 +55,8 @@ def peg(
     if form == "fused" or (form == "auto" and _suits_fused(tokens, weight, bias, **options)):
         from cpvt.ops import fused  # not before it is used: Triton comes with builds of torch for GPUs only
 
-        how = (options.get("residual", True), options.get("dilation", 1))
+        weight, gaps = spread(weight, per_axis(options.get("dilation", 1), 2, "dilation"))
+        how = (options.get("residual", True), gaps)
         return fused.peg(tokens, weight, bias, (grid[0], grid[1]), prefix_tokens, *how)
     return peg_dense(tokens, weight, bias, grid, prefix_tokens, **options)
 
@@ -63,7 +67,7 @@ def _obstacle(
     bias: Tensor | None,
     padding_mode: str = "zeros",
     residual: bool = True,
-    dilation: int = 1,
+    dilation: float | Sequence[float] = 1,
     causal: bool = False,
 ) -> str:
     """What keeps the fused form from computing this, as the end of a sentence; nothing if nothing does."""
@@ -74,6 +78,8 @@ def _obstacle(
         return f"is for grids (h, w); got a weight of {len(sides)} axes"
     if padding_mode != "zeros":
         return f"knows padding_mode 'zeros' alone; got '{padding_mode}'"
+    if are_symbolic(per_axis(dilation, 2, "dilation")):
+        return "knows only whole steps in graphs"
     if causal:
         return "knows no causal kernels; got causal=True"
     if unknown:
@@ -94,9 +100,14 @@ def _interpreted(device_type: str) -> bool:
 
 def _suits_fused(tokens: Tensor, weight: Tensor, bias: Tensor | None, **options: Any) -> bool:
     """Whether 'auto' means 'fused' here."""
-    if tokens.device.type != "cuda" or max(weight.shape[2:]) > LARGEST_FUSED:
+    if tokens.device.type != "cuda" or _obstacle(tokens, weight, bias, **options):
         return False
-    if _obstacle(tokens, weight, bias, **options):
+    steps = per_axis(options.get("dilation", 1), 2, "dilation")
+    sides = [
+        side if step == int(step) else 1 + sum(border(side, step, axis, causal=False))
+        for axis, (side, step) in enumerate(zip(weight.shape[2:], steps))
+    ]
+    if max(sides) > LARGEST_FUSED:
         return False
     from cpvt.ops import fused
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -23,11 +24,12 @@ def peg(
     grid: Grid,
     prefix_tokens: int = 0,
     residual: bool = True,
-    dilation: int = 1,
+    dilation: Sequence[int] = (1, 1),
 ) -> Tensor:
     """`cpvt.ops.peg` for grids (h, w) with zero padding, on a GPU or in Triton's interpreter.
 
     tokens: (B, P + N, D) in float32, bfloat16 or float16; weight (D, 1, k, k) and bias (D,) may have another of these.
+    dilation: whole steps between taps, along rows and columns.
     Sums are kept in float32 and rounded once, to the dtype of the tokens, which is the result's; gradients come in the
     dtype of what they belong to. Gradients of gradients are defined; forward-mode derivatives and vmap are not.
     Raises ValueError where weight or bias are on another device than the tokens.
@@ -35,7 +37,7 @@ def peg(
     for name, parameter in (("weight", weight), ("bias", bias)):
         if parameter is not None and parameter.device != tokens.device:
             raise ValueError(f"tokens are on {tokens.device}, so must {name} be; got {parameter.device}")
-    return _peg(tokens, weight, bias, *grid, prefix_tokens, residual, dilation)
+    return _peg(tokens, weight, bias, *grid, prefix_tokens, residual, list(dilation))
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
@@ -88,7 +90,7 @@ def _difference(device: str) -> str:
     return f"a small case differs by {max(errors):.1e}" if not max(errors) < 0.01 else ""  # a GPU's convolution rounds
 
 
-_WHERE = "SymInt h, SymInt w, SymInt prefix_tokens, bool residual, SymInt dilation"
+_WHERE = "SymInt h, SymInt w, SymInt prefix_tokens, bool residual, SymInt[] dilation"
 
 
 @torch.library.custom_op(
@@ -96,7 +98,7 @@ _WHERE = "SymInt h, SymInt w, SymInt prefix_tokens, bool residual, SymInt dilati
 )
 def _peg(
     tokens: Tensor, weight: Tensor, bias: Tensor | None, h: int, w: int, prefix_tokens: int, residual: bool,
-    dilation: int,
+    dilation: Sequence[int],
 ) -> Tensor:  # fmt: skip
     encoded, _ = run(tokens, weight, bias, (h, w), prefix_tokens, residual, dilation)
     assert encoded is not None
@@ -110,8 +112,8 @@ def _peg(
     " -> (Tensor, Tensor)",
 )
 def _peg_backward(
-    gradient: Tensor, tokens: Tensor, weight: Tensor, h: int, w: int, prefix_tokens: int, residual: bool, dilation: int,
-    to_tokens: bool, to_weight: bool,
+    gradient: Tensor, tokens: Tensor, weight: Tensor, h: int, w: int, prefix_tokens: int, residual: bool,
+    dilation: Sequence[int], to_tokens: bool, to_weight: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Gradient of the tokens, and of weight and bias as (k * k + 1, D) in float32; empty where not asked for."""
     centre = tokens if to_weight else None
@@ -123,15 +125,15 @@ def _peg_backward(
 @_peg.register_fake
 def _(
     tokens: Tensor, weight: Tensor, bias: Tensor | None, h: int, w: int, prefix_tokens: int, residual: bool,
-    dilation: int,
+    dilation: Sequence[int],
 ) -> Tensor:  # fmt: skip
     return tokens.new_empty(tokens.shape)
 
 
 @_peg_backward.register_fake
 def _(
-    gradient: Tensor, tokens: Tensor, weight: Tensor, h: int, w: int, prefix_tokens: int, residual: bool, dilation: int,
-    to_tokens: bool, to_weight: bool,
+    gradient: Tensor, tokens: Tensor, weight: Tensor, h: int, w: int, prefix_tokens: int, residual: bool,
+    dilation: Sequence[int], to_tokens: bool, to_weight: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     rows = weight.shape[2] * weight.shape[3] + 1
     return (

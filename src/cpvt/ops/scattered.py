@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import product
 from typing import Any
 
@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from cpvt.grids import check_width
+from cpvt.grids import check_width, per_axis
 from cpvt.ops.dense import check_weight
+from cpvt.ops.spread import offsets, spread
 
 CHUNKS = {"cpu": 512}  # tokens worked on at once: what fits a cache, and bounds the memory besides inputs and outputs
 LARGEST_CHUNK = 65536  # elsewhere
@@ -25,7 +26,7 @@ def peg_at(
     coordinates: Tensor,
     image: Tensor | None = None,
     residual: bool = True,
-    dilation: int = 1,
+    dilation: float | Sequence[float] = 1,
     causal: bool = False,
 ) -> Tensor:
     """PEG for tokens at integer coordinates: neighbours are those in space, and missing ones are zero.
@@ -33,16 +34,19 @@ def peg_at(
     tokens: (T, D). coordinates: (T, a) int64, zero or more, one column per axis of the kernel (row, column).
     image: (T,) int64 tells several images apart; tokens of different images never meet. weight: (D, 1, k, ...).
     Returns (T, D), in the order of the tokens. On a full grid it equals `cpvt.ops.peg` with zero padding.
-    Raises ValueError for places that are not integer, negative, held twice or not one per token. ProbeResult neighbours
-    sorts the places once; that no place is held twice is then one comparison along the sorted list.
+    Raises ValueError for places that are not integer, negative, held twice or not one per token. Finding neighbours
+    sorts the places once; that no place is held twice is then one comparison along the sorted list. dilation: the step
+    between taps, as in `cpvt.ops.peg`; a tap between two places reads both, each with its share of the weight.
     Memory is linear in T: kept for the backward are the tokens and one int64 per token and tap (72 bytes a token for
     3x3). Gradients of gradients are not defined.
     """
     check_weight(weight, bias, weight.ndim - 2)
     check_places(tokens, coordinates, image, weight.ndim - 2)
     check_width(tokens, weight.shape[0])
-    neighbours = _neighbours(coordinates, image, weight.shape[2:], dilation, causal)
-    taps = weight.flatten(2)[:, 0].t()  # (taps, D)
+    steps = per_axis(dilation, weight.ndim - 2, "dilation")
+    read = [offsets(side, step, axis, causal) for axis, (side, step) in enumerate(zip(weight.shape[2:], steps))]
+    neighbours = _neighbours(coordinates, image, read)
+    taps = _taps(weight, steps, causal, read)
     encoding: Tensor = _Gather.apply(tokens, taps, neighbours)
     if bias is not None:
         encoding = encoding + bias
@@ -69,13 +73,22 @@ def check_places(tokens: Tensor, coordinates: Tensor, image: Tensor | None, axes
             raise ValueError(f"{name} must be zero or more; got {int(places.min())}")
 
 
+def _taps(weight: Tensor, steps: Sequence[float], causal: bool, read: Sequence[Sequence[int]]) -> Tensor:
+    """The weight of every neighbour that is read, (taps, D); a spread kernel has zeros between them, which are not."""
+    kernel, gaps = spread(weight, tuple(steps), causal)
+    for axis, (places, gap) in enumerate(zip(read, gaps)):
+        if len(places) < kernel.shape[axis + 2]:
+            kept = torch.tensor([(place - places[0]) // gap for place in places], device=kernel.device)
+            kernel = kernel.index_select(axis + 2, kept)
+    return kernel.flatten(2)[:, 0].t()
+
+
 @torch.no_grad()
-def _neighbours(coordinates: Tensor, image: Tensor | None, kernel: torch.Size, dilation: int, causal: bool) -> Tensor:
-    """For every tap and token the number of the token that stands there, or -1, (taps, T)."""
+def _neighbours(coordinates: Tensor, image: Tensor | None, read: Sequence[Sequence[int]]) -> Tensor:
+    """For every tap and token the number of the token that stands there, or -1, (taps, T); `read`: along each axis."""
     count = coordinates.shape[0]
-    middle = [side - 1 if causal and axis == 0 else side // 2 for axis, side in enumerate(kernel)]
-    reach = [dilation * (side - 1) for side in kernel]  # room for every neighbour, so that rows stay apart
-    extent = [1] * len(kernel)
+    reach = [max(map(abs, places)) for places in read]  # room for every neighbour, so that rows stay apart
+    extent = [1] * len(read)
     if count:
         extent = [int(largest) + 1 + 2 * room for largest, room in zip(coordinates.amax(0), reach)]
     strides = [math.prod(extent[axis + 1 :]) for axis in range(len(extent))]
@@ -91,9 +104,9 @@ def _neighbours(coordinates: Tensor, image: Tensor | None, kernel: torch.Size, d
     if len(twice):
         first, second = sorted(order[int(twice[0]) : int(twice[0]) + 2].tolist())
         raise ValueError(f"tokens {first} and {second} stand at the same place, {coordinates[first].tolist()}")
-    found = torch.empty(math.prod(kernel), count, dtype=torch.int64, device=coordinates.device)
-    for tap, offsets in enumerate(product(*map(range, kernel))):
-        shift = sum((at - own) * dilation * stride for at, own, stride in zip(offsets, middle, strides))
+    found = torch.empty(math.prod(map(len, read)), count, dtype=torch.int64, device=coordinates.device)
+    for tap, away in enumerate(product(*read)):
+        shift = sum(places * stride for places, stride in zip(away, strides))
         wanted = place + shift
         where = torch.searchsorted(ordered, wanted).clamp_(max=max(0, count - 1))
         found[tap] = torch.where(ordered[where] == wanted, order[where], -1)

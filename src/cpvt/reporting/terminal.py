@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from cpvt.config import size_label
 from cpvt.data.protocols import describe
 from cpvt.reporting.probe_index import BASELINE_LABELS, HEADLINES, ProbeIndex, headline
+from cpvt.reporting.scales import scale_note
 from cpvt.reporting.summary import (
     Cell,
     majority_shares,
@@ -70,6 +71,8 @@ def print_tables(rows: Sequence[Row]) -> None:
             say(f"warning: {warning}")
         for label, note in protocol_notes([row for row in rows if row.protocol == protocol]).items():
             say(f"{label}: {note}")
+        if told := scale_note(own, protocol):
+            say(f"scale told: {told}")
         console.print()
 
 

@@ -10,8 +10,9 @@ from typing import NamedTuple
 
 from cpvt.config import Size, size_label
 from cpvt.reporting.contrasts import Contrast, Contrasts, Terms
+from cpvt.reporting.labels import head_label
 from cpvt.reporting.markdown import fill, lay_out
-from cpvt.reporting.summary import BASELINE, as_markdown, head_label, markdown_box, pixels, summarise, tabulate
+from cpvt.reporting.summary import BASELINE, as_markdown, markdown_box, pixels, summarise, tabulate
 from cpvt.results.rows import Row, read_rows
 
 HERE = Path(__file__).parent

@@ -13,9 +13,10 @@ from cpvt.reporting import gather, report, summarise
 from cpvt.reporting.classes import by_class
 from cpvt.reporting.contrasts import Contrasts
 from cpvt.reporting.figures import accuracy_figure
+from cpvt.reporting.labels import label_of
 from cpvt.reporting.pairs import paired_differences
 from cpvt.reporting.scales import scale_note, shared_scales
-from cpvt.reporting.summary import as_markdown, collapsed_seeds, label_of, tabulate
+from cpvt.reporting.summary import as_markdown, collapsed_seeds, tabulate
 from cpvt.reporting.terminal import print_tables
 from cpvt.results.rows import pack_hits
 from cpvt.runtime.files import append_rows
@@ -74,12 +75,14 @@ def test_models_that_can_be_told_nothing_have_no_mark_unless_they_were_told_else
     assert labels == ["timm:vit (not told)", "hf:vit", "timm:vit"]
 
 
-def test_accuracies_are_compared_among_rows_told_alike(several):
+def test_accuracies_are_compared_among_rows_told_alike(several, make_row):
     cells = {(cell.label, cell.size): cell for cell in summarise(several)}
     assert cells["peg", 64].difference == pytest.approx(21)
     assert cells["peg (paper)", 64].difference == pytest.approx(5)
     assert cells["peg (not told)", 64].difference is None  # learned was not tested so
     assert cells["peg (not told)", 32].difference == pytest.approx(10)  # at the training size rules agree
+    at_two = [told(make_row, "2", 32, 70, seed=seed) for seed in (0, 1)]  # but not with a number
+    assert [cell.difference for cell in summarise(several + at_two) if cell.scale_rule == "2"] == [None]
     assert cells["learned (paper)", 32].difference is None
     assert cells["peg", 64].retained == pytest.approx(50 * (81 / 90 + 80 / 89))
     assert cells["peg (paper)", 64].retained == pytest.approx(50 * (45 / 90 + 44 / 89))
@@ -110,7 +113,8 @@ def test_a_model_is_judged_at_the_training_size_however_it_was_told_there(make_r
 
 def test_pairs_classes_and_contrasts_keep_them_apart(several):
     pairs = {(each.label, each.size): each for each in paired_differences(several)}
-    assert {label: (pairs[label, 64].reference, round(pairs[label, 64].points, 6)) for label in ("peg", "peg (paper)")} == {
+    found = {label: pairs[label, 64] for label in ("peg", "peg (paper)")}
+    assert {label: (each.reference, round(each.points, 6)) for label, each in found.items()} == {
         "peg": ("learned", 21), "peg (paper)": ("learned (paper)", 5),
     }  # fmt: skip
     assert not [label for label, _ in pairs if "not told" in label or "learned" in label]
@@ -171,7 +175,8 @@ def test_the_page_and_its_files_say_how_the_scale_was_told(tmp_path, several):
     append_rows(tmp_path / "rows.jsonl", several)
     assert len(gather([tmp_path])) == len(several)
     text = report(tmp_path).read_text()
-    for words in ("peg (not told)", "<br><small>s = 2</small>", "<dt>Scale told</dt>", "resize &#39;fit&#39; (1, 2 at 32, 64)",
+    for words in ("peg (not told)", "<br><small>s = 2</small>", "<dt>Scale told</dt>",
+                  "resize &#39;fit&#39; (1, 2 at 32, 64)",
                   "Thin and dotted: told", "Difference to <i>learned, learned (paper)</i>"):  # fmt: skip
         assert words in text
     assert text.count("<th scope=row>peg</th><td>1</td>") == 1  # what it costs does not depend on the telling
@@ -202,7 +207,8 @@ def test_a_page_of_rows_that_were_told_nothing_says_nothing_of_it(tmp_path, make
 def test_the_tables_of_the_terminal_fit_100_columns(make_row, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "100")
     print_tables([told(make_row, rule, size, 50, encoding=name, seed=seed) for name in ("learned+peg", "sincos+peg")
-                  for rule in ("protocol", "", "fit*0.9") for size in (16, 32, 48, 64, 96) for seed in (0, 1)])  # fmt: skip
+                  for rule in ("protocol", "", "fit*0.9") for size in (16, 32, 48, 64, 96)
+                  for seed in (0, 1)])  # fmt: skip
     printed = capsys.readouterr().out
     assert "scale told: resize 'fit' (0.5, 1, 1.5, 2, 3 at 16, 32, 48, 64, 96); 'fit*0.9'" in printed
     table = [line for line in printed.splitlines() if "│" in line or "┃" in line]

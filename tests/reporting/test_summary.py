@@ -6,15 +6,14 @@ import pytest
 from scipy.stats import binomtest
 
 from cpvt.config import size_label
+from cpvt.reporting.labels import head_label, protocol_notes
 from cpvt.reporting.summary import (
     as_csv,
     as_markdown,
     confidence_interval,
-    head_label,
     majority_shares,
     majority_warnings,
     pixels,
-    protocol_notes,
     summarise,
     tabulate,
     wilson_interval,

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from cpvt.config import Size, size_label
 from cpvt.data.protocols import describe
 from cpvt.encodings import TABLE
-from cpvt.reporting.summary import Cell, head_label, pixels
+from cpvt.reporting.labels import head_label
+from cpvt.reporting.summary import Cell, pixels
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -76,7 +77,7 @@ def accuracy_figure(cells: Sequence[Cell], train_sizes: Sequence[Size]) -> Figur
 
 
 def line_style(pool: str, telling: str = "", tellings: Sequence[str] = ()) -> dict[str, Any]:
-    """How the line of a model is drawn: gap dashed; thin and dotted, each of `tellings` with its own dots, if marked."""
+    """How the line of a model is drawn: gap dashed; those of marked tellings thin, each telling with its own dots."""
     if not telling:
         return {"ls": "--" if pool == "gap" else "-", "marker": "o", "ms": 4, "lw": 1.8}
     style = DOTS[tellings.index(telling) % len(DOTS)]

@@ -15,6 +15,7 @@ from cpvt.data.protocols import TABLE, describe
 from cpvt.reporting.classes import by_class
 from cpvt.reporting.curves import curves_figure, gather_curves, store_curves
 from cpvt.reporting.figures import accuracy_figure, as_bytes, attention_figure
+from cpvt.reporting.labels import head_label, protocol_notes
 from cpvt.reporting.pairs import paired_differences
 from cpvt.reporting.probes import report_probes
 from cpvt.reporting.scales import scale_note, shared_scales
@@ -22,11 +23,9 @@ from cpvt.reporting.summary import (
     BASELINE,
     Cell,
     as_csv,
-    head_label,
     majority_shares,
     majority_warnings,
     pixels,
-    protocol_notes,
     summarise,
     tabulate,
 )

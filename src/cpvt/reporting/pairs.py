@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpvt.config import Size
-from cpvt.reporting.summary import BASELINE, collapsed_seeds, head_label, label_of, pixels, telling_of
+from cpvt.reporting.labels import head_label, label_of, telling_of
+from cpvt.reporting.summary import BASELINE, collapsed_seeds, pixels
 from cpvt.results.rows import Row, unpack_hits
 
 DRAWS = 10_000  # of the bootstrap

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from cpvt.config import Size, size_label
 from cpvt.config.scale import scale_label
 from cpvt.data.protocols import TABLE
-from cpvt.reporting.summary import Cell, head_label, pixels
+from cpvt.reporting.labels import head_label
+from cpvt.reporting.summary import Cell, pixels
 
 
 def scale_note(cells: Sequence[Cell], protocol: str) -> str:

@@ -7,16 +7,10 @@ from typing import TYPE_CHECKING
 
 from cpvt.config import size_label
 from cpvt.data.protocols import describe
+from cpvt.reporting.labels import protocol_notes
 from cpvt.reporting.probe_index import BASELINE_LABELS, HEADLINES, ProbeIndex, headline
 from cpvt.reporting.scales import scale_note
-from cpvt.reporting.summary import (
-    Cell,
-    majority_shares,
-    majority_warnings,
-    protocol_notes,
-    summarise,
-    tabulate,
-)
+from cpvt.reporting.summary import Cell, majority_shares, majority_warnings, summarise, tabulate
 from cpvt.results.probe_results import ProbeResult
 from cpvt.results.rows import Row
 

@@ -79,12 +79,14 @@ def _table(cells: Sequence[Cell], protocol: str, text: Callable[[Cell, float], s
     from rich.table import Table
 
     sizes, best, lines = tabulate(cells, protocol)
+    marked = any(cell.telling for cell in cells)  # labels are longer then, and leave less space
     table = Table(show_edge=False)
     table.add_column("encoding", overflow="fold")
     for size in sizes:
         table.add_column(size_label(size), justify="right")
     for label, line in lines.items():
-        table.add_row(escape(label), *("–" if cell is None else text(cell, best[cell.size]) for cell in line))
+        boxes = ["–" if cell is None else text(cell, best[cell.size]) for cell in line]
+        table.add_row(escape(label), *(box.replace(" ± ", "±") if marked else box for box in boxes))
     if majority := majority_shares(cells, protocol):
         table.add_row("always the largest class", *(majority.get(size, "–") for size in sizes), style="dim")
     return table

@@ -32,7 +32,7 @@ def telling_of(row: Row, rows: Sequence[Row]) -> str:
         several = any(each.scale_rule != rule for each in rows if each.pool or each.scale_rule)
     else:
         model = (row.model, row.encoding)
-        several = any(each.scale_rule and (each.model, each.encoding) == model for each in rows if not each.pool)
+        several = any(each.scale_rule and (each.model, each.encoding) == model for each in rows)
     return {"": "not told", "paper": "paper"}.get(rule, f"scale {rule}") if several else ""
 
 

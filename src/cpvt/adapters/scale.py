@@ -17,9 +17,9 @@ STEPS = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 
 
 def candidate_scales(adapter: ModelAdapter, size: tuple[int, int]) -> list[Pair]:
-    """The scales tried for images of these sides (height, width), ascending: each of STEPS below the size ratio, and it.
+    """The scales tried for images of these sides (height, width), ascending.
 
-    The size ratio is that of the image to the training size along each axis, at least 1. Along the axis of the smaller
+    Each of STEPS below the ratio of the image to the training size along each axis, at least 1, and that ratio. Along the axis of the smaller
     ratio no candidate exceeds it. Raises ValueError where the training size is not known.
     """
     if adapter.train_size is None:
@@ -41,7 +41,7 @@ def rule_under(protocol_rule: str | None, scale: Any, adapter: ModelAdapter) -> 
 
 
 def logits_by_scale(adapter: ModelAdapter, images: Tensor, candidates: Sequence[Any]) -> Tensor:
-    """Logits (candidates, B, classes) of images (B, C, H, W), told each scale. ValueError for fewer than two classes."""
+    """Logits (candidates, B, classes) of images (B, C, H, W), told each scale; ValueError for less than two classes."""
     found = torch.stack([adapter.told(scale).logits(images) for scale in candidates])
     if found.shape[2] < 2:
         raise ValueError(f"a scale is estimated from class probabilities; '{adapter.name}' gives {found.shape[2]}")

@@ -18,10 +18,10 @@ class LearnedEncoding(PositionalEncoding):
     """A learned vector for each position of the training grid, interpolated bicubically for other grids (ViT, DeiT).
 
     The table is (1, N, D) as timm's `pos_embed` without the class token's row; at the training grid it is added as it
-    is. At scale s token i reads place (i + 0.5) / s - 0.5; what lies outside reads the table's edge. Without a scale, or
-    by `coordinates='scaled'`, tokens are spread over the table, as DeiT's code resizes it (bicubic, no antialiasing,
-    corners not aligned); 'raw' reads places 0, 1, 2, ... scale_grid: the grid at which the scale is 1,
-    where it is not the table's (a model whose training size was changed later).
+    is. At scale s token i reads place (i + 0.5) / s - 0.5; what lies outside reads the table's edge. Without a scale,
+    or by `coordinates='scaled'`, tokens are spread over the table, as DeiT's code resizes it (bicubic, no antialiasing,
+    corners not aligned); 'raw' reads places 0, 1, 2, ... scale_grid: the grid at which the scale is 1, where it is not
+    the table's (a model whose training size was changed later).
     Source: Dosovitskiy et al., arXiv 2010.11929; resizing as in Touvron et al., arXiv 2012.12877.
     """
 

@@ -122,7 +122,8 @@ class VisionTransformer(Backbone):
         """Logits (B, classes) of images (B, C, H, W), or of a list of (C, H_i, W_i).
 
         scale: how much larger objects are than in training: a number of 1 or more, (rows, columns), or a rule, 'pixels'
-        or 'fit'; a list has one for each image. By default the model's own rule, its attribute `scale`. A distilled model returns the mean of its two heads; after `set_distilled_training()`, in training, a pair.
+        or 'fit'; a list has one for each image. By default the model's own rule, its attribute `scale`.
+        A distilled model returns the mean of its two heads; after `set_distilled_training()`, in training, a pair.
         """
         return self.forward_head(self.forward_features(images, scale))
 

@@ -143,7 +143,7 @@ def check_scale(scale: Any, grid: AnyGrid) -> tuple[float, ...]:
     import torch
 
     if torch.compiler.is_compiling():
-        return tuple(1.0 * along for along in scales)  # whole ones too are of any value, not constants
+        return scales
     for number, (side, along) in enumerate(zip(grid, scales)):
         if along > side:
             name = "x".join(str(side) for side in grid)

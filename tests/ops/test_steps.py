@@ -260,9 +260,10 @@ def test_one_graph_serves_every_scale_that_it_is_given(kind, causal):
     assert len(graphs) == 1
 
 
-def test_a_graph_without_a_scale_keeps_the_convolution():
+@pytest.mark.parametrize("scale", [1, 2, (1, 2)])
+def test_a_graph_for_a_whole_scale_keeps_the_convolution(scale):
     layer = PEG(8, dilation=2)
-    compiled, graphs = compile_and_count(lambda x: layer(x, (4, 5)))
+    compiled, graphs = compile_and_count(lambda x: layer(x, (4, 5), scale=scale))
     compiled(torch.randn(2, 20, 8))
     called = [getattr(node.target, "__name__", "") for node in graphs[0].graph.nodes]
     assert "conv2d" in called

@@ -11,7 +11,7 @@ Steps = tuple[float, ...]  # the distance between taps along each axis of the gr
 
 
 def are_symbolic(steps: Steps) -> bool:
-    """Whether this is a graph for steps of any value: while PyTorch compiles or exports, only whole ones are fixed."""
+    """Whether this is a graph for steps of any value: while PyTorch compiles or exports, ints are fixed, floats not."""
     return torch.compiler.is_compiling() and not all(isinstance(step, int) for step in steps)
 
 

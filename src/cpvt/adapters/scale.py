@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cpvt.adapters.base import ModelAdapter, sides_of
 from cpvt.config import sides
-from cpvt.config.scale import ScaleRule, parse_scale, parse_telling
+from cpvt.config.scale import ScaleRule, fit_factor, parse_scale, parse_telling
 
 Pair = tuple[float, float]
 STEPS = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
@@ -30,13 +30,16 @@ def candidate_scales(adapter: ModelAdapter, size: tuple[int, int]) -> list[Pair]
 
 
 def rule_under(protocol_rule: str | None, scale: Any, adapter: ModelAdapter) -> ScaleRule | None:
-    """What to tell a model under a protocol: its own rule for 'protocol', else what was asked for, which is checked.
+    """What to tell a model under a protocol: for 'protocol' the protocol's own rule, else what was asked for.
 
-    None where nothing is to be told. Raises ValueError for a model that cannot be told what was asked for.
+    A model whose own rule is 'paper' is told nothing, and one whose rule is 'fit*FACTOR' keeps its factor. None where
+    there is nothing to tell. Raises ValueError for a model that cannot be told what was asked for.
     """
     rule = parse_telling(scale)
     if rule == "protocol":
-        return protocol_rule if adapter.takes_scale else None
+        own = getattr(adapter.model, "scale", None) if adapter.takes_scale else None
+        keeps_own = own == "paper" or (protocol_rule == "fit" and own is not None and fit_factor(own) is not None)
+        return own if keeps_own else protocol_rule if adapter.takes_scale else None
     return "auto" if rule == "auto" and adapter.told("fit") else adapter.told(rule).scale
 
 

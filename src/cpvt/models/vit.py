@@ -86,7 +86,7 @@ class VisionTransformer(Backbone):
         for name in head_names(config):
             self.add_module(name, create_head(config))
         self._init_trunk(config.weight_init)
-        shape = ModelShape(config.embed_dim, config.depth, config.num_heads, self.grid)
+        shape = ModelShape(config.embed_dim, config.depth, config.num_heads, self.grid, config.scale_grid)
         self.encoding = create_encoding(encoding, shape)  # draws its own weights, last
 
     def _init_trunk(self, weight_init: str) -> None:

@@ -19,8 +19,8 @@ STEPS = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 def candidate_scales(adapter: ModelAdapter, size: tuple[int, int]) -> list[Pair]:
     """The scales tried for images of these sides (height, width), ascending.
 
-    Each of STEPS below the ratio of the image to the training size along each axis, at least 1, and that ratio. Along the axis of the smaller
-    ratio no candidate exceeds it. Raises ValueError where the training size is not known.
+    Each of STEPS below the ratio of the image to the training size, and that ratio, at least 1; along the axis of the
+    smaller ratio none exceeds it. Raises ValueError where the training size is not known.
     """
     if adapter.train_size is None:
         raise ValueError(f"'{adapter.name}' does not state its training size, so candidates= must list the scales")

@@ -196,7 +196,8 @@ def starting_weights(
     distillation (see `cpvt.models.adapt`); or a file of weights, which must fit exactly.
     class_names: those of the new data; if the run's differ, the head starts afresh.
     on_message: called with each change of the weights. The `config` of one of our models describes the result: its
-    `scale_grid` says where the scale is 1 after a change of the training size. Raises ValueError that lists what does not fit.
+    `scale_grid` says where the scale is 1 after a change of the training size.
+    Raises ValueError that lists what does not fit.
     """
     if Path(start).is_file() or not is_run(start):
         model = build_model(wanted)

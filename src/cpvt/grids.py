@@ -128,7 +128,7 @@ def per_axis(value: Any, axes: int, name: str = "scale") -> tuple[float, ...]:
     import torch  # not before it is needed
 
     compiling = torch.compiler.is_compiling()
-    if hasattr(value, "tolist") and not compiling:  # a tensor or array
+    if not compiling and hasattr(value, "tolist"):  # a tensor or array
         value = value.tolist()
     numbers = tuple(value) if isinstance(value, (tuple, list)) else (value,) * axes
     if len(numbers) != axes or not (compiling or all(_is_one_or_more(number) for number in numbers)):
@@ -150,7 +150,7 @@ def check_scale(scale: Any, grid: AnyGrid) -> tuple[float, ...]:
     side of the grid, where an object of one token would no longer fit. Unchecked in graphs, as `per_axis`.
     """
     scales = per_axis(scale, len(grid), "scale")
-    if type(scale) is int and scale == 1:
+    if all(type(along) is int and along == 1 for along in scales):
         return scales
     import torch
 

@@ -334,3 +334,22 @@ def test_a_limited_test_is_a_row_of_its_own(tiny_run, tiny_folder, tmp_path):
     assert (whole.data, some.data) == (str(tiny_folder), f"{tiny_folder}, 2 images of each part")
     append_rows(tmp_path / "rows.jsonl", [whole, some])
     assert read_rows(tmp_path / "rows.jsonl") == [whole, some]
+
+
+def test_a_scale_is_for_models_with_pegs(tiny_folder, tmp_path, capsys):
+    from cpvt.cli import main
+
+    model = open_adapter(TIMM, pretrained=False).model
+    rows = list(cpvt.sweep(cpvt.retrofit(model), str(tiny_folder), [8, 16], protocols=("resize", "canvas")))
+    assert [(row.scale_rule, row.scale) for row in rows] == [
+        ("protocol", (1.0, 1.0)), ("protocol", (2.0, 2.0)), ("protocol", (1.0, 1.0)), ("protocol", (1.0, 1.0)),
+    ]  # fmt: skip
+    (row,) = cpvt.sweep(model, str(tiny_folder), [16])
+    assert (row.scale_rule, row.scale) == ("", None)
+    for scale in ("fit", "2.0", "auto"):
+        with pytest.raises(ValueError, match=r"has no PEG, so it cannot be told a scale \((fit|2.0)\); leave scale"):
+            next(cpvt.sweep(model, str(tiny_folder), [16], scale=scale))
+    options = ["--data", str(tiny_folder), "--checkpoint", "random", "--out", str(tmp_path), "--sizes", "8"]
+    with pytest.raises(SystemExit):
+        main(["sweep", TIMM, *options, "--scale", "1.5"])
+    assert "has no PEG, so it cannot be told a scale (1.5); leave scale (--scale) out" in capsys.readouterr().err

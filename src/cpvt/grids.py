@@ -152,7 +152,7 @@ def check_scale(scale: Any, grid: AnyGrid) -> tuple[float, ...]:
     side of the grid, where an object of one token would no longer fit. Unchecked in graphs, as `per_axis`.
     """
     scales = per_axis(scale, len(grid), "scale")
-    if type(scale) is int and scale == 1:
+    if all(type(along) is int and along == 1 for along in scales):
         return scales
     import torch
 

@@ -387,3 +387,22 @@ def test_only_a_model_with_pegs_can_be_told(tiny_folder):
             list(cpvt.sweep(model, str(tiny_folder), [8], img_size=8, scale=scale))
     with pytest.raises(ValueError, match="scale must be paper, pixels, fit.*got 'sure'"):
         cpvt.sweep(model, str(tiny_folder), [8], scale="sure")
+
+
+def test_a_scale_is_for_models_with_pegs(tiny_folder, tmp_path, capsys):
+    from cpvt.cli import main
+
+    model = open_adapter(TIMM, pretrained=False).model
+    rows = list(cpvt.sweep(cpvt.retrofit(model), str(tiny_folder), [8, 16], protocols=("resize", "canvas")))
+    assert [(row.scale_rule, row.scale) for row in rows] == [
+        ("protocol", (1.0, 1.0)), ("protocol", (2.0, 2.0)), ("protocol", (1.0, 1.0)), ("protocol", (1.0, 1.0)),
+    ]  # fmt: skip
+    (row,) = cpvt.sweep(model, str(tiny_folder), [16])
+    assert (row.scale_rule, row.scale) == ("", None)
+    for scale in ("fit", "2.0", "auto"):
+        with pytest.raises(ValueError, match=r"has no PEG, so it cannot be told a scale \((fit|2.0)\); leave scale"):
+            next(cpvt.sweep(model, str(tiny_folder), [16], scale=scale))
+    options = ["--data", str(tiny_folder), "--checkpoint", "random", "--out", str(tmp_path), "--sizes", "8"]
+    with pytest.raises(SystemExit):
+        main(["sweep", TIMM, *options, "--scale", "1.5"])
+    assert "has no PEG, so it cannot be told a scale (1.5); leave scale (--scale) out" in capsys.readouterr().err

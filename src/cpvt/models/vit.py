@@ -16,13 +16,13 @@ from torch.fx import Proxy
 from torch.utils.checkpoint import checkpoint
 
 from cpvt.config import ModelConfig
-from cpvt.config.scale import ScaleRule, parse_scale
+from cpvt.config.scale import ScaleRule
 from cpvt.encodings import PEG, ModelShape, PositionalEncoding, create_encoding
 from cpvt.encodings.naming import Builder
 from cpvt.grids import Layout, check_tokens
 from cpvt.models.attention import AttentionInputs, Block
 from cpvt.models.packing import check_batch, pad_to_patches, plan_packs
-from cpvt.models.scale import Temperature, find_scale, find_temperature, is_list, refuse_scale, spread_rules
+from cpvt.models.scale import Temperature, find_scale, find_temperature, is_list, refuse_scale, rule_of, spread_rules
 from cpvt.models.timm_interface import (
     PREFIX,
     Backbone,
@@ -260,13 +260,13 @@ class VisionTransformer(Backbone):
         if isinstance(scale, Proxy):  # an FX graph has an input for it
             images, scale = refuse_scale(images, scale), None
         images = check_batch(images, self.config.in_chans, self.config.patch_size, self.patch_embed.proj.weight.dtype)
-        x, layout = self._embed(images, self.scale if scale is None else parse_scale(scale))
+        x, layout = self._embed(images, rule_of(scale, self.scale))
         return x, layout, self._attention_inputs(layout, x)
 
     def _embed(self, images: Tensor, rule: ScaleRule) -> tuple[Tensor, Layout]:
         patches = self.patch_embed(images)  # (B, h, w, D)
         grid = (patches.shape[1], patches.shape[2])
-        scales = None if rule == "paper" else (find_scale(rule, grid, self.scale_grid),)
+        scales = None if isinstance(rule, str) and rule == "paper" else (find_scale(rule, grid, self.scale_grid),)
         # contiguous: the convolution leaves channels first in memory, which every norm would copy
         x = self.encoding(patches.flatten(1, 2).contiguous(), Layout((grid,), 0, scales), 0)  # (B, N, D)
         if self.num_prefix_tokens:

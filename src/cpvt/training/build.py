@@ -106,7 +106,7 @@ def open_teacher(config: TrainConfig, data: DataSet, transform: Transform, devic
 
 
 def build_model(
-    config: TrainConfig, wanted: ModelConfig | ExternalConfig, class_names: tuple[str, ...]
+    config: TrainConfig, wanted: ModelConfig | ExternalConfig, data: DataSet
 ) -> tuple[nn.Module, ModelConfig | ExternalConfig]:
     """The model with its first weights, retrofitted where asked, and its configuration.
 
@@ -125,7 +125,7 @@ def build_model(
         assert isinstance(wanted, ExternalConfig)  # `check` rejects others
         model = published_weights(wanted, log)
     else:
-        model = starting_weights(wanted, start, class_names, log)
+        model = starting_weights(wanted, start, data.class_names, log)
     if config.teacher is not None:
         _enable_both_heads(model, config.model)
     if isinstance(model, VisionTransformer):
@@ -133,7 +133,9 @@ def build_model(
     assert isinstance(wanted, ExternalConfig)  # the models of other libraries
     if config.retrofit is None:
         return model, wanted
-    model = retrofit(model, config.retrofit.at, config.retrofit.absolute, config.retrofit.kernel_size)
+    scale = config.scale or ("pixels" if _keeps_pixels(config, data) else "fit")
+    wished = config.retrofit
+    model = retrofit(model, wished.at, wished.absolute, wished.kernel_size, scale=scale)
     done: Any = model.retrofitted
     return model, replace(wanted, retrofit=done)
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from cpvt.config import Size, size_label
 from cpvt.reporting.contrasts import Contrast, Contrasts, Terms
+from cpvt.reporting.labels import head_label
 from cpvt.reporting.markdown import fill, lay_out
 from cpvt.reporting.summary import BASELINE, as_markdown, markdown_box, pixels, summarise, tabulate
 from cpvt.results.rows import Row, read_rows
@@ -158,8 +159,8 @@ def tables(rows_of: dict[str, list[Row]]) -> dict[str, str]:
     nothing = "*Not measured yet.*"
     made = {"orderings": orderings(CLAIMS, {words: rows_of[name] for name, words in SETS.items() if rows_of[name]})}
     for name in SETS:
-        labels = dict.fromkeys(cell.label for cell in summarise(rows_of[name]))
-        pairs = [(label, BASELINE) for label in labels if label != BASELINE]
+        labels = {cell.label: head_label(BASELINE, "cls", cell.telling) for cell in summarise(rows_of[name])}
+        pairs = [(label, baseline) for label, baseline in labels.items() if label != baseline]
         pairs += [pair for pair in PAIRS if set(pair) <= set(labels)]
         made[f"{name} caption"] = caption(rows_of[name]) if rows_of[name] else nothing
         for protocol in PROTOCOLS:

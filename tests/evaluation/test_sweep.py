@@ -346,7 +346,7 @@ def test_rows_say_what_the_model_was_told_of_the_scale(tiny_run):
     }  # fmt: skip
     assert all(row.scale_rule == scale for scale, row in asked.items())
     (native,) = cpvt.sweep(tiny_run, None, [16], protocols=("native",))
-    assert (native.scale_rule, native.scale) == ("", None)  # the model's own rule
+    assert (native.scale_rule, native.scale) == ("protocol", None)  # the model's own rule, by each image's size
 
 
 def test_a_model_is_told_what_its_rows_say(tiny_run, tiny_folder):

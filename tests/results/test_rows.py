@@ -21,6 +21,8 @@ def test_rows_round_trip(tmp_path, make_row):
             class_correct=(50, 0),
             confusion=((0, 1, 10), (1, 0, 40)),
             class_names=("cat", "dog"),
+            scale_rule="fit",
+            scale=(1.5, 2.0),
         ),
     ]
     path = tmp_path / "deep" / "rows.jsonl"
@@ -89,7 +91,7 @@ def test_the_last_row_of_a_key_counts(tmp_path, make_row):
 @pytest.mark.parametrize(
     "change",
     [{"model": "m"}, {"encoding": "e"}, {"pool": "gap"}, {"seed": 5}, {"protocol": "resize"}, {"size": (32, 32)},
-     {"data": "d"}, {"initial_weights": "runs/a"}, {"train_sizes": (24, 32)}],
+     {"data": "d"}, {"initial_weights": "runs/a"}, {"train_sizes": (24, 32)}, {"scale_rule": "paper"}],
 )  # fmt: skip
 def test_rows_that_measure_different_things_are_all_kept(tmp_path, make_row, change):
     append_rows(tmp_path / "rows.jsonl", [make_row(), make_row(**change)])

@@ -107,7 +107,9 @@ def _sweep(config: SweepConfig, on_progress: ProgressCallback) -> Iterator[Row]:
             adapter if rule is None else adapter.told(rule), size, protocol, batches, data, on_progress
         )
         row = _row(identity, ready, data, protocol, size, transform, score)
-        yield replace(row, weights=str(config.checkpoint or ""), scale_rule="" if rule is None else str(config.scale))
+        yield replace(
+            row, weights=str(config.checkpoint or ""), scale_rule=str(config.scale) if adapter.takes_scale else ""
+        )
 
 
 def _check_protocols(config: SweepConfig) -> None:

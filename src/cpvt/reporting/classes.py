@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from cpvt.config import Size
-from cpvt.reporting.summary import label_of, pixels
+from cpvt.reporting.labels import label_of
+from cpvt.reporting.summary import pixels
 from cpvt.results.rows import Row
 
 MATRIX_CLASSES = 20  # most classes that are shown as a matrix

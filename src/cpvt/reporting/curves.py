@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from cpvt.config import POOLS
 from cpvt.encodings import TABLE
 from cpvt.reporting.figures import add_legend, colours
-from cpvt.reporting.summary import head_label
+from cpvt.reporting.labels import head_label
 from cpvt.results.folders import CHECKPOINT, CURVES, HISTORY, RUNS
 from cpvt.runtime.files import read_json, read_lines, write_lines
 

@@ -16,12 +16,14 @@ from numpy.typing import NDArray
 from cpvt.config import Size, size_label
 from cpvt.data.protocols import describe
 from cpvt.encodings import TABLE
-from cpvt.reporting.summary import Cell, head_label, pixels
+from cpvt.reporting.labels import head_label
+from cpvt.reporting.summary import Cell, pixels
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.figure import Figure
 
+DOTS: tuple[Any, ...] = (":", "-.", (0, (1, 3)), (0, (3, 1, 1, 1, 1, 1)), (0, (6, 2, 1, 2)))
 SPARE = ("#e69f00", "#000000", "#6a3d9a", "#0b775e", "#b15928", "#f0e442")
 
 
@@ -37,20 +39,20 @@ def accuracy_figure(cells: Sequence[Cell], train_sizes: Sequence[Size]) -> Figur
 
     protocols = list(dict.fromkeys(cell.protocol for cell in cells))
     palette = colours([cell.encoding for cell in cells])
+    tellings = list(dict.fromkeys(cell.telling for cell in cells if cell.telling))
     figure = Figure(figsize=(max(10.0, 6.2 * len(protocols)), 4.6), layout="constrained")
     panels = figure.subplots(1, len(protocols), sharey=True, squeeze=False)[0]
     entries: dict[str, Artist] = {}  # of the legend: a line may be in one panel only
     for panel, protocol in zip(panels, protocols):
-        lines: dict[tuple[str, str], list[Cell]] = {}
+        lines: dict[tuple[str, str, str], list[Cell]] = {}
         own = [cell for cell in cells if cell.protocol == protocol and not cell.refused]
         for cell in own:
-            lines.setdefault((cell.encoding, cell.pool), []).append(cell)
-        for (encoding, pool), line in lines.items():
+            lines.setdefault((cell.encoding, cell.pool, cell.telling), []).append(cell)
+        for (encoding, pool, telling), line in lines.items():
             line.sort(key=lambda cell: pixels(cell.size))
             x, y = [pixels(cell.size) for cell in line], np.array([cell.mean for cell in line])
-            style = "--" if pool == "gap" else "-"
-            label = textwrap.fill(head_label(encoding, pool), 44)
-            (drawn,) = panel.plot(x, y, style, color=palette[encoding], label=label, marker="o", ms=4, lw=1.8)
+            label = textwrap.fill(head_label(encoding, pool, telling), 44)
+            (drawn,) = panel.plot(x, y, color=palette[encoding], label=label, **line_style(pool, telling, tellings))
             entries.setdefault(label, drawn)
             low, high = zip(*map(_band, line))
             panel.fill_between(x, low, high, color=palette[encoding], alpha=0.13, lw=0)
@@ -72,6 +74,14 @@ def accuracy_figure(cells: Sequence[Cell], train_sizes: Sequence[Size]) -> Figur
     panels[0].set_ylim(0, 102)
     add_legend(figure, entries, len(protocols))
     return figure
+
+
+def line_style(pool: str, telling: str = "", tellings: Sequence[str] = ()) -> dict[str, Any]:
+    """How the line of a model is drawn: gap dashed; those of marked tellings thin, each telling with its own dots."""
+    if not telling:
+        return {"ls": "--" if pool == "gap" else "-", "marker": "o", "ms": 4, "lw": 1.8}
+    style = DOTS[tellings.index(telling) % len(DOTS)]
+    return {"ls": style, "marker": "s" if pool == "gap" else "o", "ms": 2.5, "lw": 1.1}
 
 
 def _band(cell: Cell) -> tuple[float, float]:

@@ -15,17 +15,17 @@ from cpvt.data.protocols import TABLE, describe
 from cpvt.reporting.classes import by_class
 from cpvt.reporting.curves import curves_figure, gather_curves, store_curves
 from cpvt.reporting.figures import accuracy_figure, as_bytes, attention_figure
+from cpvt.reporting.labels import head_label, protocol_notes
 from cpvt.reporting.pairs import paired_differences
 from cpvt.reporting.probes import report_probes
+from cpvt.reporting.scales import scale_note, shared_scales
 from cpvt.reporting.summary import (
     BASELINE,
     Cell,
     as_csv,
-    head_label,
     majority_shares,
     majority_warnings,
     pixels,
-    protocol_notes,
     summarise,
     tabulate,
 )
@@ -140,10 +140,12 @@ def _attention(folder: Path, out: Path, profiles: Sequence[dict[str, Any]]) -> b
 def _page(content: Content, accuracy_svg: bytes, attention_png: bytes | None) -> str:
     rows, cells = content.rows, content.cells
     accuracies = [_accuracies(cells, protocol) for protocol in dict.fromkeys(cell.protocol for cell in cells)]
+    pairs = paired_differences(rows)
     return render(
         "page.html",
         ours=all(row.pool for row in rows),
-        labels=list(dict.fromkeys(cell.label for cell in cells)),
+        labels=list(dict.fromkeys(head_label(cell.encoding, cell.pool) for cell in cells)),
+        tellings=any(cell.telling for cell in cells),
         warnings=majority_warnings(cells),
         unseen=any(row.size not in _train_sizes(rows) for row in rows),
         ranked=any(best == best for table in accuracies for best in table["best"].values()),
@@ -157,7 +159,8 @@ def _page(content: Content, accuracy_svg: bytes, attention_png: bytes | None) ->
         subtitle=_subtitle(rows),
         accuracy=inline(accuracy_svg),
         accuracies=accuracies,
-        pairs=paired_differences(rows),
+        pairs=pairs,
+        references=sorted(dict.fromkeys(each.reference for each in pairs), key=len),
         measured=[cell for cell in cells if cell.rate is not None],
         curves=inline(content.curves) if content.curves else None,
         profiles=content.profiles,
@@ -208,7 +211,8 @@ def _accuracies(cells: Sequence[Cell], protocol: str) -> dict[str, Any]:
     texts = [f"{size_label(size)}: {fractions[size]:.0%}" for size in sizes if any(fractions.values())]
     refusals = dict.fromkeys((cell.label, cell.refused) for cell in cells if cell.refused and cell.protocol == protocol)
     return {"title": describe(protocol), "sizes": sizes, "best": best, "lines": lines, "padding": ", ".join(texts),
-            "refusals": list(refusals), "majority": majority_shares(cells, protocol)}  # fmt: skip
+            "refusals": list(refusals), "majority": majority_shares(cells, protocol),
+            "scales": shared_scales(cells, protocol)}  # fmt: skip
 
 
 def _rates(content: Content) -> dict[str, list[float]]:
@@ -230,7 +234,7 @@ def _costs(content: Content) -> list[dict[str, Any]]:
         own = rates.get(head_label(*key))
         ratios = [mine / theirs for mine, theirs in zip(own, baseline)] if own and baseline else None
         costs.append(
-            {"label": cell.label, "depths": depths, "parameters": cell.parameters, "rates": own, "ratios": ratios}
+            {"label": head_label(*key), "depths": depths, "parameters": cell.parameters, "rates": own, "ratios": ratios}
         )
     return costs
 
@@ -242,6 +246,8 @@ def _facts(content: Content) -> dict[str, str]:
         "Skipped": f"{max(row.skipped for row in content.rows)} images could not be used; "
         f"{max(row.shrunk for row in content.rows)} were shrunk to the longest side",
     }
+    told = [scale_note(content.cells, protocol) for protocol in dict.fromkeys(cell.protocol for cell in content.cells)]
+    facts |= {"Scale told": "\n".join(filter(None, told))} if any(told) else {}
     facts |= protocol_notes(content.rows)
     if content.record:
         facts |= _origin(content.record)

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpvt.config import Size
-from cpvt.reporting.summary import BASELINE, collapsed_seeds, head_label, label_of, pixels
+from cpvt.reporting.labels import head_label, label_of, telling_of
+from cpvt.reporting.summary import BASELINE, collapsed_seeds, pixels
 from cpvt.results.rows import Row, unpack_hits
 
 DRAWS = 10_000  # of the bootstrap
@@ -32,20 +33,23 @@ class Difference:
 
 
 def paired_differences(rows: Sequence[Row], seed: int = 0) -> list[Difference]:
-    """Each model against a reference (`learned`, else the first) at each size, with a 95 % bootstrap interval.
+    """Each model against a reference at each size, with a 95 % bootstrap interval.
 
-    Models that do no better than the largest class (`collapsed_seeds`) are left out.
+    The reference is `learned`, else the first, of the models told the scale in the same way. Models that do no better
+    than the largest class (`collapsed_seeds`) are left out.
 
     Images are resampled 10,000 times; several seeds of a model are averaged on each image. The interval covers the
     choice of images, not the randomness of training.
     """
     collapsed = collapsed_seeds(rows)
     scores = {key: each for key, each in _scores(rows).items() if (key[0], key[2]) not in collapsed}
+    tellings = {label_of(row, rows): telling_of(row, rows) for row in rows}
     labels = list(dict.fromkeys(label for _, _, label in scores))
-    preferred = (BASELINE, head_label(BASELINE, "gap"), *labels)
-    reference = next((label for label in preferred if label in labels), "")
     differences = []
     for (protocol, size, label), own in sorted(scores.items(), key=lambda item: (item[0][0], pixels(item[0][1]))):
+        alike = [each for each in labels if tellings[each] == tellings[label]]
+        preferred = (*(head_label(BASELINE, pool, tellings[label]) for pool in ("cls", "gap")), *alike)
+        reference = next(each for each in preferred if each in alike)
         other = scores.get((protocol, size, reference))
         if label == reference or other is None or len(other) != len(own):
             continue

@@ -7,21 +7,28 @@ import io
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from statistics import mean, stdev
 from typing import NamedTuple
 
 from cpvt.config import Size, size_label
-from cpvt.data.protocols import options_read
+from cpvt.config.scale import scale_label
+from cpvt.data.protocols import TABLE as PROTOCOLS
 from cpvt.encodings import TABLE
+from cpvt.reporting.labels import head_label, label_of, name_of, telling_of
 from cpvt.reporting.markdown import lay_out
 from cpvt.results.rows import Row
 
 BASELINE = "learned"
+AGREEING = ("protocol", "", "paper", "pixels", "fit", "auto")  # rules that give scale 1 at the training size
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One encoding and pool at one size under one protocol, over all seeds. Accuracies are in percent."""
+    """One encoding and pool at one size under one protocol, told the scale in one way, over all seeds.
+
+    Accuracies are in percent.
+    """
 
     protocol: str
     size: Size
@@ -44,95 +51,54 @@ class Cell:
     balanced: float | None = None  # balanced accuracy, percent, mean over seeds
     majority: float | None = None  # accuracy of always answering the largest class, percent
     collapsed: tuple[int, ...] = ()  # seeds that are not above that at the training size: nothing is claimed of them
+    scale_rule: str = ""  # what was told of the scale of objects, as in `Row`
+    telling: str = ""  # the same in words, where the rows of a page were told in several ways
+    scales: tuple[tuple[float, float] | None, ...] = ()  # of each seed, where one was told
 
     @property
     def label(self) -> str:
-        return head_label(self.encoding, self.pool)
+        return head_label(self.encoding, self.pool, self.telling)
+
+    @property
+    def scale(self) -> str | None:
+        """The scale that was told, such as "2" or "1.5x2" for rows and columns, mean over seeds; None for none."""
+        scales = [scale for scale in self.scales if scale is not None]
+        return (
+            scale_label((mean(rows for rows, _ in scales), mean(columns for _, columns in scales))) if scales else None
+        )
 
 
-def head_label(encoding: str, pool: str) -> str:
-    """The label of an encoding and pool in tables and figures."""
-    return f"{encoding} · {pool}" if pool == "gap" else encoding
+class Key(NamedTuple):
+    """What a cell is about."""
+
+    protocol: str
+    size: Size
+    encoding: str
+    pool: str
+    rule: str  # of the scale
 
 
-def label_of(row: Row, rows: Sequence[Row]) -> str:
-    """The label of a row's model in tables and figures of these rows."""
-    return head_label(_name(row, rows), row.pool)
-
-
-def protocol_notes(rows: Sequence[Row]) -> dict[str, str]:
-    """How each model was tested: label -> note, or a single note under "all" if they are equal."""
-    by_label: dict[str, list[Row]] = {}
-    for row in rows:
-        by_label.setdefault(label_of(row, rows), []).append(row)
-    notes = {label: _note(own) for label, own in by_label.items()}
-    return {"all": next(iter(notes.values()))} if len(set(notes.values())) == 1 else notes
-
-
-def _note(rows: Sequence[Row]) -> str:
-    row = rows[0]
-    parts = ["zero-shot", _training_sizes(row)]
-    parts += [f"initialised from {row.initial_weights}"] if row.initial_weights else []
-    if any("crop_ratio" in options_read(row.protocol) for row in rows):
-        parts += [f"crop ratio {row.crop_ratio:g}", row.interpolation]
-    if row.mean:
-        parts.append(f"normalised by mean {_numbers(row.mean)}, deviation {_numbers(row.std)}")
-    methods = sorted({row.takes_sizes for row in rows} - {"as it is"})
-    return ", ".join([*parts, *(f"takes other sizes by {method}" for method in methods)])
-
-
-def _training_sizes(row: Row) -> str:
-    if row.train_size is None:
-        return "training size unknown"
-    return f"trained at {', '.join(map(size_label, dict.fromkeys(row.train_sizes or (row.train_size,))))}"
-
-
-def _numbers(values: Sequence[float]) -> str:
-    return "/".join(f"{value:g}" for value in values)
-
-
-Groups = dict[tuple[str, Size, str, str], dict[int, Row]]  # (protocol, size, encoding, pool) -> seed -> row
+Groups = dict[Key, dict[int, Row]]  # seed -> row
 
 
 def summarise(rows: Sequence[Row]) -> list[Cell]:
-    """One cell per (protocol, size, encoding, pool): encodings in the order of the TABLE, gap after cls."""
+    """One cell per (protocol, size, encoding, pool, rule of the scale).
+
+    Encodings come in the order of the TABLE, gap after cls, and of the rules 'protocol' first. Retained accuracy and
+    difference are among rows told the scale in the same way. Where such a row is missing at the training size, one
+    told otherwise takes its place: the scale is 1 there, and rules agree.
+    """
     groups: Groups = {}
     for row in rows:
-        groups.setdefault((row.protocol, row.size, _name(row, rows), row.pool), {})[row.seed] = row
+        key = Key(row.protocol, row.size, name_of(row, rows), row.pool, row.scale_rule)
+        groups.setdefault(key, {})[row.seed] = row
     collapsed = collapsed_seeds(rows)
-    names = list(dict.fromkeys((*TABLE, *(_name(row, rows) for row in rows))))
-    keys = sorted(groups, key=lambda key: (key[0], names.index(key[2]), key[3], pixels(key[1])))
-    return [_cell(key, groups[key], groups, collapsed) for key in keys]
-
-
-def _name(row: Row, rows: Sequence[Row]) -> str:
-    """The encoding, or the name of an external model, and in brackets what distinguishes it from other rows."""
-    first = rows[0]
-    external = not row.pool
-    differing = {
-        row.model: row.model != first.model and not external,
-        row.data: row.data != first.data,
-        f"crop ratio {row.crop_ratio:g}": row.crop_ratio != first.crop_ratio,
-        row.interpolation: row.interpolation != first.interpolation,
-        _training_sizes(row): row.train_sizes != first.train_sizes,
-        f"from {row.initial_weights or 'random weights'}": row.initial_weights != first.initial_weights,
-        f"longest side {row.longest_side}": row.longest_side != first.longest_side
-        and row.protocol == first.protocol
-        and "longest_side" in options_read(row.protocol),
-    }
-    others = [text for text, differs in differing.items() if differs]
-    if external:  # libraries differ in preprocessing: only what distinguishes rows of one model counts
-        alike = [each for each in rows if not each.pool and (each.model, each.encoding, each.seed, each.protocol)
-                 == (row.model, row.encoding, row.seed, row.protocol)]  # fmt: skip
-        texts = {
-            row.data: "data", f"crop ratio {row.crop_ratio:g}": "crop_ratio", row.interpolation: "interpolation",
-            row.weights: "weights", f"mean {_numbers(row.mean)}": "mean", f"trained at {row.train_size}": "train_size",
-            f"from {row.initial_weights}": "initial_weights",
-        }  # fmt: skip
-        others = [text for text, name in texts.items() if len({getattr(each, name) for each in alike}) > 1]
-    alone = row.encoding and all(each.model == row.model for each in rows)
-    name = f"{row.model} {row.encoding}".strip() if external and not alone else row.encoding
-    return name + (f" ({', '.join(others)})" if others else "")
+    tellings = {key: telling_of(next(iter(own.values())), rows) for key, own in groups.items()}
+    names = list(dict.fromkeys((*TABLE, *(key.encoding for key in groups))))
+    rules = sorted({key.rule for key in groups}, key=lambda rule: (rule != "protocol", rule))
+    keys = sorted(groups, key=lambda key: (key.protocol, names.index(key.encoding), key.pool, rules.index(key.rule),
+                                           pixels(key.size)))  # fmt: skip
+    return [_cell(key, groups, tellings, collapsed) for key in keys]
 
 
 Collapsed = dict[tuple[str, str], tuple[int, ...]]  # (protocol, label) -> seeds
@@ -141,35 +107,68 @@ Collapsed = dict[tuple[str, str], tuple[int, ...]]  # (protocol, label) -> seeds
 def collapsed_seeds(rows: Sequence[Row]) -> Collapsed:
     """(protocol, label) -> the seeds that do no better than always answering the largest class.
 
-    Judged at the training size, or at every size if that was not tested: the lower end of Wilson's 95 % interval must
-    be above the majority class. Rows without counts of classes are not judged.
+    Judged at the training size, also as told the scale otherwise where rules agree there, or at every size if that was
+    not tested: the lower end of Wilson's 95 % interval must be above the majority class. Rows without counts of classes
+    are not judged.
     """
-    trainings: dict[tuple[str, str, int], list[Row]] = {}
+    trainings: dict[tuple[str, str, int], dict[str, list[Row]]] = {}  # each model's rows by how it was told the scale
     for row in rows:
         if row.majority is not None:
-            trainings.setdefault((row.protocol, label_of(row, rows), row.seed), []).append(row)
+            model = (row.protocol, head_label(name_of(row, rows), row.pool), row.seed)
+            trainings.setdefault(model, {}).setdefault(label_of(row, rows), []).append(row)
     collapsed: Collapsed = {}
-    for (protocol, label, seed), own in sorted(trainings.items()):
-        judged = [row for row in own if row.size == row.train_size] or own
-        if not any(wilson_interval(row.correct, row.total)[0] > (row.majority or 0) for row in judged):
-            collapsed[protocol, label] = (*collapsed.get((protocol, label), ()), seed)
+    for (protocol, _, seed), tellings in sorted(trainings.items()):
+        tested = {label: [row for row in own if row.size == row.train_size] for label, own in tellings.items()}
+        agreeing = [row for own in tested.values() for row in own if _agrees(protocol, row.scale_rule)]
+        for label, own in tellings.items():
+            judged = tested[label] or agreeing or own
+            if not any(wilson_interval(row.correct, row.total)[0] > (row.majority or 0) for row in judged):
+                collapsed[protocol, label] = (*collapsed.get((protocol, label), ()), seed)
     return collapsed
 
 
-def _cell(key: tuple[str, Size, str, str], by_seed: dict[int, Row], groups: Groups, collapsed: Collapsed) -> Cell:
-    protocol, size, encoding, pool = key
+def _agrees(protocol: str, rule: str) -> bool:
+    """Whether a rule gives scale 1 at the training size, so that it does the same there as the others that do."""
+    return rule in AGREEING and not (protocol in PROTOCOLS and PROTOCOLS[protocol].size_is_limit)
+
+
+def _training_key(key: Key, groups: Groups, trained: Size | None) -> Key:
+    """The key of the same model at the training size, told the scale alike, else by a rule that agrees there."""
+    rules = (key.rule, *(each for each in AGREEING if _agrees(key.protocol, each)))
+    return _first([key._replace(size=trained or 0, rule=rule) for rule in rules], groups)
+
+
+def _baseline_key(key: Key, groups: Groups, trained: Size | None) -> Key:
+    """The key of the baseline, of the same pool if there is one, told the scale alike; the key itself for the baseline.
+
+    Told otherwise at the training size, where rules agree; and for models of other libraries, which are told nothing.
+    """
+    agreeing = key.size == trained and _agrees(key.protocol, key.rule)
+    rules = (key.rule, *AGREEING) if agreeing or not (key.pool or key.rule) else (key.rule,)
+    pairs = product((key.pool, "cls"), rules)
+    return _first([key._replace(encoding=BASELINE, pool=pool, rule=rule) for pool, rule in pairs], groups)
+
+
+def _first(keys: Sequence[Key], groups: Groups) -> Key:
+    """The first key that has rows; the first of all where none has."""
+    return next((key for key in keys if key in groups), keys[0])
+
+
+def _cell(key: Key, groups: Groups, tellings: dict[Key, str], collapsed: Collapsed) -> Cell:
+    (protocol, size, encoding, pool, rule), by_seed, telling = key, groups[key], tellings[key]
     any_row = next(iter(by_seed.values()))
     accuracies = [100 * row.accuracy for row in by_seed.values()]
-    trained, own = any_row.train_size, collapsed.get((protocol, head_label(encoding, pool)), ())
-    at_training = groups.get((protocol, trained, encoding, pool), {}) if trained and not own else {}
+    trained, own = any_row.train_size, collapsed.get((protocol, head_label(encoding, pool, telling)), ())
+    at_training = groups.get(_training_key(key, groups, trained), {}) if trained and not own else {}
     retained = [100 * row.accuracy / at_training[seed].accuracy for seed, row in by_seed.items()
                 if seed in at_training and at_training[seed].correct and row.total]  # fmt: skip
-    baseline = groups.get((protocol, size, BASELINE, pool)) or groups.get((protocol, size, BASELINE, "cls"), {})
-    baseline_pool = next((row.pool for row in baseline.values()), "")
-    claimed = not own and (protocol, head_label(BASELINE, baseline_pool)) not in collapsed
+    baseline_key = _baseline_key(key, groups, trained)
+    baseline = groups.get(baseline_key, {})
+    baseline_label = head_label(BASELINE, baseline_key.pool, tellings.get(baseline_key, ""))
+    claimed = not own and (protocol, baseline_label) not in collapsed
     paired = [100 * (row.accuracy - baseline[seed].accuracy) for seed, row in by_seed.items()
               if claimed and seed in baseline and row.total and baseline[seed].total]  # fmt: skip
-    is_baseline = encoding == BASELINE and pool == baseline_pool
+    is_baseline = key == baseline_key
     return Cell(
         protocol, size, encoding, pool, tuple(sorted(by_seed)), mean(accuracies),
         stdev(accuracies) if len(accuracies) > 1 else None,
@@ -184,7 +183,8 @@ def _cell(key: tuple[str, Size, str, str], by_seed: dict[int, Row], groups: Grou
         accuracy_interval=_accuracy_interval(list(by_seed.values())),
         balanced=_mean(100 * row.balanced_accuracy for row in by_seed.values() if row.balanced_accuracy is not None),
         majority=_mean(100 * row.majority for row in by_seed.values() if row.majority is not None),
-        collapsed=own,
+        collapsed=own, scale_rule=rule, telling=telling,
+        scales=tuple(None if rule == "paper" else by_seed[seed].scale for seed in sorted(by_seed)),
     )  # fmt: skip
 
 
@@ -256,7 +256,7 @@ def as_csv(cells: Sequence[Cell]) -> str:
         ["protocol", "size", "encoding", "pool", "seeds", "accuracy_mean", "accuracy_sd", "kept_percent",
          f"difference_to_{BASELINE}", "difference_low", "difference_high", "fill", "top5", "images_per_second",
          "peak_memory_mib", "refused", "accuracy_low", "accuracy_high", "accuracy_interval", "balanced_accuracy",
-         "majority_class"]
+         "majority_class", "scale_rule", "scale"]
     )  # fmt: skip
     for cell in cells:
         low, high = cell.interval or (None, None)
@@ -267,7 +267,7 @@ def as_csv(cells: Sequence[Cell]) -> str:
         ends = cell.accuracy_interval or (None, None)
         names = [cell.protocol, size_label(cell.size), cell.encoding, cell.pool, len(cell.seeds)]
         later = [cell.refused or "", *map(_decimals, ends), kind, _decimals(cell.balanced), _decimals(cell.majority)]
-        writer.writerow([*names, *map(_decimals, numbers), *later])
+        writer.writerow([*names, *map(_decimals, numbers), *later, cell.scale_rule, cell.scale or ""])
     return file.getvalue()
 
 

@@ -7,15 +7,10 @@ from typing import TYPE_CHECKING
 
 from cpvt.config import size_label
 from cpvt.data.protocols import describe
+from cpvt.reporting.labels import protocol_notes
 from cpvt.reporting.probe_index import BASELINE_LABELS, HEADLINES, ProbeIndex, headline
-from cpvt.reporting.summary import (
-    Cell,
-    majority_shares,
-    majority_warnings,
-    protocol_notes,
-    summarise,
-    tabulate,
-)
+from cpvt.reporting.scales import scale_note
+from cpvt.reporting.summary import Cell, majority_shares, majority_warnings, summarise, tabulate
 from cpvt.results.probe_results import ProbeResult
 from cpvt.results.rows import Row
 
@@ -70,6 +65,8 @@ def print_tables(rows: Sequence[Row]) -> None:
             say(f"warning: {warning}")
         for label, note in protocol_notes([row for row in rows if row.protocol == protocol]).items():
             say(f"{label}: {note}")
+        if told := scale_note(own, protocol):
+            say(f"scale told: {told}")
         console.print()
 
 

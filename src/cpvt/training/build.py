@@ -133,7 +133,7 @@ def build_model(
     assert isinstance(wanted, ExternalConfig)  # the models of other libraries
     if config.retrofit is None:
         return model, wanted
-    scale = config.scale or ("pixels" if _keeps_pixels(config, data) else "fit")
+    scale = config.scale or _default_scale(config, data) or "fit"
     wished = config.retrofit
     model = retrofit(model, wished.at, wished.absolute, wished.kernel_size, scale=scale)
     done: Any = model.retrofitted

@@ -1,0 +1,97 @@
+"""How models are called in tables and figures, and how each was tested."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cpvt.config import size_label
+from cpvt.data.protocols import options_read
+from cpvt.results.rows import Row
+
+
+def head_label(encoding: str, pool: str, telling: str = "") -> str:
+    """The label of an encoding and pool in tables and figures, and how it was told the scale."""
+    label = f"{encoding} · {pool}" if pool == "gap" else encoding
+    return f"{label} ({telling})" if telling else label
+
+
+def label_of(row: Row, rows: Sequence[Row]) -> str:
+    """The label of a row's model in tables and figures of these rows."""
+    return head_label(name_of(row, rows), row.pool, telling_of(row, rows))
+
+
+def telling_of(row: Row, rows: Sequence[Row]) -> str:
+    """How a row's model was told the scale, in words, where these rows were told in several ways; else empty.
+
+    Empty also for what is true under the protocol, and for a model of another library that can be told nothing.
+    """
+    rule = row.scale_rule
+    if rule == "protocol":
+        return ""
+    if row.pool or rule:
+        several = any(each.scale_rule != rule for each in rows if each.pool or each.scale_rule)
+    else:
+        model = (row.model, row.encoding)
+        several = any(each.scale_rule and (each.model, each.encoding) == model for each in rows if not each.pool)
+    return {"": "not told", "paper": "paper"}.get(rule, f"scale {rule}") if several else ""
+
+
+def protocol_notes(rows: Sequence[Row]) -> dict[str, str]:
+    """How each model was tested: label -> note, or a single note under "all" if they are equal."""
+    by_label: dict[str, list[Row]] = {}
+    for row in rows:
+        by_label.setdefault(label_of(row, rows), []).append(row)
+    notes = {label: _note(own) for label, own in by_label.items()}
+    return {"all": next(iter(notes.values()))} if len(set(notes.values())) == 1 else notes
+
+
+def _note(rows: Sequence[Row]) -> str:
+    row = rows[0]
+    parts = ["zero-shot", _training_sizes(row)]
+    parts += [f"initialised from {row.initial_weights}"] if row.initial_weights else []
+    if any("crop_ratio" in options_read(row.protocol) for row in rows):
+        parts += [f"crop ratio {row.crop_ratio:g}", row.interpolation]
+    if row.mean:
+        parts.append(f"normalised by mean {_numbers(row.mean)}, deviation {_numbers(row.std)}")
+    methods = sorted({row.takes_sizes for row in rows} - {"as it is"})
+    return ", ".join([*parts, *(f"takes other sizes by {method}" for method in methods)])
+
+
+def _training_sizes(row: Row) -> str:
+    if row.train_size is None:
+        return "training size unknown"
+    return f"trained at {', '.join(map(size_label, dict.fromkeys(row.train_sizes or (row.train_size,))))}"
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return "/".join(f"{value:g}" for value in values)
+
+
+def name_of(row: Row, rows: Sequence[Row]) -> str:
+    """The encoding, or the name of an external model, and in brackets what distinguishes it from other rows."""
+    first = rows[0]
+    external = not row.pool
+    differing = {
+        row.model: row.model != first.model and not external,
+        row.data: row.data != first.data,
+        f"crop ratio {row.crop_ratio:g}": row.crop_ratio != first.crop_ratio,
+        row.interpolation: row.interpolation != first.interpolation,
+        _training_sizes(row): row.train_sizes != first.train_sizes,
+        f"from {row.initial_weights or 'random weights'}": row.initial_weights != first.initial_weights,
+        f"longest side {row.longest_side}": row.longest_side != first.longest_side
+        and row.protocol == first.protocol
+        and "longest_side" in options_read(row.protocol),
+    }
+    others = [text for text, differs in differing.items() if differs]
+    if external:  # libraries differ in preprocessing: only what distinguishes rows of one model counts
+        alike = [each for each in rows if not each.pool and (each.model, each.encoding, each.seed, each.protocol)
+                 == (row.model, row.encoding, row.seed, row.protocol)]  # fmt: skip
+        texts = {
+            row.data: "data", f"crop ratio {row.crop_ratio:g}": "crop_ratio", row.interpolation: "interpolation",
+            row.weights: "weights", f"mean {_numbers(row.mean)}": "mean", f"trained at {row.train_size}": "train_size",
+            f"from {row.initial_weights}": "initial_weights",
+        }  # fmt: skip
+        others = [text for text, name in texts.items() if len({getattr(each, name) for each in alike}) > 1]
+    alone = row.encoding and all(each.model == row.model for each in rows)
+    name = f"{row.model} {row.encoding}".strip() if external and not alone else row.encoding
+    return name + (f" ({', '.join(others)})" if others else "")

@@ -58,7 +58,7 @@ def rehearse(model: str, size: int, batch_size: int, classes: int, steps: int = 
     names = [f"class {number}" for number in range(classes)]
     data = data_set("noise", names, _Unread(steps * batch_size), None, "RGB")
     setup = check(config, data)
-    module, _ = build_model(config, setup.model, data.class_names)
+    module, _ = build_model(config, setup.model, data)
     noise = Noise(len(data.mean), setup.preprocessing.sides, classes)
     return Rehearsal(Trainer(config, setup, module, data, Backend(config), Criterion(optim, classes), noise))
 

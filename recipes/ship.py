@@ -11,6 +11,7 @@ import re
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -54,7 +55,8 @@ def ship(run: Path, folder: Path = FOLDER, size: int | None = None) -> Rounding:
     if size is not None:
         record["transform"]["size"] = size
     name, epochs = record["training"]["model"], record["training"]["optim"]["epochs"]
-    if name not in MODELS or config_from_json(record["model"]) != MODELS[name][0]:
+    held: Any = config_from_json(record["model"])
+    if name not in MODELS or replace(held, scale=MODELS[name][0].scale) != MODELS[name][0]:
         raise ValueError(
             f"'{run}' trained '{name}' with options of its own; only the model as its name says can be shipped"
         )

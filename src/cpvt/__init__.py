@@ -18,6 +18,7 @@ _MODULES = {  # public name -> its module, imported on first use
     "retrofit": "cpvt.adapters.retrofit",
     "train": "cpvt.training",
     "sweep": "cpvt.evaluation.sweep",
+    "estimate_scale": "cpvt.adapters.scale",
     "probe": "cpvt.evaluation.probes",
     "predict": "cpvt.evaluation.predict",
     "compare": "cpvt.experiments.compare",
@@ -40,6 +41,7 @@ def __dir__() -> list[str]:
 
 if TYPE_CHECKING:
     from cpvt.adapters.retrofit import retrofit as retrofit
+    from cpvt.adapters.scale import estimate_scale as estimate_scale
     from cpvt.config import ModelConfig as ModelConfig
     from cpvt.config import TrainConfig as TrainConfig
     from cpvt.data import open_data as open_data

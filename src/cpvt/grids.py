@@ -128,9 +128,11 @@ def per_axis(value: Any, axes: int, name: str = "scale") -> tuple[float, ...]:
     import torch  # not before it is needed
 
     compiling = torch.compiler.is_compiling()
-    if hasattr(value, "tolist") and not compiling:  # a tensor or array
-        value = value.tolist()
+    if isinstance(value, torch.Tensor) and value.ndim:
+        value = value.unbind()
     numbers = tuple(value) if isinstance(value, (tuple, list)) else (value,) * axes
+    if not compiling:
+        numbers = tuple(number.item() if isinstance(number, torch.Tensor) else number for number in numbers)
     if len(numbers) != axes or not (compiling or all(_is_one_or_more(number) for number in numbers)):
         raise ValueError(
             f"{name} must be 1 or more, one number or one for each of {axes} {'axes' if axes > 1 else 'axis'}; "
@@ -150,12 +152,12 @@ def check_scale(scale: Any, grid: AnyGrid) -> tuple[float, ...]:
     side of the grid, where an object of one token would no longer fit. Unchecked in graphs, as `per_axis`.
     """
     scales = per_axis(scale, len(grid), "scale")
-    if type(scale) is int and scale == 1:
+    if all(type(along) is int and along == 1 for along in scales):
         return scales
     import torch
 
     if torch.compiler.is_compiling():
-        return tuple(1.0 * along for along in scales)  # whole ones too are of any value, not constants
+        return scales
     for number, (side, along) in enumerate(zip(grid, scales)):
         if along > side:
             name = "x".join(str(side) for side in grid)

@@ -16,7 +16,9 @@ import torchvision
 from torch.testing import assert_close
 
 import cpvt
+from cpvt.adapters import adapter_of
 from cpvt.adapters.retrofit import ABSOLUTE, fade_share, parameter_groups, retrofit, set_absolute_share
+from cpvt.adapters.scale import estimate_scale
 from cpvt.encodings import PEG
 from cpvt.ops import reference
 
@@ -183,17 +185,18 @@ def test_the_start_is_exact_under_autocast():
 # ---- against a loop that can be checked by eye
 
 
-def encode(block_peg, x, grid, prefix):
-    """The slow PEG with the weights of a fitted block's."""
-    return reference.peg(x, block_peg.weight, block_peg.bias, grid, prefix)
+def encode(block_peg, x, grid, prefix, trained=(4, 4)):
+    """The slow PEG with the weights of a fitted block's, told what fits its grid in training."""
+    scale = [max(1.0, now / before) for now, before in zip(grid, trained)]
+    return reference.peg(x, block_peg.weight, block_peg.bias, grid, prefix, dilation=scale)
 
 
-def walk(blocks, fitted_blocks, x, grid, prefix, *arguments):
+def walk(blocks, fitted_blocks, x, grid, prefix, *arguments, trained=(4, 4)):
     for block, fitted in zip(blocks, fitted_blocks):
         x = block(x, *arguments)
         x = x[0] if isinstance(x, tuple) else x
         if hasattr(fitted, "peg"):
-            x = encode(fitted.peg, x, grid, prefix)
+            x = encode(fitted.peg, x, grid, prefix, trained)
     return x
 
 
@@ -273,7 +276,7 @@ def test_swin_is_the_plain_loop_in_every_stage(size, at):
     for patch, stage, fitted_stage in zip((4, 8), model.layers, fitted.layers):
         x, grid = stage.downsample(x), (size[0] // patch, size[1] // patch)
         x = stage.blocks[:at](x)
-        x = encode(fitted_stage.blocks[at - 1].peg, x.flatten(1, 2), grid, 0).unflatten(1, grid)
+        x = encode(fitted_stage.blocks[at - 1].peg, x.flatten(1, 2), grid, 0, trained=grid).unflatten(1, grid)
         x = stage.blocks[at:](x)
     assert_close(fitted(images(*size)), model.forward_head(model.norm(x)), atol=1e-5, rtol=1e-5)
 
@@ -281,11 +284,13 @@ def test_swin_is_the_plain_loop_in_every_stage(size, at):
 def test_pvt_is_the_plain_loop_in_every_stage():
     model = build("pvt")
     fitted = fill_pegs(retrofit(model, at=1))
+    fitted.scale = "pixels"
     x = model.patch_embed(images(64, 96))
     for stage, fitted_stage in zip(model.stages, fitted.stages):
         x = x if stage.downsample is None else stage.downsample(x)
         grid = (x.shape[1], x.shape[2])
-        x = stage.norm(walk(stage.blocks, fitted_stage.blocks, x.flatten(1, 2), grid, 0, grid))
+        x = walk(stage.blocks[:1], fitted_stage.blocks[:1], x.flatten(1, 2), grid, 0, grid, trained=grid)
+        x = stage.norm(stage.blocks[1](x, grid))
         x = x.unflatten(1, grid).permute(0, 3, 1, 2)
     assert_close(fitted(images(64, 96)), model.forward_head(x), atol=1e-5, rtol=1e-5)
 
@@ -297,6 +302,7 @@ def test_several_kernels_and_other_borders():
     x = model.blocks[0](model._pos_embed(model.patch_embed(images(24, 48))))
     x = reference.peg(x, peg.kernel(), peg.bias, (3, 6), 0, "replicate")
     expected = model.forward_head(model.norm(model.blocks[1:](x)))
+    fitted.scale = "pixels"
     assert_close(fitted(images(24, 48)), expected, atol=1e-5, rtol=1e-5)
 
 
@@ -310,6 +316,123 @@ def test_timms_intermediates_hold_the_peg():
     x = walk(plain.blocks[:1], fitted.blocks[:1], plain._pos_embed(plain.patch_embed(images(*size))), (2, 5), 4)
     assert_close(maps, x[:, 4:].unflatten(1, (2, 5)).permute(0, 3, 1, 2), atol=1e-5, rtol=1e-5)
     assert torch.equal(prefix, x[:, :4])
+
+
+# ---- the scale of objects
+
+
+@pytest.mark.parametrize(
+    ("rule", "scale"),
+    [
+        ("paper", (1, 1)),
+        ("pixels", (1, 1)),
+        ("fit", (1, 1.75)),
+        ("fit*0.8", (1, 1.4)),
+        (2.0, (2, 2)),
+        ((1, 2.5), (1, 2.5)),
+    ],
+)
+def test_every_peg_reads_neighbours_as_far_apart_as_the_rule_says(rule, scale):
+    plain, fitted = build("vit without class token"), fill_pegs(retrofit(build("vit without class token"), at=(1, 3)))
+    fitted.scale = rule
+    x = plain._pos_embed(plain.patch_embed(images(24, 56)))
+    for block, changed in zip(plain.blocks, fitted.blocks):
+        x = block(x)
+        if hasattr(changed, "peg"):
+            x = reference.peg(x, changed.peg.weight, changed.peg.bias, (3, 7), dilation=scale)
+    assert_close(fitted(images(24, 56)), plain.forward_head(plain.norm(x)), atol=1e-5, rtol=1e-5)
+
+
+@pytest.fixture
+def told(monkeypatch):
+    """A list of (grid, scale) that every PEG was told, as it runs."""
+    calls, plain = [], PEG.encoding
+
+    def note(peg, tokens, grid, prefix_tokens=0, scale=1):
+        calls.append((tuple(grid), scale))
+        return plain(peg, tokens, grid, prefix_tokens, scale)
+
+    monkeypatch.setattr(PEG, "encoding", note)
+    return calls
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "expected"),
+    [
+        (
+            "pvt",
+            (336, 448),
+            [((84, 112), (1.5, 2)), ((42, 56), (1.5, 2)), ((21, 28), (1.5, 2)), ((11, 14), (11 / 7, 2))],
+        ),
+        ("swin", (32, 64), [((8, 16), (1, 2)), ((4, 8), (1, 2))]),
+    ],
+)
+def test_pegs_of_stages_follow_their_own_grids(name, size, expected, told):
+    fitted = retrofit(build(name), at=1)
+    if name == "swin":
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's own about what timm gives it
+            fitted.set_input_size(size)
+    fitted(images(*size, count=1))
+    assert told == expected
+
+
+@every_model
+def test_at_any_scale_the_start_is_the_original_and_filled_pegs_are_not(name):
+    model = build(name)
+    fitted = retrofit(model, at=(1, 2), scale=1.5)
+    assert fitted.scale == 1.5
+    assert fitted.scale_grid == {"swin": (8, 8), "pvt": (56, 56)}.get(name, (4, 4))
+    size = (64, 64) if name == "pvt" else (32, 32)  # its last grid holds an object of 1.5 tokens
+    assert torch.equal(answer(fitted, images(*size)), answer(model, images(*size)))
+    before = answer(fill_pegs(fitted), images(*size))
+    fitted.scale = "pixels"
+    assert (before - answer(fitted, images(*size))).abs().max() > 1e-3
+
+
+def test_another_input_size_leaves_the_grid_of_training(told):
+    fitted = retrofit(build("vit"))
+    fitted.set_input_size((64, 48))
+    fitted(images(64, 48))
+    assert (told, fitted.scale_grid) == ([((8, 6), (2, 1.5))], (4, 4))
+
+
+@pytest.mark.parametrize("rule", ["fitt", "fit*2", 0, 0.5, -1, float("nan"), float("inf"), (1, 2, 3), None, True])
+def test_rules_that_do_not_exist_are_refused(rule):
+    fitted = retrofit(build("vit"), scale="pixels")
+    for attempt in (lambda: setattr(fitted, "scale", rule), lambda: retrofit(build("vit"), scale=rule)):
+        with pytest.raises(ValueError, match=r"scale must be (paper, pixels, fit|1 or more).* got"):
+            attempt()
+    assert fitted.scale == "pixels"
+    with pytest.raises(ValueError, match=r"along the rows a 4x4 grid has 4 tokens; got 4.5"):
+        fitted.scale = 4.5
+        fitted(images())
+
+
+def test_a_model_that_does_not_run_by_itself_is_told_numbers_alone(told):
+    """It wants more than images, so the grid of training is not known."""
+    model = build("vit with registers")
+    plain = type(model).forward
+    model.forward = lambda images, mask: plain(model, images)
+    fitted = retrofit(model)
+    fitted.forward = lambda images, mask: plain(fitted, images)
+    fitted(images(64, 64), None)
+    fitted.scale = 2.0
+    fitted(images(64, 64), None)
+    assert (told, fitted.scale_grid) == ([((8, 8), 1), ((8, 8), (2, 2))], None)
+
+
+def test_an_adapter_tells_a_retrofitted_model_and_no_other(told):
+    model = build("vit with registers")
+    adapter = adapter_of(retrofit(model))
+    larger = images(64, 32)
+    answers = {rule: adapter.told(rule).logits(larger) for rule in (None, "pixels", "fit", 1.5)}
+    assert [scale for _, scale in told] == [(2, 1), (1, 1), (2, 1), (1.5, 1.5)]
+    assert adapter.model.scale == "fit"
+    assert torch.equal(answers[None], answers["fit"])
+    with pytest.raises(ValueError, match="'vit' has no PEG, so it cannot be told a scale .* cpvt.retrofit"):
+        adapter_of(model, "vit").told("fit")
+    assert estimate_scale(fill_pegs(adapter.model), larger) in (1.0, (1.5, 1.0), (2.0, 1.0))
 
 
 # ---- absolute positions
@@ -393,12 +516,17 @@ def test_saved_and_loaded_again(name, absolute, tmp_path):
     fitted = fill_pegs(retrofit(build(name), at=(1, 2), absolute=absolute, kernel_size=(5, 3)))
     if absolute == "fade":
         set_absolute_share(fitted, 0.3)
+    fitted.scale = (1.5, 2)
     safetensors.torch.save_file(fitted.state_dict(), tmp_path / "model.safetensors")
     options = json.loads(json.dumps(fitted.retrofitted))
-    assert options == {"at": [1, 2], "absolute": absolute, "kernel_size": [5, 3], "padding_mode": "zeros"}
+    scale = {"scale": [1.5, 2.0]}
+    assert options == {"at": [1, 2], "absolute": absolute, "kernel_size": [5, 3], "padding_mode": "zeros", **scale}
     again = retrofit(fill(MODELS[name][0](), seed=9).eval(), **options)
     again.load_state_dict(safetensors.torch.load_file(tmp_path / "model.safetensors"))
+    assert again.scale == fitted.scale == (1.5, 2.0)
     assert torch.equal(answer(again, images()), answer(fitted, images()))
+    del options["scale"]  # as before there was one
+    assert retrofit(build(name), **options).scale == "fit"
 
 
 def test_a_plain_checkpoint_still_loads():
@@ -429,6 +557,9 @@ def test_copies_and_pickles_are_whole_and_their_own(absolute):
         fill_pegs(other, seed=8)
         if absolute == "fade":
             set_absolute_share(other, 0.0)
+        other.scale = 2.0
+        assert fitted.scale == fitted.retrofitted["scale"] == "fit"
+        assert other.scale_grid == fitted.scale_grid == (4, 4)
         assert torch.equal(fitted(tall), expected[0])
         assert not torch.equal(other(tall), expected[0])
         assert torch.equal(fitted(wide), expected[1])
@@ -507,7 +638,9 @@ def test_compiled_for_many_sizes_in_two_graphs():
     model = fill(vit(pos_embed="none", dynamic_img_size=True, dynamic_img_pad=True)).eval()
     fitted = fill_pegs(retrofit(model, at=(1, 2)))
     sizes = ((16, 40), (24, 32), (40, 16), (32, 48))
-    assert graphs_of(fitted, [lambda model, size=size: model(images(*size)) for size in sizes]) == 2
+    for rule in ("pixels", "fit", 1.5):
+        fitted.scale = rule
+        assert graphs_of(fitted, [lambda model, size=size: model(images(*size)) for size in sizes]) == 2
 
 
 def test_a_share_may_change_without_another_graph():

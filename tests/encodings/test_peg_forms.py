@@ -40,12 +40,12 @@ def draw(grid, prefix=0, dim=3, batch=2):
     return torch.randn(batch, count, dim, generator=generator, dtype=torch.float64).requires_grad_()
 
 
-def slowly(layer, tokens, grid, prefix, residual=True):
+def slowly(layer, tokens, grid, prefix, residual=True, scale=1):
     """One loop over neighbours per kernel, added up."""
     total = tokens if residual else torch.zeros_like(tokens)
     for number, weight in enumerate((layer.weight, *layer.smaller)):
         bias = layer.bias if number == 0 else None
-        options = (layer.padding_mode, False, layer.dilation, layer.causal)
+        options = (layer.padding_mode, False, layer.dilation * scale, layer.causal)
         total = total + reference.peg(tokens, weight, bias, grid, prefix, *options)
     return total
 
@@ -59,6 +59,22 @@ def test_outputs_and_all_gradients_equal_the_loop_over_neighbours(form, grid, pr
     torch.testing.assert_close(
         layer.encoding(tokens, grid, prefix), slowly(layer, tokens, grid, prefix, residual=False)
     )
+    inputs, seed = [tokens, *layer.parameters()], torch.randn_like(tokens)
+    for ours, truth in zip(*(torch.autograd.grad(output, inputs, seed) for output in outputs)):
+        torch.testing.assert_close(ours, truth)
+
+
+@every_form
+@pytest.mark.parametrize("scale", [1.0, 1.25])
+def test_every_form_has_a_scale(form, grid, scale):
+    layer, tokens = build(form), draw(grid, 1)
+    scales = tuple(min(scale, side) for side in grid)  # no more than a grid of one row can hold
+    if form.get("kernel_size") == 1:  # which sees no neighbour
+        assert torch.equal(layer(tokens, grid, 1, scales), layer(tokens, grid, 1))
+        return
+    outputs = layer(tokens, grid, 1, scales), slowly(layer, tokens, grid, 1, scale=scale)
+    torch.testing.assert_close(*outputs)
+    torch.testing.assert_close(layer.fold()(tokens, grid, 1, scales), outputs[1])
     inputs, seed = [tokens, *layer.parameters()], torch.randn_like(tokens)
     for ours, truth in zip(*(torch.autograd.grad(output, inputs, seed) for output in outputs)):
         torch.testing.assert_close(ours, truth)

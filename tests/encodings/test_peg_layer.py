@@ -272,5 +272,6 @@ def test_a_scale_above_the_grid_names_the_axis():
 def test_numbers_of_numpy_and_tensors_are_scales_too(layer):
     tokens = torch.randn(1, 15, 4, dtype=torch.float64)
     expected = layer(tokens, (3, 5), scale=(1.5, 2))
-    for scale in (torch.tensor([1.5, 2]), torch.tensor([1.5, 2]).numpy(), [1.5, 2]):
+    both = torch.tensor([1.5, 2])
+    for scale in (both, both.unbind(), tuple(both.numpy()), [1.5, 2]):
         assert torch.equal(layer(tokens, (3, 5), scale=scale), expected)

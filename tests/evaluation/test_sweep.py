@@ -334,3 +334,75 @@ def test_a_limited_test_is_a_row_of_its_own(tiny_run, tiny_folder, tmp_path):
     assert (whole.data, some.data) == (str(tiny_folder), f"{tiny_folder}, 2 images of each part")
     append_rows(tmp_path / "rows.jsonl", [whole, some])
     assert read_rows(tmp_path / "rows.jsonl") == [whole, some]
+
+
+def test_rows_say_what_the_model_was_told_of_the_scale(tiny_run):
+    rows = list(cpvt.sweep(tiny_run, None, [8, (16, 24), 6], protocols=("resize", "canvas")))
+    assert [row.scale_rule for row in rows] == ["protocol"] * 6
+    assert [row.scale for row in rows] == [(1, 1), (2, 3), (1, 1), (1, 1), (1, 1), (1, 1)]
+    asked = {scale: next(cpvt.sweep(tiny_run, None, [16], scale=scale)) for scale in ("fit", "pixels", "paper", "1x2")}
+    assert {scale: row.scale for scale, row in asked.items()} == {
+        "fit": (2, 2), "pixels": (1, 1), "paper": (1, 1), "1x2": (1, 2),
+    }  # fmt: skip
+    assert all(row.scale_rule == scale for scale, row in asked.items())
+    (native,) = cpvt.sweep(tiny_run, None, [16], protocols=("native",))
+    assert (native.scale_rule, native.scale) == ("protocol", None)  # the model's own rule, by each image's size
+
+
+def test_a_model_is_told_what_its_rows_say(tiny_run, tiny_folder):
+    checkpoint, data = cpvt.load(tiny_run), open_data(str(tiny_folder))
+    with torch.no_grad():
+        for parameter in checkpoint.model.parameters():  # so that a scale is seen in the logits
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
+    images = [data.test.read(index, np.random.default_rng(0)) for index in range(len(data.test))]
+    asked = (("resize", "protocol", "fit"), ("canvas", "protocol", "pixels"), ("resize", "3", 3.0))
+    for protocol, scale, told in asked:
+        (row,) = cpvt.sweep(checkpoint, None, [24], protocols=(protocol,), scale=scale)
+        show = find_protocol(protocol)(checkpoint.transform, (24, 24))
+        right = []
+        for index, (image, label) in enumerate(images):
+            seen = show(image, np.random.default_rng((0, 0, index)))
+            with torch.no_grad():
+                right.append(int(checkpoint.model(seen[None], scale=told).argmax()) == label)
+        assert unpack_hits(row.hits, row.total) == right
+
+
+def test_auto_tells_a_whole_test_the_scale_at_which_its_first_images_are_surest(tiny_run):
+    checkpoint = cpvt.load(tiny_run)
+    (row,) = cpvt.sweep(checkpoint, None, [24], scale="auto", batch_size=2)
+    told = {scale: next(cpvt.sweep(checkpoint, None, [24], scale=scale)) for scale in (1, 1.5, 2, 3)}
+    assert row.scale_rule == "auto"
+    assert row.scale[0] in told
+    assert row.hits == told[row.scale[0]].hits
+    with pytest.raises(ValueError, match="'auto' estimates one scale for images of one size; under native pass fit"):
+        list(cpvt.sweep(checkpoint, None, [24], scale="auto", protocols=("native",)))
+
+
+def test_only_a_model_with_pegs_can_be_told(tiny_folder):
+    model = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(3, 2))
+    (row,) = cpvt.sweep(model, str(tiny_folder), [8], img_size=8)
+    assert (row.scale_rule, row.scale) == ("", None)
+    for scale in ("fit", "auto", "2"):
+        with pytest.raises(ValueError, match="'Sequential' has no PEG, so it cannot be told a scale"):
+            list(cpvt.sweep(model, str(tiny_folder), [8], img_size=8, scale=scale))
+    with pytest.raises(ValueError, match="scale must be paper, pixels, fit.*got 'sure'"):
+        cpvt.sweep(model, str(tiny_folder), [8], scale="sure")
+
+
+def test_a_scale_is_for_models_with_pegs(tiny_folder, tmp_path, capsys):
+    from cpvt.cli import main
+
+    model = open_adapter(TIMM, pretrained=False).model
+    rows = list(cpvt.sweep(cpvt.retrofit(model), str(tiny_folder), [8, 16], protocols=("resize", "canvas")))
+    assert [(row.scale_rule, row.scale) for row in rows] == [
+        ("protocol", (1.0, 1.0)), ("protocol", (2.0, 2.0)), ("protocol", (1.0, 1.0)), ("protocol", (1.0, 1.0)),
+    ]  # fmt: skip
+    (row,) = cpvt.sweep(model, str(tiny_folder), [16])
+    assert (row.scale_rule, row.scale) == ("", None)
+    for scale in ("fit", "2.0", "auto"):
+        with pytest.raises(ValueError, match=r"has no PEG, so it cannot be told a scale \((fit|2.0)\); leave scale"):
+            next(cpvt.sweep(model, str(tiny_folder), [16], scale=scale))
+    options = ["--data", str(tiny_folder), "--checkpoint", "random", "--out", str(tmp_path), "--sizes", "8"]
+    with pytest.raises(SystemExit):
+        main(["sweep", TIMM, *options, "--scale", "1.5"])
+    assert "has no PEG, so it cannot be told a scale (1.5); leave scale (--scale) out" in capsys.readouterr().err

@@ -44,8 +44,9 @@ def test_at_another_size_it_answers_as_before(encoding, size):
 
 
 def test_a_text_that_leaves_the_grid_out_means_the_one_that_is_there():
-    once, _ = adapt_model(build(encoding="rope"), ModelConfig(**{**SMALL, "encoding": "rope", "img_size": 48}))
-    assert once.config.encoding == "rope(grid=(8, 8))"
+    wanted = ModelConfig(**{**SMALL, "encoding": "rope", "img_size": 48})
+    once, _ = adapt_model(build(encoding="rope(grid=(8, 8))"), wanted)
+    assert (once.config.encoding, once.config.scale_grid) == ("rope(grid=(8, 8))", (8, 8))
     images = torch.randn(2, 3, 20, 20)
     expected = once.eval()(images)
     for text in ("rope", "rope(grid=(8, 8))"):

@@ -50,6 +50,46 @@ def test_either_road_of_the_linear_layers_makes_at_most_two_graphs(onednn, monke
     test_twenty_sizes_make_at_most_two_graphs("peg", "avg", None)
 
 
+def small_model():
+    torch.manual_seed(0)
+    model = cpvt.create_model("cpvt_micro", encoding="rope+peg", img_size=24, depth=2, num_classes=5).eval()
+    for parameter in (*model.encoding.parameters(), *model.head.parameters()):
+        torch.nn.init.normal_(parameter, std=0.3)
+    return model
+
+
+@pytest.mark.parametrize("dynamic", [None, True])
+@pytest.mark.parametrize("rule", ["paper", "pixels", "fit", "fit*0.9", 2.0, (1.0, 1.5)])
+def test_every_rule_for_the_scale_makes_at_most_two_graphs(rule, dynamic, monkeypatch):
+    monkeypatch.setattr(linear, "ONEDNN_IS_FASTER", False)  # which is convolutions, too
+    model = small_model()
+    model.scale = rule
+    compiled, graphs = compile_and_count(model, dynamic)
+    with torch.no_grad():
+        for batch, height, width in SIZES[:6]:
+            images = torch.randn(batch, 3, height, width)
+            torch.testing.assert_close(compiled(images), model(images), atol=1e-4, rtol=1e-4)
+    assert 1 <= len(graphs) <= 2
+    convolutions = sum("conv2d" in str(node.target) for node in graphs[-1].graph.nodes)
+    assert convolutions == (2 if rule in ("paper", "pixels") else 1)  # of the patches, and a PEG that is told nothing
+
+
+NUMBERS = [1.0, 1.5, 2.0, 2.7, 3.0, 1.25]
+PAIRS = [(1.0, 1.5), (1.5, 1.0), (2.0, 1.25), (2.7, 3.0), (1.2, 2.2), (3.0, 1.0)]
+
+
+@pytest.mark.parametrize("dynamic", [None, True])
+@pytest.mark.parametrize("scales", [NUMBERS, PAIRS], ids=["numbers", "pairs"])
+def test_a_scale_of_any_value_in_each_call_makes_at_most_two_graphs(scales, dynamic):
+    model = small_model()
+    compiled, graphs = compile_and_count(model, dynamic)
+    with torch.no_grad():
+        for (batch, height, width), scale in zip(SIZES, scales):
+            images = torch.randn(batch, 3, height, width)
+            torch.testing.assert_close(compiled(images, scale), model(images, scale), atol=1e-4, rtol=1e-4)
+    assert 1 <= len(graphs) <= 2
+
+
 SINGLY = [(2, 32, 40), (2, 48, 40), (2, 48, 64), (3, 32, 32), (4, 64, 36), (3, 32, 40)]  # one side after the other
 AS_CHANNELS = [(3, 32, 40), (3, 48, 40), (3, 48, 64), (2, 32, 32), (4, 32, 32), (5, 64, 64)]  # as many as channels
 

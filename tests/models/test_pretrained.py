@@ -62,7 +62,7 @@ def test_a_record_names_no_place_of_the_machine_that_made_it():
 def test_a_name_loads_like_a_run(run):
     record = json.loads(pretrained.shipped_files(pretrained.DEFAULT).record.read_text())
     assert run.record == {**record, "training": current(record["training"])}
-    assert run.config == MODELS[pretrained.DEFAULT][0]
+    assert run.config == replace(MODELS[pretrained.DEFAULT][0], scale=pretrained.shipped_scale(pretrained.DEFAULT))
     assert len(run.class_names) == run.config.num_classes == 10
     assert {each.dtype for each in run.model.state_dict().values()} == {torch.float32}
     assert not run.model.training

@@ -94,6 +94,13 @@ def test_a_kernel_of_two_sides():
     check([tokens, weight, bias], (3, 5), 1)
 
 
+@pytest.mark.parametrize("dtype", LAST_PLACE)
+@pytest.mark.parametrize("step", [(1, 2), (3, 1), 1.5, (2, 2.7), 4.0])
+@pytest.mark.parametrize(("grid", "kernel_size"), [((5, 6), 3), ((1, 7), 5)])
+def test_any_step_along_each_axis(step, grid, kernel_size, dtype):
+    check(draw(grid, 1, kernel_size, dim=16, dtype=dtype), grid, 1, dilation=step)
+
+
 @pytest.mark.parametrize("weight_dtype", [torch.float32, torch.float16])
 def test_weights_of_another_dtype(weight_dtype):
     tokens, weight, bias = draw((3, 5), 1, dtype=torch.bfloat16)
@@ -273,6 +280,9 @@ def test_auto_is_dense_on_the_cpu(asked):
     [
         (True, torch.float32, (3, 3), {}, True),
         (True, torch.bfloat16, (7, 7), {"dilation": 2}, True),
+        (True, torch.bfloat16, (3, 3), {"dilation": (1, 9.0)}, True),
+        (True, torch.bfloat16, (3, 3), {"dilation": (2.7, 6)}, True),  # spread to 7 rows
+        (False, torch.bfloat16, (3, 3), {"dilation": (2, 3.2)}, True),  # to 9 columns
         (False, torch.float32, (3, 3), {}, False),
         (False, torch.float64, (3, 3), {}, True),
         (False, torch.float32, (9, 9), {}, True),

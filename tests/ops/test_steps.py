@@ -3,12 +3,13 @@
 import itertools
 import math
 import re
+import warnings
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from cpvt import ops
+from cpvt import PEG, ops
 from cpvt.ops import packed, reference, shifted, spread
 
 STEPS = [1, 1.25, 1.5, 2, 2.7, 3, (1, 2), (2.5, 1)]
@@ -120,8 +121,9 @@ def test_a_spread_kernel_is_not_rounded_by_autocast():
         kernel, gaps = spread.spread(weight, (1.3, 2.7))
     assert gaps == [1, 1]
     torch.testing.assert_close(kernel, exact.float())
-    low, _ = spread.spread(weight.bfloat16(), (1.3, 2.7))
-    assert torch.equal(low, spread.spread(weight.bfloat16().float(), (1.3, 2.7))[0].bfloat16())
+    low = weight.bfloat16()
+    assert torch.equal(spread.spread(low, (1.3, 2.7))[0], spread.spread(low.float(), (1.3, 2.7))[0])
+    assert spread.spread(low, (3, 1.0))[0] is low
 
 
 def test_gradients_of_gradients():
@@ -206,3 +208,101 @@ def test_places_between_which_no_tap_lies_are_not_looked_for():
     with torch.autograd.graph.saved_tensors_hooks(lambda each: kept.append(each) or each, lambda each: each):
         ops.peg_at(tokens[0], weight, bias, torch.cartesian_prod(torch.arange(5), torch.arange(7)), dilation=(2.7, 3))
     assert (5 * 3, 35) in [tuple(each.shape) for each in kept if each.dtype == torch.int64]
+
+
+class OfAnySize(torch.nn.Module):
+    """A PEG whose grid is that of the image (B, h, w, D) and whose scale is the grid's, counted in its first grid."""
+
+    def __init__(self, mode="zeros", causal=False):
+        super().__init__()
+        self.layer = PEG(8, padding_mode=mode, causal=causal)
+
+    def forward(self, x):
+        scale = tuple(torch.sym_max(1.0, side / 6) for side in x.shape[1:3])
+        return self.layer(x.flatten(1, 2), (x.shape[1], x.shape[2]), scale=scale)
+
+
+SIZES = [(2, 7, 10), (3, 12, 14), (2, 18, 21), (4, 13, 9), (2, 5, 30)]  # none as many as channels
+
+
+def compile_and_count(function):
+    """The function compiled as a whole for all sizes, and a list into which its graphs come."""
+    graphs = []
+    torch._dynamo.reset()
+    compiled = torch.compile(
+        function,
+        backend=lambda graph, inputs: graphs.append(graph) or graph.forward,
+        dynamic=True,
+        fullgraph=True,
+    )
+    return compiled, graphs
+
+
+@pytest.mark.parametrize("mode", ops.PADDING_MODES)
+def test_one_graph_serves_every_size_and_the_scale_that_follows_from_it(mode):
+    model = OfAnySize(mode)
+    compiled, graphs = compile_and_count(model)
+    for size in SIZES:
+        x = torch.randn(*size, 8)
+        torch.testing.assert_close(compiled(x), model(x), rtol=1e-4, atol=1e-5)
+    assert len(graphs) == 1
+
+
+@pytest.mark.parametrize("kind", [float, torch.tensor, lambda scale: (scale, 1.2 * scale)])
+@pytest.mark.parametrize("causal", [False, True])
+def test_one_graph_serves_every_scale_that_it_is_given(kind, causal):
+    layer = PEG(8, causal=causal)
+    compiled, graphs = compile_and_count(lambda x, h, w, scale: layer(x, (h, w), 1, scale))
+    for (batch, h, w), scale in zip(SIZES, (1.5, 2.0, 2.7, 1.0, 3.0)):
+        x = torch.randn(batch, 1 + h * w, 8)
+        found = [run(x, h, w, kind(scale)) for run in (compiled, lambda x, h, w, s: layer(x, (h, w), 1, s))]
+        torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5)
+    assert len(graphs) == 1
+
+
+@pytest.mark.parametrize("scale", [1, 2, (1, 2)])
+def test_a_graph_for_a_whole_scale_keeps_the_convolution(scale):
+    layer = PEG(8, dilation=2)
+    compiled, graphs = compile_and_count(lambda x: layer(x, (4, 5), scale=scale))
+    compiled(torch.randn(2, 20, 8))
+    called = [getattr(node.target, "__name__", "") for node in graphs[0].graph.nodes]
+    assert "conv2d" in called
+    assert "matmul" not in called
+
+
+def test_gradients_of_a_graph_are_those_of_the_convolution():
+    layer = PEG(8)
+    compiled, _ = compile_and_count(lambda x, scale: layer(x, (6, 7), 0, scale))
+    x = torch.randn(2, 42, 8, requires_grad=True)
+    outputs = compiled(x, 1.7), layer(x, (6, 7), scale=1.7)
+    for found, truth in zip(*(torch.autograd.grad(out.sin().sum(), [x, *layer.parameters()]) for out in outputs)):
+        torch.testing.assert_close(found, truth, rtol=1e-4, atol=1e-4)
+
+
+FREE = {"x": dict.fromkeys(range(3), torch.export.Dim.DYNAMIC)}
+
+
+@pytest.mark.parametrize("mode", ops.PADDING_MODES)
+@pytest.mark.parametrize("strict", [True, False])
+def test_an_exported_program_serves_every_size(mode, strict):
+    model = OfAnySize(mode)
+    program = torch.export.export(model, (torch.randn(2, 7, 10, 8),), dynamic_shapes=FREE, strict=strict)
+    for size in SIZES:
+        x = torch.randn(*size, 8)
+        torch.testing.assert_close(program.module()(x), model(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("mode", ops.PADDING_MODES)
+def test_an_onnx_file_serves_every_size(mode, tmp_path):
+    pytest.importorskip("onnxscript")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    model = OfAnySize(mode).eval()
+    path = tmp_path / "peg.onnx"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's own, about itself
+        torch.onnx.export(model, (torch.randn(2, 7, 10, 8),), path, dynamic_shapes=FREE, dynamo=True, verbose=False)
+    session = onnxruntime.InferenceSession(path)
+    for size in SIZES:
+        x = torch.randn(*size, 8)
+        (found,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+        torch.testing.assert_close(torch.from_numpy(found), model(x).detach(), rtol=1e-4, atol=1e-5)

@@ -95,8 +95,8 @@ def test_weights_of_a_run_start_a_model_of_another_size(make_run):
     run, images, messages = make_run(model, model.config), torch.randn(2, 3, 24, 24), []
     started = starting_weights(replace(model.config, img_size=24), run, ["cat", "dog"], messages.append).eval()
     torch.testing.assert_close(started(images), model(images))
-    assert started.config == replace(model.config, img_size=24, encoding="learned+rope(grid=(4, 4))")
-    assert messages == ["training size 16 -> 24, encoding now learned+rope(grid=(4, 4))"]
+    assert started.config == replace(model.config, img_size=24, scale_grid=(4, 4))
+    assert messages == ["training size 16 -> 24"]
 
 
 @pytest.mark.parametrize(

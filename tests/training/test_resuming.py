@@ -49,7 +49,7 @@ def create_trainer(config):
     """A trainer before its first step."""
     data = open_data(config.dataset.data)
     setup = check(config, data)
-    model, _ = build_model(config, setup.model, data.class_names)
+    model, _ = build_model(config, setup.model, data)
     return Trainer(config, setup, model, data, Backend(config), Criterion(config.optim, 2))
 
 

@@ -84,7 +84,8 @@ def classify(
 
     A forward pass holds up to `token_budget` patches; each image gets the answer that it gets alone. scale: what the
     model is told of the scale of objects, 'protocol' (what is true under the preprocessing), 'auto' (for each image
-    what makes the model surest), or what `cpvt.config.scale.parse_scale` reads. Raises BadImageError for an image that cannot be used; with `on_bad_image="skip"` its prediction says why instead.
+    what makes the model surest), or what `cpvt.config.scale.parse_scale` reads.
+    Raises BadImageError for an image that cannot be used; with `on_bad_image="skip"` its prediction says why instead.
     """
     patch_size = adapter.patch_size or 1
     rule = rule_under(preprocessing.scale_rule, scale, adapter)
@@ -114,7 +115,7 @@ def _answers(
             yield from zip(*surest_logits(ready, batch))
         return
     known = None if rule is None or ready.train_size is None else sides(ready.train_size)
-    scales = [None if known is None else scale_at(rule, sides_of(image[None]), known) for image in images]  # type: ignore[arg-type]
+    scales = [None if known is None or rule is None else scale_at(rule, sides_of(each[None]), known) for each in images]
     yield from zip(ready.logits(torch.stack(images)) if stack else ready.logits_of_list(images), scales)
 
 

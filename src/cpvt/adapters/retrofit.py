@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import functools
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -11,13 +10,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from cpvt.adapters.trial import try_blocks
+from cpvt.adapters.subclasses import SHARE, changed_class
+from cpvt.adapters.trial import BlockCall, try_blocks
+from cpvt.config.scale import ScaleRule, parse_scale
 from cpvt.encodings import PEG, PositionalEncoding
+from cpvt.encodings.peg import AnyScale, at_least_one
 from cpvt.grids import Grid
+from cpvt.models.scale import find_scale
 
 ABSOLUTE = ("keep", "fade", "drop")
 TRAINED = ("peg", "peg+norms", "all")
-SHARE = "peg_absolute_share"  # name of the buffer that holds the factor of the absolute table
 
 
 class Family(NamedTuple):
@@ -46,7 +48,7 @@ PREFIX = ("cls_token", "class_token", "dist_token", "distillation_token", "reg_t
 
 def retrofit(
     model: nn.Module, at: Sequence[int] | int = (1,), absolute: str = "keep",
-    kernel_size: int | Sequence[int] = 3, padding_mode: str = "zeros",
+    kernel_size: int | Sequence[int] = 3, padding_mode: str = "zeros", scale: ScaleRule = "fit",
 ) -> nn.Module:  # fmt: skip
     """Copy a trained transformer and add PEGs that start at zero, so that its output is bit for bit the same at first.
 
@@ -55,6 +57,9 @@ def retrofit(
     PEG's.
     absolute: what happens to the table of absolute positions. 'keep' keeps it. 'fade' multiplies it by a factor, 1 at
     first, that `set_absolute_share` sets. 'drop' fixes that factor at 0. Class token and registers keep their rows.
+    scale: how much larger objects are than in training, a rule of `cpvt.config.scale.RULES` or a number: how far apart
+    the neighbours are that PEGs read. The copy's attribute `scale` changes it. 'fit' divides the grid that a PEG
+    receives by the one that it received on a blank image of the training size.
     The copy has the same class, and its parameters keep their names; new ones are called `peg` inside their block.
     Its attribute `retrofitted` holds the options: `retrofit(fresh, **model.retrofitted)` can load its state dict.
     Raises ValueError for a model without a list of blocks, blocks that do not return the tokens of a whole grid (the
@@ -63,6 +68,9 @@ def retrofit(
     """
     depths = [at] if isinstance(at, int) else list(at)
     sizes = kernel_size if isinstance(kernel_size, int) else list(kernel_size)
+    options = dict(
+        at=depths, absolute=absolute, kernel_size=sizes, padding_mode=padding_mode, scale=parse_scale(scale)
+    )  # fmt: skip
     if absolute not in ABSOLUTE:
         raise ValueError(f"absolute must be one of {', '.join(ABSOLUTE)}; got '{absolute}'")
     _check_model(model)
@@ -70,22 +78,17 @@ def retrofit(
     root, family = _find(model)
     stages = _stages(root, family)
     chosen = [stage[depth - 1] for stage in stages for depth in _check_depths(depths, stages)]
-    if family.table:
-        _change_table(root, family, absolute)
-    elif absolute != "keep":
-        raise ValueError(_no_table(root, absolute))
     prefix = _count_prefix(_reach(root, family.tokens)) if family.patches else 0
-    _check_tokens(model, root, family, chosen, prefix)
+    grids = _find_grids(model, root, family, chosen, prefix)
     places = Places()
     if family.patches:
         _reach(root, family.patches).register_forward_hook(places.note)
-    for block in chosen:
+    for block, grid in zip(chosen, grids):
         block.peg = _zero_peg(block, kernel_size, padding_mode)
-        AddPeg(block, places if family.patches else None, prefix)
-    options = dict(at=depths, absolute=absolute, kernel_size=sizes, padding_mode=padding_mode)
-    model.retrofitted = options  # type: ignore[assignment]
+        AddPeg(block, places if family.patches else None, prefix, options, grid)
     frozen = [name for name, tensor in model.named_parameters() if not tensor.requires_grad]
-    model.frozen_before = frozen  # type: ignore[assignment]
+    _change_classes(model, root, family, absolute)
+    model.__dict__.update(retrofitted=options, frozen_before=frozen, scale_grid=grids[0])
     return model
 
 
@@ -183,8 +186,11 @@ class Places:
 class AddPeg:
     """A forward hook of a block: adds the encoding of the block's own `peg` to the tokens that it returns."""
 
-    def __init__(self, block: nn.Module, places: Places | None, prefix_tokens: int) -> None:
+    def __init__(
+        self, block: nn.Module, places: Places | None, prefix_tokens: int, options: dict[str, Any], grid: Grid | None
+    ) -> None:
         self.places, self.prefix_tokens = places, prefix_tokens
+        self.options, self.training_grid = options, grid  # those of the whole model, which hold its rule for the scale
         # first, so that hooks that record hidden states see it; pickling the handle keeps its id from being reused
         self.handle = block.register_forward_hook(self, prepend=True)
 
@@ -202,9 +208,17 @@ class AddPeg:
         if x.shape[-1] != peg.dim:
             raise ValueError(f"expected tokens (B, ..., {peg.dim}) from {type(block).__name__}; got {tuple(x.shape)}")
         if x.ndim == 4:
-            return x + peg.encoding(x.flatten(1, 2), (x.shape[1], x.shape[2])).unflatten(1, x.shape[1:3])
+            grid: Any = x.shape[1], x.shape[2]
+            return x + peg.encoding(x.flatten(1, 2), grid, 0, self.scale(grid)).unflatten(1, grid)
         grid = args[1] if self.places is None else self.places.recall(x.shape[1] - self.prefix_tokens)
-        return x + peg.encoding(x, grid, self.prefix_tokens)
+        return x + peg.encoding(x, grid, self.prefix_tokens, self.scale(grid))
+
+    def scale(self, grid: Grid) -> AnyScale:
+        """How far apart the neighbours are on this grid, by the model's rule, at least 1."""
+        rule = self.options["scale"]
+        if self.training_grid is None and isinstance(rule, str):
+            return 1
+        return at_least_one(find_scale(rule, grid, self.training_grid or grid))
 
 
 def _traced() -> bool:
@@ -277,15 +291,24 @@ def _check_depths(at: list[int], stages: list[Sequence[nn.Module]]) -> list[int]
     return at
 
 
-def _check_tokens(model: nn.Module, root: nn.Module, family: Family, chosen: list[nn.Module], prefix: int) -> None:
-    """Raise ValueError unless each chosen block returns tokens (B, P + h w, D) or (B, h, w, D), seen in one forward."""
+def _find_grids(
+    model: nn.Module, root: nn.Module, family: Family, chosen: list[nn.Module], prefix: int
+) -> list[Grid | None]:
+    """The grid of each chosen block at the training size, seen in one forward; None where the model does not run.
+
+    Raises ValueError unless each returns tokens (B, P + h w, D) or (B, h, w, D).
+    """
     places = Places()
     handle = _reach(root, family.patches).register_forward_hook(places.note) if family.patches else None
     calls = try_blocks(model, chosen)
     if handle is not None:
         handle.remove()
-    for block in () if calls is None else chosen:
-        inputs, output = calls.get(block, ((), None))  # type: ignore[union-attr]
+    if calls is None:
+        return [None] * len(chosen)
+    grids: list[Any] = []
+    for block in chosen:
+        seen = calls.get(block, BlockCall((), None))
+        inputs, output = seen.inputs, seen.output
         width, grid = _first_norm(block).normalized_shape[-1], (places.grid, *inputs[1:2])[0 if family.patches else -1]
         got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         whole = (1, prefix + math.prod(grid), width) if isinstance(grid, (tuple, list)) and len(grid) == 2 else None
@@ -294,6 +317,8 @@ def _check_tokens(model: nn.Module, root: nn.Module, family: Family, chosen: lis
                 f"{type(root).__name__} cannot take a PEG: a {type(block).__name__} of its returns {got}, and a PEG "
                 f"needs the tokens of a whole grid, {whole or f'(1, h, w, {width})'}"
             )
+        grids.append(tuple(output.shape[1:3] if output.ndim == 4 else grid))
+    return grids
 
 
 def _count_prefix(holder: nn.Module) -> int:
@@ -315,13 +340,20 @@ def _no_table(root: nn.Module, absolute: str) -> str:
     return f"{type(root).__name__} has no table of absolute positions to {absolute}; use absolute='keep'"
 
 
-def _change_table(root: Any, family: Family, absolute: str) -> None:
-    """Multiply the patches' rows of the absolute table by a factor: initially 1 for 'fade', 0 for 'drop'."""
-    if absolute == "keep":
-        return
-    path, _, name = family.table.rpartition(".")
-    holder = _reach(root, path)
-    table = holder._parameters.get(name)
+def _change_classes(model: Any, root: Any, family: Family, absolute: str) -> None:
+    """Give the model its attribute `scale`, and the holder of the absolute table the factor of its rows."""
+    path, _, table = family.table.rpartition(".")
+    holder = None if absolute == "keep" else _reach(root, path)
+    if holder is not None:
+        _add_share(holder, root, family, absolute)
+        holder.__class__ = changed_class(holder.__class__, table, told=holder is model)
+    if holder is not model:
+        model.__class__ = changed_class(model.__class__, told=True)
+
+
+def _add_share(holder: Any, root: Any, family: Family, absolute: str) -> None:
+    """Add the factor of the table's rows for patches: initially 1 for 'fade', 0 for 'drop'."""
+    table = holder._parameters.get(family.table.rpartition(".")[2]) if family.table else None
     if table is None:
         raise ValueError(_no_table(root, absolute))
     patches = getattr(_reach(root, family.patches.rpartition(".")[0]), "num_patches", None)
@@ -329,46 +361,3 @@ def _change_table(root: Any, family: Family, absolute: str) -> None:
         patches = (root.image_size // root.patch_size) ** 2
     holder.register_buffer(SHARE, torch.full((), float(absolute == "fade"), dtype=table.dtype, device=table.device))
     holder.peg_table_prefix = math.prod(table.shape[1:-1]) - patches
-    holder.__class__ = _fading(type(holder), name)  # type: ignore[arg-type]
-
-
-@functools.cache
-def _fading(kind: Any, name: str) -> Any:
-    """A subclass of `kind` whose table, wherever the model reads it, is multiplied by its factor.
-
-    A property is needed because timm reads the table outside of `forward`, where hooks do not run; parametrize would
-    rename the parameter. Underneath, the parameter keeps its name and values, so checkpoints and optimisers still fit.
-    """
-
-    def read(module: Any) -> Tensor:
-        table, share = module._parameters[name], getattr(module, SHARE)
-        rows = module.peg_table_prefix
-        return torch.cat([table[:, :rows], table[:, rows:] * share], dim=1) if rows else table * share
-
-    def write(module: Any, table: nn.Parameter) -> None:
-        module._parameters[name] = table
-
-    def reduce(module: Any) -> tuple[Any, ...]:
-        return _rebuild, (kind, name), module.__dict__
-
-    def set_input_size(module: Any, *args: Any, **options: Any) -> None:  # timm's: reads the table, writes it resized
-        share = getattr(module, SHARE).clone()
-        getattr(module, SHARE).fill_(1)
-        kind.set_input_size(module, *args, **options)
-        getattr(module, SHARE).copy_(share)
-
-    own: dict[str, Any] = {
-        "__doc__": kind.__doc__,
-        "__module__": kind.__module__,
-        name: property(read, write),
-        "__reduce__": reduce,
-    }
-    if hasattr(kind, "set_input_size"):
-        own["set_input_size"] = set_input_size
-    return type(kind.__name__, (kind,), own)
-
-
-def _rebuild(kind: Any, name: str) -> Any:
-    """An empty module of the fading subclass, for copies and pickles to fill."""
-    fading = _fading(kind, name)
-    return fading.__new__(fading)

@@ -10,17 +10,17 @@ from torch import Tensor
 
 from cpvt.adapters.base import ModelAdapter, sides_of
 from cpvt.config import sides
-from cpvt.config.scale import ScaleRule, parse_scale, parse_telling
+from cpvt.config.scale import ScaleRule, fit_factor, parse_scale, parse_telling
 
 Pair = tuple[float, float]
 STEPS = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 
 
 def candidate_scales(adapter: ModelAdapter, size: tuple[int, int]) -> list[Pair]:
-    """The scales tried for images of these sides (height, width), ascending: each of STEPS below the size ratio, and it.
+    """The scales tried for images of these sides (height, width), ascending.
 
-    The size ratio is that of the image to the training size along each axis, at least 1. Along the axis of the smaller
-    ratio no candidate exceeds it. Raises ValueError where the training size is not known.
+    Each of STEPS below the ratio of the image to the training size, and that ratio, at least 1; along the axis of the
+    smaller ratio none exceeds it. Raises ValueError where the training size is not known.
     """
     if adapter.train_size is None:
         raise ValueError(f"'{adapter.name}' does not state its training size, so candidates= must list the scales")
@@ -30,18 +30,21 @@ def candidate_scales(adapter: ModelAdapter, size: tuple[int, int]) -> list[Pair]
 
 
 def rule_under(protocol_rule: str | None, scale: Any, adapter: ModelAdapter) -> ScaleRule | None:
-    """What to tell a model under a protocol: its own rule for 'protocol', else what was asked for, which is checked.
+    """What to tell a model under a protocol: for 'protocol' the protocol's own rule, else what was asked for.
 
-    None where nothing is to be told. Raises ValueError for a model that cannot be told what was asked for.
+    A model whose own rule is 'paper' is told nothing, and one whose rule is 'fit*FACTOR' keeps its factor. None where
+    there is nothing to tell. Raises ValueError for a model that cannot be told what was asked for.
     """
     rule = parse_telling(scale)
     if rule == "protocol":
-        return protocol_rule if adapter.takes_scale else None
+        own = getattr(adapter.model, "scale", None) if adapter.takes_scale else None
+        keeps_own = own == "paper" or (protocol_rule == "fit" and own is not None and fit_factor(own) is not None)
+        return own if keeps_own else protocol_rule if adapter.takes_scale else None
     return "auto" if rule == "auto" and adapter.told("fit") else adapter.told(rule).scale
 
 
 def logits_by_scale(adapter: ModelAdapter, images: Tensor, candidates: Sequence[Any]) -> Tensor:
-    """Logits (candidates, B, classes) of images (B, C, H, W), told each scale. ValueError for fewer than two classes."""
+    """Logits (candidates, B, classes) of images (B, C, H, W), told each scale; ValueError for less than two classes."""
     found = torch.stack([adapter.told(scale).logits(images) for scale in candidates])
     if found.shape[2] < 2:
         raise ValueError(f"a scale is estimated from class probabilities; '{adapter.name}' gives {found.shape[2]}")

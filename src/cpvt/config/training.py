@@ -130,8 +130,8 @@ class CompareConfig(Options):
     """cls, gap or both, for every encoding; by default cls for all and also gap for peg."""
     protocols: tuple[str, ...] = ("canvas", "resize")
     scale: tuple[str, ...] = ("protocol",)
-    """What models are told of the scale of objects in tests: protocol (what is true under each), pixels, fit, auto, paper
-    (nothing), or a number; several are tested each."""
+    """What models are told of the scale of objects in tests: protocol (what is true under each), pixels, fit, auto,
+    paper (nothing), or a number; several are tested each."""
     seeds: tuple[int, ...] = (0,)
     sizes: tuple[Size, ...] = ()
     """Test sizes of every protocol, pixels or HEIGHTxWIDTH; --canvas-sizes and --resize-sizes take precedence."""

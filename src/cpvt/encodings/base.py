@@ -18,6 +18,7 @@ class ModelShape(NamedTuple):
     depth: int  # number of blocks
     num_heads: int
     grid: Grid  # the grid of the training size
+    scale_grid: Grid | None = None  # the grid at which the scale is 1, where it is another
 
     @property
     def head_dim(self) -> int:
@@ -139,17 +140,17 @@ def object_coordinates(length: int, training_length: int, device: torch.device, 
 COORDINATES = {"auto": object_coordinates, "scaled": spread_coordinates, "raw": raw_coordinates}
 
 
-def find_coordinates(rule: str, grid: Grid, other_grid: Grid | None = None) -> Coordinates:
-    """The rule for coordinates on a training grid, or on `other_grid`; ValueError unless it is one of COORDINATES.
+def find_coordinates(rule: str, shape: ModelShape, grid: Grid | None = None) -> Coordinates:
+    """The rule for coordinates, on `grid` or that of the model; ValueError unless it is one of COORDINATES.
 
     Only 'scaled' reads the grid, so one that is given asks for it: encodings were saved so before there was 'auto'.
     """
     if rule not in COORDINATES:
         raise ValueError(f"coordinates must be one of {', '.join(COORDINATES)}; got '{rule}'")
-    check_grid(other_grid)
-    if rule == "auto" and other_grid is not None:
+    check_grid(grid)
+    if rule == "auto" and grid is not None:
         rule = "scaled"
-    return Coordinates(rule, other_grid or grid)
+    return Coordinates(rule, grid or shape.scale_grid or shape.grid)
 
 
 def check_grid(grid: Grid | None) -> None:
@@ -164,10 +165,6 @@ class Coordinates(NamedTuple):
 
     rule: str
     training_grid: Grid
-
-    def options(self) -> dict[str, Any]:
-        """The options by which a model of another training grid has these coordinates."""
-        return {"grid": self.training_grid} if self.rule == "scaled" else {}
 
     def axes(self, grid: Grid, device: torch.device, scale: Scale | None) -> tuple[Tensor, Tensor]:
         """Places of the rows, (h,), and of the columns, (w,), float32."""

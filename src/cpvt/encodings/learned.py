@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cpvt.encodings.base import ModelShape, PositionalEncoding, check_grid, find_coordinates
+from cpvt.encodings.base import ModelShape, PositionalEncoding, find_coordinates
 from cpvt.grids import Grid, Scale
 
 BORDER = 4  # how far a table is continued beyond its edge: more than the cubic kernel reaches
@@ -18,20 +18,18 @@ class LearnedEncoding(PositionalEncoding):
     """A learned vector for each position of the training grid, interpolated bicubically for other grids (ViT, DeiT).
 
     The table is (1, N, D) as timm's `pos_embed` without the class token's row; at the training grid it is added as it
-    is. At scale s token i reads place (i + 0.5) / s - 0.5; what lies outside reads the table's edge. Without a scale, or
-    by `coordinates='scaled'`, tokens are spread over the table, as DeiT's code resizes it (bicubic, no antialiasing,
-    corners not aligned); 'raw' reads places 0, 1, 2, ... scale_grid: the grid at which the scale is 1,
-    where it is not the table's (a model whose training size was changed later).
+    is. At scale s token i reads place (i + 0.5) / s - 0.5; what lies outside reads the table's edge. Without a scale,
+    or by `coordinates='scaled'`, tokens are spread over the table, as DeiT's code resizes it (bicubic, no antialiasing,
+    corners not aligned); 'raw' reads places 0, 1, 2, ...
     Source: Dosovitskiy et al., arXiv 2010.11929; resizing as in Touvron et al., arXiv 2012.12877.
     """
 
     at = (0,)
 
-    def __init__(self, shape: ModelShape, coordinates: str = "auto", scale_grid: Grid | None = None) -> None:
+    def __init__(self, shape: ModelShape, coordinates: str = "auto") -> None:
         super().__init__()
-        check_grid(scale_grid)
-        self.coordinates = find_coordinates(coordinates, shape.grid)
-        self.dim, self.grid, self.scale_grid = shape.dim, shape.grid, scale_grid
+        self.coordinates = find_coordinates(coordinates, shape._replace(scale_grid=None))  # in tokens of the table
+        self.dim, self.grid, self.scale_grid = shape.dim, shape.grid, shape.scale_grid or shape.grid
         self.table = nn.Parameter(torch.empty(1, shape.grid[0] * shape.grid[1], shape.dim))
         self.reset_parameters()
 
@@ -43,7 +41,7 @@ class LearnedEncoding(PositionalEncoding):
 
     def resized(self, grid: Grid, scale: Scale | None = None) -> Tensor:
         """The table at the places of another grid, (1, h * w, D) in float32."""
-        if self.scale_grid is not None and scale is not None:  # from here on in tokens of the table
+        if self.scale_grid != self.grid and scale is not None:  # a model whose training size was changed later
             (before_h, before_w), (h, w) = self.scale_grid, self.grid
             scale = (scale[0] * before_h / h, scale[1] * before_w / w)
         axes = self.coordinates.axes(grid, self.table.device, scale)
@@ -53,14 +51,12 @@ class LearnedEncoding(PositionalEncoding):
         return (rows @ image @ columns.t()).flatten(2).transpose(1, 2)
 
     def set_grid(self, grid: Grid) -> dict[str, Any]:
-        before = self.scale_grid or self.grid
         if grid != self.grid:
-            scale = (grid[0] / before[0], grid[1] / before[1])  # at which the table covers the new grid
+            scale = (grid[0] / self.scale_grid[0], grid[1] / self.scale_grid[1])  # of an image that fits the new grid
             table = self.resized(grid, scale).detach().to(self.table.dtype).contiguous()
             self.table, self.grid = nn.Parameter(table, requires_grad=self.table.requires_grad), grid
             self.coordinates = self.coordinates._replace(training_grid=grid)
-        self.scale_grid = None if before == grid or self.coordinates.rule != "auto" else before
-        return {} if self.scale_grid is None else {"scale_grid": self.scale_grid}
+        return {}
 
 
 def cubic_weights(places: Tensor, side: int) -> Tensor:

@@ -258,13 +258,13 @@ class PEGEncoding(PositionalEncoding):
         self.requires_grad_(not frozen)
 
     def tokens(self, x: Tensor, grid: Grid, depth: int, scale: Scale | None = None) -> Tensor:
-        return self.peg[str(depth)](x, grid, 0, _at_least_one(scale))
+        return self.peg[str(depth)](x, grid, 0, at_least_one(scale))
 
     def forward(self, x: Tensor, layout: Layout, depth: int) -> Tensor:
         if depth not in self.at:
             return x
         layer: PEG = self.peg[str(depth)]  # type: ignore[assignment]
-        scales = None if layout.scales is None else [_at_least_one(scale) for scale in layout.scales]
+        scales = None if layout.scales is None else [at_least_one(scale) for scale in layout.scales]
         if layout.packed:
             return layer.forward_packed(x, layout.grids, layout.prefix_tokens, scales)
         return layer(x, layout.grid, layout.prefix_tokens, *(scales or []))
@@ -279,11 +279,11 @@ class PEGEncoding(PositionalEncoding):
         return {"at": self.at}
 
 
-def _at_least_one(scale: Scale | None) -> Scale | int:
+def at_least_one(scale: Scale | None) -> Scale | int:
     """The scale that PEG is told where objects are smaller than in training: 1, as nothing stands between tokens."""
     if scale is None:
         return 1
-    rows, columns = torch.sym_max(1.0, scale[0]), torch.sym_max(1.0, scale[1])  # no branch on a symbolic size
+    rows, columns = torch.sym_max(1, scale[0]), torch.sym_max(1, scale[1])  # no branch on a symbolic size
     return rows, columns  # type: ignore[return-value]
 
 

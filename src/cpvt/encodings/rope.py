@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -27,13 +25,10 @@ class RotaryEncoding(PositionalEncoding):
         if shape.head_dim % 4:
             raise ValueError(f"rope needs a head width that is a multiple of 4; got {shape.head_dim}")
         self.head_dim, self.base = shape.head_dim, base
-        self.coordinates = find_coordinates(coordinates, shape.grid, grid)
+        self.coordinates = find_coordinates(coordinates, shape, grid)
 
     def rotation(self, grid: Grid, device: torch.device, scale: Scale | None = None) -> tuple[Tensor, Tensor]:
         angles = self.coordinates.angles(grid, device, scale, self.base, self.head_dim // 4)
         angle = torch.cat(angles, dim=1)  # (N, d / 2)
         angle = torch.cat([angle, angle], dim=1)  # channel i turns with channel i + d / 2
         return angle.cos(), angle.sin()
-
-    def set_grid(self, grid: Grid) -> dict[str, Any]:
-        return self.coordinates.options()

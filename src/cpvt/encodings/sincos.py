@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -31,7 +29,7 @@ class SinCosEncoding(PositionalEncoding):
         if shape.dim % 4:
             raise ValueError(f"sincos needs a width that is a multiple of 4; got {shape.dim}")
         self.dim, self.temperature = shape.dim, temperature
-        self.coordinates = find_coordinates(coordinates, shape.grid, grid)
+        self.coordinates = find_coordinates(coordinates, shape, grid)
 
     def tokens(self, x: Tensor, grid: Grid, depth: int, scale: Scale | None = None) -> Tensor:
         return x + self.table(grid, x.device, scale).to(x.dtype)
@@ -40,6 +38,3 @@ class SinCosEncoding(PositionalEncoding):
         """The encoding of every place, (N, D) in float32."""
         y, x = self.coordinates.angles(grid, device, scale, self.temperature, self.dim // 4)
         return torch.cat([y.sin(), y.cos(), x.sin(), x.cos()], dim=1)
-
-    def set_grid(self, grid: Grid) -> dict[str, Any]:
-        return self.coordinates.options()

@@ -34,8 +34,8 @@ from cpvt.training.journal import describe_data, describe_images
 logger = logging.getLogger(__name__)
 QUICK_EPOCHS = 12
 GROWS = (  # options that may change when a comparison resumes
-    "out", "encodings", "pool", "protocols", "scale", "seeds", "sizes", "canvas_sizes", "resize_sizes", "parallel", "cluster",
-    "device", "workers",
+    "out", "encodings", "pool", "protocols", "scale", "seeds", "sizes", "canvas_sizes", "resize_sizes", "parallel",
+    "cluster", "device", "workers",
 )  # fmt: skip
 MAX_PARALLEL = 8
 

@@ -46,7 +46,7 @@ def retrofit_and_test(
         refuse_other(folder, "another retrofit", read_json(folder / RETROFIT)["config"], config, GROWS)
     done = {(row.encoding, row.protocol, row.size) for row in read_rows(folder / ROWS)}
     torch.manual_seed(config.seed)
-    model, _ = build_model(untouched, setup.model, data.class_names)
+    model, _ = build_model(untouched, setup.model, data)
     wanted = config.retrofit
     retrofit(model, wanted.at, wanted.absolute, wanted.kernel_size)  # raises for invalid options before training
     before = replace(

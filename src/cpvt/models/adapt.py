@@ -13,7 +13,19 @@ from cpvt.models.timm_interface import PREFIX, head_names
 from cpvt.models.vit import VisionTransformer
 
 # fields that may differ from those of the given model; class_token is compared by its effect
-FREE = ("img_size", "num_classes", "drop_rate", "drop_path_rate", "weight_init", "distilled", "class_token", "encoding")
+FREE = (
+    "img_size",
+    "num_classes",
+    "drop_rate",
+    "drop_path_rate",
+    "weight_init",
+    "distilled",
+    "class_token",
+    "encoding",
+    "scale",
+    "attn_temperature",
+    "scale_grid",
+)
 
 
 def adapt_model(
@@ -48,7 +60,7 @@ def adapt_model(
     elif model.config.distilled and not wanted.distilled:
         words.append("the head for the teacher's answers was left behind; answers are other ones without it")
         state = {name: tensor for name, tensor in state.items() if not name.startswith(("dist_token", "head_dist."))}
-    taken = ("drop_rate", "drop_path_rate", "weight_init", "distilled")
+    taken = ("drop_rate", "drop_path_rate", "weight_init", "distilled", "scale", "attn_temperature")
     config = replace(model.config, **{name: getattr(wanted, name) for name in taken})
     continued = VisionTransformer(config)
     continued.load_state_dict(state)

@@ -41,6 +41,11 @@ def introduce(name: str) -> str:
     )
 
 
+def shipped_scale(name: str) -> Any:
+    """What shipped weights were trained to be told of the scale of objects; nothing before there were scales."""
+    return read_json(shipped_files(name).record)["model"].get("scale", "paper")
+
+
 def describe_shipped(name: str) -> dict[str, Any]:
     """What timm wants to know of pretrained weights: where they are, and how images are read for them."""
     files = shipped_files(name)

@@ -9,7 +9,7 @@ import torch
 from timm.models import build_model_with_cfg, generate_default_cfgs, is_model, register_model
 
 from cpvt.config import split_options
-from cpvt.models.pretrained import describe_shipped, shipped_names
+from cpvt.models.pretrained import describe_shipped, shipped_names, shipped_scale
 from cpvt.models.sizes import MODELS, model_config
 from cpvt.models.timm_interface import describe_to_timm
 from cpvt.models.vit import VisionTransformer
@@ -70,6 +70,8 @@ def _build(name: str, pretrained: bool = False, **options: Any) -> Any:
             resize = {"img_size": wanted.img_size, "patch_size": wanted.patch_size}
         options |= {"img_size": source.img_size, "patch_size": source.patch_size}
         options.setdefault("class_token", source.has_class_token)
+        if name in shipped_names():
+            options.setdefault("scale", shipped_scale(name))
     depth = options.get("depth", config.depth)
     features = {"out_indices": min(3, depth), "feature_cls": "getter"}  # the last three blocks, as timm's ViTs
     model = build_model_with_cfg(

@@ -25,6 +25,16 @@ def spread_rules(scale: Any, count: int, default: ScaleRule) -> list[ScaleRule]:
     return [parse_scale(each) for each in scale]
 
 
+def rule_of(scale: Any, default: ScaleRule) -> ScaleRule:
+    """The rule that a call passes, else the default; ValueError for none that exists.
+
+    In a graph numbers may be of any value, and pass unchecked.
+    """
+    if scale is None:
+        return default
+    return scale if torch.compiler.is_compiling() and not isinstance(scale, str) else parse_scale(scale)
+
+
 def refuse_scale(images: Tensor, scale: Any) -> Tensor:
     """The images, unchanged; ValueError for a scale given to a traced graph, which keeps the model's rule."""
     if scale is not None:
@@ -37,14 +47,12 @@ def find_scale(rule: ScaleRule, grid: Grid, training_grid: Grid) -> Scale | None
 
     None where the rule says nothing. Raises ValueError for a number that the grid cannot hold.
     """
-    if rule == "paper":
-        return None
-    if rule == "pixels":
-        return 1.0, 1.0
-    factor = fit_factor(rule)
-    if factor is None:
+    if not isinstance(rule, str):  # in a graph it may be a number of any value
         rows, columns = check_scale(rule, grid)
         return rows, columns
+    factor = fit_factor(rule)
+    if factor is None:  # whole ones are constants in a graph, whose PEG stays one convolution
+        return None if rule == "paper" else (1, 1)
     return factor * (grid[0] / training_grid[0]), factor * (grid[1] / training_grid[1])
 
 

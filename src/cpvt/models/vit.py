@@ -16,13 +16,13 @@ from torch.fx import Proxy
 from torch.utils.checkpoint import checkpoint
 
 from cpvt.config import ModelConfig
-from cpvt.config.scale import ScaleRule, parse_scale
+from cpvt.config.scale import ScaleRule
 from cpvt.encodings import PEG, ModelShape, PositionalEncoding, create_encoding
 from cpvt.encodings.naming import Builder
 from cpvt.grids import Layout, check_tokens
 from cpvt.models.attention import AttentionInputs, Block
 from cpvt.models.packing import check_batch, pad_to_patches, plan_packs
-from cpvt.models.scale import Temperature, find_scale, find_temperature, is_list, refuse_scale, spread_rules
+from cpvt.models.scale import Temperature, find_scale, find_temperature, is_list, refuse_scale, rule_of, spread_rules
 from cpvt.models.timm_interface import (
     PREFIX,
     Backbone,
@@ -86,7 +86,7 @@ class VisionTransformer(Backbone):
         for name in head_names(config):
             self.add_module(name, create_head(config))
         self._init_trunk(config.weight_init)
-        shape = ModelShape(config.embed_dim, config.depth, config.num_heads, self.grid)
+        shape = ModelShape(config.embed_dim, config.depth, config.num_heads, self.grid, config.scale_grid)
         self.encoding = create_encoding(encoding, shape)  # draws its own weights, last
 
     def _init_trunk(self, weight_init: str) -> None:
@@ -122,7 +122,8 @@ class VisionTransformer(Backbone):
         """Logits (B, classes) of images (B, C, H, W), or of a list of (C, H_i, W_i).
 
         scale: how much larger objects are than in training: a number of 1 or more, (rows, columns), or a rule, 'pixels'
-        or 'fit'; a list has one for each image. By default the model's own rule, its attribute `scale`. A distilled model returns the mean of its two heads; after `set_distilled_training()`, in training, a pair.
+        or 'fit'; a list has one for each image. By default the model's own rule, its attribute `scale`.
+        A distilled model returns the mean of its two heads; after `set_distilled_training()`, in training, a pair.
         """
         return self.forward_head(self.forward_features(images, scale))
 
@@ -259,13 +260,13 @@ class VisionTransformer(Backbone):
         if isinstance(scale, Proxy):  # an FX graph has an input for it
             images, scale = refuse_scale(images, scale), None
         images = check_batch(images, self.config.in_chans, self.config.patch_size, self.patch_embed.proj.weight.dtype)
-        x, layout = self._embed(images, self.scale if scale is None else parse_scale(scale))
+        x, layout = self._embed(images, rule_of(scale, self.scale))
         return x, layout, self._attention_inputs(layout, x)
 
     def _embed(self, images: Tensor, rule: ScaleRule) -> tuple[Tensor, Layout]:
         patches = self.patch_embed(images)  # (B, h, w, D)
         grid = (patches.shape[1], patches.shape[2])
-        scales = None if rule == "paper" else (find_scale(rule, grid, self.scale_grid),)
+        scales = None if isinstance(rule, str) and rule == "paper" else (find_scale(rule, grid, self.scale_grid),)
         # contiguous: the convolution leaves channels first in memory, which every norm would copy
         x = self.encoding(patches.flatten(1, 2).contiguous(), Layout((grid,), 0, scales), 0)  # (B, N, D)
         if self.num_prefix_tokens:

@@ -92,6 +92,7 @@ def convolve(
     else:
         image_and_border, padding = image, [after for _, after in borders]
     apply = CONVOLUTIONS[len(borders)]
+    kernel = kernel.to(weight.dtype)
     encoded = apply(image_and_border, kernel, bias, padding=padding, dilation=gaps, groups=image.shape[1])
     return image + encoded if residual and not folded else encoded
 

@@ -73,7 +73,7 @@ def _source(places: Tensor, length: int, padding_mode: str) -> Tensor:
     if padding_mode == "replicate":
         return places.clamp(torch.zeros_like(places), torch.zeros_like(places) + (length - 1))
     if padding_mode == "circular":
-        return places.remainder(length)
+        return places.remainder(torch.zeros_like(places) + length)  # a tensor: ONNX takes no symbolic number here
     if padding_mode == "reflect":
         return (length - 1) - ((length - 1) - places.abs()).abs()
     return places

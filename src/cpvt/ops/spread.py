@@ -11,7 +11,7 @@ Steps = tuple[float, ...]  # the distance between taps along each axis of the gr
 
 
 def are_symbolic(steps: Steps) -> bool:
-    """Whether this is a graph for steps of any value: while PyTorch compiles or exports, only whole ones are fixed."""
+    """Whether this is a graph for steps of any value: while PyTorch compiles or exports, ints are fixed, floats not."""
     return torch.compiler.is_compiling() and not all(isinstance(step, int) for step in steps)
 
 
@@ -37,14 +37,14 @@ def spread(weight: Tensor, steps: Steps, causal: bool = False) -> tuple[Tensor, 
     """The kernel (D, 1, k, ...) for taps at these steps, and the dilation that is left for the convolution to do.
 
     A whole step is dilation, and the kernel stays as it is. Along an axis of any other step it becomes larger, with
-    dilation 1: each tap lends its weight to the two places that it lies between, the nearer one more. Sums are kept
-    in float32 at least and rounded once; autocast does not change them.
+    dilation 1: each tap gives its weight to the two places that it lies between, the nearer one more. It is then in
+    float32 at least, under autocast too, for whoever uses it to round once.
     """
     kernel = weight
     for axis, step in enumerate(steps):
         if step != int(step):
             kernel = _spread_axis(kernel.to(torch.promote_types(weight.dtype, torch.float32)), axis, step, causal)
-    return kernel.to(weight.dtype), [int(step) if step == int(step) else 1 for step in steps]
+    return kernel, [int(step) if step == int(step) else 1 for step in steps]
 
 
 def _spread_axis(kernel: Tensor, axis: int, step: float, causal: bool) -> Tensor:

@@ -159,6 +159,8 @@ def read_record(run: str | Path) -> dict[str, Any]:
         raise ValueError(f"'{path}' is not written by `cpvt train`: it lacks {', '.join(missing)}; pass a run's folder")
     if "training" in record:
         record["training"] = current(record["training"])
+        if record["training"].get("train_sizes") and "name" not in record["model"]:
+            record["model"].setdefault("scale", "paper")  # it was trained at several sizes before there were scales
     return record
 
 
@@ -194,7 +196,8 @@ def starting_weights(
     distillation (see `cpvt.models.adapt`); or a file of weights, which must fit exactly.
     class_names: those of the new data; if the run's differ, the head starts afresh.
     on_message: called with each change of the weights. The `config` of one of our models describes the result: its
-    encoding may differ from the wanted one, as in "rope(grid=(8, 8))". Raises ValueError that lists what does not fit.
+    `scale_grid` says where the scale is 1 after a change of the training size.
+    Raises ValueError that lists what does not fit.
     """
     if Path(start).is_file() or not is_run(start):
         model = build_model(wanted)

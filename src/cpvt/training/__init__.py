@@ -52,7 +52,7 @@ def train(
     setup = setup or check(config, data)
     backend = Backend(config)
     torch.manual_seed(config.seed)
-    model, model_config = build_model(config, setup.model, data.class_names)
+    model, model_config = build_model(config, setup.model, data)
     setup = setup._replace(model=model_config)
     teacher = open_teacher(config, data, setup.preprocessing.transform, str(backend.device))
     criterion = Criterion(config.optim, len(data.class_names), teacher)

@@ -106,7 +106,7 @@ def open_teacher(config: TrainConfig, data: DataSet, transform: Transform, devic
 
 
 def build_model(
-    config: TrainConfig, wanted: ModelConfig | ExternalConfig, class_names: tuple[str, ...]
+    config: TrainConfig, wanted: ModelConfig | ExternalConfig, data: DataSet
 ) -> tuple[nn.Module, ModelConfig | ExternalConfig]:
     """The model with its first weights, retrofitted where asked, and its configuration.
 
@@ -125,7 +125,7 @@ def build_model(
         assert isinstance(wanted, ExternalConfig)  # `check` rejects others
         model = published_weights(wanted, log)
     else:
-        model = starting_weights(wanted, start, class_names, log)
+        model = starting_weights(wanted, start, data.class_names, log)
     if config.teacher is not None:
         _enable_both_heads(model, config.model)
     if isinstance(model, VisionTransformer):
@@ -133,7 +133,9 @@ def build_model(
     assert isinstance(wanted, ExternalConfig)  # the models of other libraries
     if config.retrofit is None:
         return model, wanted
-    model = retrofit(model, config.retrofit.at, config.retrofit.absolute, config.retrofit.kernel_size)
+    scale = config.scale or _default_scale(config, data) or "fit"
+    wished = config.retrofit
+    model = retrofit(model, wished.at, wished.absolute, wished.kernel_size, scale=scale)
     done: Any = model.retrofitted
     return model, replace(wanted, retrofit=done)
 
@@ -187,16 +189,23 @@ def _model_config(config: TrainConfig, data: DataSet) -> ModelConfig:
         "num_classes": len(data.class_names), "in_chans": len(data.mean), "img_size": config.img_size,
         "encoding": config.encoding, "global_pool": POOLS.get(config.pool or ""),
         "drop_path_rate": config.optim.drop_path or None, "distilled": config.teacher is not None or None,
-        "scale": config.scale or ("pixels" if _keeps_pixels(config, data) else None),
+        "scale": config.scale or _default_scale(config, data),
     }  # fmt: skip
     return model_config(config.model, **{name: value for name, value in options.items() if value is not None})
 
 
-def _keeps_pixels(config: TrainConfig, data: DataSet) -> bool:
-    """Whether objects of training images have the same size in pixels at every training size."""
-    augment = augment_of(config, data)
-    told = "scale" in split_options(config.model)[1]
-    return not told and find_protocol(AUGMENTS.get(augment, augment)).scale_rule == "pixels"
+def _default_scale(config: TrainConfig, data: DataSet) -> str | None:
+    """What a model is told where nobody says: None for its own default.
+
+    Weights that were trained to be told nothing go on so. Crops at their own scale keep the pixels of objects.
+    """
+    if "scale" in split_options(config.model)[1]:
+        return None
+    start, augment = start_of(config), augment_of(config, data)
+    started = start is not None and is_run(start) and not Path(start).is_file()
+    if started and read_record(str(start))["model"].get("scale") == "paper":
+        return "paper"
+    return "pixels" if find_protocol(AUGMENTS.get(augment, augment)).scale_rule == "pixels" else None
 
 
 def _external_config(config: TrainConfig, data: DataSet) -> ExternalConfig:

@@ -67,6 +67,11 @@ def check(config: TrainConfig, data: DataSet) -> TrainingSetup:
             f"--augment {config.optim.augment} passes lists of images, which only our own models take; "
             f"for '{setup.model.name}' use {', '.join(name for name, each in TRAINING.items() if each.stacks)} or none"
         )
+    if config.scale is not None and config.retrofit is None and not isinstance(setup.model, ModelConfig):
+        raise ValueError(
+            f"'{setup.model.name}' has no PEG, so it cannot be told a scale ({config.scale}); leave --scale out, or "
+            "add PEGs by cpvt retrofit"
+        )
     if config.retrofit is not None and isinstance(setup.model, ModelConfig):
         raise ValueError(
             "our own models take PEG by name: train with --encoding learned+peg (and --initial-checkpoint)"

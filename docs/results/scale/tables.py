@@ -1,0 +1,102 @@
+"""Write the tables of docs/scale.md and README.md from rows: python docs/results/scale/tables.py, after run.sh."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean
+
+from cpvt.config import Size, size_label
+from cpvt.reporting.markdown import fill, lay_out
+from cpvt.reporting.summary import Cell, pixels, summarise
+from cpvt.results.rows import Row, read_rows
+
+HERE = Path(__file__).parent
+PAGE, README = HERE.parents[1] / "scale.md", HERE.parents[2] / "README.md"
+BRIEF = ("learned", "rope", "peg", "peg5", "rope+peg")  # the lines of the README
+RULES = {"paper": "as published", "protocol": "told", "fit*0.91": "told, times 0.91"}
+
+
+def before_after(rows: Sequence[Row], protocol: str, sizes: Sequence[Size], spread: bool = True) -> str:
+    """Accuracy as published -> told, a line per encoding: mean and standard deviation over seeds."""
+    told, untold = ({(cell.label, cell.size): cell for cell in cells_of(rows, rule) if cell.protocol == protocol}
+                    for rule in ("protocol", "paper"))  # fmt: skip
+    lines = {}
+    for label in dict.fromkeys(label for label, _ in told):
+        pairs = [(untold.get((label, size)), told.get((label, size))) for size in sizes]
+        lines[f"`{label}`"] = [f"{number(old, spread)} → {number(new, spread)}" for old, new in pairs]
+    return lay_out(protocol, [size_label(size) for size in sizes], lines)
+
+
+def by_rule(rows: Sequence[Row], protocol: str) -> str:
+    """Accuracy of each encoding, a line for each way of telling."""
+    lines, sizes = {}, sorted({row.size for row in rows}, key=pixels)
+    for encoding in dict.fromkeys(row.encoding for row in rows):
+        for rule, words in RULES.items():
+            own = {cell.size: cell for cell in cells_of(rows, rule) if (cell.encoding, cell.protocol) == (encoding, protocol)}
+            if own:
+                lines[f"`{encoding}`, {words}"] = [number(own.get(size)) for size in sizes]
+    return lay_out(protocol, [size_label(size) for size in sizes], lines)
+
+
+def cells_of(rows: Sequence[Row], rule: str) -> list[Cell]:
+    """The cells of the rows told in one way."""
+    own = [row for row in rows if row.scale_rule == rule]
+    return summarise(own) if own else []
+
+
+def number(cell: Cell | None, spread: bool = True) -> str:
+    """The mean, and the standard deviation over several seeds."""
+    if cell is None:
+        return "–"
+    return f"{cell.mean:.1f} ± {cell.deviation:.1f}" if spread and cell.deviation is not None else f"{cell.mean:.1f}"
+
+
+def brief(rows: Sequence[Row]) -> str:
+    """The README's table: a few encodings, as published -> told, means over seeds."""
+    columns = [("resize", 48), ("resize", 64), ("resize", 96), ("canvas", 48), ("canvas", 64), ("canvas", 96)]
+    found = {(cell.encoding, cell.protocol, cell.size, rule): cell
+             for rule in ("paper", "protocol") for cell in cells_of(rows, rule) if cell.pool == "cls"}  # fmt: skip
+    lines = {
+        f"`{encoding}`": [
+            f"{found[encoding, protocol, size, 'paper'].mean:.0f} → **{found[encoding, protocol, size, 'protocol'].mean:.0f}**"
+            for protocol, size in columns
+        ]
+        for encoding in BRIEF
+    }
+    return lay_out("as published → told", [f"{protocol} {size}" for protocol, size in columns], lines)
+
+
+def estimates(lines: Sequence[dict]) -> str:
+    """How often the estimate over a set is true, and what single images give."""
+    table = {}
+    for encoding in dict.fromkeys(line["encoding"] for line in lines):
+        own = [line for line in lines if line["encoding"] == encoding]
+        true = sum(line["estimated"] == line["true"] for line in own)
+        cells = [f"{true} of {len(own)}"]
+        for protocol in ("resize", "canvas"):
+            for what in ("correct_told", "correct_auto"):
+                cells.append(f"{mean(100 * each[what] / each['images'] for each in own if each['protocol'] == protocol):.1f}")
+        worst = min(100 * (each["correct_auto"] - each["correct_told"]) / each["images"] for each in own)
+        times = [each["times_as_long"] for each in own]
+        table[f"`{encoding}`"] = [*cells, f"{worst:+.1f}", f"{min(times):.1f} to {max(times):.1f}"]
+    columns = ["set of 64: true", "resize, told", "each its own", "canvas, told", "each its own", "worst", "time"]
+    return lay_out("", columns, table)
+
+
+def main() -> None:
+    rows = {name: read_rows(HERE / name / "rows.jsonl") for name in ("digits", "scenes", "imagenette")}
+    lines = [json.loads(line) for line in (HERE / "auto.jsonl").read_text().splitlines()]
+    tables = {
+        "digits resize": before_after(rows["digits"], "resize", (24, 40, 48, 64, 96)),
+        "digits canvas": before_after(rows["digits"], "canvas", (40, 48, 64, 96)),
+        "scenes resize": by_rule(rows["scenes"], "resize"),
+        "scenes canvas": by_rule(rows["scenes"], "canvas"),
+        "imagenette": by_rule(rows["imagenette"], "resize"),
+        "auto": estimates(lines),
+    }
+    PAGE.write_text(fill(PAGE.read_text(), tables))
+    README.write_text(fill(README.read_text(), {"scale": brief(rows["digits"])}))
+
+
+if __name__ == "__main__":
+    main()

@@ -9,7 +9,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 OBJECT = ((0, 1), (1, 0), (1, 1), (1, 2), (2, 1))  # a cross, in tokens of the training size
-TITLES = ("training: a cross of 3 x 3 tokens", "twice as large, PEG as published: it sees a part", "told scale 2: it sees the cross")
+TITLES = (
+    "training: a cross of 3 x 3 tokens",
+    "twice as large, PEG as published: it sees a part",
+    "told scale 2: it sees the cross",
+)
 
 
 def draw() -> "Figure":

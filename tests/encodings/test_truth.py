@@ -185,7 +185,7 @@ def test_a_sum_applies_its_parts_from_left_to_right():
         ("peg(kernel_size=4)", "odd"),
         ("rope+rope", "at most one"),
         ("relative(max_offset=0)", "1 or more"),
-        ("sincos(coordinates='polar')", "scaled, raw; got 'polar'"),
+        ("sincos(coordinates='polar')", "scaled, told, raw; got 'polar'"),
     ],
 )
 def test_encodings_that_do_not_exist_or_fit(text, words):

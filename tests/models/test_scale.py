@@ -10,7 +10,10 @@ import cpvt
 from cpvt.encodings import ModelShape, create_encoding
 from cpvt.grids import Layout
 
-ENCODINGS = ["none", "learned", "sincos", "relative", "rope", "peg", "peg5", "rope+peg", "learned+peg"]
+TOLD = "(coordinates='told')"
+ENCODINGS = [
+    "none", f"learned{TOLD}", f"sincos{TOLD}", "relative", f"rope{TOLD}", "peg", "peg5", "rope+peg", f"learned{TOLD}+peg",
+]  # fmt: skip
 PATCH = 4
 
 
@@ -73,12 +76,12 @@ def test_fit_is_the_ratio_of_the_grids_along_each_axis(encoding):
 
 
 @pytest.mark.parametrize("encoding", ["learned", "sincos", "rope"])
-def test_an_image_that_fits_is_read_as_before_scales_were_told(encoding):
-    told, before = build(encoding), build(f"{encoding}(coordinates='scaled')", attn_temperature=False)
+def test_places_that_are_told_fit_as_places_that_are_spread_and_are_raw_at_scale_one(encoding):
+    told, before = build(encoding + TOLD), build(encoding, attn_temperature=False)
     for size in ((24, 64), (8, 12)):
         torch.testing.assert_close(told(draw(*size), scale="fit"), before(draw(*size)), rtol=0, atol=1e-5)
     raw = build(f"{encoding}(coordinates='raw')", attn_temperature=False)
-    cold = build(encoding, attn_temperature=False)
+    cold = build(encoding + TOLD, attn_temperature=False)
     torch.testing.assert_close(cold(draw(24, 64), scale=1), raw(draw(24, 64)), rtol=0, atol=1e-5)
 
 
@@ -164,7 +167,7 @@ def test_a_model_keeps_its_rule(rule, tmp_path):
     assert again.scale == rule
 
 
-@pytest.mark.parametrize("encoding", [*ENCODINGS, "sincos(coordinates='scaled')"])
+@pytest.mark.parametrize("encoding", [*ENCODINGS, "sincos", "learned"])
 def test_a_new_training_size_changes_no_answer_under_any_rule(encoding):
     model, images = build(encoding), draw(32, 48)
     scales = ["paper", "fit", "pixels", 1.5]
@@ -241,7 +244,7 @@ def test_offsets_are_divided_by_the_scale(scale):
 
 @pytest.mark.parametrize("scale", [(1.0, 1.0), (1.5, 2.0), (3.0, 1.25)])
 def test_places_are_divided_by_the_scale_and_a_table_ends_at_its_edge(scale):
-    encoding = create_encoding("learned", ModelShape(8, 2, 2, (4, 6)))
+    encoding = create_encoding("learned" + TOLD, ModelShape(8, 2, 2, (4, 6)))
     table = encoding.table.detach().unflatten(1, (4, 6))[0].permute(2, 0, 1)  # (D, 4, 6)
     rows, columns = ((torch.arange(n) + 0.5) / s - 0.5 for n, s in zip((7, 9), scale))
     grid = torch.stack(torch.meshgrid((columns + 0.5) / 3 - 1, (rows + 0.5) / 2 - 1, indexing="xy"), -1)  # -1 to 1
@@ -253,7 +256,7 @@ def test_places_are_divided_by_the_scale_and_a_table_ends_at_its_edge(scale):
 
 
 def test_turns_are_divided_by_the_scale():
-    encoding = create_encoding("rope", ModelShape(32, 2, 2, (4, 4)))
+    encoding = create_encoding("rope" + TOLD, ModelShape(32, 2, 2, (4, 4)))
     (cos, sin), (wide_cos, wide_sin) = (encoding.rotation(grid, torch.device("cpu"), scale)
                                         for grid, scale in (((3, 3), (1.0, 1.0)), ((6, 9), (2.0, 3.0))))  # fmt: skip
     angle = torch.atan2(sin, cos).unflatten(0, (3, 3))

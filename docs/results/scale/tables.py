@@ -32,7 +32,11 @@ def by_rule(rows: Sequence[Row], protocol: str) -> str:
     lines, sizes = {}, sorted({row.size for row in rows}, key=pixels)
     for encoding in dict.fromkeys(row.encoding for row in rows):
         for rule, words in RULES.items():
-            own = {cell.size: cell for cell in cells_of(rows, rule) if (cell.encoding, cell.protocol) == (encoding, protocol)}
+            own = {
+                cell.size: cell
+                for cell in cells_of(rows, rule)
+                if (cell.encoding, cell.protocol) == (encoding, protocol)
+            }
             if own:
                 lines[f"`{encoding}`, {words}"] = [number(own.get(size)) for size in sizes]
     return lay_out(protocol, [size_label(size) for size in sizes], lines)
@@ -75,7 +79,9 @@ def estimates(lines: Sequence[dict]) -> str:
         cells = [f"{true} of {len(own)}"]
         for protocol in ("resize", "canvas"):
             for what in ("correct_told", "correct_auto"):
-                cells.append(f"{mean(100 * each[what] / each['images'] for each in own if each['protocol'] == protocol):.1f}")
+                cells.append(
+                    f"{mean(100 * each[what] / each['images'] for each in own if each['protocol'] == protocol):.1f}"
+                )
         worst = min(100 * (each["correct_auto"] - each["correct_told"]) / each["images"] for each in own)
         times = [each["times_as_long"] for each in own]
         table[f"`{encoding}`"] = [*cells, f"{worst:+.1f}", f"{min(times):.1f} to {max(times):.1f}"]

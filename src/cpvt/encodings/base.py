@@ -137,19 +137,14 @@ def object_coordinates(length: int, training_length: int, device: torch.device, 
     return (places + 0.5) / scale - 0.5
 
 
-COORDINATES = {"auto": object_coordinates, "scaled": spread_coordinates, "raw": raw_coordinates}
+COORDINATES = {"scaled": spread_coordinates, "told": object_coordinates, "raw": raw_coordinates}
 
 
 def find_coordinates(rule: str, shape: ModelShape, grid: Grid | None = None) -> Coordinates:
-    """The rule for coordinates, on `grid` or that of the model; ValueError unless it is one of COORDINATES.
-
-    Only 'scaled' reads the grid, so one that is given asks for it: encodings were saved so before there was 'auto'.
-    """
+    """The rule for coordinates, on `grid` or that of the model; ValueError unless it is one of COORDINATES."""
     if rule not in COORDINATES:
         raise ValueError(f"coordinates must be one of {', '.join(COORDINATES)}; got '{rule}'")
     check_grid(grid)
-    if rule == "auto" and grid is not None:
-        rule = "scaled"
     return Coordinates(rule, grid or shape.scale_grid or shape.grid)
 
 
@@ -168,7 +163,7 @@ class Coordinates(NamedTuple):
 
     def axes(self, grid: Grid, device: torch.device, scale: Scale | None) -> tuple[Tensor, Tensor]:
         """Places of the rows, (h,), and of the columns, (w,), float32."""
-        place = COORDINATES["scaled" if self.rule == "auto" and scale is None else self.rule]
+        place = COORDINATES["scaled" if self.rule == "told" and scale is None else self.rule]
         (h, w), (before_h, before_w), scale = grid, self.training_grid, (1.0, 1.0) if scale is None else scale
         return place(h, before_h, device, scale[0]), place(w, before_w, device, scale[1])
 

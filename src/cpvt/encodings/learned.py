@@ -18,15 +18,15 @@ class LearnedEncoding(PositionalEncoding):
     """A learned vector for each position of the training grid, interpolated bicubically for other grids (ViT, DeiT).
 
     The table is (1, N, D) as timm's `pos_embed` without the class token's row; at the training grid it is added as it
-    is. At scale s token i reads place (i + 0.5) / s - 0.5; what lies outside reads the table's edge. Without a scale,
-    or by `coordinates='scaled'`, tokens are spread over the table, as DeiT's code resizes it (bicubic, no antialiasing,
-    corners not aligned); 'raw' reads places 0, 1, 2, ...
+    is. At others the tokens are spread over it, as DeiT's code resizes it (bicubic, no antialiasing, corners not
+    aligned). `coordinates='told'`: at scale s token i reads place (i + 0.5) / s - 0.5; 'raw': places 0, 1, 2, ... What
+    lies outside reads the table's edge.
     Source: Dosovitskiy et al., arXiv 2010.11929; resizing as in Touvron et al., arXiv 2012.12877.
     """
 
     at = (0,)
 
-    def __init__(self, shape: ModelShape, coordinates: str = "auto") -> None:
+    def __init__(self, shape: ModelShape, coordinates: str = "scaled") -> None:
         super().__init__()
         self.coordinates = find_coordinates(coordinates, shape._replace(scale_grid=None))  # in tokens of the table
         self.dim, self.grid, self.scale_grid = shape.dim, shape.grid, shape.scale_grid or shape.grid

@@ -13,13 +13,13 @@ class RotaryEncoding(PositionalEncoding):
     """Queries and keys are rotated by row and column, so that attention sees offsets (2-D axial RoPE).
 
     Of the head's width d, one half turns with the row and one with the column, at frequencies 100^(-i / (d / 4)).
-    At scale s coordinates are (i + 0.5) / s - 0.5, so offsets are divided by s; `coordinates` and `grid` as for
-    `sincos`. Nothing is learned; prefix tokens are not turned.
+    At a new size coordinates are spread over the training grid; `coordinates` and `grid` as for `sincos`. Nothing is
+    learned; prefix tokens are not turned.
     Source: Su et al., arXiv 2104.09864; two axes and base 100 as in Heo et al., arXiv 2403.13298.
     """
 
     def __init__(
-        self, shape: ModelShape, coordinates: str = "auto", base: float = 100.0, grid: Grid | None = None
+        self, shape: ModelShape, coordinates: str = "scaled", base: float = 100.0, grid: Grid | None = None
     ) -> None:
         super().__init__()
         if shape.head_dim % 4:

@@ -13,9 +13,9 @@ class SinCosEncoding(PositionalEncoding):
     """Fixed sines and cosines of row and column at many wavelengths, added to the patches; nothing is learned.
 
     Half of the width encodes the row, half the column, each half as sines then cosines at wavelengths
-    2 pi * 10000^(i / (D / 4)). At scale s coordinates are (i + 0.5) / s - 0.5. Without a scale, or by
-    `coordinates='scaled'`, they are spread over the training grid, as resizing a table does; 'raw' counts 0, 1, 2, ...
-    grid: the one over which 'scaled' spreads them, where it is not that of img_size.
+    2 pi * 10000^(i / (D / 4)). At a new size coordinates are spread over the training grid, as resizing a table does.
+    `coordinates='told'`: (i + 0.5) / s - 0.5 at scale s; 'raw': 0, 1, 2, ... grid: the one over which 'scaled' spreads
+    them, where it is not that of img_size.
     Source: Vaswani et al., arXiv 1706.03762; in two dimensions as in Chen et al. (MoCo v3), arXiv 2104.02057.
     """
 
@@ -23,7 +23,7 @@ class SinCosEncoding(PositionalEncoding):
     dim: int
 
     def __init__(
-        self, shape: ModelShape, coordinates: str = "auto", temperature: float = 10000.0, grid: Grid | None = None
+        self, shape: ModelShape, coordinates: str = "scaled", temperature: float = 10000.0, grid: Grid | None = None
     ) -> None:
         super().__init__()
         if shape.dim % 4:

@@ -80,8 +80,19 @@ def test_the_tables_of_results_are_those_of_the_rows():
     for (folder, protocol), document in quoted.items():
         cells = summarise(read_rows(ROOT / "docs" / "results" / folder / "rows.jsonl"))
         assert as_markdown(cells, protocol) in (ROOT / document).read_text()
-    cells = summarise(read_rows(ROOT / "docs" / "results" / "digits" / "rows.jsonl"))
-    assert any(as_markdown(cells, protocol) in README for protocol in ("canvas", "resize"))
+
+
+def test_the_tables_of_the_scale_are_those_of_the_rows(tmp_path):
+    results = tmp_path / "docs" / "results" / "scale"
+    shutil.copytree(ROOT / "docs" / "results" / "scale", results)
+    for page in ("docs/scale.md", "README.md"):
+        text = (ROOT / page).read_text()
+        bare = re.sub(r"(<!-- begin (.+?) -->).*?(<!-- end \2 -->)", r"\1\n\3", text, flags=re.DOTALL)
+        assert bare != text
+        (tmp_path / page).write_text(bare)
+    subprocess.run([sys.executable, str(results / "tables.py")], check=True, capture_output=True)
+    for page in ("docs/scale.md", "README.md"):
+        assert (tmp_path / page).read_text() == (ROOT / page).read_text(), "run `python docs/results/scale/tables.py`"
 
 
 def test_the_tables_of_positions_are_those_made_from_rows_and_findings(tmp_path):

@@ -8,6 +8,9 @@ runs=$1 here=$(cd "$(dirname "$0")" && pwd)
 export OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 python -m cpvt compare --encodings none learned sincos relative rope peg peg5 rope+peg sincos+peg learned+peg --seeds 0 1 2 \
     --canvas-sizes 32 40 48 64 96 --resize-sizes 16 24 32 40 48 64 96 --scale protocol paper --parallel 2 --out "$runs/digits"
+python -m cpvt compare --encodings "learned(coordinates='told')" "sincos(coordinates='told')" "rope(coordinates='told')" \
+    "rope(coordinates='told')+peg" "sincos(coordinates='told')+peg" "learned(coordinates='told')+peg" --seeds 0 1 2 \
+    --protocols canvas --canvas-sizes 32 40 48 64 96 --parallel 2 --out "$runs/told-coordinates"
 python "$here/auto.py" "$runs/digits" | tee "$here/auto.log"
 [ -d scenes ] && python -m cpvt compare --data scenes --model "cpvt_micro(patch_size=8)" --img-size 48 --pool cls --seeds 0 1 2 \
     --encodings peg rope rope+peg --epochs 12 --batch-size 64 --lr 2e-3 --parallel 1 --scale protocol paper \
@@ -18,5 +21,6 @@ python "$here/auto.py" "$runs/digits" | tee "$here/auto.log"
 for set in digits scenes imagenette; do
     [ -d "$runs/$set" ] && mkdir -p "$here/$set" && cp "$runs/$set/rows.jsonl" "$runs/$set/compare.json" "$here/$set/"
 done
+cp "$runs/told-coordinates/rows.jsonl" "$here/digits/told-coordinates.jsonl"
 python "$here/draw.py"
 python "$here/tables.py"

@@ -13,6 +13,7 @@ from cpvt.results.rows import Row, read_rows
 HERE = Path(__file__).parent
 PAGE, README = HERE.parents[1] / "scale.md", HERE.parents[2] / "README.md"
 BRIEF = ("learned", "rope", "peg", "peg5", "rope+peg")  # the lines of the README
+TOLD = "(coordinates='told')"
 RULES = {"paper": "as published", "protocol": "told", "fit*0.91": "told, times 0.91"}
 
 
@@ -25,6 +26,21 @@ def before_after(rows: Sequence[Row], protocol: str, sizes: Sequence[Size], spre
         pairs = [(untold.get((label, size)), told.get((label, size))) for size in sizes]
         lines[f"`{label}`"] = [f"{number(old, spread)} → {number(new, spread)}" for old, new in pairs]
     return lay_out(protocol, [size_label(size) for size in sizes], lines)
+
+
+def places(rows: Sequence[Row], told: Sequence[Row]) -> str:
+    """Accuracy on canvases of encodings with coordinates: spread over the training grid, and told s = 1."""
+    spread = {(cell.encoding, cell.size): cell for cell in cells_of(rows, "protocol") if cell.protocol == "canvas"}
+    lines, sizes = {}, (40, 48, 64, 96)
+    for cell in cells_of(told, "protocol"):
+        lines.setdefault(cell.encoding, {})[cell.size] = cell
+    text = {
+        f"`{name.replace(TOLD, '')}`": [
+            f"{number(spread.get((name.replace(TOLD, ''), size)))} → {number(own.get(size))}" for size in sizes
+        ]
+        for name, own in lines.items()
+    }
+    return lay_out("canvas, spread → told", [size_label(size) for size in sizes], text)
 
 
 def by_rule(rows: Sequence[Row], protocol: str) -> str:
@@ -95,6 +111,7 @@ def main() -> None:
     tables = {
         "digits resize": before_after(rows["digits"], "resize", (24, 40, 48, 64, 96)),
         "digits canvas": before_after(rows["digits"], "canvas", (40, 48, 64, 96)),
+        "coordinates": places(rows["digits"], read_rows(HERE / "digits" / "told-coordinates.jsonl")),
         "scenes resize": by_rule(rows["scenes"], "resize"),
         "scenes canvas": by_rule(rows["scenes"], "canvas"),
         "imagenette": by_rule(rows["imagenette"], "resize"),

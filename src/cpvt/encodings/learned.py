@@ -15,7 +15,7 @@ BORDER = 4  # how far a table is continued beyond its edge: more than the cubic 
 
 
 class LearnedEncoding(PositionalEncoding):
-    """A learned vector for each position of the training grid, interpolated bicubically for other grids (ViT, DeiT).
+    """A learned vector for each position of the training grid, resized bicubically to other grids (ViT, DeiT).
 
     The table is (1, N, D) as timm's `pos_embed` without the class token's row; at the training grid it is added as it
     is. At others the tokens are spread over it, as DeiT's code resizes it (bicubic, no antialiasing, corners not

@@ -165,6 +165,7 @@ def predict(config: PredictConfig) -> dict[str, Any]:
 
 
 def export(config: ExportConfig) -> dict[str, Any]:
+    from cpvt.config.scale import scale_label
     from cpvt.evaluation.export import export as run_export
 
     exported = run_export(**vars(config))
@@ -173,8 +174,11 @@ def export(config: ExportConfig) -> dict[str, Any]:
     only = (
         "" if fixed is None else f"; it takes {fixed[0]}x{fixed[1]} pixels only, as this model exports at no other size"
     )
-    print(f"{exported.path}: equal to eager within {exported.error:.1e} {at}{only}")
-    return {"file": str(exported.path), "error": exported.error, "checked": exported.checked, "fixed_size": fixed}
+    told = "" if exported.scale is None else f", scale {scale_label(exported.scale)}"
+    print(f"{exported.path}: equal to eager within {exported.error:.1e} {at}{told}{only}")
+    found = {"file": str(exported.path), **exported._asdict()}
+    del found["path"]
+    return found
 
 
 def compare(config: CompareConfig) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import torch
 import cpvt
 from cpvt.adapters import adapter_of
 from cpvt.config import ExternalConfig
+from cpvt.config.scale import parse_scale
 from cpvt.encodings import TABLE
 from cpvt.evaluation import export as exporting
 from cpvt.results.checkpoints import build_model, save_checkpoint
@@ -44,7 +45,7 @@ def test_every_encoding_and_pool_exports_for_all_sizes(encoding, pool, suffix, t
         return
     graph = onnx.load(exported.path).graph
     assert [dim.HasField("dim_param") for dim in graph.input[0].type.tensor_type.shape.dim] == [True, False, True, True]
-    assert ("Resize" in {node.op_type for node in graph.node}) == ("learned" in encoding)
+    assert "Resize" not in {node.op_type for node in graph.node}  # told the scale, a table is read by products
     session = onnxruntime.InferenceSession(exported.path)
     for each in (images, torch.randn(1, 3, 4, 4)):
         (logits,) = session.run(None, {"images": each.numpy()})
@@ -57,11 +58,96 @@ def test_a_run_exports_its_class_names_and_normalisation(tiny_run, tmp_path):
     transform = cpvt.load(tiny_run).transform
     normalisation = {"mean": list(transform.mean), "std": list(transform.std)}
     expected = {"class_names": ["cat", "dog"], "training_size": [8, 8], **normalisation}
+    expected["scale"] = "fit"
     assert held == {**expected, "smallest_side": 4}
     cpvt.export(tiny_run, tmp_path / "model.pt2")
     files = {"metadata.json": ""}
     torch.export.load(tmp_path / "model.pt2", extra_files=files)
     assert json.loads(files["metadata.json"]) == {**expected, "smallest_side": 8}
+
+
+def read_file(path):
+    """What an exported file computes, and its metadata."""
+    if path.suffix == ".onnx":
+        session = onnxruntime.InferenceSession(path)
+        held = {entry.key: json.loads(entry.value) for entry in onnx.load(path).metadata_props}
+        return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0]), held
+    files = {"metadata.json": ""}
+    module = torch.export.load(path, extra_files=files).module()
+    return module, json.loads(files["metadata.json"])
+
+
+SIZES = [(32, 32), (24, 32), (48, 64), (96, 40), (20, 100)]  # of a model trained at 32: smaller, equal and larger
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
+@pytest.mark.parametrize(
+    ("encoding", "rule", "held"),
+    [
+        ("rope+peg", "fit", "fit"), ("relative+peg", "fit*0.9", "fit*0.9"), ("peg5", "pixels", "pixels"),
+        ("learned+peg", "paper", "paper"), ("peg", "2.5", 2.5), ("sincos+peg", "1x2", [1.0, 2.0]),
+    ],
+)  # fmt: skip
+def test_a_file_follows_the_rule_at_every_size(encoding, rule, held, suffix, tmp_path):
+    torch.manual_seed(0)
+    model = build(encoding, "avg")
+    for block in model.blocks:  # sharp attention, so that the temperature is seen
+        torch.nn.init.normal_(block.attn.qkv.weight, std=0.4)
+    exported = cpvt.export(model, tmp_path / f"model{suffix}", scale=rule)
+    assert (model.scale, exported.scale) == ("fit", tuple(held) if isinstance(held, list) else held)
+    run, metadata = read_file(exported.path)
+    assert metadata["scale"] == held
+    assert any(min(height, width) > 8 * 4 for _, height, width in exported.checked)
+    for size in SIZES:
+        images = torch.randn(2, 3, *size)
+        told, other = (
+            model(images, parse_scale(each)).detach() for each in (rule, "pixels" if rule == "paper" else "paper")
+        )
+        torch.testing.assert_close(run(images), told, atol=2e-4, rtol=2e-4)
+        if min(size) > 32:
+            assert (told - other).abs().max() > 0.02  # what a file without the rule would answer
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
+@pytest.mark.parametrize(("rule", "held"), [(None, "fit*0.8"), ("pixels", "pixels"), ("2.0", 2.0)])
+def test_a_file_of_a_retrofitted_model_follows_the_rule(rule, held, suffix, tmp_path):
+    run = external_run(tmp_path / "run", TIMM, {**FADED, "scale": "fit*0.8"})
+    exported = cpvt.export(run, tmp_path / f"model{suffix}", scale=rule)
+    model, (file, metadata) = cpvt.load(run), read_file(exported.path)
+    assert (exported.fixed_size, exported.scale, metadata["scale"]) == (None, held, held)
+    assert model.model.scale == "fit*0.8"
+    for size in ((32, 32), (16, 24), (64, 48), (40, 80), (96, 56)):
+        images = torch.randn(2, 3, *size)
+        told, other = (
+            model.adapter.at_size(size).told(each).logits(images)
+            for each in (rule, "pixels" if rule != "pixels" else "fit")
+        )
+        torch.testing.assert_close(file(images), told, atol=2e-4, rtol=2e-4)
+        assert min(size) <= 40 or (told - other).abs().max() > 0.003  # ten times what may differ
+
+
+def test_a_scale_that_a_file_cannot_have(tmp_path, capsys):
+    from cpvt.cli import main
+
+    with pytest.raises(ValueError, match=r"scale must be paper, pixels, fit, .*; got 'auto'"):
+        cpvt.export(build("peg", "avg"), tmp_path / "model.pt2", scale="auto")
+    with pytest.raises(ValueError, match="has no PEG, so it cannot be told a scale"):
+        cpvt.export(torch.nn.Conv2d(3, 2, 1), tmp_path / "model.pt2", scale="fit")
+    run = external_run(tmp_path / "run", TIMM)
+    with pytest.raises(SystemExit):
+        main(["export", str(run), "--scale", "2.0"])
+    assert "has no PEG, so it cannot be told a scale (2.0)" in capsys.readouterr().err
+    assert not list(tmp_path.glob("**/model.[op]*"))
+
+
+def test_the_command_says_the_scale_in_the_file(capsys, tiny_run, tmp_path):
+    from cpvt.cli import main
+
+    main(["export", str(tiny_run), "--out", str(tmp_path / "model.pt2"), "--scale", "1x2.5"])
+    printed = capsys.readouterr().out
+    assert ", scale 1x2.5" in printed
+    assert json.loads(printed.splitlines()[-1])["scale"] == [1.0, 2.5]
+    assert read_file(tmp_path / "model.pt2")[1]["smallest_side"] == 12  # three tokens: no fewer can hold the scale
 
 
 def test_an_export_that_disagrees_is_not_kept(tmp_path, monkeypatch):

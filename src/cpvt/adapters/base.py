@@ -83,18 +83,23 @@ class ModelAdapter:
         return replace(self, scale=parse_scale(scale))
 
     @contextmanager
-    def inference(self) -> Iterator[None]:
-        """Inference mode, with the model told the scale."""
+    def telling(self) -> Iterator[None]:
+        """The model is told the scale inside; afterwards it has its own rule again."""
         model: Any = self.model
         before = model.scale if self.scale is not None else None
         if self.scale is not None:
             model.scale = self.scale
         try:
-            with torch.inference_mode():
-                yield
+            yield
         finally:
             if self.scale is not None:
                 model.scale = before
+
+    @contextmanager
+    def inference(self) -> Iterator[None]:
+        """Inference mode, with the model told the scale."""
+        with self.telling(), torch.inference_mode():
+            yield
 
     @property
     def parameters(self) -> int:

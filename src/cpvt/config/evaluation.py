@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from cpvt.config.base import MAX_IMAGE_PIXELS, TOKEN_BUDGET, Options, Ranges, Size
-from cpvt.config.scale import parse_telling
+from cpvt.config.scale import parse_scale, parse_telling
 
 
 @dataclass(frozen=True)
@@ -153,6 +153,15 @@ class ExportConfig(Options):
     in the run's folder; for a model by name, NAME.onnx or NAME.pt2 in the current one."""
     format: Literal["onnx", "torch-export"] | None = None
     """The format, if --out does not say it; by default onnx."""
+    scale: str | None = None
+    """What the file takes the scale of objects for, how much larger they are than in training: fit (size / training
+    size, computed from each batch), pixels (1), paper (nothing is told), a number such as 2.0, or rows x columns as in
+    1x2; by default the model's own rule."""
+
+    def check(self) -> None:
+        super().check()
+        if self.scale is not None:
+            parse_scale(self.scale)
 
 
 @dataclass(frozen=True)

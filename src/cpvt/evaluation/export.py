@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 import tempfile
 import warnings
 from collections.abc import Callable
@@ -20,6 +21,8 @@ from cpvt.adapters.hugging_face import INTERPOLATE
 from cpvt.adapters.trial import kept_modes
 from cpvt.adapters.weights import says
 from cpvt.config import ExportConfig, ExternalConfig, options_from, sides, takes_options
+from cpvt.config.scale import ScaleRule
+from cpvt.grids import Grid
 from cpvt.models import VisionTransformer
 from cpvt.results.checkpoints import Checkpoint, as_adapter, build_model, load
 
@@ -28,6 +31,7 @@ FORMATS = {".onnx": "onnx", ".pt2": "torch-export"}
 TOLERANCE = 1e-4  # relative to the largest logit, or to 1 where logits are smaller
 EXAMPLE = (2, 6, 8)  # batch and grid of the traced example
 CHECKS = ((1, 2, 2), (3, 5, 4), (2, 9, 3), (4, 3, 11), (1, 13, 7))  # batch and grid of the checks
+LARGER = ((2.0, 1.0), (1.2, 1.7))  # of a model with a rule for the scale: times its training grid, in place of the last
 
 
 class Exported(NamedTuple):
@@ -37,6 +41,7 @@ class Exported(NamedTuple):
     error: float  # largest difference from eager, relative to the largest logit
     checked: list[tuple[int, int, int]]  # batch, height, width of every check
     fixed_size: tuple[int, int] | None = None  # the one size (height, width) that the file takes; None: any
+    scale: ScaleRule | None = None  # the rule for the scale in the file; None: the model has none
 
 
 class Target(NamedTuple):
@@ -47,10 +52,30 @@ class Target(NamedTuple):
     unit: int  # sides are multiples of it, pixels
     pads: bool = True  # or any other number from the unit on
     fixed_size: tuple[int, int] | None = None
+    scale: ScaleRule | None = None  # the rule of a model that can be told the scale
+    training_grid: Grid | None = None
+
+    @property
+    def least(self) -> int:
+        """The fewest tokens along a side: a fixed scale needs as many."""
+        numbers = self.scale if isinstance(self.scale, tuple) else (self.scale,)
+        return max([1, *(math.ceil(each) for each in numbers if isinstance(each, float))])
+
+    @property
+    def checks(self) -> list[tuple[int, int, int]]:
+        """Batch and grid of each check, smaller and larger than in training where the scale depends on it."""
+        shapes = list(CHECKS)
+        if self.training_grid is not None:
+            h, w = self.training_grid
+            shapes[-len(LARGER) :] = [
+                (number, round(h * tall), round(w * wide)) for number, (tall, wide) in enumerate(LARGER, 1)
+            ]
+        return [(batch, max(self.least, h), max(self.least, w)) for batch, h, w in shapes]
 
     def example(self, shape: tuple[int, int, int], less: int = 0) -> Tensor:
         """Images of a batch and grid, `less` pixels smaller than the patches cover, or of the fixed size."""
         batch, h, w = shape
+        h, w = max(h, self.least), max(w, self.least)
         less = less if self.pads else 0
         size = self.fixed_size or (h * self.unit - less, w * self.unit - less)
         generator = torch.Generator().manual_seed(0)
@@ -82,12 +107,16 @@ def export(model: nn.Module | Checkpoint | str | Path, out: str | Path = "", **o
     "timm:NAME", "hf:PATH_OR_NAME" or "torchvision:NAME". A model of another library, retrofitted or not, is exported
     for all sizes where that is possible, else at its training size: `fixed_size` says so, in the metadata too. Its
     training mode is restored, whatever happens.
+    scale: the rule for the scale of objects, by default the model's. Under 'fit' the file divides its own height and
+    width by the training size; a number is fixed in it.
 
     The file is compared with the model at five sizes other than the traced one, some not divisible by the patch. Raises
     ValueError, and keeps no file, where they differ by more than 1e-4. Metadata hold smallest_side and training_size in
-    pixels, and of a run class_names, mean and std: metadata_props in .onnx, the extra file metadata.json in .pt2.
+    pixels, scale of a model that can be told it, and of a run class_names, mean and std: metadata_props in .onnx, the
+    extra file metadata.json in .pt2.
     """
-    path = _path_of(options_from(ExportConfig, options, model=model, out=out))
+    config = options_from(ExportConfig, options, model=model, out=out)
+    path = _path_of(config)
     checkpoint: Any = model
     if isinstance(model, (str, Path)):
         checkpoint = as_adapter(str(model), device="cpu") if is_external(str(model)) else load(model, "cpu")
@@ -102,14 +131,23 @@ def export(model: nn.Module | Checkpoint | str | Path, out: str | Path = "", **o
         )
     if path.suffix == ".onnx":
         _check_onnx()
-    path.parent.mkdir(parents=True, exist_ok=True)
     with kept_modes(module), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # from the exporters
         adapter = checkpoint.adapter if isinstance(checkpoint, Checkpoint) else checkpoint
-        adapter = adapter if isinstance(adapter, ModelAdapter) else adapter_of(module)
-        if isinstance(module, VisionTransformer):
-            return _export(Target(module, module.config.in_chans, module.config.patch_size), adapter, path)
-        return _export_external(checkpoint, adapter, path)
+        adapter = (adapter if isinstance(adapter, ModelAdapter) else adapter_of(module)).told(config.scale)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with adapter.telling():
+            if isinstance(module, VisionTransformer):
+                return _export(_target(module, module.config.in_chans, module.config.patch_size), adapter, path)
+            return _export_external(checkpoint, adapter, path)
+
+
+def _target(model: nn.Module, channels: int, unit: int, **options: Any) -> Target:
+    """What is exported of a model, with its rule for the scale, if it has any."""
+    told: Any = model.model if isinstance(model, Classifier) else model
+    if hasattr(told, "scale_grid"):
+        options |= {"scale": told.scale, "training_grid": told.scale_grid}
+    return Target(model, channels, unit, **options)
 
 
 def _export_external(checkpoint: Any, adapter: ModelAdapter, path: Path) -> Exported:
@@ -118,9 +156,9 @@ def _export_external(checkpoint: Any, adapter: ModelAdapter, path: Path) -> Expo
     dynamic, fixed = _dynamic_timm(checkpoint) if isinstance(checkpoint, Checkpoint) else None, adapter.train_size
     options = {INTERPOLATE: True} if INTERPOLATE in inspect.signature(module.forward).parameters else {}
     channels = adapter.channels or 3
-    targets = [Target(Classifier(dynamic or module, options), channels, adapter.patch_size or 32, pads=False)]
+    targets = [_target(Classifier(dynamic or module, options), channels, adapter.patch_size or 32, pads=False)]
     if fixed is not None:
-        targets.append(Target(Classifier(module, {}), channels, 1, fixed_size=sides(fixed)))
+        targets.append(_target(Classifier(module, {}), channels, 1, fixed_size=sides(fixed)))
     for target in targets:
         try:
             return _export(target._replace(model=target.model.eval()), adapter, path)
@@ -139,6 +177,8 @@ def _dynamic_timm(checkpoint: Checkpoint) -> nn.Module | None:
     try:
         fresh = build_model(replace(config, name=f"{given}dynamic_img_size=True)"))
         fresh.load_state_dict(checkpoint.model.state_dict())
+        if config.retrofit is not None:
+            fresh.scale = checkpoint.model.scale
     except (ValueError, RuntimeError):
         return None
     return fresh.to(next(checkpoint.model.parameters()).device)
@@ -157,7 +197,7 @@ def _export(target: Target, adapter: ModelAdapter, path: Path) -> Exported:
                 f"the exported model differs from eager by {error:.1e}, more than {TOLERANCE}; no file was kept"
             )
         written.replace(path)
-    return Exported(path, error, checked, target.fixed_size)
+    return Exported(path, error, checked, target.fixed_size, target.scale)
 
 
 def _path_of(config: ExportConfig) -> Path:
@@ -184,11 +224,13 @@ def _metadata(target: Target, adapter: ModelAdapter, suffix: str) -> dict[str, A
         known |= {"channel_order": "BGR"} if adapter.transform.channel_order == "BGR" else {}
     if adapter.train_size is not None:
         known["training_size"] = list(sides(adapter.train_size))
+    if target.scale is not None:
+        known["scale"] = target.scale
     if target.fixed_size is not None:
         return {**known, "fixed_size": list(target.fixed_size)}
     patches = 1 if suffix == ".onnx" else 2  # torch.export treats one token per side as a constant
     known |= {} if target.pads else {"multiple_of": target.unit}
-    return {**known, "smallest_side": patches * target.unit}
+    return {**known, "smallest_side": max(patches, target.least) * target.unit}
 
 
 def _write_pt2(target: Target, path: Path, metadata: dict[str, Any]) -> None:
@@ -245,7 +287,7 @@ def _pt2_runner(path: Path) -> Callable[[Tensor], Tensor]:
 def _check(target: Target, run: Callable[[Tensor], Tensor]) -> tuple[float, list[tuple[int, int, int]]]:
     """Largest difference from eager over the checks, relative to the largest logit (or 1), and their sizes."""
     worst, checked = 0.0, []
-    for number, shape in enumerate(CHECKS):
+    for number, shape in enumerate(target.checks):
         images = target.example(shape, less=number % 3 % target.unit)
         with torch.no_grad():
             expected, got = target.model(images).cpu().float(), run(images).cpu().float()

@@ -287,3 +287,21 @@ def test_a_moved_run_still_predicts(tiny_run, tiny_folder, image, tmp_path):
     shutil.rmtree(tiny_folder)
     shutil.move(tiny_run, tmp_path / "moved")
     assert next(cpvt.predict(tmp_path / "moved", [path])) == before
+
+
+def test_a_prediction_at_another_size_is_told_the_scale_as_the_tests_are(tested):
+    run, data = tested
+    files = find_images([data / "test"])
+    (row,) = cpvt.sweep(run, None, [20])
+    found = list(cpvt.predict(run, files, size=20))
+    assert {each.scale for each in found} == {row.scale} == {(2.5, 2.5)}
+    assert sum(each.label == path.parent.name for each, path in zip(found, files)) == row.correct
+    probabilities = [dict(each.classes) for each in found]
+    for scale, told in (("paper", (1.0, 1.0)), ("1.5", (1.5, 1.5))):
+        other = cpvt.load(run)(files, size=20, scale=scale)
+        assert {each.scale for each in other} == {told}
+        assert [dict(each.classes) for each in other] != probabilities
+    auto = list(cpvt.predict(run, files, size=20, scale="auto"))
+    assert {each.scale for each in auto} <= {(1, 1), (1.5, 1.5), (2, 2), (2.5, 2.5)}
+    with pytest.raises(ValueError, match="scale must be paper, pixels, fit"):
+        cpvt.predict(run, files, scale="big")

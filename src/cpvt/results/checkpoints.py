@@ -43,14 +43,17 @@ class Checkpoint:
     record: dict[str, Any]
     """The content of checkpoint.json: configurations of model and training, and provenance."""
 
-    def __call__(self, images: Any, top: int = 5, size: Size | None = None, protocol: str = "resize") -> Any:
+    def __call__(
+        self, images: Any, top: int = 5, size: Size | None = None, protocol: str = "resize", scale: Any = "protocol"
+    ) -> Any:
         """The prediction of an image (a path, a PIL image or an array of uint8), or those of a list of images.
 
-        By default images are read as in the tests of the model. size and protocol as in `cpvt.predict`.
+        By default images are read as in the tests of the model. size, protocol and scale as in `cpvt.predict`.
         """
         single = not isinstance(images, (list, tuple))
         wanted = [images] if single else images
-        found = list(classify(self.adapter, wanted, preprocessing_of(self.adapter, protocol, size), top=top))
+        preprocessing = preprocessing_of(self.adapter, protocol, size)
+        found = list(classify(self.adapter, wanted, preprocessing, top=top, scale=scale))
         return found[0] if single else found
 
     @property

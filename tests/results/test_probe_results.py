@@ -20,6 +20,13 @@ def test_results_round_trip_and_the_last_of_a_key_counts(tmp_path):
     assert read_probe_results(path) == [other, newer]
 
 
+def test_results_from_before_there_was_a_scale_are_read(tmp_path):
+    line = RESULT.as_json()
+    assert line.pop("scale") == ""
+    append_rows(tmp_path / "findings.jsonl", [line])
+    assert read_probe_results(tmp_path / "findings.jsonl") == [RESULT]
+
+
 def test_no_file_means_no_results_and_a_malformed_line_is_refused(tmp_path):
     assert read_probe_results(tmp_path / "none.jsonl") == []
     (tmp_path / "rows.jsonl").write_text('{"accuracy": 1}\n')

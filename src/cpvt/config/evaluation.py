@@ -78,6 +78,9 @@ class ProbeConfig(Options):
     """order, translation, position, longer, islam, attention; by default all."""
     sizes: tuple[Size, ...] = ()
     """Larger sizes for `longer`; by default 1.5, 2 and 3 times the training size."""
+    scale: str | None = None
+    """What the model is told of the scale of objects in every probe: fit, pixels, paper, or a number such as 2.0; by
+    default its own rule."""
     data: str = "digits"
     """'digits', a folder with train/ and test/ (or val/), or a name of timm's dataset factory such as torch/cifar10."""
     data_dir: str | None = None
@@ -97,6 +100,11 @@ class ProbeConfig(Options):
         "1 or more": ("images", "img_size", "max_image_pixels", "token_budget"),
         "0 or more": ("seed",),
     }
+
+    def check(self) -> None:
+        super().check()
+        if self.scale is not None:
+            parse_scale(self.scale)
 
 
 @dataclass(frozen=True)

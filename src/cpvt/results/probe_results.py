@@ -31,6 +31,7 @@ class ProbeResult:
     spread: float | None = None  # standard deviation over images
     count: int = 0  # images that were measured
     words: str = ""  # the reason, if there is no value
+    scale: str = ""  # the rule for the scale of objects that the model was under; none for models that cannot be told
 
     def as_json(self) -> dict[str, Any]:
         """The result as a line of findings.jsonl."""
@@ -59,8 +60,8 @@ def read_probe_results(path: Path) -> list[ProbeResult]:
 
 def _probe_result(values: Any, where: str) -> ProbeResult:
     names = {KEYS.get(field.name, field.name): field.name for field in fields(ProbeResult)}
-    if not isinstance(values, dict) or not set(names) <= set(values):
+    if not isinstance(values, dict) or not set(names) <= {"scale", *values}:  # older results have no scale
         raise ValueError(f"{where}: expected an object with the keys {', '.join(names)}; got {values}")
-    known = {name: values[key] for key, name in names.items()}
+    known = {name: values[key] for key, name in names.items() if key in values}
     size = known["size"] if isinstance(known["size"], int) else tuple(known["size"])
     return ProbeResult(**{**known, "size": size})

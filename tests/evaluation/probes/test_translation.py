@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from cpvt.adapters import adapter_of
 from cpvt.evaluation.probes.context import Change
 from cpvt.evaluation.probes.translation import overlap, shift
 
@@ -65,8 +66,6 @@ def test_accuracy_counts_correct_predictions(measured, digits):
         def forward(self, images):
             return torch.nn.functional.one_hot((images[:, 0, 0, 0] > 5).long(), 10).float()
 
-    from cpvt.adapters import adapter_of
-
     adapter = adapter_of(KnowsTheFirst(), train_size=32, patch_size=4)
     find = measured(adapter, "translation", images=597)
     fraction = sum(digits.test.labels == 0) / 597
@@ -91,3 +90,42 @@ def test_a_refused_canvas_is_reported_and_the_rest_runs(tiny_model, measured):
     assert "16 pixels wanted, 24 given" in find.refused["model", "predictions, canvas"]
     assert find("same prediction", case="circular, 1 pixel")
     assert find("accuracy", case="crop, 1 pixel")
+
+
+@pytest.mark.parametrize("scale", ["pixels", "2.0", "1x2"])
+def test_at_every_scale_the_interior_moves_with_whole_tokens(tiny_model, scale):
+    """A PEG without attention: what no border reaches moves exactly."""
+    model = tiny_model("peg(padding_mode='zeros')", img_size=48)
+    for block in model.blocks:
+        torch.nn.init.zeros_(block.attn.proj.weight)
+    adapter = adapter_of(model).told(scale)
+    images = torch.randn(2, 1, 48, 48)
+    before, after = (adapter.token_maps(shift(images, "circular", pixels, 4))[2] for pixels in (0, 4))
+    border = 3  # tokens: the neighbours at distance 2, and the shift
+    moved = after.roll((-1, -1), (1, 2))[:, border:-border, border:-border]
+    torch.testing.assert_close(moved, before[:, border:-border, border:-border], atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(after.roll((-1, -1), (1, 2)), before, atol=0.01)  # the border is seen
+    other = adapter_of(model).told("1.5").token_maps(images)[2]
+    assert (other - before)[:, border:-border, border:-border].abs().max() > 0.1  # and so is the scale
+
+
+def test_probes_are_measured_at_a_scale_and_say_so(tiny_model, measured):
+    model = tiny_model("peg(padding_mode='circular')")
+    plain, told = (measured(model, "translation", "position", "longer", scale=scale) for scale in (None, "2.0"))
+    assert {each.scale for each in plain.probe_results} == {"fit"}
+    assert {(each.scale, each.model) for each in told.probe_results} == {("2", "VisionTransformer at scale 2")}
+    assert model.scale == "fit"
+    assert max(told("token error", case="circular, 1 patch")) < 1e-5
+    border = tiny_model("peg")
+    at_one, at_two = (measured(border, "position", "translation", scale=scale) for scale in ("pixels", "2.0"))
+    for measure, case in (("r2", ""), ("token error", "circular, 1 patch")):
+        assert at_one(measure, case=case, depth=2) != at_two(measure, case=case, depth=2)
+        assert at_one(measure, case=case, depth=0) == at_two(measure, case=case, depth=0)
+
+
+def test_a_scale_needs_a_model_that_can_be_told(measured, coordinates):
+    with pytest.raises(ValueError, match="'Coordinates' has no PEG, so it cannot be told a scale"):
+        measured(coordinates(), "position", scale="2.0")
+    with pytest.raises(ValueError, match=r"scale must be 1 or more.*; got '0.5'"):
+        measured(coordinates(), "position", scale="0.5")
+    assert {each.scale for each in measured(coordinates(), "position", img_size=16).probe_results} == {""}

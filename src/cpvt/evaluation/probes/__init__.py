@@ -10,6 +10,7 @@ from typing import Any
 
 from cpvt.adapters import ModelAdapter, UnsupportedError, UnsupportedSizeError
 from cpvt.config import ProbeConfig, ProgressCallback, Size, ignore_progress, options_from, sides, takes_options
+from cpvt.config.scale import parse_scale, scale_label
 from cpvt.data import DataSet, open_data
 from cpvt.evaluation.probes.context import ProbeContext, Sides
 from cpvt.evaluation.probes.images import ProbeDataset
@@ -49,7 +50,8 @@ def probe(
     its weights), or any module or callable from images (B, C, H, W) to logits, or to tokens as a tensor, dict or tuple.
     data: a data set or its name; only accuracy needs labels. out: a folder to whose findings.jsonl results are added.
     Other options are those of `cpvt.config.ProbeConfig`: `probes` are names of TABLE, by default all; `sizes` of
-    `longer` are rounded up to whole patches.
+    `longer` are rounded up to whole patches; `scale` is a rule for the scale of objects (its results are those of
+    "MODEL at scale RULE"), by default the model's own.
 
     A part that the model does not support gives a result without a value that says why; the rest runs. Raises
     TypeError for an unknown option, ValueError for an unknown probe, data set or size.
@@ -60,7 +62,7 @@ def probe(
 def _probe(config: ProbeConfig, on_progress: ProgressCallback) -> Iterator[ProbeResult]:
     if any(name not in TABLE for name in config.probes):
         raise ValueError(f"probes must be among {', '.join(TABLE)}; got {', '.join(config.probes)}")
-    adapter = as_adapter(config.model, config.checkpoint, config.device)
+    adapter = as_adapter(config.model, config.checkpoint, config.device).told(config.scale)
     data: Any = config.data
     if isinstance(data, str):
         data = open_data(data, config.data_dir, adapter.transform.mode if adapter.transform else None)
@@ -73,8 +75,9 @@ def _probe(config: ProbeConfig, on_progress: ProgressCallback) -> Iterator[Probe
         data, transform, adapter.device, config.images, patch or 16, config.seed, config.on_bad_image,
         config.token_budget, config.max_image_pixels,
     )  # fmt: skip
+    told = "" if config.scale is None else f" at scale {scale_label(parse_scale(config.scale))}"  # a line of its own
     context = ProbeContext(
-        adapter, adapter.name, BASELINES[0], dataset, training, _larger(config.sizes, training, patch or 1), grids,
+        adapter, adapter.name + told, BASELINES[0], dataset, training, _larger(config.sizes, training, patch or 1), grids,
         missing, patch, has_labels=False, arrays=None if config.out is None else Path(config.out) / ARRAYS,
     )  # fmt: skip
     for result in _results(context, config.probes or tuple(TABLE), on_progress):

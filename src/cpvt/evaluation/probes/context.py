@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from cpvt.adapters import ModelAdapter, UnsupportedError, UnsupportedSizeError
+from cpvt.config.scale import scale_label
 from cpvt.evaluation.probes.images import ProbeDataset
 from cpvt.grids import Grid
 from cpvt.results.probe_results import ProbeResult, finite
@@ -58,7 +59,14 @@ class ProbeContext:
         return ProbeResult(
             self.model, self.dataset.data.name, self.probe, measure, case, self.baseline, depth, images,
             height if height == width else (height, width), self.dataset.seed, known, spread, count, words,
+            scale=self.scale,
         )  # fmt: skip
+
+    @property
+    def scale(self) -> str:
+        """The rule for the scale that the model is under; none where it cannot be told one."""
+        rule = getattr(self.adapter.model, "scale", "") if self.adapter.scale is None else self.adapter.scale
+        return scale_label(rule) if self.adapter.takes_scale else ""
 
     def cannot(self, what: str, error: Exception, sides: Sides | None = None) -> ProbeResult:
         """A result without a value: a part of this probe cannot run, and why."""

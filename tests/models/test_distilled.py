@@ -73,7 +73,9 @@ def test_a_image_of_a_list_is_answered_as_if_alone(encoding, pool, prefix):
 
 def test_the_distillation_token_passes_by_a_peg_as_the_class_token_does():
     model = build(encoding="peg(at=(0, 1))")
-    for x, layout, _ in (model.embed(torch.randn(2, 3, 8, 20)), model._embed_list(images_of_a_list())):
+    images = images_of_a_list()
+    lists = model._embed_list(images, ["fit"] * len(images))
+    for x, layout, _ in (model.embed(torch.randn(2, 3, 8, 20)), lists):
         after = model.encoding(x, layout, 1)
         stretches = zip(layout.split(x), layout.split(after)) if layout.packed else [(x, after)]
         for before, behind in stretches:

@@ -88,7 +88,7 @@ def test_one_bias_is_held_at_a_time(encoding, images, training):
 def test_a_table_of_attention_would_be_seen(monkeypatch):
     from cpvt.models import attention
 
-    def plain(query, key, value, attn_mask=None):
+    def plain(query, key, value, attn_mask=None, scale=None):
         return (query @ key.transpose(-2, -1)).softmax(-1) @ value
 
     monkeypatch.setattr(attention.F, "scaled_dot_product_attention", plain)

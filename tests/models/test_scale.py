@@ -12,7 +12,8 @@ from cpvt.grids import Layout
 
 TOLD = "(coordinates='told')"
 ENCODINGS = [
-    "none", f"learned{TOLD}", f"sincos{TOLD}", "relative", f"rope{TOLD}", "peg", "peg5", "rope+peg", f"learned{TOLD}+peg",
+    "none", f"learned{TOLD}", f"sincos{TOLD}", "relative", f"rope{TOLD}", "peg", "peg5", "rope+peg",
+    f"learned{TOLD}+peg",
 ]  # fmt: skip
 PATCH = 4
 

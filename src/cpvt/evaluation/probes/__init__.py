@@ -77,8 +77,8 @@ def _probe(config: ProbeConfig, on_progress: ProgressCallback) -> Iterator[Probe
     )  # fmt: skip
     told = "" if config.scale is None else f" at scale {scale_label(parse_scale(config.scale))}"  # a line of its own
     context = ProbeContext(
-        adapter, adapter.name + told, BASELINES[0], dataset, training, _larger(config.sizes, training, patch or 1), grids,
-        missing, patch, has_labels=False, arrays=None if config.out is None else Path(config.out) / ARRAYS,
+        adapter, adapter.name + told, BASELINES[0], dataset, training, _larger(config.sizes, training, patch or 1),
+        grids, missing, patch, has_labels=False, arrays=None if config.out is None else Path(config.out) / ARRAYS,
     )  # fmt: skip
     for result in _results(context, config.probes or tuple(TABLE), on_progress):
         if config.out is not None:

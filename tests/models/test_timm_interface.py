@@ -5,7 +5,7 @@ from dataclasses import asdict
 import pytest
 import timm
 import torch
-from timm.models import group_parameters
+from timm.models import create_feature_extractor, get_graph_node_names, group_parameters
 from timm.optim import create_optimizer_v2, param_groups_layer_decay
 
 import cpvt
@@ -310,3 +310,57 @@ def test_features_only_takes_what_the_blocks_hand_on():
     assert features.feature_info.channels() == [64, 64]
     assert features.feature_info.reduction() == [4, 4]
     assert len(timm.create_model("cpvt_micro_gap", features_only=True, depth=2)(images)) == 2
+
+
+RULES = ["paper", "pixels", "fit*0.9", 2.0, (1.0, 1.5)]
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_features_are_those_at_the_models_scale(rule):
+    model, images = build("rope+peg(at=(1, 3))"), torch.randn(2, 3, 45, 70)
+    received = []
+    for part in (*model.blocks[1:], model.norm):
+        part.register_forward_pre_hook(lambda module, inputs: received.append(inputs[0][:, 1:]))
+    expected = model(images, scale=rule)
+    blocks, other = received[:], model.forward_intermediates(images, output_fmt="NLC", intermediates_only=True)
+    model.scale = rule
+    assert (model.scale, model.config.scale) == (rule, rule)
+    assert torch.equal(model(images), expected)
+    for got, wanted in zip(model.forward_intermediates(images, output_fmt="NLC", intermediates_only=True), blocks):
+        assert torch.equal(got, wanted)
+    assert all((each - wanted).abs().max() > 0.01 for each, wanted in zip(other, blocks))
+    torch.manual_seed(0)
+    whole = timm.create_model("cpvt_micro_peg5").eval()
+    features = timm.create_model("cpvt_micro_peg5", features_only=True, out_indices=(0, 2), scale=rule).eval()
+    features.load_state_dict({f"model.{name}": each for name, each in whole.state_dict().items()}, strict=False)
+    whole.scale = rule
+    for got, wanted in zip(features(images), whole.forward_intermediates(images, [0, 2], intermediates_only=True)):
+        assert torch.equal(got, wanted)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_feature_extractor_keeps_the_rule_and_takes_no_other(rule):
+    model, images = build("rope+peg"), torch.randn(2, 3, 45, 70)
+    model.scale = rule
+    expected, answer = model(images), get_graph_node_names(model)[1][-1]
+    traced = create_feature_extractor(model, [answer])
+    for each in (images, torch.randn(1, 3, 33, 80)):
+        torch.testing.assert_close(traced(each)[answer], model(each))
+    model.scale = "fit"
+    torch.testing.assert_close(traced(images)[answer], expected)
+    assert (model(images) - expected).abs().max() > 0.01
+    with pytest.raises(ValueError, match=r"keeps the rule that it was traced with \(model.scale\); got scale=2.0"):
+        traced(images, 2.0)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_saved_model_keeps_its_rule_temperature_and_grid(rule, tmp_path):
+    model, images = build(attn_temperature=rule == "paper", img_size=24), torch.randn(2, 3, 45, 70)
+    model.scale = rule
+    model.set_input_size((40, 48))
+    assert (model.scale_grid, model.grid) == ((6, 6), (10, 12))
+    timm.models._hub.save_for_hf(model, tmp_path, safe_serialization=True)
+    back = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
+    assert back.config == model.config
+    assert torch.equal(back(images), model(images))
+    assert (rule, back.config.attn_temperature, back.scale_grid) == (back.scale, rule == "paper", (6, 6))

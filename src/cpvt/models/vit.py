@@ -288,7 +288,7 @@ class VisionTransformer(Backbone):
 
     def _attention_inputs(self, layout: Layout, x: Tensor) -> AttentionInputs:
         temperatures: list[Temperature] = [None]
-        if self.config.attn_temperature:
+        if self.config.attn_temperature and layout.scales is not None:
             temperatures = [find_temperature(each.grid, each.scale, self.scale_grid) for each in layout.groups]
         return AttentionInputs.build(self.encoding, layout, x, temperatures)
 

@@ -120,6 +120,7 @@ def test_the_temperature_is_never_below_one():
     model, cold = build("none"), build("none", attn_temperature=False)
     assert torch.equal(model(draw(8, 8)), cold(draw(8, 8)))
     assert torch.equal(model(draw(16, 24), scale=2), cold(draw(16, 24), scale=2))
+    torch.testing.assert_close(model(draw(16, 24), scale="fit*0.9"), cold(draw(16, 24)))
     single = build("none", img_size=4)  # one token in training: ln N0 is zero
     assert single(draw(16, 16), scale="pixels").isfinite().all()
 

@@ -20,6 +20,7 @@ from benchmarks import (
     processes,
     rehearsal,
     run_benchmarks,
+    scale,
     scattered,
     training,
 )
@@ -34,6 +35,10 @@ def make_small(monkeypatch):
     monkeypatch.setattr(peg, "SHAPES", [((1, 12, 8), (3, 4))])
     monkeypatch.setattr(peg, "MODELS", ("cpvt_micro", "cpvt_micro_gap"))
     monkeypatch.setattr(peg, "MODEL_SIZE", 8)
+    monkeypatch.setattr(scale, "GRIDS", ((4, 6),))
+    monkeypatch.setattr(scale, "WIDTHS", (8,))
+    monkeypatch.setattr(scale, "MODEL", "cpvt_micro_gap")
+    monkeypatch.setattr(scale, "SIZE", 40)
     monkeypatch.setattr(scattered, "COUNTS", (100,))
     monkeypatch.setattr(scattered, "SIDE", 4)
     monkeypatch.setattr(model, "OURS", "cpvt_tiny_gap")

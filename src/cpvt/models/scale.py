@@ -65,7 +65,7 @@ def find_temperature(grid: Grid, scale: Scale | None, training_grid: Grid) -> Te
     if scale is None:
         return None
     in_training = math.prod(training_grid)
-    distinct = grid[0] * grid[1] / (torch.sym_max(1.0, scale[0]) * torch.sym_max(1.0, scale[1]))
+    distinct: Any = grid[0] * grid[1] / (torch.sym_max(1.0, scale[0]) * torch.sym_max(1.0, scale[1]))
     if in_training == 1:
         return 1.0
     if torch.compiler.is_compiling():

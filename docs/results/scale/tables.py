@@ -14,7 +14,13 @@ HERE = Path(__file__).parent
 PAGE, README = HERE.parents[1] / "scale.md", HERE.parents[2] / "README.md"
 BRIEF = ("learned", "rope", "peg", "peg5", "rope+peg")  # the lines of the README
 TOLD = "(coordinates='told')"
-RULES = {"": "as published", "paper": "as published", "protocol": "told", "fit*0.91": "told, times 0.91", "fit*0.85": "times 0.85"}
+RULES = {
+    "": "as published",
+    "paper": "as published",
+    "protocol": "told",
+    "fit*0.91": "told, times 0.91",
+    "fit*0.85": "times 0.85",
+}
 
 
 def before_after(rows: Sequence[Row], protocol: str, sizes: Sequence[Size], spread: bool = True) -> str:

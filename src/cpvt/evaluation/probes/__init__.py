@@ -75,11 +75,12 @@ def _probe(config: ProbeConfig, on_progress: ProgressCallback) -> Iterator[Probe
         data, transform, adapter.device, config.images, patch or 16, config.seed, config.on_bad_image,
         config.token_budget, config.max_image_pixels,
     )  # fmt: skip
+    larger = _larger(config.sizes, training, patch or 1)
     # a model at a scale is a line of its own
     told = "" if config.scale is None else f" at scale {scale_label(parse_scale(config.scale))}"
     context = ProbeContext(
-        adapter, adapter.name + told, BASELINES[0], dataset, training, _larger(config.sizes, training, patch or 1),
-        grids, missing, patch, has_labels=False, arrays=None if config.out is None else Path(config.out) / ARRAYS,
+        adapter, adapter.name + told, BASELINES[0], dataset, training, larger, grids,
+        missing, patch, has_labels=False, arrays=None if config.out is None else Path(config.out) / ARRAYS,
     )  # fmt: skip
     for result in _results(context, config.probes or tuple(TABLE), on_progress):
         if config.out is not None:

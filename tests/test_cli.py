@@ -201,7 +201,8 @@ def test_info_describes_a_run(capsys, tiny_run, tiny_folder):
     *lines, last = capsys.readouterr().out.splitlines()
     told = dict(re.split(r"  +", line, maxsplit=1) for line in lines)
     parameters = sum(each.numel() for each in load(tiny_run).model.parameters())
-    assert told["model"] == "cpvt_micro: encoding peg, pool cls, width 64, 4 blocks, 4 heads, patch 4"
+    parts = "encoding peg, pool cls, width 64, 4 blocks, 4 heads, patch 4, scale fit, attention temperature"
+    assert told["model"] == f"cpvt_micro: {parts}"
     assert told["parameters"] == f"{parameters:,}"
     assert told["classes"] == "2: cat, dog"
     assert told["images"].startswith("resized to 8 pixels (crop ratio 0.875, bicubic), mean (0.485")

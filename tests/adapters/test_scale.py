@@ -128,3 +128,35 @@ def test_predictions_say_the_scale_that_was_told():
     assert told("native", 32, "auto") in candidate_scales(wrapped, (32, 32))
     (found,) = classify(wrapped, [image], preprocessing_of(wrapped, "resize", 16))
     assert " read at 16x16 at scale 2  " in str(found)
+
+
+def test_after_a_change_of_the_training_size_scales_still_count_from_the_size_before():
+    model = cpvt.create_model("cpvt_micro", num_classes=3, img_size=32).eval()
+    model.set_input_size(64)
+    ours = adapter_of(model, "ours")
+    assert [ours.scale_at(rule, (64, 128)) for rule in ("fit", "pixels", "paper", 1.5)] == [
+        (2.0, 4.0), (2.0, 2.0), None, (1.5, 1.5),
+    ]  # fmt: skip
+    assert candidate_scales(ours, (96, 96)) == [(1, 1), (1.5, 1.5), (2, 2), (3, 3)]
+    images = torch.randn(1, 3, 128, 128)
+    assert torch.equal(model(images, scale="pixels"), model(images, scale=2.0))
+    assert not torch.equal(model(images, scale="pixels"), model(images, scale=1.0))
+
+
+def test_the_scale_of_a_size_that_the_patch_does_not_divide_is_that_which_the_model_is_told():
+    model = cpvt.create_model("cpvt_micro", num_classes=3, img_size=48, patch_size=8).eval()
+    ours, images = adapter_of(model, "ours"), torch.randn(1, 3, 50, 48)
+    assert ours.scale_at("fit", (50, 48)) == (7 / 6, 1.0)
+    assert torch.equal(model(images, scale="fit"), model(images, scale=ours.scale_at("fit", (50, 48))))
+
+
+def test_threads_that_tell_one_model_different_scales_do_not_meet():
+    from concurrent.futures import ThreadPoolExecutor
+
+    ours = adapter_of(cpvt.create_model("cpvt_micro", num_classes=3).eval(), "ours")
+    images, scales = torch.randn(1, 3, 64, 64), [1.0, 1.5, 2.0, "pixels", "paper"] * 8
+    alone = [ours.told(scale).logits(images) for scale in scales]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda scale: ours.told(scale).logits(images), scales))
+    assert all(torch.equal(one, other) for one, other in zip(alone, together))
+    assert ours.model.scale == "fit"

@@ -297,7 +297,7 @@ def test_a_prediction_at_another_size_is_told_the_scale_as_the_tests_are(tested)
     assert {each.scale for each in found} == {row.scale} == {(2.5, 2.5)}
     assert sum(each.label == path.parent.name for each, path in zip(found, files)) == row.correct
     probabilities = [dict(each.classes) for each in found]
-    for scale, told in (("paper", (1.0, 1.0)), ("1.5", (1.5, 1.5))):
+    for scale, told in (("paper", None), ("1.5", (1.5, 1.5))):
         other = cpvt.load(run)(files, size=20, scale=scale)
         assert {each.scale for each in other} == {told}
         assert [dict(each.classes) for each in other] != probabilities

@@ -342,7 +342,7 @@ def test_rows_say_what_the_model_was_told_of_the_scale(tiny_run):
     assert [row.scale for row in rows] == [(1, 1), (2, 3), (1, 1), (1, 1), (1, 1), (1, 1)]
     asked = {scale: next(cpvt.sweep(tiny_run, None, [16], scale=scale)) for scale in ("fit", "pixels", "paper", "1x2")}
     assert {scale: row.scale for scale, row in asked.items()} == {
-        "fit": (2, 2), "pixels": (1, 1), "paper": (1, 1), "1x2": (1, 2),
+        "fit": (2, 2), "pixels": (1, 1), "paper": None, "1x2": (1, 2),
     }  # fmt: skip
     assert all(row.scale_rule == scale for scale, row in asked.items())
     (native,) = cpvt.sweep(tiny_run, None, [16], protocols=("native",))
@@ -374,7 +374,9 @@ def test_auto_tells_a_whole_test_the_scale_at_which_its_first_images_are_surest(
     assert row.scale_rule == "auto"
     assert row.scale[0] in told
     assert row.hits == told[row.scale[0]].hits
-    with pytest.raises(ValueError, match="'auto' estimates one scale for images of one size; under native pass fit"):
+    with pytest.raises(
+        ValueError, match="'auto' estimates one scale for images of one size; under native pass fit or a number"
+    ):
         list(cpvt.sweep(checkpoint, None, [24], scale="auto", protocols=("native",)))
 
 

@@ -177,6 +177,8 @@ def test_a_new_training_size_changes_no_answer_under_any_rule(encoding):
     model.set_input_size((32, 48))
     assert model.scale_grid == (4, 6)
     for scale, truth in zip(scales, before):
+        if scale == "pixels":  # objects have the pixels that they have in images of the size that is now trained at
+            truth = before[1]
         if scale in ("paper", "fit") or "learned" not in encoding:  # elsewhere a resized table is interpolated twice
             torch.testing.assert_close(model(images, scale=scale), truth, rtol=0, atol=2e-4)
     copy = cpvt.models.VisionTransformer(model.config).double().eval()

@@ -177,3 +177,18 @@ def test_published_weights_fit_other_classes_and_sizes(monkeypatch, change, fres
     torch.testing.assert_close(started.forward_features(images), model.forward_features(images))
     assert (started.head.weight.shape == head.shape and torch.equal(started.head.weight, head)) != fresh
     assert bool(messages) == fresh
+
+
+@pytest.mark.parametrize(
+    ("train_sizes", "augment", "rule"),
+    [((), "resized-crop", "fit"), ((), None, "fit"), ((), "crop", "pixels"), ((), "none", "pixels"),
+     ((24, 32), "resized-crop", "paper"), ((), "native", "paper")],
+)  # fmt: skip
+def test_a_run_of_before_there_were_scales_keeps_what_its_training_taught_it(tiny_run, train_sizes, augment, rule):
+    file = tiny_run / "checkpoint.json"
+    record = json.loads(file.read_text())
+    del record["model"]["scale"]
+    record["training"]["train_sizes"] = train_sizes
+    record["resolved"]["augment"] = augment
+    file.write_text(json.dumps(record))
+    assert cpvt.load(tiny_run).model.scale == rule

@@ -17,7 +17,7 @@ from cpvt.adapters.errors import UnsupportedError, UnsupportedSizeError
 from cpvt.adapters.token_maps import as_map, find_tokens
 from cpvt.adapters.weights import says
 from cpvt.config import Size, sides
-from cpvt.config.scale import ScaleRule, parse_scale
+from cpvt.config.scale import ScaleRule, parse_scale, scale_at
 from cpvt.data import Transform
 
 # parameters that hold positions, by the names that libraries give them
@@ -81,6 +81,13 @@ class ModelAdapter:
                 "PEGs by cpvt.retrofit"
             )
         return replace(self, scale=parse_scale(scale))
+
+    def scale_at(self, rule: ScaleRule, size: tuple[int, int]) -> tuple[float, float] | None:
+        """The scale along rows and columns that a rule gives at a size (height, width), at least 1.
+
+        None where nothing is told, or the training size is not known.
+        """
+        return None if rule == "paper" or self.train_size is None else scale_at(rule, size, sides(self.train_size))
 
     @contextmanager
     def telling(self) -> Iterator[None]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from cpvt.adapters.base import ModelAdapter, sides_of
 from cpvt.adapters.scale import rule_under, surest_logits
 from cpvt.config import MAX_IMAGE_PIXELS, TOKEN_BUDGET, Size, sides
-from cpvt.config.scale import ScaleRule, scale_at, scale_label
+from cpvt.config.scale import ScaleRule, scale_label
 from cpvt.data import BadImageError, check_usable, decode, pixel_limit, with_hint
 from cpvt.data.decoding import undecodable, upright
 from cpvt.data.protocols import TABLE, Protocol, find_protocol
@@ -114,8 +114,7 @@ def _answers(
         for batch in [torch.stack(images)] if stack else [image[None] for image in images]:
             yield from zip(*surest_logits(ready, batch))
         return
-    known = None if rule is None or ready.train_size is None else sides(ready.train_size)
-    scales = [None if known is None or rule is None else scale_at(rule, sides_of(each[None]), known) for each in images]
+    scales = [None if rule is None else ready.scale_at(rule, sides_of(each[None])) for each in images]
     yield from zip(ready.logits(torch.stack(images)) if stack else ready.logits_of_list(images), scales)
 
 

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from cpvt.adapters.base import ModelAdapter, widen
+from cpvt.config.scale import ScaleRule
 from cpvt.encodings import ModelShape, create_encoding
 from cpvt.models import VisionTransformer
+from cpvt.models.scale import find_scale
 
 
 class OwnAdapter(ModelAdapter):
@@ -22,9 +24,21 @@ class OwnAdapter(ModelAdapter):
     def facts_of(cls, model: Any) -> dict[str, Any]:
         return {"train_size": model.config.img_size, "patch_size": model.config.patch_size}
 
+    def scale_at(self, rule: ScaleRule, size: tuple[int, int]) -> tuple[float, float] | None:
+        patch = self.model.config.patch_size
+        grid = (-(-size[0] // patch), -(-size[1] // patch))
+        found = find_scale(rule, grid, self.model.scale_grid, self.model.grid)
+        return None if found is None else (max(1.0, found[0]), max(1.0, found[1]))
+
+    def _run(self, images: Tensor, method: str, **options: Any) -> Any:
+        if method != "__call__":
+            return super()._run(images, method, **options)
+        with torch.inference_mode():  # told by the call: several threads may share the model
+            return self.model(images.to(self.dtype), scale=self.scale)
+
     def logits_of_list(self, images: list[Tensor]) -> Tensor:
-        with self.inference():
-            return widen(self.model([image.to(self.dtype) for image in images]))
+        with torch.inference_mode():
+            return widen(self.model([image.to(self.dtype) for image in images], scale=self.scale))
 
     def token_maps(self, images: Tensor) -> dict[int, Tensor]:
         with self.inference():

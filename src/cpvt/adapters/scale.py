@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from cpvt.adapters.base import ModelAdapter, sides_of
-from cpvt.config import sides
 from cpvt.config.scale import ScaleRule, fit_factor, parse_scale, parse_telling
 
 Pair = tuple[float, float]
@@ -22,9 +21,10 @@ def candidate_scales(adapter: ModelAdapter, size: tuple[int, int]) -> list[Pair]
     Each of STEPS below the ratio of the image to the training size, and that ratio, at least 1; along the axis of the
     smaller ratio none exceeds it. Raises ValueError where the training size is not known.
     """
-    if adapter.train_size is None:
+    largest = adapter.scale_at("fit", size)
+    if largest is None:
         raise ValueError(f"'{adapter.name}' does not state its training size, so candidates= must list the scales")
-    rows, columns = (max(1.0, now / before) for now, before in zip(size, sides(adapter.train_size)))
+    rows, columns = largest
     found = [(min(step, rows), min(step, columns)) for step in STEPS if step < max(rows, columns)]
     return [*found, (rows, columns)]
 
@@ -53,7 +53,7 @@ def logits_by_scale(adapter: ModelAdapter, images: Tensor, candidates: Sequence[
 
 def entropy(logits: Tensor) -> Tensor:
     """Entropy (...) in nats of the probabilities that logits (..., classes) stand for: low where a model is sure."""
-    return torch.special.entr(logits.double().softmax(-1)).sum(-1)
+    return torch.special.entr(logits.cpu().double().softmax(-1)).sum(-1)
 
 
 def surest_logits(adapter: ModelAdapter, images: Tensor) -> tuple[Tensor, list[Pair]]:
@@ -61,7 +61,7 @@ def surest_logits(adapter: ModelAdapter, images: Tensor) -> tuple[Tensor, list[P
     candidates = candidate_scales(adapter, sides_of(images))
     found = logits_by_scale(adapter, images, candidates)
     best = entropy(found).argmin(0)
-    return found[best, torch.arange(len(images))], [candidates[number] for number in best.tolist()]
+    return found[best.to(found.device), torch.arange(len(images))], [candidates[number] for number in best.tolist()]
 
 
 def estimate_scale(

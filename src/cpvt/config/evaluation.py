@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from cpvt.config.base import MAX_IMAGE_PIXELS, TOKEN_BUDGET, Options, Ranges, Size
-from cpvt.config.scale import parse_scale, parse_telling
+from cpvt.config.scale import parse_scale, parse_telling, scale_label
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class SweepConfig(Options):
 
     def check(self) -> None:
         super().check()
-        parse_telling(self.scale)
+        object.__setattr__(self, "scale", scale_label(parse_telling(self.scale)))
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ class PredictConfig(Options):
 
     def check(self) -> None:
         super().check()
-        parse_telling(self.scale)
+        object.__setattr__(self, "scale", scale_label(parse_telling(self.scale)))
 
 
 @dataclass(frozen=True)

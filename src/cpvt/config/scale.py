@@ -56,7 +56,7 @@ def fit_factor(rule: ScaleRule) -> float | None:
 
 def parse_telling(scale: Any) -> ScaleRule:
     """Read what tests and predictions tell a model: 'protocol', 'auto', or what `parse_scale` reads."""
-    return scale if scale in TELLING else parse_scale(scale)
+    return scale if isinstance(scale, str) and scale in TELLING else parse_scale(scale)
 
 
 def scale_at(rule: ScaleRule, size: tuple[int, int], train_size: tuple[int, int]) -> tuple[float, float]:
@@ -73,7 +73,7 @@ def scale_label(scale: ScaleRule) -> str:
     if isinstance(scale, str):
         return scale
     rows, columns = scale if isinstance(scale, tuple) else (scale, scale)
-    return f"{rows:.4g}" if rows == columns else f"{rows:.4g}x{columns:.4g}"
+    return f"{rows:.6g}" if rows == columns else f"{rows:.6g}x{columns:.6g}"
 
 
 def _number(text: str) -> float:

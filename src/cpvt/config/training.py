@@ -9,7 +9,7 @@ from cpvt.config.base import Options, Ranges, Size, importable_encoding
 from cpvt.config.data import DataConfig
 from cpvt.config.optimisation import OptimConfig
 from cpvt.config.runtime import RuntimeConfig
-from cpvt.config.scale import parse_scale, parse_telling
+from cpvt.config.scale import parse_scale, parse_telling, scale_label
 
 
 @dataclass(frozen=True)
@@ -157,6 +157,5 @@ class CompareConfig(Options):
 
     def check(self) -> None:
         super().check()
-        for rule in self.scale:
-            parse_telling(rule)
+        object.__setattr__(self, "scale", tuple(scale_label(parse_telling(rule)) for rule in self.scale))
         object.__setattr__(self, "encodings", tuple(map(importable_encoding, self.encodings)))

@@ -45,6 +45,9 @@ def adapt_model(
         model.set_input_size(wanted.img_size)
         moved = "" if model.config.encoding == before.encoding else f", encoding now {model.config.encoding}"
         words.append(f"training size {before.img_size} -> {wanted.img_size}{moved}")
+    for name in ("scale", "attn_temperature"):
+        if getattr(wanted, name) != getattr(model.config, name):
+            words.append(f"{name} {getattr(model.config, name)} -> {getattr(wanted, name)}")
     if wanted.num_classes != model.num_classes or not same_classes:
         why = (
             "other classes"

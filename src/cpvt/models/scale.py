@@ -42,9 +42,10 @@ def refuse_scale(images: Tensor, scale: Any) -> Tensor:
     return images
 
 
-def find_scale(rule: ScaleRule, grid: Grid, training_grid: Grid) -> Scale | None:
+def find_scale(rule: ScaleRule, grid: Grid, scale_grid: Grid, training_grid: Grid | None = None) -> Scale | None:
     """The scale along rows and columns; below 1 where an image to be fitted is smaller than in training.
 
+    scale_grid: the grid at which it is 1. training_grid: that of the training size, where it was changed later.
     None where the rule says nothing. Raises ValueError for a number that the grid cannot hold.
     """
     if not isinstance(rule, str):  # in a graph it may be a number of any value
@@ -52,8 +53,10 @@ def find_scale(rule: ScaleRule, grid: Grid, training_grid: Grid) -> Scale | None
         return rows, columns
     factor = fit_factor(rule)
     if factor is None:  # whole ones are constants in a graph, whose PEG stays one convolution
-        return None if rule == "paper" else (1, 1)
-    return factor * (grid[0] / training_grid[0]), factor * (grid[1] / training_grid[1])
+        if rule == "paper" or training_grid in (None, scale_grid):
+            return None if rule == "paper" else (1, 1)
+        factor, grid = 1.0, training_grid
+    return factor * (grid[0] / scale_grid[0]), factor * (grid[1] / scale_grid[1])
 
 
 def find_temperature(grid: Grid, scale: Scale | None, training_grid: Grid) -> Temperature:

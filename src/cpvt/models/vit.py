@@ -266,7 +266,9 @@ class VisionTransformer(Backbone):
     def _embed(self, images: Tensor, rule: ScaleRule) -> tuple[Tensor, Layout]:
         patches = self.patch_embed(images)  # (B, h, w, D)
         grid = (patches.shape[1], patches.shape[2])
-        scales = None if isinstance(rule, str) and rule == "paper" else (find_scale(rule, grid, self.scale_grid),)
+        scales = (
+            None if isinstance(rule, str) and rule == "paper" else (find_scale(rule, grid, self.scale_grid, self.grid),)
+        )
         # contiguous: the convolution leaves channels first in memory, which every norm would copy
         x = self.encoding(patches.flatten(1, 2).contiguous(), Layout((grid,), 0, scales), 0)  # (B, N, D)
         if self.num_prefix_tokens:

@@ -162,9 +162,23 @@ def read_record(run: str | Path) -> dict[str, Any]:
         raise ValueError(f"'{path}' is not written by `cpvt train`: it lacks {', '.join(missing)}; pass a run's folder")
     if "training" in record:
         record["training"] = current(record["training"])
-        if record["training"].get("train_sizes") and "name" not in record["model"]:
-            record["model"].setdefault("scale", "paper")  # it was trained at several sizes before there were scales
+        _note_scale(record)
     return record
+
+
+def _note_scale(record: dict[str, Any]) -> None:
+    """Write the rule for the scale into a record of before there were scales.
+
+    Models that were trained at several sizes learned to be told nothing; crops at their own scale kept the pixels.
+    """
+    training = record["training"]
+    augment = record.get("resolved", {}).get("augment") or training.get("optim", {}).get("augment")
+    rule = "pixels" if augment in ("crop", "none") else "fit"
+    if training.get("train_sizes") or augment == "native":
+        rule = "paper"
+    holder = record["model"] if "name" not in record["model"] else record["model"].get("retrofit")
+    if holder is not None:
+        holder.setdefault("scale", rule)
 
 
 def load(run: str | Path, device: str = "auto") -> Checkpoint:

@@ -40,6 +40,7 @@ from cpvt.results.checkpoints import (
     transform_from_json,
 )
 from cpvt.results.checkpoints import build_model as build_fresh_model
+from cpvt.results.folders import CHECKPOINT
 from cpvt.results.provenance import provenance
 from cpvt.runtime import distributed
 from cpvt.training.loss import Teacher, check_teacher
@@ -202,6 +203,10 @@ def _default_scale(config: TrainConfig, data: DataSet) -> str | None:
     if "scale" in split_options(config.model)[1]:
         return None
     start, augment = start_of(config), augment_of(config, data)
+    if (Path(config.out) / CHECKPOINT).is_file():  # a run that resumes goes on as it was told
+        record = read_record(config.out)["model"]
+        kept = (record.get("retrofit") or {}) if "name" in record else record
+        return kept.get("scale") if isinstance(kept.get("scale"), str) else None
     started = start is not None and is_run(start) and not Path(start).is_file()
     if started and read_record(str(start))["model"].get("scale") == "paper":
         return "paper"

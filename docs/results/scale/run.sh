@@ -17,7 +17,7 @@ python "$here/auto.py" "$runs/digits" | tee "$here/auto.log"
     --canvas-sizes 48 64 96 128 --resize-sizes 48 64 96 128 --out "$runs/scenes"
 [ -d imagenette ] && python -m cpvt compare --data imagenette --model "cpvt_micro(patch_size=8)" --img-size 64 --pool gap \
     --encodings peg rope+peg rope learned --epochs 12 --batch-size 64 --lr 2e-3 --parallel 1 --protocols resize \
-    --scale protocol paper "fit*0.91" --resize-sizes 64 96 128 192 --out "$runs/imagenette"
+    --scale protocol paper "fit*0.91" "fit*0.85" --resize-sizes 64 96 128 192 --out "$runs/imagenette"
 for set in digits scenes imagenette; do
     [ -d "$runs/$set" ] && mkdir -p "$here/$set" && cp "$runs/$set/rows.jsonl" "$runs/$set/compare.json" "$here/$set/"
 done

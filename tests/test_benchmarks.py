@@ -76,7 +76,7 @@ def test_every_benchmark_writes_its_figures(monkeypatch, tmp_path, capsys, forke
 
 
 def test_an_unknown_benchmark():
-    with pytest.raises(ValueError, match="unknown benchmark 'peq'; known: peg, scattered, model"):
+    with pytest.raises(ValueError, match="unknown benchmark 'peq'; known: peg, scale, scattered, model"):
         next(run_benchmarks(["peg", "peq"]))
 
 

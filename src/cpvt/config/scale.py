@@ -20,10 +20,10 @@ TELLING = {
 FACTOR = "fit*"  # and a number: as "fit", times a factor above 0 and at most 1
 
 
-def parse_scale(scale: Any) -> ScaleRule:
+def parse_scale(scale: Any, *others: str) -> ScaleRule:
     """Read a rule from code or the command line: 'pixels', 'fit', 'fit*0.9', 2.0, (1.5, 2.0) or '1.5x2'.
 
-    Raises ValueError for a rule that does not exist (the known ones are listed) and for numbers below 1.
+    Raises ValueError for a rule that does not exist (the known ones are listed, and `others`) and for numbers below 1.
     """
     if isinstance(scale, str):
         if scale in RULES:
@@ -36,8 +36,8 @@ def parse_scale(scale: Any) -> ScaleRule:
         numbers = [float(each) if isinstance(each, Real) and not isinstance(each, bool) else math.nan for each in given]
     if len(numbers) not in (1, 2) or any(math.isnan(number) for number in numbers):
         raise ValueError(
-            f"scale must be {', '.join(RULES)}, fit*FACTOR such as fit*0.9, a number of 1 or more, or rows and columns "
-            f"such as 1.5x2; got {scale!r}"
+            f"scale must be {', '.join((*RULES, *others))}, fit*FACTOR such as fit*0.9, a number of 1 or more, or rows "
+            f"and columns such as 1.5x2; got {scale!r}"
         )
     if not all(1 <= number < math.inf for number in numbers):
         raise ValueError(
@@ -56,7 +56,7 @@ def fit_factor(rule: ScaleRule) -> float | None:
 
 def parse_telling(scale: Any) -> ScaleRule:
     """Read what tests and predictions tell a model: 'protocol', 'auto', or what `parse_scale` reads."""
-    return scale if isinstance(scale, str) and scale in TELLING else parse_scale(scale)
+    return scale if isinstance(scale, str) and scale in TELLING else parse_scale(scale, *TELLING)
 
 
 def scale_at(rule: ScaleRule, size: tuple[int, int], train_size: tuple[int, int]) -> tuple[float, float]:

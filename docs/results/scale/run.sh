@@ -18,6 +18,13 @@ python "$here/auto.py" "$runs/digits" | tee "$here/auto.log"
 [ -d imagenette ] && python -m cpvt compare --data imagenette --model "cpvt_micro(patch_size=8)" --img-size 64 --pool gap \
     --encodings peg rope+peg rope learned --epochs 12 --batch-size 64 --lr 2e-3 --parallel 1 --protocols resize \
     --scale protocol paper "fit*0.91" "fit*0.85" --resize-sizes 64 96 128 192 --out "$runs/imagenette"
+if [ -d cifar10 ]; then
+    for rule in fit paper; do
+        python -m cpvt train "$here/../../../recipes/cifar10_cpvt_mini.py" --out "$runs/cifar10-$rule" --epochs 5 --scale $rule
+        python -m cpvt sweep "$runs/cifar10-$rule" --sizes 24 32 40 48 64 96 --limit 2000 --scale $rule --out "$runs/cifar10"
+    done
+    mkdir -p "$here/cifar10" && cp "$runs/cifar10/rows.jsonl" "$here/cifar10/"
+fi
 for set in digits scenes imagenette; do
     [ -d "$runs/$set" ] && mkdir -p "$here/$set" && cp "$runs/$set/rows.jsonl" "$runs/$set/compare.json" "$here/$set/"
 done

@@ -25,9 +25,8 @@ class OwnAdapter(ModelAdapter):
         return {"train_size": model.config.img_size, "patch_size": model.config.patch_size}
 
     def scale_at(self, rule: ScaleRule, size: tuple[int, int]) -> tuple[float, float] | None:
-        patch = self.model.config.patch_size
-        grid = (-(-size[0] // patch), -(-size[1] // patch))
-        found = find_scale(rule, grid, self.model.scale_grid, self.model.grid)
+        rows, columns = self.model.patch_embed.dynamic_feat_size(size)
+        found = find_scale(rule, (rows, columns), self.model.scale_grid, self.model.grid)
         return None if found is None else (max(1.0, found[0]), max(1.0, found[1]))
 
     def _run(self, images: Tensor, method: str, **options: Any) -> Any:

@@ -16,10 +16,8 @@ Temperature = float | Tensor | None  # None: logits stay as they are
 
 def spread_rules(scale: Any, count: int, default: ScaleRule) -> list[ScaleRule]:
     """A rule for each of `count` images, from one for all or a list; ValueError for a list of another length."""
-    if scale is None:
-        return [default] * count
     if not isinstance(scale, list):
-        return [parse_scale(scale)] * count
+        return [rule_of(scale, default)] * count
     if len(scale) != count:
         raise ValueError(f"a list of scales needs one for each image; got {len(scale)} scales for {count} images")
     return [parse_scale(each) for each in scale]
@@ -51,11 +49,13 @@ def find_scale(rule: ScaleRule, grid: Grid, scale_grid: Grid, training_grid: Gri
     if not isinstance(rule, str):  # in a graph it may be a number of any value
         rows, columns = check_scale(rule, grid)
         return rows, columns
-    factor = fit_factor(rule)
-    if factor is None:  # whole ones are constants in a graph, whose PEG stays one convolution
-        if rule == "paper" or training_grid in (None, scale_grid):
-            return None if rule == "paper" else (1, 1)
-        factor, grid = 1.0, training_grid
+    if rule == "paper":
+        return None
+    if rule == "pixels":
+        if training_grid is None or training_grid == scale_grid:
+            return 1, 1  # whole ones are constants in a graph, whose PEG stays one convolution
+        return training_grid[0] / scale_grid[0], training_grid[1] / scale_grid[1]
+    factor = fit_factor(rule) or 1.0
     return factor * (grid[0] / scale_grid[0]), factor * (grid[1] / scale_grid[1])
 
 

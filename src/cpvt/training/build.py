@@ -172,6 +172,12 @@ def start_of(config: TrainConfig) -> str | None:
     return config.model if shipped else config.initial_checkpoint
 
 
+def _starting_run(config: TrainConfig) -> str | None:
+    """The run, or the model that comes with weights, that a training starts from; None for a file and for none."""
+    start = start_of(config)
+    return start if start is not None and is_run(start) and not Path(start).is_file() else None
+
+
 def _enable_both_heads(model: Any, name: str) -> None:
     """Let a distilled model return the logits of both heads in training."""
     if not hasattr(model, "set_distilled_training"):
@@ -202,13 +208,12 @@ def _default_scale(config: TrainConfig, data: DataSet) -> str | None:
     """
     if "scale" in split_options(config.model)[1]:
         return None
-    start, augment = start_of(config), augment_of(config, data)
     if (Path(config.out) / CHECKPOINT).is_file():  # a run that resumes goes on as it was told
         record = read_record(config.out)["model"]
         kept = (record.get("retrofit") or {}) if "name" in record else record
         return kept.get("scale") if isinstance(kept.get("scale"), str) else None
-    started = start is not None and is_run(start) and not Path(start).is_file()
-    if started and read_record(str(start))["model"].get("scale") == "paper":
+    start, augment = _starting_run(config), augment_of(config, data)
+    if start is not None and read_record(start)["model"].get("scale") == "paper":
         return "paper"
     return "pixels" if find_protocol(AUGMENTS.get(augment, augment)).scale_rule == "pixels" else None
 
@@ -245,9 +250,9 @@ def _transform_of(config: TrainConfig, data: DataSet, settings: ModelConfig | Ex
 
 def _known_transform(config: TrainConfig, data: DataSet) -> Transform | None:
     """The transform of the initial weights; None where it is unknown."""
-    start = start_of(config)
-    if start is not None and is_run(start) and not Path(start).is_file():
-        return transform_from_json(read_record(start)["transform"])
+    run, start = _starting_run(config), start_of(config)
+    if run is not None:
+        return transform_from_json(read_record(run)["transform"])
     if start is None or not is_external(config.model):
         return None
     if start == PUBLISHED:

@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from cpvt.encodings import ModelShape, create_encoding
+from cpvt.encodings import TABLE, ModelShape, create_encoding
 from cpvt.grids import Layout
 from cpvt.models.attention import AttentionInputs, rotate
 
@@ -137,7 +137,8 @@ def test_prefix_tokens_are_not_turned_and_get_no_bias():
     encoding = create_encoding("rope+relative", SHAPE)
     (cos, _), bias = encoding.rotation((4, 6), torch.device("cpu")), encoding.bias((4, 6), 3)
     layout = Layout(((4, 6),), 2)
-    positions = AttentionInputs.build(encoding, layout, torch.zeros(1, 26, 16)).with_bias(encoding, layout, 3)
+    positions = AttentionInputs.build(encoding, layout, torch.zeros(1, 26, 16))
+    positions = positions.at_block(encoding, layout, 3, torch.float32)
     assert torch.equal(positions.cos[:2], torch.ones(2, 8))
     assert torch.equal(positions.sin[:2], torch.zeros(2, 8))
     assert torch.equal(positions.cos[2:], cos)
@@ -171,7 +172,7 @@ def test_a_sum_applies_its_parts_from_left_to_right():
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("pge", "unknown encoding 'pge'; known: none, learned, sincos, relative, rope, peg, peg5"),
+        ("pge", f"unknown encoding 'pge'; known: {', '.join(TABLE)}"),
         ("learned+nothing", "unknown encoding 'nothing'"),
         ("peg - learned", "unknown encoding"),
         ("", "unknown encoding"),

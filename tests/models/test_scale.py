@@ -111,7 +111,7 @@ def test_logits_are_multiplied_by_the_ratio_of_logarithms(scale, pool):
     torch.testing.assert_close(block(x, positions), by_hand)
     weights = block.weights(x, positions)
     torch.testing.assert_close(weights.sum(-1), torch.ones(2, 4, prefix + 80, dtype=torch.float64))
-    query, key, _ = block._heads(x, positions)
+    query, key, _, _ = block._heads(x, positions)
     torch.testing.assert_close(weights, (query @ key.mT / math.sqrt(query.shape[-1]) * factor).softmax(-1))
     assert layout.groups[0].scale == pytest.approx((rows, columns))
 

@@ -167,7 +167,8 @@ def test_another_training_size_changes_no_answer_there(encoding):
     assert answers.std() > 0.1
     model.set_input_size(60)
     assert model.config.img_size == 60
-    torch.testing.assert_close(model(images), expected, atol=0.2, rtol=0)  # a table resized twice is a little off
+    off = 0.3 if encoding == "factorized" else 0.2  # a table resized twice is a little off, linearly more
+    torch.testing.assert_close(model(images), expected, atol=off, rtol=0)
 
 
 def test_a_table_is_trained_on_at_its_new_size():
@@ -222,8 +223,9 @@ def expected_layer(name, depth):
         return int(parts[1]) + 1
     if "peg" in parts:
         return int(parts[parts.index("peg") + 1])
-    if "tables" in parts:
-        return int(parts[parts.index("tables") + 1]) + 1
+    for lists in ("tables", "mlps", "rates", "thresholds", "waves", "value_pegs"):  # one for each block
+        if lists in parts[:-1]:
+            return int(parts[parts.index(lists) + 1]) + 1
     return {"norm": depth, "head": depth + 1}.get(parts[0], 0)
 
 

@@ -96,17 +96,17 @@ def test_no_pool_gives_logits_of_every_token():
     assert build(num_classes=0)(torch.randn(1, 3, 8, 12)).shape == (1, 16)
 
 
-@pytest.mark.parametrize("encoding", ["none", "relative", "rope", "peg", "learned"])
+@pytest.mark.parametrize("encoding", ["none", "relative", "rope", "peg", "learned", "rope_mixed", "lookhere"])
 @pytest.mark.parametrize(("pool", "prefix"), HEADS)
 def test_the_attention_map_is_what_the_block_computes(encoding, pool, prefix):
     model = build(encoding=encoding, global_pool=pool)
     images = torch.randn(2, 3, 8, 20)
     x, layout, positions = model.embed(images)
-    first, positions = (positions.with_bias(model.encoding, layout, depth) for depth in (1, 2))
+    first, positions = (positions.at_block(model.encoding, layout, depth, x.dtype) for depth in (1, 2))
     x = model.encoding(model.blocks[0](x, first), layout, 1)
     attention = model.blocks[1].attn
     weights = attention.weights(model.blocks[1].norm1(x), positions)
-    _, _, value = attention._heads(model.blocks[1].norm1(x), positions)
+    _, _, value, _ = attention._heads(model.blocks[1].norm1(x), positions)
     by_hand = attention.proj((weights @ value).transpose(1, 2).flatten(2))
     torch.testing.assert_close(by_hand, attention(model.blocks[1].norm1(x), positions), atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(model.attention_map(images, 2), weights[:, :, prefix:, prefix:])

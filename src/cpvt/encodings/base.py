@@ -1,4 +1,4 @@
-"""The one interface of every positional encoding: three hooks, each of which does nothing unless overridden."""
+"""The one interface of every positional encoding: hooks, each of which does nothing unless overridden."""
 
 from __future__ import annotations
 
@@ -32,6 +32,10 @@ SYMMETRIES = {  # name -> what it says; cpvt.testing measures what an encoding d
 }
 
 
+HOOKS = ("tokens", "rotation", "block_rotation", "bias", "logits", "values")
+Pair = tuple[Tensor, Tensor]
+
+
 class PositionalEncoding(nn.Module):
     """Tells a transformer where its tokens stand; subclasses override the hooks they need.
 
@@ -46,26 +50,49 @@ class PositionalEncoding(nn.Module):
     at: tuple[int, ...] = ()
     dim: int | None = None
     """Width of the tokens that it was built for, where other widths are to be refused."""
+    per_block: tuple[str, ...] = ()
+    """Names of its lists of modules or parameters that hold one for each block."""
     symmetries: frozenset[str] = frozenset()
     """Which of SYMMETRIES the encoding has: moving the tokens so only moves the outputs likewise."""
+    hooks: frozenset[str] = frozenset()
+    """The hooks that the encoding overrides; the others are never called."""
     scaled_hooks: ClassVar[frozenset[str]] = frozenset()
     """The hooks that take a scale."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        hooks = {name: inspect.signature(getattr(cls, name)).parameters for name in ("tokens", "rotation", "bias")}
-        cls.scaled_hooks = frozenset(name for name, parameters in hooks.items() if "scale" in parameters)
+        cls.hooks = frozenset(name for name in HOOKS if getattr(cls, name) is not getattr(PositionalEncoding, name))
+        parameters = {name: inspect.signature(getattr(cls, name)).parameters for name in HOOKS}
+        cls.scaled_hooks = frozenset(name for name in HOOKS if "scale" in parameters[name])
 
     def tokens(self, x: Tensor, grid: Grid, depth: int, scale: Scale | None = None) -> Tensor:
         """Return the tokens (B, N, D) with positions in them; may look at the content."""
         return x
 
-    def rotation(self, grid: Grid, device: torch.device, scale: Scale | None = None) -> tuple[Tensor, Tensor] | None:
-        """Cosine and sine, (N, d) each in float32, by which queries and keys are turned; once per forward."""
+    def rotation(self, grid: Grid, device: torch.device, scale: Scale | None = None) -> Pair | None:
+        """Cosine and sine, (N, d) each in float32, by which queries and keys are rotated; once per forward."""
         return None
+
+    def block_rotation(self, rotation: Pair, depth: int) -> Pair:
+        """Cosine and sine of block `depth`, counted from 1, (N, d) or (heads, N, d), from what `rotation` returned.
+
+        Where it is overridden, `rotation` may return any two tensors that all blocks share, such as coordinates.
+        """
+        return rotation
 
     def bias(self, grid: Grid, depth: int, scale: Scale | None = None) -> Tensor | None:
         """What is added to the attention logits of block `depth`, counted from 1, (heads, N, N); once per block."""
+        return None
+
+    def logits(self, query: Tensor, grid: Grid, depth: int, scale: Scale | None = None) -> Tensor | None:
+        """As `bias`, for logits that depend on the queries: (B, heads, N, d) -> (B, heads, N, N).
+
+        Queries come before any rotation, and scaled as in the product with the keys: by d^-0.5 and the temperature.
+        """
+        return None
+
+    def values(self, value: Tensor, grid: Grid, depth: int, scale: Scale | None = None) -> Tensor | None:
+        """What is added to the output of attention in block `depth`, from its values (B, N, D), heads side by side."""
         return None
 
     def call_hook(self, name: str, *arguments: Any, scale: Scale | None) -> Any:
@@ -93,10 +120,15 @@ class PositionalEncoding(nn.Module):
         return patches if prefix is None else torch.cat([prefix, patches], dim=1)
 
     def layers(self) -> dict[str, int]:
-        """Map names to depths, of each submodule that `tokens` calls at one depth and each parameter of one block.
+        """Map names to depths, of each submodule that a hook calls at one depth and each parameter of one block.
 
         Parameters that are not named, and in no submodule that is, serve the whole model.
         """
+        lists = {name: len(getattr(self, name)) for name in self.per_block}
+        return {f"{name}.{number}": number + 1 for name, count in lists.items() for number in range(count)}
+
+    def outputs(self) -> dict[int, str]:
+        """Map depths to the submodule whose output `tokens` returns there, for those where there is one."""
         return {}
 
     def reset_parameters(self) -> None:
@@ -114,65 +146,6 @@ class PositionalEncoding(nn.Module):
 
     def prune(self, depth: int) -> dict[str, Any]:
         """Drop what serves blocks after `depth`, or is applied after them; returns options as `set_grid` does."""
+        for name in self.per_block:
+            setattr(self, name, getattr(self, name)[:depth])
         return {}
-
-
-def spread_coordinates(length: int, training_length: int, device: torch.device, scale: float) -> Tensor:
-    """Places of `length` tokens spread over the training axis, as resizing a table spreads them, (length,) float32.
-
-    (i + 0.5) * training_length / length - 0.5: at the training length these are 0, 1, 2, ...
-    """
-    places = torch.arange(length, device=device, dtype=torch.float32)
-    return (places + 0.5) * (training_length / length) - 0.5
-
-
-def raw_coordinates(length: int, training_length: int, device: torch.device, scale: float) -> Tensor:
-    """Places 0, 1, 2, ... whatever the training length was; longer axes reach places never trained."""
-    return torch.arange(length, device=device, dtype=torch.float32)
-
-
-def object_coordinates(length: int, training_length: int, device: torch.device, scale: float) -> Tensor:
-    """Places in tokens of the training size: (i + 0.5) / scale - 0.5, which at scale 1 is 0, 1, 2, ..."""
-    places = torch.arange(length, device=device, dtype=torch.float32)
-    return (places + 0.5) / scale - 0.5
-
-
-COORDINATES = {"scaled": spread_coordinates, "told": object_coordinates, "raw": raw_coordinates}
-
-
-def find_coordinates(rule: str, shape: ModelShape, grid: Grid | None = None) -> Coordinates:
-    """The rule for coordinates, on `grid` or that of the model; ValueError unless it is one of COORDINATES."""
-    if rule not in COORDINATES:
-        raise ValueError(f"coordinates must be one of {', '.join(COORDINATES)}; got '{rule}'")
-    check_grid(grid)
-    return Coordinates(rule, grid or shape.scale_grid or shape.grid)
-
-
-def check_grid(grid: Grid | None) -> None:
-    """Raise ValueError unless `grid` is None or rows and columns."""
-    sides = grid if isinstance(grid, (tuple, list)) else (grid,)
-    if grid is not None and not (len(sides) == 2 and all(isinstance(side, int) and side > 0 for side in sides)):
-        raise ValueError(f"grid must be rows and columns, 1 or more each, as in grid=(14, 14); got {grid}")
-
-
-class Coordinates(NamedTuple):
-    """Where the tokens of any grid stand on the grid of training, by one of the rules in COORDINATES."""
-
-    rule: str
-    training_grid: Grid
-
-    def axes(self, grid: Grid, device: torch.device, scale: Scale | None) -> tuple[Tensor, Tensor]:
-        """Places of the rows, (h,), and of the columns, (w,), float32."""
-        place = COORDINATES["scaled" if self.rule == "told" and scale is None else self.rule]
-        (h, w), (before_h, before_w), scale = grid, self.training_grid, (1.0, 1.0) if scale is None else scale
-        return place(h, before_h, device, scale[0]), place(w, before_w, device, scale[1])
-
-    def angles(
-        self, grid: Grid, device: torch.device, scale: Scale | None, base: float, count: int
-    ) -> tuple[Tensor, Tensor]:
-        """Row and column of every token times each frequency base^(-i / count), (N, count) float32 each."""
-        rows, columns = self.axes(grid, device, scale)
-        frequency = base ** -(torch.arange(count, device=device, dtype=torch.float32) / count)
-        h, w = grid
-        rows, columns = rows[:, None].expand(h, w).reshape(-1), columns[None, :].expand(h, w).reshape(-1)
-        return rows[:, None] * frequency, columns[:, None] * frequency

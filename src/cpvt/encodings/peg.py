@@ -272,6 +272,9 @@ class PEGEncoding(PositionalEncoding):
     def layers(self) -> dict[str, int]:
         return {f"peg.{depth}": depth for depth in self.at}
 
+    def outputs(self) -> dict[int, str]:
+        return {depth: f"peg.{depth}" for depth in self.at}
+
     def prune(self, depth: int) -> dict[str, Any]:
         for late in [each for each in self.at if each > depth]:
             del self.peg[str(late)]

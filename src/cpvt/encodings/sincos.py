@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cpvt.encodings.base import ModelShape, PositionalEncoding, find_coordinates
+from cpvt.encodings.base import ModelShape, PositionalEncoding
+from cpvt.encodings.coordinates import AnyJitter, find_coordinates, frequencies
 from cpvt.grids import Grid, Scale
 
 
@@ -15,7 +16,7 @@ class SinCosEncoding(PositionalEncoding):
     Half of the width encodes the row, half the column, each half as sines then cosines at wavelengths
     2 pi * 10000^(i / (D / 4)). At a new size coordinates are spread over the training grid, as resizing a table does.
     `coordinates='told'`: (i + 0.5) / s - 0.5 at scale s; 'raw': 0, 1, 2, ... grid: the one over which 'scaled' spreads
-    them, where it is not that of img_size.
+    them, where it is not that of img_size. jitter: random changes of coordinates in training, 'cape', 'fpe' or 'dino'.
     Source: Vaswani et al., arXiv 1706.03762; in two dimensions as in Chen et al. (MoCo v3), arXiv 2104.02057.
     """
 
@@ -23,18 +24,24 @@ class SinCosEncoding(PositionalEncoding):
     dim: int
 
     def __init__(
-        self, shape: ModelShape, coordinates: str = "scaled", temperature: float = 10000.0, grid: Grid | None = None
+        self,
+        shape: ModelShape,
+        coordinates: str = "scaled",
+        temperature: float = 10000.0,
+        grid: Grid | None = None,
+        jitter: AnyJitter = None,
     ) -> None:
         super().__init__()
         if shape.dim % 4:
             raise ValueError(f"sincos needs a width that is a multiple of 4; got {shape.dim}")
         self.dim, self.temperature = shape.dim, temperature
-        self.coordinates = find_coordinates(coordinates, shape, grid)
+        self.coordinates = find_coordinates(coordinates, shape, grid, jitter)
 
     def tokens(self, x: Tensor, grid: Grid, depth: int, scale: Scale | None = None) -> Tensor:
         return x + self.table(grid, x.device, scale).to(x.dtype)
 
     def table(self, grid: Grid, device: torch.device, scale: Scale | None = None) -> Tensor:
         """The encoding of every place, (N, D) in float32."""
-        y, x = self.coordinates.angles(grid, device, scale, self.temperature, self.dim // 4)
+        wave = frequencies(self.temperature, self.dim // 4, device)
+        y, x = (places[:, None] * wave for places in self.coordinates.places(grid, device, scale, self.training))
         return torch.cat([y.sin(), y.cos(), x.sin(), x.cos()], dim=1)

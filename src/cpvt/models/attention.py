@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cpvt.encodings import PositionalEncoding
+from cpvt.encodings.base import Pair
 from cpvt.grids import Layout
 from cpvt.models.linear import apply_linear
 from cpvt.models.scale import Temperature
@@ -27,28 +28,31 @@ class PackedBatch:
         # one for each group
         self.temperatures = [*temperatures] * (len(layout.groups) if len(temperatures) == 1 else 1)
         self.layout, self.longest = layout, max(layout.lengths)
-        self.biases: list[Tensor] = []  # one for each group of equal grids, or none
+        self.biases: Sequence[Tensor] = ()  # one for each group of equal grids, or none
         # (images + 1,): the first token of each image, and T
         self.offsets = F.pad(lengths.cumsum(0), (1, 0)).to(device, torch.int32)
         # (T,): the image that each token belongs to
         self.owner = torch.arange(len(lengths)).repeat_interleave(lengths, output_size=sum(layout.lengths)).to(device)
 
-    def with_biases(self, biases: list[Tensor]) -> PackedBatch:
+    def with_biases(self, biases: Sequence[Tensor]) -> PackedBatch:
         """The same images, with biases on their attention."""
         pack = copy(self)
         pack.biases = biases
         return pack
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]  # which grids are equal must not enter a graph
-    def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Attention within each image, (1, heads, T, d) -> (1, T, D)."""
-        if not self.biases and _takes_varying_lengths(query):
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, logits: Sequence[Tensor]) -> Tensor:
+        """Attention within each image, (1, heads, T, d) -> (1, T, D).
+
+        logits: what is added to those of each group besides the biases, or nothing.
+        """
+        biases = add_biases(self.biases, logits)
+        if not biases and _takes_varying_lengths(query):
             return self._attend_at_once(query, key, value)
-        queries, keys, values = (self.layout.split(x.transpose(1, 2)) for x in (query, key, value))
+        groups = (by_group(x, self.layout) for x in (query, key, value))
         parts = []
-        for number, heads in enumerate(zip(queries, keys, values)):  # each (images, P + N, heads, d)
-            q, k, v = (x.transpose(1, 2) for x in heads)
-            bias = self.biases[number].to(q.dtype) if self.biases else None
+        for number, (q, k, v) in enumerate(zip(*groups)):  # each (images, heads, P + N, d)
+            bias = biases[number].to(q.dtype) if biases else None
             parts.append(_attend(q, k, v, bias, self.temperatures[number]).flatten(0, 1))
         return torch.cat(parts)[None]
 
@@ -99,17 +103,62 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, temp
     return x.flatten(2)
 
 
+def add_biases(biases: Sequence[Tensor], logits: Sequence[Tensor]) -> Sequence[Tensor]:
+    """The sum of what is added to the logits of each group, where either may be empty."""
+    return [each + bias for each, bias in zip(logits, biases)] if logits and biases else logits or biases
+
+
+def by_group(x: Tensor, layout: Layout) -> list[Tensor]:
+    """Queries, keys or values (B, heads, P + N, d) of each group of equal grids; of a pack, one batch for each."""
+    if not layout.packed:
+        return [x]
+    return [part.transpose(1, 2) for part in layout.split(x.transpose(1, 2))]
+
+
+class BlockHooks(NamedTuple):
+    """The hooks of an encoding that need the queries or values of one block."""
+
+    encoding: PositionalEncoding
+    layout: Layout
+    depth: int
+
+    def logits(self, query: Tensor, temperatures: Sequence[Temperature]) -> list[Tensor]:
+        """What is added to the logits of each group for its queries, (B, heads, P + N, P + N)."""
+        prefix = self.layout.prefix_tokens
+        added = []
+        for part, (grid, scale, _), temperature in zip(by_group(query, self.layout), self.layout.groups, temperatures):
+            factor = query.shape[-1] ** -0.5 * (1.0 if temperature is None else temperature)
+            patches = (part[:, :, prefix:] * factor).to(part.dtype)
+            logits = self.encoding.call_hook("logits", patches, grid, self.depth, scale=scale)
+            added += [] if logits is None else [F.pad(logits, (prefix, 0, prefix, 0))]
+        return added
+
+    def values(self, x: Tensor, value: Tensor) -> Tensor:
+        """The output of attention x (B, P + N, D) with what the encoding makes of the values added to the patches."""
+        prefix = self.layout.prefix_tokens
+        parts = []
+        for part, (grid, scale, _) in zip(by_group(value, self.layout), self.layout.groups):
+            patches = part[:, :, prefix:].transpose(1, 2).flatten(2)  # (B, N, D)
+            added = self.encoding.call_hook("values", patches, grid, self.depth, scale=scale)
+            if added is None:
+                return x
+            parts.append(F.pad(added, (0, 0, prefix, 0)))
+        return x + (torch.cat([part.flatten(0, 1) for part in parts])[None] if self.layout.packed else parts[0])
+
+
 class AttentionInputs(NamedTuple):
-    """The positional inputs of attention, extended to P prefix tokens; all but the bias serve every block.
+    """The positional inputs of attention, extended to P prefix tokens; `at_block` adds those of one block.
 
     temperature: the factor of the logits of a batch. In a pack each image has its own.
     """
 
-    cos: Tensor | None = None  # (P + N, d), of a pack (T, d): rotates queries and keys, but not of prefix tokens
+    cos: Tensor | None = None  # (P + N, d) or (heads, P + N, d), of a pack T for P + N: rotates queries and keys
     sin: Tensor | None = None
+    rotations: tuple[Pair, ...] = ()  # of each group of equal grids, where each block makes its own cos and sin of it
     bias: Tensor | None = None  # (1, heads, P + N, P + N): added to the logits of one block; zero for prefix tokens
     pack: PackedBatch | None = None  # which then holds the biases and temperatures
     temperature: Temperature = None
+    hooks: BlockHooks | None = None  # where an encoding has any
 
     @classmethod
     def build(
@@ -119,34 +168,61 @@ class AttentionInputs(NamedTuple):
 
         temperatures: one for each group of the layout, or one for all.
         """
-        cosines: list[Tensor] = []
-        sines: list[Tensor] = []
-        prefix = layout.prefix_tokens
-        for grid, scale, count in layout.groups:
-            rotation = encoding.call_hook("rotation", grid, x.device, scale=scale)
-            if rotation is not None:
-                cosines += [F.pad(rotation[0], (0, 0, prefix, 0), value=1.0).to(x.dtype)] * count
-                sines += [F.pad(rotation[1], (0, 0, prefix, 0)).to(x.dtype)] * count
-        cos, sin = (torch.cat(tables) if tables else None for tables in (cosines, sines))
-        if layout.packed:
-            return cls(cos, sin, None, PackedBatch(layout, x.device, temperatures))
-        return cls(cos, sin, temperature=temperatures[0])
+        asked = (
+            encoding.call_hook("rotation", grid, x.device, scale=scale) if "rotation" in encoding.hooks else None
+            for grid, scale, _ in layout.groups
+        )  # fmt: skip
+        rotations = tuple(rotation for rotation in asked if rotation is not None)
+        pack = PackedBatch(layout, x.device, temperatures) if layout.packed else None
+        inputs = cls(pack=pack, temperature=None if layout.packed else temperatures[0])
+        if rotations and "block_rotation" in encoding.hooks:
+            return inputs._replace(rotations=rotations)
+        cos, sin = widen_rotations(rotations, layout, x.dtype)
+        return inputs._replace(cos=cos, sin=sin)
 
-    def with_bias(self, encoding: PositionalEncoding, layout: Layout, depth: int) -> AttentionInputs:
-        """The same with the bias of block `depth` (from 1), where it has one; computed only when that block runs."""
-        prefix = layout.prefix_tokens
-        asked = (encoding.call_hook("bias", grid, depth, scale=scale) for grid, scale, _ in layout.groups)
-        # four axes: with three, the CPU's fused kernel is not taken (measured 4 times slower at 577 tokens)
-        biases = [F.pad(bias, (prefix, 0, prefix, 0)).unsqueeze(0) for bias in asked if bias is not None]
-        if not biases:
-            return self
-        if self.pack is None:
-            return self._replace(bias=biases[0])
-        return self._replace(pack=self.pack.with_biases(biases))
+    def at_block(self, encoding: PositionalEncoding, layout: Layout, depth: int, dtype: torch.dtype) -> AttentionInputs:
+        """The same with what block `depth` (from 1) has of its own; computed only when that block runs."""
+        inputs, hooks = self, encoding.hooks
+        if self.rotations:
+            own = [encoding.block_rotation(rotation, depth) for rotation in self.rotations]
+            cos, sin = widen_rotations(own, layout, dtype)
+            inputs = inputs._replace(cos=cos, sin=sin)
+        if "bias" in hooks:
+            prefix = layout.prefix_tokens
+            asked = (encoding.call_hook("bias", grid, depth, scale=scale) for grid, scale, _ in layout.groups)
+            # four axes: with three, the CPU's fused kernel is not taken (measured 4 times slower at 577 tokens)
+            biases = [F.pad(bias, (prefix, 0, prefix, 0)).unsqueeze(0) for bias in asked if bias is not None]
+            if biases and self.pack is None:
+                inputs = inputs._replace(bias=biases[0])
+            elif biases and self.pack is not None:
+                inputs = inputs._replace(pack=self.pack.with_biases(biases))
+        if "logits" in hooks or "values" in hooks:
+            inputs = inputs._replace(hooks=BlockHooks(encoding, layout, depth))
+        return inputs
+
+    def logits(self, query: Tensor) -> Sequence[Tensor]:
+        """What is added to the logits of each group for these queries (B, heads, P + N, d); empty for nothing."""
+        if self.hooks is None or "logits" not in self.hooks.encoding.hooks:
+            return ()
+        return self.hooks.logits(query, [self.temperature] if self.pack is None else self.pack.temperatures)
+
+
+def widen_rotations(
+    rotations: Sequence[Pair], layout: Layout, dtype: torch.dtype
+) -> tuple[Tensor | None, Tensor | None]:
+    """Cosine and sine of every token from those of the patches of each group; prefix tokens are not rotated."""
+    if not rotations:
+        return None, None
+    prefix = layout.prefix_tokens
+    cosines, sines = [], []
+    for (cos, sin), group in zip(rotations, layout.groups):
+        cosines += [F.pad(cos, (0, 0, prefix, 0), value=1.0).to(dtype)] * group.images
+        sines += [F.pad(sin, (0, 0, prefix, 0)).to(dtype)] * group.images
+    return torch.cat(cosines, dim=-2), torch.cat(sines, dim=-2)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate channel pairs (i, i + d / 2) of (B, heads, P + N, d) by the angles of cos and sin, (P + N, d)."""
+    """Rotate channel pairs (i, i + d / 2) of (B, heads, P + N, d) by angles: cos and sin, (P + N, d), also per head."""
     first, second = x.chunk(2, dim=-1)
     return (x * cos + torch.cat([-second, first], dim=-1) * sin).to(x.dtype)
 
@@ -161,25 +237,36 @@ class Attention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor, positions: AttentionInputs) -> Tensor:
-        query, key, value = self._heads(x, positions)
+        query, key, value, logits = self._heads(x, positions)
         if positions.pack is not None:
-            return apply_linear(self.proj, positions.pack.attend(query, key, value))
-        bias = None if positions.bias is None else positions.bias.to(query.dtype)
-        return apply_linear(self.proj, _attend(query, key, value, bias, positions.temperature))
+            x = positions.pack.attend(query, key, value, logits)
+        else:
+            x = _attend(query, key, value, self._bias(positions, logits, query.dtype), positions.temperature)
+        if positions.hooks is not None and "values" in positions.hooks.encoding.hooks:
+            x = positions.hooks.values(x, value)
+        return apply_linear(self.proj, x)
 
     def weights(self, x: Tensor, positions: AttentionInputs) -> Tensor:
         """The attention weights, (B, heads, P + N, P + N), for inspection; `forward` never materialises them."""
-        query, key, _ = self._heads(x, positions)
+        query, key, _, added = self._heads(x, positions)
         temperature = 1.0 if positions.temperature is None else positions.temperature
         logits = query @ key.transpose(-2, -1) * (query.shape[-1] ** -0.5 * temperature)
-        return (logits if positions.bias is None else logits + positions.bias.to(logits.dtype)).softmax(dim=-1)
+        bias = self._bias(positions, added, logits.dtype)
+        return (logits if bias is None else logits + bias).softmax(dim=-1)
 
-    def _heads(self, x: Tensor, positions: AttentionInputs) -> tuple[Tensor, Tensor, Tensor]:
+    def _heads(self, x: Tensor, positions: AttentionInputs) -> tuple[Tensor, Tensor, Tensor, Sequence[Tensor]]:
+        """Rotated queries and keys, and values, (B, heads, P + N, d) each; and what is added to the logits for them."""
         qkv = apply_linear(self.qkv, x).unflatten(2, (3, self.num_heads, -1))  # (B, P + N, 3, heads, d)
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (B, heads, P + N, d) each
+        logits = positions.logits(query)
         if positions.cos is not None and positions.sin is not None:
             query, key = rotate(query, positions.cos, positions.sin), rotate(key, positions.cos, positions.sin)
-        return query, key, value
+        return query, key, value, logits
+
+    def _bias(self, positions: AttentionInputs, logits: Sequence[Tensor], dtype: torch.dtype) -> Tensor | None:
+        """All that is added to the logits of a batch."""
+        biases = add_biases([] if positions.bias is None else [positions.bias], logits)
+        return biases[0].to(dtype) if biases else None
 
 
 class DropPath(nn.Module):

@@ -14,7 +14,7 @@ from cpvt.config import ModelConfig, Size, parse_size, sides
 from cpvt.config.base import check_ranges
 from cpvt.config.scale import ScaleRule, parse_scale
 from cpvt.encodings import PositionalEncoding, change_encoding
-from cpvt.encodings.base import check_grid
+from cpvt.encodings.coordinates import check_grid
 from cpvt.grids import Grid
 from cpvt.models.sizes import nearest_name, tidy_size
 
@@ -99,8 +99,7 @@ class Backbone(nn.Module):
 
     def list_features(self) -> list[dict[str, Any]]:
         """For each block its width, its stride in pixels, and the module whose output the next block receives."""
-        modules = dict(self.encoding.named_modules())  # parameters hand nothing on
-        after = {depth: f"encoding.{name}" for name, depth in self.encoding.layers().items() if name in modules}
+        after = {depth: f"encoding.{name}" for depth, name in self.encoding.outputs().items()}
         return [
             {
                 "module": after.get(depth, f"blocks.{depth - 1}"),

@@ -161,8 +161,8 @@ class VisionTransformer(Backbone):
         return x, outputs
 
     def _run_block(self, depth: int, x: Tensor, layout: Layout, positions: AttentionInputs) -> Tensor:
-        """Block `depth`, counted from 1, with its bias, then the encoding after it."""
-        positions = positions.with_bias(self.encoding, layout, depth)
+        """Block `depth`, counted from 1, with its own positional inputs, then the encoding after it."""
+        positions = positions.at_block(self.encoding, layout, depth, x.dtype)
         y: Tensor = self.encoding(self.blocks[depth - 1](x, positions), layout, depth)
         return y
 
@@ -300,7 +300,7 @@ class VisionTransformer(Backbone):
             raise ValueError(f"block must be from 1 to {len(self.blocks)}; got {block}")
         x, layout, positions = self.embed(images)
         x, _ = self.run_blocks(x, layout, positions, block - 1)
-        positions = positions.with_bias(self.encoding, layout, block)
+        positions = positions.at_block(self.encoding, layout, block, x.dtype)
         looked_at: Block = self.blocks[block - 1]  # type: ignore[assignment]
         weights = looked_at.attn.weights(looked_at.norm1(x), positions)
         return weights[:, :, self.num_prefix_tokens :, self.num_prefix_tokens :]

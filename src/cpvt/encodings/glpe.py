@@ -1,0 +1,73 @@
+"""A global encoding of coordinates and a local one of values, each through a depth-wise convolution."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from cpvt.encodings.base import ModelShape, PositionalEncoding
+from cpvt.encodings.coordinates import AnyJitter, find_coordinates, frequencies
+from cpvt.encodings.peg import PEG, at_least_one
+from cpvt.grids import Grid, Scale
+
+
+class GlobalLocalEncoding(PositionalEncoding):
+    """Sines and cosines of coordinates through a convolution, and a convolution of the values in each block (GLPE).
+
+    Before block 1: tokens plus a depth-wise 3x3 convolution of a fixed table of sines and cosines, of coordinates that
+    are in (0, 2 pi] on the training grid. In each block: a depth-wise 3x3 convolution of the values, the same for every
+    head and zero at the start, is added to what attention returns. `coordinates` and `jitter` as for `sincos`; at scale
+    s both convolutions read neighbours at distance s.
+    Source: Tian et al. (ResFormer), arXiv 2212.00776.
+    """
+
+    at = (0,)
+    per_block = ("value_pegs",)
+    dim: int
+
+    def __init__(
+        self,
+        shape: ModelShape,
+        coordinates: str = "scaled",
+        temperature: float = 10000.0,
+        jitter: AnyJitter = None,
+    ) -> None:
+        super().__init__()
+        if shape.dim % 4:
+            raise ValueError(f"glpe needs a width that is a multiple of 4; got {shape.dim}")
+        self.dim, self.num_heads, self.temperature = shape.dim, shape.num_heads, temperature
+        self.coordinates = find_coordinates(coordinates, shape, jitter=jitter)
+        self.global_peg = PEG(shape.dim)
+        self.value_pegs = nn.ModuleList(PEG(shape.head_dim) for _ in range(shape.depth))
+        self._start_at_zero()
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        self._start_at_zero()
+
+    def _start_at_zero(self) -> None:
+        for layer in self.value_pegs:
+            nn.init.zeros_(layer.weight)  # type: ignore[arg-type]
+
+    def tokens(self, x: Tensor, grid: Grid, depth: int, scale: Scale | None = None) -> Tensor:
+        table = self.table(grid, x.device, scale).to(x.dtype)[None]
+        return x + self.global_peg.encoding(table, grid, 0, at_least_one(scale))
+
+    def table(self, grid: Grid, device: torch.device, scale: Scale | None = None) -> Tensor:
+        """The fixed sines and cosines of every place, (N, D) in float32."""
+        wave = frequencies(self.temperature, self.dim // 4, device)
+        axes = self.coordinates.places(grid, device, scale, self.training)
+        sides = self.coordinates.training_grid
+        y, x = ((2 * math.pi * (places + 1) / side)[:, None] * wave for places, side in zip(axes, sides))
+        return torch.cat([y.sin(), y.cos(), x.sin(), x.cos()], dim=1)
+
+    def values(self, value: Tensor, grid: Grid, depth: int, scale: Scale | None = None) -> Tensor:
+        layer: PEG = self.value_pegs[depth - 1]  # type: ignore[assignment]
+        by_head = value.unflatten(2, (self.num_heads, -1)).transpose(1, 2).flatten(0, 1)  # (B * heads, N, d)
+        encoded = layer.encoding(by_head, grid, 0, at_least_one(scale))
+        return encoded.unflatten(0, (-1, self.num_heads)).transpose(1, 2).flatten(2)
+
+    def layers(self) -> dict[str, int]:
+        return {"global_peg": 0, **super().layers()}

@@ -28,6 +28,7 @@ TABLE: dict[str, Entry] = {  # the order of tables and legends
     "relative": Entry("cpvt.encodings.relative:RelativeEncoding", ("paper", "bias"), "#009e73"),
     "cpb": Entry("cpvt.encodings.cpb:ContinuousBias", ("bias",)),
     "fire": Entry("cpvt.encodings.fire:FireEncoding", ("bias",)),
+    "irpe": Entry("cpvt.encodings.irpe:ContextualBias", ("bias",)),
     "alibi": Entry("cpvt.encodings.alibi:AlibiEncoding", ("bias",)),
     "lookhere": Entry("cpvt.encodings.lookhere:LookHereEncoding", ("bias",)),
     "rope": Entry("cpvt.encodings.rope:RotaryEncoding", ("paper", "rotary"), "#cc79a7", quick=True),

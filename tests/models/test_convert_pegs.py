@@ -110,6 +110,10 @@ def as_image(layer, tokens, grid):
     return layer(tokens.mT.unflatten(2, grid)).flatten(2).mT
 
 
+def with_grid(layer, tokens, grid):
+    return layer(tokens, grid)
+
+
 def as_video(layer, tokens, grid):
     return layer(tokens.unflatten(1, grid)).flatten(1, -2)
 
@@ -131,9 +135,9 @@ LAYERS = {  # its name in the model, the layer, what it gives for tokens, grid, 
         (9,), 0, [3], "ACE-Step, Sana",
     ),
     "transformer_blocks.1.ff.conv_depth": (conv(6, 3), as_image, GRID, 0, [3, 3], "Sana"),
-    "pos_block.1": (twins.PosConv(6, 6), lambda layer, tokens, grid: layer(tokens, grid), GRID, 0, [3, 3], "CPVT, Twins"),
+    "pos_block.1": (twins.PosConv(6, 6), with_grid, GRID, 0, [3, 3], "CPVT, Twins"),
     "serial_blocks2.0.cpe": (
-        coat.ConvPosEnc(6, k=5), lambda layer, tokens, grid: layer(tokens, grid), GRID, 1, [5, 5], "DaViT, CoaT",
+        coat.ConvPosEnc(6, k=5), with_grid, GRID, 1, [5, 5], "DaViT, CoaT",
     ),
     "stages.0.blocks.0.1.cpe2": (davit.ConvPosEnc(6), as_image, GRID, 0, [3, 3], "DaViT, CoaT"),
     "stages.3.pos_emb": (fastvit.RepConditionalPosEnc(6), as_image, GRID, 0, [7, 7], "FastViT, MobileCLIP"),
@@ -295,13 +299,18 @@ def test_the_epsilon_of_a_batch_norm():
         assert_close(apply(convert_peg(nn.ModuleDict({"pe": layer})), tokens, GRID), expected, **EXACT)
         assert_close(apply(convert_peg(state, eps=eps), tokens, GRID), expected, **EXACT)
         assert torch.allclose(default, expected, atol=1e-9) == (eps == 1e-3)
+        assert torch.allclose(apply(convert_peg(layer, eps=1e-3), tokens, GRID), expected, atol=1e-9) == (eps == 1e-3)
         other = convert_peg({name.replace("pe.", "x."): tensor for name, tensor in state.items()}, "attn.x")
         assert torch.allclose(other.peg.encoding(tokens, GRID), expected, atol=1e-9) == (eps == 1e-5)
 
 
+@pytest.mark.parametrize("names", ["0 1", "conv1 bn1", "dw bn", "dw norm"])
 @pytest.mark.parametrize("affine", [True, False])
-def test_a_sequence_of_convolution_and_batch_norm(affine):
-    layer, tokens = fill(nn.Sequential(conv(6, 5), nn.BatchNorm2d(6, affine=affine))), draw(2, 28, 6)
+def test_a_sequence_of_convolution_and_batch_norm(names, affine):
+    layer, tokens = nn.Sequential(), draw(2, 28, 6)
+    for name, part in zip(names.split(), (conv(6, 5), nn.BatchNorm2d(6, affine=affine))):
+        layer.add_module(name, part)
+    fill(layer)
     assert_close(apply(convert_peg(layer), tokens, GRID), as_image(layer, tokens, GRID), **EXACT)
     unknown = convert_peg(layer.state_dict())
     assert unknown.residual is None
@@ -363,11 +372,12 @@ NO_PEG = [
     (Yolo(6, 3, act=nn.SiLU()), "an activation"),
     (Halved(), "a factor"),
     (nn.Sequential(davit.ConvPosEnc(6), davit.ConvPosEnc(6)), "layers one after the other"),
-    (nn.Sequential(conv(6, 3), nn.Unflatten(1, (2, 3)), conv(2, 3, axes=3)), "expected one layer; got several of other"),
+    (nn.Sequential(conv(6, 3), nn.Unflatten(1, (2, 3)), conv(2, 3, axes=3)), "expected one layer; got several"),
     (nn.ModuleDict({"cpe1": davit.ConvPosEnc(6, act=True), "head": nn.Linear(2, 2)}), "an activation"),
     (nn.Conv2d(6, 6, 3, padding=1), r"'weight' \(6, 6, 3, 3\) reads 6 channels for each of its outputs"),
     (nn.Conv2d(6, 6, 4, groups=6), r"no depth-wise convolution \(D, 1, k, ...\) with odd k"),
-    ({"enc.enc0.block0.cpe.0.weight": torch.zeros(8, 3, 3, 3, 8)}, r"Point Transformer V3's xCPE .* mixes all channels"),
+    (nn.Conv2d(6, 6, (3, 4), groups=6), r"no depth-wise convolution \(D, 1, k, ...\) with odd k"),
+    ({"enc.enc0.block0.cpe.0.weight": torch.zeros(8, 3, 3, 3, 8)}, r"Point Transformer V3's xCPE .* mixes all"),
     (
         {"mlp.dwconv.weight": torch.zeros(6, 1, 3, 3), "mlp.dwconv.norm.weight": torch.zeros(6)},
         r"'mlp.dwconv' is called as in SegFormer, .* but is more than .*: mlp.dwconv.norm.weight",
@@ -401,6 +411,11 @@ def test_one_layer_is_one_layer():
     with pytest.raises(ValueError, match="expected one positional convolution; got cpe1, cpe2: name one with prefix="):
         convert_peg(model)
     assert convert_peg(model, "cpe2").name == "cpe2"
+    model["cpe"] = davit.ConvPosEnc(6)
+    assert convert_peg(model, "cpe").name == "cpe"
+    model["strided"] = nn.ModuleDict({"dw": conv(6, 3, stride=2), "head": nn.Linear(2, 2)})
+    with pytest.raises(ValueError, match="stride and dilation must be 1"):
+        convert_peg(model, "strided")
     with pytest.raises(ValueError, match="there are no weights under 'cpe3'"):
         convert_peg(model, "cpe3")
 

@@ -14,6 +14,7 @@ import tyro
 from cpvt import __version__
 from cpvt.config import (
     CompareConfig,
+    ConvertConfig,
     ExportConfig,
     InfoConfig,
     ListConfig,
@@ -181,6 +182,20 @@ def export(config: ExportConfig) -> dict[str, Any]:
     return found
 
 
+def convert(config: ConvertConfig) -> dict[str, Any]:
+    from cpvt.models.convert import find_pegs, save_pegs
+    from cpvt.runtime.files import check_new
+
+    if config.out is not None:
+        check_new(Path(config.out), "--out")
+    pegs = find_pegs(config.file, config.prefix, eps=config.eps)
+    print("\n".join(map(str, pegs)))
+    if config.out is not None:
+        save_pegs(Path(config.out), pegs)
+        print(f"{config.out}: {len(pegs)} PEGs; cpvt.models.convert.load_pegs reads them")
+    return {"file": config.file, "out": config.out, "pegs": [each.record() for each in pegs]}
+
+
 def compare(config: CompareConfig) -> dict[str, Any]:
     from cpvt.experiments.compare import compare as run_comparison
     from cpvt.runtime.progress import Bars
@@ -254,6 +269,7 @@ VERBS: dict[str, tuple[type[Options], Any, str]] = {
     "probe": (ProbeConfig, probe, "measure what a model knows of positions"),
     "predict": (PredictConfig, predict, "classify images, read as in the tests of the model"),
     "export": (ExportConfig, export, "write a model as one file for all sizes: .onnx or .pt2"),
+    "convert": (ConvertConfig, convert, "turn the positional convolutions of another model into PEGs"),
     "report": (ReportConfig, report, "write the report of one or several folders again"),
     "info": (InfoConfig, info, "describe a trained run: model, training, tests, how it reads images"),
     "list": (ListConfig, list_names, "list encodings, models, data sets and protocols"),

@@ -1,13 +1,12 @@
-"""Other people's weights: the same logits as timm's transformers, the same output as timm's positional convolutions."""
+"""Weights of DeiT and of timm's vision transformers: the same logits in our models."""
 
 import pytest
 import timm
 import torch
-from timm.models import coat, davit, fastvit, twins
 from torch.testing import assert_close
 
 import cpvt
-from cpvt.models.convert import from_timm, peg_from_timm
+from cpvt.models.convert import from_timm
 
 SMALL = dict(embed_dim=24, depth=2, num_heads=3)
 
@@ -169,57 +168,3 @@ def test_what_is_no_vision_transformer_is_refused():
         from_timm({})
     with pytest.raises(ValueError, match=r"expected tensors by name, or those under one of .*; got weights"):
         from_timm({"weights": {}})
-
-
-GRID = (3, 5)
-
-
-def test_twins_layer():
-    layer = fill(twins.PosConv(6, 6))
-    tokens = torch.randn(2, 15, 6)
-    assert_close(peg_from_timm(layer)(tokens, GRID), layer(tokens, GRID))
-    assert_close(peg_from_timm(layer.state_dict())(tokens, GRID), layer(tokens, GRID))
-
-
-def test_coat_layer_lets_the_class_token_pass():
-    layer = fill(coat.ConvPosEnc(6, k=5))
-    tokens = torch.randn(2, 16, 6)
-    assert_close(peg_from_timm(layer)(tokens, GRID, prefix_tokens=1), layer(tokens, GRID))
-
-
-def test_davit_layer():
-    layer = fill(davit.ConvPosEnc(6))
-    images = torch.randn(2, 6, *GRID)
-    assert_close(peg_from_timm(layer, layout="NCHW")(images), layer(images))
-    assert_close(peg_from_timm(layer)(images.flatten(2).mT, GRID), layer(images).flatten(2).mT)
-
-
-def test_fastvit_layer_before_and_after_it_is_folded():
-    layer = fill(fastvit.RepConditionalPosEnc(6))
-    images = torch.randn(2, 6, 9, 8)
-    expected = layer(images)
-    assert_close(peg_from_timm(layer, layout="NCHW")(images), expected)
-    layer.reparameterize()
-    folded = peg_from_timm(layer, layout="NCHW")
-    assert folded.kernel_size == (7,)
-    assert_close(folded(images), expected)
-    assert_close(folded.encoding(images), expected - images, atol=1e-5, rtol=1e-5)
-
-
-def test_layers_taken_from_whole_models():
-    model = fill(timm.create_model("twins_pcpvt_small", depths=(1, 1, 1, 1), num_classes=0))
-    for layer, width in zip(model.pos_block, (64, 128, 320, 512)):
-        assert peg_from_timm(layer).weight.shape == (width, 1, 3, 3)
-
-
-def test_layers_that_are_no_peg_are_refused():
-    with pytest.raises(ValueError, match="stride and dilation must be 1"):
-        peg_from_timm(twins.PosConv(6, 6, stride=2))
-    with pytest.raises(ValueError, match="also holds GELU"):
-        peg_from_timm(davit.ConvPosEnc(6, act=True))
-    with pytest.raises(ValueError, match=r"'conv.weight' has \(6, 6, 3, 3\)"):
-        peg_from_timm(torch.nn.ModuleDict({"conv": torch.nn.Conv2d(6, 6, 3, padding=1)}))
-    with pytest.raises(ValueError, match="a convolution alone does not"):
-        peg_from_timm(torch.nn.Conv2d(6, 6, 3, padding=1, groups=6))
-    with pytest.raises(ValueError, match=r"expected one convolution, a weight and a bias at most; got 0.proj.0.weight"):
-        peg_from_timm(torch.nn.Sequential(twins.PosConv(6, 6), twins.PosConv(6, 6)))

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
-import pickle
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import safetensors
-import safetensors.torch
 import torch
 from torch import nn
 
-from cpvt.models.convert import unwrap_checkpoint
+from cpvt.models.convert.checkpoint import read_weights, unwrap_checkpoint
+from cpvt.models.convert.checkpoint import says as says
 
 SHOWN = 8  # names of each kind that a message lists
 HINTS = tuple(  # what to do about a weight of another shape, by its name
@@ -34,19 +30,13 @@ HINTS = tuple(  # what to do about a weight of another shape, by its name
 )
 
 
-def says(error: BaseException) -> str:
-    """The first line of what an error says."""
-    words = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {words[0] if words else 'no reason given'}"
-
-
 def load_weights_file(model: nn.Module, path: Path) -> None:
     """Put the weights of a .safetensors or torch file into a model; ValueError names what does not fit.
 
     The weights may be stored under 'model', 'state_dict', 'model_ema' or 'state_dict_ema', as training scripts write
     them, and with 'module.' before every name.
     """
-    load_weights(model, unwrap_checkpoint(_read(path)), f"in '{path}'")
+    load_weights(model, unwrap_checkpoint(read_weights(path)), f"in '{path}'")
 
 
 def load_weights(model: nn.Module, state: dict[str, torch.Tensor], where: str) -> None:
@@ -72,20 +62,3 @@ def load_weights(model: nn.Module, state: dict[str, torch.Tensor], where: str) -
 def _some(names: Sequence[str]) -> str:
     """The first few names, and how many more there are."""
     return "; ".join(names[:SHOWN]) + (f"; and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
-
-
-def _read(path: Path) -> Any:
-    try:
-        if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
-        with torch.serialization.safe_globals([argparse.Namespace]):  # options that scripts save, too
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise ValueError(f"the weights '{path}' are missing") from error
-    except safetensors.SafetensorError as error:
-        raise ValueError(f"'{path}' is not a whole safetensors file ({error})") from error
-    except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
-        raise ValueError(
-            f"'{path}' holds more than tensors, or is broken, and is not opened ({says(error)}); "
-            "save the state_dict alone, best as .safetensors"
-        ) from error

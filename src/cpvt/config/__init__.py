@@ -23,6 +23,7 @@ from cpvt.config.base import (
 )
 from cpvt.config.data import DataConfig
 from cpvt.config.evaluation import (
+    ConvertConfig,
     ExportConfig,
     InfoConfig,
     ListConfig,
@@ -43,6 +44,7 @@ __all__ = [
     "RENAMED",
     "TOKEN_BUDGET",
     "CompareConfig",
+    "ConvertConfig",
     "DataConfig",
     "ExportConfig",
     "ExternalConfig",

@@ -1,4 +1,4 @@
-"""Options of what is done with trained models: test, probe, predict, export, report."""
+"""Options of what is done with trained models: test, probe, predict, export, convert, report."""
 
 from __future__ import annotations
 
@@ -170,6 +170,27 @@ class ExportConfig(Options):
         super().check()
         if self.scale is not None:
             parse_scale(self.scale)
+
+
+@dataclass(frozen=True)
+class ConvertConfig(Options):
+    """Turn the positional convolutions of another model into PEGs."""
+
+    file: str
+    """Weights of the model: .safetensors, or a torch file that holds tensors and nothing else."""
+    out: str | None = None
+    """File to write the PEGs to, .safetensors; by default they are only listed."""
+    prefix: str = ""
+    """Convert only what is named so; there every depth-wise convolution counts, where no form is known."""
+    eps: float | None = None
+    """Epsilon of the BatchNorm that is folded, which files do not hold; by default 1e-3 for YOLO, else 1e-5."""
+
+    RANGES: ClassVar[Ranges] = {"above 0": ("eps",)}
+
+    def check(self) -> None:
+        super().check()
+        if self.out is not None and not self.out.endswith(".safetensors"):
+            raise ValueError(f"PEGs are written as .safetensors; got --out {self.out}")
 
 
 @dataclass(frozen=True)

@@ -15,14 +15,16 @@ from cpvt.encodings.base import ModelShape, PositionalEncoding
 from cpvt.grids import AnyGrid, Grid, Layout, Scale, check_pack, check_scale, per_axis
 
 AnyScale = float | Sequence[float]  # one number of 1 or more, or one for each axis of the grid
+Kernels = int | Sequence[int | Sequence[int]]  # one side, or several kernels: each a side, or one for each axis
 LAYOUTS = ("NLC", "NHWC", "NCHW")
 
 
 class PEG(nn.Module):
     """Positional encoding generator: a small convolution over the grid of tokens, added to the tokens.
 
-    dim: width D of a token. kernel_size: odd; several, as (7, 5, 3), are summed (PPEG) at the cost of the largest; 1
-    sees no neighbour and no border, so it encodes no positions: a control for the parameters.
+    dim: width D of a token. kernel_size: odd; several, as (7, 5, 3), are summed (PPEG) at the cost of the largest; a
+    kernel that is no square has a side for each axis, as ((19, 7),). 1 sees no neighbour and no border, so it encodes
+    no positions: a control for the parameters.
     dims: axes of the grid, 1 for (n,), 2 for (h, w), 3 for (t, h, w). causal: along the first axis a token sees only
     itself and what comes before it. dilation: the step between taps.
     padding_mode: the values beyond the border, 'zeros' (as in the paper; it tells a token how far the border is),
@@ -38,7 +40,7 @@ class PEG(nn.Module):
     def __init__(
         self,
         dim: int,
-        kernel_size: int | Sequence[int] = 3,
+        kernel_size: Kernels = 3,
         *,
         dims: int = 2,
         causal: bool = False,
@@ -52,10 +54,11 @@ class PEG(nn.Module):
         super().__init__()
         sizes: list[Any] = list(kernel_size) if isinstance(kernel_size, (tuple, list)) else [kernel_size]
         _check(dim, sizes, dims, causal, dilation, padding_mode, layout)
-        sizes.sort(reverse=True)
-        self.dim, self.kernel_size, self.dims, self.causal, self.dilation = dim, tuple(sizes), dims, causal, dilation
+        sides = sorted((_sides(size, dims) for size in sizes), reverse=True)  # of each kernel, along each axis
+        self.kernel_size = tuple(each[0] if len(set(each)) == 1 else each for each in sides)
+        self.dim, self.dims, self.causal, self.dilation = dim, dims, causal, dilation
         self.padding_mode, self.layout, self.folded = padding_mode, layout, False
-        shapes = [(dim, 1, *[size] * dims) for size in sizes]
+        shapes = [(dim, 1, *each) for each in sides]
         self.weight = nn.Parameter(torch.empty(shapes[0], device=device, dtype=dtype))
         self.smaller = nn.ParameterList(torch.empty(shape, device=device, dtype=dtype) for shape in shapes[1:])
         self.bias = nn.Parameter(torch.empty(dim, device=device, dtype=dtype)) if bias else None
@@ -136,10 +139,10 @@ class PEG(nn.Module):
         """The one kernel that several sum up to, each in the middle of the largest (causal: at its end)."""
         kernel: Tensor = self.weight
         for weight in self.smaller:
-            less = (self.weight.shape[2] - weight.shape[2]) // 2
-            border = [less, less] * self.dims
+            less = [(large - small) // 2 for large, small in zip(self.weight.shape[2:], weight.shape[2:])]
+            border = [places for each in reversed(less) for places in (each, each)]  # F.pad names the first axis last
             if self.causal:
-                border[-2:] = [2 * less, 0]  # F.pad names the first axis last
+                border[-2:] = [2 * less[0], 0]
             kernel = kernel + F.pad(weight, border)
         return kernel
 
@@ -149,7 +152,7 @@ class PEG(nn.Module):
         Exact but for rounding; in half precision the residual's 1 rounds small weights away, so fold in float32.
         """
         layer = PEG(
-            self.dim, self.kernel_size[0], dims=self.dims, causal=self.causal, dilation=self.dilation,
+            self.dim, self.kernel_size[:1], dims=self.dims, causal=self.causal, dilation=self.dilation,
             padding_mode=self.padding_mode, layout=self.layout, bias=self.bias is not None,
             device=self.weight.device, dtype=self.weight.dtype,
         )  # fmt: skip
@@ -192,7 +195,8 @@ class PEG(nn.Module):
         return encoded if self.layout == "NCHW" else encoded.permute(0, 2, 3, 1)
 
     def extra_repr(self) -> str:
-        sizes = self.kernel_size[0] if len(self.kernel_size) == 1 else self.kernel_size
+        first = self.kernel_size[0]
+        sizes = first if len(self.kernel_size) == 1 and isinstance(first, int) else self.kernel_size
         options = [
             f"{self.dim}",
             f"kernel_size={sizes}",
@@ -203,16 +207,26 @@ class PEG(nn.Module):
         return ", ".join(options + [f"dilation={self.dilation}"] * (self.dilation > 1))
 
 
+def _sides(size: Any, dims: int) -> tuple[Any, ...]:
+    """The sides of a kernel along each axis."""
+    return tuple(size) if isinstance(size, (tuple, list)) else (size,) * dims
+
+
 def _check(
     dim: int, sizes: Sequence[int], dims: int, causal: bool, dilation: int, padding_mode: str, layout: str
 ) -> None:
     if not isinstance(dim, int) or dim < 1:
         raise ValueError(f"dim, the width of a token, must be 1 or more; got {dim!r}")
     for size in sizes or [0]:
-        if not isinstance(size, int) or size < 1 or size % 2 == 0:
+        if not all(isinstance(side, int) and side >= 1 and side % 2 for side in _sides(size, 1)):
             raise ValueError(f"kernel_size must be odd and 1 or more, so that a token is its own centre; got {size!r}")
     if dims not in ops.CONVOLUTIONS:
         raise ValueError(f"dims must be 1, 2 or 3, the axes of the grid; got {dims}")
+    sides = [_sides(size, dims) for size in sizes]
+    if any(len(each) != dims or any(side > most for side, most in zip(each, max(sides))) for each in sides):
+        raise ValueError(
+            f"a kernel has one side, or one for each of {dims} axes, and the largest covers the others; got {sizes}"
+        )
     if dilation < 1:
         raise ValueError(f"dilation must be 1 or more; got {dilation}")
     if padding_mode not in ops.PADDING_MODES:

@@ -1,0 +1,73 @@
+"""What files of weights hold: tensors by name, without what training scripts and wrappers put around them."""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from cpvt.config.base import some_names
+
+WRAPPERS = (  # where training scripts keep weights; averaged ones first, as in timm
+    "state_dict_ema", "model_ema", "ema_state_dict", "state_dict", "model_state_dict", "model", "module", "net",
+)  # fmt: skip
+PREFIXES = re.compile(r"^(module\.)+|(?<![^.])_(orig_mod|fsdp_wrapped_module|checkpoint_wrapped_module)\.")
+
+
+def says(error: BaseException) -> str:
+    """The first line of what an error says."""
+    words = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {words[0] if words else 'no reason given'}"
+
+
+def read_weights(path: Path) -> Any:
+    """What a .safetensors or torch file holds, tensors only; ValueError for code, or a broken or missing file."""
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        with torch.serialization.safe_globals([argparse.Namespace]):  # options that scripts save, too
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise ValueError(f"the weights '{path}' are missing") from error
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"'{path}' is not a whole safetensors file ({error})") from error
+    except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
+        raise ValueError(
+            f"'{path}' holds more than tensors, or is broken, and is not opened ({says(error)}); "
+            "save the state_dict alone, best as .safetensors"
+        ) from error
+
+
+def unwrap_checkpoint(checkpoint: Any) -> dict[str, Tensor]:
+    """The tensors of a state dict, or of what a training script saved around one; ValueError where there are others.
+
+    Averaged weights are preferred, and what wrappers add to names, 'module.' and '_orig_mod.', is removed.
+    """
+    for wrapper in WRAPPERS:
+        if isinstance(checkpoint, Mapping) and isinstance(checkpoint.get(wrapper), Mapping):
+            checkpoint = checkpoint[wrapper]
+            break
+    state: dict[str, Any] = {type(checkpoint).__name__: None}
+    if isinstance(checkpoint, Mapping):
+        state = {_clean(str(name)): value for name, value in checkpoint.items()}
+    strangers = [name for name, value in state.items() if not isinstance(value, Tensor)]
+    if strangers:
+        raise ValueError(
+            f"expected tensors by name, or those under one of {', '.join(WRAPPERS)}; got {some_names(strangers)}"
+        )
+    return {name: tensor.detach() for name, tensor in state.items()}
+
+
+def _clean(name: str) -> str:
+    """The name of a weight without what wrappers for several processes and compilers add, in any order."""
+    while (shorter := PREFIXES.sub("", name)) != name:
+        name = shorter
+    return name

@@ -227,6 +227,7 @@ def list_names(config: ListConfig) -> dict[str, Any]:
     from cpvt.data import describe_datasets
     from cpvt.data.protocols import describe_protocols
     from cpvt.encodings import describe_encodings, markdown_table
+    from cpvt.encodings.table import groups
     from cpvt.models import describe_models
 
     if config.markdown:
@@ -234,6 +235,7 @@ def list_names(config: ListConfig) -> dict[str, Any]:
         return {"encodings": list(describe_encodings())}
     parts = {
         "encodings": describe_encodings(),
+        "groups of encodings": {group: ", ".join(names) for group, names in groups().items()} | {"all": "every one"},
         "models": describe_models(),
         "data sets": describe_datasets(),
         "protocols": describe_protocols(),
@@ -292,9 +294,9 @@ def check_names(config: Any) -> None:
     from cpvt.data.datasets import find_source
     from cpvt.data.finding import check_images
     from cpvt.data.protocols import AUGMENTS, check_protocols, find_protocol
-    from cpvt.encodings.text import split_encoding
+    from cpvt.encodings.text import expand_groups, split_encoding
 
-    for encoding in (getattr(config, "encoding", None), *getattr(config, "encodings", ())):
+    for encoding in (getattr(config, "encoding", None), *expand_groups(getattr(config, "encodings", ()))):
         if encoding is not None:
             split_encoding(encoding)
     if hasattr(config, "protocols"):

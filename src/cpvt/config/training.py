@@ -125,7 +125,8 @@ class CompareConfig(Options):
     out: str = ""
     """Folder of the comparison; by default runs/compare, or runs/quick."""
     encodings: tuple[str, ...] = ()
-    """Names, sums such as "learned+peg", or your own as mypackage.module:MyEncoding; by default all of `cpvt list`."""
+    """Names, groups (all, bias, rotary, ... of `cpvt list`), sums such as "learned+peg", or your own as
+    mypackage.module:MyEncoding; by default the group paper."""
     pool: tuple[str, ...] = ()
     """cls, gap or both, for every encoding; by default cls for all and also gap for peg."""
     protocols: tuple[str, ...] = ("canvas", "resize")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Sequence
 from typing import Any
 
-from cpvt.encodings.table import TABLE
+from cpvt.encodings.table import TABLE, groups
 
 COLON = ".__of__."  # stands for the colon of "module:Class" while Python's parser reads the rest
 
@@ -40,9 +41,22 @@ def _split_term(term: ast.expr) -> tuple[str, dict[str, Any]]:
         raise ValueError(f"options of '{name}' must be plain numbers, texts in quotes or tuples") from error
 
 
+def expand_groups(texts: Sequence[str]) -> tuple[str, ...]:
+    """The encodings, with the names of groups replaced by their members; each once, in the order given."""
+    known = groups()
+    return tuple(dict.fromkeys(name for text in texts for name in known.get(text, (text,))))
+
+
 def unknown_encoding(text: str) -> str:
     """The message for a name that is not in TABLE."""
+    known = groups()
+    if text in known:
+        return (
+            f"'{text}' is a group of encodings, which `cpvt compare --encodings` takes by itself; name one of it here: "
+            f"{', '.join(known[text])}"
+        )
     return (
         f"unknown encoding '{text}'; known: {', '.join(TABLE)}, sums such as learned+peg, "
-        "options as in peg(at=(1, 2)), one's own as mypackage.module:MyEncoding"
+        "options as in peg(at=(1, 2)), one's own as mypackage.module:MyEncoding; "
+        f"groups for `cpvt compare`: {', '.join(known)}"
     )

@@ -18,6 +18,8 @@ from cpvt.data import DataSet, open_data
 from cpvt.data.protocols import TABLE as PROTOCOLS
 from cpvt.data.protocols import check_protocols
 from cpvt.encodings import TABLE as ENCODINGS
+from cpvt.encodings.table import DEFAULT_GROUP
+from cpvt.encodings.text import expand_groups
 from cpvt.evaluation.profile import ProfiledModel, profile_models
 from cpvt.evaluation.sweep import check_sizes, sweep
 from cpvt.experiments.pool import Send, check_address, cores, import_ray, process_pool, ray_pool, run_tasks
@@ -123,12 +125,12 @@ def spell_out(config: CompareConfig) -> CompareConfig:
     optim = config.optim
     if quick and optim.epochs == CompareConfig().optim.epochs:
         optim = replace(optim, epochs=QUICK_EPOCHS)
-    encodings = tuple(name for name, entry in ENCODINGS.items() if (entry.quick if quick else entry.default))
+    default = [name for name, entry in ENCODINGS.items() if entry.quick] if quick else [DEFAULT_GROUP]
     return replace(
         config,
         quick=False,
         out=config.out or ("runs/quick" if quick else "runs/compare"),
-        encodings=config.encodings or encodings,
+        encodings=expand_groups(config.encodings or default),  # not groups, which grow with the TABLE
         pool=config.pool or (("cls",) if quick else ()),
         optim=optim,
         **sizes,

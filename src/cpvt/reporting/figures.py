@@ -7,7 +7,7 @@ import re
 import textwrap
 import warnings
 from collections.abc import Mapping, Sequence
-from itertools import combinations
+from itertools import combinations, cycle
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,9 +28,11 @@ SPARE = ("#e69f00", "#000000", "#6a3d9a", "#0b775e", "#b15928", "#f0e442")
 
 
 def colours(encodings: Sequence[str]) -> dict[str, str]:
-    """One colour per encoding; those of the TABLE have the same on every page."""
-    spare = iter(SPARE * len(encodings))
-    return {name: TABLE[name].colour if name in TABLE else next(spare) for name in dict.fromkeys(encodings)}
+    """One colour per encoding; where the TABLE gives one, it is the same on every page."""
+    own = {name: TABLE[name].colour for name in encodings if name in TABLE and TABLE[name].colour}
+    unused = [entry.colour for entry in TABLE.values() if entry.colour and entry.colour not in own.values()]
+    spare = cycle((*SPARE, *unused))
+    return {name: own.get(name) or next(spare) for name in dict.fromkeys(encodings)}
 
 
 def accuracy_figure(cells: Sequence[Cell], train_sizes: Sequence[Size]) -> Figure:

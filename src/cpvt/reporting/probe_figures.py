@@ -30,7 +30,8 @@ def palette(probed: ProbeIndex) -> dict[str, str]:
         own = TABLE[leading_word(model)].colour if leading_word(model) in TABLE else None
         if own and own not in used.values():
             used[model] = own
-    free = [each for each in (*SPARE, *(entry.colour for entry in TABLE.values())) if each not in used.values()]
+    known = (*SPARE, *filter(None, (entry.colour for entry in TABLE.values())))
+    free = [each for each in known if each not in used.values()]
     spare = cycle(free or SPARE)
     return {model: used.get(model) or next(spare) for model in probed.models}
 

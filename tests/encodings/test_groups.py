@@ -48,5 +48,7 @@ def test_an_unknown_name_is_answered_with_the_groups_too():
 
 @pytest.mark.parametrize("text", ["convolution", "rope+convolution", "convolution(at=1)"])
 def test_a_group_where_one_encoding_is_wanted_is_refused_as_such(text):
-    with pytest.raises(ValueError, match=rf"' is a group of encodings, .*here: {', '.join(groups()['convolution'])}"):
+    with pytest.raises(
+        ValueError, match=rf"' is a group of encodings, .*; name one of it here: {', '.join(groups()['convolution'])}"
+    ):
         cpvt.create_model("cpvt_micro", encoding=text)

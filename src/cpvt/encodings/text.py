@@ -53,8 +53,8 @@ def unknown_encoding(text: str) -> str:
     members = known.get(text.partition("(")[0])
     if members:
         return (
-            f"'{text}' is a group of encodings, which only `cpvt compare --encodings` takes, without options; name one "
-            f"of it here: {', '.join(members)}"
+            f"'{text}' is a group of encodings, which only `cpvt compare --encodings` takes, alone and without options"
+            f"; name one of it here: {', '.join(members)}"
         )
     return (
         f"unknown encoding '{text}'; known: {', '.join(TABLE)}, sums such as learned+peg, "

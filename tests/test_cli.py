@@ -13,6 +13,7 @@ from cpvt.cli import VERBS, main
 from cpvt.data import describe_datasets
 from cpvt.data.protocols import describe_protocols
 from cpvt.encodings import TABLE, markdown_table
+from cpvt.encodings.table import groups
 from cpvt.evaluation.sweep import sweep
 from cpvt.models import describe_models
 from cpvt.models.pretrained import DEFAULT
@@ -25,10 +26,11 @@ def test_list_prints_every_name_and_ends_with_json(capsys):
     main(["list"])
     lines = capsys.readouterr().out.splitlines()
     assert json.loads(lines[-1]) == {
-        "encodings": list(TABLE), "models": list(describe_models()), "data sets": list(describe_datasets()),
-        "protocols": list(describe_protocols()),
+        "encodings": list(TABLE), "groups": list(groups()), "models": list(describe_models()),
+        "data sets": list(describe_datasets()), "protocols": list(describe_protocols()),
     }  # fmt: skip
-    for name in (*TABLE, *describe_models(), *describe_datasets(), *describe_protocols()):
+    assert f"  rotary       {', '.join(groups()['rotary'])}" in lines
+    for name in (*TABLE, *groups(), *describe_models(), *describe_datasets(), *describe_protocols()):
         assert any(line.startswith(f"  {name} ") for line in lines)
 
 

@@ -23,7 +23,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(tmp_path):
         if path.is_file() and "__pycache__" not in path.parts
     }
     assert packed == expected
-    assert {"cpvt/py.typed", "cpvt/reporting/page.html"} <= packed
+    assert {"cpvt/py.typed", "cpvt/reporting/page.html", "cpvt/reporting/sortable.js"} <= packed
     weights = {f"cpvt/models/weights/{name}" for name in ("README.md", f"{DEFAULT}.json", f"{DEFAULT}.safetensors")}
     assert weights <= packed
     assert any(name.endswith("licenses/LICENSE") for name in names)

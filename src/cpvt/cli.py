@@ -250,7 +250,7 @@ def list_names(config: ListConfig) -> dict[str, Any]:
         return {"encodings": list(describe_encodings())}
     parts = {
         "encodings": describe_encodings(),
-        "groups of encodings": {group: ", ".join(names) for group, names in groups().items()} | {"all": "every one"},
+        "groups": {group: ", ".join(names) for group, names in groups().items()} | {"all": "every one"},
         "models": describe_models(),
         "data sets": describe_datasets(),
         "protocols": describe_protocols(),

@@ -10,6 +10,9 @@ import cpvt
 from cpvt import training
 from cpvt.config import CompareConfig, DataConfig, OptimConfig
 from cpvt.data import open_data
+from cpvt.encodings import TABLE as ENCODINGS
+from cpvt.encodings import Entry
+from cpvt.encodings.table import groups
 from cpvt.evaluation import profile as profiling
 from cpvt.experiments import compare as comparing
 from cpvt.results.rows import read_rows
@@ -143,6 +146,21 @@ def test_quick_changes_only_what_was_not_given():
     spelled = comparing.spell_out(given)
     assert (spelled.out, spelled.encodings, spelled.canvas_sizes) == ("mine", ("none",), (40,))
     assert spelled.optim.epochs == 3
+
+
+def test_groups_are_recorded_by_the_names_of_their_encodings(config, monkeypatch):
+    for given, expected in [((), groups()["paper"]), (("all",), tuple(ENCODINGS)),
+                            (("peg", "absolute", "paper"), ("peg", *groups()["absolute"]))]:  # fmt: skip
+        assert comparing.spell_out(CompareConfig(encodings=given)).encodings[: len(expected)] == expected
+    small = replace(config, encodings=("convolution",), pool=("cls",), canvas_sizes=(8,), protocols=("canvas",))
+    members = list(groups()["convolution"])
+    cpvt.compare(small)
+    recorded = json.loads((Path(config.out) / "compare.json").read_text())["config"]["encodings"]
+    assert recorded == [key[0] for key in keys(config)] == members
+    monkeypatch.setitem(ENCODINGS, "mine", Entry("cpvt.encodings.none:NoEncoding", ("convolution",)))
+    monkeypatch.setattr(comparing, "train", lambda *_: pytest.fail("trained again"))
+    cpvt.compare(replace(small, encodings=tuple(recorded)))
+    assert [key[0] for key in keys(config)] == members
 
 
 def test_default_sizes_follow_the_training_size():

@@ -74,6 +74,21 @@ def test_an_interrupted_retrofit_resumes_and_repeats_nothing(config):
     assert len(added) == 3
 
 
+def test_tests_that_told_nothing_are_measured_again_and_told(config):
+    file = retrofit_and_test(config) / "rows.jsonl"
+    before = read_rows(file)
+    assert {(row.encoding, row.scale_rule) for row in before} == {(BEFORE, ""), (CONTROL, ""), (AFTER, "protocol")}
+    file.write_text("".join(line.replace('"scale_rule": "protocol"', '"scale_rule": ""') + "\n"
+                            for line in file.read_text().splitlines()))  # fmt: skip
+    assert {row.scale_rule for row in read_rows(file)} == {""}  # as an earlier version wrote them
+    added = []
+    retrofit_and_test(replace(config, sizes=(8, "12x16", 16)), on_row=added.append)
+    assert [(row.encoding, row.size, row.scale_rule) for row in added] == [
+        (BEFORE, 16, ""), (CONTROL, 16, ""), (AFTER, 8, "protocol"), (AFTER, (12, 16), "protocol"),
+        (AFTER, 16, "protocol"),
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("train_only", ["peg", "peg+norms"])
 def test_frozen_parameters_do_not_change(config, vit, train_only):
     wanted = replace(config.retrofit, absolute="keep", train_only=train_only)

@@ -50,10 +50,11 @@ def expand_groups(texts: Sequence[str]) -> tuple[str, ...]:
 def unknown_encoding(text: str) -> str:
     """The message for a name that is not in TABLE."""
     known = groups()
-    if text in known:
+    members = known.get(text.partition("(")[0])
+    if members:
         return (
-            f"'{text}' is a group of encodings, which `cpvt compare --encodings` takes by itself; name one of it here: "
-            f"{', '.join(known[text])}"
+            f"'{text}' is a group of encodings, which only `cpvt compare --encodings` takes, alone and without options"
+            f"; name one of it here: {', '.join(members)}"
         )
     return (
         f"unknown encoding '{text}'; known: {', '.join(TABLE)}, sums such as learned+peg, "

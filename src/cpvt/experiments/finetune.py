@@ -23,6 +23,7 @@ from cpvt.training import PUBLISHED, build_model, check, check_here, train
 
 GROWS = ("out", "sizes", "protocols", "control", "device", "workers")  # options that may change on resuming
 BEFORE, CONTROL = "as it came", "trained on, no PEG"
+SCALE = "protocol"  # what models are told of the scale of objects in tests: what is true under each protocol
 
 
 def retrofit_and_test(
@@ -44,7 +45,7 @@ def retrofit_and_test(
     name = setup.model.name
     if (folder / RETROFIT).exists():
         refuse_other(folder, "another retrofit", read_json(folder / RETROFIT)["config"], config, GROWS)
-    done = {(row.encoding, row.protocol, row.size) for row in read_rows(folder / ROWS)}
+    done = {(row.encoding, row.protocol, row.size, row.scale_rule) for row in read_rows(folder / ROWS)}
     torch.manual_seed(config.seed)
     model, _ = build_model(untouched, setup.model, data)
     wanted = config.retrofit
@@ -56,11 +57,12 @@ def retrofit_and_test(
     sizes = config.sizes or default_sizes(before)
 
     def test(adapter: ModelAdapter, label: str) -> None:
+        rule = SCALE if adapter.takes_scale else ""  # rows of earlier versions, which told nothing, are not these tests
         for protocol, size in itertools.product(config.protocols, sizes):
-            if (label, protocol, size) in done:
+            if (label, protocol, size, rule) in done:
                 continue
             bad = {name: getattr(config.dataset, name) for name in ("on_bad_image", "max_image_pixels")}
-            for row in sweep(adapter, data, [size], protocols=(protocol,), on_progress=on_progress, **bad):
+            for row in sweep(adapter, data, [size], protocols=(protocol,), scale=SCALE, on_progress=on_progress, **bad):
                 row = replace(row, model=name, encoding=label, seed=config.seed)
                 append_rows(folder / ROWS, [row])
                 on_row(row)

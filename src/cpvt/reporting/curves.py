@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from cpvt.config import POOLS
 from cpvt.encodings import TABLE
-from cpvt.reporting.figures import add_legend, colours
+from cpvt.reporting.figures import GREY, add_legend, colours, others
 from cpvt.reporting.labels import head_label
 from cpvt.results.folders import CHECKPOINT, CURVES, HISTORY, RUNS
 from cpvt.runtime.files import read_json, read_lines, write_lines
@@ -87,18 +87,24 @@ def _read_run(folder: Path) -> list[Epoch]:
     ]
 
 
-def curves_figure(epochs: Sequence[Epoch]) -> Figure:
-    """Loss and accuracy by epoch, a line per encoding and pool: mean over seeds, band of one standard deviation."""
+def curves_figure(epochs: Sequence[Epoch], chosen: Sequence[str] = ()) -> Figure:
+    """Loss and accuracy by epoch, a line per encoding and pool: mean over seeds, band of one standard deviation.
+
+    Of many encodings those that are not chosen are thin and grey.
+    """
     from matplotlib.figure import Figure
 
     shown = [name for name in PANELS if any(getattr(epoch, name) is not None for epoch in epochs)]
     figure = Figure(figsize=(max(10.0, 5.2 * len(shown)), 4.6), layout="constrained")
     panels = figure.subplots(1, len(shown), squeeze=False)[0]
-    palette = colours([epoch.label for epoch in epochs])
+    palette = colours([epoch.label for epoch in epochs], chosen)
     entries: dict[str, Artist] = {}
     for panel, name in zip(panels, shown):
         for label, pool in dict.fromkeys((epoch.label, epoch.pool) for epoch in epochs):
             x, y, spread = mean_curve([each for each in epochs if (each.label, each.pool) == (label, pool)], name)
+            if palette[label] == GREY:
+                panel.plot(x, y, color=GREY, lw=0.8, zorder=1.8)
+                continue
             style, name_in_legend = "--" if pool == "gap" else "-", head_label(label, pool)
             (line,) = panel.plot(x, y, style, color=palette[label], label=name_in_legend, marker="o", ms=3, lw=1.6)
             entries.setdefault(name_in_legend, line)
@@ -110,7 +116,7 @@ def curves_figure(epochs: Sequence[Epoch]) -> Figure:
         panel.grid(axis="y", color="#eeeeee")
         panel.set_axisbelow(True)
         panel.spines[["top", "right"]].set_visible(False)
-    add_legend(figure, entries, len(shown))
+    add_legend(figure, entries | others(panels[0], palette), len(shown))
     return figure
 
 

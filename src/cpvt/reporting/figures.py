@@ -7,7 +7,7 @@ import re
 import textwrap
 import warnings
 from collections.abc import Mapping, Sequence
-from itertools import combinations, cycle
+from itertools import combinations, cycle, zip_longest
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from cpvt.config import Size, size_label
 from cpvt.data.protocols import describe
 from cpvt.encodings import TABLE
 from cpvt.reporting.labels import head_label
-from cpvt.reporting.summary import Cell, pixels
+from cpvt.reporting.summary import BASELINE, Cell, pixels
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -25,57 +25,139 @@ if TYPE_CHECKING:
 
 DOTS: tuple[Any, ...] = (":", "-.", (0, (1, 3)), (0, (3, 1, 1, 1, 1, 1)), (0, (6, 2, 1, 2)))
 SPARE = ("#e69f00", "#000000", "#6a3d9a", "#0b775e", "#b15928", "#f0e442")
+GREY, SLATE = "#c9c9ce", "#5b6472"
+MANY = 8  # most encodings that are told apart by colour
+CHOSEN = 6  # of more, so many are coloured
+REFERENCES = (BASELINE, "peg", "peg5")  # always among them
 
 
-def colours(encodings: Sequence[str]) -> dict[str, str]:
-    """One colour per encoding; where the TABLE gives one, it is the same on every page."""
-    own = {name: TABLE[name].colour for name in encodings if name in TABLE and TABLE[name].colour}
+def colours(encodings: Sequence[str], chosen: Sequence[str] = ()) -> dict[str, str]:
+    """One colour per encoding; where the TABLE gives one, it is the same on every page.
+
+    Of more than MANY encodings those that are not chosen are grey.
+    """
+    shown = list(dict.fromkeys(encodings))
+    names = [name for name in shown if name in chosen or not chosen or len(shown) <= MANY]
+    own = {name: TABLE[name].colour for name in names if name in TABLE and TABLE[name].colour}
     unused = [entry.colour for entry in TABLE.values() if entry.colour and entry.colour not in own.values()]
     spare = cycle((*SPARE, *unused))
-    return {name: own.get(name) or next(spare) for name in dict.fromkeys(encodings)}
+    bright = {name: own.get(name) or next(spare) for name in names}
+    return {name: bright.get(name, GREY) for name in shown}
+
+
+def choose(cells: Sequence[Cell]) -> list[str]:
+    """The encodings to draw in colour, in order: all, or of more than MANY the references and those best on average.
+
+    An encoding is as good as its best line: the mean over every protocol and size of the page, a missing one being 0.
+    """
+    totals: dict[str, dict[str, float]] = {}
+    for cell in cells:
+        lines = totals.setdefault(cell.encoding, {})
+        lines[cell.label] = lines.get(cell.label, 0.0) + (0.0 if cell.refused or cell.collapsed else cell.mean)
+    if len(totals) <= MANY:
+        return list(totals)
+    ranked = sorted(totals, key=lambda name: max(totals[name].values()), reverse=True)
+    chosen = [*(name for name in REFERENCES if name in totals), *(name for name in ranked if name not in REFERENCES)]
+    return [name for name in totals if name in chosen[:CHOSEN]]
 
 
 def accuracy_figure(cells: Sequence[Cell], train_sizes: Sequence[Size]) -> Figure:
-    """Accuracy by test size: a panel per protocol, a line per encoding or model, the largest class."""
+    """Accuracy by test size: a panel per protocol, a line per encoding or model, the largest class.
+
+    Of many encodings those of `choose` are coloured and named, and the others grey.
+    """
     from matplotlib.figure import Figure
 
     protocols = list(dict.fromkeys(cell.protocol for cell in cells))
-    palette = colours([cell.encoding for cell in cells])
-    tellings = list(dict.fromkeys(cell.telling for cell in cells if cell.telling))
+    palette = colours([cell.encoding for cell in cells], choose(cells))
     figure = Figure(figsize=(max(10.0, 6.2 * len(protocols)), 4.6), layout="constrained")
     panels = figure.subplots(1, len(protocols), sharey=True, squeeze=False)[0]
     entries: dict[str, Artist] = {}  # of the legend: a line may be in one panel only
     for panel, protocol in zip(panels, protocols):
-        lines: dict[tuple[str, str, str], list[Cell]] = {}
         own = [cell for cell in cells if cell.protocol == protocol and not cell.refused]
-        for cell in own:
-            lines.setdefault((cell.encoding, cell.pool, cell.telling), []).append(cell)
-        for (encoding, pool, telling), line in lines.items():
-            line.sort(key=lambda cell: pixels(cell.size))
-            x, y = [pixels(cell.size) for cell in line], np.array([cell.mean for cell in line])
-            label = textwrap.fill(head_label(encoding, pool, telling), 44)
-            (drawn,) = panel.plot(x, y, color=palette[encoding], label=label, **line_style(pool, telling, tellings))
-            entries.setdefault(label, drawn)
-            low, high = zip(*map(_band, line))
-            panel.fill_between(x, low, high, color=palette[encoding], alpha=0.13, lw=0)
-        sizes = sorted({cell.size for cell in own}, key=pixels)
+        entries = _draw_lines(panel, own, palette, _tellings(cells)) | entries
         for share in sorted({round(cell.majority, 1) for cell in own if cell.majority is not None}):
             drawn = panel.axhline(share, color="#777777", lw=1, ls="-.", zorder=0)
             entries.setdefault(f"largest class of the test, {share:.1f} %", drawn)
-        for train_size in train_sizes:
-            panel.axvline(pixels(train_size), color="#bbbbbb", lw=1, ls=":", zorder=0)
-        panel.set_xscale("log")
-        mark_sizes(panel, sizes)
-        panel.minorticks_off()
+        _dress(panel, own, train_sizes)
         panel.set_title(describe(protocol), fontsize=10, loc="left")
         dotted = f" (dotted: training size, {', '.join(map(size_label, train_sizes))})" if train_sizes else ""
         panel.set_xlabel(textwrap.fill(f"test size, pixels{dotted}", 72))
-        panel.grid(axis="y", color="#eeeeee")
-        panel.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("accuracy, %")
     panels[0].set_ylim(0, 102)
-    add_legend(figure, entries, len(protocols))
+    add_legend(figure, entries | others(panels[0], palette), len(protocols))
     return figure
+
+
+def multiples_figure(cells: Sequence[Cell], train_sizes: Sequence[Size]) -> Figure:
+    """Accuracy by test size: for each protocol a small panel per encoding, its lines in front of all others in grey."""
+    from matplotlib.figure import Figure
+
+    protocols, names = (list(dict.fromkeys(getattr(cell, each) for cell in cells)) for each in ("protocol", "encoding"))
+    palette = {name: SLATE if colour == GREY else colour for name, colour in colours(names, choose(cells)).items()}
+    columns = 5 if len(names) <= 20 else 6
+    rows = -(-len(names) // columns)
+    figure = Figure(figsize=(12, (1.6 * rows + 0.7) * len(protocols)), layout="constrained")
+    for block, protocol in zip(figure.subfigures(len(protocols), 1, squeeze=False)[:, 0], protocols):
+        block.suptitle(describe(protocol), fontsize=11, x=0.01, ha="left")
+        panels = block.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+        measured = [cell for cell in cells if cell.protocol == protocol and not cell.refused]
+        for panel, name in zip_longest(panels.ravel(), names):
+            if name is None:
+                panel.set_axis_off()
+                continue
+            _draw_lines(panel, measured, {**dict.fromkeys(names, GREY), name: palette[name]}, _tellings(cells))
+            _dress(panel, measured, train_sizes)
+            panel.set_title("\n".join(textwrap.wrap(name, 24)), fontsize=9, loc="left")
+            panel.tick_params(labelsize=8, labelbottom=True if names.index(name) + columns >= len(names) else None)
+        panels[0][0].set_ylim(0, 102)
+        block.supylabel("accuracy, %", fontsize=9)
+        block.supxlabel("test size, pixels", fontsize=9)
+    return figure
+
+
+def others(panel: Any, palette: Mapping[str, str]) -> dict[str, Artist]:
+    """The entry of a legend for all encodings in grey; empty without any."""
+    count = list(palette.values()).count(GREY)
+    return {f"{count} other{'s' if count > 1 else ''}": panel.plot([], [], color=GREY)[0]} if count else {}
+
+
+def _tellings(cells: Sequence[Cell]) -> list[str]:
+    return list(dict.fromkeys(cell.telling for cell in cells if cell.telling))
+
+
+def _draw_lines(
+    panel: Any, cells: Sequence[Cell], palette: Mapping[str, str], tellings: Sequence[str]
+) -> dict[str, Artist]:
+    """Draw a line per model, with its band unless it is grey; label -> line of the coloured ones."""
+    lines: dict[tuple[str, str, str], list[Cell]] = {}
+    for cell in sorted(cells, key=lambda cell: pixels(cell.size)):
+        lines.setdefault((cell.encoding, cell.pool, cell.telling), []).append(cell)
+    entries: dict[str, Artist] = {}
+    grey: list[tuple[float, float]] = []  # one path for all: a figure of many panels is drawn and read faster
+    for (encoding, pool, telling), line in lines.items():
+        colour, label = palette[encoding], textwrap.fill(head_label(encoding, pool, telling), 44)
+        x, y = [pixels(cell.size) for cell in line], [cell.mean for cell in line]
+        if colour == GREY:
+            grey += [*zip(x, y), (np.nan, np.nan)]
+            continue
+        (entries[label],) = panel.plot(x, y, color=colour, label=label, **line_style(pool, telling, tellings))
+        low, high = zip(*map(_band, line))
+        panel.fill_between(x, low, high, color=colour, alpha=0.13, lw=0)
+    if grey:
+        panel.plot(*zip(*grey), color=GREY, lw=0.8, zorder=1.8)  # behind the others, in front of the grid
+    return entries
+
+
+def _dress(panel: Any, cells: Sequence[Cell], train_sizes: Sequence[Size]) -> None:
+    """The axis of sizes, and the training sizes as dotted lines."""
+    for train_size in train_sizes:
+        panel.axvline(pixels(train_size), color="#bbbbbb", lw=1, ls=":", zorder=0)
+    panel.set_xscale("log")
+    mark_sizes(panel, sorted({cell.size for cell in cells}, key=pixels))
+    panel.minorticks_off()
+    panel.grid(axis="y", color="#eeeeee")
+    panel.spines[["top", "right"]].set_visible(False)
 
 
 def line_style(pool: str, telling: str = "", tellings: Sequence[str] = ()) -> dict[str, Any]:
@@ -137,9 +219,9 @@ def attention_figure(profiles: Sequence[dict[str, Any]], maps: Sequence[NDArray[
     """The paper's attention figure: each row of the N x N matrix as a small map, at the position of its token."""
     from matplotlib.figure import Figure
 
-    columns = min(3, len(profiles) + 1)
+    columns, side = (5, 2.2) if len(profiles) > 2 * MANY else (min(3, len(profiles) + 1), 3.6)
     rows = -(-(len(profiles) + 1) // columns)
-    figure = Figure(figsize=(3.6 * columns, 3.8 * rows), layout="constrained")
+    figure = Figure(figsize=(side * columns, (side + 0.2) * rows), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     shown = sample.transpose(1, 2, 0)
     low, high = shown.min(), shown.max()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from cpvt.config.legacy import current
 from cpvt.data.protocols import TABLE, describe
 from cpvt.reporting.classes import by_class
 from cpvt.reporting.curves import curves_figure, gather_curves, store_curves
-from cpvt.reporting.figures import accuracy_figure, as_bytes, attention_figure
+from cpvt.reporting.figures import MANY, accuracy_figure, as_bytes, attention_figure, choose, multiples_figure
 from cpvt.reporting.labels import head_label, protocol_notes
 from cpvt.reporting.pairs import paired_differences
 from cpvt.reporting.probes import report_probes
@@ -39,6 +40,7 @@ from cpvt.results.folders import (
     COMPARISON,
     CURVES,
     CURVES_SVG,
+    MULTIPLES_SVG,
     PROBE_RESULTS,
     REPORT,
     RETROFIT,
@@ -62,14 +64,16 @@ class Content:
     record: dict[str, Any] | None  # configuration and provenance
     profiles: list[dict[str, Any]]  # of profile.json: parameters, speed, attention of each model
     curves: bytes | None  # figure of the trainings, svg
+    multiples: bytes | None  # figure with a panel per encoding, svg, where there are many
 
 
 def report(*folders: str | Path, out: str | Path | None = None) -> Path:
     """Write the report on the rows of one or several folders; returns the path of report.html.
 
-    Writes to `out`, by default the first folder: report.html, summary.csv, accuracy.svg and .png; attention.png if
-    attention was saved; curves.svg if there are trainings, and for a single folder curves.jsonl, which stays when runs
-    are deleted. Probe results go to probes.html, whose path is returned if there are no rows.
+    Writes to `out`, by default the first folder: report.html, summary.csv, accuracy.svg and .png; multiples.svg if
+    there are many encodings; attention.png if attention was saved; curves.svg if there are trainings, and for a single
+    folder curves.jsonl, which stays when runs are deleted. Probe results go to probes.html, whose path is returned if
+    there are no rows.
     Raises ValueError for a folder with neither rows nor probe results.
     """
     rows, single = gather(folders), Path((*folders, ".")[0])
@@ -82,7 +86,9 @@ def report(*folders: str | Path, out: str | Path | None = None) -> Path:
     if len(folders) == 1:
         record = _record(single)
         profiles = read_profile(single)
-    content = Content(rows, summarise(rows), record, profiles, _curves(folders, folder))
+    cells = summarise(rows)
+    curves, multiples = _curves(folders, folder, choose(cells)), _multiples(cells, _train_sizes(rows), folder)
+    content = Content(rows, cells, record, profiles, curves, multiples)
     accuracy = accuracy_figure(content.cells, _train_sizes(rows))
     svg = as_bytes(accuracy, "svg")
     write_bytes(folder / ACCURACY_SVG, svg)
@@ -116,14 +122,22 @@ def gather(folders: Sequence[str | Path]) -> list[Row]:
     return list({(row.key, row.settings): row for row in rows}.values())
 
 
-def _curves(folders: Sequence[str | Path], out: Path) -> bytes | None:
+def _curves(folders: Sequence[str | Path], out: Path, chosen: Sequence[str]) -> bytes | None:
     epochs = gather_curves(folders)
     if not epochs:
         return None
     if len(folders) == 1:
         store_curves(out / CURVES, epochs)
-    svg = as_bytes(curves_figure(epochs), "svg")
+    svg = as_bytes(curves_figure(epochs, chosen), "svg")
     write_bytes(out / CURVES_SVG, svg)
+    return svg
+
+
+def _multiples(cells: Sequence[Cell], train_sizes: Sequence[Size], out: Path) -> bytes | None:
+    if len({cell.encoding for cell in cells}) <= MANY:
+        return None
+    svg = as_bytes(multiples_figure(cells, train_sizes), "svg")
+    write_bytes(out / MULTIPLES_SVG, svg)
     return svg
 
 
@@ -139,7 +153,8 @@ def _attention(folder: Path, out: Path, profiles: Sequence[dict[str, Any]]) -> b
 
 def _page(content: Content, accuracy_svg: bytes, attention_png: bytes | None) -> str:
     rows, cells = content.rows, content.cells
-    accuracies = [_accuracies(cells, protocol) for protocol in dict.fromkeys(cell.protocol for cell in cells)]
+    costs = _costs(content)
+    accuracies = [_accuracies(cells, protocol, costs) for protocol in dict.fromkeys(cell.protocol for cell in cells)]
     pairs = paired_differences(rows)
     return render(
         "page.html",
@@ -158,6 +173,8 @@ def _page(content: Content, accuracy_svg: bytes, attention_png: bytes | None) ->
         compared=any(cell.difference is not None for cell in cells),
         subtitle=_subtitle(rows),
         accuracy=inline(accuracy_svg),
+        multiples=inline(content.multiples) if content.multiples else None,
+        chosen=choose(cells),
         accuracies=accuracies,
         pairs=pairs,
         references=sorted(dict.fromkeys(each.reference for each in pairs), key=len),
@@ -165,7 +182,7 @@ def _page(content: Content, accuracy_svg: bytes, attention_png: bytes | None) ->
         curves=inline(content.curves) if content.curves else None,
         profiles=content.profiles,
         relative=_reference(content),
-        costs=_costs(content),
+        costs=costs,
         attention=as_data(attention_png) if attention_png else None,
         facts=_facts(content),
     )
@@ -204,15 +221,24 @@ def _listed(sizes: Sequence[Size]) -> str:
     return ", ".join(map(size_label, sizes))
 
 
-def _accuracies(cells: Sequence[Cell], protocol: str) -> dict[str, Any]:
-    """A table of accuracies, the padding fraction of each size, and which model does not support what."""
+def _accuracies(cells: Sequence[Cell], protocol: str, costs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """A table of accuracies, the padding fraction of each size, which model does not support what, means and costs."""
     sizes, best, lines = tabulate(cells, protocol)
     fractions = {cell.size: cell.padding_fraction for line in lines.values() for cell in line if cell is not None}
     texts = [f"{size_label(size)}: {fractions[size]:.0%}" for size in sizes if any(fractions.values())]
     refusals = dict.fromkeys((cell.label, cell.refused) for cell in cells if cell.refused and cell.protocol == protocol)
+    by_head = {cost["label"]: cost for cost in costs}
     return {"title": describe(protocol), "sizes": sizes, "best": best, "lines": lines, "padding": ", ".join(texts),
             "refusals": list(refusals), "majority": majority_shares(cells, protocol),
-            "scales": shared_scales(cells, protocol)}  # fmt: skip
+            "scales": shared_scales(cells, protocol),
+            "means": {label: _mean(line) for label, line in lines.items()},
+            "costs": {cell.label: by_head[head_label(cell.encoding, cell.pool)] for cell in cells}}  # fmt: skip
+
+
+def _mean(line: Sequence[Cell | None]) -> float | None:
+    """The mean over sizes; None where one was not measured."""
+    means = [cell.mean for cell in line if cell is not None and not cell.refused]
+    return fmean(means) if len(means) == len(line) else None
 
 
 def _rates(content: Content) -> dict[str, list[float]]:

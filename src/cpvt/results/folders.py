@@ -26,6 +26,7 @@ SAMPLE = "sample.npy"  # the image that attention maps belong to
 REPORT, PROBE_REPORT = "report.html", "probes.html"
 SUMMARY, CURVES = "summary.csv", "curves.jsonl"
 ACCURACY_SVG, ACCURACY_PNG, ATTENTION_PNG, CURVES_SVG = "accuracy.svg", "accuracy.png", "attention.png", "curves.svg"
+MULTIPLES_SVG = "multiples.svg"
 
 
 def read_profile(folder: Path) -> list[dict[str, Any]]:

@@ -1,6 +1,6 @@
 # make compare:    train every encoding on scikit-learn's digits, test at unseen sizes, write the report (about 5 minutes)
 # make test:       run linters, type checks and tests
-# make benchmarks: run the benchmarks (about half an hour)
+# make benchmarks: run the benchmarks (about three quarters of an hour)
 # make clean:      remove the environment, the runs and the built files
 PYTHON ?= python3
 BIN := .venv/bin

@@ -14,6 +14,7 @@ from cpvt.runtime.files import write_json
 TABLE = {  # name of the module -> what it measures
     "peg": "PEG against the plain transposed-view form, and its fraction of a model",
     "scale": "PEG and attention told a scale against the same told nothing",
+    "encodings": "forward time and peak memory of every positional encoding against none, at 224 and 1024 pixels",
     "scattered": "PEG at coordinates: memory per token, and time against the dense form",
     "model": "cpvt_small_gap against timm's deit_small",
     "packed": "a list of 64 sizes: packed against a loop, groups by size, and padding with a mask (timm's NaFlex ViT)",

@@ -9,6 +9,7 @@ import torch
 import cpvt
 from benchmarks import (
     TABLE,
+    encodings,
     feeding,
     matmul,
     measuring,
@@ -30,7 +31,7 @@ from cpvt.runtime import distributed as world
 
 def make_small(monkeypatch):
     """Every benchmark at sizes that take seconds; memory is measured in this process."""
-    for each in (scattered, packed, memory):
+    for each in (scattered, packed, memory, encodings):
         monkeypatch.setattr(each, "peak_memory", lambda work, *arguments: work(*arguments) or 1)
     monkeypatch.setattr(peg, "SHAPES", [((1, 12, 8), (3, 4))])
     monkeypatch.setattr(peg, "MODELS", ("cpvt_micro", "cpvt_micro_gap"))
@@ -39,6 +40,9 @@ def make_small(monkeypatch):
     monkeypatch.setattr(scale, "WIDTHS", (8,))
     monkeypatch.setattr(scale, "MODEL", "cpvt_micro_gap")
     monkeypatch.setattr(scale, "SIZE", 40)
+    monkeypatch.setattr(encodings, "MODEL", "cpvt_micro_gap")
+    monkeypatch.setattr(encodings, "SIZES", ((32, 1, 1),))
+    monkeypatch.setattr(encodings, "LARGE", 64)
     monkeypatch.setattr(scattered, "COUNTS", (100,))
     monkeypatch.setattr(scattered, "SIDE", 4)
     monkeypatch.setattr(model, "OURS", "cpvt_tiny_gap")
@@ -76,7 +80,7 @@ def test_every_benchmark_writes_its_figures(monkeypatch, tmp_path, capsys, forke
 
 
 def test_an_unknown_benchmark():
-    with pytest.raises(ValueError, match="unknown benchmark 'peq'; known: peg, scale, scattered, model"):
+    with pytest.raises(ValueError, match="unknown benchmark 'peq'; known: peg, scale, encodings, scattered, model"):
         next(run_benchmarks(["peg", "peq"]))
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from cpvt import adapters
 from cpvt.data import protocols
-from cpvt.encodings import markdown_table
+from cpvt.encodings.table import groups
 
 ROOT = Path(__file__).parents[1]
 README, COMMANDS, EXTENDING = (
@@ -20,8 +20,15 @@ README, COMMANDS, EXTENDING = (
 )
 
 
-def test_the_table_of_encodings_is_fresh():
-    assert markdown_table() in README, "run `cpvt list --markdown` and paste its table into the README"
+def test_the_groups_of_the_readme_hold_what_they_say():
+    lines = re.findall(
+        r"^\| `(\w+)` \| (.*) \|$", README[README.index("| group |") : README.index("## Results")], re.MULTILINE
+    )
+    assert {group for group, _ in lines} == set(groups()) - {"all"}
+    for group, words in lines:
+        named = re.findall(r"`(\w+)`", re.sub(r": what .*", "", words))
+        assert set(named) <= set(groups()[group]), group
+        assert len(named) > 2
 
 
 def test_the_readme_is_short():
@@ -82,17 +89,21 @@ def test_the_tables_of_results_are_those_of_the_rows():
         assert as_markdown(cells, protocol) in (ROOT / document).read_text()
 
 
-def test_the_tables_of_the_scale_are_those_of_the_rows(tmp_path):
-    results = tmp_path / "docs" / "results" / "scale"
-    shutil.copytree(ROOT / "docs" / "results" / "scale", results)
-    for page in ("docs/scale.md", "README.md"):
+@pytest.mark.parametrize(
+    ("folder", "pages"), [("scale", ("docs/scale.md", "README.md")), ("encodings", ("docs/encodings.md",))]
+)
+def test_tables_between_markers_are_those_of_the_rows(folder, pages, tmp_path):
+    results = tmp_path / "docs" / "results" / folder
+    shutil.copytree(ROOT / "docs" / "results" / folder, results)
+    shutil.copytree(ROOT / "benchmarks" / "results", tmp_path / "benchmarks" / "results")
+    for page in pages:
         text = (ROOT / page).read_text()
         bare = re.sub(r"(<!-- begin (.+?) -->).*?(<!-- end \2 -->)", r"\1\n\3", text, flags=re.DOTALL)
         assert bare != text
         (tmp_path / page).write_text(bare)
     subprocess.run([sys.executable, str(results / "tables.py")], check=True, capture_output=True)
-    for page in ("docs/scale.md", "README.md"):
-        assert (tmp_path / page).read_text() == (ROOT / page).read_text(), "run `python docs/results/scale/tables.py`"
+    for page in pages:
+        assert (tmp_path / page).read_text() == (ROOT / page).read_text(), f"run python docs/results/{folder}/tables.py"
 
 
 def test_the_tables_of_positions_are_those_made_from_rows_and_findings(tmp_path):

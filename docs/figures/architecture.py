@@ -1,4 +1,4 @@
-"""Draws architecture.svg: from an image to logits, with the three hooks. Run python docs/figures/architecture.py."""
+"""Draws architecture.svg: from an image to logits, with the hooks. Run python docs/figures/architecture.py."""
 
 from itertools import pairwise
 from pathlib import Path
@@ -30,7 +30,7 @@ def arrow(axes: plt.Axes, start: tuple[float, float], end: tuple[float, float]) 
 def draw(file: Path) -> None:
     """Draw the figure and save it without a date, so that the same script gives the same file."""
     figure, axes = plt.subplots(figsize=(13, 4.2))
-    axes.set(xlim=(0, 15.4), ylim=(0, 4.9))
+    axes.set(xlim=(0, 15.4), ylim=(-0.2, 4.9))
     axes.axis("off")
     stages = (
         (0.1, 1.7, "image\n(B, C, H, W)"),
@@ -49,14 +49,15 @@ def draw(file: Path) -> None:
         box(axes, middle - 1.0, 3.75, 2.0, f"tokens(x, grid, {depth})", HOOK, 0.6)
         arrow(axes, (middle, 3.73), (middle, 2.5))
     axes.text(10.8, 4.05, "called at the depths in at=(...):\nPEG, learned, sincos", va="center", color="#111111")
-    box(axes, 4.7, 0.55, 7.0, "rotation(grid), applied to queries and keys: rope\n"
-        "bias(grid, depth), added to the attention logits: relative", HOOK)  # fmt: skip
+    box(axes, 4.7, 0.3, 7.0, "rotation(grid), applied to queries and keys: rope, rope_mixed\n"
+        "bias(grid) or logits(query), added to the logits: alibi, irpe\n"
+        "values(value), added to the output of attention: lepe, glpe", HOOK, 1.15)  # fmt: skip
     for middle in (5.7, 8.2, 10.7):
         arrow(axes, (middle, 1.48), (middle, 1.97))
     box(axes, 0.1, 0.55, 4.1, "prefix tokens\n(class, distillation)", PREFIX)
     arrow(axes, (4.0, 1.48), (4.75, 1.97))
-    note = "Blocks attend to prefix tokens. Encodings never see them: no tokens hook, no rotation, no bias."
-    axes.text(0.1, 0.2, note, va="center", color="#111111")
+    note = "Blocks attend to prefix tokens. Encodings never see them: no hook is called for them."
+    axes.text(0.1, 0.0, note, va="center", color="#111111")
     figure.savefig(file, facecolor="white", bbox_inches="tight", metadata={"Date": None})
     plt.close(figure)
 

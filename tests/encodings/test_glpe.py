@@ -42,3 +42,20 @@ def test_the_local_part_is_one_convolution_for_all_heads_and_starts_at_zero(grid
         torch.testing.assert_close(got[..., head], expected, atol=1e-5, rtol=1e-4)
     encoding.reset_parameters()
     assert not encoding.values(values, grid, 2).any()
+
+
+def test_both_convolutions_read_neighbours_at_the_distance_told():
+    torch.manual_seed(0)
+    encoding, values = create_encoding("glpe(coordinates='told')", SHAPE), torch.randn(2, 24, 16)
+    layer = encoding.value_pegs[0]
+    torch.nn.init.normal_(layer.weight)
+    expected = torch.cat(
+        [reference.peg(own, layer.weight, layer.bias, (4, 6), dilation=(2, 3)) - own for own in values.split(8, dim=2)],
+        dim=2,
+    )
+    got = encoding.values(values, (4, 6), 1, (2.0, 3.0))
+    torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-4)
+    table = encoding.table((4, 6), values.device, (2.0, 3.0))[None]
+    layer = encoding.global_peg
+    expected = values + reference.peg(table, layer.weight, layer.bias, (4, 6), dilation=(2, 3)) - table
+    torch.testing.assert_close(encoding.tokens(values, (4, 6), 0, (2.0, 3.0)), expected, atol=1e-5, rtol=1e-4)

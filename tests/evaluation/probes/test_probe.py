@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import cpvt
+from cpvt import encodings
 from cpvt.adapters import adapter_of
 from cpvt.cli import main
 from cpvt.evaluation.probes import TABLE
@@ -14,8 +15,9 @@ from cpvt.results.folders import PROBE_RESULTS
 from cpvt.results.probe_results import BASELINES, read_probe_results
 
 
-def test_every_probe_runs_on_a_cpvt_model_and_its_baselines(tiny_model, measured):
-    find = measured(tiny_model("peg"), *TABLE)
+@pytest.mark.parametrize("encoding", encodings.TABLE)
+def test_every_probe_runs_on_a_cpvt_model_and_its_baselines(encoding, tiny_model, measured):
+    find = measured(tiny_model(encoding), *TABLE)
     assert {(each.probe, each.baseline) for each in find.probe_results} == {
         (name, baseline) for name in TABLE for baseline in BASELINES
     }

@@ -1,19 +1,20 @@
 """A model that is told how much larger objects are than in training."""
 
 import math
+from inspect import signature
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 import cpvt
-from cpvt.encodings import ModelShape, create_encoding
+from cpvt.encodings import TABLE, ModelShape, create_encoding, find_builder
 from cpvt.grids import Layout
 
 TOLD = "(coordinates='told')"
 ENCODINGS = [
-    "none", f"learned{TOLD}", f"sincos{TOLD}", "relative", f"rope{TOLD}", "peg", "peg5", "rope+peg",
-    f"learned{TOLD}+peg",
+    *(f"{name}{TOLD}" if "coordinates" in signature(find_builder(name)).parameters else name for name in TABLE),
+    "rope+peg", f"learned{TOLD}+peg",
 ]  # fmt: skip
 PATCH = 4
 
@@ -40,7 +41,9 @@ def repeat_patches(images, down, across):
     return patches.reshape(b, c, h * down, w * across)
 
 
-@pytest.mark.parametrize("encoding", ["none", "peg", "peg5", "peg(kernel_size=(5, 3), padding_mode='replicate')"])
+@pytest.mark.parametrize(
+    "encoding", ["none", "lepe", "peg", "peg5", "peg(kernel_size=(5, 3), padding_mode='replicate')"]
+)
 @pytest.mark.parametrize(("down", "across"), [(2, 2), (3, 3), (1, 3)])
 def test_copies_of_every_token_change_no_answer_at_their_scale(encoding, down, across):
     model, images = build(encoding), draw(16, 24)
@@ -179,7 +182,8 @@ def test_a_new_training_size_changes_no_answer_under_any_rule(encoding):
     for scale, truth in zip(scales, before):
         if scale == "pixels":  # objects have the pixels that they have in images of the size that is now trained at
             truth = before[1]
-        if scale in ("paper", "fit") or "learned" not in encoding:  # elsewhere a resized table is interpolated twice
+        table = "learned" in encoding or "factorized" in encoding
+        if scale in ("paper", "fit") or not table:  # elsewhere a resized table is interpolated twice
             torch.testing.assert_close(model(images, scale=scale), truth, rtol=0, atol=2e-4)
     copy = cpvt.models.VisionTransformer(model.config).double().eval()
     copy.load_state_dict(model.state_dict())

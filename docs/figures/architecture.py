@@ -50,8 +50,8 @@ def draw(file: Path) -> None:
         arrow(axes, (middle, 3.73), (middle, 2.5))
     axes.text(10.8, 4.05, "called at the depths in at=(...):\nPEG, learned, sincos", va="center", color="#111111")
     box(axes, 4.7, 0.3, 7.0, "rotation(grid), applied to queries and keys: rope, rope_mixed\n"
-        "bias(grid) or logits(query), added to the logits: alibi, irpe\n"
-        "values(value), added to the output of attention: lepe, glpe", HOOK, 1.15)  # fmt: skip
+        "bias(grid) or query_bias(query), added to the logits: alibi, irpe\n"
+        "value_encoding(value), added to the output of attention: lepe, glpe", HOOK, 1.15)  # fmt: skip
     for middle in (5.7, 8.2, 10.7):
         arrow(axes, (middle, 1.48), (middle, 1.97))
     box(axes, 0.1, 0.55, 4.1, "prefix tokens\n(class, distillation)", PREFIX)

@@ -31,7 +31,7 @@ class Tower(nn.Module):
         inputs = AttentionInputs.build(self.encoding, layout, x)
         x = self.encoding(x, layout, 0)
         for depth, block in enumerate(self.blocks, start=1):
-            x = self.encoding(block(x, inputs.at_block(self.encoding, layout, depth, x.dtype)), layout, depth)
+            x = self.encoding(block(x, inputs.at_block(self.encoding, layout, depth, x)), layout, depth)
         return x
 
 

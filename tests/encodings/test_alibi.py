@@ -8,6 +8,8 @@ import torch
 from cpvt.encodings import create_encoding
 from tests.encodings.slow import GRIDS, SHAPE, tokens
 
+CPU = torch.device("cpu")
+
 
 @pytest.mark.parametrize("scale", [None, (2.0, 1.5)])
 @pytest.mark.parametrize("grid", GRIDS)
@@ -24,5 +26,5 @@ def test_the_bias_is_minus_slope_times_distance(grid, scale):
 def test_tuned_slopes_grow_with_the_size_whatever_the_scale():
     plain, tuned = (create_encoding(f"alibi(tuned={tuned})", SHAPE._replace(grid=(14, 14))) for tuned in (False, True))
     for side, factor in ((7, 1.0), (14, 1.0), (17, 1.2), (20, 1.4), (32, 1.4), (48, 1.5), (56, 1.55), (64, 1.6)):
-        got, raw = tuned.by_offset((side, side), 1, (2.0, 2.0)), plain.by_offset((side, side), 1, (1.0, 1.0))
+        got, raw = tuned.by_offset((side, side), 1, (2.0, 2.0), CPU), plain.by_offset((side, side), 1, (1.0, 1.0), CPU)
         torch.testing.assert_close(got, factor * raw)

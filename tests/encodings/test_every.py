@@ -6,6 +6,7 @@ Whoever adds an encoding owes one more test, against a slow version: see test_tr
 import pytest
 import torch
 
+import cpvt
 from cpvt import testing
 from cpvt.encodings import TABLE, PositionalEncoding, create_encoding
 from cpvt.encodings.none import NoEncoding
@@ -37,6 +38,18 @@ def test_tokens_of_another_width_or_count_are_refused(name):
             encoding(torch.zeros(2, 1, 16), Layout(((3, 4),), 1), depth)
         with pytest.raises(ValueError, match=r"2 grids need tokens of shape \(1, 20, D\); got \(1, 21, 16\)"):
             encoding(torch.zeros(1, 21, 16), Layout(((3, 4), (2, 4))), depth)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_model_built_without_memory_takes_weights(name):
+    torch.manual_seed(0)
+    model = cpvt.create_model("cpvt_micro", encoding=name).eval()
+    for parameter in model.encoding.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    empty = cpvt.create_model("cpvt_micro", encoding=name, device="meta").eval()
+    empty.load_state_dict(model.state_dict(), assign=True)
+    images = torch.randn(1, 3, 24, 40)
+    assert torch.equal(empty(images), model(images))
 
 
 # Planted faults: each kind must be caught by a check, or the checks are worth nothing.

@@ -32,16 +32,16 @@ def test_the_local_part_is_one_convolution_for_all_heads_and_starts_at_zero(grid
     torch.manual_seed(0)
     encoding = create_encoding("glpe", SHAPE)
     values = torch.randn(2, grid[0] * grid[1], 16)
-    assert not encoding.values(values, grid, 2).any()
+    assert not encoding.value_encoding(values, grid, 2).any()
     layer = encoding.value_pegs[1]
     torch.nn.init.normal_(layer.weight)
-    got = encoding.values(values, grid, 2)
+    got = encoding.value_encoding(values, grid, 2)
     for head in (slice(0, 8), slice(8, 16)):
         own = values[..., head].contiguous()
         expected = reference.peg(own, layer.weight, layer.bias, grid) - own
         torch.testing.assert_close(got[..., head], expected, atol=1e-5, rtol=1e-4)
     encoding.reset_parameters()
-    assert not encoding.values(values, grid, 2).any()
+    assert not encoding.value_encoding(values, grid, 2).any()
 
 
 def test_both_convolutions_read_neighbours_at_the_distance_told():
@@ -53,7 +53,7 @@ def test_both_convolutions_read_neighbours_at_the_distance_told():
         [reference.peg(own, layer.weight, layer.bias, (4, 6), dilation=(2, 3)) - own for own in values.split(8, dim=2)],
         dim=2,
     )
-    got = encoding.values(values, (4, 6), 1, (2.0, 3.0))
+    got = encoding.value_encoding(values, (4, 6), 1, (2.0, 3.0))
     torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-4)
     table = encoding.table((4, 6), values.device, (2.0, 3.0))[None]
     layer = encoding.global_peg

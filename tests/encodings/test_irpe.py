@@ -24,7 +24,7 @@ def bucket(offset):
 def test_the_logit_is_the_product_of_the_query_and_the_vector_of_the_bucket(grid, scale):
     torch.manual_seed(0)
     encoding, query = create_encoding("irpe", SHAPE), torch.randn(2, 2, grid[0] * grid[1], 8)
-    logits, table = encoding.logits(query, grid, 3, scale).detach(), encoding.tables[2].detach().view(7, 7, 8)
+    logits, table = encoding.query_bias(query, grid, 3, scale).detach(), encoding.tables[2].detach().view(7, 7, 8)
     along_rows, along_columns = scale or (1, 1)
     for number, row, column in tokens(grid):
         for key, other_row, other_column in tokens(grid):
@@ -39,12 +39,12 @@ def test_attention_adds_the_products_of_its_scaled_queries_before_they_turn(pref
     encoding, block = create_encoding("irpe+rope+relative", SHAPE), Block(16, 2, 2.0, True, 0.0)
     layout = Layout(((3, 5),), prefix)
     x = torch.randn(2, prefix + 15, 16)
-    positions = AttentionInputs.build(encoding, layout, x, [1.25]).at_block(encoding, layout, 2, x.dtype)
+    positions = AttentionInputs.build(encoding, layout, x, [1.25]).at_block(encoding, layout, 2, x)
     encoding, block = encoding.requires_grad_(False), block.requires_grad_(False)
     query, key, value = block.attn.qkv(x).unflatten(2, (3, 2, 8)).permute(2, 0, 3, 1, 4)
     factor = 1.25 / 8**0.5
     added = torch.zeros(2, 2, prefix + 15, prefix + 15)
-    added[:, :, prefix:, prefix:] = encoding.parts[0].logits(query[:, :, prefix:] * factor, (3, 5), 2)
+    added[:, :, prefix:, prefix:] = encoding.parts[0].query_bias(query[:, :, prefix:] * factor, (3, 5), 2)
     added[:, :, prefix:, prefix:] += encoding.parts[2].bias((3, 5), 2)
     (cos, sin), turn = encoding.rotation((3, 5), x.device), torch.cat
     for tensor in (query, key):
@@ -57,5 +57,5 @@ def test_attention_adds_the_products_of_its_scaled_queries_before_they_turn(pref
 
 
 def test_the_order_of_the_limits_is_checked():
-    with pytest.raises(ValueError, match="0 < alpha < beta <= gamma; got alpha=4"):
+    with pytest.raises(ValueError, match="alpha < beta <= gamma .*; got alpha=4"):
         create_encoding("irpe(alpha=4)", SHAPE)

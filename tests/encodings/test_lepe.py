@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import cpvt
-from cpvt.encodings import create_encoding
+from cpvt.encodings import TABLE, create_encoding
 from cpvt.grids import Layout
 from cpvt.models.attention import AttentionInputs, Block
 from cpvt.ops import reference
@@ -22,7 +22,7 @@ def test_a_convolution_of_the_values_is_added_to_attention(grid, prefix, scale):
     layout = Layout((grid,), prefix, None if scale is None else (scale,))
     x = torch.randn(2, prefix + grid[0] * grid[1], 16)
     plain = AttentionInputs.build(encoding, layout, x)
-    positions = plain.at_block(encoding, layout, 3, x.dtype)
+    positions = plain.at_block(encoding, layout, 3, x)
     query, key, value = block.attn.qkv(x).unflatten(2, (3, 2, 8)).permute(2, 0, 3, 1, 4)
     attended = ((query @ key.transpose(2, 3) / 8**0.5).softmax(3) @ value).transpose(1, 2).flatten(2)
     values = value.transpose(1, 2).flatten(2)[:, prefix:]
@@ -33,7 +33,10 @@ def test_a_convolution_of_the_values_is_added_to_attention(grid, prefix, scale):
     torch.testing.assert_close(block.attn(x, positions), expected)
 
 
-def test_other_blocks_and_other_encodings_pay_nothing():
-    model = cpvt.create_model("cpvt_micro", encoding="peg")
+@pytest.mark.parametrize("name", [*TABLE, "learned+peg"])
+def test_encodings_without_hooks_on_attention_pay_nothing(name):
+    model = cpvt.create_model("cpvt_micro", encoding=name)
     x, layout, positions = model.embed(torch.zeros(1, 3, 32, 32))
-    assert positions.at_block(model.encoding, layout, 1, x.dtype) is positions
+    own = {"block_rotation", "bias", "query_bias", "value_encoding"} & model.encoding.active_hooks
+    for depth in (1, 4):
+        assert (positions.at_block(model.encoding, layout, depth, x) is positions) == (not own)

@@ -50,7 +50,7 @@ def test_heads_look_one_way_and_less_the_further(view, grid, scale):
 
 
 @pytest.mark.parametrize(("heads", "directed"), [(1, 0), (2, 2), (3, 2), (4, 4), (6, 4), (8, 4), (12, 8), (16, 8)])
-def test_two_thirds_of_the_heads_are_directed(heads, directed):
+def test_how_many_heads_are_directed(heads, directed):
     bias = create_encoding("lookhere", SHAPE._replace(dim=16 * heads, num_heads=heads)).bias((3, 5), 1)
     assert sum(bool(head.isinf().any()) for head in bias) == directed
 

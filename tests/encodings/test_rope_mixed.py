@@ -12,19 +12,19 @@ from cpvt.models.attention import rotate
 from tests.encodings.slow import GRIDS, SHAPE, place, tokens
 
 
-def turned(encoding, grid, depth, x):
+def rotated(encoding, grid, depth, x):
     """Queries or keys (B, heads, N, d), rotated as in block `depth`."""
     return rotate(x, *encoding.block_rotation(encoding.rotation(grid, torch.device("cpu")), depth)).detach()
 
 
 @pytest.mark.parametrize("rule", ["scaled", "raw"])
 @pytest.mark.parametrize("grid", GRIDS)
-def test_each_head_of_each_block_turns_along_its_own_directions(grid, rule):
+def test_each_head_of_each_block_rotates_along_its_own_directions(grid, rule):
     torch.manual_seed(0)
     encoding = create_encoding(f"rope_mixed(coordinates='{rule}')", SHAPE)
     x = torch.randn(1, 2, grid[0] * grid[1], 8)
     for depth in (1, 3):
-        got, waves = turned(encoding, grid, depth, x)[0], encoding.waves[depth - 1].tolist()
+        got, waves = rotated(encoding, grid, depth, x)[0], encoding.waves[depth - 1].tolist()
         for number, row, column in tokens(grid):
             y, x_place = (place(row, grid[0], 4), place(column, grid[1], 6)) if rule == "scaled" else (row, column)
             for head in range(2):
@@ -36,7 +36,7 @@ def test_each_head_of_each_block_turns_along_its_own_directions(grid, rule):
 
 
 def test_timms_layer_gives_the_same_logits():
-    # timm turns channels 2t and 2t + 1 together and we t and t + d / 2: the same channels in another order
+    # timm rotates channels 2t and 2t + 1 together and we t and t + d / 2: the same channels in another order
     torch.manual_seed(0)
     timms = RotaryEmbeddingMixed(16, depth=4, num_heads=2, feat_shape=[3, 5])
     encoding = create_encoding("rope_mixed(coordinates='raw')", SHAPE)
@@ -55,8 +55,8 @@ def test_timms_layer_gives_the_same_logits():
             return x * cos + across * sin
 
         logits = turn(query) @ turn(key).transpose(2, 3)
-        ours = turned(encoding, (3, 5), depth, query[..., order])
-        ours = ours @ turned(encoding, (3, 5), depth, key[..., order]).transpose(2, 3)
+        ours = rotated(encoding, (3, 5), depth, query[..., order])
+        ours = ours @ rotated(encoding, (3, 5), depth, key[..., order]).transpose(2, 3)
         torch.testing.assert_close(ours, logits.detach(), atol=1e-5, rtol=1e-5)
 
 

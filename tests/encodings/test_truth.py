@@ -138,7 +138,7 @@ def test_prefix_tokens_are_not_turned_and_get_no_bias():
     (cos, _), bias = encoding.rotation((4, 6), torch.device("cpu")), encoding.bias((4, 6), 3)
     layout = Layout(((4, 6),), 2)
     positions = AttentionInputs.build(encoding, layout, torch.zeros(1, 26, 16))
-    positions = positions.at_block(encoding, layout, 3, torch.float32)
+    positions = positions.at_block(encoding, layout, 3, torch.zeros(1, 26, 16))
     assert torch.equal(positions.cos[:2], torch.ones(2, 8))
     assert torch.equal(positions.sin[:2], torch.zeros(2, 8))
     assert torch.equal(positions.cos[2:], cos)
@@ -199,3 +199,26 @@ def test_widths_that_do_not_divide():
         create_encoding("sincos", SHAPE._replace(dim=18))
     with pytest.raises(ValueError, match="rope needs a head width that is a multiple of 4; got 6"):
         create_encoding("rope", SHAPE._replace(dim=12))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("lookhere(depth=0)", "depth of 'lookhere' must be a whole number above 0; got 0"),
+        ("lookhere(view=[90])", r"one of 180, 90, 45; got \[90\]"),
+        ("cpb(hidden_dim=1.5)", "hidden_dim of 'cpb' must be a whole number above 0; got 1.5"),
+        ("fire(hidden_dim=0)", "hidden_dim of 'fire'"),
+        ("rope(base=-1)", "base of 'rope' must be a number above 0; got -1"),
+        ("rope_mixed(base='a')", "base of 'rope_mixed'"),
+        ("rope_dino(base=True)", "base of 'rope_dino'"),
+        ("sincos(temperature=0)", "temperature of 'sincos'"),
+        ("glpe(temperature=1e999)", "temperature of 'glpe'"),
+        ("fourier(gamma=0)", "gamma of 'fourier'"),
+        ("irpe(alpha='a')", "alpha of 'irpe'"),
+        ("irpe(alpha=0.2, beta=0.5)", "beta of 1 or more"),
+        ("rope(tuned=True, coordinates='told')", "leave out coordinates='told'"),
+    ],
+)
+def test_options_that_make_no_sense(text, words):
+    with pytest.raises(ValueError, match=words):
+        create_encoding(text, SHAPE)

@@ -46,7 +46,7 @@ LIST = [torch.zeros(1, 32 * GRID, 32 * GRID), torch.zeros(1, 32 * GRID, 32 * (GR
 def test_the_largest_tensor_is_the_image_itself(encoding):
     table = (GRID**2) ** 2
     assert IMAGE.numel() == table  # so that one more, for two heads, would be seen
-    if {"bias", "logits"} & create_encoding(encoding, SHAPE).hooks:
+    if {"bias", "query_bias"} & create_encoding(encoding, SHAPE).active_hooks:
         assert 2 * table <= largest(encoding, IMAGE) < 2.1 * table  # two heads of one block; the class token widens it
     else:
         assert largest(encoding, IMAGE) == IMAGE.numel()

@@ -216,16 +216,19 @@ def test_checkpointed_blocks_give_the_same_answers_and_gradients(encoding):
     torch.testing.assert_close(model.forward_intermediates(torch.stack(images[::2])), (features, intermediates))
 
 
-def expected_layer(name, depth):
+def expected_layer(name, encoding, depth):
     """The layer of a parameter, as a reader would say it."""
     parts = name.split(".")
     if parts[0] == "blocks":
         return int(parts[1]) + 1
-    if "peg" in parts:
-        return int(parts[parts.index("peg") + 1])
-    for lists in ("tables", "mlps", "rates", "thresholds", "waves", "value_pegs"):  # one for each block
+    own = encoding
+    if parts[1:2] == ["parts"]:
+        own = encoding.parts[int(parts[2])]
+    for lists in own.per_block:
         if lists in parts[:-1]:
             return int(parts[parts.index(lists) + 1]) + 1
+    if "peg" in parts:
+        return int(parts[parts.index("peg") + 1])
     return {"norm": depth, "head": depth + 1}.get(parts[0], 0)
 
 
@@ -236,7 +239,7 @@ def expected_layer(name, depth):
 def test_every_parameter_is_in_its_layer(encoding, coarse):
     model = build(encoding)
     layers = group_parameters(model, model.group_matcher(coarse), reverse=True)
-    assert layers == {name: expected_layer(name, 4) for name, _ in model.named_parameters()}
+    assert layers == {name: expected_layer(name, model.encoding, 4) for name, _ in model.named_parameters()}
 
 
 def test_a_table_that_serves_all_blocks_is_in_the_stem():
@@ -249,7 +252,7 @@ def test_a_table_that_serves_all_blocks_is_in_the_stem():
 def test_layers_beyond_nine_are_told_apart(encoding):
     model = cpvt.create_model("cpvt_tiny", encoding=encoding, device="meta")
     layers = group_parameters(model, model.group_matcher(), reverse=True)
-    assert layers == {name: expected_layer(name, 12) for name, _ in model.named_parameters()}
+    assert layers == {name: expected_layer(name, model.encoding, 12) for name, _ in model.named_parameters()}
 
 
 def test_layer_decay_and_weight_decay_as_timm_makes_them():
@@ -263,7 +266,7 @@ def test_layer_decay_and_weight_decay_as_timm_makes_them():
         seen |= {names[id(parameter)]: (group["lr_scale"], group["weight_decay"]) for parameter in group["params"]}
     for name, parameter in model.named_parameters():
         spared = parameter.ndim == 1 or name == "cls_token" or name.startswith("encoding.")
-        assert seen[name] == (0.5 ** (5 - expected_layer(name, 4)), 0.0 if spared else 0.05), name
+        assert seen[name] == (0.5 ** (5 - expected_layer(name, model.encoding, 4)), 0.0 if spared else 0.05), name
     optimizer = create_optimizer_v2(model, opt="adamw", lr=1e-3, weight_decay=0.05, layer_decay=0.75)
     assert sum(len(group["params"]) for group in optimizer.param_groups) == len(names)
 

@@ -102,7 +102,7 @@ def test_the_attention_map_is_what_the_block_computes(encoding, pool, prefix):
     model = build(encoding=encoding, global_pool=pool)
     images = torch.randn(2, 3, 8, 20)
     x, layout, positions = model.embed(images)
-    first, positions = (positions.at_block(model.encoding, layout, depth, x.dtype) for depth in (1, 2))
+    first, positions = (positions.at_block(model.encoding, layout, depth, x) for depth in (1, 2))
     x = model.encoding(model.blocks[0](x, first), layout, 1)
     attention = model.blocks[1].attn
     weights = attention.weights(model.blocks[1].norm1(x), positions)

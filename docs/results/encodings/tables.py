@@ -67,17 +67,17 @@ ABOUT = {
         "for larger views, with 6 heads or more",
     ),
     "rope": About(
-        "q, k turned by p · 100^(−i / (d / 4))",
+        "q, k rotated by p · 100^(−i / (d / 4))",
         f"{LOOKHERE}, places 0, 1, 2, ... and the base tuned for each size: 80.4 / 81.2 / 79.2 / 51.4",
         "beside a PEG where the same image comes in more pixels",
     ),
     "rope_mixed": About(
-        "q, k of each block and head turned by θ_y y + θ_x x, θ learned",
+        "q, k of each block and head rotated by θ_y y + θ_x x, θ learned",
         "RoPE-ViT's figure (B, ImageNet, 224 / 384 / 512): 83.4 / 84.4 / 82.9, axial 83.6 / 83.9 / 82.0",
         "instead of `rope`, where its memory is affordable",
     ),
     "rope_dino": About(
-        "q, k turned by 2π c / 100^(i / (d / 4)), c from −1 to 1, jittered", "–", "to take DINOv3's; where sizes vary"
+        "q, k rotated by 2π c / 100^(i / (d / 4)), c from −1 to 1, jittered", "–", "to take DINOv3's; where sizes vary"
     ),
     "lepe": About("attention + dw3×3(V) in each block", "–", "where a few blocks of PEG are to stand inside attention"),
     "glpe": About(

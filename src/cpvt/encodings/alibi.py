@@ -7,7 +7,7 @@ from torch import Tensor
 
 from cpvt.encodings.base import ModelShape
 from cpvt.encodings.coordinates import by_size
-from cpvt.encodings.offsets import OffsetBias
+from cpvt.encodings.offsets import OffsetBias, find_offsets
 from cpvt.grids import Grid, Scale
 
 SLOPES = ((1.0, 1.0), (320 / 224, 1.4), (512 / 224, 1.4), (768 / 224, 1.5), (1024 / 224, 1.6))  # ratio of sides, factor
@@ -25,17 +25,15 @@ class AlibiEncoding(OffsetBias):
 
     def __init__(self, shape: ModelShape, tuned: bool = False) -> None:
         super().__init__()
-        self.tuned, self.training_grid = tuned, shape.scale_grid or shape.grid
-        self.slopes = [2 ** (-8 * (head + 1) / shape.num_heads) for head in range(shape.num_heads)]
+        self.num_heads, self.tuned, self.training_grid = shape.num_heads, tuned, shape.scale_grid or shape.grid
 
-    def by_offset(self, grid: Grid, depth: int, scale: Scale) -> Tensor:
-        slopes = torch.tensor(self.slopes, device=self.anchor.device)[:, None, None]
-        return -slopes * self.distance(grid, scale)
-
-    def distance(self, grid: Grid, scale: Scale) -> Tensor:
-        """The distance of each offset, (2h - 1, 2w - 1), in tokens of an object at scale 1; tuned: times the factor."""
-        rows, columns = self.offsets(grid) if self.tuned else self.offsets(grid, scale)
+    def by_offset(self, grid: Grid, depth: int, scale: Scale, device: torch.device) -> Tensor:
+        rows, columns = find_offsets(grid, (1.0, 1.0) if self.tuned else scale, device)
         distance = (rows.square() + columns.square()).sqrt()
         if self.tuned:
-            distance = distance * by_size(SLOPES, grid, self.training_grid, distance.device)
-        return distance
+            distance = distance * by_size(SLOPES, grid, self.training_grid, device)
+        return -self.slopes(device)[:, None, None] * distance
+
+    def slopes(self, device: torch.device) -> Tensor:
+        """How fast attention falls in each head, (heads,)."""
+        return 2 ** (torch.arange(1, self.num_heads + 1, device=device) * (-8 / self.num_heads))

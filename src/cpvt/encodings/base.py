@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -32,7 +33,7 @@ SYMMETRIES = {  # name -> what it says; cpvt.testing measures what an encoding d
 }
 
 
-HOOKS = ("tokens", "rotation", "block_rotation", "bias", "logits", "values")
+HOOKS = ("tokens", "rotation", "block_rotation", "bias", "query_bias", "value_encoding")
 Pair = tuple[Tensor, Tensor]
 
 
@@ -54,16 +55,17 @@ class PositionalEncoding(nn.Module):
     """Names of its lists of modules or parameters that hold one for each block."""
     symmetries: frozenset[str] = frozenset()
     """Which of SYMMETRIES the encoding has: moving the tokens so only moves the outputs likewise."""
-    hooks: frozenset[str] = frozenset()
+    active_hooks: frozenset[str] = frozenset()
     """The hooks that the encoding overrides; the others are never called."""
-    scaled_hooks: ClassVar[frozenset[str]] = frozenset()
-    """The hooks that take a scale."""
+    accepted: ClassVar[dict[str, frozenset[str]]] = {}
+    """Which of 'scale' and 'device' each hook takes by keyword."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        cls.hooks = frozenset(name for name in HOOKS if getattr(cls, name) is not getattr(PositionalEncoding, name))
+        own = (name for name in HOOKS if getattr(cls, name) is not getattr(PositionalEncoding, name))
+        cls.active_hooks = frozenset(own)
         parameters = {name: inspect.signature(getattr(cls, name)).parameters for name in HOOKS}
-        cls.scaled_hooks = frozenset(name for name in HOOKS if "scale" in parameters[name])
+        cls.accepted = {name: frozenset({"scale", "device"} & set(parameters[name])) for name in HOOKS}
 
     def tokens(self, x: Tensor, grid: Grid, depth: int, scale: Scale | None = None) -> Tensor:
         """Return the tokens (B, N, D) with positions in them; may look at the content."""
@@ -80,24 +82,29 @@ class PositionalEncoding(nn.Module):
         """
         return rotation
 
-    def bias(self, grid: Grid, depth: int, scale: Scale | None = None) -> Tensor | None:
-        """What is added to the attention logits of block `depth`, counted from 1, (heads, N, N); once per block."""
+    def bias(
+        self, grid: Grid, depth: int, scale: Scale | None = None, device: torch.device | None = None
+    ) -> Tensor | None:
+        """What is added to the attention logits of block `depth`, counted from 1, (heads, N, N); once per block.
+
+        device: that of the tokens; a hook of one's own that has no such parameter is called without it.
+        """
         return None
 
-    def logits(self, query: Tensor, grid: Grid, depth: int, scale: Scale | None = None) -> Tensor | None:
-        """As `bias`, for logits that depend on the queries: (B, heads, N, d) -> (B, heads, N, N).
+    def query_bias(self, query: Tensor, grid: Grid, depth: int, scale: Scale | None = None) -> Tensor | None:
+        """As `bias`, where it depends on the queries: (B, heads, N, d) -> (B, heads, N, N).
 
         Queries come before any rotation, and scaled as in the product with the keys: by d^-0.5 and the temperature.
         """
         return None
 
-    def values(self, value: Tensor, grid: Grid, depth: int, scale: Scale | None = None) -> Tensor | None:
+    def value_encoding(self, value: Tensor, grid: Grid, depth: int, scale: Scale | None = None) -> Tensor | None:
         """What is added to the output of attention in block `depth`, from its values (B, N, D), heads side by side."""
         return None
 
-    def call_hook(self, name: str, *arguments: Any, scale: Scale | None) -> Any:
-        """What a hook returns, told the scale if it takes one."""
-        return getattr(self, name)(*arguments, *([scale] if name in self.scaled_hooks else []))
+    def call_hook(self, name: str, *arguments: Any, **more: Any) -> Any:
+        """What a hook returns, given the scale and the device if it takes them."""
+        return getattr(self, name)(*arguments, **{key: more[key] for key in more if key in self.accepted[name]})
 
     def forward(self, x: Tensor, layout: Layout, depth: int) -> Tensor:
         """Apply `tokens` at this depth to the patches of a batch (B, P + N, D), or of each image of a pack (1, T, D).
@@ -129,7 +136,8 @@ class PositionalEncoding(nn.Module):
 
     def outputs(self) -> dict[int, str]:
         """Map depths to the submodule whose output `tokens` returns there, for those where there is one."""
-        return {}
+        modules = {name for name, _ in self.named_modules() if name.split(".")[0] not in self.per_block}
+        return {depth: name for name, depth in self.layers().items() if name in modules and depth in self.at}
 
     def reset_parameters(self) -> None:
         """Draw fresh weights; an encoding with parameters of its own draws them here."""
@@ -149,3 +157,13 @@ class PositionalEncoding(nn.Module):
         for name in self.per_block:
             setattr(self, name, getattr(self, name)[:depth])
         return {}
+
+
+def check_positive(name: str, **options: Any) -> None:
+    """Raise ValueError unless each option of an encoding is a finite number above 0, and whole where it counts."""
+    for option, value in options.items():
+        whole = option in ("hidden_dim", "depth")
+        number = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
+        if not number or not 0 < value < math.inf:
+            kind = "a whole number" if whole else "a number"
+            raise ValueError(f"{option} of '{name}' must be {kind} above 0; got {value!r}")

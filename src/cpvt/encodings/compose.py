@@ -19,8 +19,8 @@ class SumEncoding(PositionalEncoding):
         super().__init__()
         self.parts = nn.ModuleList(parts)
         self.at = tuple(sorted({depth for part in parts for depth in part.at}))
-        self.hooks = frozenset(hook for part in parts for hook in part.hooks)
-        self.rotating = [number for number, part in enumerate(parts) if "rotation" in part.hooks]
+        self.active_hooks = frozenset(hook for part in parts for hook in part.active_hooks)
+        self.rotating = [number for number, part in enumerate(parts) if "rotation" in part.active_hooks]
         if len(self.rotating) > 1:
             raise ValueError(f"at most one encoding of a sum may rotate queries and keys; got {len(self.rotating)}")
 
@@ -41,18 +41,20 @@ class SumEncoding(PositionalEncoding):
     def block_rotation(self, rotation: Pair, depth: int) -> Pair:
         return self.encodings()[self.rotating[0]].block_rotation(rotation, depth)
 
-    def bias(self, grid: Grid, depth: int, scale: Scale | None = None) -> Tensor | None:
-        return self._sum("bias", grid, depth, scale=scale)
+    def bias(
+        self, grid: Grid, depth: int, scale: Scale | None = None, device: torch.device | None = None
+    ) -> Tensor | None:
+        return self._sum("bias", grid, depth, scale=scale, device=device)
 
-    def logits(self, query: Tensor, grid: Grid, depth: int, scale: Scale | None = None) -> Tensor | None:
-        return self._sum("logits", query, grid, depth, scale=scale)
+    def query_bias(self, query: Tensor, grid: Grid, depth: int, scale: Scale | None = None) -> Tensor | None:
+        return self._sum("query_bias", query, grid, depth, scale=scale)
 
-    def values(self, value: Tensor, grid: Grid, depth: int, scale: Scale | None = None) -> Tensor | None:
-        return self._sum("values", value, grid, depth, scale=scale)
+    def value_encoding(self, value: Tensor, grid: Grid, depth: int, scale: Scale | None = None) -> Tensor | None:
+        return self._sum("value_encoding", value, grid, depth, scale=scale)
 
-    def _sum(self, hook: str, *arguments: Any, scale: Scale | None) -> Tensor | None:
+    def _sum(self, hook: str, *arguments: Any, **more: Any) -> Tensor | None:
         """The sum of what the parts return, None if none returns anything."""
-        given = (part.call_hook(hook, *arguments, scale=scale) for part in self.encodings() if hook in part.hooks)
+        given = (part.call_hook(hook, *arguments, **more) for part in self.encodings() if hook in part.active_hooks)
         found: list[Tensor] = [each for each in given if each is not None]
         return sum(found[1:], start=found[0]) if found else None
 

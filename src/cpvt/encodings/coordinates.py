@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -53,7 +53,9 @@ def check_grid(grid: Grid | None) -> None:
 
 
 class Jitter(NamedTuple):
-    """Random changes of coordinates in training, drawn once per forward, so that a model meets more of them.
+    """Random changes of coordinates in training, so that a model meets more of them.
+
+    Drawn once per forward for all images of a batch (in a list, of each size), where CAPE and FPE draw for each image.
 
     Per axis: x' = centre + rescale * stretch * (x - centre + shift + noise).
     """
@@ -93,8 +95,8 @@ def find_jitter(jitter: AnyJitter) -> Jitter | None:
         return None
     if isinstance(jitter, str) and jitter in JITTERS:
         return JITTERS[jitter]
-    fields = jitter if isinstance(jitter, dict) else {"noise": jitter}
-    numbers = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in fields.values())
+    fields: dict[str, Any] = jitter if isinstance(jitter, dict) else {"noise": jitter}
+    numbers = all(type(value) in (int, float) and math.isfinite(value) for value in fields.values())
     if not (numbers and set(fields) <= set(Jitter._fields)):
         raise ValueError(
             f"jitter must be one of {', '.join(JITTERS)}, the noise in tokens such as 0.5, or fields such as "

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor, nn
 
-from cpvt.encodings.base import ModelShape
-from cpvt.encodings.offsets import OffsetBias, OffsetMlp
+from cpvt.encodings.base import ModelShape, check_positive
+from cpvt.encodings.offsets import OffsetBias, OffsetMlp, find_offsets
 from cpvt.grids import Grid, Scale
 
 
@@ -23,11 +24,12 @@ class ContinuousBias(OffsetBias):
 
     def __init__(self, shape: ModelShape, hidden_dim: int = 512) -> None:
         super().__init__()
+        check_positive("cpb", hidden_dim=hidden_dim)
         self.training_grid = shape.scale_grid or shape.grid
         self.mlps = nn.ModuleList(OffsetMlp(2, hidden_dim, shape.num_heads) for _ in range(shape.depth))
 
-    def by_offset(self, grid: Grid, depth: int, scale: Scale) -> Tensor:
-        axes = zip(self.offsets(grid, scale), self.training_grid)
+    def by_offset(self, grid: Grid, depth: int, scale: Scale, device: torch.device) -> Tensor:
+        axes = zip(find_offsets(grid, scale, device), self.training_grid)
         places = (_on_log_scale(8 * offsets / max(1, side - 1)) for offsets, side in axes)
         numbers: Tensor = self.mlps[depth - 1](*places)
         return 16 * numbers.sigmoid()

@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from cpvt.encodings.base import ModelShape
-from cpvt.encodings.offsets import OffsetBias, OffsetMlp
+from cpvt.encodings.base import ModelShape, check_positive
+from cpvt.encodings.offsets import OffsetBias, OffsetMlp, find_offsets
 from cpvt.grids import Grid, Scale
 
 
 class FireEncoding(OffsetBias):
-    """A network of each block maps how far two tokens are, as a share of the longest way, to a bias (FIRE).
+    """A network of each block maps the distance of two tokens, as a fraction of the largest, to a bias (FIRE).
 
     MLP(log(1 + c d) / log(1 + c max(L, d_max))) for the distances d along rows and columns, or one Euclidean distance;
     d_max is the largest of the grid. c and L of each block are learned; they start at 0.1 and at the longest side in
@@ -25,6 +25,7 @@ class FireEncoding(OffsetBias):
         super().__init__()
         if distance not in ("axes", "euclidean"):
             raise ValueError(f"distance must be 'axes' or 'euclidean'; got '{distance}'")
+        check_positive("fire", hidden_dim=hidden_dim)
         self.symmetries = frozenset({"flip"} if distance == "axes" else {"flip", "transpose"})
         self.distance, self.longest = distance, max(shape.scale_grid or shape.grid)
         axes = 2 if distance == "axes" else 1
@@ -37,11 +38,14 @@ class FireEncoding(OffsetBias):
         for number in (*self.rates, *self.thresholds):
             nn.init.zeros_(number)
 
-    def by_offset(self, grid: Grid, depth: int, scale: Scale) -> Tensor:
-        rows, columns = (offsets.abs() for offsets in self.offsets(grid, scale))
-        ways = (rows, columns) if self.distance == "axes" else ((rows.square() + columns.square()).sqrt(),)
-        rate = 0.1 * self.rates[depth - 1].float().exp()
-        threshold = self.longest * self.thresholds[depth - 1].float().exp()
-        shares = [(1 + rate * way).log() / (1 + rate * torch.maximum(threshold, way[:1, :1])).log() for way in ways]
-        numbers: Tensor = self.mlps[depth - 1](*shares)
+    def by_offset(self, grid: Grid, depth: int, scale: Scale, device: torch.device) -> Tensor:
+        dtype = torch.promote_types(self.rates[depth - 1].dtype, torch.float32)
+        rate = 0.1 * self.rates[depth - 1].to(dtype).exp()
+        threshold = self.longest * self.thresholds[depth - 1].to(dtype).exp()
+        distances = [offsets.abs().to(dtype) for offsets in find_offsets(grid, scale, device)]
+        if self.distance == "euclidean":
+            distances = [(distances[0].square() + distances[1].square()).sqrt()]
+        largest = [torch.maximum(threshold, each[:1, :1]) for each in distances]
+        fractions = [(1 + rate * each).log() / (1 + rate * most).log() for each, most in zip(distances, largest)]
+        numbers: Tensor = self.mlps[depth - 1](*fractions)
         return numbers

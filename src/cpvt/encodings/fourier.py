@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cpvt.encodings.base import ModelShape, PositionalEncoding
+from cpvt.encodings.base import ModelShape, PositionalEncoding, check_positive
 from cpvt.encodings.coordinates import AnyJitter, find_coordinates
 from cpvt.grids import Grid, Scale
 
@@ -33,6 +33,7 @@ class FourierEncoding(PositionalEncoding):
         super().__init__()
         if shape.dim % 2:
             raise ValueError(f"fourier needs an even width; got {shape.dim}")
+        check_positive("fourier", hidden_dim=hidden_dim, gamma=gamma)
         self.dim, self.gamma = shape.dim, gamma
         self.coordinates = find_coordinates(coordinates, shape, jitter=jitter)
         self.waves = nn.Parameter(torch.empty(shape.dim // 2, 2))

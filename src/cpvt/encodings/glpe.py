@@ -7,9 +7,9 @@ import math
 import torch
 from torch import Tensor, nn
 
-from cpvt.encodings.base import ModelShape, PositionalEncoding
+from cpvt.encodings.base import ModelShape, PositionalEncoding, check_positive
 from cpvt.encodings.coordinates import AnyJitter, find_coordinates, frequencies
-from cpvt.encodings.peg import PEG, at_least_one
+from cpvt.encodings.peg import PEGWithoutResidual, at_least_one
 from cpvt.grids import Grid, Scale
 
 
@@ -37,10 +37,11 @@ class GlobalLocalEncoding(PositionalEncoding):
         super().__init__()
         if shape.dim % 4:
             raise ValueError(f"glpe needs a width that is a multiple of 4; got {shape.dim}")
+        check_positive("glpe", temperature=temperature)
         self.dim, self.num_heads, self.temperature = shape.dim, shape.num_heads, temperature
         self.coordinates = find_coordinates(coordinates, shape, jitter=jitter)
-        self.global_peg = PEG(shape.dim)
-        self.value_pegs = nn.ModuleList(PEG(shape.head_dim) for _ in range(shape.depth))
+        self.global_peg = PEGWithoutResidual(shape.dim)
+        self.value_pegs = nn.ModuleList(PEGWithoutResidual(shape.head_dim) for _ in range(shape.depth))
         self._start_at_zero()
 
     def reset_parameters(self) -> None:
@@ -53,7 +54,8 @@ class GlobalLocalEncoding(PositionalEncoding):
 
     def tokens(self, x: Tensor, grid: Grid, depth: int, scale: Scale | None = None) -> Tensor:
         table = self.table(grid, x.device, scale).to(x.dtype)[None]
-        return x + self.global_peg.encoding(table, grid, 0, at_least_one(scale))
+        encoded: Tensor = self.global_peg(table, grid, 0, at_least_one(scale))
+        return x + encoded
 
     def table(self, grid: Grid, device: torch.device, scale: Scale | None = None) -> Tensor:
         """The fixed sines and cosines of every place, (N, D) in float32."""
@@ -63,10 +65,9 @@ class GlobalLocalEncoding(PositionalEncoding):
         y, x = ((2 * math.pi * (places + 1) / side)[:, None] * wave for places, side in zip(axes, sides))
         return torch.cat([y.sin(), y.cos(), x.sin(), x.cos()], dim=1)
 
-    def values(self, value: Tensor, grid: Grid, depth: int, scale: Scale | None = None) -> Tensor:
-        layer: PEG = self.value_pegs[depth - 1]  # type: ignore[assignment]
+    def value_encoding(self, value: Tensor, grid: Grid, depth: int, scale: Scale | None = None) -> Tensor:
         by_head = value.unflatten(2, (self.num_heads, -1)).transpose(1, 2).flatten(0, 1)  # (B * heads, N, d)
-        encoded = layer.encoding(by_head, grid, 0, at_least_one(scale))
+        encoded: Tensor = self.value_pegs[depth - 1](by_head, grid, 0, at_least_one(scale))
         return encoded.unflatten(0, (-1, self.num_heads)).transpose(1, 2).flatten(2)
 
     def layers(self) -> dict[str, int]:

@@ -7,15 +7,16 @@ import math
 import torch
 from torch import Tensor, nn
 
-from cpvt.encodings.base import ModelShape, PositionalEncoding
+from cpvt.encodings.base import ModelShape, PositionalEncoding, check_positive
 from cpvt.grids import Grid, Scale
 
 
 class ContextualBias(PositionalEncoding):
     """A learned vector for each bucket of offsets, whose product with the query is added to the logits (iRPE).
 
-    Along each axis offsets up to `alpha` tokens have a bucket each, further ones share buckets on a logarithmic scale,
-    and from `gamma` on there is one; a bucket of two axes is a pair of both. The defaults give 7 x 7 buckets. Each
+    Along each axis offsets up to `alpha` tokens have a bucket each, further ones share buckets on a logarithmic scale
+    that reaches `beta` at `gamma` tokens, cut to whole buckets; a bucket of two axes is a pair of both. The defaults
+    give 7 x 7: -2 to 2 tokens, and all that is further on either side. Each
     block has its own vectors (buckets, d), shared by its heads. At scale s offsets are divided by s first. The logits
     are (B, heads, N, N), of every image by itself, as they depend on its queries.
     Source: Wu et al., arXiv 2107.14222 (product method, contextual mode, on keys).
@@ -25,8 +26,11 @@ class ContextualBias(PositionalEncoding):
 
     def __init__(self, shape: ModelShape, alpha: float = 1.9, beta: float = 3.8, gamma: float = 15.2) -> None:
         super().__init__()
-        if not 0 < alpha < beta <= gamma:
-            raise ValueError(f"irpe needs 0 < alpha < beta <= gamma; got alpha={alpha}, beta={beta}, gamma={gamma}")
+        check_positive("irpe", alpha=alpha, beta=beta, gamma=gamma)
+        if not (alpha < beta <= gamma and beta >= 1):
+            raise ValueError(
+                f"irpe needs alpha < beta <= gamma and beta of 1 or more; got alpha={alpha}, beta={beta}, gamma={gamma}"
+            )
         self.alpha, self.beta, self.gamma = alpha, beta, gamma
         self.last = int(beta)  # buckets -last, ..., last along an axis
         size = ((2 * self.last + 1) ** 2, shape.head_dim)
@@ -37,7 +41,7 @@ class ContextualBias(PositionalEncoding):
         for table in self.tables:
             nn.init.trunc_normal_(table, std=0.02)
 
-    def logits(self, query: Tensor, grid: Grid, depth: int, scale: Scale | None = None) -> Tensor:
+    def query_bias(self, query: Tensor, grid: Grid, depth: int, scale: Scale | None = None) -> Tensor:
         table: Tensor = self.tables[depth - 1].to(query.dtype)
         side, (h, w), scale = 2 * self.last + 1, grid, (1.0, 1.0) if scale is None else scale
         rows = self._buckets(h, scale[0], query.device).to(query.dtype)  # (h, h, side)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from cpvt.encodings.base import ModelShape, PositionalEncoding
-from cpvt.encodings.peg import PEG, at_least_one
+from cpvt.encodings.peg import PEGWithoutResidual, at_least_one
 from cpvt.grids import Grid, Scale
 
 
@@ -24,9 +24,9 @@ class LocallyEnhancedEncoding(PositionalEncoding):
     def __init__(self, shape: ModelShape, kernel_size: int | Sequence[int] = 3, padding_mode: str = "zeros") -> None:
         super().__init__()
         self.value_pegs = nn.ModuleList(
-            PEG(shape.dim, kernel_size, padding_mode=padding_mode) for _ in range(shape.depth)
+            PEGWithoutResidual(shape.dim, kernel_size, padding_mode=padding_mode) for _ in range(shape.depth)
         )
 
-    def values(self, value: Tensor, grid: Grid, depth: int, scale: Scale | None = None) -> Tensor:
-        layer: PEG = self.value_pegs[depth - 1]  # type: ignore[assignment]
-        return layer.encoding(value, grid, 0, at_least_one(scale))
+    def value_encoding(self, value: Tensor, grid: Grid, depth: int, scale: Scale | None = None) -> Tensor:
+        encoded: Tensor = self.value_pegs[depth - 1](value, grid, 0, at_least_one(scale))
+        return encoded

@@ -16,27 +16,25 @@ class OffsetBias(PositionalEncoding):
     a time. Prefix tokens get none, so where the head reads one of them, the last block's bias changes no answer.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.anchor: Tensor
-        self.register_buffer("anchor", torch.empty(0), persistent=False)  # knows the device
-
-    def by_offset(self, grid: Grid, depth: int, scale: Scale) -> Tensor:
+    def by_offset(self, grid: Grid, depth: int, scale: Scale, device: torch.device) -> Tensor:
         """The number of each offset from (1 - h, 1 - w) to (h - 1, w - 1), key minus query: (heads, 2h - 1, 2w - 1)."""
         raise NotImplementedError
 
-    def bias(self, grid: Grid, depth: int, scale: Scale | None = None) -> Tensor:
-        by_offset = self.by_offset(grid, depth, (1.0, 1.0) if scale is None else scale)
+    def bias(self, grid: Grid, depth: int, scale: Scale | None = None, device: torch.device | None = None) -> Tensor:
+        if device is None:
+            device = next((each.device for each in self.parameters()), torch.device("cpu"))
+        by_offset = self.by_offset(grid, depth, (1.0, 1.0) if scale is None else scale, device)
         h, w = grid
-        rows, columns = (_number_offsets(side, by_offset.device) for side in grid)  # (h, h), (w, w)
+        rows, columns = (_number_offsets(side, device) for side in grid)  # (h, h), (w, w)
         index = rows[:, None, :, None] * (2 * w - 1) + columns[None, :, None, :]  # (h, w, h, w)
         return by_offset.flatten(1).index_select(1, index.flatten()).view(-1, h * w, h * w)
 
-    def offsets(self, grid: Grid, scale: Scale = (1.0, 1.0)) -> tuple[Tensor, Tensor]:
-        """Offsets along rows, (2h - 1, 1), and columns, (1, 2w - 1), in tokens of an object at scale 1."""
-        (h, w), device = grid, self.anchor.device
-        rows, columns = torch.arange(1 - h, h, device=device), torch.arange(1 - w, w, device=device)
-        return (rows / scale[0])[:, None], (columns / scale[1])[None]
+
+def find_offsets(grid: Grid, scale: Scale, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Offsets along rows, (2h - 1, 1), and columns, (1, 2w - 1), in tokens of an object at scale 1."""
+    h, w = grid
+    rows, columns = torch.arange(1 - h, h, device=device), torch.arange(1 - w, w, device=device)
+    return (rows / scale[0])[:, None], (columns / scale[1])[None]
 
 
 class OffsetMlp(nn.Module):
@@ -50,7 +48,7 @@ class OffsetMlp(nn.Module):
         """Numbers of all offsets, (heads, 2h - 1, 2w - 1), from those of each axis, (2h - 1, 1) and (1, 2w - 1)."""
         places = torch.stack(torch.broadcast_tensors(*axes), dim=-1).to(self.fc1.weight.dtype)
         numbers: Tensor = self.fc2(self.fc1(places).relu())
-        return numbers.float().permute(2, 0, 1)
+        return numbers.permute(2, 0, 1)
 
 
 def _number_offsets(length: int, device: torch.device) -> Tensor:

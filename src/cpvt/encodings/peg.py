@@ -212,6 +212,16 @@ def _sides(size: Any, dims: int) -> tuple[Any, ...]:
     return tuple(size) if isinstance(size, (tuple, list)) else (size,) * dims
 
 
+class PEGWithoutResidual(PEG):
+    """A PEG that returns the encoding alone, as where it is added to something else than its tokens."""
+
+    def forward(
+        self, tokens: Tensor, grid: AnyGrid | None = None, prefix_tokens: int = 0, scale: AnyScale = 1
+    ) -> Tensor:
+        """Return the encoding alone; the rest as in PEG."""
+        return self.encoding(tokens, grid, prefix_tokens, scale)
+
+
 def _check(
     dim: int, sizes: Sequence[int], dims: int, causal: bool, dilation: int, padding_mode: str, layout: str
 ) -> None:
@@ -285,9 +295,6 @@ class PEGEncoding(PositionalEncoding):
 
     def layers(self) -> dict[str, int]:
         return {f"peg.{depth}": depth for depth in self.at}
-
-    def outputs(self) -> dict[int, str]:
-        return {depth: f"peg.{depth}" for depth in self.at}
 
     def prune(self, depth: int) -> dict[str, Any]:
         for late in [each for each in self.at if each > depth]:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from cpvt.encodings.base import ModelShape
 from cpvt.encodings.learned import linear_weights
-from cpvt.encodings.offsets import OffsetBias
+from cpvt.encodings.offsets import OffsetBias, find_offsets
 from cpvt.grids import Grid, Scale
 
 
@@ -36,9 +36,9 @@ class RelativeEncoding(OffsetBias):
         for table in self.tables:
             nn.init.trunc_normal_(table, std=0.02)
 
-    def by_offset(self, grid: Grid, depth: int, scale: Scale) -> Tensor:
+    def by_offset(self, grid: Grid, depth: int, scale: Scale, device: torch.device) -> Tensor:
         table: Tensor = self.tables[0 if self.shared else depth - 1]
         side, last = 2 * self.max_offset + 1, self.max_offset
-        axes = (offsets.flatten() for offsets in self.offsets(grid, scale))
+        axes = (offsets.flatten() for offsets in find_offsets(grid, scale, device))
         rows, columns = (linear_weights(offsets, -last, last).to(table.dtype) for offsets in axes)
         return rows @ table.unflatten(1, (side, side)) @ columns.t()

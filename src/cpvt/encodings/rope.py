@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cpvt.encodings.base import ModelShape, Pair, PositionalEncoding
+from cpvt.encodings.base import ModelShape, Pair, PositionalEncoding, check_positive
 from cpvt.encodings.coordinates import AnyJitter, by_size, find_coordinates, frequencies
 from cpvt.grids import Grid, Scale
 
@@ -17,10 +17,10 @@ BASES = (  # ratio of sides to those of training, factor of the base: 100 at 224
 class RotaryEncoding(PositionalEncoding):
     """Queries and keys are rotated by row and column, so that attention sees offsets (2-D axial RoPE).
 
-    Of the head's width d, one half turns with the row and one with the column, at frequencies 100^(-i / (d / 4)).
+    Of the head's width d, one half is rotated with the row and one with the column, at frequencies 100^(-i / (d / 4)).
     At a new size coordinates are spread over the training grid; `coordinates`, `grid` and `jitter` as for `sincos`.
     tuned: places 0, 1, 2, ... instead, and a base that grows with the size as arXiv 2405.13985 tuned it. Nothing is
-    learned; prefix tokens are not turned.
+    learned; prefix tokens are not rotated.
     Source: Su et al., arXiv 2104.09864; two axes and base 100 as in Heo et al., arXiv 2403.13298.
     """
 
@@ -35,6 +35,9 @@ class RotaryEncoding(PositionalEncoding):
     ) -> None:
         super().__init__()
         check_head_width("rope", shape)
+        check_positive("rope", base=base)
+        if tuned and coordinates not in ("scaled", "raw"):
+            raise ValueError(f"rope(tuned=True) counts places 0, 1, 2, ...; leave out coordinates='{coordinates}'")
         self.head_dim, self.base, self.tuned = shape.head_dim, base, tuned
         self.coordinates = find_coordinates("raw" if tuned else coordinates, shape, grid, jitter)
 
@@ -48,7 +51,7 @@ class RotaryEncoding(PositionalEncoding):
 
 
 def rotate_pairs(angles: Tensor) -> Pair:
-    """Cosine and sine of angles (..., d / 2) for all channels (..., d): channel i turns with channel i + d / 2."""
+    """Cosine and sine of angles (..., d / 2) for all channels (..., d): channel i is rotated with channel i + d / 2."""
     angles = torch.cat([angles, angles], dim=-1)
     return angles.cos(), angles.sin()
 

@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from cpvt.encodings.base import ModelShape, Pair, PositionalEncoding
+from cpvt.encodings.base import ModelShape, Pair, PositionalEncoding, check_positive
 from cpvt.encodings.coordinates import AnyJitter, find_coordinates, frequencies
 from cpvt.encodings.rope import check_head_width, rotate_pairs
 from cpvt.grids import Grid, Scale
@@ -27,6 +27,7 @@ class DinoRotaryEncoding(PositionalEncoding):
     ) -> None:
         super().__init__()
         check_head_width("rope_dino", shape)
+        check_positive("rope_dino", base=base)
         self.head_dim, self.base = shape.head_dim, base
         self.coordinates = find_coordinates(coordinates, shape, jitter=jitter)
 

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from cpvt.encodings.base import ModelShape, Pair, PositionalEncoding
+from cpvt.encodings.base import ModelShape, Pair, PositionalEncoding, check_positive
 from cpvt.encodings.coordinates import AnyJitter, find_coordinates, frequencies
 from cpvt.encodings.rope import check_head_width, rotate_pairs
 from cpvt.grids import Grid, Scale
@@ -16,7 +16,7 @@ from cpvt.grids import Grid, Scale
 class MixedRotaryEncoding(PositionalEncoding):
     """Queries and keys are rotated along learned directions, of each block and head (RoPE-Mixed).
 
-    Channel pair t turns by waves[0, head, t] * row + waves[1, head, t] * column. The waves start with magnitudes
+    Channel pair t is rotated by waves[0, head, t] * row + waves[1, head, t] * column. The waves start with magnitudes
     10^(-i / (d / 4)) along a direction that is random for each head and along the one across it.
     `coordinates` and `jitter` as for `sincos`. coordinates='raw' counts 0, 1, 2, ... at any size, as in the paper;
     at scale s 'told' reads place (i + 0.5) / s - 0.5.
@@ -30,6 +30,7 @@ class MixedRotaryEncoding(PositionalEncoding):
     ) -> None:
         super().__init__()
         check_head_width("rope_mixed", shape)
+        check_positive("rope_mixed", base=base)
         self.base, self.coordinates = base, find_coordinates(coordinates, shape, jitter=jitter)
         size = (2, shape.num_heads, shape.head_dim // 2)
         self.waves = nn.ParameterList(torch.empty(size) for _ in range(shape.depth))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cpvt.encodings.base import ModelShape, PositionalEncoding
+from cpvt.encodings.base import ModelShape, PositionalEncoding, check_positive
 from cpvt.encodings.coordinates import AnyJitter, find_coordinates, frequencies
 from cpvt.grids import Grid, Scale
 
@@ -34,6 +34,7 @@ class SinCosEncoding(PositionalEncoding):
         super().__init__()
         if shape.dim % 4:
             raise ValueError(f"sincos needs a width that is a multiple of 4; got {shape.dim}")
+        check_positive("sincos", temperature=temperature)
         self.dim, self.temperature = shape.dim, temperature
         self.coordinates = find_coordinates(coordinates, shape, grid, jitter)
 

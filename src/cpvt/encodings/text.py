@@ -38,7 +38,9 @@ def _split_term(term: ast.expr) -> tuple[str, dict[str, Any]]:
     try:
         return name, {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in called.keywords}
     except ValueError as error:
-        raise ValueError(f"options of '{name}' must be plain numbers, texts in quotes or tuples") from error
+        raise ValueError(
+            f"options of '{name}' must be plain numbers, texts in quotes, tuples or dictionaries of them"
+        ) from error
 
 
 def expand_groups(texts: Sequence[str]) -> tuple[str, ...]:

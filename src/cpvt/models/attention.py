@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import copy
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -115,6 +115,14 @@ def by_group(x: Tensor, layout: Layout) -> list[Tensor]:
     return [part.transpose(1, 2) for part in layout.split(x.transpose(1, 2))]
 
 
+def all_or_none(hook: str, returned: Sequence[Any]) -> list[Any]:
+    """What a hook returned for the grids of a list, or nothing; ValueError where it returned None for some of them."""
+    found = [each for each in returned if each is not None]
+    if found and len(found) < len(returned):
+        raise ValueError(f"the hook '{hook}' must return tensors for all grids of a list, or None for all")
+    return found
+
+
 class BlockHooks(NamedTuple):
     """The hooks of an encoding that need the queries or values of one block."""
 
@@ -122,27 +130,24 @@ class BlockHooks(NamedTuple):
     layout: Layout
     depth: int
 
-    def logits(self, query: Tensor, temperatures: Sequence[Temperature]) -> list[Tensor]:
+    def query_biases(self, query: Tensor, temperatures: Sequence[Temperature]) -> list[Tensor]:
         """What is added to the logits of each group for its queries, (B, heads, P + N, P + N)."""
-        prefix = self.layout.prefix_tokens
-        added = []
+        prefix, asked = self.layout.prefix_tokens, []
         for part, (grid, scale, _), temperature in zip(by_group(query, self.layout), self.layout.groups, temperatures):
             factor = query.shape[-1] ** -0.5 * (1.0 if temperature is None else temperature)
             patches = (part[:, :, prefix:] * factor).to(part.dtype)
-            logits = self.encoding.call_hook("logits", patches, grid, self.depth, scale=scale)
-            added += [] if logits is None else [F.pad(logits, (prefix, 0, prefix, 0))]
-        return added
+            asked.append(self.encoding.call_hook("query_bias", patches, grid, self.depth, scale=scale))
+        return [F.pad(bias, (prefix, 0, prefix, 0)) for bias in all_or_none("query_bias", asked)]
 
-    def values(self, x: Tensor, value: Tensor) -> Tensor:
+    def add_values(self, x: Tensor, value: Tensor) -> Tensor:
         """The output of attention x (B, P + N, D) with what the encoding makes of the values added to the patches."""
-        prefix = self.layout.prefix_tokens
-        parts = []
+        prefix, asked = self.layout.prefix_tokens, []
         for part, (grid, scale, _) in zip(by_group(value, self.layout), self.layout.groups):
             patches = part[:, :, prefix:].transpose(1, 2).flatten(2)  # (B, N, D)
-            added = self.encoding.call_hook("values", patches, grid, self.depth, scale=scale)
-            if added is None:
-                return x
-            parts.append(F.pad(added, (0, 0, prefix, 0)))
+            asked.append(self.encoding.call_hook("value_encoding", patches, grid, self.depth, scale=scale))
+        parts = [F.pad(added, (0, 0, prefix, 0)) for added in all_or_none("value_encoding", asked)]
+        if not parts:
+            return x
         return x + (torch.cat([part.flatten(0, 1) for part in parts])[None] if self.layout.packed else parts[0])
 
 
@@ -168,43 +173,42 @@ class AttentionInputs(NamedTuple):
 
         temperatures: one for each group of the layout, or one for all.
         """
-        asked = (
-            encoding.call_hook("rotation", grid, x.device, scale=scale) if "rotation" in encoding.hooks else None
-            for grid, scale, _ in layout.groups
-        )  # fmt: skip
-        rotations = tuple(rotation for rotation in asked if rotation is not None)
+        groups = layout.groups if "rotation" in encoding.active_hooks else ()
+        asked = [encoding.call_hook("rotation", grid, x.device, scale=scale) for grid, scale, _ in groups]
+        rotations = tuple(all_or_none("rotation", asked))
         pack = PackedBatch(layout, x.device, temperatures) if layout.packed else None
         inputs = cls(pack=pack, temperature=None if layout.packed else temperatures[0])
-        if rotations and "block_rotation" in encoding.hooks:
+        if rotations and "block_rotation" in encoding.active_hooks:
             return inputs._replace(rotations=rotations)
         cos, sin = widen_rotations(rotations, layout, x.dtype)
         return inputs._replace(cos=cos, sin=sin)
 
-    def at_block(self, encoding: PositionalEncoding, layout: Layout, depth: int, dtype: torch.dtype) -> AttentionInputs:
+    def at_block(self, encoding: PositionalEncoding, layout: Layout, depth: int, x: Tensor) -> AttentionInputs:
         """The same with what block `depth` (from 1) has of its own; computed only when that block runs."""
-        inputs, hooks = self, encoding.hooks
+        inputs, hooks = self, encoding.active_hooks
         if self.rotations:
             own = [encoding.block_rotation(rotation, depth) for rotation in self.rotations]
-            cos, sin = widen_rotations(own, layout, dtype)
+            cos, sin = widen_rotations(own, layout, x.dtype)
             inputs = inputs._replace(cos=cos, sin=sin)
         if "bias" in hooks:
             prefix = layout.prefix_tokens
-            asked = (encoding.call_hook("bias", grid, depth, scale=scale) for grid, scale, _ in layout.groups)
+            told = ((grid, {"scale": scale, "device": x.device}) for grid, scale, _ in layout.groups)
+            asked = all_or_none("bias", [encoding.call_hook("bias", grid, depth, **more) for grid, more in told])
             # four axes: with three, the CPU's fused kernel is not taken (measured 4 times slower at 577 tokens)
-            biases = [F.pad(bias, (prefix, 0, prefix, 0)).unsqueeze(0) for bias in asked if bias is not None]
+            biases = [F.pad(bias, (prefix, 0, prefix, 0)).unsqueeze(0) for bias in asked]
             if biases and self.pack is None:
                 inputs = inputs._replace(bias=biases[0])
             elif biases and self.pack is not None:
                 inputs = inputs._replace(pack=self.pack.with_biases(biases))
-        if "logits" in hooks or "values" in hooks:
+        if "query_bias" in hooks or "value_encoding" in hooks:
             inputs = inputs._replace(hooks=BlockHooks(encoding, layout, depth))
         return inputs
 
-    def logits(self, query: Tensor) -> Sequence[Tensor]:
+    def query_biases(self, query: Tensor) -> Sequence[Tensor]:
         """What is added to the logits of each group for these queries (B, heads, P + N, d); empty for nothing."""
-        if self.hooks is None or "logits" not in self.hooks.encoding.hooks:
+        if self.hooks is None or "query_bias" not in self.hooks.encoding.active_hooks:
             return ()
-        return self.hooks.logits(query, [self.temperature] if self.pack is None else self.pack.temperatures)
+        return self.hooks.query_biases(query, [self.temperature] if self.pack is None else self.pack.temperatures)
 
 
 def widen_rotations(
@@ -242,8 +246,8 @@ class Attention(nn.Module):
             x = positions.pack.attend(query, key, value, logits)
         else:
             x = _attend(query, key, value, self._bias(positions, logits, query.dtype), positions.temperature)
-        if positions.hooks is not None and "values" in positions.hooks.encoding.hooks:
-            x = positions.hooks.values(x, value)
+        if positions.hooks is not None and "value_encoding" in positions.hooks.encoding.active_hooks:
+            x = positions.hooks.add_values(x, value)
         return apply_linear(self.proj, x)
 
     def weights(self, x: Tensor, positions: AttentionInputs) -> Tensor:
@@ -258,7 +262,7 @@ class Attention(nn.Module):
         """Rotated queries and keys, and values, (B, heads, P + N, d) each; and what is added to the logits for them."""
         qkv = apply_linear(self.qkv, x).unflatten(2, (3, self.num_heads, -1))  # (B, P + N, 3, heads, d)
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (B, heads, P + N, d) each
-        logits = positions.logits(query)
+        logits = positions.query_biases(query)
         if positions.cos is not None and positions.sin is not None:
             query, key = rotate(query, positions.cos, positions.sin), rotate(key, positions.cos, positions.sin)
         return query, key, value, logits

@@ -19,6 +19,7 @@ from cpvt.config import ModelConfig
 from cpvt.config.scale import ScaleRule
 from cpvt.encodings import PEG, ModelShape, PositionalEncoding, create_encoding
 from cpvt.encodings.naming import Builder
+from cpvt.encodings.peg import PEGWithoutResidual
 from cpvt.grids import Layout, check_tokens
 from cpvt.models.attention import AttentionInputs, Block
 from cpvt.models.packing import check_batch, pad_to_patches, plan_packs
@@ -34,7 +35,8 @@ from cpvt.models.timm_interface import (
     take_indices,
 )
 
-register_notrace_module(PEG)  # it inspects shapes and devices, so it is a leaf of an FX graph
+for layer in (PEG, PEGWithoutResidual):
+    register_notrace_module(layer)  # it inspects shapes and devices, so it is a leaf of an FX graph
 for leaf in (check_batch, check_tokens, find_scale, find_temperature, refuse_scale):
     register_notrace_function(leaf)
 
@@ -162,7 +164,7 @@ class VisionTransformer(Backbone):
 
     def _run_block(self, depth: int, x: Tensor, layout: Layout, positions: AttentionInputs) -> Tensor:
         """Block `depth`, counted from 1, with its own positional inputs, then the encoding after it."""
-        positions = positions.at_block(self.encoding, layout, depth, x.dtype)
+        positions = positions.at_block(self.encoding, layout, depth, x)
         y: Tensor = self.encoding(self.blocks[depth - 1](x, positions), layout, depth)
         return y
 
@@ -300,7 +302,7 @@ class VisionTransformer(Backbone):
             raise ValueError(f"block must be from 1 to {len(self.blocks)}; got {block}")
         x, layout, positions = self.embed(images)
         x, _ = self.run_blocks(x, layout, positions, block - 1)
-        positions = positions.at_block(self.encoding, layout, block, x.dtype)
+        positions = positions.at_block(self.encoding, layout, block, x)
         looked_at: Block = self.blocks[block - 1]  # type: ignore[assignment]
         weights = looked_at.attn.weights(looked_at.norm1(x), positions)
         return weights[:, :, self.num_prefix_tokens :, self.num_prefix_tokens :]

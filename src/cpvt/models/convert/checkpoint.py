@@ -15,17 +15,12 @@ import torch
 from torch import Tensor
 
 from cpvt.config.base import some_names
+from cpvt.runtime.errors import error_line
 
 WRAPPERS = (  # where training scripts keep weights; averaged ones first, as in timm
     "state_dict_ema", "model_ema", "ema_state_dict", "state_dict", "model_state_dict", "model", "module", "net",
 )  # fmt: skip
 PREFIXES = re.compile(r"^(module\.)+|(?<![^.])_(orig_mod|fsdp_wrapped_module|checkpoint_wrapped_module)\.")
-
-
-def says(error: BaseException) -> str:
-    """The first line of what an error says."""
-    words = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {words[0] if words else 'no reason given'}"
 
 
 def read_weights(path: Path) -> Any:
@@ -41,7 +36,7 @@ def read_weights(path: Path) -> Any:
         raise ValueError(f"'{path}' is not a whole safetensors file ({error})") from error
     except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
         raise ValueError(
-            f"'{path}' holds more than tensors, or is broken, and is not opened ({says(error)}); "
+            f"'{path}' holds more than tensors, or is broken, and is not opened ({error_line(error)}); "
             "save the state_dict alone, best as .safetensors"
         ) from error
 

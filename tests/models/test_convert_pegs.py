@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 import safetensors.torch
@@ -14,7 +15,7 @@ from torch.testing import assert_close
 
 import cpvt
 from cpvt.cli import main
-from cpvt.models.convert import convert_peg, find_pegs, load_pegs, save_pegs
+from cpvt.models.convert import convert_peg, find_pegs, load_pegs, read_weights, save_pegs
 from cpvt.models.convert.forms import TABLE
 
 EXACT = dict(atol=1e-12, rtol=1e-12)
@@ -497,6 +498,52 @@ def test_mistakes_of_the_command_are_one_message(options, words, yolo_file, tmp_
     assert re.match(f"cpvt: .*{words}", said.err, re.DOTALL)
     assert said.out == ""
     assert not (tmp_path / "peg.pt").exists()
+
+
+UNREADABLE = [  # name, content (None: a folder), what is said
+    ("text.pt", b"hello world\n", r"holds more than tensors, or is broken, .*\(KeyError: 101\); expected a state_dict"),
+    ("text.safetensors", b"hello world\n", r"is not a whole safetensors file \(SafetensorError: .*fetch or save"),
+    ("adir.pt", None, "expected a file of weights; got the folder 'adir.pt': name the file in it"),
+    ("bdir.safetensors", None, "expected a file of weights; got the folder 'bdir.safetensors'"),
+    ("text.pt/inside.pt", b"", r"NotADirectoryError: .*text.pt"),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "words"), UNREADABLE)
+def test_what_is_no_file_of_weights_is_refused_in_words(name, content, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    if content is None:
+        Path(name).mkdir()
+    else:
+        Path("text.pt").write_bytes(content)
+        if "/" not in name:
+            Path(name).write_bytes(content)
+    with pytest.raises(ValueError, match=words):
+        find_pegs(name)
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "pt", "old.pt"])
+def test_damaged_files_are_read_or_refused_and_never_crash(kind, tmp_path):
+    """Cut off anywhere, and with one bit changed in the header or the pickled structure."""
+    path, state = tmp_path / f"weights.{kind}", {"pe.conv.weight": torch.randn(6, 1, 3, 3)}
+    if kind == "safetensors":
+        safetensors.torch.save_file(state, path)
+    else:
+        torch.save({"model": state}, path, _use_new_zipfile_serialization=kind == "pt")
+    whole = path.read_bytes()
+    generator = torch.Generator().manual_seed(0)
+    for cut in range(0, len(whole), max(1, len(whole) // 60)):
+        path.write_bytes(whole[:cut])
+        with pytest.raises(ValueError, match=re.escape(str(path))):
+            read_weights(path)
+    refused = 0
+    for place in torch.randint(min(400, len(whole)), (200,), generator=generator).tolist():
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << place % 8]) + whole[place + 1 :])
+        try:
+            read_weights(path)
+        except ValueError as error:
+            refused += str(path) in str(error)
+    assert refused > 20
 
 
 def test_a_converted_peg_is_a_peg():

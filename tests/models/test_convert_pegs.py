@@ -433,9 +433,33 @@ def test_pegs_are_saved_and_loaded(tmp_path):
     assert load_pegs(str(path))[2].peg.dims == 2
     safetensors.torch.save_file({"weight": torch.zeros(2)}, tmp_path / "other.safetensors")
     torch.save({"weight": torch.zeros(2)}, tmp_path / "other.pth")
-    for other in ("other.safetensors", "other.pth"):
+    records = json.dumps([found[0].record()])  # of a weight that is not there
+    safetensors.torch.save_file({"weight": torch.zeros(2)}, tmp_path / "cut.safetensors", {"cpvt_pegs": records})
+    for other in ("other.safetensors", "other.pth", "cut.safetensors"):
         with pytest.raises(ValueError, match="was not written by `cpvt convert`"):
             load_pegs(tmp_path / other)
+
+
+@pytest.mark.parametrize("name", ["module", "_orig_mod", "blocks._orig_mod", "module.module"])
+def test_names_are_loaded_as_they_were_saved(name, tmp_path):
+    """Wrappers for several processes and compilers are part of the names in a module."""
+    model = nn.Module()
+    model.add_module("head", nn.Linear(2, 2))
+    place = model
+    for each in name.split("."):
+        place.add_module(each, nn.Module())
+        place = getattr(place, each)
+    place.pe = fill(Yolo(6, 3))
+    found = find_pegs(model)
+    save_pegs(tmp_path / "peg.safetensors", found)
+    (loaded,) = load_pegs(tmp_path / "peg.safetensors")
+    assert loaded.name == found[0].name == f"{name}.pe"
+    assert torch.equal(loaded.peg.weight, found[0].peg.weight)
+
+
+def test_pegs_of_one_name_are_not_saved_over_each_other(tmp_path):
+    with pytest.raises(ValueError, match=r"expected a name for each PEG; got '', '': rename them with _replace"):
+        save_pegs(tmp_path / "peg.safetensors", [convert_peg(conv(6, 3)), convert_peg(conv(6, 5))])
 
 
 @pytest.fixture

@@ -37,8 +37,9 @@ def read_weights(path: Path) -> Any:
     except Exception as error:  # libraries raise KeyError, IndexError, struct.error and more for what is no such file
         what = "is not a whole safetensors file", "fetch or save it again"
         if path.suffix != ".safetensors":
-            what = "holds more than tensors, or is broken, and is not opened", (
-                "expected a state_dict of torch.save: save that alone, best as .safetensors, or fetch the file again"
+            what = (
+                "holds more than tensors, or is broken, and is not opened",
+                ("expected a state_dict of torch.save: save that alone, best as .safetensors, or fetch the file again"),
             )
         raise ValueError(f"'{path}' {what[0]} ({error_line(error)}); {what[1]}") from error
 

@@ -27,6 +27,7 @@ from cpvt.models.convert.convolutions import (
     names_of,
 )
 from cpvt.models.convert.forms import REFUSED, TABLE, Form
+from cpvt.runtime.errors import error_line
 from cpvt.runtime.files import write_bytes
 
 Source = nn.Module | Mapping[str, Any] | str | Path
@@ -124,6 +125,11 @@ def convert_peg(source: Source, prefix: str = "", layout: str = "NLC", eps: floa
 
 def save_pegs(path: Path, pegs: Sequence[ConvertedPEG]) -> None:
     """Write PEGs to a .safetensors file, weights by name and the rest in its header; `load_pegs` reads it."""
+    names = [each.name for each in pegs]
+    if len(set(names)) < len(names):
+        raise ValueError(
+            f"expected a name for each PEG; got {some_names(list(map(repr, names)))}: rename them with _replace(name=...)"
+        )
     state = {
         join(each.name, name): tensor.contiguous() for each in pegs for name, tensor in each.peg.state_dict().items()
     }
@@ -133,18 +139,19 @@ def save_pegs(path: Path, pegs: Sequence[ConvertedPEG]) -> None:
 
 def load_pegs(path: str | Path, layout: str = "NLC") -> list[ConvertedPEG]:
     """Read the PEGs that `cpvt convert` or `save_pegs` wrote; ValueError for another file."""
-    state, records = unwrap_checkpoint(read_weights(Path(path))), []
-    if Path(path).suffix == ".safetensors":
+    state, pegs = read_weights(Path(path)), []  # by the names as written: 'module.' may be part of one
+    try:
         with safetensors.safe_open(path, "pt") as file:
-            records = json.loads((file.metadata() or {}).get(METADATA, "[]"))
-    if not records:
-        raise ValueError(f"'{path}' was not written by `cpvt convert`; find_pegs reads weights of other models")
-    pegs = []
-    for each in records:
-        weight, bias = (state.get(join(each["name"], part)) for part in ("weight", "bias"))
-        assert weight is not None
-        peg = make_peg(weight, bias, each["causal"], layout)
-        pegs.append(ConvertedPEG(each["name"], peg, each["residual"], each["model"], each["batch_norm"]))
+            records = json.loads(file.metadata()[METADATA])
+        for each in records:
+            weight, bias = state[join(each["name"], "weight")], state.get(join(each["name"], "bias"))
+            peg = make_peg(weight, bias, each["causal"], layout)
+            pegs.append(ConvertedPEG(each["name"], peg, each["residual"], each["model"], each["batch_norm"]))
+    except (safetensors.SafetensorError, json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"'{path}' was not written by `cpvt convert`, or was changed ({error_line(error)}); find_pegs reads weights "
+            "of other models"
+        ) from error
     return pegs
 
 

@@ -301,7 +301,14 @@ def test_the_epsilon_of_a_batch_norm():
         assert_close(apply(convert_peg(state, eps=eps), tokens, GRID), expected, **EXACT)
         assert torch.allclose(default, expected, atol=1e-9) == (eps == 1e-3)
         assert torch.allclose(apply(convert_peg(layer, eps=1e-3), tokens, GRID), expected, atol=1e-9) == (eps == 1e-3)
-        other = convert_peg({name.replace("pe.", "x."): tensor for name, tensor in state.items()}, "attn.x")
+        renamed = {"pe.conv": "x.0", "pe.bn": "x.1"}
+        other = convert_peg(
+            {
+                renamed[name[5:].rpartition(".")[0]] + "." + name.rpartition(".")[2]: each
+                for name, each in state.items()
+            },
+            "x",
+        )
         assert torch.allclose(other.peg.encoding(tokens, GRID), expected, atol=1e-9) == (eps == 1e-5)
 
 
@@ -313,10 +320,132 @@ def test_a_sequence_of_convolution_and_batch_norm(names, affine):
         layer.add_module(name, part)
     fill(layer)
     assert_close(apply(convert_peg(layer), tokens, GRID), as_image(layer, tokens, GRID), **EXACT)
+    if names != "0 1":  # a norm before the convolution may be called the same
+        with pytest.raises(ValueError, match=rf"the BatchNorm '{names.split()[1]}' is next to '{names.split()[0]}'"):
+            convert_peg(layer.state_dict())
+        return
     unknown = convert_peg(layer.state_dict())
     assert unknown.residual is None
     assert unknown.usage.startswith("peg(x, grid) if the model adds x to the convolution, else")
     assert_close(unknown.peg.encoding(tokens, GRID), as_image(layer, tokens, GRID), **EXACT)
+
+
+class NormedBlock(nn.Module):
+    """A block whose BatchNorm is before its MLP, next to the positional convolution."""
+
+    def __init__(self, dim, name="pos_embed", mlp=True):
+        super().__init__()
+        self.name, self.norm, self.mlp = name, nn.BatchNorm2d(dim), nn.Conv2d(dim, dim, 1) if mlp else nn.Identity()
+        self.add_module(name, conv(dim, 3))
+
+    def forward(self, image):
+        image = image + getattr(self, self.name)(image)
+        return image + self.mlp(self.norm(image))
+
+
+@pytest.mark.parametrize("mlp", [True, False])
+@pytest.mark.parametrize("trained", [True, False])
+def test_a_batch_norm_outside_the_layer_is_left_out(mlp, trained):
+    block, tokens = NormedBlock(6, mlp=mlp).double().eval(), draw(2, 28, 6)
+    if trained:  # else the norm changes almost nothing, and none must be folded either
+        fill(block)
+    expected = tokens + as_image(block.pos_embed, tokens, GRID)
+    for source, prefix in ((block, ""), (block.state_dict(), ""), (block, "pos_embed"), (nn.Sequential(block), "0")):
+        found = convert_peg(source, prefix)
+        assert (found.residual, found.batch_norm) == (True, False)
+        assert_close(apply(found, tokens, GRID), expected, **EXACT)
+
+
+@pytest.mark.parametrize("source", [nn.Sequential, lambda block: nn.Sequential(block).state_dict()])
+def test_a_batch_norm_next_to_a_convolution_of_no_known_form_is_not_guessed(source):
+    block, tokens = fill(NormedBlock(6, "dw")), draw(2, 28, 6)
+    with pytest.raises(
+        ValueError, match=r"'0.norm' is next to '0.dw', .*: give the layer as a module, .*prefix='0.dw'"
+    ):
+        find_pegs(source(block), "0")
+    found = convert_peg(source(block), "0.dw")
+    assert_close(found.peg.encoding(tokens, GRID), as_image(block.dw, tokens, GRID), **EXACT)
+
+
+def test_only_the_next_of_a_sequence_belongs_to_a_convolution():
+    parts = [conv(6, 3), nn.BatchNorm2d(6), nn.Linear(2, 2)]
+    assert convert_peg(nn.ModuleDict({"x": nn.Sequential(*parts)}), "x").batch_norm
+    with pytest.raises(ValueError, match=r"'x.1' is next to 'x.0'"):
+        convert_peg(nn.ModuleDict({"x": nn.ModuleList(parts)}), "x")
+    before = nn.ModuleDict({"x": nn.Sequential(parts[1], parts[0], parts[2])})
+    assert not convert_peg(before, "x").batch_norm
+    assert not convert_peg(before.state_dict(), "x").batch_norm
+
+
+class SeveralArguments(nn.Module):
+    """The `dwconv` of an MLP in a layer that no known call runs."""
+
+    def __init__(self, convolution):
+        super().__init__()
+        self.dwconv = convolution
+
+    def forward(self, tokens, *, sizes, lengths):
+        raise AssertionError
+
+
+class Standardised(nn.Conv2d):
+    def forward(self, image):
+        weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+        return F.conv2d(image, weight, self.bias, padding=self.padding, groups=self.groups)
+
+
+OTHER_CONVOLUTIONS = {
+    "one channel in": (
+        nn.Conv2d(1, 64, 3, padding=1),
+        "in_channels, out_channels and groups must be equal; got Conv2d",
+    ),
+    "two for each": (nn.Conv2d(32, 64, 3, padding=1, groups=32), "in_channels, out_channels and groups must be equal"),
+    "no padding": (nn.Conv2d(6, 6, 3, groups=6), r"another stride or padding, .*; got Conv2d\(6, 6"),
+    "little padding": (nn.Conv2d(6, 6, 5, padding=1, groups=6), "another stride or padding"),
+    "transposed": (nn.ConvTranspose2d(6, 6, 3, padding=1, groups=6), "ConvTranspose2d gives neither its convolution"),
+    "other weights": (Standardised(6, 6, 3, padding=1, groups=6), "Standardised gives neither its convolution"),
+}
+
+
+@pytest.mark.parametrize("kind", OTHER_CONVOLUTIONS)
+def test_other_convolutions_in_a_module_are_refused(kind):
+    layer, words = OTHER_CONVOLUTIONS[kind]
+    head = nn.Linear(2, 2)
+    places = {
+        "": layer,
+        "pos": nn.ModuleDict({"pos_embed": layer, "head": head}),
+        "mlp": nn.ModuleDict({"mlp": SeveralArguments(layer), "head": head}),
+        "blk": nn.ModuleDict({"blk": nn.ModuleDict({"dw": layer, "head": head})}),
+    }
+    for name, place in places.items():
+        with pytest.raises(ValueError, match=words):
+            find_pegs(place, name * (name == "blk"))
+
+
+def test_a_layer_that_no_known_call_runs_is_converted_by_its_convolution():
+    model, tokens = nn.ModuleDict({"mlp": SeveralArguments(conv(6, 3)), "head": nn.Linear(2, 2)}), draw(2, 28, 6)
+    found = convert_peg(fill(model))
+    assert (found.name, found.residual) == ("mlp.dwconv", False)
+    assert_close(apply(found, tokens, GRID), as_image(model["mlp"].dwconv, tokens, GRID), **EXACT)
+
+
+@pytest.mark.parametrize("as_module", [True, False])
+def test_a_kernel_that_holds_the_input_is_split_by_its_form_alone(as_module):
+    mixer, tokens = fill(nn.ModuleDict({"reparam_conv": conv(6, 3)})), draw(2, 28, 6)
+    expected = as_image(mixer["reparam_conv"], tokens, GRID)
+    for place, prefix, residual in (("token_mixer", "blk.token_mixer", None), ("pos_emb", "", True)):
+        model = nn.ModuleDict({"blk": nn.ModuleDict({place: mixer, "head": nn.Linear(2, 2)})}).double()
+        found = convert_peg(model if as_module else model.state_dict(), prefix)
+        assert found.residual == residual
+        assert_close((found.peg if residual else found.peg.encoding)(tokens, GRID), expected, **EXACT)
+
+
+def test_a_convolution_of_zeros_is_refused_for_its_activation():
+    layer = Yolo(6, 3, act=nn.SiLU())
+    for each in layer.parameters():
+        nn.init.zeros_(each)
+    with pytest.raises(ValueError, match="an activation"):
+        find_pegs(layer)
 
 
 def test_a_prefix_names_a_convolution_of_no_known_form():

@@ -155,14 +155,14 @@ def test_the_given_state_is_left_alone():
         ({"mlp_layer": timm.layers.SwiGLU}, "blocks.0.mlp.fc1_g.weight"),
     ],
 )
-def test_weights_without_a_home_are_named(options, names):
+def test_weights_without_a_counterpart_are_named(options, names):
     state = timm.create_model("vit_tiny_patch16_224", **SMALL, img_size=64, **options).state_dict()
-    with pytest.raises(ValueError, match=rf"there is no home for .*{names}.*cpvt.retrofit"):
+    with pytest.raises(ValueError, match=rf"there is no counterpart of .*{names}.*cpvt.retrofit"):
         from_timm(state)
 
 
 def test_what_is_no_vision_transformer_is_refused():
-    with pytest.raises(ValueError, match=r"no home for conv1.0.weight, .* and \d+ more"):
+    with pytest.raises(ValueError, match=r"no counterpart of conv1.0.weight, .* and \d+ more"):
         from_timm(timm.create_model("resnet10t").state_dict())
     with pytest.raises(ValueError, match=r"no patch_embed.proj.weight in it"):
         from_timm({})

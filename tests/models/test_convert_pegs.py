@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 import safetensors.torch
@@ -14,7 +15,7 @@ from torch.testing import assert_close
 
 import cpvt
 from cpvt.cli import main
-from cpvt.models.convert import convert_peg, find_pegs, load_pegs, save_pegs
+from cpvt.models.convert import convert_peg, find_pegs, load_pegs, read_weights, save_pegs
 from cpvt.models.convert.forms import TABLE
 
 EXACT = dict(atol=1e-12, rtol=1e-12)
@@ -300,7 +301,14 @@ def test_the_epsilon_of_a_batch_norm():
         assert_close(apply(convert_peg(state, eps=eps), tokens, GRID), expected, **EXACT)
         assert torch.allclose(default, expected, atol=1e-9) == (eps == 1e-3)
         assert torch.allclose(apply(convert_peg(layer, eps=1e-3), tokens, GRID), expected, atol=1e-9) == (eps == 1e-3)
-        other = convert_peg({name.replace("pe.", "x."): tensor for name, tensor in state.items()}, "attn.x")
+        renamed = {"pe.conv": "x.0", "pe.bn": "x.1"}
+        other = convert_peg(
+            {
+                renamed[name[5:].rpartition(".")[0]] + "." + name.rpartition(".")[2]: each
+                for name, each in state.items()
+            },
+            "x",
+        )
         assert torch.allclose(other.peg.encoding(tokens, GRID), expected, atol=1e-9) == (eps == 1e-5)
 
 
@@ -312,10 +320,132 @@ def test_a_sequence_of_convolution_and_batch_norm(names, affine):
         layer.add_module(name, part)
     fill(layer)
     assert_close(apply(convert_peg(layer), tokens, GRID), as_image(layer, tokens, GRID), **EXACT)
+    if names != "0 1":  # a norm before the convolution may be called the same
+        with pytest.raises(ValueError, match=rf"the BatchNorm '{names.split()[1]}' is next to '{names.split()[0]}'"):
+            convert_peg(layer.state_dict())
+        return
     unknown = convert_peg(layer.state_dict())
     assert unknown.residual is None
     assert unknown.usage.startswith("peg(x, grid) if the model adds x to the convolution, else")
     assert_close(unknown.peg.encoding(tokens, GRID), as_image(layer, tokens, GRID), **EXACT)
+
+
+class NormedBlock(nn.Module):
+    """A block whose BatchNorm is before its MLP, next to the positional convolution."""
+
+    def __init__(self, dim, name="pos_embed", mlp=True):
+        super().__init__()
+        self.name, self.norm, self.mlp = name, nn.BatchNorm2d(dim), nn.Conv2d(dim, dim, 1) if mlp else nn.Identity()
+        self.add_module(name, conv(dim, 3))
+
+    def forward(self, image):
+        image = image + getattr(self, self.name)(image)
+        return image + self.mlp(self.norm(image))
+
+
+@pytest.mark.parametrize("mlp", [True, False])
+@pytest.mark.parametrize("trained", [True, False])
+def test_a_batch_norm_outside_the_layer_is_left_out(mlp, trained):
+    block, tokens = NormedBlock(6, mlp=mlp).double().eval(), draw(2, 28, 6)
+    if trained:  # else the norm changes almost nothing, and none must be folded either
+        fill(block)
+    expected = tokens + as_image(block.pos_embed, tokens, GRID)
+    for source, prefix in ((block, ""), (block.state_dict(), ""), (block, "pos_embed"), (nn.Sequential(block), "0")):
+        found = convert_peg(source, prefix)
+        assert (found.residual, found.batch_norm) == (True, False)
+        assert_close(apply(found, tokens, GRID), expected, **EXACT)
+
+
+@pytest.mark.parametrize("source", [nn.Sequential, lambda block: nn.Sequential(block).state_dict()])
+def test_a_batch_norm_next_to_a_convolution_of_no_known_form_is_not_guessed(source):
+    block, tokens = fill(NormedBlock(6, "dw")), draw(2, 28, 6)
+    with pytest.raises(
+        ValueError, match=r"'0.norm' is next to '0.dw', .*: give the layer as a module, .*prefix='0.dw'"
+    ):
+        find_pegs(source(block), "0")
+    found = convert_peg(source(block), "0.dw")
+    assert_close(found.peg.encoding(tokens, GRID), as_image(block.dw, tokens, GRID), **EXACT)
+
+
+def test_only_the_next_of_a_sequence_belongs_to_a_convolution():
+    parts = [conv(6, 3), nn.BatchNorm2d(6), nn.Linear(2, 2)]
+    assert convert_peg(nn.ModuleDict({"x": nn.Sequential(*parts)}), "x").batch_norm
+    with pytest.raises(ValueError, match=r"'x.1' is next to 'x.0'"):
+        convert_peg(nn.ModuleDict({"x": nn.ModuleList(parts)}), "x")
+    before = nn.ModuleDict({"x": nn.Sequential(parts[1], parts[0], parts[2])})
+    assert not convert_peg(before, "x").batch_norm
+    assert not convert_peg(before.state_dict(), "x").batch_norm
+
+
+class SeveralArguments(nn.Module):
+    """The `dwconv` of an MLP in a layer that no known call runs."""
+
+    def __init__(self, convolution):
+        super().__init__()
+        self.dwconv = convolution
+
+    def forward(self, tokens, *, sizes, lengths):
+        raise AssertionError
+
+
+class Standardised(nn.Conv2d):
+    def forward(self, image):
+        weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+        return F.conv2d(image, weight, self.bias, padding=self.padding, groups=self.groups)
+
+
+OTHER_CONVOLUTIONS = {
+    "one channel in": (
+        nn.Conv2d(1, 64, 3, padding=1),
+        "in_channels, out_channels and groups must be equal; got Conv2d",
+    ),
+    "two for each": (nn.Conv2d(32, 64, 3, padding=1, groups=32), "in_channels, out_channels and groups must be equal"),
+    "no padding": (nn.Conv2d(6, 6, 3, groups=6), r"another stride or padding, .*; got Conv2d\(6, 6"),
+    "little padding": (nn.Conv2d(6, 6, 5, padding=1, groups=6), "another stride or padding"),
+    "transposed": (nn.ConvTranspose2d(6, 6, 3, padding=1, groups=6), "ConvTranspose2d gives neither its convolution"),
+    "other weights": (Standardised(6, 6, 3, padding=1, groups=6), "Standardised gives neither its convolution"),
+}
+
+
+@pytest.mark.parametrize("kind", OTHER_CONVOLUTIONS)
+def test_other_convolutions_in_a_module_are_refused(kind):
+    layer, words = OTHER_CONVOLUTIONS[kind]
+    head = nn.Linear(2, 2)
+    places = {
+        "": layer,
+        "pos": nn.ModuleDict({"pos_embed": layer, "head": head}),
+        "mlp": nn.ModuleDict({"mlp": SeveralArguments(layer), "head": head}),
+        "blk": nn.ModuleDict({"blk": nn.ModuleDict({"dw": layer, "head": head})}),
+    }
+    for name, place in places.items():
+        with pytest.raises(ValueError, match=words):
+            find_pegs(place, name * (name == "blk"))
+
+
+def test_a_layer_that_no_known_call_runs_is_converted_by_its_convolution():
+    model, tokens = nn.ModuleDict({"mlp": SeveralArguments(conv(6, 3)), "head": nn.Linear(2, 2)}), draw(2, 28, 6)
+    found = convert_peg(fill(model))
+    assert (found.name, found.residual) == ("mlp.dwconv", False)
+    assert_close(apply(found, tokens, GRID), as_image(model["mlp"].dwconv, tokens, GRID), **EXACT)
+
+
+@pytest.mark.parametrize("as_module", [True, False])
+def test_a_kernel_that_holds_the_input_is_split_by_its_form_alone(as_module):
+    mixer, tokens = fill(nn.ModuleDict({"reparam_conv": conv(6, 3)})), draw(2, 28, 6)
+    expected = as_image(mixer["reparam_conv"], tokens, GRID)
+    for place, prefix, residual in (("token_mixer", "blk.token_mixer", None), ("pos_emb", "", True)):
+        model = nn.ModuleDict({"blk": nn.ModuleDict({place: mixer, "head": nn.Linear(2, 2)})}).double()
+        found = convert_peg(model if as_module else model.state_dict(), prefix)
+        assert found.residual == residual
+        assert_close((found.peg if residual else found.peg.encoding)(tokens, GRID), expected, **EXACT)
+
+
+def test_a_convolution_of_zeros_is_refused_for_its_activation():
+    layer = Yolo(6, 3, act=nn.SiLU())
+    for each in layer.parameters():
+        nn.init.zeros_(each)
+    with pytest.raises(ValueError, match="an activation"):
+        find_pegs(layer)
 
 
 def test_a_prefix_names_a_convolution_of_no_known_form():
@@ -432,9 +562,33 @@ def test_pegs_are_saved_and_loaded(tmp_path):
     assert load_pegs(str(path))[2].peg.dims == 2
     safetensors.torch.save_file({"weight": torch.zeros(2)}, tmp_path / "other.safetensors")
     torch.save({"weight": torch.zeros(2)}, tmp_path / "other.pth")
-    for other in ("other.safetensors", "other.pth"):
+    records = json.dumps([found[0].record()])  # of a weight that is not there
+    safetensors.torch.save_file({"weight": torch.zeros(2)}, tmp_path / "cut.safetensors", {"cpvt_pegs": records})
+    for other in ("other.safetensors", "other.pth", "cut.safetensors"):
         with pytest.raises(ValueError, match="was not written by `cpvt convert`"):
             load_pegs(tmp_path / other)
+
+
+@pytest.mark.parametrize("name", ["module", "_orig_mod", "blocks._orig_mod", "module.module"])
+def test_names_are_loaded_as_they_were_saved(name, tmp_path):
+    """Wrappers for several processes and compilers are part of the names in a module."""
+    model = nn.Module()
+    model.add_module("head", nn.Linear(2, 2))
+    place = model
+    for each in name.split("."):
+        place.add_module(each, nn.Module())
+        place = getattr(place, each)
+    place.pe = fill(Yolo(6, 3))
+    found = find_pegs(model)
+    save_pegs(tmp_path / "peg.safetensors", found)
+    (loaded,) = load_pegs(tmp_path / "peg.safetensors")
+    assert loaded.name == found[0].name == f"{name}.pe"
+    assert torch.equal(loaded.peg.weight, found[0].peg.weight)
+
+
+def test_pegs_of_one_name_are_not_saved_over_each_other(tmp_path):
+    with pytest.raises(ValueError, match=r"expected a name for each PEG; got '', '': rename them with _replace"):
+        save_pegs(tmp_path / "peg.safetensors", [convert_peg(conv(6, 3)), convert_peg(conv(6, 5))])
 
 
 @pytest.fixture
@@ -497,6 +651,52 @@ def test_mistakes_of_the_command_are_one_message(options, words, yolo_file, tmp_
     assert re.match(f"cpvt: .*{words}", said.err, re.DOTALL)
     assert said.out == ""
     assert not (tmp_path / "peg.pt").exists()
+
+
+UNREADABLE = [  # name, content (None: a folder), what is said
+    ("text.pt", b"hello world\n", r"holds more than tensors, or is broken, .*\(KeyError: 101\); expected a state_dict"),
+    ("text.safetensors", b"hello world\n", r"is not a whole safetensors file \(SafetensorError: .*fetch or save"),
+    ("adir.pt", None, "expected a file of weights; got the folder 'adir.pt': name the file in it"),
+    ("bdir.safetensors", None, "expected a file of weights; got the folder 'bdir.safetensors'"),
+    ("text.pt/inside.pt", b"", r"NotADirectoryError: .*text.pt"),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "words"), UNREADABLE)
+def test_what_is_no_file_of_weights_is_refused_in_words(name, content, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    if content is None:
+        Path(name).mkdir()
+    else:
+        Path("text.pt").write_bytes(content)
+        if "/" not in name:
+            Path(name).write_bytes(content)
+    with pytest.raises(ValueError, match=words):
+        find_pegs(name)
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "pt", "old.pt"])
+def test_damaged_files_are_read_or_refused_and_never_crash(kind, tmp_path):
+    """Cut off anywhere, and with one bit changed in the header or the pickled structure."""
+    path, state = tmp_path / f"weights.{kind}", {"pe.conv.weight": torch.randn(6, 1, 3, 3)}
+    if kind == "safetensors":
+        safetensors.torch.save_file(state, path)
+    else:
+        torch.save({"model": state}, path, _use_new_zipfile_serialization=kind == "pt")
+    whole = path.read_bytes()
+    generator = torch.Generator().manual_seed(0)
+    for cut in range(0, len(whole), max(1, len(whole) // 60)):
+        path.write_bytes(whole[:cut])
+        with pytest.raises(ValueError, match=re.escape(str(path))):
+            read_weights(path)
+    refused = 0
+    for place in torch.randint(min(400, len(whole)), (200,), generator=generator).tolist():
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << place % 8]) + whole[place + 1 :])
+        try:
+            read_weights(path)
+        except ValueError as error:
+            refused += str(path) in str(error)
+    assert refused > 20
 
 
 def test_a_converted_peg_is_a_peg():

@@ -8,8 +8,9 @@ from typing import Any
 from torch import nn
 
 from cpvt.adapters import build
-from cpvt.adapters.weights import load_weights, says
+from cpvt.adapters.weights import load_weights
 from cpvt.config import ExternalConfig, sides
+from cpvt.runtime.errors import error_line
 
 
 def continue_external(
@@ -50,7 +51,9 @@ def _resize(model: nn.Module, wanted: ExternalConfig) -> None:
     try:
         resize(sides(wanted.img_size))
     except (AssertionError, ValueError, RuntimeError, TypeError) as error:
-        raise ValueError(f"'{wanted.name}' cannot be brought to {wanted.img_size} pixels: {says(error)}") from error
+        raise ValueError(
+            f"'{wanted.name}' cannot be brought to {wanted.img_size} pixels: {error_line(error)}"
+        ) from error
 
 
 def _other_shapes(model: nn.Module, other: nn.Module) -> set[str]:

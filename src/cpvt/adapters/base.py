@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from cpvt.adapters.errors import UnsupportedError, UnsupportedSizeError
 from cpvt.adapters.token_maps import as_map, find_tokens
-from cpvt.adapters.weights import says
 from cpvt.config import Size, sides
 from cpvt.config.scale import ScaleRule, parse_scale, scale_at
 from cpvt.data import Transform
+from cpvt.runtime.errors import error_line
 
 # parameters that hold positions, by the names that libraries give them
 POSITIONS = re.compile(
@@ -190,7 +190,7 @@ class ModelAdapter:
         except ERRORS as error:
             if not self._runs_elsewhere(images, method, **options):
                 raise
-            raise UnsupportedSizeError(says(error)) from error
+            raise UnsupportedSizeError(error_line(error)) from error
 
     def _run(self, images: Tensor, method: str, **options: Any) -> Any:
         with self.inference():

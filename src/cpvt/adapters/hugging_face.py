@@ -16,8 +16,9 @@ from cpvt.adapters.errors import UnsupportedError
 from cpvt.adapters.hub import not_fetched, quick_hub
 from cpvt.adapters.processors import transform_of
 from cpvt.adapters.token_maps import as_map
-from cpvt.adapters.weights import load_weights_file, says
+from cpvt.adapters.weights import load_weights_file
 from cpvt.config import sides
+from cpvt.runtime.errors import error_line
 
 HERE = "a folder that save_pretrained wrote, as in hf:PATH, or a type with random weights, as in hf:vit"
 PROCESSORS = ("preprocessor_config.json", "processor_config.json")  # files that describe one
@@ -112,7 +113,7 @@ def open_model(
             if not reachable and isinstance(error, OSError):
                 raise not_fetched(f"the weights of 'hf:{model_name}'", HERE) from error
             raise ValueError(
-                f"transformers could not open '{model_name}' as a classifier of images: {says(error)}"
+                f"transformers could not open '{model_name}' as a classifier of images: {error_line(error)}"
             ) from error
         facts = _facts_of_processor(transformers, model_name, getattr(model.config, "num_channels", 3))
     if loaded["missing_keys"]:
@@ -131,7 +132,9 @@ def _facts_of_processor(transformers: Any, model_name: str, channels: int) -> di
     except (OSError, ValueError, ImportError) as error:
         if not folder.exists() and isinstance(error, OSError):  # none on the hub
             return {}
-        raise ValueError(f"transformers could not open the image processor of '{model_name}': {says(error)}") from error
+        raise ValueError(
+            f"transformers could not open the image processor of '{model_name}': {error_line(error)}"
+        ) from error
     try:
         return {"transform": transform_of(processor, channels)}
     except (ValueError, TypeError, RuntimeError, KeyError) as error:
@@ -164,6 +167,6 @@ def _from_config(model_name: str, options: dict[str, Any]) -> nn.Module:
             if not reachable and isinstance(error, OSError):
                 raise not_fetched(f"the configuration of 'hf:{model_name}'", HERE) from error
             raise ValueError(
-                f"transformers could not make '{model_name}' with {options}: {says(error)[:300]}"
+                f"transformers could not make '{model_name}' with {options}: {error_line(error)[:300]}"
             ) from error
     return model

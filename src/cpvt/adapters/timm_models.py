@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from cpvt.adapters.base import ModelAdapter
 from cpvt.adapters.errors import UnsupportedError, UnsupportedSizeError
 from cpvt.adapters.hub import ALTERNATIVES, not_fetched, quick_hub
-from cpvt.adapters.weights import load_weights_file, says
+from cpvt.adapters.weights import load_weights_file
 from cpvt.config import sides
 from cpvt.data import Transform
+from cpvt.runtime.errors import error_line
 
 
 class TimmAdapter(ModelAdapter):
@@ -56,7 +57,7 @@ class TimmAdapter(ModelAdapter):
         try:
             changed.set_input_size(sides)
         except (AssertionError, ValueError, RuntimeError, TypeError) as error:
-            raise UnsupportedSizeError(f"set_input_size: {says(error)}") from error
+            raise UnsupportedSizeError(f"set_input_size: {error_line(error)}") from error
         return replace(self, model=changed.eval(), resize_method="set_input_size")
 
     def _is_built_for(self, wanted: tuple[int, int]) -> bool:
@@ -151,4 +152,4 @@ def _create(model_name: str, pretrained: bool, **options: Any) -> nn.Module:
             if not reachable and isinstance(error, OSError):
                 raise not_fetched(f"the weights of 'timm:{model_name}'", ALTERNATIVES) from error
             what = f"its published weights, or pass {ALTERNATIVES}" if pretrained else "these options"
-            raise ValueError(f"timm could not make '{model_name}' with {what}: {says(error)}") from error
+            raise ValueError(f"timm could not make '{model_name}' with {what}: {error_line(error)}") from error

@@ -14,8 +14,9 @@ from cpvt.adapters.base import ModelAdapter, sides_of
 from cpvt.adapters.errors import UnsupportedError
 from cpvt.adapters.hub import ALTERNATIVES
 from cpvt.adapters.token_maps import as_map
-from cpvt.adapters.weights import load_weights_file, says
+from cpvt.adapters.weights import load_weights_file
 from cpvt.data import Transform
+from cpvt.runtime.errors import error_line
 
 
 class TorchvisionAdapter(ModelAdapter):
@@ -131,5 +132,5 @@ def _create(model_name: str, weights: str | None, options: dict[str, Any]) -> nn
                 f"{ALTERNATIVES}"
             ) from error
         what = f"its published weights, or pass {ALTERNATIVES}" if weights else f"the options {options}"
-        raise ValueError(f"torchvision could not make '{model_name}' with {what}: {says(error)}") from error
+        raise ValueError(f"torchvision could not make '{model_name}' with {what}: {error_line(error)}") from error
     return model

@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from cpvt.models.convert.checkpoint import read_weights, unwrap_checkpoint
-from cpvt.models.convert.checkpoint import says as says
 
 SHOWN = 8  # names of each kind that a message lists
 HINTS = tuple(  # what to do about a weight of another shape, by its name

@@ -19,12 +19,12 @@ from torch import Tensor, nn
 from cpvt.adapters import ModelAdapter, adapter_of, is_external, logits_of
 from cpvt.adapters.hugging_face import INTERPOLATE
 from cpvt.adapters.trial import kept_modes
-from cpvt.adapters.weights import says
 from cpvt.config import ExportConfig, ExternalConfig, options_from, sides, takes_options
 from cpvt.config.scale import ScaleRule
 from cpvt.grids import Grid
 from cpvt.models import VisionTransformer
 from cpvt.results.checkpoints import Checkpoint, as_adapter, build_model, load
+from cpvt.runtime.errors import error_line
 
 AXES = {0: "batch", 2: "height", 3: "width"}
 FORMATS = {".onnx": "onnx", ".pt2": "torch-export"}
@@ -165,7 +165,7 @@ def _export_external(checkpoint: Any, adapter: ModelAdapter, path: Path) -> Expo
         except Exception as error:  # of whatever torch or the model make of it
             last = error
     at = f"at any size or at {adapter.train_size} pixels" if fixed is not None else "at any size; no other is known"
-    raise ValueError(f"'{adapter.name}' cannot be exported as {path.suffix}, {at}: {says(last)[:300]}") from last
+    raise ValueError(f"'{adapter.name}' cannot be exported as {path.suffix}, {at}: {error_line(last)[:300]}") from last
 
 
 def _dynamic_timm(checkpoint: Checkpoint) -> nn.Module | None:

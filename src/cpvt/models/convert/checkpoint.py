@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
 
 from cpvt.config.base import some_names
+from cpvt.runtime.errors import error_line
 
 WRAPPERS = (  # where training scripts keep weights; averaged ones first, as in timm
     "state_dict_ema", "model_ema", "ema_state_dict", "state_dict", "model_state_dict", "model", "module", "net",
@@ -22,28 +21,27 @@ WRAPPERS = (  # where training scripts keep weights; averaged ones first, as in 
 PREFIXES = re.compile(r"^(module\.)+|(?<![^.])_(orig_mod|fsdp_wrapped_module|checkpoint_wrapped_module)\.")
 
 
-def says(error: BaseException) -> str:
-    """The first line of what an error says."""
-    words = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {words[0] if words else 'no reason given'}"
-
-
 def read_weights(path: Path) -> Any:
-    """What a .safetensors or torch file holds, tensors only; ValueError for code, or a broken or missing file."""
+    """What a .safetensors or torch file holds, tensors only; ValueError for code, and for what cannot be read."""
     try:
+        if path.is_dir():
+            raise IsADirectoryError
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
         with torch.serialization.safe_globals([argparse.Namespace]):  # options that scripts save, too
             return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise ValueError(f"the weights '{path}' are missing") from error
-    except safetensors.SafetensorError as error:
-        raise ValueError(f"'{path}' is not a whole safetensors file ({error})") from error
-    except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
-        raise ValueError(
-            f"'{path}' holds more than tensors, or is broken, and is not opened ({says(error)}); "
-            "save the state_dict alone, best as .safetensors"
-        ) from error
+    except IsADirectoryError as error:
+        raise ValueError(f"expected a file of weights; got the folder '{path}': name the file in it") from error
+    except Exception as error:  # libraries raise KeyError, IndexError, struct.error and more for what is no such file
+        what = "is not a whole safetensors file", "fetch or save it again"
+        if path.suffix != ".safetensors":
+            what = (
+                "holds more than tensors, or is broken, and is not opened",
+                ("expected a state_dict of torch.save: save that alone, best as .safetensors, or fetch the file again"),
+            )
+        raise ValueError(f"'{path}' {what[0]} ({error_line(error)}); {what[1]}") from error
 
 
 def unwrap_checkpoint(checkpoint: Any) -> dict[str, Tensor]:
@@ -58,10 +56,10 @@ def unwrap_checkpoint(checkpoint: Any) -> dict[str, Tensor]:
     state: dict[str, Any] = {type(checkpoint).__name__: None}
     if isinstance(checkpoint, Mapping):
         state = {_clean(str(name)): value for name, value in checkpoint.items()}
-    strangers = [name for name, value in state.items() if not isinstance(value, Tensor)]
-    if strangers:
+    others = [name for name, value in state.items() if not isinstance(value, Tensor)]
+    if others:
         raise ValueError(
-            f"expected tensors by name, or those under one of {', '.join(WRAPPERS)}; got {some_names(strangers)}"
+            f"expected tensors by name, or those under one of {', '.join(WRAPPERS)}; got {some_names(others)}"
         )
     return {name: tensor.detach() for name, tensor in state.items()}
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from cpvt import ops
 from cpvt.config.base import some_names
 from cpvt.encodings import PEG
+from cpvt.models.convert.forms import Form
 
 BATCH_NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 
@@ -19,7 +20,8 @@ class Convolution(NamedTuple):
     """A depth-wise convolution among weights: its name, and that of the BatchNorm after it."""
 
     name: str
-    norm: str | None
+    norm: str | None = None
+    guessed: bool = False  # the BatchNorm is next to it, and whether it comes after it is not known
 
 
 def join(name: str, part: str) -> str:
@@ -41,20 +43,23 @@ def find_depthwise(state: Mapping[str, Tensor]) -> list[Convolution]:
             continue
         if max(tensor.shape[2:]) > 1 and all(side % 2 for side in tensor.shape[2:]):
             stem = name.removesuffix("weight").removesuffix(".")
-            found.append(Convolution(stem, _norm_after(state, stem)))
+            found.append(_with_norm(state, stem))
     return found
 
 
-def _norm_after(state: Mapping[str, Tensor], stem: str) -> str | None:
-    """The BatchNorm that follows a convolution: the next of a sequence, or the one called bn or norm beside it."""
+def _with_norm(state: Mapping[str, Tensor], stem: str) -> Convolution:
+    """A convolution and the BatchNorm after it: the next of a sequence, or, guessed, one next to it."""
     parent, _, leaf = stem.rpartition(".")
-    beside = [str(int(leaf) + 1)] if leaf.isdecimal() else [leaf.replace("conv", "bn"), "bn", "norm"]
-    width = state[join(stem, "weight")].shape[:1]
-    for name in (join(parent, each) for each in beside):
-        mean = state.get(f"{name}.running_mean")
-        if mean is not None and mean.shape == width:
-            return name
-    return None
+    width, beside = state[join(stem, "weight")].shape[:1], []
+    for name, tensor in state.items():
+        norm, _, last = name.rpartition(".")
+        if last == "running_mean" and tensor.shape == width and norm.rpartition(".")[0] == parent:
+            beside.append(norm)
+    if leaf.isdecimal():
+        following = join(parent, str(int(leaf) + 1))
+        return Convolution(stem, following if following in beside else None)
+    beside.sort(key=lambda norm: norm != join(parent, leaf.replace("conv", "bn")))
+    return Convolution(stem, beside[0], guessed=True) if beside else Convolution(stem)
 
 
 def names_of(found: Sequence[Convolution]) -> Iterator[str]:
@@ -66,39 +71,41 @@ def names_of(found: Sequence[Convolution]) -> Iterator[str]:
 
 
 def _folded(
-    state: Mapping[str, Tensor], convolution: Convolution, own: Mapping[str, float], eps: float
+    state: Mapping[str, Tensor], convolution: Convolution, form: Form, own: Mapping[str, float]
 ) -> tuple[Tensor, Tensor | None]:
     """Kernel and bias of a convolution with its BatchNorm, in float64: rounded once, where the result is stored."""
-    name, norm = convolution
+    name, norm, _ = convolution
     wide = {each: state[each].to("cpu", torch.float64) for each in names_of([convolution]) if each in state}
     kernel, bias = wide[join(name, "weight")], wide.get(join(name, "bias"))
-    if name.rpartition(".")[2] == "reparam_conv":  # FastViT's for inference, with the residual in the kernel
+    if form.holds_input and name.rpartition(".")[2] == form.holds_input:
         kernel = kernel - ops.identity_kernel(kernel)
     if norm is None:
         return kernel, bias
-    mean, gain = wide[f"{norm}.running_mean"], (wide[f"{norm}.running_var"] + own.get(norm, eps)).rsqrt()
+    mean, gain = wide[f"{norm}.running_mean"], (wide[f"{norm}.running_var"] + own.get(norm, form.eps)).rsqrt()
     gain = gain * wide.get(f"{norm}.weight", 1)
     shifted = (-mean if bias is None else bias - mean) * gain + wide.get(f"{norm}.bias", 0)
     return kernel * gain.view(-1, *[1] * (kernel.ndim - 1)), shifted
 
 
 def build_peg(
-    state: Mapping[str, Tensor], parts: Sequence[Convolution], causal: bool, own: Mapping[str, float], eps: float,
-    layout: str = "NLC",
-) -> PEG:  # fmt: skip
-    """The PEG of one layer in float64, its kernels summed to one."""
-    kernels, biases = zip(*(_folded(state, each, own, eps) for each in parts))
+    state: Mapping[str, Tensor], parts: Sequence[Convolution], form: Form, own: Mapping[str, float], layout: str = "NLC"
+) -> PEG:
+    """The PEG of one layer in float64, its kernels summed to one.
+
+    own: the epsilon of each BatchNorm; the form's where it is not known.
+    """
+    kernels, biases = zip(*(_folded(state, each, form, own) for each in parts))
     if len({(kernel.ndim, len(kernel)) for kernel in kernels}) > 1:
         raise ValueError(
             f"expected one layer; got several of other widths, {some_names([each.name for each in parts])}"
         )
     ordered = sorted(kernels, key=lambda kernel: kernel.shape, reverse=True)
     sides = [tuple(kernel.shape[2:]) for kernel in ordered]
-    several = PEG(len(ordered[0]), sides, dims=len(sides[0]), causal=causal, bias=False, device="meta")
+    several = PEG(len(ordered[0]), sides, dims=len(sides[0]), causal=form.causal, bias=False, device="meta")
     names = ["weight", *(f"smaller.{number}" for number in range(len(ordered) - 1))]
     several.load_state_dict(dict(zip(names, ordered)), assign=True)
     shifts = [bias for bias in biases if bias is not None]
-    return make_peg(several.kernel().detach(), sum(shifts[1:], shifts[0]) if shifts else None, causal, layout)
+    return make_peg(several.kernel().detach(), sum(shifts[1:], shifts[0]) if shifts else None, form.causal, layout)
 
 
 def make_peg(kernel: Tensor, bias: Tensor | None, causal: bool, layout: str) -> PEG:

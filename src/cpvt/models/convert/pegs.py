@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import safetensors.torch
-import torch
 from torch import Tensor, nn
 
-from cpvt import ops
 from cpvt.config.base import some_names
 from cpvt.encodings import PEG
 from cpvt.models.convert.checkpoint import read_weights, unwrap_checkpoint
@@ -27,10 +24,11 @@ from cpvt.models.convert.convolutions import (
     names_of,
 )
 from cpvt.models.convert.forms import REFUSED, TABLE, Form
+from cpvt.models.convert.measure import epsilons, measure
+from cpvt.runtime.errors import error_line
 from cpvt.runtime.files import write_bytes
 
 Source = nn.Module | Mapping[str, Any] | str | Path
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 METADATA = "cpvt_pegs"  # key in the header of a safetensors file
 USAGE = {
     True: "peg(x, grid)",
@@ -73,12 +71,21 @@ class ConvertedPEG(NamedTuple):
         return f"{self.name or 'the layer'}: {kernel}{more}{f' ({self.model})' * bool(self.model)}: {self.usage}"
 
 
+class Layer(NamedTuple):
+    """A layer to convert: its name, how it uses its convolutions, and those."""
+
+    name: str
+    form: Form
+    parts: list[Convolution]
+
+
 def find_pegs(source: Source, prefix: str = "", layout: str = "NLC", eps: float | None = None) -> list[ConvertedPEG]:
     """Turn the positional convolutions of a model into PEGs with the same output; BatchNorm is folded into weights.
 
     source: a layer, a block or a whole model, its state dict, or a file of one (.safetensors, or torch's with tensors
     alone). Found are the forms of `cpvt.models.convert.forms.TABLE`, by name. A layer that is a convolution and nothing
-    else is run on random numbers instead, which shows its residual, and whether it is causal.
+    else is found without a name. Layers of a module are run on random numbers: that shows residual, causality and
+    whether a BatchNorm belongs to it. In a state dict one does that the form names, or that is next in a sequence.
     prefix: only what is named so; there every depth-wise convolution counts where no form is known. An activation after
     it does not show in weights. layout: the PEG's; 'NCHW' for images. eps: BatchNorm's, by default the module's own, in
     a state dict 1e-3 for YOLO and else 1e-5.
@@ -87,24 +94,10 @@ def find_pegs(source: Source, prefix: str = "", layout: str = "NLC", eps: float 
     module = source if isinstance(source, nn.Module) else None
     state = source.state_dict() if isinstance(source, nn.Module) else _open(source)
     state = {name: tensor for name, tensor in state.items() if not prefix or name.startswith(f"{prefix}.")}
-    found = find_depthwise(state)
-    bare = bool(found) and not set(state) - set(names_of(found))  # nothing but convolutions and their norms
-    layers = _known(found, state)
-    run = _measure(module.get_submodule(prefix)) if bare and module is not None and not (prefix and layers) else None
-    if run is not None:
-        layers = [(prefix, run, found)]
-    elif layers and module is not None:
-        layers = [(name, _confirmed(module, name, form), parts) for name, form, parts in layers]
-    elif (bare or prefix) and not layers:
-        layers = [(each.name, Form(""), [each]) for each in found]
-    if not layers:
-        raise ValueError(_nothing(state, found, prefix))
-    own = {} if eps is not None or module is None else _epsilons(module)
+    own = {} if eps is not None or module is None else epsilons(module)
     converted = []
-    for name, form, parts in layers:
-        if module is not None:
-            _check(module, parts)
-        peg = build_peg(state, parts, form.causal, own, form.eps if eps is None else eps, layout)
+    for name, form, parts in _layers(state, prefix, module):
+        peg = build_peg(state, parts, form if eps is None else form._replace(eps=eps), own, layout)
         weight = state[join(parts[0].name, "weight")]
         norm = any(each.norm for each in parts)
         converted.append(ConvertedPEG(name, peg.to(weight.device, weight.dtype), form.residual, form.model, norm))
@@ -124,6 +117,10 @@ def convert_peg(source: Source, prefix: str = "", layout: str = "NLC", eps: floa
 
 def save_pegs(path: Path, pegs: Sequence[ConvertedPEG]) -> None:
     """Write PEGs to a .safetensors file, weights by name and the rest in its header; `load_pegs` reads it."""
+    names = [each.name for each in pegs]
+    if len(set(names)) < len(names):
+        given = some_names([repr(name) for name in names])
+        raise ValueError(f"expected a name for each PEG; got {given}: rename them with _replace(name=...)")
     state = {
         join(each.name, name): tensor.contiguous() for each in pegs for name, tensor in each.peg.state_dict().items()
     }
@@ -133,18 +130,19 @@ def save_pegs(path: Path, pegs: Sequence[ConvertedPEG]) -> None:
 
 def load_pegs(path: str | Path, layout: str = "NLC") -> list[ConvertedPEG]:
     """Read the PEGs that `cpvt convert` or `save_pegs` wrote; ValueError for another file."""
-    state, records = unwrap_checkpoint(read_weights(Path(path))), []
-    if Path(path).suffix == ".safetensors":
+    state, pegs = read_weights(Path(path)), []  # by the names as written: 'module.' may be part of one
+    try:
         with safetensors.safe_open(path, "pt") as file:
-            records = json.loads((file.metadata() or {}).get(METADATA, "[]"))
-    if not records:
-        raise ValueError(f"'{path}' was not written by `cpvt convert`; find_pegs reads weights of other models")
-    pegs = []
-    for each in records:
-        weight, bias = (state.get(join(each["name"], part)) for part in ("weight", "bias"))
-        assert weight is not None
-        peg = make_peg(weight, bias, each["causal"], layout)
-        pegs.append(ConvertedPEG(each["name"], peg, each["residual"], each["model"], each["batch_norm"]))
+            records = json.loads(file.metadata()[METADATA])
+        for each in records:
+            weight, bias = state[join(each["name"], "weight")], state.get(join(each["name"], "bias"))
+            peg = make_peg(weight, bias, each["causal"], layout)
+            pegs.append(ConvertedPEG(each["name"], peg, each["residual"], each["model"], each["batch_norm"]))
+    except (safetensors.SafetensorError, json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"'{path}' was not written by `cpvt convert`, or was changed ({error_line(error)}); find_pegs reads "
+            "weights of other models"
+        ) from error
     return pegs
 
 
@@ -152,14 +150,35 @@ def _open(source: Mapping[str, Any] | str | Path) -> dict[str, Tensor]:
     return unwrap_checkpoint(read_weights(Path(source)) if isinstance(source, (str, Path)) else source)
 
 
-def _known(found: Sequence[Convolution], state: Mapping[str, Tensor]) -> list[tuple[str, Form, list[Convolution]]]:
+def _layers(state: Mapping[str, Tensor], prefix: str, module: nn.Module | None) -> list[Layer]:
+    """The layers to convert, as they are run where there is a module; ValueError if there are none."""
+    found = find_depthwise(state)
+    bare = bool(found) and not set(state) - set(names_of(found))  # nothing but convolutions and their norms
+    layers = _known(found, state)
+    if module is not None and bare and not (prefix and layers):
+        try:
+            run = _run(module, Layer(prefix, Form(""), found))
+        except ValueError:
+            if not layers:  # else it is a block of several things, and a name tells which is positional
+                raise
+        else:
+            if run is not None:
+                return [Layer(prefix, run, found)]
+    if not layers and (bare or prefix):
+        layers = [Layer(each.name, Form(""), [each]) for each in found]
+    if not layers:
+        raise ValueError(_nothing(state, found, prefix))
+    return [_confirmed(each, module) for each in layers]
+
+
+def _known(found: Sequence[Convolution], state: Mapping[str, Tensor]) -> list[Layer]:
     """The layers of known forms, each with its convolutions; ValueError for one that holds other weights too."""
-    layers: dict[str, tuple[str, Form, list[Convolution]]] = {}
+    layers: dict[str, Layer] = {}
     for each in found:
         for form in TABLE:
             name = form.find(each.name)
             if name is not None:
-                layers.setdefault(name, (name, form, []))[2].append(each)
+                layers.setdefault(name, Layer(name, form, [])).parts.append(_within(name, form, each))
                 break
     for name, form, parts in layers.values():
         others = {each for each in state if each.startswith(f"{name}.")} - set(names_of(parts))
@@ -171,71 +190,54 @@ def _known(found: Sequence[Convolution], state: Mapping[str, Tensor]) -> list[tu
     return list(layers.values())
 
 
-def _epsilons(module: nn.Module) -> dict[str, float]:
-    """The epsilon of every BatchNorm in a module."""
-    return {name: float(each.eps) for name, each in module.named_modules() if hasattr(each, "running_mean")}
+def _within(name: str, form: Form, part: Convolution) -> Convolution:
+    """A convolution of a layer, with its BatchNorm if that is in the layer too."""
+    if part.norm is None or not part.norm.startswith(f"{name}."):
+        return Convolution(part.name)
+    return part._replace(guessed=part.guessed and part.norm.rpartition(".")[2] != form.norm)
 
 
-def _check(module: nn.Module, parts: Sequence[Convolution]) -> None:
-    """Refuse what weights do not show: strides, dilation, other borders."""
+def _run(module: nn.Module, layer: Layer) -> Form | None:
+    """What `measure` says of a layer in a module."""
+    start = len(layer.name) + bool(layer.name)
+    parts = [Convolution(each.name[start:], each.norm and each.norm[start:]) for each in layer.parts]
+    return measure(module.get_submodule(layer.name), parts)
+
+
+def _confirmed(layer: Layer, module: nn.Module | None) -> Layer:
+    """A layer, once it was run: the model may add the tokens after it, the layer itself may.
+
+    Without a known call its convolutions are run instead. ValueError where it is not known what comes after them.
+    """
+    name, form, parts = layer
+    run = _run(module, layer) if module is not None and form.model else None
+    if run is not None:
+        residual = run.residual or form.residual
+        return Layer(name, form._replace(residual=residual, causal=run.causal, holds_input=run.holds_input), parts)
     for each in parts:
-        layer = module.get_submodule(each.name)
-        plain = isinstance(layer, CONVOLUTIONS) and {*layer.stride, *layer.dilation} == {1}
-        if isinstance(layer, CONVOLUTIONS) and not (plain and layer.padding_mode == "zeros"):
+        if each.guessed or (module is not None and not _in_sequence(module, each, form)):
             raise ValueError(
-                "a PEG keeps the grid and sees zeros beyond it, so the convolution's stride and dilation must be 1 and "
-                f"its padding_mode 'zeros'; got {layer}"
+                f"the BatchNorm '{each.norm}' is next to '{each.name}', and weights do not show whether it comes after "
+                "it: give the layer as a module, which is run, or the convolution alone with prefix="
+                f"'{each.name}'"
             )
+        if module is not None:
+            alone = _run(module, Layer(each.name, form, [Convolution(each.name)]))
+            if alone is None or (alone.residual and parts != [Convolution(each.name)]):
+                raise ValueError(
+                    f"neither '{name}' nor '{each.name}' runs as a convolution, so what it computes is not known; a "
+                    "state dict is converted by names alone"
+                )
+            form = form._replace(causal=alone.causal, residual=alone.residual or form.residual)
+    return Layer(name, form, parts)
 
 
-def _confirmed(module: nn.Module, name: str, form: Form) -> Form:
-    """The form of a layer in a module, once it was run: the model may add the tokens after it, the layer itself may."""
-    run = _measure(module.get_submodule(name))
-    return form if run is None else form._replace(residual=form.residual or run.residual, causal=run.causal)
-
-
-@torch.no_grad()
-def _measure(layer: nn.Module) -> Form | None:
-    """The form of a layer, by its output on random numbers; None if no call is known, ValueError if it is no PEG's."""
-    trial = copy.deepcopy(layer).to("cpu", torch.float64).eval()
-    state, generator = trial.state_dict(), torch.Generator().manual_seed(0)
-    parts, own = find_depthwise(state), _epsilons(trial)
-    _check(trial, parts)
-    weight, called = state[join(parts[0].name, "weight")], False
-    image = torch.randn(1, len(weight), *[5] * (weight.ndim - 2), generator=generator, dtype=torch.float64)
-    pegs = [build_peg(state, parts, causal, own, 0) for causal in (False, True)]
-    for output in _outputs(trial, image):
-        called = True
-        for peg in pegs:
-            for residual in (True, False):
-                ours = ops.convolve(image, peg.kernel(), peg.bias, residual=residual, causal=peg.causal)
-                if output.shape == ours.shape and torch.allclose(output, ours, atol=1e-9):
-                    return Form(type(layer).__name__, residual=residual, causal=peg.causal)
-    if called:
-        raise ValueError(
-            f"on random numbers {type(layer).__name__} gives neither its convolution nor that plus its input: an "
-            "activation, a factor, another stride or padding, or layers one after the other? A PEG has none of these"
-        )
-    return None
-
-
-def _outputs(layer: nn.Module, image: Tensor) -> Iterator[Tensor]:
-    """What a layer gives for an image (1, D, ...), called in each way that layers are called, where it takes that."""
-    grid, last = tuple(image.shape[2:]), image.movedim(1, -1)
-    tokens = last.flatten(1, -2)  # (1, N, D)
-    calls: list[tuple[Tensor, tuple[Any, ...], int]] = [(image, (), 0), (last, (), 0)]
-    for prefix in (0, 1):  # a class token first
-        given = torch.cat([tokens[:, :prefix], tokens], dim=1)
-        calls += [(given, where, prefix) for where in ((), (grid,), grid)]
-    for given, where, prefix in calls:
-        try:
-            output = layer(given, *where)
-            if given is not image:
-                output = output[:, prefix:].reshape(last.shape).movedim(-1, 1)
-        except Exception:  # whatever it is, the layer is called in another way
-            continue
-        if isinstance(output, Tensor):
-            yield output
+def _in_sequence(module: nn.Module, part: Convolution, form: Form) -> bool:
+    """Whether the BatchNorm after a convolution runs next, as the form or a Sequential says; True if there is none."""
+    if part.norm is None:
+        return True
+    parent, _, leaf = part.norm.rpartition(".")
+    return leaf == form.norm or isinstance(module.get_submodule(parent), nn.Sequential)
 
 
 def _nothing(state: Mapping[str, Tensor], found: Sequence[Convolution], prefix: str) -> str:

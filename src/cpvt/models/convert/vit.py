@@ -14,7 +14,7 @@ from cpvt.grids import Grid
 from cpvt.models.convert.checkpoint import unwrap_checkpoint
 from cpvt.models.timm_interface import PREFIX
 
-HOME = re.compile(
+KNOWN = re.compile(
     r"(cls|dist)_token|pos_embed"
     r"|(patch_embed\.proj|norm|head|head_dist|blocks\.\d+\.(norm[12]|attn\.(qkv|proj)|mlp\.fc[12]))\.(weight|bias)"
 )
@@ -36,9 +36,9 @@ def from_timm(checkpoint: Mapping[str, Any], grid: Grid | None = None) -> dict[s
     """
     state = unwrap_checkpoint(checkpoint)
     _fold_layer_scale(state)
-    homeless = [name for name in state if not HOME.fullmatch(name)]
-    if homeless or "patch_embed.proj.weight" not in state:
-        what = f"no home for {some_names(homeless)}" if homeless else "no patch_embed.proj.weight in it"
+    unknown = [name for name in state if not KNOWN.fullmatch(name)]
+    if unknown or "patch_embed.proj.weight" not in state:
+        what = f"no counterpart of {some_names(unknown)}" if unknown else "no patch_embed.proj.weight in it"
         raise ValueError(
             f"expected a plain DeiT or timm ViT (class token, learned positions, pre-norm blocks); there is {what}. "
             "cpvt.retrofit adds PEGs to timm's own model instead"

@@ -44,27 +44,27 @@ ABOUT = {
         "at the training size",
     ),
     "cpb": About(
-        "logit + 16 σ(MLP(± log(1 + 8 |p_j − p_i| / (W − 1))))", f"{RESFORMER}: 77.6 / 79.8 / 81.7", "to take Swin v2's"
+        "logit + 16 σ(MLP(± log(1 + 8 abs(p_j − p_i) / (W − 1))))", f"{RESFORMER}: 77.6 / 79.8 / 81.7", "as a bias: the best of them here on canvases up to twice the size; to take Swin v2's"
     ),
     "fire": About(
         "logit + MLP(log(1 + c d) / log(1 + c max(L, d_max)))",
         "a submission under review (ViT-Ti, ImageNet-100, 224 → 1024): 63.1, where RoPE has 18.9",
-        "where a bias of distances is wanted and something is to be learned",
+        "not for a class token alone: distances show no directions",
     ),
     "irpe": About(
         "logit + q_i · r[bucket(p_i − p_j)]",
         "LookHere's table 7 (iRPE's weights, 224 / 384 / 512 / 1024): 80.5 / 81.5 / 79.9 / 60.3",
-        "at the training size, where memory does not matter",
+        "at the training size, where memory is no matter",
     ),
     "alibi": About(
         "logit − m_h ‖p_j − p_i‖",
         f"{LOOKHERE}, slopes tuned for each size: 79.5 / 80.4 / 78.9 / 63.6",
-        "for larger views without anything learned",
+        "beside a PEG: `alibi+peg` lost least on canvases",
     ),
     "lookhere": About(
         "as `alibi`, −∞ outside each head's field of view",
         f"{LOOKHERE}, 180 and 45 degrees: 81.3 / 82.4 / 81.1 / 69.2 and 81.1 / 82.4 / 81.6 / 73.2",
-        "for larger views, with 6 heads or more",
+        "for larger views with nothing learned",
     ),
     "rope": About(
         "q, k rotated by p · 100^(−i / (d / 4))",
@@ -74,12 +74,12 @@ ABOUT = {
     "rope_mixed": About(
         "q, k of each block and head rotated by θ_y y + θ_x x, θ learned",
         "RoPE-ViT's figure (B, ImageNet, 224 / 384 / 512): 83.4 / 84.4 / 82.9, axial 83.6 / 83.9 / 82.0",
-        "instead of `rope`, where its memory is affordable",
+        "instead of `rope` where the same image comes in more pixels",
     ),
     "rope_dino": About(
-        "q, k rotated by 2π c / 100^(i / (d / 4)), c from −1 to 1, jittered", "–", "to take DINOv3's; where sizes vary"
+        "q, k rotated by 2π c / 100^(i / (d / 4)), c from −1 to 1, jittered", "–", "instead of `rope` where the view grows; to take DINOv3's"
     ),
-    "lepe": About("attention + dw3×3(V) in each block", "–", "where a few blocks of PEG are to stand inside attention"),
+    "lepe": About("attention + dw3×3(V) in each block", "–", "first, told the scale: the best here both ways"),
     "glpe": About(
         "x + dw3×3(sines, cosines); attention + dw3×3(V)",
         f"{RESFORMER}: 78.2 / 80.4 / 82.2",
@@ -88,10 +88,10 @@ ABOUT = {
     "peg": About(
         "x + dw3×3(x) after block 1",
         "LookHere's table 7 (Twins-PCPVT-S of timm, 224 / 384 / 512 / 1024): 80.9 / 80.9 / 78.5 / 58.7, told nothing",
-        "told the scale, in general",
+        "told the scale; one layer, in any model",
     ),
     "peg5": About(
-        "the same after blocks 1 to 5", "CPVT's table 8: +1.0 at 224, +0.5 at 512 over one", "the same, first"
+        "the same after blocks 1 to 5", "CPVT's table 8: +1.0 at 224, +0.5 at 512 over one", "told the scale, where attention is to stay as it is"
     ),
 }
 

@@ -44,7 +44,9 @@ ABOUT = {
         "at the training size",
     ),
     "cpb": About(
-        "logit + 16 σ(MLP(± log(1 + 8 abs(p_j − p_i) / (W − 1))))", f"{RESFORMER}: 77.6 / 79.8 / 81.7", "as a bias: the best of them here on canvases up to twice the size; to take Swin v2's"
+        "logit + 16 σ(MLP(± log(1 + 8 abs(p_j − p_i) / (W − 1))))",
+        f"{RESFORMER}: 77.6 / 79.8 / 81.7",
+        "as a bias: the best of them here on canvases up to twice the size; to take Swin v2's",
     ),
     "fire": About(
         "logit + MLP(log(1 + c d) / log(1 + c max(L, d_max)))",
@@ -77,7 +79,9 @@ ABOUT = {
         "instead of `rope` where the same image comes in more pixels",
     ),
     "rope_dino": About(
-        "q, k rotated by 2π c / 100^(i / (d / 4)), c from −1 to 1, jittered", "–", "instead of `rope` where the view grows; to take DINOv3's"
+        "q, k rotated by 2π c / 100^(i / (d / 4)), c from −1 to 1, jittered",
+        "–",
+        "instead of `rope` where the view grows; to take DINOv3's",
     ),
     "lepe": About("attention + dw3×3(V) in each block", "–", "first, told the scale: the best here both ways"),
     "glpe": About(
@@ -91,7 +95,9 @@ ABOUT = {
         "told the scale; one layer, in any model",
     ),
     "peg5": About(
-        "the same after blocks 1 to 5", "CPVT's table 8: +1.0 at 224, +0.5 at 512 over one", "told the scale, where attention is to stay as it is"
+        "the same after blocks 1 to 5",
+        "CPVT's table 8: +1.0 at 224, +0.5 at 512 over one",
+        "told the scale, where attention is to stay as it is",
     ),
 }
 

@@ -7,13 +7,14 @@ import math
 import torch
 from torch import Tensor, nn
 
-from cpvt.encodings.base import ModelShape, PositionalEncoding, check_positive
-from cpvt.encodings.coordinates import AnyJitter, find_coordinates, frequencies
+from cpvt.encodings.base import ModelShape, Pair
+from cpvt.encodings.coordinates import AnyJitter
 from cpvt.encodings.peg import PEGWithoutResidual, at_least_one
+from cpvt.encodings.sincos import SinCosEncoding
 from cpvt.grids import Grid, Scale
 
 
-class GlobalLocalEncoding(PositionalEncoding):
+class GlobalLocalEncoding(SinCosEncoding):
     """Sines and cosines of coordinates through a convolution, and a convolution of the values in each block (GLPE).
 
     Before block 1: tokens plus a depth-wise 3x3 convolution of a fixed table of sines and cosines, of coordinates that
@@ -23,9 +24,8 @@ class GlobalLocalEncoding(PositionalEncoding):
     Source: Tian et al. (ResFormer), arXiv 2212.00776.
     """
 
-    at = (0,)
+    name = "glpe"
     per_block = ("value_pegs",)
-    dim: int
 
     def __init__(
         self,
@@ -34,12 +34,8 @@ class GlobalLocalEncoding(PositionalEncoding):
         temperature: float = 10000.0,
         jitter: AnyJitter = None,
     ) -> None:
-        super().__init__()
-        if shape.dim % 4:
-            raise ValueError(f"glpe needs a width that is a multiple of 4; got {shape.dim}")
-        check_positive("glpe", temperature=temperature)
-        self.dim, self.num_heads, self.temperature = shape.dim, shape.num_heads, temperature
-        self.coordinates = find_coordinates(coordinates, shape, jitter=jitter)
+        super().__init__(shape, coordinates, temperature, jitter=jitter)
+        self.num_heads = shape.num_heads
         self.global_peg = PEGWithoutResidual(shape.dim)
         self.value_pegs = nn.ModuleList(PEGWithoutResidual(shape.head_dim) for _ in range(shape.depth))
         self._start_at_zero()
@@ -57,13 +53,10 @@ class GlobalLocalEncoding(PositionalEncoding):
         encoded: Tensor = self.global_peg(table, grid, 0, at_least_one(scale))
         return x + encoded
 
-    def table(self, grid: Grid, device: torch.device, scale: Scale | None = None) -> Tensor:
-        """The fixed sines and cosines of every place, (N, D) in float32."""
-        wave = frequencies(self.temperature, self.dim // 4, device)
-        axes = self.coordinates.places(grid, device, scale, self.training)
-        sides = self.coordinates.training_grid
-        y, x = ((2 * math.pi * (places + 1) / side)[:, None] * wave for places, side in zip(axes, sides))
-        return torch.cat([y.sin(), y.cos(), x.sin(), x.cos()], dim=1)
+    def places(self, grid: Grid, device: torch.device, scale: Scale | None) -> Pair:
+        rows, columns = super().places(grid, device, scale)
+        h, w = self.coordinates.training_grid
+        return 2 * math.pi * (rows + 1) / h, 2 * math.pi * (columns + 1) / w
 
     def value_encoding(self, value: Tensor, grid: Grid, depth: int, scale: Scale | None = None) -> Tensor:
         by_head = value.unflatten(2, (self.num_heads, -1)).transpose(1, 2).flatten(0, 1)  # (B * heads, N, d)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cpvt.encodings.base import ModelShape, PositionalEncoding, check_positive
+from cpvt.encodings.base import ModelShape, Pair, PositionalEncoding, check_positive
 from cpvt.encodings.coordinates import AnyJitter, find_coordinates, frequencies
 from cpvt.grids import Grid, Scale
 
@@ -22,6 +22,7 @@ class SinCosEncoding(PositionalEncoding):
 
     at = (0,)
     dim: int
+    name = "sincos"  # in errors
 
     def __init__(
         self,
@@ -33,8 +34,8 @@ class SinCosEncoding(PositionalEncoding):
     ) -> None:
         super().__init__()
         if shape.dim % 4:
-            raise ValueError(f"sincos needs a width that is a multiple of 4; got {shape.dim}")
-        check_positive("sincos", temperature=temperature)
+            raise ValueError(f"{self.name} needs a width that is a multiple of 4; got {shape.dim}")
+        check_positive(self.name, temperature=temperature)
         self.dim, self.temperature = shape.dim, temperature
         self.coordinates = find_coordinates(coordinates, shape, grid, jitter)
 
@@ -44,5 +45,9 @@ class SinCosEncoding(PositionalEncoding):
     def table(self, grid: Grid, device: torch.device, scale: Scale | None = None) -> Tensor:
         """The encoding of every place, (N, D) in float32."""
         wave = frequencies(self.temperature, self.dim // 4, device)
-        y, x = (places[:, None] * wave for places in self.coordinates.places(grid, device, scale, self.training))
+        y, x = (places[:, None] * wave for places in self.places(grid, device, scale))
         return torch.cat([y.sin(), y.cos(), x.sin(), x.cos()], dim=1)
+
+    def places(self, grid: Grid, device: torch.device, scale: Scale | None) -> Pair:
+        """Row and column of every token, (N,) float32 each."""
+        return self.coordinates.places(grid, device, scale, self.training)

@@ -105,3 +105,13 @@ def test_the_environment_names_a_way(monkeypatch):
 def test_choices_of_before_are_adopted():
     fastest.adopt(json.loads(json.dumps([["linear", 7, False, torch.get_num_threads(), "onednn"]])))
     assert fastest.fastest("linear", (7, False), ways([], torch=0, onednn=9)) == "onednn"
+
+
+def test_what_counts_operations_sees_no_measurement():
+    from torch.utils.flop_counter import FlopCounterMode
+
+    calls = []
+    with FlopCounterMode(display=False):
+        assert fastest.fastest("linear", (1,), ways(calls, torch=0.01, onednn=0)) == "torch"
+    assert calls == []
+    assert fastest.fastest("linear", (1,), ways(calls, torch=0.01, onednn=0)) == "onednn"

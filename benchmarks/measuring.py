@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from cpvt.models.linear import processor
 from cpvt.runtime import memory
+from cpvt.runtime.machine import processor
 
 
 @dataclass(frozen=True)

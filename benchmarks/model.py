@@ -1,10 +1,13 @@
-"""cpvt_small_gap against timm's deit_small_patch16_224: forward and training step."""
+"""cpvt_small_gap against timm's deit_small_patch16_224: forward, training step, compiled, and in ONNX Runtime."""
 
 from __future__ import annotations
 
 import functools
+import tempfile
 from collections.abc import Callable, Iterator
-from typing import Any
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import timm
 import torch
@@ -14,21 +17,42 @@ import cpvt
 from benchmarks.measuring import Figure, alternate, ratio
 from cpvt.models.linear import plain_linear
 
-BATCH, SIZE = 8, 224
 OURS, THEIRS = "cpvt_small_gap", "deit_small_patch16_224"
+
+
+class Case(NamedTuple):
+    """Images of a forward; it takes 1 / `part` of the rounds."""
+
+    size: int
+    batch: int
+    part: int
+
+
+FORWARD = (Case(224, 1, 1), Case(224, 2, 1), Case(224, 8, 1), Case(384, 1, 1), Case(384, 8, 3))
+STEP, COMPILED, ONNX = Case(224, 8, 1), Case(224, 8, 1), (Case(224, 1, 1), Case(224, 8, 1))
 
 
 def run(rounds: int) -> Iterator[Figure]:
     """Yield the figures of `python -m benchmarks --only model`."""
-    models = {"cpvt": cpvt.create_model(OURS), "timm": timm.create_model(THEIRS)}
-    images, labels = torch.randn(BATCH, 3, SIZE, SIZE), torch.randint(0, 1000, (BATCH,))
-    for model in models.values():
-        model.eval()
-    what = f"throughput of {OURS} / {THEIRS}, {SIZE}, batch {BATCH}"
-    with torch.inference_mode():
-        yield from _compare(f"{what}, forward", {k: functools.partial(m, images) for k, m in models.items()}, rounds)
+    for threads in sorted({1, torch.get_num_threads()}):
+        with _threads(threads):
+            yield from _forward(rounds, f"{threads} thread{'s' if threads > 1 else ''}")
+    models = _models(STEP.size)
+    images, labels = torch.randn(STEP.batch, 3, STEP.size, STEP.size), torch.randint(0, 1000, (STEP.batch,))
     steps = {name: _training_step(model, images, labels) for name, model in models.items()}
-    yield from _compare(f"{what}, training step", steps, rounds)
+    what = f"throughput of {OURS} / {THEIRS}, {STEP.size}, batch {STEP.batch}, training step"
+    yield from _compare(what, steps, rounds)
+    yield _compiled(rounds)
+    yield from _onnx(rounds)
+
+
+def _forward(rounds: int, how: str) -> Iterator[Figure]:
+    for size, batch, part in FORWARD:
+        models, images = _models(size), torch.randn(batch, 3, size, size)
+        what = f"throughput of {OURS} / {THEIRS}, {size}, batch {batch}, forward, {how}"
+        with torch.inference_mode():
+            forms = {name: functools.partial(model.eval(), images) for name, model in models.items()}
+            yield from _compare(what, forms, max(1, rounds // part))
 
 
 def _compare(what: str, forms: dict[str, Callable[[], Any]], rounds: int) -> Iterator[Figure]:
@@ -36,6 +60,50 @@ def _compare(what: str, forms: dict[str, Callable[[], Any]], rounds: int) -> Ite
     seconds = alternate({**forms, "alike": plain_linear()(forms["cpvt"])}, rounds)
     yield ratio(what, seconds["timm"], seconds["cpvt"])
     yield ratio(f"{what}, nn.Linear in both", seconds["timm"], seconds["alike"])
+
+
+def _compiled(rounds: int) -> Figure:
+    model, images = _models(COMPILED.size)["cpvt"].eval(), torch.randn(COMPILED.batch, 3, COMPILED.size, COMPILED.size)
+    with torch.inference_mode():
+        forms = {"eager": functools.partial(model, images), "compiled": functools.partial(torch.compile(model), images)}
+        seconds = alternate(forms, rounds)
+    what = f"throughput of {OURS} compiled / eager, {COMPILED.size}, batch {COMPILED.batch}, forward"
+    return ratio(what, seconds["eager"], seconds["compiled"])
+
+
+def _onnx(rounds: int) -> Iterator[Figure]:
+    """The exported file against timm's, of the same size, in ONNX Runtime with PyTorch's number of threads."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    for size, batch, _ in ONNX:
+        images, sessions = torch.randn(batch, 3, size, size), {}
+        with tempfile.TemporaryDirectory() as folder:
+            for name, model in _models(size).items():
+                path = str(Path(folder) / f"{name}.onnx")
+                torch.onnx.export(model.eval(), (images,), path, input_names=["images"], dynamo=True, verbose=False)
+                sessions[name] = onnxruntime.InferenceSession(path, options, ["CPUExecutionProvider"])
+        forms = {
+            name: functools.partial(session.run, None, {"images": images.numpy()}) for name, session in sessions.items()
+        }
+        seconds = alternate(forms, rounds)
+        what = f"throughput of {OURS} / {THEIRS} in ONNX Runtime, {size}, batch {batch}"
+        yield ratio(what, seconds["timm"], seconds["cpvt"])
+
+
+def _models(size: int) -> dict[str, torch.nn.Module]:
+    return {"cpvt": cpvt.create_model(OURS, img_size=size), "timm": timm.create_model(THEIRS, img_size=size)}
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _training_step(model: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor) -> Callable[[], None]:

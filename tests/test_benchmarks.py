@@ -2,6 +2,9 @@
 
 import json
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +14,7 @@ from benchmarks import (
     TABLE,
     encodings,
     feeding,
+    gpu,
     matmul,
     measuring,
     memory,
@@ -47,7 +51,10 @@ def make_small(monkeypatch):
     monkeypatch.setattr(scattered, "SIDE", 4)
     monkeypatch.setattr(model, "OURS", "cpvt_tiny_gap")
     monkeypatch.setattr(model, "THEIRS", "deit_tiny_patch16_224")
-    monkeypatch.setattr(model, "BATCH", 1)
+    for name in ("FORWARD", "ONNX"):
+        monkeypatch.setattr(model, name, (model.Case(224, 1, 1),))
+    for name in ("STEP", "COMPILED"):
+        monkeypatch.setattr(model, name, model.Case(224, 1, 1))
     monkeypatch.setattr(packed, "MODEL", "cpvt_micro")
     monkeypatch.setattr(packed, "IMAGES", 3)
     monkeypatch.setattr(packed, "SIDES", (32, 48))
@@ -69,7 +76,9 @@ def test_every_benchmark_writes_its_figures(monkeypatch, tmp_path, capsys, forke
     make_small(monkeypatch)
     main(["--out", str(tmp_path), "--rounds", "1"])
     last = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert list(last["figures"]) == [name for name in TABLE if name != "fused" or torch.cuda.is_available()]
+    assert list(last["figures"]) == [
+        name for name in TABLE if name not in ("fused", "gpu") or torch.cuda.is_available()
+    ]
     for name, figures in last["figures"].items():
         written = json.loads((tmp_path / f"{name}.json").read_text())
         assert written["figures"] == figures
@@ -194,3 +203,26 @@ def test_a_training_process_that_dies_is_an_error(monkeypatch, forked):
     case = processes.Case("cpvt_nothing", 8, 4, 3, steps=1)
     with pytest.raises(ChildProcessError, match="a process that trains died"), processes._started(case, together=False):
         pass
+
+
+def test_what_a_gpu_measures_runs_at_a_toy_size_on_the_cpu(monkeypatch):
+    for name, value in {
+        "DEVICE": "cpu", "OURS": "cpvt_tiny_gap", "THEIRS": "deit_tiny_patch16_224", "BATCH": 1, "LIST": "cpvt_micro",
+        "IMAGES": 3, "SIDES": (32, 48), "PEG_SHAPE": (1, (4, 6), 8),
+    }.items():  # fmt: skip
+        monkeypatch.setattr(gpu, name, value)
+    figures = list(gpu.run(1))
+    assert len({figure.what for figure in figures}) == len(figures) == 7
+    assert all(figure.value >= 0 for figure in figures)
+
+
+def test_the_script_for_a_gpu_says_where_there_is_none(tmp_path):
+    done = subprocess.run(
+        ["sh", "benchmarks/gpu.sh", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+    )
+    assert (done.returncode, done.stdout) == (1, "gpu.sh needs a GPU that torch sees\n")
+    assert not list(tmp_path.iterdir())

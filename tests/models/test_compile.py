@@ -7,7 +7,7 @@ import torch
 
 import cpvt
 from cpvt.encodings import TABLE
-from cpvt.models import linear
+from cpvt.models import fastest
 from tests.pairs import pairs
 
 SIZES = [
@@ -44,9 +44,11 @@ def test_twenty_sizes_make_at_most_two_graphs(encoding, pool, dynamic):
     assert 1 <= len(graphs) <= 2
 
 
-@pytest.mark.parametrize("onednn", [True, False])
-def test_either_road_of_the_linear_layers_makes_at_most_two_graphs(onednn, monkeypatch):
-    monkeypatch.setattr(linear, "ONEDNN_IS_FASTER", onednn)
+@pytest.mark.parametrize("way", ["onednn", "torch", ""])
+def test_either_road_of_the_linear_layers_makes_at_most_two_graphs(way, monkeypatch, tmp_path):
+    monkeypatch.setenv("CPVT_LINEAR", way)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(fastest, "_chosen", {})
     test_twenty_sizes_make_at_most_two_graphs("peg", "avg", None)
 
 
@@ -61,7 +63,7 @@ def small_model():
 @pytest.mark.parametrize("dynamic", [None, True])
 @pytest.mark.parametrize("rule", ["paper", "pixels", "fit", "fit*0.9", 2.0, (1.0, 1.5)])
 def test_every_rule_for_the_scale_makes_at_most_two_graphs(rule, dynamic, monkeypatch):
-    monkeypatch.setattr(linear, "ONEDNN_IS_FASTER", False)  # which is convolutions, too
+    monkeypatch.setenv("CPVT_LINEAR", "torch")  # the other one is a convolution, too
     model = small_model()
     model.scale = rule
     compiled, graphs = compile_and_count(model, dynamic)

@@ -15,7 +15,8 @@ from cpvt.models import linear
 def roads(monkeypatch):
     """Notes which road is taken, as on a processor where oneDNN is faster."""
     taken = []
-    monkeypatch.setattr(linear, "ONEDNN_IS_FASTER", True)
+    monkeypatch.setenv("CPVT_LINEAR", "onednn")
+    monkeypatch.setattr(linear, "_plain", False)
     convolve, multiply = linear.F.conv2d, torch.nn.Linear.forward
     monkeypatch.setattr(
         linear.F, "conv2d", lambda *given, **options: taken.append("convolved") or convolve(*given, **options)
@@ -104,7 +105,7 @@ def test_everywhere_else_it_is_a_plain_product(roads, monkeypatch):
     assert roads == ["multiplied"] * 6
     layer(torch.randn(2, 500, 64))
     assert roads.pop() == "convolved"
-    monkeypatch.setattr(linear, "ONEDNN_IS_FASTER", False)
+    monkeypatch.setenv("CPVT_LINEAR", "torch")
     layer(torch.randn(2, 500, 64))
     assert roads == ["multiplied"] * 7
 

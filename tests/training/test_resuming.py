@@ -14,6 +14,7 @@ from torch import nn
 
 from cpvt.config import DataConfig, OptimConfig, Retrofit, RuntimeConfig, TrainConfig
 from cpvt.data import open_data
+from cpvt.models import fastest
 from cpvt.results.folders import PREVIOUS_STATE, STATE
 from cpvt.runtime import distributed
 from cpvt.training import StoppedError, build_model, check, train
@@ -179,3 +180,19 @@ def test_a_run_of_an_older_version_with_a_retrofit_resumes(config, tmp_path, ret
         with pytest.raises(ValueError, match="holds a run with another retrofit"):
             train(replace(config, retrofit=other))
     assert_same(weights(train(config)), whole)
+
+
+def test_a_run_resumes_with_the_ways_to_compute_that_it_began_with(config, monkeypatch, tmp_path):
+    monkeypatch.delenv("CPVT_ATTENTION")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(fastest, "_chosen", {})
+    with pytest.raises(KeyboardInterrupt):
+        train(config, interrupt("train", 2))
+    before = json.loads(read_state(tmp_path / "run")["fastest"])
+    assert all(choice in fastest.choices() for choice in before)
+    assert {kind for kind, *_ in before} == {"attention"}
+    turned = [[*work, "fused" if way == "plain" else "plain"] for *work, way in before]  # as if measured otherwise now
+    monkeypatch.setattr(fastest, "_chosen", {})
+    fastest.adopt(turned)
+    train(config)
+    assert all(choice in fastest.choices() for choice in before)

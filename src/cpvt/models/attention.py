@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import copy
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from cpvt.encodings import PositionalEncoding
 from cpvt.encodings.base import Pair
 from cpvt.grids import Layout
+from cpvt.models.fastest import fastest
 from cpvt.models.linear import apply_linear
 from cpvt.models.scale import Temperature
 
@@ -89,6 +90,9 @@ def _takes_varying_lengths(query: Tensor) -> bool:
     return flash and fits and torch.cuda.get_device_capability(query.device) >= (8, 0)
 
 
+FEW = 128  # tokens, up to which two products and a softmax may beat PyTorch's fused kernel
+
+
 def _attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, temperature: Temperature) -> Tensor:
     """Attention of (B, heads, P + N, d), heads concatenated again: (B, P + N, D)."""
     scale = None
@@ -96,11 +100,48 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, temp
         query = query * temperature.to(query.device, query.dtype)
     elif temperature is not None:
         scale = temperature * query.shape[-1] ** -0.5
-    x = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=scale)
+    attention = _attend_plainly if _is_faster_plain(query, bias) else F.scaled_dot_product_attention
+    x = attention(query, key, value, attn_mask=bias, scale=scale)
     x = x.transpose(1, 2)  # (B, P + N, heads, d)
     if bias is not None:  # a copy: with a bias, exporters would record a view that their own kernel does not allow
         x = x.clone(memory_format=torch.contiguous_format)
     return x.flatten(2)
+
+
+def _attend_plainly(
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, scale: float | None = None
+) -> Tensor:
+    """What F.scaled_dot_product_attention computes, as two products and a softmax."""
+    logits = query @ key.transpose(-2, -1) * (query.shape[-1] ** -0.5 if scale is None else scale)
+    return (logits if attn_mask is None else logits + attn_mask).softmax(dim=-1) @ value
+
+
+def _is_faster_plain(query: Tensor, bias: Tensor | None) -> bool:
+    """Whether the plain form is the faster one on this CPU, by measurement for the class of shapes."""
+    if not isinstance(query, Tensor) or torch.compiler.is_compiling() or torch.compiler.is_exporting():
+        return False
+    images, heads, tokens, width = query.shape
+    if query.device.type != "cpu" or query.dtype != torch.float32 or tokens > FEW or not query.numel():
+        return False
+    learns = torch.is_grad_enabled() and query.requires_grad
+    count, size = (images * heads).bit_length(), tokens.bit_length()
+
+    def way(attention: Callable[..., Tensor]) -> Callable[[], None]:
+        shape = (max(1, 3 * 2**count // 4), 1, max(1, 3 * 2**size // 4))  # the middle of the class
+        inputs = [torch.full((*shape, width), 0.1, requires_grad=learns) for _ in range(3)]
+        mask = None if bias is None else torch.zeros(1, 1, shape[2], shape[2])
+
+        def compute() -> None:
+            with torch.set_grad_enabled(learns):
+                y = attention(*inputs, attn_mask=mask)
+                if learns:
+                    torch.autograd.grad(y, inputs, torch.full_like(y, 0.1))
+
+        return compute
+
+    with torch.inference_mode(False):
+        ways = {"fused": way(F.scaled_dot_product_attention), "plain": way(_attend_plainly)}
+        return fastest("attention", (count, size, width, bias is not None, learns), ways) == "plain"
 
 
 def add_biases(biases: Sequence[Tensor], logits: Sequence[Tensor]) -> Sequence[Tensor]:

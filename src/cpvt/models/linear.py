@@ -1,40 +1,33 @@
-"""nn.Linear layers, computed faster on CPUs on which oneDNN beats MKL."""
+"""nn.Linear layers, computed by whichever of PyTorch's two CPU libraries is faster for their shape."""
 
 from __future__ import annotations
 
-import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TypeGuard
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cpvt.models.fastest import fastest
 
-def processor() -> str:
-    """The system's full description of its processor."""
-    try:
-        return Path("/proc/cpuinfo").read_text()
-    except OSError:  # no Linux, or no leave to read
-        return platform.processor()
+OWN, ONEDNN = "torch", "onednn"  # what CPVT_LINEAR may name
+BOTH_THERE = torch.backends.mkldnn.is_available() and torch.backends.mkl.is_available()
+TYPICAL = 1568  # tokens of 8 images of 224 pixels: what a compiled graph, which serves any number, is measured for
 
-
-ONEDNN_IS_FASTER = (
-    torch.backends.mkldnn.is_available() and torch.backends.mkl.is_available() and "AuthenticAMD" in processor()
-)
+_plain = not BOTH_THERE
 
 
 @contextmanager
 def plain_linear() -> Iterator[None]:
     """Compute every layer by PyTorch's own product inside the context; also a decorator, `plain_linear()(function)`."""
-    global ONEDNN_IS_FASTER
-    previous, ONEDNN_IS_FASTER = ONEDNN_IS_FASTER, False
+    global _plain
+    previous, _plain = _plain, True
     try:
         yield
     finally:
-        ONEDNN_IS_FASTER = previous
+        _plain = previous
 
 
 LONG = 1024  # tokens: for more in one row, whose number divides badly (2,729 is prime), oneDNN's gradient of the weight
@@ -47,14 +40,18 @@ AS_IF_DILATED = (1, 2)
 def apply_linear(layer: nn.Module, x: Tensor) -> Tensor:
     """The layer's output for tokens (B, N, D), by whichever of PyTorch's two CPU libraries is faster; same numbers.
 
-    PyTorch multiplies float32 matrices on the CPU with MKL, which does not use the widest instructions of AMD chips.
-    oneDNN, which computes PyTorch's convolutions, does. Tokens (B, N, D) are a channels-last image without a copy, so
-    on AMD an nn.Linear is computed as a convolution with a kernel of 1. Everywhere else the layer itself is called, and
-    so is whatever has taken its place: a quantised or sharded layer, an adapter, a layer with hooks.
+    PyTorch multiplies float32 matrices on the CPU with MKL. oneDNN, which computes its convolutions, is faster on some
+    processors and for some shapes, so both are measured the first time that a shape is met (`cpvt.models.fastest`).
+    Tokens (B, N, D) are a channels-last image without a copy, and nn.Linear is a convolution with a kernel of 1.
+    Whatever has taken an nn.Linear's place is called: a quantised or sharded layer, an adapter, a layer with hooks.
     """
-    if not isinstance(x, Tensor) or not _is_plain(layer) or not _convolves(x):  # no Tensor: a graph is being traced
+    if not isinstance(x, Tensor) or not _is_plain(layer) or not _may_convolve(x):  # no Tensor: a graph is being traced
         return layer(x)
-    weight, bias, tokens = layer.weight, layer.bias, x.shape[1]
+    return _convolve(x, layer.weight, layer.bias) if _convolves(layer, x) else layer(x)
+
+
+def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    tokens = x.shape[1]
     if x.shape[0] == 1 and tokens > LONG and torch.is_grad_enabled():
         x = F.pad(x, (0, 0, 0, -tokens % 16))
     image = x.unsqueeze(2).permute(0, 3, 1, 2)  # (B, D, N, 1), channels-last strides
@@ -70,13 +67,50 @@ def _is_plain(layer: nn.Module) -> TypeGuard[nn.Linear]:
     return not any(hooks) and not nn.modules.module._has_any_global_hook()
 
 
-def _convolves(x: Tensor) -> bool:
-    """Whether oneDNN's convolution is the faster product for tokens x; exported programs hold a plain product.
+def _may_convolve(x: Tensor) -> bool:
+    """Whether oneDNN's convolution can be the product for tokens x; exported programs hold a plain product.
 
     PyTorch does not use oneDNN for one image of up to 20,480 numbers; this test would bind a compiled graph to sizes.
     """
-    if not ONEDNN_IS_FASTER or x.ndim != 3 or x.device.type != "cpu" or x.dtype != torch.float32:
+    if _plain or x.ndim != 3 or x.device.type != "cpu" or x.dtype != torch.float32:
         return False
     if torch.compiler.is_exporting() or torch.is_autocast_enabled("cpu"):
         return False
     return (x.shape[0] > 1 and x.numel() > 0) or (not torch.compiler.is_compiling() and x.numel() > 20_480)
+
+
+def _convolves(layer: nn.Linear, x: Tensor) -> bool:
+    """Whether the convolution is the faster product, by measurement for the shape class of layer and tokens."""
+    if torch.compiler.is_compiling():
+        return _convolves_in_a_graph(layer.in_features, layer.out_features)
+    learns = torch.is_grad_enabled() and (x.requires_grad or layer.weight.requires_grad)
+    return _choose(x.shape[0] > 1, x.shape[0] * x.shape[1], layer.in_features, layer.out_features, learns)
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _convolves_in_a_graph(in_features: int, out_features: int) -> bool:
+    """One answer for a graph that serves all sizes."""
+    return _choose(True, TYPICAL, in_features, out_features, False)
+
+
+def _choose(several: bool, tokens: int, in_features: int, out_features: int, learns: bool) -> bool:
+    size = tokens.bit_length()  # tokens of one class differ by less than two times
+    images = 8 if several else 1
+
+    def way(product: Callable[..., Tensor]) -> Callable[[], None]:
+        x = torch.full((images, max(1, 3 * 2 ** (size - 2) // images), in_features), 0.1)  # the middle of the class
+        weight, bias = torch.full((out_features, in_features), 0.1), torch.zeros(out_features)
+        for tensor in (x, weight, bias):
+            tensor.requires_grad_(learns)
+
+        def compute() -> None:
+            with torch.set_grad_enabled(learns):
+                y = product(x, weight, bias)
+                if learns:
+                    torch.autograd.grad(y, (x, weight, bias), torch.full_like(y, 0.1))
+
+        return compute
+
+    shape = (several, size, in_features, out_features, learns)
+    with torch.inference_mode(False):
+        return fastest("linear", shape, {OWN: way(F.linear), ONEDNN: way(_convolve)}) == ONEDNN

@@ -28,6 +28,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from cpvt.config import RuntimeConfig, TrainConfig, differences, refuse_other
+from cpvt.models import fastest
 from cpvt.results.checkpoints import read_record, save_checkpoint
 from cpvt.results.folders import CHECKPOINT, HISTORY, PREVIOUS_STATE, STATE, WEIGHTS
 from cpvt.runtime import distributed
@@ -146,6 +147,7 @@ class Checkpointer:
             "history": progress.history, "epoch": progress.epoch, "done": progress.step, "before": progress.before,
             "metrics": vars(progress.metrics), "seconds": progress.seconds, "processes": distributed.world_size(),
             "class_names": self.record["class_names"], "images": self.images, "best": self.best,
+            "fastest": json.dumps(fastest.choices()),
         }  # fmt: skip
         if distributed.is_main_process():
             with self._saving():
@@ -176,6 +178,7 @@ class Checkpointer:
             scaler.load_state_dict(state["scaler"])
         metrics = Metrics(**state["metrics"]) if "metrics" in state else Metrics(*state["tally"][:5])  # older states
         self.saved, self.best = (state["epoch"], state["done"]), state.get("best")
+        fastest.adopt(json.loads(state.get("fastest", "[]")))  # the same ways give the same bits
         distributed.barrier()  # before the main process writes another state
         return Progress(*self.saved, state["before"], state["seconds"], metrics, state["history"])
 

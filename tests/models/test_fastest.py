@@ -1,0 +1,117 @@
+"""The fastest way is measured once, kept for later processes and trainings, and may be forced."""
+
+import json
+import time
+
+import pytest
+import torch
+
+from cpvt.models import fastest
+
+
+@pytest.fixture(autouse=True)
+def fresh(monkeypatch, tmp_path):
+    """Nothing is chosen yet, and the cache is empty."""
+    for name in ("CPVT_LINEAR", "CPVT_ATTENTION"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(fastest, "_chosen", {})
+    monkeypatch.setattr(fastest, "_stored", set())
+
+
+def ways(calls, **seconds):
+    """Ways that take so long, and note that they ran."""
+    return {name: lambda name=name: calls.append(name) or time.sleep(seconds[name]) for name in seconds}
+
+
+def test_the_faster_way_is_measured_once_for_a_shape():
+    calls = []
+    assert fastest.fastest("linear", (1, 2), ways(calls, torch=0.02, onednn=0.001)) == "onednn"
+    assert calls[:4] == ["torch", "onednn"] * 2  # in alternation
+    measured = len(calls)
+    assert fastest.fastest("linear", (1, 2), ways(calls, torch=0, onednn=9)) == "onednn"
+    assert len(calls) == measured
+    assert fastest.fastest("linear", (1, 3), ways(calls, torch=0, onednn=0.01)) == "torch"
+    assert fastest.fastest("attention", (1, 2), ways(calls, fused=0, plain=0.01)) == "fused"
+
+
+def test_pytorchs_own_way_is_taken_where_another_is_hardly_faster():
+    seconds = {"torch": 104, "onednn": 100}
+    spent = [0.0]
+
+    def now():
+        return spent[0]
+
+    def way(name):
+        def run():
+            spent[0] += seconds[name]
+
+        return run
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fastest.time, "perf_counter", now)
+        patch.setattr(fastest, "SECONDS", 10**9)
+        assert fastest.fastest("linear", (1,), {name: way(name) for name in seconds}) == "torch"
+        seconds["torch"] = 106
+        assert fastest.fastest("linear", (2,), {name: way(name) for name in seconds}) == "onednn"
+
+
+def test_threads_are_another_shape():
+    calls, before = [], torch.get_num_threads()
+    assert fastest.fastest("linear", (1,), ways(calls, torch=0, onednn=0.01)) == "torch"
+    torch.set_num_threads(before + 1)
+    try:
+        assert fastest.fastest("linear", (1,), ways(calls, torch=0.01, onednn=0)) == "onednn"
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_later_process_takes_what_an_earlier_one_chose(monkeypatch):
+    calls = []
+    fastest.fastest("linear", (1, True), ways(calls, torch=0.01, onednn=0))
+    (file,) = fastest.cache_file().parent.glob("fastest-*.json")
+    assert json.loads(file.read_text()) == fastest.choices() == [["linear", 1, True, torch.get_num_threads(), "onednn"]]
+    monkeypatch.setattr(fastest, "_chosen", {})
+    monkeypatch.setattr(fastest, "_stored", set())
+    calls.clear()
+    assert fastest.fastest("linear", (1, True), ways(calls, torch=0, onednn=9)) == "onednn"
+    assert calls == []
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1]", '{"a": 1}', "[[]]"])
+def test_a_damaged_cache_counts_as_none(content):
+    file = fastest.cache_file()
+    file.parent.mkdir(parents=True)
+    file.write_text(content)
+    assert fastest.fastest("linear", (1,), ways([], torch=0.01, onednn=0)) == "onednn"
+    assert json.loads(file.read_text())[0][-1] == "onednn"
+
+
+def test_a_cache_that_cannot_be_written_changes_nothing(monkeypatch, tmp_path):
+    (tmp_path / "cpvt").write_text("a file")
+    assert fastest.fastest("linear", (1,), ways([], torch=0.01, onednn=0)) == "onednn"
+
+
+def test_the_environment_names_a_way(monkeypatch):
+    monkeypatch.setenv("CPVT_LINEAR", "torch")
+    calls = []
+    assert fastest.fastest("linear", (1,), ways(calls, torch=9, onednn=0)) == "torch"
+    assert calls == []
+    monkeypatch.setenv("CPVT_LINEAR", "mkl")
+    with pytest.raises(ValueError, match="CPVT_LINEAR must be one of torch, onednn, or unset; got 'mkl'"):
+        fastest.fastest("linear", (1,), ways(calls, torch=0, onednn=0))
+
+
+def test_choices_of_before_are_adopted():
+    fastest.adopt(json.loads(json.dumps([["linear", 7, False, torch.get_num_threads(), "onednn"]])))
+    assert fastest.fastest("linear", (7, False), ways([], torch=0, onednn=9)) == "onednn"
+
+
+def test_what_counts_operations_sees_no_measurement():
+    from torch.utils.flop_counter import FlopCounterMode
+
+    calls = []
+    with FlopCounterMode(display=False):
+        assert fastest.fastest("linear", (1,), ways(calls, torch=0.01, onednn=0)) == "torch"
+    assert calls == []
+    assert fastest.fastest("linear", (1,), ways(calls, torch=0.01, onednn=0)) == "onednn"

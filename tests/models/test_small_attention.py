@@ -1,0 +1,64 @@
+"""Attention of few tokens, computed plainly or by PyTorch's fused kernel, whichever was measured to be faster."""
+
+import pytest
+import torch
+
+import cpvt
+from cpvt.models import attention, fastest
+
+
+@pytest.fixture
+def taken(monkeypatch):
+    """Notes which form is taken."""
+    noted, fused, plain = [], attention.F.scaled_dot_product_attention, attention._attend_plainly
+    monkeypatch.setattr(
+        attention.F, "scaled_dot_product_attention", lambda *a, **b: noted.append("fused") or fused(*a, **b)
+    )
+    monkeypatch.setattr(attention, "_attend_plainly", lambda *a, **b: noted.append("plain") or plain(*a, **b))
+    return noted
+
+
+def draw(tokens, dtype=torch.float32, learns=True):
+    generator = torch.Generator().manual_seed(0)
+    shape = (2, 3, tokens, 8)
+    return [torch.randn(shape, generator=generator).to(dtype).requires_grad_(learns) for _ in range(3)]
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("temperature", [None, 1.3, torch.tensor(1.3)])
+@pytest.mark.parametrize("tokens", [1, 7, 128])
+def test_both_forms_give_the_same_numbers_and_gradients(tokens, temperature, bias, monkeypatch, taken):
+    mask = torch.randn(1, 3, tokens, tokens, requires_grad=True) if bias else None
+    found = []
+    for way in ("fused", "plain"):
+        monkeypatch.setenv("CPVT_ATTENTION", way)
+        inputs = [*draw(tokens), *([mask] if bias else [])]
+        x = attention._attend(*inputs[:3], mask, temperature)
+        found.append([x, *torch.autograd.grad(x.square().sum(), inputs)])
+    assert taken == ["fused", "plain"]
+    for fused, plain in zip(*found):
+        torch.testing.assert_close(plain, fused, atol=1e-5, rtol=1e-4)
+
+
+def test_many_tokens_and_other_dtypes_keep_the_fused_kernel(monkeypatch, taken):
+    monkeypatch.setenv("CPVT_ATTENTION", "plain")
+    attention._attend(*draw(129), None, None)
+    attention._attend(*draw(7, torch.bfloat16), None, None)
+    assert taken == ["fused"] * 2
+    program = torch.export.export(cpvt.create_model("cpvt_micro", depth=1), (torch.randn(2, 3, 16, 16),))
+    assert "scaled_dot_product_attention" in str(program.graph)
+
+
+def test_the_form_is_measured_for_a_shape_with_and_without_gradients(monkeypatch, tmp_path, taken):
+    monkeypatch.delenv("CPVT_ATTENTION")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(fastest, "_chosen", {})
+    monkeypatch.setattr(fastest, "_stored", set())
+    for learns in (True, False):
+        attention._attend(*draw(7, learns=learns), None, None)
+    with torch.inference_mode():
+        attention._attend(*draw(7, learns=False), None, None)
+    kinds = [choice[:-1] for choice in fastest.choices()]
+    threads = torch.get_num_threads()
+    assert sorted(kinds, key=str) == [["attention", 3, 3, 8, False, learns, threads] for learns in (False, True)]
+    assert {"fused", "plain"} <= set(taken)

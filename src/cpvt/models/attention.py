@@ -149,6 +149,11 @@ def add_biases(biases: Sequence[Tensor], logits: Sequence[Tensor]) -> Sequence[T
     return [each + bias for each, bias in zip(logits, biases)] if logits and biases else logits or biases
 
 
+def widen_bias(bias: Tensor, prefix_tokens: int) -> Tensor:
+    """A bias (..., N, N) with zeros for P prefix tokens; without any it is not copied."""
+    return F.pad(bias, (prefix_tokens, 0, prefix_tokens, 0)) if prefix_tokens else bias
+
+
 def by_group(x: Tensor, layout: Layout) -> list[Tensor]:
     """Queries, keys or values (B, heads, P + N, d) of each group of equal grids; of a pack, one batch for each."""
     if not layout.packed:
@@ -178,7 +183,7 @@ class BlockHooks(NamedTuple):
             factor = query.shape[-1] ** -0.5 * (1.0 if temperature is None else temperature)
             patches = (part[:, :, prefix:] * factor).to(part.dtype)
             asked.append(self.encoding.call_hook("query_bias", patches, grid, self.depth, scale=scale))
-        return [F.pad(bias, (prefix, 0, prefix, 0)) for bias in all_or_none("query_bias", asked)]
+        return [widen_bias(bias, prefix) for bias in all_or_none("query_bias", asked)]
 
     def add_values(self, x: Tensor, value: Tensor) -> Tensor:
         """The output of attention x (B, P + N, D) with what the encoding makes of the values added to the patches."""
@@ -236,7 +241,7 @@ class AttentionInputs(NamedTuple):
             told = ((grid, {"scale": scale, "device": x.device}) for grid, scale, _ in layout.groups)
             asked = all_or_none("bias", [encoding.call_hook("bias", grid, depth, **more) for grid, more in told])
             # four axes: with three, the CPU's fused kernel is not taken (measured 4 times slower at 577 tokens)
-            biases = [F.pad(bias, (prefix, 0, prefix, 0)).unsqueeze(0) for bias in asked]
+            biases = [widen_bias(bias, prefix).unsqueeze(0) for bias in asked]
             if biases and self.pack is None:
                 inputs = inputs._replace(bias=biases[0])
             elif biases and self.pack is not None:

@@ -14,7 +14,7 @@ from tests.children import children
 
 torch.set_num_threads(1)  # more threads slow down models as small as those of the tests
 os.environ["OMP_NUM_THREADS"] = "1"  # for processes that tests start
-os.environ["CPVT_LINEAR"], os.environ["CPVT_ATTENTION"] = "onednn", "plain"  # bits that no measurement decides
+os.environ["CPVT_LINEAR"], os.environ["CPVT_ATTENTION"] = "onednn", "fused"  # bits that no measurement decides
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what runs in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)  # processes that tests interrupt would inherit it
 if not torch.cuda.is_available():

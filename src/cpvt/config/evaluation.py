@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from cpvt.config.base import MAX_IMAGE_PIXELS, TOKEN_BUDGET, Options, Ranges, Size
+from cpvt.config.base import MAX_IMAGE_PIXELS, TOKEN_BUDGET, Options, Precision, Ranges, Size
 from cpvt.config.scale import parse_scale, parse_telling, scale_label
 
 
@@ -52,6 +52,8 @@ class SweepConfig(Options):
     """Under native: most patches in one forward pass."""
     workers: int = 0
     """Processes that load images, besides the main one."""
+    precision: Precision = "fp32"
+    """Precision in which the model computes: bf16 is faster on GPUs and on CPUs with bfloat16 instructions."""
     device: str = "auto"
 
     RANGES: ClassVar[Ranges] = {
@@ -138,6 +140,8 @@ class PredictConfig(Options):
     """Images of more pixels are bad: decoding them takes 4 bytes of memory a pixel and more."""
     token_budget: int = TOKEN_BUDGET
     """Most patches in one forward pass; it does not change the result of any image."""
+    precision: Precision = "fp32"
+    """Precision in which the model computes: bf16 is faster on GPUs and on CPUs with bfloat16 instructions."""
     device: str = "auto"
 
     RANGES: ClassVar[Ranges] = {

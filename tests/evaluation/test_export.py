@@ -293,14 +293,15 @@ def test_a_quantised_file_is_small_and_answers_at_every_size(encoding, pool, tmp
     assert list(tmp_path.iterdir()) == [exported.path]
     int8 = exported.int8
     assert (int8.images, int8.bytes) == (40, exported.path.stat().st_size)
-    assert int8.bytes < 0.6 * int8.bytes_before  # of a model this small the graph itself is a good part
+    weights = sum(each.weight.numel() for each in model.modules() if isinstance(each, torch.nn.Linear))
+    assert int8.bytes_before - int8.bytes > 0.7 * 4 * weights  # three of four bytes, but for the nodes that are added
     assert int8.agreement > 0.9
     assert 1e-3 < int8.error < 0.1
     graph = onnx.load(exported.path).graph
     kinds = [node.op_type for node in graph.node]
     assert kinds.count("MatMulInteger") == 2 * 4 + 1  # qkv, proj, fc1, fc2 and the head
-    scales = [each for each in graph.initializer if "qkv" in each.name and each.name.endswith("_scale")]
-    assert [list(each.dims) for each in scales] == [[3 * 64]] * 2  # one for each output channel
+    scales = [each.dims[0] for each in graph.initializer if each.name.endswith("_scale")]  # one for an output channel
+    assert sorted(scales) == sorted([3 * 64, 64, 4 * 64, 64] * 2 + [5])
     worst = 0.0
     for size in ((32, 32), (50, 33), (20, 96)):
         images = torch.randn(16, 3, *size)
@@ -315,7 +316,7 @@ def test_a_quantised_file_keeps_its_metadata_and_its_neighbour(tiny_run, capsys,
 
     main(["export", str(tiny_run)])
     plain = capsys.readouterr().out
-    assert "quantised" not in plain
+    assert "quantised to" not in plain
     assert json.loads(plain.splitlines()[-1])["int8"] is None
     whole = (tiny_run / "model.onnx").read_bytes()
     main(["export", str(tiny_run), "--int8"])
@@ -325,13 +326,14 @@ def test_a_quantised_file_keeps_its_metadata_and_its_neighbour(tiny_run, capsys,
     assert (found["file"], found["int8"]["images"]) == (str(path), 40)
     agreement, before, after = (found["int8"][name] for name in ("agreement", "bytes_before", "bytes"))
     assert f"then quantised to int8: {agreement:.1%} of the answers to 40 random images are the model's" in printed
-    assert (before, after) == (len(whole), path.stat().st_size)
+    assert before == pytest.approx(len(whole), abs=100)  # but for its metadata
+    assert after == path.stat().st_size
     assert f"{before / 2**20:.1f} MiB became {after / 2**20:.1f} MiB" in printed
     held, other = (read_file(tiny_run / name)[1] for name in ("model.onnx", "model-int8.onnx"))
     assert other == {**held, "precision": "int8"}
     assert (tiny_run / "model.onnx").read_bytes() == whole
     assert {each.name for each in tiny_run.iterdir() if "onnx" in each.name} == {"model.onnx", "model-int8.onnx"}
-    assert (list(recwarn), caplog.records) == ([], [])  # nothing that the quantiser says of its own
+    assert (list(recwarn), [each for each in caplog.records if each.levelname != "DEBUG"]) == ([], [])
 
 
 def test_what_is_not_quantised(tmp_path, monkeypatch, capsys, tiny_run):

@@ -1,10 +1,10 @@
-"""Quantise an exported file: the weights of its matrix products become int8, by ONNX Runtime."""
+"""Quantise an exported file: the weights of its linear layers become int8, by ONNX Runtime."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -32,8 +32,8 @@ class Quantised(NamedTuple):
 def quantise(path: Path) -> None:
     """Replace an .onnx file by one with int8 weights, a scale per output channel; sizes and metadata stay.
 
-    Inputs of matrix products are quantised when the file runs, from their own range: no calibration images are needed.
-    Convolutions (the patch embedding and PEG), norms and attention stay in float32.
+    Inputs of linear layers are quantised when the file runs, from their own range: no calibration images are needed.
+    Convolutions (the patch embedding and PEG), norms, attention and tables of positions stay in float32.
     """
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
@@ -43,11 +43,19 @@ def quantise(path: Path) -> None:
     # the exporter has folded constants and inferred shapes; without this mark a warning goes to the root logger
     onnx.helper.set_model_props(proto, {"onnx.quant.pre_process": "onnxruntime.quant"})
     onnx.save(proto, path)
-    options = {"op_types_to_quantize": ["MatMul"], "per_channel": True, "weight_type": QuantType.QInt8}
-    quantize_dynamic(path, path, **options)
+    others = [node.name for node in proto.graph.node if node.op_type == "MatMul" and not _is_linear(node)]
+    quantize_dynamic(
+        path, path, op_types_to_quantize=["MatMul"], nodes_to_exclude=others, per_channel=True,
+        weight_type=QuantType.QInt8,
+    )  # fmt: skip
     proto = onnx.load(path)
     onnx.helper.set_model_props(proto, metadata)
     onnx.save(proto, path)
+
+
+def _is_linear(node: Any) -> bool:
+    """Whether a product is that of a linear layer, by the exporter's note; others have tables, or no weights."""
+    return any(entry.key == "namespace" and "aten.linear" in entry.value for entry in node.metadata_props)
 
 
 def compare_answers(pairs: Iterable[tuple[Tensor, Tensor]]) -> tuple[float, float, int]:

@@ -25,6 +25,7 @@ TABLE = {  # name of the module -> what it measures
     "processes": "two processes that train one model against two that train a model each, one thread per process",
     "fused": "the Triton kernels of PEG against cuDNN and against a plain copy; needs a GPU",
     "gpu": "on a GPU, in bfloat16: models against timm's, packed lists, PEG told a scale",
+    "precision": "bfloat16 and int8 against float32: time, size, and how far answers differ",
     "matmul": "fraction of the machine's matrix-multiply rate that cpvt_small_gap reaches, eager and compiled",
 }
 OUT, ROUNDS = "benchmarks/results", 21

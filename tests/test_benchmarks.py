@@ -22,6 +22,7 @@ from benchmarks import (
     packed,
     padding,
     peg,
+    precision,
     processes,
     rehearsal,
     run_benchmarks,
@@ -63,6 +64,10 @@ def make_small(monkeypatch):
     monkeypatch.setattr(padding, "SIDES", (8, 9))
     monkeypatch.setattr(memory, "SIZES", (64,))
     monkeypatch.setattr(memory, "ENCODINGS", ("peg",))
+    monkeypatch.setattr(precision, "OURS", "cpvt_micro_gap")
+    monkeypatch.setattr(precision, "THEIRS", "deit_tiny_patch16_224")
+    monkeypatch.setattr(precision, "SIZE", 32)
+    monkeypatch.setattr(precision, "CROPS", 4)
     monkeypatch.setattr(matmul, "BATCHES", (1,))
     monkeypatch.setattr(matmul, "SIZE", 32)
     monkeypatch.setattr(matmul, "SQUARE", 64)
@@ -226,3 +231,15 @@ def test_the_script_for_a_gpu_says_where_there_is_none(tmp_path):
     )
     assert (done.returncode, done.stdout) == (1, "gpu.sh needs a GPU that torch sees\n")
     assert not list(tmp_path.iterdir())
+
+
+def test_precisions_are_compared_on_the_same_crops(monkeypatch):
+    monkeypatch.setattr(precision, "CROPS", 40)
+    figures = {figure.what.split(": ")[1]: figure.value for figure in precision._answers()}
+    assert len(figures) == 6
+    for name in ("bfloat16 weights", "bfloat16 by autocast", "int8"):
+        assert figures[f"first class as in float32, {name}"] >= 85
+        assert 0 < figures[f"largest difference of a probability, {name}"] < 0.2
+    assert len({crop.size for crop in precision._crops()}) > 20
+    model = precision.adapter_of(precision.cpvt.create_model("cpvt_micro_gap"))
+    assert 2 < precision._bytes(model.model) / precision._bytes(precision.quantised(model.model)) < 4

@@ -170,14 +170,13 @@ def export(config: ExportConfig) -> dict[str, Any]:
     from cpvt.evaluation.export import export as run_export
 
     exported = run_export(**vars(config))
-    fixed = exported.fixed_size
+    fixed, int8 = exported.fixed_size, exported.int8
     at = f"at {len(exported.checked)} other sizes" if fixed is None else f"in {len(exported.checked)} batches"
-    only = (
-        "" if fixed is None else f"; it takes {fixed[0]}x{fixed[1]} pixels only, as this model exports at no other size"
-    )
+    only = "" if fixed is None else f"; it takes {fixed[0]}x{fixed[1]} pixels only: the model exports at no other size"
     told = "" if exported.scale is None else f", scale {scale_label(exported.scale)}"
-    print(f"{exported.path}: equal to eager within {exported.error:.1e} {at}{told}{only}")
-    found = {"file": str(exported.path), **exported._asdict()}
+    then = "" if int8 is None else f"\n{int8}"
+    print(f"{exported.path}: equal to eager within {exported.error:.1e} {at}{told}{only}{then}")
+    found = {"file": str(exported.path), **exported._asdict(), "int8": int8 and int8._asdict()}
     del found["path"]
     return found
 

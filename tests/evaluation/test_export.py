@@ -280,3 +280,87 @@ def test_a_name_of_another_library_exports(tmp_path):
     assert exported.fixed_size is None
     with pytest.raises(ValueError, match="out is needed for a model without a folder"):
         cpvt.export(name)
+
+
+def answers_of(path, images):
+    return torch.from_numpy(onnxruntime.InferenceSession(path).run(None, {"images": images.numpy()})[0])
+
+
+@pytest.mark.parametrize(("encoding", "pool"), [("rope+peg", "avg"), ("relative", "token")])
+def test_a_quantised_file_is_small_and_answers_at_every_size(encoding, pool, tmp_path):
+    model = build(encoding, pool)
+    exported = cpvt.export(model, tmp_path / "model.onnx", int8=True)
+    assert list(tmp_path.iterdir()) == [exported.path]
+    int8 = exported.int8
+    assert (int8.images, int8.bytes) == (40, exported.path.stat().st_size)
+    weights = sum(each.weight.numel() for each in model.modules() if isinstance(each, torch.nn.Linear))
+    assert int8.bytes_before - int8.bytes > 0.7 * 4 * weights  # three of four bytes, but for the nodes that are added
+    assert int8.agreement > 0.9
+    assert 1e-3 < int8.error < 0.1
+    graph = onnx.load(exported.path).graph
+    kinds = [node.op_type for node in graph.node]
+    assert kinds.count("MatMulInteger") == 2 * 4 + 1  # qkv, proj, fc1, fc2 and the head
+    scales = [each.dims[0] for each in graph.initializer if each.name.endswith("_scale")]  # one for an output channel
+    assert sorted(scales) == sorted([3 * 64, 64, 4 * 64, 64] * 2 + [5])
+    worst = 0.0
+    for size in ((32, 32), (50, 33), (20, 96)):
+        images = torch.randn(16, 3, *size)
+        expected, found = model(images).detach(), answers_of(exported.path, images)
+        assert (expected.argmax(1) == found.argmax(1)).float().mean() > 0.8
+        worst = max(worst, float((expected - found).abs().max() / expected.abs().max()))
+    assert 1e-3 < worst < 0.15
+
+
+def test_a_quantised_file_keeps_its_metadata_and_its_neighbour(tiny_run, capsys, recwarn, caplog):
+    from cpvt.cli import main
+
+    main(["export", str(tiny_run)])
+    plain = capsys.readouterr().out
+    assert "quantised to" not in plain
+    assert json.loads(plain.splitlines()[-1])["int8"] is None
+    whole = (tiny_run / "model.onnx").read_bytes()
+    main(["export", str(tiny_run), "--int8"])
+    printed, last = capsys.readouterr().out.splitlines()[-2:]
+    path = tiny_run / "model-int8.onnx"
+    found = json.loads(last)
+    assert (found["file"], found["int8"]["images"]) == (str(path), 40)
+    agreement, before, after = (found["int8"][name] for name in ("agreement", "bytes_before", "bytes"))
+    assert f"then quantised to int8: {agreement:.1%} of the answers to 40 random images are the model's" in printed
+    assert before == pytest.approx(len(whole), abs=100)  # but for its metadata
+    assert after == path.stat().st_size
+    assert f"{before / 2**20:.1f} MiB became {after / 2**20:.1f} MiB" in printed
+    held, other = (read_file(tiny_run / name)[1] for name in ("model.onnx", "model-int8.onnx"))
+    assert other == {**held, "precision": "int8"}
+    assert (tiny_run / "model.onnx").read_bytes() == whole
+    assert {each.name for each in tiny_run.iterdir() if "onnx" in each.name} == {"model.onnx", "model-int8.onnx"}
+    assert (list(recwarn), [each for each in caplog.records if each.levelname != "DEBUG"]) == ([], [])
+
+
+def test_what_is_not_quantised(tmp_path, monkeypatch, capsys, tiny_run):
+    from cpvt.cli import main
+
+    model = build("peg", "avg")
+    with pytest.raises(ValueError, match=r"quantises .onnx files, and 'model.pt2' is none: leave --int8 out"):
+        cpvt.export(model, tmp_path / "model.pt2", int8=True)
+    with pytest.raises(SystemExit):
+        main(["export", str(tiny_run), "--format", "torch-export", "--int8"])
+    assert "quantises .onnx files, and 'model.pt2' is none" in capsys.readouterr().err
+    (tmp_path / "model.onnx").write_text("the earlier file")
+    with pytest.raises(ValueError, match="model.onnx' exists; choose another --out, or remove it"):
+        cpvt.export(model, tmp_path / "model.onnx", int8=True)
+    assert (tmp_path / "model.onnx").read_text() == "the earlier file"
+    real = exporting._onnx_runner
+    runners = iter([real, lambda path: lambda images: -real(path)(images)])
+    monkeypatch.setattr(exporting, "_onnx_runner", lambda path: next(runners)(path))
+    with pytest.raises(ValueError, match=r"answers \d+% of 40 images as the model does, less than 50%; no file was"):
+        cpvt.export(model, tmp_path / "new.onnx", int8=True)
+    assert not list(tmp_path.glob("*new*"))
+
+
+def test_a_model_of_another_library_is_quantised(tmp_path):
+    run = external_run(tmp_path / "run", TIMM, FADED)
+    exported = cpvt.export(run, tmp_path / "model.onnx", int8=True)
+    assert (exported.fixed_size, exported.int8.images) == (None, 40)
+    images = torch.randn(4, 3, 40, 24)
+    expected = cpvt.load(run).adapter.at_size((40, 24)).logits(images)
+    assert float((answers_of(exported.path, images) - expected).abs().max() / expected.abs().max()) < 0.15

@@ -246,3 +246,11 @@ def test_a_limited_comparison_resumes(config):
     assert {row.total for row in rows} == {4}
     cpvt.compare(limited)
     assert read_rows(Path(config.out) / "rows.jsonl") == rows
+
+
+def test_rows_of_another_precision_do_not_stand_for_a_test(config):
+    (task, *_) = comparing._tasks(config, quick=False)
+    training = task.training
+    measured = (training.dataset.name, training.model, training.encoding, training.pool, training.seed)
+    assert comparing._remaining(task, {(*measured, *test, "bf16") for test in task.tests}) == task
+    assert comparing._remaining(task, {(*measured, *test, "fp32") for test in task.tests}) is None

@@ -87,6 +87,10 @@ def test_tests_that_told_nothing_are_measured_again_and_told(config):
         (BEFORE, 16, ""), (CONTROL, 16, ""), (AFTER, 8, "protocol"), (AFTER, (12, 16), "protocol"),
         (AFTER, 16, "protocol"),
     ]  # fmt: skip
+    file.write_text(file.read_text().replace("}\n", ', "precision": "bf16"}\n'))  # as a sweep adds them
+    assert {row.precision for row in read_rows(file)} == {"bf16"}
+    retrofit_and_test(config, on_row=added.append)
+    assert [row.precision for row in added[5:]] == ["fp32"] * 6
 
 
 @pytest.mark.parametrize("train_only", ["peg", "peg+norms"])

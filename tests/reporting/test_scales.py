@@ -2,6 +2,7 @@
 
 import csv
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,10 @@ from cpvt.reporting import gather, report, summarise
 from cpvt.reporting.classes import by_class
 from cpvt.reporting.contrasts import Contrasts
 from cpvt.reporting.figures import accuracy_figure
-from cpvt.reporting.labels import label_of
+from cpvt.reporting.labels import label_of, protocol_notes
 from cpvt.reporting.pairs import paired_differences
 from cpvt.reporting.scales import scale_note, shared_scales
-from cpvt.reporting.summary import as_markdown, collapsed_seeds, tabulate
+from cpvt.reporting.summary import as_csv, as_markdown, collapsed_seeds, tabulate
 from cpvt.reporting.terminal import print_tables
 from cpvt.results.rows import pack_hits
 from cpvt.runtime.files import append_rows
@@ -65,6 +66,20 @@ def test_each_way_of_telling_has_its_words(make_row):
     rows = [told(make_row, rule, 64, 50, pool="gap") for rule in rules]
     words = ["", " (not told)", " (paper)", *(f" (scale {rule})" for rule in rules[3:])]
     assert [label_of(row, rows) for row in rows] == [f"peg · gap{each}" for each in words]
+
+
+def test_rows_of_two_precisions_are_kept_apart_and_compared_among_themselves(make_row):
+    counts = {"seed": 0, "pool": "cls"}
+    plain = [told(make_row, "protocol", size, correct, **counts) for size, correct in ((32, 80), (64, 60))]
+    half = [replace(row, precision="bf16", correct=row.correct - 10) for row in plain]
+    cells = {(cell.label, cell.size): cell for cell in summarise(half + plain)}
+    assert list(cells) == [("peg", 32), ("peg", 64), ("peg (bf16)", 32), ("peg (bf16)", 64)]
+    assert [cell.retained for cell in cells.values()] == pytest.approx([100, 75, 100, 100 * 50 / 70])
+    assert label_of(half[0], half) == "peg"  # alone it needs no mark: the note says it
+    assert protocol_notes(half)["all"].startswith("zero-shot, trained at 32, computed in bf16, ")
+    assert label_of(replace(half[0], scale_rule="2"), [*half, *plain]) == "peg (scale 2, bf16)"
+    assert [line.split(",")[-1] for line in as_csv(summarise(plain + half)).split()] == ["precision", *["fp32"] * 2,
+                                                                                         *["bf16"] * 2]  # fmt: skip
 
 
 def test_models_that_can_be_told_nothing_have_no_mark_unless_they_were_told_elsewhere(several, make_row):
@@ -181,7 +196,7 @@ def test_the_page_and_its_files_say_how_the_scale_was_told(tmp_path, several):
         assert words in text
     assert text.count("<th scope=row>peg</th><td>1</td>") == 1  # what it costs does not depend on the telling
     lines = list(csv.DictReader((tmp_path / "summary.csv").read_text().splitlines()))
-    assert list(lines[0])[-2:] == ["scale_rule", "scale"]
+    assert list(lines[0])[-3:] == ["scale_rule", "scale", "precision"]
     found = {
         (line["encoding"], line["size"], line["scale_rule"]): (line["accuracy_mean"], line["scale"]) for line in lines
     }

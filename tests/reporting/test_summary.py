@@ -207,10 +207,10 @@ def test_csv_has_a_line_per_cell(make_row):
     assert as_csv(summarise(rows)).splitlines() == [
         "protocol,size,encoding,pool,seeds,accuracy_mean,accuracy_sd,kept_percent,"
         "difference_to_learned,difference_low,difference_high,fill,top5,images_per_second,peak_memory_mib,refused,"
-        "accuracy_low,accuracy_high,accuracy_interval,balanced_accuracy,majority_class,scale_rule,scale",
-        "canvas,32,learned,cls,2,50.00,0.00,100.00,,,,0.00,,,,,50.00,50.00,student-t,,,,",
-        'canvas,32,"peg(at=(1, 2))",gap,1,75.00,,100.00,25.00,,,0.50,,,,,65.70,82.45,wilson,70.00,60.00,,',
-        "resize,48x64,peg,cls,1,33.33,,,,,,0.00,,,,,6.15,79.23,wilson,,,,",
+        "accuracy_low,accuracy_high,accuracy_interval,balanced_accuracy,majority_class,scale_rule,scale,precision",
+        "canvas,32,learned,cls,2,50.00,0.00,100.00,,,,0.00,,,,,50.00,50.00,student-t,,,,,fp32",
+        'canvas,32,"peg(at=(1, 2))",gap,1,75.00,,100.00,25.00,,,0.50,,,,,65.70,82.45,wilson,70.00,60.00,,,fp32',
+        "resize,48x64,peg,cls,1,33.33,,,,,,0.00,,,,,6.15,79.23,wilson,,,,,fp32",
     ]
 
 

@@ -200,7 +200,7 @@ def test_trackers_get_the_metrics(config, tmp_path):
         (
             {"precision": "fp16"},
             {"device": "cpu"},
-            "fp16 needs a GPU, and this would train on a CPU: choose bf16 or fp32",
+            "fp16 needs a GPU, and this would run on a CPU: choose bf16 or fp32",
         ),
         ({"distillation_alpha": 0.3}, {}, "--distillation-alpha 0.3 does nothing without a --teacher"),
         ({}, {"teacher_checkpoint": "file"}, "--teacher-checkpoint file does nothing without a --teacher"),

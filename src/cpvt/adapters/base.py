@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -45,6 +45,9 @@ class ModelAdapter:
     resize_method: str = "as it is"  # how it takes images of sizes that it was not built for
     scale: ScaleRule | None = None  # what every call is told of the scale of objects; None: the model's own rule
     other_sizes: tuple[Size, ...] = ()  # besides train_size: an error at one size that none of these gives is a refusal
+    autocast: torch.dtype | None = (
+        None  # of what PyTorch computes in another precision than the weights'; None: nothing
+    )
 
     @classmethod
     def facts_of(cls, model: Any) -> dict[str, Any]:
@@ -104,8 +107,10 @@ class ModelAdapter:
 
     @contextmanager
     def inference(self) -> Iterator[None]:
-        """Inference mode, with the model told the scale."""
-        with self.telling(), torch.inference_mode():
+        """Inference mode, with the model told the scale, under autocast where it is to be."""
+        kind = self.device.type
+        casting = nullcontext() if self.autocast is None else torch.autocast(kind, self.autocast)
+        with self.telling(), torch.inference_mode(), casting:
             yield
 
     @property

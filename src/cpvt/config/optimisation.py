@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
-from cpvt.config.base import Options, Ranges
+from cpvt.config.base import Options, Precision, Ranges
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class OptimConfig(Options):
     """Probability of cutmix in a mixed step, if both are on."""
     model_ema_decay: float | None = None
     """Decay per step of a moving average of the weights, which is saved as the model; by default none."""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Precision = "fp32"
     """Precision of the forward and backward pass; weights stay float32."""
     distillation_alpha: float = 0.5
     """Fraction of the teacher's term in the loss, if there is a teacher."""

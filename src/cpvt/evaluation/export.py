@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import json
 import math
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,16 +22,19 @@ from cpvt.adapters.hugging_face import INTERPOLATE
 from cpvt.adapters.trial import kept_modes
 from cpvt.config import ExportConfig, ExternalConfig, options_from, sides, takes_options
 from cpvt.config.scale import ScaleRule
+from cpvt.evaluation.quantise import AGREEMENT, Quantised, compare_answers, quantise
 from cpvt.grids import Grid
 from cpvt.models import VisionTransformer
 from cpvt.results.checkpoints import Checkpoint, as_adapter, build_model, load
 from cpvt.runtime.errors import error_line
+from cpvt.runtime.files import check_new
 
 AXES = {0: "batch", 2: "height", 3: "width"}
 FORMATS = {".onnx": "onnx", ".pt2": "torch-export"}
 TOLERANCE = 1e-4  # relative to the largest logit, or to 1 where logits are smaller
 EXAMPLE = (2, 6, 8)  # batch and grid of the traced example
 CHECKS = ((1, 2, 2), (3, 5, 4), (2, 9, 3), (4, 3, 11), (1, 13, 7))  # batch and grid of the checks
+IMAGES = 8  # in each check of a quantised file
 LARGER = ((2.0, 1.0), (1.2, 1.7))  # of a model with a rule for the scale: times its training grid, in place of the last
 
 
@@ -42,6 +46,7 @@ class Exported(NamedTuple):
     checked: list[tuple[int, int, int]]  # batch, height, width of every check
     fixed_size: tuple[int, int] | None = None  # the one size (height, width) that the file takes; None: any
     scale: ScaleRule | None = None  # the rule for the scale in the file; None: the model has none
+    int8: Quantised | None = None  # of a quantised file; error and checked are then those before it was quantised
 
 
 class Target(NamedTuple):
@@ -109,11 +114,13 @@ def export(model: nn.Module | Checkpoint | str | Path, out: str | Path = "", **o
     training mode is restored, whatever happens.
     scale: the rule for the scale of objects, by default the model's. Under 'fit' the file divides its own height and
     width by the training size; a number is fixed in it.
+    int8: quantise the checked .onnx file (see `cpvt.evaluation.quantise`), and compare its answers with the model's.
 
     The file is compared with the model at five sizes other than the traced one, some not divisible by the patch. Raises
-    ValueError, and keeps no file, where they differ by more than 1e-4. Metadata hold smallest_side and training_size in
-    pixels, scale of a model that can be told it, and of a run class_names, mean and std: metadata_props in .onnx, the
-    extra file metadata.json in .pt2.
+    ValueError, and keeps no file, where they differ by more than 1e-4, or where int8 changes more than half of the
+    answers to random images; and for int8 where the file exists. Metadata hold smallest_side and training_size in
+    pixels, scale of a model that can be told it, precision ("int8") of a quantised file, and of a run class_names, mean
+    and std: metadata_props in .onnx, the extra file metadata.json in .pt2.
     """
     config = options_from(ExportConfig, options, model=model, out=out)
     path = _path_of(config)
@@ -131,6 +138,8 @@ def export(model: nn.Module | Checkpoint | str | Path, out: str | Path = "", **o
         )
     if path.suffix == ".onnx":
         _check_onnx()
+    if config.int8:
+        check_new(path, "--out")
     with kept_modes(module), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # from the exporters
         adapter = checkpoint.adapter if isinstance(checkpoint, Checkpoint) else checkpoint
@@ -138,8 +147,10 @@ def export(model: nn.Module | Checkpoint | str | Path, out: str | Path = "", **o
         path.parent.mkdir(parents=True, exist_ok=True)
         with adapter.telling():
             if isinstance(module, VisionTransformer):
-                return _export(_target(module, module.config.in_chans, module.config.patch_size), adapter, path)
-            return _export_external(checkpoint, adapter, path)
+                return _export(
+                    _target(module, module.config.in_chans, module.config.patch_size), adapter, path, config.int8
+                )
+            return _export_external(checkpoint, adapter, path, config.int8)
 
 
 def _target(model: nn.Module, channels: int, unit: int, **options: Any) -> Target:
@@ -150,7 +161,7 @@ def _target(model: nn.Module, channels: int, unit: int, **options: Any) -> Targe
     return Target(model, channels, unit, **options)
 
 
-def _export_external(checkpoint: Any, adapter: ModelAdapter, path: Path) -> Exported:
+def _export_external(checkpoint: Any, adapter: ModelAdapter, path: Path, int8: bool) -> Exported:
     """Export another library's model for all sizes, or else at its training size."""
     module: Any = adapter.model
     dynamic, fixed = _dynamic_timm(checkpoint) if isinstance(checkpoint, Checkpoint) else None, adapter.train_size
@@ -161,7 +172,7 @@ def _export_external(checkpoint: Any, adapter: ModelAdapter, path: Path) -> Expo
         targets.append(_target(Classifier(module, {}), channels, 1, fixed_size=sides(fixed)))
     for target in targets:
         try:
-            return _export(target._replace(model=target.model.eval()), adapter, path)
+            return _export(target._replace(model=target.model.eval()), adapter, path, int8)
         except Exception as error:  # of whatever torch or the model make of it
             last = error
     at = f"at any size or at {adapter.train_size} pixels" if fixed is not None else "at any size; no other is known"
@@ -184,9 +195,9 @@ def _dynamic_timm(checkpoint: Checkpoint) -> nn.Module | None:
     return fresh.to(next(checkpoint.model.parameters()).device)
 
 
-def _export(target: Target, adapter: ModelAdapter, path: Path) -> Exported:
+def _export(target: Target, adapter: ModelAdapter, path: Path, int8: bool) -> Exported:
     """Write the file next to its place, check it, and put it there."""
-    metadata = _metadata(target, adapter, path.suffix)
+    metadata = _metadata(target, adapter, path.suffix) | ({"precision": "int8"} if int8 else {})
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         written = Path(folder) / path.name
         (_write_onnx if path.suffix == ".onnx" else _write_pt2)(target, written, metadata)
@@ -196,8 +207,23 @@ def _export(target: Target, adapter: ModelAdapter, path: Path) -> Exported:
             raise ValueError(
                 f"the exported model differs from eager by {error:.1e}, more than {TOLERANCE}; no file was kept"
             )
+        quantised = _quantise(target, written) if int8 else None
         written.replace(path)
-    return Exported(path, error, checked, target.fixed_size, target.scale)
+    return Exported(path, error, checked, target.fixed_size, target.scale, quantised)
+
+
+def _quantise(target: Target, path: Path) -> Quantised:
+    """Quantise the file in its place; ValueError where it then answers most images otherwise."""
+    before = path.stat().st_size
+    quantise(path)
+    outputs = itertools.islice(_outputs(target, _onnx_runner(path), IMAGES), 1 if target.fixed_size else None)
+    agreement, error, images = compare_answers((expected, found) for _, expected, found in outputs)
+    if not agreement >= AGREEMENT:
+        raise ValueError(
+            f"quantised to int8, the file answers {agreement:.0%} of {images} images as the model does, less than "
+            f"{AGREEMENT:.0%}; no file was kept. Export without --int8"
+        )
+    return Quantised(agreement, error, images, before, path.stat().st_size)
 
 
 def _path_of(config: ExportConfig) -> Path:
@@ -205,13 +231,15 @@ def _path_of(config: ExportConfig) -> Path:
     named: Any = config.model
     if not config.out and (not isinstance(named, (str, Path)) or is_external(str(named))):
         raise ValueError("out is needed for a model without a folder, as in export(model, 'model.onnx')")
-    suffix = ".pt2" if config.format == "torch-export" else ".onnx"
+    suffix = ".pt2" if config.format == "torch-export" else "-int8.onnx" if config.int8 else ".onnx"
     default = Path(named) / f"model{suffix}" if not config.out and Path(named).is_dir() else f"{named}{suffix}"
     path = Path(config.out or default)
     if path.suffix not in FORMATS:
         raise ValueError(f"the suffix decides the format: {', '.join(FORMATS)}; got '{path.name}'")
     if config.format not in (None, FORMATS[path.suffix]):
         raise ValueError(f"--format {config.format} does not go with '{path}'; suffixes: {FORMATS}")
+    if config.int8 and path.suffix != ".onnx":
+        raise ValueError(f"ONNX Runtime quantises .onnx files, and '{path.name}' is none: leave --int8 out")
     return path
 
 
@@ -284,15 +312,23 @@ def _pt2_runner(path: Path) -> Callable[[Tensor], Tensor]:
     return lambda images: module(images)
 
 
-def _check(target: Target, run: Callable[[Tensor], Tensor]) -> tuple[float, list[tuple[int, int, int]]]:
-    """Largest difference from eager over the checks, relative to the largest logit (or 1), and their sizes."""
-    worst, checked = 0.0, []
-    for number, shape in enumerate(target.checks):
-        images = target.example(shape, less=number % 3 % target.unit)
+def _outputs(
+    target: Target, run: Callable[[Tensor], Tensor], batch: int | None = None
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Images of each check, by default as many as it names, and their logits in eager mode and from a file."""
+    for number, (own, h, w) in enumerate(target.checks):
+        images = target.example((batch or own, h, w), less=number % 3 % target.unit)
         with torch.no_grad():
             expected, got = target.model(images).cpu().float(), run(images).cpu().float()
         if got.shape != expected.shape:
             raise ValueError(f"the exported model gives {tuple(got.shape)} for {tuple(images.shape)}; no file was kept")
+        yield images, expected, got
+
+
+def _check(target: Target, run: Callable[[Tensor], Tensor]) -> tuple[float, list[tuple[int, int, int]]]:
+    """Largest difference from eager over the checks, relative to the largest logit (or 1), and their sizes."""
+    worst, checked = 0.0, []
+    for images, expected, got in _outputs(target, run):
         worst = max(worst, float((got - expected).abs().max() / expected.abs().max().clamp(min=1.0)))
         checked.append((images.shape[0], images.shape[2], images.shape[3]))
     return worst, checked

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cpvt.adapters.classify import Prediction, classify, preprocessing_of
+from cpvt.adapters.precision import in_precision
 from cpvt.config import PredictConfig, ProgressCallback, ignore_progress, options_from, takes_options
 from cpvt.config.scale import scale_label
 from cpvt.data import check_on_bad_image
@@ -54,8 +55,9 @@ def _predict(
     if unread:
         raise ValueError(f"under {config.protocol} {' and '.join(unread)} has no effect; leave it out")
     adapter = replace(checkpoint.adapter, transform=replace(checkpoint.transform, **known))
+    preprocessing = preprocessing_of(adapter, config.protocol, config.size)
     found = classify(
-        adapter, images, preprocessing_of(adapter, config.protocol, config.size),
+        in_precision(adapter, config.precision, (preprocessing.sides,)), images, preprocessing,
         top=config.top, scale=config.scale, token_budget=config.token_budget, on_bad_image=config.on_bad_image,
         max_image_pixels=config.max_image_pixels,
     )  # fmt: skip

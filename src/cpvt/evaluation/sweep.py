@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cpvt.adapters import ModelAdapter, UnsupportedSizeError, is_external
+from cpvt.adapters.precision import in_precision, precision_of
 from cpvt.adapters.retrofit import describe_retrofit
 from cpvt.adapters.scale import candidate_scales, least_uncertain, rule_under, total_entropy
 from cpvt.config import (
@@ -87,7 +88,7 @@ def _sweep(config: SweepConfig, on_progress: ProgressCallback) -> Iterator[Row]:
         _check_data(data, adapter, protocol)
     sizes = config.sizes or default_sizes(adapter)
     check_sizes(sizes, adapter.patch_size or 1)
-    adapter = replace(adapter, other_sizes=tuple(sizes))
+    adapter = in_precision(replace(adapter, other_sizes=tuple(sizes)), config.precision, sizes)
     changes: dict[str, Any] = {"mean": config.mean or None, "std": config.std or None, "crop_ratio": config.crop_pct}
     changes |= {"interpolation": config.interpolation, "longest_side": config.longest_side}
     known = {name: value for name, value in changes.items() if value is not None}
@@ -278,6 +279,7 @@ def _row(
         peak_memory=score.peak_memory,
         takes_sizes=adapter.resize_method,
         refused=score.refused,
+        precision=precision_of(adapter),
         mean=transform.mean,
         std=transform.std,
         hits=pack_hits(score.correct_mask) if len(score.correct_mask) == score.total else None,

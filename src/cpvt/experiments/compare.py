@@ -212,7 +212,7 @@ def _remaining(task: _Task, done: set[tuple[Any, ...]]) -> _Task | None:
     training = task.training
     is_finished(training)  # raises ValueError where the folder holds another run
     measured = (training.dataset.name, training.model, training.encoding, training.pool, training.seed)
-    tests = tuple(test for test in task.tests if (*measured, *test) not in done)
+    tests = tuple(test for test in task.tests if (*measured, *test, "fp32") not in done)
     return replace(task, tests=tests) if tests else None
 
 

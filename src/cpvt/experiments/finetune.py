@@ -45,7 +45,8 @@ def retrofit_and_test(
     name = setup.model.name
     if (folder / RETROFIT).exists():
         refuse_other(folder, "another retrofit", read_json(folder / RETROFIT)["config"], config, GROWS)
-    done = {(row.encoding, row.protocol, row.size, row.scale_rule) for row in read_rows(folder / ROWS)}
+    rows = [row for row in read_rows(folder / ROWS) if row.precision == "fp32"]  # others a sweep may have added
+    done = {(row.encoding, row.protocol, row.size, row.scale_rule) for row in rows}
     torch.manual_seed(config.seed)
     model, _ = build_model(untouched, setup.model, data)
     wanted = config.retrofit

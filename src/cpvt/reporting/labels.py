@@ -10,7 +10,7 @@ from cpvt.results.rows import Row
 
 
 def head_label(encoding: str, pool: str, telling: str = "") -> str:
-    """The label of an encoding and pool in tables and figures, and how it was told the scale."""
+    """The label of an encoding and pool in tables and figures, and how it was told the scale and computed."""
     label = f"{encoding} · {pool}" if pool == "gap" else encoding
     return f"{label} ({telling})" if telling else label
 
@@ -21,10 +21,16 @@ def label_of(row: Row, rows: Sequence[Row]) -> str:
 
 
 def telling_of(row: Row, rows: Sequence[Row]) -> str:
-    """How a row's model was told the scale, in words, where these rows were told in several ways; else empty.
+    """How a row's model was told the scale, and its precision, in words, where these rows differ in it; else empty.
 
-    Empty also for what is true under the protocol, and for a model of another library that can be told nothing.
+    Empty also for what is true under the protocol, for a model of another library that can be told nothing, and fp32.
     """
+    several = any(each.precision != row.precision for each in rows)
+    words = (_told(row, rows), row.precision if several and row.precision != "fp32" else "")
+    return ", ".join(filter(None, words))
+
+
+def _told(row: Row, rows: Sequence[Row]) -> str:
     rule = row.scale_rule
     if rule == "protocol":
         return ""
@@ -49,6 +55,7 @@ def _note(rows: Sequence[Row]) -> str:
     row = rows[0]
     parts = ["zero-shot", _training_sizes(row)]
     parts += [f"initialised from {row.initial_weights}"] if row.initial_weights else []
+    parts += [f"computed in {row.precision}"] if row.precision != "fp32" else []
     if any("crop_ratio" in options_read(row.protocol) for row in rows):
         parts += [f"crop ratio {row.crop_ratio:g}", row.interpolation]
     if row.mean:

@@ -35,8 +35,8 @@ class Difference:
 def paired_differences(rows: Sequence[Row], seed: int = 0) -> list[Difference]:
     """Each model against a reference at each size, with a 95 % bootstrap interval.
 
-    The reference is `learned`, else the first, of the models told the scale in the same way. Models that do no better
-    than the largest class (`collapsed_seeds`) are left out.
+    The reference is `learned`, else the first, of the models of one precision told the scale in the same way. Models
+    that do no better than the largest class (`collapsed_seeds`) are left out.
 
     Images are resampled 10,000 times; several seeds of a model are averaged on each image. The interval covers the
     choice of images, not the randomness of training.

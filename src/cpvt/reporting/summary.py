@@ -52,8 +52,9 @@ class Cell:
     majority: float | None = None  # accuracy of always answering the largest class, percent
     collapsed: tuple[int, ...] = ()  # seeds that are not above that at the training size: nothing is claimed of them
     scale_rule: str = ""  # what was told of the scale of objects, as in `Row`
-    telling: str = ""  # the same in words, where the rows of a page were told in several ways
+    telling: str = ""  # the same in words, and the precision, where the rows of a page differ in it
     scales: tuple[tuple[float, float] | None, ...] = ()  # of each seed, where one was told
+    precision: str = "fp32"  # in which the model computed
 
     @property
     def label(self) -> str:
@@ -76,28 +77,29 @@ class Key(NamedTuple):
     encoding: str
     pool: str
     rule: str  # of the scale
+    precision: str
 
 
 Groups = dict[Key, dict[int, Row]]  # seed -> row
 
 
 def summarise(rows: Sequence[Row]) -> list[Cell]:
-    """One cell per (protocol, size, encoding, pool, rule of the scale).
+    """One cell per (protocol, size, encoding, pool, rule of the scale, precision).
 
-    Encodings come in the order of the TABLE, gap after cls, and of the rules 'protocol' first. Retained accuracy and
-    difference are among rows told the scale in the same way. Where such a row is missing at the training size, one
-    told otherwise takes its place: the scale is 1 there, and rules agree.
+    Encodings come in the order of the TABLE, gap after cls, of the rules 'protocol' first, and fp32 before others.
+    Retained accuracy and difference are among rows of one precision told the scale in the same way. Where such a row is
+    missing at the training size, one told otherwise takes its place: the scale is 1 there, and rules agree.
     """
     groups: Groups = {}
     for row in rows:
-        key = Key(row.protocol, row.size, name_of(row, rows), row.pool, row.scale_rule)
+        key = Key(row.protocol, row.size, name_of(row, rows), row.pool, row.scale_rule, row.precision)
         groups.setdefault(key, {})[row.seed] = row
     collapsed = collapsed_seeds(rows)
     tellings = {key: telling_of(next(iter(own.values())), rows) for key, own in groups.items()}
     names = list(dict.fromkeys((*TABLE, *(key.encoding for key in groups))))
     rules = sorted({key.rule for key in groups}, key=lambda rule: (rule != "protocol", rule))
     keys = sorted(groups, key=lambda key: (key.protocol, names.index(key.encoding), key.pool, rules.index(key.rule),
-                                           pixels(key.size)))  # fmt: skip
+                                           key.precision != "fp32", key.precision, pixels(key.size)))  # fmt: skip
     return [_cell(key, groups, tellings, collapsed) for key in keys]
 
 
@@ -155,7 +157,7 @@ def _first(keys: Sequence[Key], groups: Groups) -> Key:
 
 
 def _cell(key: Key, groups: Groups, tellings: dict[Key, str], collapsed: Collapsed) -> Cell:
-    (protocol, size, encoding, pool, rule), by_seed, telling = key, groups[key], tellings[key]
+    (protocol, size, encoding, pool, rule, precision), by_seed, telling = key, groups[key], tellings[key]
     any_row = next(iter(by_seed.values()))
     accuracies = [100 * row.accuracy for row in by_seed.values()]
     trained, own = any_row.train_size, collapsed.get((protocol, head_label(encoding, pool, telling)), ())
@@ -183,7 +185,7 @@ def _cell(key: Key, groups: Groups, tellings: dict[Key, str], collapsed: Collaps
         accuracy_interval=_accuracy_interval(list(by_seed.values())),
         balanced=_mean(100 * row.balanced_accuracy for row in by_seed.values() if row.balanced_accuracy is not None),
         majority=_mean(100 * row.majority for row in by_seed.values() if row.majority is not None),
-        collapsed=own, scale_rule=rule, telling=telling,
+        collapsed=own, scale_rule=rule, telling=telling, precision=precision,
         scales=tuple(None if rule == "paper" else by_seed[seed].scale for seed in sorted(by_seed)),
     )  # fmt: skip
 
@@ -256,7 +258,7 @@ def as_csv(cells: Sequence[Cell]) -> str:
         ["protocol", "size", "encoding", "pool", "seeds", "accuracy_mean", "accuracy_sd", "kept_percent",
          f"difference_to_{BASELINE}", "difference_low", "difference_high", "fill", "top5", "images_per_second",
          "peak_memory_mib", "refused", "accuracy_low", "accuracy_high", "accuracy_interval", "balanced_accuracy",
-         "majority_class", "scale_rule", "scale"]
+         "majority_class", "scale_rule", "scale", "precision"]
     )  # fmt: skip
     for cell in cells:
         low, high = cell.interval or (None, None)
@@ -267,7 +269,7 @@ def as_csv(cells: Sequence[Cell]) -> str:
         ends = cell.accuracy_interval or (None, None)
         names = [cell.protocol, size_label(cell.size), cell.encoding, cell.pool, len(cell.seeds)]
         later = [cell.refused or "", *map(_decimals, ends), kind, _decimals(cell.balanced), _decimals(cell.majority)]
-        writer.writerow([*names, *map(_decimals, numbers), *later, cell.scale_rule, cell.scale or ""])
+        writer.writerow([*names, *map(_decimals, numbers), *later, cell.scale_rule, cell.scale or "", cell.precision])
     return file.getvalue()
 
 

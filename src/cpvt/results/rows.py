@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,7 @@ class Row:
     scale_rule: str = ""  # what was told of the scale of objects: protocol, fit, ... or a number; empty: nothing
     scale: tuple[float, float] | None = None  # along rows and columns, if one is known
     class_names: tuple[str, ...] = ()  # `confusion` and names are kept for up to 100 classes
+    precision: str = "fp32"  # in which the model computed: fp32, bf16 or fp16
 
     @property
     def accuracy(self) -> float:
@@ -76,13 +77,19 @@ class Row:
     @property
     def key(self) -> tuple[Any, ...]:
         """What was measured."""
-        return (self.data, self.model, self.encoding, self.pool, self.seed, self.protocol, self.size, self.scale_rule)
+        model = (self.data, self.model, self.encoding, self.pool, self.seed)
+        return (*model, self.protocol, self.size, self.scale_rule, self.precision)
 
     @property
     def settings(self) -> tuple[Any, ...]:
         """How it was measured; rows with equal key and settings are repetitions."""
         images = (self.crop_ratio, self.interpolation, self.longest_side, self.mean, self.std)
         return (*images, self.train_size, self.weights, self.train_sizes, self.initial_weights)
+
+    def as_json(self) -> dict[str, Any]:
+        """The row as it is written; fp32 is left out, so that its rows are those of versions without a precision."""
+        values = asdict(self)
+        return values if self.precision != "fp32" else {name: values[name] for name in values if name != "precision"}
 
 
 def pack_hits(correct_mask: Sequence[bool]) -> str:

@@ -7,20 +7,19 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
 
 def append_rows(path: Path, rows: Iterable[Any]) -> None:
-    """Append rows (dataclasses or dicts) to a file of JSON lines, after ending a line that an interruption cut off."""
+    """Append rows (dicts, or with `as_json`) to a file of JSON lines, after ending one that an interruption cut off."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab+") as file:
         if file.tell():
             file.seek(-1, os.SEEK_END)
             if file.read(1) != b"\n":
                 file.write(b"\n")
-        file.write("".join(json.dumps(row if isinstance(row, dict) else asdict(row)) + "\n" for row in rows).encode())
+        file.write("".join(json.dumps(row if isinstance(row, dict) else row.as_json()) + "\n" for row in rows).encode())
         file.flush()
         os.fsync(file.fileno())
 

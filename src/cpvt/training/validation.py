@@ -15,6 +15,7 @@ from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 
 from cpvt.adapters import is_external
+from cpvt.adapters.precision import check_precision
 from cpvt.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
 from cpvt.data import DataSet
 from cpvt.data.protocols import TRAINING, keeps_sizes
@@ -91,8 +92,7 @@ def check_here(config: TrainConfig) -> None:
             "choose another --out"
         )
     on_cpu = not torch.cuda.is_available() if config.device == "auto" else config.device.startswith("cpu")
-    if config.optim.precision == "fp16" and on_cpu:
-        raise ValueError("--precision fp16 needs a GPU, and this would train on a CPU: choose bf16 or fp32")
+    check_precision(config.optim.precision, on_cpu)
     _try_optimizer(config.optim.opt, config.optim.lr, config.optim.weight_decay)
 
 

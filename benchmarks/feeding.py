@@ -1,4 +1,4 @@
-"""Images per second: data loading alone, training steps alone, and a training that does both."""
+"""Images per second: data loading alone and against timm's, training steps alone, and a training that does both."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import timm.data
 import torch
 from PIL import Image
 
 from benchmarks.measuring import Figure, alternate, ratio, reported
 from benchmarks.rehearsal import rehearse
 from cpvt.config import DataConfig, OptimConfig, TrainConfig
-from cpvt.data import LoadOptions, SampleSpec, load_plan, open_data
+from cpvt.data import DataSet, LoadOptions, SampleSpec, Transform, load_plan, open_data
+from cpvt.data.protocols import Protocol, find_protocol
 from cpvt.training import check, train
 
 CLASSES = 10
@@ -30,11 +32,12 @@ class Case(NamedTuple):
     size: int
     batch_size: int
     steps: int  # per epoch
+    shown: tuple[int, ...] = ()  # sizes at which loading is compared with timm's
 
 
 CASES = (  # in the first case training steps are slower than data loading, in the second faster
     Case((64, 64), "cpvt_mini_peg5_gap", 32, 64, steps=8),
-    Case((375, 500), "cpvt_micro_gap(patch_size=32)", 224, 32, steps=8),
+    Case((375, 500), "cpvt_micro_gap(patch_size=32)", 224, 32, steps=8, shown=(64, 224)),
 )
 
 
@@ -50,6 +53,8 @@ def run(rounds: int) -> Iterator[Figure]:
             with tempfile.TemporaryDirectory() as folder:
                 write_images(Path(folder) / "images", case)
                 yield from _compare(case, Path(folder), -(-rounds // 3))
+                for size in case.shown:
+                    yield from _against_timm(case, Path(folder), size, rounds)
     finally:
         torch.set_num_threads(threads)
 
@@ -91,6 +96,33 @@ def _compare(case: Case, folder: Path, rounds: int) -> Iterator[Figure]:
     yield ratio(f"{what}: training / the slower of the two, 1 worker", slower, seconds["training, 1 worker"])
 
 
+def _against_timm(case: Case, folder: Path, size: int, rounds: int) -> Iterator[Figure]:
+    """Loading alone, as random resized crops of a size: throughput over that of timm's loader, no workers in either."""
+    data = open_data(str(folder / "images"))
+    ours = {
+        name: find_protocol("resized-crop")(Transform(data.mean, data.std, reduced_jpegs=reduced), (size, size))
+        for name, reduced in {"ours": False, "ours, reduced JPEGs": True}.items()
+    }
+    theirs = _timms_loader(folder / "images", next(iter(ours.values())), case.batch_size)
+    contenders = {name: lambda how=how: _pass(data, how, case.batch_size, 0) for name, how in ours.items()}
+    contenders["timm"] = lambda: _step([time.perf_counter() for _ in theirs])
+    seconds = alternate(contenders, rounds, warm_up=1, clock=reported)
+    for name in ours:
+        what = f"JPEGs of {case.sides[1]}x{case.sides[0]} shown at {size}, loading: throughput, {name} / timm's loader"
+        yield ratio(what, seconds["timm"], seconds[name])
+
+
+def _timms_loader(root: Path, how: Protocol, batch_size: int) -> Any:
+    """timm's loader of the same images, augmented and normalised alike."""
+    transform = how.transform
+    return timm.data.create_loader(
+        timm.data.create_dataset("", str(root), split="train", is_training=True), (3, *how.sides), batch_size,
+        is_training=True, use_prefetcher=False, scale=how.crop_scale, hflip=how.hflip, color_jitter=None,
+        interpolation=transform.interpolation, mean=transform.mean, std=transform.std, num_workers=0,
+        persistent_workers=False,
+    )  # fmt: skip
+
+
 def _config(case: Case, folder: Path, workers: int, number: int = 0) -> TrainConfig:
     return TrainConfig(
         out=str(folder / f"run{number}"), model=case.model, img_size=case.size, device="cpu",
@@ -108,12 +140,15 @@ def _time(work: Callable[[], Any]) -> float:
 def _read(config: TrainConfig) -> float:
     """Seconds per batch, startup left out."""
     data = open_data(config.dataset.data)
+    return _pass(data, check(config, data).preprocessing, config.optim.batch_size, config.dataset.workers)
+
+
+def _pass(data: DataSet, preprocessing: Protocol, size: int, workers: int) -> float:
+    """Seconds per batch of `size` images in a pass over the training images."""
     assert data.train is not None
-    preprocessing, size = check(config, data).preprocessing, config.optim.batch_size
     plan = [[SampleSpec(number) for number in range(start, start + size)] for start in range(0, len(data.train), size)]
-    options = LoadOptions(workers=config.dataset.workers)
-    times = [time.perf_counter() for _ in load_plan(data.train, preprocessing, plan, options)]
-    return _step(times)
+    options = LoadOptions(workers=workers)
+    return _step([time.perf_counter() for _ in load_plan(data.train, preprocessing, plan, options)])
 
 
 def _train(config: TrainConfig) -> float:

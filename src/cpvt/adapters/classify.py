@@ -17,6 +17,7 @@ from cpvt.config import MAX_IMAGE_PIXELS, TOKEN_BUDGET, Size, sides
 from cpvt.config.scale import ScaleRule, scale_label
 from cpvt.data import BadImageError, check_usable, decode, pixel_limit, with_hint
 from cpvt.data.decoding import undecodable, upright
+from cpvt.data.deferred import reduced_jpegs
 from cpvt.data.protocols import TABLE, Protocol, find_protocol
 from cpvt.grids import patch_count, within_budget
 
@@ -129,7 +130,7 @@ class _Read(NamedTuple):
 def _read(number: int, image: Any, preprocessing: Protocol, patch_size: int, max_image_pixels: int) -> _Read:
     name, size = str(image) if isinstance(image, (str, Path)) else f"image {number}", (0, 0)
     try:
-        with pixel_limit(max_image_pixels):
+        with pixel_limit(max_image_pixels), reduced_jpegs(preprocessing.transform.reduced_jpegs):
             whole = as_image(image, name, preprocessing.transform.mode)
         size = whole.size
         tensor = preprocessing(whole, np.random.default_rng(number))

@@ -47,6 +47,9 @@ class SweepConfig(Options):
     """Images of more pixels are bad: decoding them takes 4 bytes of memory a pixel and more."""
     longest_side: int | None = None
     """Images with a longer side are shrunk to it first, and reported; by default as in training."""
+    reduced_jpegs: bool | None = None
+    """Decode JPEGs that are shown much smaller at a reduced scale (faster, pixels differ a little); by default as in
+    training."""
     batch_size: int = 64
     token_budget: int = TOKEN_BUDGET
     """Under native: most patches in one forward pass."""
@@ -128,6 +131,9 @@ class PredictConfig(Options):
     crop_pct: float | None = None
     """By default as in the tests of the model; `interpolation` likewise."""
     interpolation: str | None = None
+    reduced_jpegs: bool | None = None
+    """Decode JPEGs that are shown much smaller at a reduced scale (faster, pixels differ a little); by default as in the
+    tests of the model."""
     top: int = 5
     limit: int | None = None
     """Most images to classify; by default all."""

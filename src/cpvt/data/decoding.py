@@ -15,9 +15,10 @@ from threading import Lock
 from typing import IO
 
 import numpy as np
-from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, JpegImagePlugin, UnidentifiedImageError
 
 from cpvt.config import MAX_IMAGE_PIXELS
+from cpvt.data import deferred
 from cpvt.data.metadata import without_metadata
 
 FORMATS = (  # images of pixels, decoded in this process; PIL tries them in order, and would start Ghostscript for EPS
@@ -86,30 +87,54 @@ def decode(file: str | Path | IO[bytes], name: str, mode: str = "RGB") -> Image.
     """Decode a whole image file, rotate it as its EXIF says, and convert it to `mode` ('RGB' or 'L').
 
     Palette, CMYK, transparent, 16-bit and float images (0 to 1) are converted; transparent pixels become white. Of
-    several frames the first is read. Garbage in the metadata costs at most the rotation.
+    several frames the first is read. Garbage in the metadata costs at most the rotation. Within `reduced_jpegs` a JPEG
+    is decoded when it is used, which then raises what is raised here otherwise.
     Raises BadImageError with `name` where the file is not there, is not a whole image, has more pixels than
     `pixel_limit` allows, or does not say what black and white are.
     """
     with READING:
         try:
-            return _decode(file, mode)
+            return _decode(file, name, mode)
         except Exception as error:  # decoders raise many types: OSError, SyntaxError, struct.error, ...
             with suppress(Exception):
-                content = Path(file).read_bytes() if isinstance(file, (str, Path)) else _rewound(file).read()
-                return _decode(io.BytesIO(without_metadata(content)), mode)
+                return _decode(io.BytesIO(without_metadata(_content(file))), name, mode)
             raise undecodable(name, error) from error
 
 
-def _decode(file: str | Path | IO[bytes], mode: str) -> Image.Image:
-    with Image.open(file, formats=_formats()) as opened:
+def _decode(file: str | Path | IO[bytes], name: str, mode: str) -> Image.Image:
+    content = _content(file) if deferred.is_wanted() else b""
+    with Image.open(io.BytesIO(content) if content else file, formats=_formats()) as opened:
         _prepare(opened)
+        if content and isinstance(opened, JpegImagePlugin.JpegImageFile):
+            return _defer(opened, content, name, mode)
         opened.load()
         return upright(opened, mode)
 
 
-def _rewound(file: IO[bytes]) -> IO[bytes]:
+def _defer(opened: JpegImagePlugin.JpegImageFile, content: bytes, name: str, mode: str) -> Image.Image:
+    """The JPEG of an opened file, decoded from `content` when it is used."""
+    size, turn = opened.size, _turn(opened)
+
+    def decoded(factor: int) -> Image.Image:
+        try:
+            with pixel_limit(None), Image.open(io.BytesIO(content), formats=_formats()) as again:
+                if factor > 1:
+                    again.draft(None, (size[0] // factor, size[1] // factor))
+                again.load()
+                return upright(again, mode)
+        except Exception as error:  # of as many types as above
+            raise undecodable(name, error) from error
+
+    transposes = turn in (TURNS[5], TURNS[6], TURNS[7], TURNS[8])
+    return deferred.DeferredImage(decoded, size[::-1] if transposes else size, mode, turned=turn is not None)
+
+
+def _content(file: str | Path | IO[bytes]) -> bytes:
+    """The bytes of a file, from its start."""
+    if isinstance(file, (str, Path)):
+        return Path(file).read_bytes()
     file.seek(0)
-    return file
+    return file.read()
 
 
 def _prepare(opened: ImageFile.ImageFile) -> None:

@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from cpvt.config import MAX_IMAGE_PIXELS, TOKEN_BUDGET
 from cpvt.data.base import Encoded, Sides, Split, Stream, name_of
 from cpvt.data.decoding import BadImageError, check_usable, decode, pixel_limit, with_hint
+from cpvt.data.deferred import reduced_jpegs
 from cpvt.data.protocols import Protocol
 from cpvt.grids import patch_count, within_budget
 
@@ -114,7 +115,7 @@ class _Samples(Dataset["tuple[Tensor, _Info] | str"]):
         generator = spec.generator(self.options.seed, self.options.epoch)
         preprocessing = self.preprocessing.at(spec.sides)
         try:
-            with pixel_limit(self.options.max_image_pixels):
+            with pixel_limit(self.options.max_image_pixels), reduced_jpegs(preprocessing.transform.reduced_jpegs):
                 image, label = self._read(wanted, generator)
             with pixel_limit(None):  # PIL also has one for crops
                 tensor = preprocessing(image, generator)

@@ -36,6 +36,8 @@ class Transform:
     """How `resize` makes an image fit, by timm's names: 'center' crops, 'squash' changes proportions, 'border' pads."""
     size: Size | None = None
     """Recommended inference size, pixels: the training size, unless whoever published the weights chose another."""
+    reduced_jpegs: bool = False
+    """Whether JPEGs are decoded at a reduced scale where they are shown much smaller, see `DeferredImage`."""
 
     def __post_init__(self) -> None:
         if len(self.mean) != len(self.std) or len(self.mean) not in (1, 3) or min(self.std) <= 0:

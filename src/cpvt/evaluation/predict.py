@@ -54,6 +54,8 @@ def _predict(
     unread = [name for name in known if name not in TABLE[config.protocol].reads] if config.protocol in TABLE else []
     if unread:
         raise ValueError(f"under {config.protocol} {' and '.join(unread)} has no effect; leave it out")
+    if config.reduced_jpegs is not None:
+        known["reduced_jpegs"] = config.reduced_jpegs
     adapter = replace(checkpoint.adapter, transform=replace(checkpoint.transform, **known))
     preprocessing = preprocessing_of(adapter, config.protocol, config.size)
     found = classify(

@@ -91,6 +91,7 @@ def _sweep(config: SweepConfig, on_progress: ProgressCallback) -> Iterator[Row]:
     adapter = in_precision(replace(adapter, other_sizes=tuple(sizes)), config.precision, sizes)
     changes: dict[str, Any] = {"mean": config.mean or None, "std": config.std or None, "crop_ratio": config.crop_pct}
     changes |= {"interpolation": config.interpolation, "longest_side": config.longest_side}
+    changes |= {"reduced_jpegs": config.reduced_jpegs}
     known = {name: value for name, value in changes.items() if value is not None}
     transform = replace(_transform_of(adapter, data, max(max(sides(size)) for size in sizes)), **known)
     for protocol, size in itertools.product(config.protocols, sizes):
@@ -271,6 +272,7 @@ def _row(
         crop_ratio=transform.crop_ratio,
         interpolation=transform.interpolation,
         longest_side=transform.longest_side,
+        reduced_jpegs=transform.reduced_jpegs,
         fill=round(score.padding_fraction, 4),
         shrunk=score.shrunk,
         skipped=score.skipped,

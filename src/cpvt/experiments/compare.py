@@ -86,7 +86,8 @@ def compare(
     if data.test is None:
         raise ValueError(data.lacks_test)
     tasks = [replace(task, setup=check(task.training, data)._replace(name=task.name)) for task in tasks]
-    done = {row.key for row in read_rows(folder / ROWS)}
+    reduced = config.dataset.reduced_jpegs  # a sweep may have added rows of the other decoding
+    done = {row.key for row in read_rows(folder / ROWS) if row.reduced_jpegs == reduced}
     unfinished = [task for task in (_remaining(task, done) for task in tasks) if task is not None]
     parallel = _parallel(config, len(unfinished))
     for task in unfinished if not config.cluster else ():

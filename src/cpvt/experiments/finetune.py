@@ -45,7 +45,8 @@ def retrofit_and_test(
     name = setup.model.name
     if (folder / RETROFIT).exists():
         refuse_other(folder, "another retrofit", read_json(folder / RETROFIT)["config"], config, GROWS)
-    rows = [row for row in read_rows(folder / ROWS) if row.precision == "fp32"]  # others a sweep may have added
+    own = ("fp32", config.dataset.reduced_jpegs)  # others a sweep may have added
+    rows = [row for row in read_rows(folder / ROWS) if (row.precision, row.reduced_jpegs) == own]
     done = {(row.encoding, row.protocol, row.size, row.scale_rule) for row in rows}
     torch.manual_seed(config.seed)
     model, _ = build_model(untouched, setup.model, data)

@@ -58,10 +58,15 @@ def _note(rows: Sequence[Row]) -> str:
     parts += [f"computed in {row.precision}"] if row.precision != "fp32" else []
     if any("crop_ratio" in options_read(row.protocol) for row in rows):
         parts += [f"crop ratio {row.crop_ratio:g}", row.interpolation]
+    parts += [_decoding(row)] if row.reduced_jpegs else []
     if row.mean:
         parts.append(f"normalised by mean {_numbers(row.mean)}, deviation {_numbers(row.std)}")
     methods = sorted({row.takes_sizes for row in rows} - {"as it is"})
     return ", ".join([*parts, *(f"takes other sizes by {method}" for method in methods)])
+
+
+def _decoding(row: Row) -> str:
+    return "JPEGs decoded at a reduced scale" if row.reduced_jpegs else "JPEGs decoded whole"
 
 
 def _training_sizes(row: Row) -> str:
@@ -83,6 +88,7 @@ def name_of(row: Row, rows: Sequence[Row]) -> str:
         row.data: row.data != first.data,
         f"crop ratio {row.crop_ratio:g}": row.crop_ratio != first.crop_ratio,
         row.interpolation: row.interpolation != first.interpolation,
+        _decoding(row): row.reduced_jpegs != first.reduced_jpegs,
         _training_sizes(row): row.train_sizes != first.train_sizes,
         f"from {row.initial_weights or 'random weights'}": row.initial_weights != first.initial_weights,
         f"longest side {row.longest_side}": row.longest_side != first.longest_side
@@ -96,7 +102,7 @@ def name_of(row: Row, rows: Sequence[Row]) -> str:
         texts = {
             row.data: "data", f"crop ratio {row.crop_ratio:g}": "crop_ratio", row.interpolation: "interpolation",
             row.weights: "weights", f"mean {_numbers(row.mean)}": "mean", f"trained at {row.train_size}": "train_size",
-            f"from {row.initial_weights}": "initial_weights",
+            f"from {row.initial_weights}": "initial_weights", _decoding(row): "reduced_jpegs",
         }  # fmt: skip
         others = [text for text, name in texts.items() if len({getattr(each, name) for each in alike}) > 1]
     alone = row.encoding and all(each.model == row.model for each in rows)

@@ -68,7 +68,7 @@ def _images(record: dict[str, Any]) -> str:
     assert transform.size is not None  # for mypy
     return (
         f"resized to {size_label(transform.size)} pixels (crop ratio {transform.crop_ratio}, "
-        f"{transform.interpolation}), mean {transform.mean}, std {transform.std}"
+        f"{transform.interpolation}{', JPEGs decoded at a reduced scale' if transform.reduced_jpegs else ''}), mean {transform.mean}, std {transform.std}"
     )
 
 

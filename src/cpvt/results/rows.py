@@ -52,6 +52,7 @@ class Row:
     scale: tuple[float, float] | None = None  # along rows and columns, if one is known
     class_names: tuple[str, ...] = ()  # `confusion` and names are kept for up to 100 classes
     precision: str = "fp32"  # in which the model computed: fp32, bf16 or fp16
+    reduced_jpegs: bool = False  # whether JPEGs were decoded at a reduced scale where they were shown much smaller
 
     @property
     def accuracy(self) -> float:
@@ -83,13 +84,13 @@ class Row:
     @property
     def settings(self) -> tuple[Any, ...]:
         """How it was measured; rows with equal key and settings are repetitions."""
-        images = (self.crop_ratio, self.interpolation, self.longest_side, self.mean, self.std)
+        images = (self.crop_ratio, self.interpolation, self.longest_side, self.reduced_jpegs, self.mean, self.std)
         return (*images, self.train_size, self.weights, self.train_sizes, self.initial_weights)
 
     def as_json(self) -> dict[str, Any]:
-        """The row as it is written; fp32 is left out, so that its rows are those of versions without a precision."""
-        values = asdict(self)
-        return values if self.precision != "fp32" else {name: values[name] for name in values if name != "precision"}
+        """The row as it is written, the same as by versions without a precision or reduced JPEGs where it has none."""
+        unwritten = {"precision": "fp32", "reduced_jpegs": False}
+        return {name: value for name, value in asdict(self).items() if unwritten.get(name, ...) != value}
 
 
 def pack_hits(correct_mask: Sequence[bool]) -> str:

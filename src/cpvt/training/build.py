@@ -245,7 +245,10 @@ def _transform_of(config: TrainConfig, data: DataSet, settings: ModelConfig | Ex
     known, source = _known_transform(config, data) or Transform(data.mean, data.std, data.crop_ratio), config.dataset
     crop_ratio = known.crop_ratio if source.crop_pct is None else source.crop_pct
     longest_side = source.longest_side or 4 * max(sides(settings.img_size))
-    return replace(known, crop_ratio=crop_ratio, interpolation=source.interpolation, longest_side=longest_side)
+    return replace(
+        known, crop_ratio=crop_ratio, interpolation=source.interpolation, longest_side=longest_side,
+        reduced_jpegs=source.reduced_jpegs,
+    )  # fmt: skip
 
 
 def _known_transform(config: TrainConfig, data: DataSet) -> Transform | None:

@@ -21,7 +21,7 @@ TABLE = {  # name of the module -> what it measures
     "padding": "how padding a batch changes the predictions of a model with a convolution",
     "memory": "peak memory of a forward as images grow to 1024 pixels",
     "training": "a training step against a minimal loop, on timm's transformer of the same shape and on the same model",
-    "feeding": "images per second: data loading alone, training steps alone, and both in training",
+    "feeding": "images per second: data loading alone and against timm's, training steps alone, both in training",
     "processes": "two processes that train one model against two that train a model each, one thread per process",
     "fused": "the Triton kernels of PEG against cuDNN and against a plain copy; needs a GPU",
     "gpu": "on a GPU, in bfloat16: models against timm's, packed lists, PEG told a scale",

@@ -72,7 +72,7 @@ def make_small(monkeypatch):
     monkeypatch.setattr(matmul, "SIZE", 32)
     monkeypatch.setattr(matmul, "SQUARE", 64)
     monkeypatch.setattr(training, "CASES", (training.Case("cpvt_micro_gap", 8, 2, 3, part=1),))
-    monkeypatch.setattr(feeding, "CASES", (feeding.Case((12, 16), "cpvt_micro_gap", 8, 2, steps=3),))
+    monkeypatch.setattr(feeding, "CASES", (feeding.Case((12, 16), "cpvt_micro_gap", 8, 2, steps=3, shown=(3,)),))
     monkeypatch.setattr(processes, "CASES", (processes.Case("cpvt_micro_gap", 8, 4, 3, steps=2),))
     monkeypatch.setattr(torch, "compile", lambda module: module)  # the compiler is not tested
 

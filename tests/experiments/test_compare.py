@@ -248,6 +248,18 @@ def test_a_limited_comparison_resumes(config):
     assert read_rows(Path(config.out) / "rows.jsonl") == rows
 
 
+def test_rows_of_the_other_decoding_do_not_stand_for_a_test(config):
+    config = replace(config, encodings=("learned",), canvas_sizes=(8,), resize_sizes=(8,))
+    file = Path(config.out) / "rows.jsonl"
+    cpvt.compare(config)
+    rows = read_rows(file)
+    file.write_text(
+        "".join(line.replace("}", ', "reduced_jpegs": true}') + "\n" for line in file.read_text().splitlines())
+    )
+    cpvt.compare(config)
+    assert [row.reduced_jpegs for row in read_rows(file)] == [True] * len(rows) + [False] * len(rows)
+
+
 def test_rows_of_another_precision_do_not_stand_for_a_test(config):
     (task, *_) = comparing._tasks(config, quick=False)
     training = task.training

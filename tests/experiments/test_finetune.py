@@ -91,6 +91,11 @@ def test_tests_that_told_nothing_are_measured_again_and_told(config):
     assert {row.precision for row in read_rows(file)} == {"bf16"}
     retrofit_and_test(config, on_row=added.append)
     assert [row.precision for row in added[5:]] == ["fp32"] * 6
+    lines = [line for line in file.read_text().splitlines() if "bf16" not in line]
+    file.write_text("".join(line.replace("}", ', "reduced_jpegs": true}') + "\n" for line in lines))
+    assert {row.reduced_jpegs for row in read_rows(file)} == {True}
+    retrofit_and_test(config, on_row=added.append)
+    assert [row.reduced_jpegs for row in added[11:]] == [False] * 6
 
 
 @pytest.mark.parametrize("train_only", ["peg", "peg+norms"])

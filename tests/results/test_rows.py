@@ -40,11 +40,12 @@ def test_rows_without_later_fields_are_read(tmp_path, make_row):
     assert read_rows(path) == [make_row()]
 
 
-def test_the_precision_is_written_where_it_is_not_fp32(tmp_path, make_row):
-    rows = [make_row(), make_row(precision="bf16")]
+def test_precision_and_decoding_are_written_where_they_are_not_those_of_earlier_versions(tmp_path, make_row):
+    rows = [make_row(), make_row(precision="bf16"), make_row(reduced_jpegs=True)]
     append_rows(tmp_path / "rows.jsonl", rows)
     written = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
-    assert [values.get("precision") for values in written] == [None, "bf16"]
+    assert [values.get("precision") for values in written] == [None, "bf16", None]
+    assert [values.get("reduced_jpegs") for values in written] == [None, None, True]
     assert read_rows(tmp_path / "rows.jsonl") == rows
 
 
@@ -100,7 +101,7 @@ def test_the_last_row_of_a_key_counts(tmp_path, make_row):
     "change",
     [{"model": "m"}, {"encoding": "e"}, {"pool": "gap"}, {"seed": 5}, {"protocol": "resize"}, {"size": (32, 32)},
      {"data": "d"}, {"initial_weights": "runs/a"}, {"train_sizes": (24, 32)}, {"scale_rule": "paper"},
-     {"precision": "bf16"}],
+     {"precision": "bf16"}, {"reduced_jpegs": True}],
 )  # fmt: skip
 def test_rows_that_measure_different_things_are_all_kept(tmp_path, make_row, change):
     append_rows(tmp_path / "rows.jsonl", [make_row(), make_row(**change)])

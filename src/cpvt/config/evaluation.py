@@ -132,8 +132,8 @@ class PredictConfig(Options):
     """By default as in the tests of the model; `interpolation` likewise."""
     interpolation: str | None = None
     reduced_jpegs: bool | None = None
-    """Decode JPEGs that are shown much smaller at a reduced scale (faster, pixels differ a little); by default as in the
-    tests of the model."""
+    """Decode JPEGs that are shown much smaller at a reduced scale (faster, pixels differ a little); by default as in
+    the tests of the model."""
     top: int = 5
     limit: int | None = None
     """Most images to classify; by default all."""

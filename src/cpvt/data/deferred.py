@@ -34,8 +34,8 @@ class DeferredImage(Image.Image):
     """An image, or a part of one, that is decoded only when it is used.
 
     It has the sides of the whole image, so that crops are drawn and sizes computed as ever. `crop` decodes nothing.
-    `resize` decodes at 1/2, 1/4 or 1/8 where at least GAP decoded pixels remain for each that is shown, along both axes.
-    Everything else decodes the image whole.
+    `resize` decodes at 1/2, 1/4 or 1/8 where, along both axes, at least GAP decoded pixels remain for each that is
+    shown. Everything else decodes the image whole.
     """
 
     def __init__(

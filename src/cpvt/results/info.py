@@ -66,9 +66,10 @@ def _parameters(weights: Path) -> int:
 def _images(record: dict[str, Any]) -> str:
     transform = transform_of(record)
     assert transform.size is not None  # for mypy
+    reduced = ", JPEGs decoded at a reduced scale" if transform.reduced_jpegs else ""
     return (
         f"resized to {size_label(transform.size)} pixels (crop ratio {transform.crop_ratio}, "
-        f"{transform.interpolation}{', JPEGs decoded at a reduced scale' if transform.reduced_jpegs else ''}), mean {transform.mean}, std {transform.std}"
+        f"{transform.interpolation}{reduced}), mean {transform.mean}, std {transform.std}"
     )
 
 

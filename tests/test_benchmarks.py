@@ -77,6 +77,7 @@ def make_small(monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda module: module)  # the compiler is not tested
 
 
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # timm's reader of folders closes none
 def test_every_benchmark_writes_its_figures(monkeypatch, tmp_path, capsys, forked):
     make_small(monkeypatch)
     main(["--out", str(tmp_path), "--rounds", "1"])

@@ -49,10 +49,11 @@ class DeferredImage(Image.Image):
         super().__init__()
         self.decode, self.sides, self.turned, self.box = decode, sides, turned, box or (0, 0, *sides)
         self._mode, self._size = mode, (self.box[2] - self.box[0], self.box[3] - self.box[1])
+        self.is_loaded = False
 
     def load(self) -> Any:
-        if self._im is None:
-            self.im = self.decode(1).crop(self.box).im
+        if not self.is_loaded:
+            self.im, self.is_loaded = self.decode(1).crop(self.box).im, True
         return super().load()
 
     def crop(self, box: tuple[float, float, float, float] | None = None) -> Image.Image:

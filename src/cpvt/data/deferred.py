@@ -35,7 +35,7 @@ class DeferredImage(Image.Image):
 
     It has the sides of the whole image, so that crops are drawn and sizes computed as ever. `crop` decodes nothing.
     `resize` decodes at 1/2, 1/4 or 1/8 where, along both axes, at least GAP decoded pixels remain for each that is
-    shown. Everything else decodes the image whole.
+    shown. Everything else decodes the image whole; from then on it is an image like any other.
     """
 
     def __init__(
@@ -58,7 +58,8 @@ class DeferredImage(Image.Image):
 
     def crop(self, box: tuple[float, float, float, float] | None = None) -> Image.Image:
         left, top, right, bottom = map(round, box or (0, 0, *self.size))
-        if not (0 <= left < right <= self.width and 0 <= top < bottom <= self.height):
+        inside = 0 <= left < right <= self.width and 0 <= top < bottom <= self.height
+        if self.is_loaded or not inside:
             return super().crop(box)
         x, y = self.box[:2]
         return DeferredImage(
@@ -68,7 +69,8 @@ class DeferredImage(Image.Image):
     def resize(
         self, size: Any, resample: int | None = None, box: Any = None, reducing_gap: float | None = None
     ) -> Image.Image:
-        factor = 1 if resample == Image.Resampling.NEAREST or box is not None else self.reduction(size)
+        as_ever = self.is_loaded or resample == Image.Resampling.NEAREST or box is not None
+        factor = 1 if as_ever else self.reduction(size)
         if factor == 1:
             return super().resize(size, resample, box, reducing_gap)
         left, top, right, bottom = (place / factor for place in self.box)

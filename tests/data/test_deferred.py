@@ -157,6 +157,7 @@ def test_a_deferred_image_is_the_whole_image_to_all_else():
         np.asarray, Image.Image.copy, lambda each: each.convert("L"), lambda each: each.transpose(2),
         lambda each: each.crop((-5, 7, 90, 40)), lambda each: each.crop(box),
         lambda each: each.crop(box).crop((3, 4, 9, 9)),
+        lambda each: each.crop(box).crop((-3, 4, 9, 9)),
         lambda each: each.resize((8, 6), Image.Resampling.NEAREST), lambda each: each.resize((8, 6), 3, box),
         lambda each: each.rotate(30), lambda each: each.resize((70, 60)), lambda each: each.resize((81, 63)),
     ):  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from copy import copy
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from cpvt.encodings import PositionalEncoding
 from cpvt.encodings.base import Pair
 from cpvt.grids import Layout
-from cpvt.models.fastest import fastest
+from cpvt.models.fastest import fastest, run_once
 from cpvt.models.linear import apply_linear
 from cpvt.models.scale import Temperature
 
@@ -124,24 +125,20 @@ def _is_faster_plain(query: Tensor, bias: Tensor | None) -> bool:
     if query.device.type != "cpu" or query.dtype != torch.float32 or tokens > FEW or not query.numel():
         return False
     learns = torch.is_grad_enabled() and query.requires_grad
-    count, size = (images * heads).bit_length(), tokens.bit_length()
+    shape = ((images * heads).bit_length(), tokens.bit_length(), width, bias is not None, learns)
+    ways = {
+        "fused": partial(_prepare, F.scaled_dot_product_attention, shape),
+        "plain": partial(_prepare, _attend_plainly, shape),
+    }
+    return fastest("attention", shape, ways) == "plain"
 
-    def way(attention: Callable[..., Tensor]) -> Callable[[], None]:
-        shape = (max(1, 3 * 2**count // 4), 1, max(1, 3 * 2**size // 4))  # the middle of the class
-        inputs = [torch.full((*shape, width), 0.1, requires_grad=learns) for _ in range(3)]
-        mask = None if bias is None else torch.zeros(1, 1, shape[2], shape[2])
 
-        def compute() -> None:
-            with torch.set_grad_enabled(learns):
-                y = attention(*inputs, attn_mask=mask)
-                if learns:
-                    torch.autograd.grad(y, inputs, torch.full_like(y, 0.1))
-
-        return compute
-
-    with torch.inference_mode(False):
-        ways = {"fused": way(F.scaled_dot_product_attention), "plain": way(_attend_plainly)}
-        return fastest("attention", (count, size, width, bias is not None, learns), ways) == "plain"
+def _prepare(attention: Callable[..., Tensor], shape: tuple[int, int, int, bool, bool]) -> Callable[[], None]:
+    count, size, width, biased, learns = shape
+    images, tokens = (max(1, 3 * 2**bits // 4) for bits in (count, size))  # the middle of the class
+    mask = torch.zeros(1, 1, tokens, tokens) if biased else None
+    inputs = [torch.full((images, 1, tokens, width), 0.1, requires_grad=learns) for _ in range(3)]
+    return partial(run_once, partial(attention, attn_mask=mask), inputs)
 
 
 def add_biases(biases: Sequence[Tensor], logits: Sequence[Tensor]) -> Sequence[Tensor]:

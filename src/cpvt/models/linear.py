@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TypeGuard
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cpvt.models.fastest import fastest
+from cpvt.models.fastest import fastest, run_once
 
 OWN, ONEDNN = "torch", "onednn"  # what CPVT_LINEAR may name
 BOTH_THERE = torch.backends.mkldnn.is_available() and torch.backends.mkl.is_available()
@@ -94,23 +95,14 @@ def _convolves_in_a_graph(in_features: int, out_features: int) -> bool:
 
 
 def _choose(several: bool, tokens: int, in_features: int, out_features: int, learns: bool) -> bool:
-    size = tokens.bit_length()  # tokens of one class differ by less than two times
+    shape = (several, tokens.bit_length(), in_features, out_features, learns)  # one class differs by less than 2 times
+    ways = {OWN: partial(_prepare, F.linear, shape), ONEDNN: partial(_prepare, _convolve, shape)}
+    return fastest("linear", shape, ways) == ONEDNN
+
+
+def _prepare(product: Callable[..., Tensor], shape: tuple[bool, int, int, int, bool]) -> Callable[[], None]:
+    several, size, in_features, out_features, learns = shape
     images = 8 if several else 1
-
-    def way(product: Callable[..., Tensor]) -> Callable[[], None]:
-        x = torch.full((images, max(1, 3 * 2 ** (size - 2) // images), in_features), 0.1)  # the middle of the class
-        weight, bias = torch.full((out_features, in_features), 0.1), torch.zeros(out_features)
-        for tensor in (x, weight, bias):
-            tensor.requires_grad_(learns)
-
-        def compute() -> None:
-            with torch.set_grad_enabled(learns):
-                y = product(x, weight, bias)
-                if learns:
-                    torch.autograd.grad(y, (x, weight, bias), torch.full_like(y, 0.1))
-
-        return compute
-
-    shape = (several, size, in_features, out_features, learns)
-    with torch.inference_mode(False):
-        return fastest("linear", shape, {OWN: way(F.linear), ONEDNN: way(_convolve)}) == ONEDNN
+    x = torch.full((images, max(1, 3 * 2 ** (size - 2) // images), in_features), 0.1)  # the middle of the class
+    inputs = [x, torch.full((out_features, in_features), 0.1), torch.zeros(out_features)]
+    return partial(run_once, product, [each.requires_grad_(learns) for each in inputs])

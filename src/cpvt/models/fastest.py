@@ -56,11 +56,11 @@ def fastest(kind: str, shape: Work, ways: Mapping[str, Prepare]) -> str:
 
 def run_once(function: Callable[..., torch.Tensor], inputs: list[torch.Tensor]) -> None:
     """Compute the output, and the gradients of inputs that require them."""
-    learns = inputs[0].requires_grad
-    with torch.set_grad_enabled(learns):
+    learned = [each for each in inputs if each.requires_grad]
+    with torch.set_grad_enabled(bool(learned)):
         y = function(*inputs)
-        if learns:
-            torch.autograd.grad(y, inputs, torch.full_like(y, 0.1))
+        if learned:
+            torch.autograd.grad(y, learned, torch.full_like(y, 0.1))
 
 
 def choices() -> list[list[Any]]:

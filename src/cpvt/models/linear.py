@@ -64,8 +64,13 @@ def _is_plain(layer: nn.Module) -> TypeGuard[nn.Linear]:
     """Whether a layer is nn.Linear and nothing else, so that its weights are all there is to it."""
     if type(layer) is not nn.Linear or type(layer.weight) is not nn.Parameter:
         return False
-    hooks = (layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks)
-    return not any(hooks) and not nn.modules.module._has_any_global_hook()
+    return not has_hooks(layer)
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether something is called with the inputs, outputs or gradients of a module."""
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    return any(hooks) or nn.modules.module._has_any_global_hook()
 
 
 def _may_convolve(x: Tensor) -> bool:

@@ -48,7 +48,25 @@ def apply_linear(layer: nn.Module, x: Tensor) -> Tensor:
     """
     if not isinstance(x, Tensor) or not _is_plain(layer) or not _may_convolve(x):  # no Tensor: a graph is being traced
         return layer(x)
+    if torch.compiler.is_compiling() and not torch.is_grad_enabled():
+        return _choose_later(x, layer.weight, layer.bias) if _convolves(layer, x) else layer(x)
     return _convolve(x, layer.weight, layer.bias) if _convolves(layer, x) else layer(x)
+
+
+@torch.library.custom_op("cpvt::linear", mutates_args=())
+def _choose_later(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The product for inference in a compiled graph, chosen when it runs, so that the graph serves all sizes.
+
+    In the graph itself a convolution would be slower: Inductor lays tokens out channels first and copies them.
+    """
+    images, tokens, width = x.shape
+    convolved = _suffices(x) and _choose(images > 1, images * tokens, width, weight.shape[0], False)
+    return (_convolve if convolved else F.linear)(x, weight, bias).contiguous()
+
+
+@_choose_later.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return x.new_empty(*x.shape[:-1], weight.shape[0])
 
 
 def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -77,7 +95,13 @@ def _may_convolve(x: Tensor) -> bool:
         return False
     if torch.compiler.is_exporting() or torch.is_autocast_enabled("cpu"):
         return False
-    return (x.shape[0] > 1 and x.numel() > 0) or (not torch.compiler.is_compiling() and x.numel() > 20_480)
+    if torch.compiler.is_compiling():
+        return not torch.is_grad_enabled() or x.shape[0] > 1
+    return _suffices(x)
+
+
+def _suffices(x: Tensor) -> bool:
+    return x.numel() > (20_480 if x.shape[0] == 1 else 0)
 
 
 def _convolves(layer: nn.Linear, x: Tensor) -> bool:

@@ -46,6 +46,8 @@ def apply_linear(layer: nn.Module, x: Tensor) -> Tensor:
     Tokens (B, N, D) are a channels-last image without a copy, and nn.Linear is a convolution with a kernel of 1.
     Whatever has taken an nn.Linear's place is called: a quantised or sharded layer, an adapter, a layer with hooks.
     """
+    if isinstance(x, Tensor) and x.ndim == 3 and _is_plain(layer) and torch.onnx.is_in_onnx_export():
+        return layer(x.flatten(0, 1)).unflatten(0, x.shape[:2])  # of a matrix ONNX Runtime adds the bias in the product
     if not isinstance(x, Tensor) or not _is_plain(layer) or not _may_convolve(x):  # no Tensor: a graph is being traced
         return layer(x)
     if torch.compiler.is_compiling() and not torch.is_grad_enabled():

@@ -120,6 +120,8 @@ def _attend_plainly(
 
 def _is_faster_plain(query: Tensor, key: Tensor, bias: Tensor | None) -> bool:
     """Whether the plain form is the faster one on this CPU, by measurement for the class of shapes."""
+    if torch.onnx.is_in_onnx_export():  # which writes the fused kernel as more operations
+        return True
     if not isinstance(query, Tensor) or torch.compiler.is_compiling() or torch.compiler.is_exporting():
         return False
     images, heads, queries, width = query.shape

@@ -29,7 +29,8 @@ class Case(NamedTuple):
 
 
 FORWARD = (Case(224, 1, 1), Case(224, 2, 1), Case(224, 8, 1), Case(384, 1, 1), Case(384, 8, 3))
-STEP, COMPILED, ONNX = Case(224, 8, 1), Case(224, 8, 1), (Case(224, 1, 1), Case(224, 8, 1))
+STEP, BOTH = Case(224, 8, 1), (Case(224, 1, 1), Case(224, 8, 1))
+COMPILED, ONNX = BOTH, BOTH  # of one size
 
 
 def run(rounds: int) -> Iterator[Figure]:
@@ -42,7 +43,7 @@ def run(rounds: int) -> Iterator[Figure]:
     steps = {name: _training_step(model, images, labels) for name, model in models.items()}
     what = f"throughput of {OURS} / {THEIRS}, {STEP.size}, batch {STEP.batch}, training step"
     yield from _compare(what, steps, rounds)
-    yield _compiled(rounds)
+    yield from _compiled(rounds)
     yield from _onnx(rounds)
 
 
@@ -62,32 +63,47 @@ def _compare(what: str, forms: dict[str, Callable[[], Any]], rounds: int) -> Ite
     yield ratio(f"{what}, nn.Linear in both", seconds["timm"], seconds["alike"])
 
 
-def _compiled(rounds: int) -> Figure:
-    model, images = _models(COMPILED.size)["cpvt"].eval(), torch.randn(COMPILED.batch, 3, COMPILED.size, COMPILED.size)
-    with torch.inference_mode():
-        forms = {"eager": functools.partial(model, images), "compiled": functools.partial(torch.compile(model), images)}
-        seconds = alternate(forms, rounds)
-    what = f"throughput of {OURS} compiled / eager, {COMPILED.size}, batch {COMPILED.batch}, forward"
-    return ratio(what, seconds["eager"], seconds["compiled"])
+def _compiled(rounds: int) -> Iterator[Figure]:
+    """Each model compiled against itself, and the two compiled."""
+    for size, batch, part in COMPILED:
+        models, images = _models(size), torch.randn(batch, 3, size, size)
+        torch.compiler.reset()
+        with torch.inference_mode():
+            forms = {name: functools.partial(model.eval(), images) for name, model in models.items()}
+            made = {
+                f"{name} compiled": functools.partial(torch.compile(model), images) for name, model in models.items()
+            }
+            seconds = alternate({**forms, **made}, max(1, rounds // part))
+        how = f"{size}, batch {batch}, forward"
+        for name, title in (("cpvt", OURS), ("timm", THEIRS)):
+            yield ratio(f"throughput of {title} compiled / eager, {how}", seconds[name], seconds[f"{name} compiled"])
+        what = f"throughput of {OURS} / {THEIRS}, both compiled, {how}"
+        yield ratio(what, seconds["timm compiled"], seconds["cpvt compiled"])
 
 
 def _onnx(rounds: int) -> Iterator[Figure]:
-    """The exported file against timm's, of the same size, in ONNX Runtime with PyTorch's number of threads."""
+    """The file of `cpvt export`, for all sizes, against timm's for any batch, in ONNX Runtime with torch's threads."""
     import onnxruntime
 
-    options = onnxruntime.SessionOptions()
+    options, sessions = onnxruntime.SessionOptions(), {}
     options.intra_op_num_threads = torch.get_num_threads()
-    for size, batch, _ in ONNX:
-        images, sessions = torch.randn(batch, 3, size, size), {}
-        with tempfile.TemporaryDirectory() as folder:
-            for name, model in _models(size).items():
-                path = str(Path(folder) / f"{name}.onnx")
-                torch.onnx.export(model.eval(), (images,), path, input_names=["images"], dynamo=True, verbose=False)
-                sessions[name] = onnxruntime.InferenceSession(path, options, ["CPUExecutionProvider"])
-        forms = {
-            name: functools.partial(session.run, None, {"images": images.numpy()}) for name, session in sessions.items()
-        }
-        seconds = alternate(forms, rounds)
+    size = ONNX[0].size
+    with tempfile.TemporaryDirectory() as folder:
+        for name, model in _models(size).items():
+            path = Path(folder) / f"{name}.onnx"
+            if name == "cpvt":
+                cpvt.export(model, path)
+            else:
+                free = ({0: torch.export.Dim.DYNAMIC},)
+                example = (torch.randn(2, 3, size, size),)
+                torch.onnx.export(
+                    model.eval(), example, path, dynamic_shapes=free, input_names=["images"], dynamo=True, verbose=False
+                )
+            sessions[name] = onnxruntime.InferenceSession(path, options, ["CPUExecutionProvider"])
+    for _, batch, part in ONNX:
+        images = {"images": torch.randn(batch, 3, size, size).numpy()}
+        forms = {name: functools.partial(session.run, None, images) for name, session in sessions.items()}
+        seconds = alternate(forms, max(1, rounds // part))
         what = f"throughput of {OURS} / {THEIRS} in ONNX Runtime, {size}, batch {batch}"
         yield ratio(what, seconds["timm"], seconds["cpvt"])
 

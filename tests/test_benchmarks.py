@@ -52,10 +52,9 @@ def make_small(monkeypatch):
     monkeypatch.setattr(scattered, "SIDE", 4)
     monkeypatch.setattr(model, "OURS", "cpvt_tiny_gap")
     monkeypatch.setattr(model, "THEIRS", "deit_tiny_patch16_224")
-    for name in ("FORWARD", "ONNX"):
+    for name in ("FORWARD", "COMPILED", "ONNX"):
         monkeypatch.setattr(model, name, (model.Case(224, 1, 1),))
-    for name in ("STEP", "COMPILED"):
-        monkeypatch.setattr(model, name, model.Case(224, 1, 1))
+    monkeypatch.setattr(model, "STEP", model.Case(224, 1, 1))
     monkeypatch.setattr(packed, "MODEL", "cpvt_micro")
     monkeypatch.setattr(packed, "IMAGES", 3)
     monkeypatch.setattr(packed, "SIDES", (32, 48))

@@ -27,8 +27,9 @@ from cpvt.config import (
     SweepConfig,
     TrainConfig,
     size_label,
-)
+)  # fmt: skip
 from cpvt.config.legacy import refuse_old_flags
+from cpvt.runtime.memory import keep_freed_memory
 
 if TYPE_CHECKING:
     from cpvt.results.rows import Row
@@ -174,11 +175,10 @@ def export(config: ExportConfig) -> dict[str, Any]:
     at = f"at {len(exported.checked)} other sizes" if fixed is None else f"in {len(exported.checked)} batches"
     only = "" if fixed is None else f"; it takes {fixed[0]}x{fixed[1]} pixels only: the model exports at no other size"
     told = "" if exported.scale is None else f", scale {scale_label(exported.scale)}"
-    then = "" if int8 is None else f"\n{int8}"
-    print(f"{exported.path}: equal to eager within {exported.error:.1e} {at}{told}{only}{then}")
-    found = {"file": str(exported.path), **exported._asdict(), "int8": int8 and int8._asdict()}
-    del found["path"]
-    return found
+    print(f"{exported.path}: equal to eager within {exported.error:.1e} {at}{told}{only}")
+    if int8 is not None:
+        print(int8)
+    return exported.record()
 
 
 def convert(config: ConvertConfig) -> dict[str, Any]:
@@ -360,6 +360,7 @@ def main(arguments: list[str] | None = None) -> None:
     if (sys.argv[1:] if arguments is None else arguments) == ["--version"]:
         print(f"cpvt {__version__}")
         return
+    keep_freed_memory()
     try:
         config = parse(arguments)
         check_names(config)

@@ -52,6 +52,18 @@ def test_every_encoding_and_pool_exports_for_all_sizes(encoding, pool, suffix, t
         torch.testing.assert_close(torch.from_numpy(logits), model(each).detach(), atol=1e-4, rtol=1e-4)
 
 
+def test_onnx_runtime_adds_the_bias_of_every_linear_layer_within_its_product(tmp_path):
+    path = cpvt.export(build("peg", "avg"), tmp_path / "model.onnx").path
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    onnxruntime.InferenceSession(path, options, ["CPUExecutionProvider"])
+    kinds = [node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node]
+    assert kinds.count("Gemm") == 2 * 4 + 1  # qkv, proj, fc1, fc2 and the head
+    assert kinds.count("FusedMatMul") == 2  # queries and keys, with the factor
+    assert kinds.count("Transpose") <= 2 * 4 + 1  # of queries, keys, values and the output, and of the patches
+
+
 def test_a_run_exports_its_class_names_and_normalisation(tiny_run, tmp_path):
     cpvt.export(tiny_run, tmp_path / "model.onnx")
     held = {entry.key: json.loads(entry.value) for entry in onnx.load(tmp_path / "model.onnx").metadata_props}

@@ -7,7 +7,7 @@ import torch
 
 import cpvt
 from cpvt.encodings import TABLE
-from cpvt.models import fastest
+from cpvt.models import fastest, linear
 from tests.pairs import pairs
 
 SIZES = [
@@ -50,6 +50,22 @@ def test_either_road_of_the_linear_layers_makes_at_most_two_graphs(way, monkeypa
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(fastest, "_chosen", {})
     test_twenty_sizes_make_at_most_two_graphs("peg", "avg", None)
+
+
+@pytest.mark.parametrize("way", ["onednn", "torch"])
+def test_a_compiled_graph_holds_the_product_that_eager_calls(way, monkeypatch):
+    monkeypatch.setenv("CPVT_LINEAR", way)
+    monkeypatch.setattr(linear, "_plain", False)
+    model = cpvt.create_model("cpvt_micro", depth=2, num_classes=5).eval()
+    model.scale = "paper"  # told a scale, graphs sum in another order
+    compiled, graphs = compile_and_count(model, dynamic=True)
+    with torch.inference_mode():
+        for batch, height, width in SIZES[:3]:
+            images = torch.randn(batch, 3, height, width)
+            assert torch.equal(compiled(images), model(images))
+    found = [str(node.target) for node in graphs[-1].graph.nodes]
+    assert sum("cpvt.linear" in target for target in found) == (2 * 4 if way == "onednn" else 0)
+    assert sum("conv2d" in target for target in found) == 2  # of the patches, and PEG
 
 
 def small_model():

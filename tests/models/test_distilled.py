@@ -104,7 +104,7 @@ def test_a_reset_puts_on_two_fresh_heads(pool, prefix):
     with pytest.raises(ValueError, match="must be 'token' or 'avg'; got ''"):
         model.reset_classifier(7, "")
     model.reset_classifier(0)
-    assert torch.equal(model(images), read)
+    torch.testing.assert_close(model(images), read)
     model.reset_classifier(0, "")
     assert torch.equal(model(images), model.forward_features(images))
 
@@ -161,7 +161,7 @@ def test_a_traced_model_answers_alike_at_every_size(pool, prefix):
     for sides in ((16, 16), (9, 30)):
         images = torch.randn(2, 3, *sides)
         (answers,) = traced(images).values()
-        assert torch.equal(answers, model(images))
+        torch.testing.assert_close(answers, model(images), atol=1e-5, rtol=1e-4)
 
 
 def test_features_only_needs_no_head():

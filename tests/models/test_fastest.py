@@ -21,7 +21,7 @@ def fresh(monkeypatch, tmp_path):
 
 def ways(calls, **seconds):
     """Ways that take so long, and note that they ran."""
-    return {name: lambda name=name: calls.append(name) or time.sleep(seconds[name]) for name in seconds}
+    return {name: lambda name=name: lambda: calls.append(name) or time.sleep(seconds[name]) for name in seconds}
 
 
 def test_the_faster_way_is_measured_once_for_a_shape():
@@ -35,6 +35,18 @@ def test_the_faster_way_is_measured_once_for_a_shape():
     assert fastest.fastest("attention", (1, 2), ways(calls, fused=0, plain=0.01)) == "fused"
 
 
+def test_inputs_are_made_only_for_a_measurement():
+    made = []
+
+    def prepare():
+        made.append(1)
+        return lambda: None
+
+    for _ in range(3):
+        fastest.fastest("linear", (1, 2), {"torch": prepare, "onednn": prepare})
+    assert len(made) == 2
+
+
 def test_pytorchs_own_way_is_taken_where_another_is_hardly_faster():
     seconds = {"torch": 104, "onednn": 100}
     spent = [0.0]
@@ -46,7 +58,7 @@ def test_pytorchs_own_way_is_taken_where_another_is_hardly_faster():
         def run():
             spent[0] += seconds[name]
 
-        return run
+        return lambda: run
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fastest.time, "perf_counter", now)

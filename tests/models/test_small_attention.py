@@ -60,5 +60,19 @@ def test_the_form_is_measured_for_a_shape_with_and_without_gradients(monkeypatch
         attention._attend(*draw(7, learns=False), None, None)
     kinds = [choice[:-1] for choice in fastest.choices()]
     threads = torch.get_num_threads()
-    assert sorted(kinds, key=str) == [["attention", 3, 3, 8, False, learns, threads] for learns in (False, True)]
+    assert sorted(kinds, key=str) == [["attention", 3, 1, 1, 8, "no bias", learns, threads] for learns in (False, True)]
     assert {"fused", "plain"} <= set(taken)
+
+
+def test_a_bias_that_learns_is_measured_with_its_gradient(monkeypatch, tmp_path):
+    monkeypatch.delenv("CPVT_ATTENTION")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(fastest, "_chosen", {})
+    monkeypatch.setattr(fastest, "_stored", set())
+    noted, run = [], attention.run_once
+    monkeypatch.setattr(attention, "run_once", lambda form, inputs: noted.append(inputs) or run(form, inputs))
+    for learns in (True, False):
+        attention._attend(*draw(20), torch.zeros(1, 3, 20, 20, requires_grad=learns), None)
+    assert {tuple(each.requires_grad for each in inputs) for inputs in noted} == {(True,) * 4, (True,) * 3 + (False,)}
+    assert {tuple(inputs[3].shape) for inputs in noted} == {(1, 1, 24, 24)}
+    assert {choice[5] for choice in fastest.choices()} == {"bias", "learned bias"}

@@ -48,6 +48,12 @@ class Exported(NamedTuple):
     scale: ScaleRule | None = None  # the rule for the scale in the file; None: the model has none
     int8: Quantised | None = None  # of a quantised file; error and checked are then those before it was quantised
 
+    def record(self) -> dict[str, Any]:
+        """The same as JSON holds it."""
+        fields = {"file": str(self.path), **self._asdict(), "int8": None if self.int8 is None else self.int8._asdict()}
+        del fields["path"]
+        return fields
+
 
 class Target(NamedTuple):
     """What is exported: images to logits."""

@@ -17,6 +17,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from cpvt.runtime.memory import keep_freed_memory
 from cpvt.training.stopping import ask_to_stop
 
 logger = logging.getLogger(__name__)
@@ -164,6 +165,7 @@ def _work(work: Callable[..., None], task: Any, messages: Any, threads: int, fol
     import torch
 
     torch.set_num_threads(threads)
+    keep_freed_memory()
     work(task, send)
 
 

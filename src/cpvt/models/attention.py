@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from copy import copy
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from cpvt.encodings import PositionalEncoding
 from cpvt.encodings.base import Pair
 from cpvt.grids import Layout
-from cpvt.models.fastest import fastest
+from cpvt.models.fastest import fastest, run_once
 from cpvt.models.linear import apply_linear
 from cpvt.models.scale import Temperature
 
@@ -91,16 +92,17 @@ def _takes_varying_lengths(query: Tensor) -> bool:
 
 
 FEW = 128  # tokens, up to which two products and a softmax may beat PyTorch's fused kernel
+STEP = 16  # tokens in a class of shapes
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, temperature: Temperature) -> Tensor:
-    """Attention of (B, heads, P + N, d), heads concatenated again: (B, P + N, D)."""
+    """Attention of (B, heads, P + N, d), heads concatenated again: (B, P + N, D); there may be fewer queries."""
     scale = None
     if isinstance(temperature, Tensor):  # in a graph, for which a number would be a constant
         query = query * temperature.to(query.device, query.dtype)
     elif temperature is not None:
         scale = temperature * query.shape[-1] ** -0.5
-    attention = _attend_plainly if _is_faster_plain(query, bias) else F.scaled_dot_product_attention
+    attention = _attend_plainly if _is_faster_plain(query, key, bias) else F.scaled_dot_product_attention
     x = attention(query, key, value, attn_mask=bias, scale=scale)
     x = x.transpose(1, 2)  # (B, P + N, heads, d)
     if bias is not None:  # a copy: with a bias, exporters would record a view that their own kernel does not allow
@@ -112,36 +114,37 @@ def _attend_plainly(
     query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, scale: float | None = None
 ) -> Tensor:
     """What F.scaled_dot_product_attention computes, as two products and a softmax."""
-    logits = query @ key.transpose(-2, -1) * (query.shape[-1] ** -0.5 if scale is None else scale)
+    logits = query * (query.shape[-1] ** -0.5 if scale is None else scale) @ key.transpose(-2, -1)
     return (logits if attn_mask is None else logits + attn_mask).softmax(dim=-1) @ value
 
 
-def _is_faster_plain(query: Tensor, bias: Tensor | None) -> bool:
+def _is_faster_plain(query: Tensor, key: Tensor, bias: Tensor | None) -> bool:
     """Whether the plain form is the faster one on this CPU, by measurement for the class of shapes."""
+    if torch.onnx.is_in_onnx_export():  # which writes the fused kernel as more operations
+        return True
     if not isinstance(query, Tensor) or torch.compiler.is_compiling() or torch.compiler.is_exporting():
         return False
-    images, heads, tokens, width = query.shape
+    images, heads, queries, width = query.shape
+    tokens = key.shape[2]
     if query.device.type != "cpu" or query.dtype != torch.float32 or tokens > FEW or not query.numel():
         return False
     learns = torch.is_grad_enabled() and query.requires_grad
-    count, size = (images * heads).bit_length(), tokens.bit_length()
+    biased = "no bias" if bias is None else "learned bias" if learns and bias.requires_grad else "bias"
+    shape = ((images * heads).bit_length(), -(-queries // STEP), -(-tokens // STEP), width, biased, learns)
+    ways = {
+        "fused": partial(_prepare, F.scaled_dot_product_attention, shape),
+        "plain": partial(_prepare, _attend_plainly, shape),
+    }
+    return fastest("attention", shape, ways) == "plain"
 
-    def way(attention: Callable[..., Tensor]) -> Callable[[], None]:
-        shape = (max(1, 3 * 2**count // 4), 1, max(1, 3 * 2**size // 4))  # the middle of the class
-        inputs = [torch.full((*shape, width), 0.1, requires_grad=learns) for _ in range(3)]
-        mask = None if bias is None else torch.zeros(1, 1, shape[2], shape[2])
 
-        def compute() -> None:
-            with torch.set_grad_enabled(learns):
-                y = attention(*inputs, attn_mask=mask)
-                if learns:
-                    torch.autograd.grad(y, inputs, torch.full_like(y, 0.1))
-
-        return compute
-
-    with torch.inference_mode(False):
-        ways = {"fused": way(F.scaled_dot_product_attention), "plain": way(_attend_plainly)}
-        return fastest("attention", (count, size, width, bias is not None, learns), ways) == "plain"
+def _prepare(attention: Callable[..., Tensor], shape: tuple[int, int, int, int, str, bool]) -> Callable[[], None]:
+    count, rows, columns, width, biased, learns = shape
+    images, queries, tokens = max(1, 3 * 2**count // 4), STEP * rows - STEP // 2, STEP * columns - STEP // 2
+    inputs = [torch.full((images, 1, each, width), 0.1, requires_grad=learns) for each in (queries, tokens, tokens)]
+    if biased != "no bias":
+        inputs.append(torch.zeros(1, 1, queries, tokens, requires_grad=biased == "learned bias"))
+    return partial(run_once, attention, inputs)
 
 
 def add_biases(biases: Sequence[Tensor], logits: Sequence[Tensor]) -> Sequence[Tensor]:
@@ -194,7 +197,9 @@ class BlockHooks(NamedTuple):
         parts = [F.pad(added, (0, 0, prefix, 0)) for added in all_or_none("value_encoding", asked)]
         if not parts:
             return x
-        return x + (torch.cat([part.flatten(0, 1) for part in parts])[None] if self.layout.packed else parts[0])
+        if self.layout.packed:
+            return x + torch.cat([part.flatten(0, 1) for part in parts])[None]
+        return x + parts[0][:, : x.shape[1]]
 
 
 class AttentionInputs(NamedTuple):
@@ -286,12 +291,15 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor, positions: AttentionInputs) -> Tensor:
+    def forward(self, x: Tensor, positions: AttentionInputs, read: int | None = None) -> Tensor:
+        """Attention of tokens (B, P + N, D); of a batch, only the first `read` may be computed: (B, read, D)."""
         query, key, value, logits = self._heads(x, positions)
         if positions.pack is not None:
             x = positions.pack.attend(query, key, value, logits)
         else:
-            x = _attend(query, key, value, self._bias(positions, logits, query.dtype), positions.temperature)
+            bias = self._bias(positions, logits, query.dtype)
+            bias = bias if bias is None else bias[..., :read, :]
+            x = _attend(query[:, :, :read], key, value, bias, positions.temperature)
         if positions.hooks is not None and "value_encoding" in positions.hooks.encoding.active_hooks:
             x = positions.hooks.add_values(x, value)
         return apply_linear(self.proj, x)
@@ -366,6 +374,7 @@ class Block(nn.Module):
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x: Tensor, positions: AttentionInputs) -> Tensor:
-        x = x + self.drop_path(self.attn(self.norm1(x), positions), positions.pack)
+    def forward(self, x: Tensor, positions: AttentionInputs, read: int | None = None) -> Tensor:
+        """Tokens (B, P + N, D), or of a batch only the first `read`: for a last block whose others nobody reads."""
+        x = x[:, :read] + self.drop_path(self.attn(self.norm1(x), positions, read), positions.pack)
         return x + self.drop_path(self.mlp(self.norm2(x)), positions.pack)

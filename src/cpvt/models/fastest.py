@@ -24,6 +24,7 @@ from cpvt.runtime.files import write_json
 from cpvt.runtime.machine import processor
 
 Work = tuple[Any, ...]  # the kind of work and its shape, threads last
+Prepare = Callable[[], Callable[[], Any]]
 ROUNDS, SECONDS = 5, 0.2  # of a measurement, at most
 MARGIN = 1.05  # another way than PyTorch's own must be so much faster, or noise would choose
 
@@ -31,11 +32,11 @@ _chosen: dict[Work, str] = {}
 _stored: set[Path] = set()  # files that were read
 
 
-def fastest(kind: str, shape: Work, ways: Mapping[str, Callable[[], Any]]) -> str:
+def fastest(kind: str, shape: Work, ways: Mapping[str, Prepare]) -> str:
     """The name of the fastest of `ways` for work of this shape; the first, PyTorch's own, where none is clearly ahead.
 
-    kind: 'linear' or 'attention'. ways: each computes the work once, on numbers of its own. Raises ValueError for a way
-    in the environment that does not exist.
+    kind: 'linear' or 'attention'. ways: each makes its inputs, once it is to be measured, and returns what computes the
+    work on them. Raises ValueError for a way in the environment that does not exist.
     """
     forced = os.environ.get(f"CPVT_{kind.upper()}")
     if forced:
@@ -53,6 +54,15 @@ def fastest(kind: str, shape: Work, ways: Mapping[str, Callable[[], Any]]) -> st
     return _chosen[work]
 
 
+def run_once(function: Callable[..., torch.Tensor], inputs: list[torch.Tensor]) -> None:
+    """Compute the output, and the gradients of inputs that require them."""
+    learned = [each for each in inputs if each.requires_grad]
+    with torch.set_grad_enabled(bool(learned)):
+        y = function(*inputs)
+        if learned:
+            torch.autograd.grad(y, learned, torch.full_like(y, 0.1))
+
+
 def choices() -> list[list[Any]]:
     """What was chosen so far, as JSON holds it: [kind, ..., threads, way] each."""
     return [[*work, way] for work, way in sorted(_chosen.items(), key=str)]
@@ -68,7 +78,13 @@ def _is_watched() -> bool:
     return bool(torch._C._len_torch_dispatch_stack())
 
 
-def _measure(ways: Mapping[str, Callable[[], Any]]) -> str:
+def _measure(ways: Mapping[str, Prepare]) -> str:
+    with torch.inference_mode(False):
+        computed = {name: prepare() for name, prepare in ways.items()}
+        return _time(computed)
+
+
+def _time(ways: Mapping[str, Callable[[], Any]]) -> str:
     seconds, start = dict.fromkeys(ways, math.inf), time.perf_counter()
     for turn in range(-1, ROUNDS):
         if turn > 0 and time.perf_counter() - start > SECONDS:

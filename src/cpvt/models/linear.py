@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TypeGuard
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cpvt.models.fastest import fastest
+from cpvt.models.fastest import fastest, run_once
 
 OWN, ONEDNN = "torch", "onednn"  # what CPVT_LINEAR may name
 BOTH_THERE = torch.backends.mkldnn.is_available() and torch.backends.mkl.is_available()
@@ -45,9 +46,31 @@ def apply_linear(layer: nn.Module, x: Tensor) -> Tensor:
     Tokens (B, N, D) are a channels-last image without a copy, and nn.Linear is a convolution with a kernel of 1.
     Whatever has taken an nn.Linear's place is called: a quantised or sharded layer, an adapter, a layer with hooks.
     """
-    if not isinstance(x, Tensor) or not _is_plain(layer) or not _may_convolve(x):  # no Tensor: a graph is being traced
+    if not isinstance(x, Tensor) or not _is_plain(layer):  # no Tensor: a graph is being traced
         return layer(x)
+    if torch.onnx.is_in_onnx_export() and x.ndim == 3:  # of a matrix ONNX Runtime adds the bias within the product
+        return layer(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+    if not _may_convolve(x, layer.weight):
+        return layer(x)
+    if torch.compiler.is_compiling() and not torch.is_grad_enabled():
+        return _choose_later(x, layer.weight, layer.bias) if _convolves(layer, x) else layer(x)
     return _convolve(x, layer.weight, layer.bias) if _convolves(layer, x) else layer(x)
+
+
+@torch.library.custom_op("cpvt::linear", mutates_args=())
+def _choose_later(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The product for inference in a compiled graph, chosen when it runs, so that the graph serves all sizes.
+
+    In the graph itself a convolution would be slower: Inductor lays tokens out channels first and copies them.
+    """
+    images, tokens, width = x.shape
+    convolved = _suffices(x) and _choose(images > 1, images * tokens, width, weight.shape[0], False)
+    return (_convolve if convolved else F.linear)(x, weight, bias).contiguous()
+
+
+@_choose_later.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return x.new_empty(*x.shape[:-1], weight.shape[0])
 
 
 def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -61,22 +84,33 @@ def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 def _is_plain(layer: nn.Module) -> TypeGuard[nn.Linear]:
     """Whether a layer is nn.Linear and nothing else, so that its weights are all there is to it."""
-    if type(layer) is not nn.Linear or type(layer.weight) is not nn.Parameter:
+    if type(layer) is not nn.Linear:
         return False
-    hooks = (layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks)
-    return not any(hooks) and not nn.modules.module._has_any_global_hook()
+    return not has_hooks(layer)
 
 
-def _may_convolve(x: Tensor) -> bool:
+def has_hooks(module: nn.Module) -> bool:
+    """Whether something is called with the inputs, outputs or gradients of a module."""
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    return any(hooks) or nn.modules.module._has_any_global_hook()
+
+
+def _may_convolve(x: Tensor, weight: Tensor) -> bool:
     """Whether oneDNN's convolution can be the product for tokens x; exported programs hold a plain product.
 
     PyTorch does not use oneDNN for one image of up to 20,480 numbers; this test would bind a compiled graph to sizes.
     """
-    if _plain or x.ndim != 3 or x.device.type != "cpu" or x.dtype != torch.float32:
+    if _plain or type(weight) is not nn.Parameter or x.ndim != 3 or x.device.type != "cpu" or x.dtype != torch.float32:
         return False
     if torch.compiler.is_exporting() or torch.is_autocast_enabled("cpu"):
         return False
-    return (x.shape[0] > 1 and x.numel() > 0) or (not torch.compiler.is_compiling() and x.numel() > 20_480)
+    if torch.compiler.is_compiling():
+        return not torch.is_grad_enabled() or x.shape[0] > 1
+    return _suffices(x)
+
+
+def _suffices(x: Tensor) -> bool:
+    return x.numel() > (20_480 if x.shape[0] == 1 else 0)
 
 
 def _convolves(layer: nn.Linear, x: Tensor) -> bool:
@@ -94,23 +128,14 @@ def _convolves_in_a_graph(in_features: int, out_features: int) -> bool:
 
 
 def _choose(several: bool, tokens: int, in_features: int, out_features: int, learns: bool) -> bool:
-    size = tokens.bit_length()  # tokens of one class differ by less than two times
+    shape = (several, tokens.bit_length(), in_features, out_features, learns)  # one class differs by less than 2 times
+    ways = {OWN: partial(_prepare, F.linear, shape), ONEDNN: partial(_prepare, _convolve, shape)}
+    return fastest("linear", shape, ways) == ONEDNN
+
+
+def _prepare(product: Callable[..., Tensor], shape: tuple[bool, int, int, int, bool]) -> Callable[[], None]:
+    several, size, in_features, out_features, learns = shape
     images = 8 if several else 1
-
-    def way(product: Callable[..., Tensor]) -> Callable[[], None]:
-        x = torch.full((images, max(1, 3 * 2 ** (size - 2) // images), in_features), 0.1)  # the middle of the class
-        weight, bias = torch.full((out_features, in_features), 0.1), torch.zeros(out_features)
-        for tensor in (x, weight, bias):
-            tensor.requires_grad_(learns)
-
-        def compute() -> None:
-            with torch.set_grad_enabled(learns):
-                y = product(x, weight, bias)
-                if learns:
-                    torch.autograd.grad(y, (x, weight, bias), torch.full_like(y, 0.1))
-
-        return compute
-
-    shape = (several, size, in_features, out_features, learns)
-    with torch.inference_mode(False):
-        return fastest("linear", shape, {OWN: way(F.linear), ONEDNN: way(_convolve)}) == ONEDNN
+    x = torch.full((images, max(1, 3 * 2 ** (size - 2) // images), in_features), 0.1)  # the middle of the class
+    inputs = [x, torch.full((out_features, in_features), 0.1), torch.zeros(out_features)]
+    return partial(run_once, product, [each.requires_grad_(learns) for each in inputs])

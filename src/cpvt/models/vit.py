@@ -22,6 +22,7 @@ from cpvt.encodings.naming import Builder
 from cpvt.encodings.peg import PEGWithoutResidual
 from cpvt.grids import Layout, check_tokens
 from cpvt.models.attention import AttentionInputs, Block
+from cpvt.models.linear import has_hooks
 from cpvt.models.packing import check_batch, pad_to_patches, plan_packs
 from cpvt.models.scale import Temperature, find_scale, find_temperature, is_list, refuse_scale, rule_of, spread_rules
 from cpvt.models.timm_interface import (
@@ -127,45 +128,68 @@ class VisionTransformer(Backbone):
         or 'fit'; a list has one for each image. By default the model's own rule, its attribute `scale`.
         A distilled model returns the mean of its two heads; after `set_distilled_training()`, in training, a pair.
         """
-        return self.forward_head(self.forward_features(images, scale))
+        if isinstance(images, Proxy) or not self._reads_prefix_only():
+            return self.forward_head(self.forward_features(images, scale))
+        return self.forward_head(self._features(images, scale, self.num_prefix_tokens))
+
+    def _reads_prefix_only(self) -> bool:
+        """Whether the prefix tokens are all that is read of the last block: by the head, and nobody else.
+
+        Others read by hooks, or by a block or a method of their own.
+        """
+        last: Any = self.blocks[-1]
+        own = getattr(self.forward_features, "__func__", None) is VisionTransformer.forward_features
+        if self.global_pool != "token" or not own or type(last) is not Block or len(self.blocks) in self.encoding.at:
+            return False
+        return not any(map(has_hooks, (self.norm, *last.modules())))
 
     def forward_features(self, images: Images, scale: AnyScale = None) -> Tensor | list[Tensor]:
         """Tokens after the final norm, (B, P + N, D); for a list of images, or of scales, a list of (P + N_i, D)."""
-        if is_list(images, scale):
-            return self._features_of_list(list(images), scale)
-        x, layout, positions = self.embed(images, scale)  # type: ignore[arg-type]
-        return self.norm(self.run_blocks(x, layout, positions)[0])
+        return self._features(images, scale)
 
-    def _features_of_list(self, images: list[Tensor], scale: AnyScale) -> list[Tensor]:
-        """As `forward_features`, each image in the place that it has in the list."""
+    def _features(self, images: Images, scale: AnyScale, read: int | None = None) -> Tensor | list[Tensor]:
+        """As `forward_features`; of batches only the first `read` tokens, if given."""
+        if is_list(images, scale):
+            return self._features_of_list(list(images), scale, read)
+        x, layout, positions = self.embed(images, scale)  # type: ignore[arg-type]
+        return self.norm(self.run_blocks(x, layout, positions, read=read)[0])
+
+    def _features_of_list(self, images: list[Tensor], scale: AnyScale, read: int | None) -> list[Tensor]:
+        """As `_features`, each image in the place that it has in the list."""
         padded = pad_to_patches(images, self.config, self.patch_embed.proj.weight.dtype)
         rules = spread_rules(scale, len(padded), self.scale)
         features: dict[int, Tensor] = {}
         for numbers in plan_packs([image.shape for image in padded], self.config, padded[0].device):
             chosen = [padded[number] for number in numbers], [rules[number] for number in numbers]
             x, layout, positions = self._embed_list(*chosen)
-            x = self.norm(self.run_blocks(x, layout, positions)[0])
+            x = self.norm(self.run_blocks(x, layout, positions, read=None if layout.packed else read)[0])
             features.update(zip(numbers, x[0].split(layout.lengths) if layout.packed else x.unbind()))
         return [features[number] for number in range(len(padded))]
 
     def run_blocks(
-        self, x: Tensor, layout: Layout, positions: AttentionInputs, count: int | None = None, taken: Sequence[int] = ()
-    ) -> tuple[Tensor, list[Tensor]]:
-        """Tokens after the first `count` blocks (None: all), and those after each block in `taken`, numbered from 0."""
+        self, x: Tensor, layout: Layout, positions: AttentionInputs, count: int | None = None,
+        taken: Sequence[int] = (), read: int | None = None,
+    ) -> tuple[Tensor, list[Tensor]]:  # fmt: skip
+        """Tokens after the first `count` blocks (None: all), and those after each block in `taken`, numbered from 0.
+
+        read: how many tokens of the last block of the model are computed, the first; None: all.
+        """
         outputs = []
         for depth in range(1, 1 + (len(self.blocks) if count is None else count)):
+            arguments = (depth, x, layout, positions, read if depth == len(self.blocks) else None)
             if self.grad_checkpointing:
-                x = checkpoint(self._run_block, depth, x, layout, positions, use_reentrant=False)
+                x = checkpoint(self._run_block, *arguments, use_reentrant=False)
             else:
-                x = self._run_block(depth, x, layout, positions)
+                x = self._run_block(*arguments)
             if depth - 1 in taken:
                 outputs.append(x)
         return x, outputs
 
-    def _run_block(self, depth: int, x: Tensor, layout: Layout, positions: AttentionInputs) -> Tensor:
+    def _run_block(self, depth: int, x: Tensor, layout: Layout, positions: AttentionInputs, read: int | None) -> Tensor:
         """Block `depth`, counted from 1, with its own positional inputs, then the encoding after it."""
         positions = positions.at_block(self.encoding, layout, depth, x)
-        y: Tensor = self.encoding(self.blocks[depth - 1](x, positions), layout, depth)
+        y: Tensor = self.blocks[depth - 1](x, positions, *([] if read is None else [read]))
+        y = self.encoding(y, layout, depth)
         return y
 
     def forward_intermediates(

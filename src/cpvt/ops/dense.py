@@ -48,7 +48,7 @@ def peg_dense(
         return torch.cat([prefix.to(encoded.dtype) if residual else torch.zeros_like(prefix), encoded], dim=1)
     image = tokens.unflatten(1, grid).movedim(-1, 1)  # (B, D, h, w), channels-last strides
     encoded = convolve(image, weight, bias, padding_mode, residual, dilation, causal)
-    return encoded.movedim(1, -1).flatten(1, -2)  # (B, N, D)
+    return encoded.movedim(1, -1).reshape(tokens.shape)  # in graphs the number of tokens stays as short as it came
 
 
 def convolve(

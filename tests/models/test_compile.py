@@ -62,7 +62,7 @@ def test_a_compiled_graph_holds_the_product_that_eager_calls(way, monkeypatch):
     with torch.inference_mode():
         for batch, height, width in SIZES[:3]:
             images = torch.randn(batch, 3, height, width)
-            assert torch.equal(compiled(images), model(images))
+            torch.testing.assert_close(compiled(images), model(images), atol=1e-5, rtol=1e-5)
     found = [str(node.target) for node in graphs[-1].graph.nodes]
     assert sum("cpvt.linear" in target for target in found) == (2 * 4 if way == "onednn" else 0)
     assert sum("conv2d" in target for target in found) == 2  # of the patches, and PEG

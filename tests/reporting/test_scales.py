@@ -192,7 +192,7 @@ def test_the_page_and_its_files_say_how_the_scale_was_told(tmp_path, several):
     text = report(tmp_path).read_text()
     for words in ("peg (not told)", "<br><small>s = 2</small>", "<dt>Scale told</dt>",
                   "resize &#39;fit&#39; (1, 2 at 32, 64)",
-                  "Thin and dotted: told", "Difference to <i>learned, learned (paper)</i>"):  # fmt: skip
+                  "Thin and dotted: another scale told", "Difference to <i>learned, learned (paper)</i>"):  # fmt: skip
         assert words in text
     assert text.count("<th scope=row>peg</th><td>1</td>") == 1  # what it costs does not depend on the telling
     lines = list(csv.DictReader((tmp_path / "summary.csv").read_text().splitlines()))

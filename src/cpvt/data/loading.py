@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from cpvt.config import MAX_IMAGE_PIXELS, TOKEN_BUDGET
 from cpvt.data.base import Encoded, Sides, Split, Stream, name_of
-from cpvt.data.decoding import BadImageError, check_usable, decode, pixel_limit, with_hint
+from cpvt.data.decoding import READING, BadImageError, check_usable, decode, pixel_limit, with_hint
 from cpvt.data.deferred import reduced_jpegs
 from cpvt.data.protocols import Protocol
 from cpvt.grids import patch_count, within_budget
@@ -109,6 +109,10 @@ class _Collated(NamedTuple):
 class _Samples(Dataset["tuple[Tensor, _Info] | str"]):
     def __init__(self, split: Split | None, preprocessing: Protocol, options: LoadOptions) -> None:
         self.split, self.preprocessing, self.options = split, preprocessing, options
+
+    def __getitems__(self, batch: Sequence[SampleSpec | Encoded]) -> list[tuple[Tensor, _Info] | str]:
+        with READING:  # PIL is prepared once
+            return [self[wanted] for wanted in batch]
 
     def __getitem__(self, wanted: SampleSpec | Encoded) -> tuple[Tensor, _Info] | str:
         spec = SampleSpec(wanted.number) if isinstance(wanted, Encoded) else wanted

@@ -34,7 +34,8 @@ class Digits:
         top, left = generator.integers(0, CANVAS - side + 1, size=2)
         canvas = np.zeros((CANVAS, CANVAS), dtype=np.uint8)
         canvas[top : top + side, left : left + side] = self.enlarged[side][index]
-        return Image.fromarray(canvas).convert(self.mode), int(self.labels[index])
+        image = Image.fromarray(canvas)
+        return (image if self.mode == "L" else image.convert(self.mode)), int(self.labels[index])
 
 
 def open_digits(mode: str = "L") -> DataSet:

@@ -33,7 +33,8 @@ class Canvas(Protocol):
             _place(length, side, generator, self.anywhere)
             for length, side in zip((image.height, image.width), self.sides)
         )
-        seen = self.augment(image.crop((left, top, left + columns, top + rows)), generator)
+        whole = (rows, columns) == (image.height, image.width)
+        seen = self.augment(image if whole else image.crop((left, top, left + columns, top + rows)), generator)
         canvas = torch.zeros(len(self.transform.mean), *self.sides)
         canvas[:, y : y + rows, x : x + columns] = self.transform.whole(seen)
         return canvas

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import torch
 import cpvt
 from benchmarks import (
     TABLE,
+    earlier,
     encodings,
     feeding,
     gpu,
@@ -243,3 +245,30 @@ def test_precisions_are_compared_on_the_same_crops(monkeypatch):
     assert len({crop.size for crop in precision._crops()}) > 20
     model = precision.adapter_of(precision.cpvt.create_model("cpvt_micro_gap"))
     assert 2 < precision._bytes(model.model) / precision._bytes(precision.quantised(model.model)) < 4
+
+
+def test_two_commits_are_compared_in_alternation(monkeypatch, capsys, tmp_path):
+    ran = []
+
+    @contextmanager
+    def tree(commit, folder):
+        assert commit == "v1"
+        yield tmp_path / "tree"
+
+    def compare(root, out, options, seconds):
+        old = root == tmp_path / "tree"
+        ran.append("before" if old else "after")
+        for name in ("the whole command", "peg-cls-seed0", "all trainings"):
+            seconds.setdefault(name, []).append(30.0 if old else 20.0)
+        row = {"encoding": "peg", "pool": "cls", "seed": 0, "protocol": "canvas", "train_size": 32, "total": 200}
+        rows = [{**row, "size": 32, "correct": 190 if old else 189}, {**row, "size": 64, "correct": 1}]
+        out.mkdir(parents=True)
+        (out / "rows.jsonl").write_text("".join(json.dumps(each) + "\n" for each in rows))
+
+    monkeypatch.setattr(earlier, "_tree_of", tree)
+    monkeypatch.setattr(earlier, "_compare", compare)
+    earlier.main(["v1", "--rounds", "2"])
+    printed = capsys.readouterr().out
+    assert ran == ["after", "before", "before", "after"]
+    assert "peg-cls-seed0: before / after 1.5 (1.5 to 1.5, 2 rounds)" in printed
+    assert "at the training size: apart by up to 0.5 points" in printed

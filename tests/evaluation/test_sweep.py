@@ -66,7 +66,8 @@ def test_larger_images_are_shrunk_for_a_canvas_and_counted(tiny_run, tiny_folder
 
 def test_native_reads_whole_images_and_gives_the_count_of_a_loop(tiny_run, tiny_folder):
     for number, (width, height) in enumerate([(30, 10), (5, 17), (40, 40)]):
-        Image.effect_noise((width, height), 80).save(tiny_folder / "test" / "dog" / f"noise{number}.png")
+        noise = np.random.default_rng(number).integers(0, 256, (height, width), dtype=np.uint8)
+        Image.fromarray(noise).save(tiny_folder / "test" / "dog" / f"noise{number}.png")
     checkpoint, data = cpvt.load(tiny_run), open_data(str(tiny_folder))
     rows = list(cpvt.sweep(checkpoint, None, [20, 100], protocols=("native",), token_budget=30))
     for row, longest in zip(rows, (20, 100)):

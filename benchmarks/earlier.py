@@ -1,4 +1,4 @@
-"""`cpvt compare` as of an earlier commit against that of this tree: seconds of each training, of all, and accuracies."""
+"""`cpvt compare` as of an earlier commit against this tree: seconds of each training and of all, and accuracies."""
 
 from __future__ import annotations
 

@@ -34,17 +34,11 @@ COMPILED, ONNX = BOTH, BOTH  # of one size
 
 
 def run(rounds: int) -> Iterator[Figure]:
-    """Yield the figures of `python -m benchmarks --only model`."""
+    """Yield the figures of `python -m benchmarks --only model`, with one thread and with PyTorch's number of threads."""
     for threads in sorted({1, torch.get_num_threads()}):
         with _threads(threads):
-            yield from _forward(rounds, f"{threads} thread{'s' if threads > 1 else ''}")
-    models = _models(STEP.size)
-    images, labels = torch.randn(STEP.batch, 3, STEP.size, STEP.size), torch.randint(0, 1000, (STEP.batch,))
-    steps = {name: _training_step(model, images, labels) for name, model in models.items()}
-    what = f"throughput of {OURS} / {THEIRS}, {STEP.size}, batch {STEP.batch}, training step"
-    yield from _compare(what, steps, rounds)
-    yield from _compiled(rounds)
-    yield from _onnx(rounds)
+            for part in (_forward, _step, _compiled, _onnx):
+                yield from part(rounds, f"{threads} thread{'s' if threads > 1 else ''}")
 
 
 def _forward(rounds: int, how: str) -> Iterator[Figure]:
@@ -56,6 +50,13 @@ def _forward(rounds: int, how: str) -> Iterator[Figure]:
             yield from _compare(what, forms, max(1, rounds // part))
 
 
+def _step(rounds: int, how: str) -> Iterator[Figure]:
+    size, batch, _ = STEP
+    images, labels = torch.randn(batch, 3, size, size), torch.randint(0, 1000, (batch,))
+    steps = {name: _training_step(model, images, labels) for name, model in _models(size).items()}
+    yield from _compare(f"throughput of {OURS} / {THEIRS}, {size}, batch {batch}, training step, {how}", steps, rounds)
+
+
 def _compare(what: str, forms: dict[str, Callable[[], Any]], rounds: int) -> Iterator[Figure]:
     """Both as they are, and with nn.Linear in cpvt's model as in timm's."""
     seconds = alternate({**forms, "alike": plain_linear()(forms["cpvt"])}, rounds)
@@ -63,7 +64,7 @@ def _compare(what: str, forms: dict[str, Callable[[], Any]], rounds: int) -> Ite
     yield ratio(f"{what}, nn.Linear in both", seconds["timm"], seconds["alike"])
 
 
-def _compiled(rounds: int) -> Iterator[Figure]:
+def _compiled(rounds: int, how: str) -> Iterator[Figure]:
     """Each model compiled against itself, and the two compiled."""
     for size, batch, part in COMPILED:
         models, images = _models(size), torch.randn(batch, 3, size, size)
@@ -74,14 +75,14 @@ def _compiled(rounds: int) -> Iterator[Figure]:
                 f"{name} compiled": functools.partial(torch.compile(model), images) for name, model in models.items()
             }
             seconds = alternate({**forms, **made}, max(1, rounds // part))
-        how = f"{size}, batch {batch}, forward"
+        case = f"{size}, batch {batch}, forward, {how}"
         for name, title in (("cpvt", OURS), ("timm", THEIRS)):
-            yield ratio(f"throughput of {title} compiled / eager, {how}", seconds[name], seconds[f"{name} compiled"])
-        what = f"throughput of {OURS} / {THEIRS}, both compiled, {how}"
+            yield ratio(f"throughput of {title} compiled / eager, {case}", seconds[name], seconds[f"{name} compiled"])
+        what = f"throughput of {OURS} / {THEIRS}, both compiled, {case}"
         yield ratio(what, seconds["timm compiled"], seconds["cpvt compiled"])
 
 
-def _onnx(rounds: int) -> Iterator[Figure]:
+def _onnx(rounds: int, how: str) -> Iterator[Figure]:
     """The file of `cpvt export`, for all sizes, against timm's for any batch, in ONNX Runtime with torch's threads."""
     import onnxruntime
 
@@ -104,7 +105,7 @@ def _onnx(rounds: int) -> Iterator[Figure]:
         images = {"images": torch.randn(batch, 3, size, size).numpy()}
         forms = {name: functools.partial(session.run, None, images) for name, session in sessions.items()}
         seconds = alternate(forms, max(1, rounds // part))
-        what = f"throughput of {OURS} / {THEIRS} in ONNX Runtime, {size}, batch {batch}"
+        what = f"throughput of {OURS} / {THEIRS} in ONNX Runtime, {size}, batch {batch}, {how}"
         yield ratio(what, seconds["timm"], seconds["cpvt"])
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import platform
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,6 +16,11 @@ import torch
 
 from cpvt.runtime import memory
 from cpvt.runtime.machine import processor
+
+
+FEATURES = ("avx2", "avx512_f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "bf16", "sve", "sve_bf16")
+BUILD = "Math Kernel Library|MKL-DNN|oneDNN|CPU capability"  # lines of torch.__config__.show()
+SETTINGS = ("ONEDNN_", "DNNL_", "MKL_", "ATEN_", "CPVT_", "OMP_")  # of the environment
 
 
 @dataclass(frozen=True)
@@ -108,13 +115,17 @@ def _measure_peak(send: Any, work: Callable[..., None], arguments: tuple[Any, ..
 
 def machine() -> dict[str, Any]:
     """Describe the machine that the figures come from."""
-    found = {
+    found: dict[str, Any] = {
         "system": f"{platform.system()} {platform.machine()}",
         "processor": _processor(),
+        "features": [name for name in FEATURES if torch.cpu.get_capabilities().get(name)],
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
+        "build": [line.strip(" -") for line in torch.__config__.show().splitlines() if re.search(BUILD, line)],
         "python": platform.python_version(),
     }
+    if chosen := {name: value for name, value in os.environ.items() if name.startswith(SETTINGS)}:
+        found["environment"] = chosen
     if torch.cuda.is_available():
         found["gpu"] = torch.cuda.get_device_name()
     return found

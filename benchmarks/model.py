@@ -34,7 +34,7 @@ COMPILED, ONNX = BOTH, BOTH  # of one size
 
 
 def run(rounds: int) -> Iterator[Figure]:
-    """Yield the figures of `python -m benchmarks --only model`, with one thread and with PyTorch's number of threads."""
+    """Yield the figures of `python -m benchmarks --only model`: with one thread, and with as many as PyTorch takes."""
     for threads in sorted({1, torch.get_num_threads()}):
         with _threads(threads):
             for part in (_forward, _step, _compiled, _onnx):

@@ -139,7 +139,7 @@ def test_the_tables_of_photographs_are_those_of_the_rows(tmp_path):
 def test_the_figures_of_speed_and_memory_are_those_measured():
     figures = [
         figure
-        for path in (ROOT / "benchmarks" / "results").glob("*.json")
+        for path in (ROOT / "benchmarks" / "results").rglob("*.json")
         for figure in json.loads(path.read_text())["figures"]
     ]
     spreads = {tuple(f"{figure[key]:.{places}f}" for key in ("value", "low", "high")) for figure in figures

@@ -17,7 +17,6 @@ import torch
 from cpvt.runtime import memory
 from cpvt.runtime.machine import processor
 
-
 FEATURES = ("avx2", "avx512_f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "bf16", "sve", "sve_bf16")
 BUILD = "Math Kernel Library|MKL-DNN|oneDNN|CPU capability"  # lines of torch.__config__.show()
 SETTINGS = ("ONEDNN_", "DNNL_", "MKL_", "ATEN_", "CPVT_", "OMP_")  # of the environment

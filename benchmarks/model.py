@@ -16,6 +16,7 @@ import torch.nn.functional as F
 import cpvt
 from benchmarks.measuring import Figure, alternate, ratio
 from cpvt.models.linear import plain_linear
+from cpvt.runtime.memory import keep_freed_memory
 
 OURS, THEIRS = "cpvt_small_gap", "deit_small_patch16_224"
 
@@ -39,10 +40,13 @@ def run(rounds: int) -> Iterator[Figure]:
         with _threads(threads):
             for part in (_forward, _step, _compiled, _onnx):
                 yield from part(rounds, f"{threads} thread{'s' if threads > 1 else ''}")
+    keep_freed_memory()  # of this process from here on
+    with _threads(1):
+        yield from _forward(rounds, "1 thread, freed memory kept", FORWARD[:1])
 
 
-def _forward(rounds: int, how: str) -> Iterator[Figure]:
-    for size, batch, part in FORWARD:
+def _forward(rounds: int, how: str, cases: tuple[Case, ...] = ()) -> Iterator[Figure]:
+    for size, batch, part in cases or FORWARD:
         models, images = _models(size), torch.randn(batch, 3, size, size)
         what = f"throughput of {OURS} / {THEIRS}, {size}, batch {batch}, forward, {how}"
         with torch.inference_mode():

@@ -25,7 +25,7 @@ from cpvt.runtime.machine import processor
 
 Work = tuple[Any, ...]  # the kind of work and its shape, threads last
 Prepare = Callable[[], Callable[[], Any]]
-ROUNDS, SECONDS = 5, 0.2  # of a measurement, at most
+ROUNDS, LEAST, SECONDS = 5, 2, 0.05  # of a measurement: rounds, at least, and after which no other one begins
 MARGIN = 1.05  # another way than PyTorch's own must be so much faster, or noise would choose
 
 _chosen: dict[Work, str] = {}
@@ -87,7 +87,7 @@ def _measure(ways: Mapping[str, Prepare]) -> str:
 def _time(ways: Mapping[str, Callable[[], Any]]) -> str:
     seconds, start = dict.fromkeys(ways, math.inf), time.perf_counter()
     for turn in range(-1, ROUNDS):
-        if turn > 0 and time.perf_counter() - start > SECONDS:
+        if turn >= LEAST and time.perf_counter() - start > SECONDS:
             break
         for name, way in ways.items():
             before = time.perf_counter()

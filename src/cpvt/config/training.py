@@ -141,7 +141,7 @@ class CompareConfig(Options):
     resize_sizes: tuple[Size, ...] = ()
     """By default 0.5, 0.75, 1, 1.5 and 2 times the training size."""
     quick: bool = False
-    """A first look in a minute and a half: by default learned, rope and peg, class token, fewer sizes, 12 epochs."""
+    """A first look in a minute: by default learned, rope and peg, class token, fewer sizes, 12 epochs."""
     model: str = "cpvt_micro"
     img_size: int | None = None
     parallel: int | None = None

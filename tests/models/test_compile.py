@@ -68,6 +68,25 @@ def test_a_compiled_graph_holds_the_product_that_eager_calls(way, monkeypatch):
     assert sum("conv2d" in target for target in found) == 2  # of the patches, and PEG
 
 
+@pytest.mark.parametrize("way", ["onednn", "torch", "torch when it runs"])
+@pytest.mark.parametrize("shape", [(3, 3, 24, 40), (1, 3, 164, 132)])  # the second has 1,353 tokens, a long row
+def test_compiled_training_calls_the_products_of_eager_training(way, shape, monkeypatch):
+    monkeypatch.setenv("CPVT_LINEAR", "torch" if way == "torch" else "onednn")
+    if way == "torch when it runs":
+        monkeypatch.setattr(linear, "_is_chosen", lambda *arguments: False)
+    monkeypatch.setattr(linear, "_plain", False)
+    torch.manual_seed(0)
+    model = cpvt.create_model("cpvt_micro", depth=2, num_classes=5, qkv_bias=False)
+    compiled, images = torch.compile(model, backend="aot_eager"), torch.randn(shape)
+    found = [torch.autograd.grad(each(images).square().sum(), list(model.parameters())) for each in (compiled, model)]
+    for got, expected in zip(*found):
+        torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-4)
+    graph, graphs = compile_and_count(model, dynamic=True)
+    graph(images)
+    targets = [str(node.target) for node in graphs[-1].graph.nodes]
+    assert sum("cpvt.linear" in target for target in targets) == (0 if way == "torch" else 2 * 4)
+
+
 def small_model():
     torch.manual_seed(0)
     model = cpvt.create_model("cpvt_micro", encoding="rope+peg", img_size=24, depth=2, num_classes=5).eval()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -52,34 +52,90 @@ def apply_linear(layer: nn.Module, x: Tensor) -> Tensor:
         return layer(x.flatten(0, 1)).unflatten(0, x.shape[:2])
     if not _may_convolve(x, layer.weight):
         return layer(x)
-    if torch.compiler.is_compiling() and not torch.is_grad_enabled():
-        return _choose_later(x, layer.weight, layer.bias) if _convolves(layer, x) else layer(x)
+    if torch.compiler.is_compiling() and _convolves(layer, x):
+        return _choose_later(x, layer.weight, layer.bias, torch.is_grad_enabled())
     return _convolve(x, layer.weight, layer.bias) if _convolves(layer, x) else layer(x)
 
 
 @torch.library.custom_op("cpvt::linear", mutates_args=())
-def _choose_later(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """The product for inference in a compiled graph, chosen when it runs, so that the graph serves all sizes.
+def _choose_later(x: Tensor, weight: Tensor, bias: Tensor | None, learns: bool) -> Tensor:
+    """The product in a compiled graph, chosen when it runs, so that the graph serves all sizes.
 
     In the graph itself a convolution would be slower: Inductor lays tokens out channels first and copies them.
     """
-    images, tokens, width = x.shape
-    convolved = _suffices(x) and _choose(images > 1, images * tokens, width, weight.shape[0], False)
-    return (_convolve if convolved else F.linear)(x, weight, bias).contiguous()
+    product = _convolve if _is_chosen(x, weight, learns) else F.linear
+    return product(x, weight, bias).contiguous()
+
+
+@torch.library.custom_op("cpvt::linear_backward", mutates_args=())
+def _choose_backward(gradient: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of tokens, weight and bias from that of the output, by the library that computed the output."""
+    if not _is_chosen(x, weight, True):
+        rows = gradient.flatten(0, 1)
+        return gradient @ weight, rows.t() @ x.flatten(0, 1), rows.sum(0)
+    outer, image = (_as_image(_filled_up(each)) for each in (gradient, x))
+    tokens, weights, bias = torch.ops.aten.convolution_backward(
+        outer,
+        image,
+        weight[:, :, None, None],
+        [len(weight)],
+        [1, 1],
+        [0, 0],
+        AS_IF_DILATED,
+        False,
+        [0, 0],
+        1,
+        [True] * 3,
+    )
+    return _as_tokens(tokens)[:, : x.shape[1]].contiguous(), weights[:, :, 0, 0].contiguous(), bias
 
 
 @_choose_later.register_fake
-def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def _(x: Tensor, weight: Tensor, bias: Tensor | None, learns: bool) -> Tensor:
     return x.new_empty(*x.shape[:-1], weight.shape[0])
 
 
+@_choose_backward.register_fake
+def _(gradient: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return x.new_empty(x.shape), weight.new_empty(weight.shape), weight.new_empty(weight.shape[0])
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[:2])
+    ctx.biased = inputs[2] is not None
+
+
+def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    tokens, weight, bias = _choose_backward(gradient.contiguous(), *ctx.saved_tensors)
+    return tokens, weight, bias if ctx.biased else None, None
+
+
+_choose_later.register_autograd(_backward, setup_context=_save)
+
+
+def _is_chosen(x: Tensor, weight: Tensor, learns: bool) -> bool:
+    """Whether the convolution is the product for these tokens, while a compiled graph runs."""
+    return _suffices(x) and _choose(x.shape[0] > 1, x.shape[0] * x.shape[1], weight.shape[1], weight.shape[0], learns)
+
+
 def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    tokens = x.shape[1]
-    if x.shape[0] == 1 and tokens > LONG and torch.is_grad_enabled():
-        x = F.pad(x, (0, 0, 0, -tokens % 16))
-    image = x.unsqueeze(2).permute(0, 3, 1, 2)  # (B, D, N, 1), channels-last strides
+    image = _as_image(_filled_up(x) if torch.is_grad_enabled() else x)
     y = F.conv2d(image, weight[:, :, None, None], bias, dilation=AS_IF_DILATED)
-    return y.permute(0, 2, 3, 1).flatten(1, 2)[:, :tokens]
+    return _as_tokens(y)[:, : x.shape[1]]
+
+
+def _filled_up(x: Tensor) -> Tensor:
+    """Long tokens of one image, in a number that oneDNN's gradient divides well."""
+    return F.pad(x, (0, 0, 0, -x.shape[1] % 16)) if x.shape[0] == 1 and x.shape[1] > LONG else x
+
+
+def _as_image(x: Tensor) -> Tensor:
+    """Tokens (B, N, D) as (B, D, N, 1), with channels-last strides."""
+    return x.unsqueeze(2).permute(0, 3, 1, 2)
+
+
+def _as_tokens(image: Tensor) -> Tensor:
+    return image.permute(0, 2, 3, 1).flatten(1, 2)
 
 
 def _is_plain(layer: nn.Module) -> TypeGuard[nn.Linear]:
@@ -98,18 +154,17 @@ def has_hooks(module: nn.Module) -> bool:
 def _may_convolve(x: Tensor, weight: Tensor) -> bool:
     """Whether oneDNN's convolution can be the product for tokens x; exported programs hold a plain product.
 
-    PyTorch does not use oneDNN for one image of up to 20,480 numbers; this test would bind a compiled graph to sizes.
+    A compiled graph asks again when it runs.
     """
     if _plain or type(weight) is not nn.Parameter or x.ndim != 3 or x.device.type != "cpu" or x.dtype != torch.float32:
         return False
     if torch.compiler.is_exporting() or torch.is_autocast_enabled("cpu"):
         return False
-    if torch.compiler.is_compiling():
-        return not torch.is_grad_enabled() or x.shape[0] > 1
-    return _suffices(x)
+    return torch.compiler.is_compiling() or _suffices(x)
 
 
 def _suffices(x: Tensor) -> bool:
+    """PyTorch does not use oneDNN for one image of up to 20,480 numbers; asked in a graph, this binds it to sizes."""
     return x.numel() > (20_480 if x.shape[0] == 1 else 0)
 
 

@@ -1,4 +1,4 @@
-# make compare:    train every encoding on scikit-learn's digits, test at unseen sizes, write the report (about 5 minutes)
+# make compare:    train every encoding on scikit-learn's digits, test at unseen sizes, write the report (about 3 minutes)
 # make test:       run linters, type checks and tests
 # make benchmarks: run the benchmarks (about three quarters of an hour)
 # make clean:      remove the environment, the runs and the built files

@@ -13,7 +13,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from benchmarks.measuring import ratio
+from benchmarks.measuring import machine, ratio
+from cpvt.runtime.files import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 Seconds = dict[str, list[float]]  # of each training, and of the whole; one number a round
@@ -24,6 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.earlier", description=__doc__)
     parser.add_argument("commit", help="what to compare with")
     parser.add_argument("--rounds", type=int, default=3, metavar="N")
+    parser.add_argument("--out", default="benchmarks/results/earlier.json", metavar="FILE")
     parser.add_argument("options", nargs="*", help="of `cpvt compare`, after --, such as -- --quick")
     options = parser.parse_args(arguments)
     before, after = Seconds(), Seconds()
@@ -36,8 +38,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 _compare(root, out, options.options, seconds)
                 accuracies[name] = _accuracies(out)
                 print(f"round {turn + 1}, {name}: {seconds['the whole command'][-1]:.0f} s", flush=True)
-    for what in after:
-        print(f"{what}: before / after {ratio(what, before[what], after[what])}")
+    figures = [ratio(f"{what}: before / after", before[what], after[what]) for what in after]
+    for figure in figures:
+        print(f"{figure.what} {figure}")
+    content = {
+        "command": " ".join(["python -m benchmarks.earlier", *(arguments or sys.argv[1:])]),
+        "machine": machine(),
+        "figures": [vars(figure) for figure in figures],
+    }
+    write_json(Path(options.out), content)
     apart = [abs(accuracies["before"][key] - accuracies["after"][key]) for key in accuracies["after"]]
     print(f"accuracy in the training protocol at the training size: apart by up to {100 * max(apart):.1f} points")
 

@@ -267,8 +267,9 @@ def test_two_commits_are_compared_in_alternation(monkeypatch, capsys, tmp_path):
 
     monkeypatch.setattr(earlier, "_tree_of", tree)
     monkeypatch.setattr(earlier, "_compare", compare)
-    earlier.main(["v1", "--rounds", "2"])
+    earlier.main(["v1", "--rounds", "2", "--out", str(tmp_path / "found.json")])
     printed = capsys.readouterr().out
     assert ran == ["after", "before", "before", "after"]
     assert "peg-cls-seed0: before / after 1.5 (1.5 to 1.5, 2 rounds)" in printed
+    assert json.loads((tmp_path / "found.json").read_text())["figures"][1]["value"] == 1.5
     assert "at the training size: apart by up to 0.5 points" in printed

@@ -87,6 +87,20 @@ def test_compiled_training_calls_the_products_of_eager_training(way, shape, monk
     assert sum("cpvt.linear" in target for target in targets) == (0 if way == "torch" else 2 * 4)
 
 
+def test_what_is_not_chosen_yet_is_measured_in_compiled_training(monkeypatch, tmp_path):
+    monkeypatch.delenv("CPVT_LINEAR")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(fastest, "_chosen", {})
+    monkeypatch.setattr(fastest, "_stored", set())
+    monkeypatch.setattr(linear, "_plain", False)
+    monkeypatch.setattr(linear, "_convolves_in_a_graph", torch.compiler.assume_constant_result(lambda *widths: True))
+    torch._dynamo.reset()
+    model = cpvt.create_model("cpvt_micro", depth=1, num_classes=5)
+    torch.compile(model, backend="aot_eager")(torch.randn(3, 3, 24, 40)).sum().backward()
+    assert all(each.grad is not None for each in model.parameters())
+    assert {choice[-3] for choice in fastest.choices() if choice[0] == "linear"} == {False}  # of inference
+
+
 def small_model():
     torch.manual_seed(0)
     model = cpvt.create_model("cpvt_micro", encoding="rope+peg", img_size=24, depth=2, num_classes=5).eval()

@@ -53,24 +53,24 @@ def apply_linear(layer: nn.Module, x: Tensor) -> Tensor:
     if not _may_convolve(x, layer.weight):
         return layer(x)
     if torch.compiler.is_compiling() and _convolves(layer, x):
-        return _choose_later(x, layer.weight, layer.bias, torch.is_grad_enabled())
+        return _choose_later(x, layer.weight, layer.bias)
     return _convolve(x, layer.weight, layer.bias) if _convolves(layer, x) else layer(x)
 
 
 @torch.library.custom_op("cpvt::linear", mutates_args=())
-def _choose_later(x: Tensor, weight: Tensor, bias: Tensor | None, learns: bool) -> Tensor:
+def _choose_later(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """The product in a compiled graph, chosen when it runs, so that the graph serves all sizes.
 
     In the graph itself a convolution would be slower: Inductor lays tokens out channels first and copies them.
     """
-    product = _convolve if _is_chosen(x, weight, learns) else F.linear
+    product = _convolve if _is_chosen(x, weight) else F.linear
     return product(x, weight, bias).contiguous()
 
 
 @torch.library.custom_op("cpvt::linear_backward", mutates_args=())
 def _choose_backward(gradient: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of tokens, weight and bias from that of the output, by the library that computed the output."""
-    if not _is_chosen(x, weight, True):
+    if not _is_chosen(x, weight):
         rows = gradient.flatten(0, 1)
         return gradient @ weight, rows.t() @ x.flatten(0, 1), rows.sum(0)
     outer, image = (_as_image(_filled_up(each)) for each in (gradient, x))
@@ -91,7 +91,7 @@ def _choose_backward(gradient: Tensor, x: Tensor, weight: Tensor) -> tuple[Tenso
 
 
 @_choose_later.register_fake
-def _(x: Tensor, weight: Tensor, bias: Tensor | None, learns: bool) -> Tensor:
+def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return x.new_empty(*x.shape[:-1], weight.shape[0])
 
 
@@ -107,15 +107,18 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     tokens, weight, bias = _choose_backward(gradient.contiguous(), *ctx.saved_tensors)
-    return tokens, weight, bias if ctx.biased else None, None
+    return tokens, weight, bias if ctx.biased else None
 
 
 _choose_later.register_autograd(_backward, setup_context=_save)
 
 
-def _is_chosen(x: Tensor, weight: Tensor, learns: bool) -> bool:
-    """Whether the convolution is the product for these tokens, while a compiled graph runs."""
-    return _suffices(x) and _choose(x.shape[0] > 1, x.shape[0] * x.shape[1], weight.shape[1], weight.shape[0], learns)
+def _is_chosen(x: Tensor, weight: Tensor) -> bool:
+    """Whether the convolution is the product for these tokens, while a compiled graph runs.
+
+    Also in training by the time of the output alone: within an operator nothing has a gradient that could be timed.
+    """
+    return _suffices(x) and _choose(x.shape[0] > 1, x.shape[0] * x.shape[1], weight.shape[1], weight.shape[0], False)
 
 
 def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

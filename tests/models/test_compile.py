@@ -78,9 +78,15 @@ def test_compiled_training_calls_the_products_of_eager_training(way, shape, monk
     torch.manual_seed(0)
     model = cpvt.create_model("cpvt_micro", depth=2, num_classes=5, qkv_bias=False)
     compiled, images = torch.compile(model, backend="aot_eager"), torch.randn(shape)
+    names = [name for name, _ in model.named_parameters()]
     found = [torch.autograd.grad(each(images).square().sum(), list(model.parameters())) for each in (compiled, model)]
     for got, expected in zip(*found):
         torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-4)
+    frozen = model.blocks[1].mlp.fc1.requires_grad_(False)
+    compiled(images).square().sum().backward()
+    torch.testing.assert_close(model.blocks[0].mlp.fc1.weight.grad, found[1][names.index("blocks.0.mlp.fc1.weight")],
+                               atol=1e-4, rtol=1e-4)  # fmt: skip
+    assert frozen.weight.grad is None
     graph, graphs = compile_and_count(model, dynamic=True)
     graph(images)
     targets = [str(node.target) for node in graphs[-1].graph.nodes]

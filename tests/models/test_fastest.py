@@ -6,7 +6,7 @@ import time
 import pytest
 import torch
 
-from cpvt.models import fastest
+from cpvt.models import attention, fastest, linear
 
 
 @pytest.fixture(autouse=True)
@@ -15,7 +15,8 @@ def fresh(monkeypatch, tmp_path):
     for name in ("CPVT_LINEAR", "CPVT_ATTENTION"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(fastest, "_chosen", {})
+    for name in ("_chosen", "_adopted"):
+        monkeypatch.setattr(fastest, name, {})
     monkeypatch.setattr(fastest, "_stored", set())
 
 
@@ -127,3 +128,37 @@ def test_what_counts_operations_sees_no_measurement():
         assert fastest.fastest("linear", (1,), ways(calls, torch=0.01, onednn=0)) == "torch"
     assert calls == []
     assert fastest.fastest("linear", (1,), ways(calls, torch=0.01, onednn=0)) == "onednn"
+
+
+def test_adopted_choices_do_not_reach_the_file():
+    fastest.adopt([["linear", 7, torch.get_num_threads(), "onednn"]])
+    fastest.fastest("linear", (8,), ways([], torch=0, onednn=0.01))
+    assert json.loads(fastest.cache_file().read_text()) == [["linear", 8, torch.get_num_threads(), "torch"]]
+    assert len(fastest.choices()) == 2
+
+
+def test_processes_do_not_erase_the_choices_of_each_other(monkeypatch):
+    fastest.fastest("linear", (1,), ways([], torch=0, onednn=0.01))
+    first, threads = dict(fastest._chosen), torch.get_num_threads()
+    monkeypatch.setattr(fastest, "_chosen", {})  # another process, which read before the first wrote
+    fastest.fastest("linear", (1,), ways([], torch=0.01, onednn=0))
+    fastest.fastest("linear", (2,), ways([], torch=0.01, onednn=0))
+    assert first == {("linear", 1, threads): "torch"}
+    assert json.loads(fastest.cache_file().read_text()) == [
+        ["linear", 1, threads, "torch"], ["linear", 2, threads, "onednn"]
+    ]  # fmt: skip
+
+
+def test_measurements_are_of_float32_on_the_cpu_whatever_the_defaults(monkeypatch):
+    noted = []
+    for module in (attention, linear):
+        monkeypatch.setattr(module, "run_once", lambda form, inputs: noted.extend(inputs))
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device("meta"):
+            linear._prepare(linear.F.linear, (True, 5, 8, 8, True))()
+            attention._prepare(attention._attend_plainly, (3, 1, 1, 8, "bias", True))()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert {(each.dtype, each.device.type) for each in noted} == {(torch.float32, "cpu")}
+    assert len(noted) == 7

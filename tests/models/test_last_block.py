@@ -6,7 +6,8 @@ from torch import nn
 
 import cpvt
 from cpvt.encodings import TABLE
-from cpvt.models.attention import Block
+from cpvt.models.attention import Attention, Block
+from cpvt.models.vit import VisionTransformer
 
 
 @pytest.fixture
@@ -104,6 +105,62 @@ def test_heads_and_encodings_that_read_patches_get_them(options, computed):
     model(torch.randn(1, 3, 16, 16, dtype=torch.float64)).sum().backward()
     assert len(set(computed)) == 1
     assert all(each.grad is not None for each in model.parameters())
+
+
+class Mixing(nn.Module):
+    """Each token reads the others."""
+
+    def forward(self, x):
+        return x + x.mean(1, keepdim=True)
+
+
+class OwnAttention(Attention):
+    def forward(self, x, positions):
+        return super().forward(x, positions)
+
+
+@pytest.mark.parametrize("name", ["mlp", "norm2", "attn", "norm"])
+def test_parts_of_ones_own_read_all_tokens(name):
+    model, images = build(), torch.randn(1, 3, 16, 16, dtype=torch.float64)
+    own = OwnAttention(32, 2).double() if name == "attn" else Mixing()
+    setattr(model if name == "norm" else model.blocks[-1], name, own)
+    torch.testing.assert_close(model(images), whole(model, images))
+    setattr(
+        model.blocks[0], "attn" if name == "norm" else name, OwnAttention(32, 2).double() if name == "norm" else own
+    )
+    torch.testing.assert_close(model(images), whole(model, images))
+
+
+@pytest.mark.parametrize("name", ["forward_head", "_pool"])
+def test_a_head_of_ones_own_reads_all_tokens(name):
+    class Own(VisionTransformer):
+        pass
+
+    def mean(self, tokens, pre_logits=False):
+        return tokens[:, 1:].mean(1) if name == "_pool" else self.head(tokens[:, 1:].mean(1))
+
+    setattr(Own, name, mean)
+    model, images = build(), torch.randn(1, 3, 16, 16, dtype=torch.float64)
+    own = Own(model.config).double()
+    torch.testing.assert_close(own(images), own.head(own.forward_features(images)[:, 1:].mean(1)))
+    setattr(model, name, mean.__get__(model))
+    torch.testing.assert_close(model(images), model.head(model.forward_features(images)[:, 1:].mean(1)))
+
+
+def test_a_hook_on_the_encoding_sees_all_tokens():
+    model, seen = build(encoding="learned"), []
+    model.encoding.register_forward_hook(lambda module, inputs, output: seen.append(output.shape[1]))
+    model(torch.randn(1, 3, 16, 16, dtype=torch.float64))
+    assert seen == [16, 17, 17]
+
+
+def test_blocks_are_run_by_a_method_of_the_former_signature():
+    class Own(VisionTransformer):
+        def run_blocks(self, x, layout, positions, count=None, taken=()):
+            return super().run_blocks(x, layout, positions, count, taken)
+
+    model, images = Own(build().config).double(), torch.randn(1, 3, 16, 16, dtype=torch.float64)
+    torch.testing.assert_close(model(images), whole(model, images))
 
 
 def test_a_block_and_a_method_of_ones_own_are_called_as_ever(computed):

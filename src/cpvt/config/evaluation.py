@@ -176,7 +176,7 @@ class ExportConfig(Options):
     size, computed from each batch), pixels (1), paper (nothing is told), a number such as 2.0, or rows x columns as in
     1x2; by default the model's own rule."""
     int8: bool = False
-    """Quantise the weights of the .onnx file to int8: about a quarter of its size, and faster on most CPUs. Its answers
+    """Quantise the weights of the .onnx file to int8: about a quarter of its size. Its answers
     are compared with the model's. By default the file is then model-int8.onnx or NAME-int8.onnx."""
 
     def check(self) -> None:

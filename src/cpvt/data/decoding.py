@@ -53,8 +53,14 @@ class _Reading:
                 self.caught.__enter__()
                 warnings.filterwarnings("ignore", module=r"PIL\.")
                 warnings.simplefilter("error", Image.DecompressionBombWarning)
-            Image.MAX_IMAGE_PIXELS = _max_pixels.get()
             self.readers += 1
+        self.limit()
+
+    def limit(self) -> None:
+        """Have PIL take the limit of this context, while anybody reads."""
+        with self.lock:
+            if self.readers:
+                Image.MAX_IMAGE_PIXELS = _max_pixels.get()
 
     def __exit__(self, *error: object) -> None:
         with self.lock:
@@ -77,6 +83,7 @@ def pixel_limit(pixels: int | None) -> Iterator[None]:
             yield
     finally:
         _max_pixels.reset(token)
+        READING.limit()
 
 
 class UnknownRangeError(ValueError):

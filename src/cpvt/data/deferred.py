@@ -38,6 +38,8 @@ class DeferredImage(Image.Image):
     shown. Everything else decodes the image whole; from then on it is an image like any other.
     """
 
+    is_loaded = True  # of a copy from another process, which pickle makes of its pixels
+
     def __init__(
         self, decode: Callable[[int], Image.Image], sides: tuple[int, int], mode: str, turned: bool,
         box: tuple[int, int, int, int] | None = None,

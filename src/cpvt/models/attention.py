@@ -124,6 +124,8 @@ def _is_faster_plain(query: Tensor, key: Tensor, bias: Tensor | None) -> bool:
         return True
     if not isinstance(query, Tensor) or torch.compiler.is_compiling() or torch.compiler.is_exporting():
         return False
+    if torch._C._is_tracing():  # by torch.jit, for which sizes are tensors
+        return False
     images, heads, queries, width = query.shape
     tokens = key.shape[2]
     if query.device.type != "cpu" or query.dtype != torch.float32 or tokens > FEW or not query.numel():
@@ -141,9 +143,12 @@ def _is_faster_plain(query: Tensor, key: Tensor, bias: Tensor | None) -> bool:
 def _prepare(attention: Callable[..., Tensor], shape: tuple[int, int, int, int, str, bool]) -> Callable[[], None]:
     count, rows, columns, width, biased, learns = shape
     images, queries, tokens = max(1, 3 * 2**count // 4), STEP * rows - STEP // 2, STEP * columns - STEP // 2
-    inputs = [torch.full((images, 1, each, width), 0.1, requires_grad=learns) for each in (queries, tokens, tokens)]
+    like: Any = {"dtype": torch.float32, "device": "cpu"}
+    inputs = [torch.full((images, 1, each, width), 0.1, **like) for each in (queries, tokens, tokens)]
+    for each in inputs:
+        each.requires_grad_(learns)
     if biased != "no bias":
-        inputs.append(torch.zeros(1, 1, queries, tokens, requires_grad=biased == "learned bias"))
+        inputs.append(torch.zeros(1, 1, queries, tokens, **like).requires_grad_(biased == "learned bias"))
     return partial(run_once, attention, inputs)
 
 
@@ -376,5 +381,6 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, positions: AttentionInputs, read: int | None = None) -> Tensor:
         """Tokens (B, P + N, D), or of a batch only the first `read`: for a last block whose others nobody reads."""
-        x = x[:, :read] + self.drop_path(self.attn(self.norm1(x), positions, read), positions.pack)
+        more = () if read is None else (read,)  # for an attention of one's own
+        x = x[:, :read] + self.drop_path(self.attn(self.norm1(x), positions, *more), positions.pack)
         return x + self.drop_path(self.mlp(self.norm2(x)), positions.pack)

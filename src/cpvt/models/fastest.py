@@ -29,6 +29,9 @@ ROUNDS, LEAST, SECONDS = 5, 2, 0.05  # of a measurement: rounds, at least, and a
 MARGIN = 1.05  # another way than PyTorch's own must be so much faster, or noise would choose
 
 _chosen: dict[Work, str] = {}
+_adopted: dict[
+    Work, str
+] = {}  # of a training that resumes, perhaps from another machine: they precede, and are not kept
 _stored: set[Path] = set()  # files that were read
 
 
@@ -44,6 +47,8 @@ def fastest(kind: str, shape: Work, ways: Mapping[str, Prepare]) -> str:
             raise ValueError(f"CPVT_{kind.upper()} must be one of {', '.join(ways)}, or unset; got '{forced}'")
         return forced
     work = (kind, *shape, torch.get_num_threads())
+    if work in _adopted:
+        return _adopted[work]
     if work not in _chosen:
         _read()
     if work not in _chosen and _is_watched():
@@ -65,12 +70,16 @@ def run_once(function: Callable[..., torch.Tensor], inputs: list[torch.Tensor]) 
 
 def choices() -> list[list[Any]]:
     """What was chosen so far, as JSON holds it: [kind, ..., threads, way] each."""
-    return [[*work, way] for work, way in sorted(_chosen.items(), key=str)]
+    return _listed({**_chosen, **_adopted})
+
+
+def _listed(found: Mapping[Work, str]) -> list[list[Any]]:
+    return [[*work, way] for work, way in sorted(found.items(), key=str)]
 
 
 def adopt(found: list[list[Any]]) -> None:
     """Take choices that were made before, as by the interrupted part of a training."""
-    _chosen.update({tuple(work): way for *work, way in found})
+    _adopted.update({tuple(work): way for *work, way in found})
 
 
 def _is_watched() -> bool:
@@ -117,11 +126,17 @@ def _read() -> None:
         path = cache_file()
         if path not in _stored:
             _stored.add(path)
-            found = {tuple(work): str(way) for *work, way in json.loads(path.read_text())}
-            _chosen.update({work: way for work, way in found.items() if work not in _chosen})
+            _chosen.update({work: way for work, way in _load(path).items() if work not in _chosen})
+
+
+def _load(path: Path) -> dict[Work, str]:
+    return {tuple(work): str(way) for *work, way in json.loads(path.read_text())}
 
 
 def _write() -> None:
-    """Keep what was chosen for later processes, where the cache can be written."""
+    """Keep what was chosen for later processes, where the cache can be written; what others chose first stays."""
     with suppress(OSError, RuntimeError):
-        write_json(cache_file(), choices())
+        path, kept = cache_file(), dict(_chosen)
+        with suppress(OSError, ValueError, TypeError):
+            kept |= _load(path)
+        write_json(path, _listed(kept))

@@ -68,11 +68,19 @@ def _choose_later(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 @torch.library.custom_op("cpvt::linear_backward", mutates_args=())
-def _choose_backward(gradient: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of tokens, weight and bias from that of the output, by the library that computed the output."""
+def _choose_backward(gradient: Tensor, x: Tensor, weight: Tensor, wanted: list[bool]) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of tokens, weight and bias from that of the output, by the library that computed the output.
+
+    Those that are not wanted are empty.
+    """
+    nothing = [x.new_empty(0) for _ in wanted]
     if not _is_chosen(x, weight):
         rows = gradient.flatten(0, 1)
-        return gradient @ weight, rows.t() @ x.flatten(0, 1), rows.sum(0)
+        return (
+            gradient @ weight if wanted[0] else nothing[0],
+            rows.t() @ x.flatten(0, 1) if wanted[1] else nothing[1],
+            rows.sum(0) if wanted[2] else nothing[2],
+        )
     outer, image = (_as_image(_filled_up(each)) for each in (gradient, x))
     tokens, weights, bias = torch.ops.aten.convolution_backward(
         outer,
@@ -85,9 +93,13 @@ def _choose_backward(gradient: Tensor, x: Tensor, weight: Tensor) -> tuple[Tenso
         False,
         [0, 0],
         1,
-        [True] * 3,
+        wanted,
     )
-    return _as_tokens(tokens)[:, : x.shape[1]].contiguous(), weights[:, :, 0, 0].contiguous(), bias
+    return (
+        _as_tokens(tokens)[:, : x.shape[1]].contiguous() if wanted[0] else nothing[0],
+        weights[:, :, 0, 0].contiguous() if wanted[1] else nothing[1],
+        bias if wanted[2] else nothing[2],
+    )
 
 
 @_choose_later.register_fake
@@ -96,18 +108,20 @@ def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 @_choose_backward.register_fake
-def _(gradient: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    return x.new_empty(x.shape), weight.new_empty(weight.shape), weight.new_empty(weight.shape[0])
+def _(gradient: Tensor, x: Tensor, weight: Tensor, wanted: list[bool]) -> tuple[Tensor, Tensor, Tensor]:
+    shapes = (x.shape, weight.shape, weight.shape[:1])
+    tokens, weights, bias = (x.new_empty(shape if want else (0,)) for shape, want in zip(shapes, wanted))
+    return tokens, weights, bias
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.save_for_backward(*inputs[:2])
-    ctx.biased = inputs[2] is not None
 
 
 def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-    tokens, weight, bias = _choose_backward(gradient.contiguous(), *ctx.saved_tensors)
-    return tokens, weight, bias if ctx.biased else None
+    wanted = list(ctx.needs_input_grad)
+    found = _choose_backward(gradient.contiguous(), *ctx.saved_tensors, wanted)
+    return tuple(each if want else None for each, want in zip(found, wanted))
 
 
 _choose_later.register_autograd(_backward, setup_context=_save)
@@ -163,12 +177,12 @@ def _may_convolve(x: Tensor, weight: Tensor) -> bool:
         return False
     if torch.compiler.is_exporting() or torch.is_autocast_enabled("cpu"):
         return False
-    return torch.compiler.is_compiling() or _suffices(x)
+    return torch.compiler.is_compiling() or (not torch._C._is_tracing() and _suffices(x))
 
 
 def _suffices(x: Tensor) -> bool:
     """PyTorch does not use oneDNN for one image of up to 20,480 numbers; asked in a graph, this binds it to sizes."""
-    return x.numel() > (20_480 if x.shape[0] == 1 else 0)
+    return bool(torch.backends.mkldnn.enabled) and x.numel() > (20_480 if x.shape[0] == 1 else 0)
 
 
 def _convolves(layer: nn.Linear, x: Tensor) -> bool:
@@ -194,6 +208,7 @@ def _choose(several: bool, tokens: int, in_features: int, out_features: int, lea
 def _prepare(product: Callable[..., Tensor], shape: tuple[bool, int, int, int, bool]) -> Callable[[], None]:
     several, size, in_features, out_features, learns = shape
     images = 8 if several else 1
-    x = torch.full((images, max(1, 3 * 2 ** (size - 2) // images), in_features), 0.1)  # the middle of the class
-    inputs = [x, torch.full((out_features, in_features), 0.1), torch.zeros(out_features)]
+    rows = max(1, 3 * 2 ** (size - 2) // images)  # the middle of the class
+    shapes = ((images, rows, in_features), (out_features, in_features), (out_features,))
+    inputs = [torch.full(each, 0.1, dtype=torch.float32, device="cpu") for each in shapes]
     return partial(run_once, product, [each.requires_grad_(learns) for each in inputs])

@@ -21,7 +21,7 @@ from cpvt.encodings import PEG, ModelShape, PositionalEncoding, create_encoding
 from cpvt.encodings.naming import Builder
 from cpvt.encodings.peg import PEGWithoutResidual
 from cpvt.grids import Layout, check_tokens
-from cpvt.models.attention import AttentionInputs, Block
+from cpvt.models.attention import Attention, AttentionInputs, Block, Mlp
 from cpvt.models.linear import has_hooks
 from cpvt.models.packing import check_batch, pad_to_patches, plan_packs
 from cpvt.models.scale import Temperature, find_scale, find_temperature, is_list, refuse_scale, rule_of, spread_rules
@@ -41,6 +41,7 @@ for layer in (PEG, PEGWithoutResidual):
 for leaf in (check_batch, check_tokens, find_scale, find_temperature, refuse_scale):
     register_notrace_function(leaf)
 
+STAGES = ("forward_features", "forward_head", "run_blocks", "_run_block", "_pool", "_features")  # of a forward
 Images = Tensor | list[Tensor] | tuple[Tensor, ...]
 AnyScale = ScaleRule | list[ScaleRule] | None
 Logits = Tensor | tuple[Tensor, Tensor]  # a pair in distilled training: one for each head
@@ -135,13 +136,23 @@ class VisionTransformer(Backbone):
     def _reads_prefix_only(self) -> bool:
         """Whether the prefix tokens are all that is read of the last block: by the head, and nobody else.
 
-        Others read by hooks, or by a block or a method of their own.
+        Others read by hooks, or by a method or a part of their own.
         """
         last: Any = self.blocks[-1]
-        own = getattr(self.forward_features, "__func__", None) is VisionTransformer.forward_features
-        if self.global_pool != "token" or not own or type(last) is not Block or len(self.blocks) in self.encoding.at:
+        if self.global_pool != "token" or type(last) is not Block or len(self.blocks) in self.encoding.at:
             return False
-        return not any(map(has_hooks, (self.norm, *last.modules())))
+        norms = [(norm, nn.LayerNorm) for norm in (last.norm1, last.norm2, self.norm)]
+        parts: list[tuple[nn.Module, type]] = [(last, Block), (last.attn, Attention), (last.mlp, Mlp), *norms]
+        if any(
+            type(part) is not kind or getattr(part.forward, "__func__", None) is not kind.forward
+            for part, kind in parts
+        ):
+            return False
+        if any(
+            getattr(getattr(self, name), "__func__", None) is not getattr(VisionTransformer, name) for name in STAGES
+        ):
+            return False
+        return not any(map(has_hooks, (self.norm, *last.modules(), *self.encoding.modules())))
 
     def forward_features(self, images: Images, scale: AnyScale = None) -> Tensor | list[Tensor]:
         """Tokens after the final norm, (B, P + N, D); for a list of images, or of scales, a list of (P + N_i, D)."""
@@ -152,7 +163,8 @@ class VisionTransformer(Backbone):
         if is_list(images, scale):
             return self._features_of_list(list(images), scale, read)
         x, layout, positions = self.embed(images, scale)  # type: ignore[arg-type]
-        return self.norm(self.run_blocks(x, layout, positions, read=read)[0])
+        more: Any = {} if read is None else {"read": read}  # for a `run_blocks` of one's own
+        return self.norm(self.run_blocks(x, layout, positions, **more)[0])
 
     def _features_of_list(self, images: list[Tensor], scale: AnyScale, read: int | None) -> list[Tensor]:
         """As `_features`, each image in the place that it has in the list."""
@@ -162,7 +174,8 @@ class VisionTransformer(Backbone):
         for numbers in plan_packs([image.shape for image in padded], self.config, padded[0].device):
             chosen = [padded[number] for number in numbers], [rules[number] for number in numbers]
             x, layout, positions = self._embed_list(*chosen)
-            x = self.norm(self.run_blocks(x, layout, positions, read=None if layout.packed else read)[0])
+            more: Any = {} if layout.packed or read is None else {"read": read}
+            x = self.norm(self.run_blocks(x, layout, positions, **more)[0])
             features.update(zip(numbers, x[0].split(layout.lengths) if layout.packed else x.unbind()))
         return [features[number] for number in range(len(padded))]
 
@@ -188,8 +201,10 @@ class VisionTransformer(Backbone):
     def _run_block(self, depth: int, x: Tensor, layout: Layout, positions: AttentionInputs, read: int | None) -> Tensor:
         """Block `depth`, counted from 1, with its own positional inputs, then the encoding after it."""
         positions = positions.at_block(self.encoding, layout, depth, x)
-        y: Tensor = self.blocks[depth - 1](x, positions, *([] if read is None else [read]))
-        y = self.encoding(y, layout, depth)
+        if read is not None:
+            last: Tensor = self.blocks[depth - 1](x, positions, read)
+            return last  # the encoding changes patches alone
+        y: Tensor = self.encoding(self.blocks[depth - 1](x, positions), layout, depth)
         return y
 
     def forward_intermediates(

@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from cpvt.models import fastest
 from cpvt.results.rows import Row
 from tests.children import children
 
@@ -31,6 +32,14 @@ ROW = Row(
 def forked(monkeypatch):
     """Make the package fork its processes from one that has imported everything, so that they start faster."""
     monkeypatch.setattr(multiprocessing, "get_context", lambda method: children)
+
+
+@pytest.fixture
+def nothing_chosen(monkeypatch, tmp_path):
+    """No way to compute is chosen yet, by this process, an earlier one or a training; what is chosen is forgotten."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    for name, empty in {"_chosen": {}, "_adopted": {}, "_stored": set()}.items():
+        monkeypatch.setattr(fastest, name, empty)
 
 
 @pytest.fixture

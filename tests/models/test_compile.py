@@ -45,10 +45,8 @@ def test_twenty_sizes_make_at_most_two_graphs(encoding, pool, dynamic):
 
 
 @pytest.mark.parametrize("way", ["onednn", "torch", ""])
-def test_either_road_of_the_linear_layers_makes_at_most_two_graphs(way, monkeypatch, tmp_path):
+def test_either_road_of_the_linear_layers_makes_at_most_two_graphs(way, monkeypatch, nothing_chosen):
     monkeypatch.setenv("CPVT_LINEAR", way)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(fastest, "_chosen", {})
     test_twenty_sizes_make_at_most_two_graphs("peg", "avg", None)
 
 
@@ -93,11 +91,8 @@ def test_compiled_training_calls_the_products_of_eager_training(way, shape, monk
     assert sum("cpvt.linear" in target for target in targets) == (0 if way == "torch" else 2 * 4)
 
 
-def test_what_is_not_chosen_yet_is_measured_in_compiled_training(monkeypatch, tmp_path):
+def test_what_is_not_chosen_yet_is_measured_in_compiled_training(monkeypatch, nothing_chosen):
     monkeypatch.delenv("CPVT_LINEAR")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(fastest, "_chosen", {})
-    monkeypatch.setattr(fastest, "_stored", set())
     monkeypatch.setattr(linear, "_plain", False)
     monkeypatch.setattr(linear, "_convolves_in_a_graph", torch.compiler.assume_constant_result(lambda *widths: True))
     torch._dynamo.reset()

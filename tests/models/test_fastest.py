@@ -10,14 +10,10 @@ from cpvt.models import attention, fastest, linear
 
 
 @pytest.fixture(autouse=True)
-def fresh(monkeypatch, tmp_path):
-    """Nothing is chosen yet, and the cache is empty."""
+def measured(monkeypatch, nothing_chosen):
+    """Whatever is asked for is measured."""
     for name in ("CPVT_LINEAR", "CPVT_ATTENTION"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    for name in ("_chosen", "_adopted"):
-        monkeypatch.setattr(fastest, name, {})
-    monkeypatch.setattr(fastest, "_stored", set())
 
 
 def ways(calls, **seconds):

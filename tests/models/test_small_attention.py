@@ -49,11 +49,8 @@ def test_many_tokens_and_other_dtypes_keep_the_fused_kernel(monkeypatch, taken):
     assert "scaled_dot_product_attention" in str(program.graph)
 
 
-def test_the_form_is_measured_for_a_shape_with_and_without_gradients(monkeypatch, tmp_path, taken):
+def test_the_form_is_measured_for_a_shape_with_and_without_gradients(monkeypatch, nothing_chosen, taken):
     monkeypatch.delenv("CPVT_ATTENTION")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(fastest, "_chosen", {})
-    monkeypatch.setattr(fastest, "_stored", set())
     for learns in (True, False):
         attention._attend(*draw(7, learns=learns), None, None)
     with torch.inference_mode():
@@ -64,11 +61,8 @@ def test_the_form_is_measured_for_a_shape_with_and_without_gradients(monkeypatch
     assert {"fused", "plain"} <= set(taken)
 
 
-def test_a_bias_that_learns_is_measured_with_its_gradient(monkeypatch, tmp_path):
+def test_a_bias_that_learns_is_measured_with_its_gradient(monkeypatch, nothing_chosen):
     monkeypatch.delenv("CPVT_ATTENTION")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(fastest, "_chosen", {})
-    monkeypatch.setattr(fastest, "_stored", set())
     noted, run = [], attention.run_once
     monkeypatch.setattr(attention, "run_once", lambda form, inputs: noted.append(inputs) or run(form, inputs))
     for learns in (True, False):

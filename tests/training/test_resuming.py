@@ -182,10 +182,8 @@ def test_a_run_of_an_older_version_with_a_retrofit_resumes(config, tmp_path, ret
     assert_same(weights(train(config)), whole)
 
 
-def test_a_run_resumes_with_the_ways_to_compute_that_it_began_with(config, monkeypatch, tmp_path):
+def test_a_run_resumes_with_the_ways_to_compute_that_it_began_with(config, monkeypatch, tmp_path, nothing_chosen):
     monkeypatch.delenv("CPVT_ATTENTION")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(fastest, "_chosen", {})
     with pytest.raises(KeyboardInterrupt):
         train(config, interrupt("train", 2))
     before = json.loads(read_state(tmp_path / "run")["fastest"])

@@ -157,9 +157,7 @@ def _as_tokens(image: Tensor) -> Tensor:
 
 def _is_plain(layer: nn.Module) -> TypeGuard[nn.Linear]:
     """Whether a layer is nn.Linear and nothing else, so that its weights are all there is to it."""
-    if type(layer) is not nn.Linear:
-        return False
-    return not has_hooks(layer)
+    return type(layer) is nn.Linear and not has_hooks(layer)
 
 
 def has_hooks(module: nn.Module) -> bool:

@@ -29,9 +29,7 @@ ROUNDS, LEAST, SECONDS = 5, 2, 0.05  # of a measurement: rounds, at least, and a
 MARGIN = 1.05  # another way than PyTorch's own must be so much faster, or noise would choose
 
 _chosen: dict[Work, str] = {}
-_adopted: dict[
-    Work, str
-] = {}  # of a training that resumes, perhaps from another machine: they precede, and are not kept
+_adopted: dict[Work, str] = {}  # of a training that resumes, perhaps elsewhere: they precede, and are not kept
 _stored: set[Path] = set()  # files that were read
 
 

@@ -50,11 +50,10 @@ def apply_linear(layer: nn.Module, x: Tensor) -> Tensor:
         return layer(x)
     if torch.onnx.is_in_onnx_export() and x.ndim == 3:  # of a matrix ONNX Runtime adds the bias within the product
         return layer(x.flatten(0, 1)).unflatten(0, x.shape[:2])
-    if not _may_convolve(x, layer.weight):
+    if not _may_convolve(x, layer.weight) or not _convolves(layer, x):
         return layer(x)
-    if torch.compiler.is_compiling() and _convolves(layer, x):
-        return _choose_later(x, layer.weight, layer.bias)
-    return _convolve(x, layer.weight, layer.bias) if _convolves(layer, x) else layer(x)
+    product = _choose_later if torch.compiler.is_compiling() else _convolve
+    return product(x, layer.weight, layer.bias)
 
 
 @torch.library.custom_op("cpvt::linear", mutates_args=())
@@ -83,18 +82,9 @@ def _choose_backward(gradient: Tensor, x: Tensor, weight: Tensor, wanted: list[b
         )
     outer, image = (_as_image(_filled_up(each)) for each in (gradient, x))
     tokens, weights, bias = torch.ops.aten.convolution_backward(
-        outer,
-        image,
-        weight[:, :, None, None],
-        [len(weight)],
-        [1, 1],
-        [0, 0],
-        AS_IF_DILATED,
-        False,
-        [0, 0],
-        1,
-        wanted,
-    )
+        outer, image, weight[:, :, None, None], [len(weight)],
+        [1, 1], [0, 0], AS_IF_DILATED, False, [0, 0], 1, wanted,  # stride, padding, dilation, not transposed, groups
+    )  # fmt: skip
     return (
         _as_tokens(tokens)[:, : x.shape[1]].contiguous() if wanted[0] else nothing[0],
         weights[:, :, 0, 0].contiguous() if wanted[1] else nothing[1],

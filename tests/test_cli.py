@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 import cpvt
-from cpvt.cli import VERBS, main
+from cpvt.cli import VERBS, main, parse
+from cpvt.config.describe import describe_options
 from cpvt.data import describe_datasets
 from cpvt.data.protocols import describe_protocols
 from cpvt.encodings import TABLE, markdown_table
@@ -78,6 +79,8 @@ MISTAKES = [  # (command, message); OUT does not exist, EMPTY is a folder withou
     ("compare --out OUT --parallel 1 --protocols zoom", r"protocols must be among canvas, resize; got 'zoom'"),
     ("sweep EMPTY", r"'.*' holds no checkpoint: expected checkpoint\.json and model\.safetensors"),
     ("sweep cpvt_mini_peg5_gap --data UNTESTED", r"'.*' has no test/ \(or val/\) to test on"),
+    ("predict", r"predict needs images: files, folders or patterns"),
+    ("tran --out OUT", r"there is no verb 'tran'\. Did you mean train\? Known: compare, train"),
     ("predict EMPTY", r"'.*' holds no images"),
     ("predict cat.jpg", r"no such image: 'cat\.jpg'"),
     ("predict cpvt_mini_peg5_gap", r"predict needs images: files, folders or patterns, after the model"),
@@ -114,6 +117,7 @@ QUICK = {  # mistakes that are told before anything heavy is imported, and a wor
     "sweep runs/nothere": "'runs/nothere' is no run's folder",
     "probe runs/nothere": "'runs/nothere' is no run's folder",
     "predict nothere.jpg": "no such image: 'nothere.jpg'",
+    "predict": "predict needs images",
     "info runs/nothere": "'runs/nothere' is no run's folder",
     "export runs/nothere": "'runs/nothere' is no run's folder",
 }
@@ -155,13 +159,71 @@ class Mine(PositionalEncoding):
     assert load("run").config.encoding == "my_encodings:Mine"
 
 
-@pytest.mark.parametrize("command", [[], ["tran"], ["sweep"], ["train", "--out", "x", "--epoks", "3"]])
+@pytest.mark.parametrize("command", [["tran"], ["sweep"], ["train", "--out", "x", "--epoks", "3"], ["train", "--lr=x"]])
 def test_an_invalid_command_is_refused(capsys, command):
     with pytest.raises(SystemExit) as exit:
         main(command)
     assert exit.value.code == 2
     said = capsys.readouterr()
     assert said.err or said.out
+
+
+def test_no_verb_prints_ten_lines_with_commands_that_parse(capsys):
+    main([])
+    said = capsys.readouterr().out
+    assert len(said.splitlines()) == 10
+    commands = [line.split("  ")[1].split() for line in said.splitlines() if line.startswith("  cpvt ")]
+    assert len(commands) == 6
+    for command in commands:
+        parse(command[1:])
+    assert all(re.search(rf"\b{verb}\b", said) for verb in VERBS)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_the_help_of_a_verb_holds_every_option_that_is_parsed_with_its_meaning(capsys, verb, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    main([verb, "--help"])
+    page = capsys.readouterr().out
+    assert "\x1b" not in page
+    assert max(map(len, page.splitlines())) <= 100
+    with pytest.raises(SystemExit):
+        parse([verb, "--help"])  # tyro's own page
+    parsed = re.findall(r"^[^-]{1,2}(--[a-z][\w-]*)", capsys.readouterr().out, re.MULTILINE)
+    shown = describe_options(VERBS[verb][0])
+    named = [f"--{each.name.replace('_', '-')}" for each in shown if each.flag]
+    assert sorted(named) == sorted(flag.replace("--no-", "--") for flag in parsed)
+    assert all(each.text for each in shown)
+    for each in shown:
+        assert re.search(rf"^  {re.escape(each.invocation)}(  |$)", page, re.MULTILINE)
+
+
+def test_the_help_of_a_verb_is_in_groups_with_the_common_options_first(capsys):
+    main(["train", "-h"])
+    page = capsys.readouterr().out
+    groups = ("Common options", "More options", "Data", "Optimisation and augmentation", "Runtime and memory")
+    assert [line for line in page.splitlines() if line in groups] == list(groups)
+    assert page.index("--epochs INT") < page.index("More options") < page.index("--warmup-ratio FLOAT")
+    assert re.search(r"--crop-scale FLOAT FLOAT .*\n.*\[default: 0\.35 1\.0\]", page)
+
+
+def test_the_help_of_a_recipe_shows_its_defaults(capsys, tmp_path):
+    recipe = tmp_path / "mine.py"
+    recipe.write_text("from cpvt.config import *\nconfig = TrainConfig(out='x', optim=OptimConfig(epochs=77))")
+    main(["train", str(recipe), "--help"])
+    assert re.search(r"--epochs INT +Passes over the training images\. \[default: 77\]", capsys.readouterr().out)
+
+
+def test_a_mistake_is_a_box_with_what_to_do_in_a_terminal_and_a_line_in_a_log(capsys, monkeypatch):
+    for force, first in (("1", "\x1b"), ("", "cpvt: there is")):
+        monkeypatch.setenv("FORCE_COLOR", force) if force else monkeypatch.delenv("FORCE_COLOR", raising=False)
+        monkeypatch.setenv("TERM", "xterm-256color")
+        with pytest.raises(SystemExit):
+            main(["predict", "nowhere.jpg"] if force else ["nonsense"])
+        said = capsys.readouterr().err
+        assert said.startswith(first)
+        assert ("Options: cpvt predict --help" in said) == bool(force)
+        assert ("no such image: 'nowhere.jpg'" in said) == bool(force)
+        assert ("╭" in said) == bool(force)
 
 
 def test_help_names_every_verb_and_imports_nothing_heavy():

@@ -172,7 +172,9 @@ def test_public_things_are_documented():
         (f"{name}: {node.name}", node)
         for name, (_, tree) in MODULES.items()
         for node in tree.body
-        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_") and name != "cpvt.cli"
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef))
+        and not node.name.startswith("_")
+        and name != "cpvt.cli.verbs"
     ]
     assert [name for name, node in public if not ast.get_docstring(node)] == []
 

@@ -41,6 +41,8 @@ class Options:
     """Base of configurations: parses sizes and checks numbers when one is created."""
 
     RANGES: ClassVar[Ranges] = {}
+    COMMON: ClassVar[tuple[str, ...]] = ()
+    """Options that the help of a verb shows first, in this order."""
     unchecked: ClassVar[bool] = False
 
     def __post_init__(self) -> None:

@@ -28,6 +28,7 @@ class DataConfig(Options):
     """Center crop of a test under `resize`, as a fraction of the resized image; by default the data set's (1 for
     digits, else 0.875)."""
     interpolation: str = "bicubic"
+    """How images are resized: nearest, bilinear, bicubic, ..."""
     longest_side: int | None = None
     """Images with a longer side are shrunk to it first, in training and tests, and reported; by default four times the
     training size."""

@@ -37,11 +37,13 @@ class SweepConfig(Options):
     img_size: Size | None = None
     """Training size of an external model that does not state it."""
     crop_pct: float | None = None
+    """Center crop under resize, as a fraction of the resized image; by default the model's own, or 0.875."""
     interpolation: str | None = None
     """By default the model's own, or bicubic."""
     mean: tuple[float, ...] = ()
-    """Mean of each channel for normalisation, of values from 0 to 1; by default the model's own. `std` likewise."""
+    """Mean of each channel for normalisation, of values from 0 to 1; by default the model's own."""
     std: tuple[float, ...] = ()
+    """Standard deviation of each channel for normalisation; by default the model's own."""
     on_bad_image: Literal["error", "skip"] = "error"
     max_image_pixels: int = MAX_IMAGE_PIXELS
     """Images of more pixels are bad: decoding them takes 4 bytes of memory a pixel and more."""
@@ -51,6 +53,7 @@ class SweepConfig(Options):
     """Decode JPEGs that are shown much smaller at a reduced scale (faster, pixels differ a little); by default as in
     training."""
     batch_size: int = 64
+    """Images in one forward pass."""
     token_budget: int = TOKEN_BUDGET
     """Under native: most patches in one forward pass."""
     workers: int = 0
@@ -59,6 +62,7 @@ class SweepConfig(Options):
     """Precision in which the model computes: bf16 is faster on GPUs and on CPUs with bfloat16 instructions."""
     device: str = "auto"
 
+    COMMON: ClassVar[tuple[str, ...]] = ("model", "data", "protocols", "sizes", "scale", "out")
     RANGES: ClassVar[Ranges] = {
         "1 or more": ("img_size", "limit", "longest_side", "max_image_pixels", "batch_size", "token_budget")
     }
@@ -101,6 +105,7 @@ class ProbeConfig(Options):
     """Most patches in one forward pass."""
     device: str = "auto"
 
+    COMMON: ClassVar[tuple[str, ...]] = ("model", "data", "probes", "images", "out")
     RANGES: ClassVar[Ranges] = {
         "1 or more": ("images", "img_size", "max_image_pixels", "token_budget"),
         "0 or more": ("seed",),
@@ -129,12 +134,14 @@ class PredictConfig(Options):
     """What the model is told of the scale of objects, how much larger they are than in training: protocol (what is true
     under the protocol), pixels, fit, auto (for each image what makes the model surest), or a number such as 2.0."""
     crop_pct: float | None = None
-    """By default as in the tests of the model; `interpolation` likewise."""
+    """Center crop under resize, as a fraction of the resized image; by default as in the tests of the model."""
     interpolation: str | None = None
+    """By default as in the tests of the model."""
     reduced_jpegs: bool | None = None
     """Decode JPEGs that are shown much smaller at a reduced scale (faster, pixels differ a little); by default as in
     the tests of the model."""
     top: int = 5
+    """Classes to print for each image, the most probable first."""
     limit: int | None = None
     """Most images to classify; by default all."""
     json: bool = False
@@ -150,6 +157,7 @@ class PredictConfig(Options):
     """Precision in which the model computes: bf16 is faster on GPUs and on CPUs with bfloat16 instructions."""
     device: str = "auto"
 
+    COMMON: ClassVar[tuple[str, ...]] = ("images", "top", "size", "protocol", "scale", "csv", "json")
     RANGES: ClassVar[Ranges] = {
         "1 or more": ("top", "limit", "max_image_pixels", "token_budget"),
         "above 0 and at most 1": ("crop_pct",),

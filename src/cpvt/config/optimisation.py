@@ -13,23 +13,29 @@ class OptimConfig(Options):
     """How a model is trained: the same for every encoding."""
 
     epochs: int = 20
+    """Passes over the training images."""
     batch_size: int = 32
     """Images in one step, over all processes."""
     opt: str = "adamw"
     """Name of an optimizer of timm."""
     lr: float = 3e-3
+    """Learning rate after the warmup, for the whole batch; then it falls as a cosine."""
     min_lr: float = 1e-5
+    """Learning rate at the end."""
     warmup_ratio: float = 0.1
     """Fraction of all steps in which the learning rate rises to lr."""
     warmup_lr: float | None = None
     """Learning rate at the first step; by default min_lr."""
     weight_decay: float = 0.05
+    """Of the weights of linear layers and convolutions; biases, norms, PEGs and tokens have none."""
     layer_decay: float | None = None
     """Factor from the learning rate of a layer to that of the layer below; by default 1."""
     clip_grad: float | None = None
     """Largest norm of the gradient; by default unlimited."""
     smoothing: float = 0.1
+    """Label smoothing: probability that is spread over the other classes."""
     drop_path: float = 0.0
+    """Stochastic depth: probability that the last block is skipped for an image; it rises from 0 over the blocks."""
     augment: str | None = None
     """'resized-crop', 'crop' (without a change of scale) or 'none'; by default the data set's."""
     crop_scale: tuple[float, float] = (0.35, 1.0)

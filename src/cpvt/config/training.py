@@ -23,6 +23,7 @@ class Retrofit(Options):
     fade_end: float = 0.5
     """Under fade: the fraction of the training after which they are gone."""
     kernel_size: int = 3
+    """Side of the kernel of each PEG, odd."""
     train_only: Literal["all", "peg", "peg+norms"] = "all"
     """What to train; the rest is frozen. Only 'all' has a control."""
     peg_lr_scale: float = 10.0
@@ -73,13 +74,25 @@ class TrainConfig(Options):
     """Keep the weights of the epoch that is best on the validation part, not those of the last; needs test_every."""
     seed: int = 0
     device: str = "auto"
-    """auto, cpu, cuda, ..."""
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
     dataset: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     retrofit: Retrofit | None = None
     """PEGs to add to an external model before training; by default none."""
 
+    COMMON: ClassVar[tuple[str, ...]] = (
+        "out",
+        "data",
+        "encoding",
+        "pool",
+        "model",
+        "img_size",
+        "initial_checkpoint",
+        "epochs",
+        "batch_size",
+        "lr",
+        "seed",
+    )
     RANGES: ClassVar[Ranges] = {"1 or more": ("img_size",), "0 or more": ("test_every", "seed")}
 
     def check(self) -> None:
@@ -115,6 +128,7 @@ class RetrofitConfig(Options):
     dataset: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=lambda: OptimConfig(epochs=5, lr=2e-4))
 
+    COMMON: ClassVar[tuple[str, ...]] = ("model", "data", "at", "absolute", "out", "epochs", "lr")
     RANGES: ClassVar[Ranges] = {"1 or more": ("img_size",), "0 or more": ("seed",)}
 
 
@@ -134,6 +148,7 @@ class CompareConfig(Options):
     """What models are told of the scale of objects in tests: protocol (what is true under each), pixels, fit, auto,
     paper (nothing), or a number; several are tested each."""
     seeds: tuple[int, ...] = (0,)
+    """Every model is trained once per seed."""
     sizes: tuple[Size, ...] = ()
     """Test sizes of every protocol, pixels or HEIGHTxWIDTH; --canvas-sizes and --resize-sizes take precedence."""
     canvas_sizes: tuple[Size, ...] = ()
@@ -143,7 +158,9 @@ class CompareConfig(Options):
     quick: bool = False
     """A first look in a minute: by default learned, rope and peg, class token, fewer sizes, 12 epochs."""
     model: str = "cpvt_micro"
+    """The model that gets each encoding: a name of `cpvt list`; options go in brackets."""
     img_size: int | None = None
+    """Training size: side in pixels; by default the model's."""
     parallel: int | None = None
     """Trainings at once, a process each; by default one per CPU core (at most eight), or one on a GPU. On a cluster:
     at once on a machine like this one."""
@@ -154,6 +171,18 @@ class CompareConfig(Options):
     dataset: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
 
+    COMMON: ClassVar[tuple[str, ...]] = (
+        "data",
+        "encodings",
+        "pool",
+        "seeds",
+        "quick",
+        "model",
+        "img_size",
+        "epochs",
+        "parallel",
+        "out",
+    )
     RANGES: ClassVar[Ranges] = {"1 or more": ("img_size", "parallel"), "0 or more": ("seeds",)}
 
     def check(self) -> None:

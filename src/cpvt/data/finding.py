@@ -12,6 +12,8 @@ from typing import Any
 from cpvt.data.base import natural_key
 from cpvt.data.decoding import image_endings, is_hidden
 
+NO_IMAGES = "predict needs images: files, folders or patterns, after the model if one is named; got none"
+
 
 def find_images(names: Sequence[Any]) -> list[Any]:
     """The image files that names stand for: files as they are, folders walked, patterns expanded, in natural order.
@@ -20,7 +22,7 @@ def find_images(names: Sequence[Any]) -> list[Any]:
     """
     found = [each for name in names for each in (_files(name) if isinstance(name, (str, Path)) else [name])]
     if not found:
-        raise ValueError("predict needs images: files, folders or patterns, after the model if one is named; got none")
+        raise ValueError(NO_IMAGES)
     return found
 
 
@@ -31,6 +33,8 @@ def is_plain(name: str) -> bool:
 
 def check_images(names: Sequence[str]) -> None:
     """Raise ValueError for names that cannot stand for images; the first may also be a model. Reads no image."""
+    if not names:
+        raise ValueError(NO_IMAGES)
     for number, name in enumerate(names):
         may_be_model = number == 0 and Path(name).suffix.lower() not in image_endings()
         if "://" in name or not (may_be_model or Path(name).exists() or glob.glob(name, recursive=True)):

@@ -1,17 +1,10 @@
-"""The command line: one short function per verb. Options come from cpvt.config; heavy imports are inside."""
+"""The verbs: one short function each. Options come from cpvt.config; heavy imports are inside."""
 
 from __future__ import annotations
 
-import json
-import os
-import sys
-from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import tyro
-
-from cpvt import __version__
 from cpvt.config import (
     CompareConfig,
     ConvertConfig,
@@ -23,13 +16,10 @@ from cpvt.config import (
     ProbeConfig,
     ReportConfig,
     RetrofitConfig,
-    Size,
     SweepConfig,
     TrainConfig,
     size_label,
 )  # fmt: skip
-from cpvt.config.legacy import refuse_old_flags
-from cpvt.runtime.memory import keep_freed_memory
 
 if TYPE_CHECKING:
     from cpvt.results.rows import Row
@@ -273,128 +263,3 @@ VERBS: dict[str, tuple[type[Options], Any, str]] = {
     "info": (InfoConfig, info, "describe a trained run: model, training, tests, how it reads images"),
     "list": (ListConfig, list_names, "list encodings, models, data sets and protocols"),
 }
-
-
-def parse(arguments: list[str] | None = None) -> Any:
-    """Parse a command line into its configuration; in `train RECIPE.py ...`, options override those of the recipe."""
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
-    verb = VERBS.get(arguments[0]) if arguments else None
-    refuse_old_flags(arguments, [each.name for each in fields(verb[0])] if verb else ())  # type: ignore[arg-type]
-    recipe: TrainConfig | None = None
-    files = [each for each in arguments[1:] if each.endswith(".py") and not each.startswith("-")]
-    if arguments[:1] == ["train"] and files:
-        from cpvt.config.recipes import read_recipe
-
-        if len(files) > 1:
-            raise ValueError(f"train takes one recipe; got {len(files)}: {', '.join(files)}")
-        arguments.remove(files[0])
-        recipe = read_recipe(files[0])
-    union: Any = None
-    for name, (kind, _, about) in VERBS.items():
-        positional = (tyro.conf.PositionalRequiredArgs,) if _has_positional(kind) else ()
-        default: dict[str, Any] = {"default": recipe} if kind is TrainConfig and recipe is not None else {}
-        plain = (tyro.conf.AvoidSubcommands,) if kind is TrainConfig else ()  # hides the options of a retrofit
-        marked: Any = (kind, tyro.conf.subcommand(name, description=about, **default), *positional, *plain)
-        option = Annotated[marked]
-        union = option if union is None else union | option
-    about = "Which positional encoding holds at any size? The last line of every command's output is one JSON object."
-    with Options.checked_later(), _registry():  # checked below: tyro would print a box around our messages
-        config = tyro.cli(union, prog="cpvt", args=arguments, description=about, config=(tyro.conf.OmitArgPrefixes,))
-    config.check()
-    return config
-
-
-def check_names(config: Any) -> None:
-    """Raise ValueError for wrong names that can be told without the heavy imports, which take seconds."""
-    from cpvt.data.datasets import find_source
-    from cpvt.data.finding import check_images
-    from cpvt.data.protocols import AUGMENTS, check_protocols, find_protocol
-    from cpvt.encodings.text import expand_groups, split_encoding
-
-    for encoding in (getattr(config, "encoding", None), *expand_groups(getattr(config, "encodings", ()))):
-        if encoding is not None:
-            split_encoding(encoding)
-    if hasattr(config, "protocols"):
-        check_protocols(config.protocols, to_compare=isinstance(config, CompareConfig))
-    if hasattr(config, "optim") and config.optim.augment is not None:
-        find_protocol(AUGMENTS.get(config.optim.augment, config.optim.augment))
-    data = config.dataset.data if hasattr(config, "dataset") else getattr(config, "data", None)
-    if data is not None:
-        find_source(data)
-    for name in (getattr(config, each, None) for each in ("model", "initial_checkpoint", "teacher", "run")):
-        if name is None or not set(name) & set("/.") or set(name) & set(":("):
-            continue  # a name, not a path
-        if not Path(name).exists():
-            raise ValueError(f"'{name}' is no run's folder and no model that comes with weights: it is not there")
-    if isinstance(config, PredictConfig):
-        check_images(config.images)
-
-
-def _has_positional(kind: Any) -> bool:
-    """Whether a verb has a required option, which is given without a flag; the folder of `train` keeps its flag."""
-    required = [each for each in fields(kind) if each.default is MISSING and each.default_factory is MISSING]
-    return any(each.name != "out" for each in required)
-
-
-def _registry() -> tyro.constructors.ConstructorRegistry:
-    """Have tyro pass a size on as text; `Options.check` parses it."""
-    registry = tyro.constructors.ConstructorRegistry()
-
-    @registry.primitive_rule
-    def size_rule(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec[Any] | None:
-        if info.type not in (Size, Size | None):
-            return None
-        return tyro.constructors.PrimitiveConstructorSpec(
-            nargs=1, metavar="SIZE", instance_from_str=lambda texts: None if texts == ["None"] else texts[0],
-            is_instance=lambda size: size is None or isinstance(size, (int, str, tuple)),
-            str_from_instance=lambda size: ["x".join(map(str, size)) if isinstance(size, tuple) else str(size)],
-        )  # fmt: skip
-
-    return registry
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Run `cpvt VERB ...`; the last line of standard output is one JSON object, printed by the main process."""
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())  # as `python -m cpvt` does, so that module:Class is found in the current folder
-    if (sys.argv[1:] if arguments is None else arguments) == ["--version"]:
-        print(f"cpvt {__version__}")
-        return
-    keep_freed_memory()
-    try:
-        config = parse(arguments)
-        check_names(config)
-        act = next(act for kind, act, _ in VERBS.values() if isinstance(config, kind))
-        if _launched() and act not in (train, sweep):
-            raise ValueError(
-                "only `train` and `sweep` run in several processes; start this verb in one "
-                "(`cpvt compare` starts its own: --parallel, --cluster)"
-            )
-        result = act(config)
-        _leave()
-        if os.environ.get("RANK", "0") == "0":
-            print(json.dumps(result))
-    except (ValueError, OSError, FloatingPointError) as error:
-        print(f"cpvt: {error}", file=sys.stderr)
-        raise SystemExit(2) from error
-    except KeyboardInterrupt:
-        print("cpvt: interrupted; finished work is saved, and the same command resumes", file=sys.stderr)
-        raise SystemExit(130) from None
-    except RuntimeError as error:
-        if not hasattr(error, "exit_code"):
-            raise
-        print(f"cpvt: {error}", file=sys.stderr)
-        _leave()  # every process was stopped
-        raise SystemExit(error.exit_code) from None
-
-
-def _launched() -> bool:
-    """Whether a launcher started several processes; as in cpvt.runtime.distributed, without importing torch."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
-
-
-def _leave() -> None:
-    if _launched():
-        from cpvt.runtime import distributed
-
-        distributed.leave()

@@ -4,6 +4,7 @@ import io
 import struct
 
 import numpy as np
+import PIL
 import pytest
 from PIL import Image
 
@@ -17,6 +18,7 @@ LOSSLESS = {  # of RGB
     "TIFF": [{"compression": each} for each in ("raw", "tiff_lzw", "tiff_deflate", "packbits")],
     "WEBP": [{"lossless": True, "exact": True}], "JPEG2000": [{}, {"progression": "RLCP"}],
 }  # fmt: skip
+PIL_WRITES_NARROW_PCX = int(PIL.__version__.split(".")[0]) >= 13  # before, widths of 1 and 3 are written wrong
 WHITE = 255.0
 TURNED = {  # orientation -> the stored array from the upright one
     1: lambda upright: upright, 2: np.fliplr, 3: lambda upright: np.rot90(upright, 2), 4: np.flipud,
@@ -44,6 +46,8 @@ def over_white(colours, alpha):
 def lossless(draw, size):
     for kind, choices in LOSSLESS.items():
         values = noise(draw, size)
+        if kind == "PCX" and size[1] in (1, 3) and not PIL_WRITES_NARROW_PCX:
+            continue
         yield from ((f"{kind} {each}", saved(Image.fromarray(values), kind, **each), values) for each in choices)
         if kind not in ("WEBP", "QOI"):
             level = noise(draw, size, 1)

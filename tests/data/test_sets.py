@@ -25,6 +25,7 @@ from cpvt.data import (
 )
 from cpvt.data.datasets import TABLE
 from cpvt.data.protocols import find_protocol
+from cpvt.training.journal import describe_data
 
 
 def rng():
@@ -159,9 +160,35 @@ def test_an_image_that_a_set_opened_itself_is_rotated_upright_too():
 
 def test_a_folder_without_parts_is_an_error_that_says_what_is_expected(image_folder):
     with pytest.raises(
-        ValueError, match=r"holds neither train/ nor test/ \(or val/\); expected .*/train/CLASS/.* found cat"
+        ValueError, match=r"holds neither train/ nor test/ \(or val/\); expected .*/train/CLASS/.* found cat\."
     ):
-        open_data(str(image_folder({"cat": 1})))
+        open_data(str(image_folder({"cat": 1, ".cache": 1})))
+
+
+def test_of_class_folders_alone_a_fifth_of_each_class_is_tested(image_folder):
+    root = image_folder({"cat": 10, "dog": 14, "bird/left": 2, ".cache": 1})
+    data = open_data(str(root))
+    assert data.class_names == ("bird", "cat", "dog")
+    paths = {part: set(getattr(data, part).paths) for part in ("train", "test")}
+    assert not paths["train"] & paths["test"]
+    assert len(paths["train"] | paths["test"]) == 26
+    assert sorted(labels(data.test)) == [0] + [1] * 2 + [2] * 2
+    assert set(open_data(str(root)).test.paths) == paths["test"]
+    assert "5 to test (a fifth of each class, held out, for want of a test part" in describe_data(data, 21)
+    first = data.test.paths[0].parent
+    Image.new("RGB", (4, 4)).save(first / "zzz.png")  # one image more moves at most one other
+    assert len(set(open_data(str(root)).test.paths) & paths["test"]) >= 4
+
+
+def test_a_class_folder_with_one_image_cannot_be_split(image_folder):
+    with pytest.raises(ValueError, match=r"cat' holds one image; a class needs two, one to train and one to test"):
+        open_data(str(image_folder({"cat": 1, "dog": 5})))
+
+
+def test_a_folder_of_data_sets_is_not_taken_for_classes(image_folder):
+    root = image_folder({"pets/train/cat": 1, "pets/test/cat": 1, "other/train/dog": 1})
+    with pytest.raises(ValueError, match=r"found other, pets\. Did you mean '.*other'\?"):
+        open_data(str(root))
 
 
 def test_an_unknown_name_is_an_error_that_lists_the_known(tmp_path):

@@ -122,13 +122,13 @@ def _defer(opened: JpegImagePlugin.JpegImageFile, content: bytes, name: str, mod
     """The JPEG of an opened file, decoded from `content` when it is used."""
     size, turn = opened.size, _turn(opened)
 
-    def decoded(factor: int) -> Image.Image:
+    def decoded(factor: int, box: deferred.Box) -> Image.Image:
         try:
             with pixel_limit(None), Image.open(io.BytesIO(content), formats=_formats()) as again:
                 if factor > 1:
                     again.draft(None, (size[0] // factor, size[1] // factor))
                 again.load()
-                return upright(again, mode)
+                return upright(again, mode).crop(box)  # in here: PIL before 13 limits crops too
         except Exception as error:  # of as many types as above
             raise undecodable(name, error) from error
 

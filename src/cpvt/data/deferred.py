@@ -11,6 +11,7 @@ from typing import Any
 from PIL import Image
 
 FACTORS = (8, 4, 2)  # at which libjpeg decodes, the strongest first
+Box = tuple[int, int, int, int]  # left, top, right, bottom, pixels
 GAP = 2  # a region that is decoded at a reduced scale keeps so many pixels, along each axis, for each that is shown
 _wanted: ContextVar[bool] = ContextVar("reduced_jpegs", default=False)
 
@@ -41,10 +42,10 @@ class DeferredImage(Image.Image):
     is_loaded = True  # of a copy from another process, which pickle makes of its pixels
 
     def __init__(
-        self, decode: Callable[[int], Image.Image], sides: tuple[int, int], mode: str, turned: bool,
-        box: tuple[int, int, int, int] | None = None,
+        self, decode: Callable[[int, Box], Image.Image], sides: tuple[int, int], mode: str, turned: bool,
+        box: Box | None = None,
     ) -> None:  # fmt: skip
-        """decode: the whole image, upright and in `mode`, at 1/factor. sides: its width and height at factor 1, pixels.
+        """decode: a part of the image at 1/factor, upright and in `mode`, by its box there. sides: its width and height at factor 1, pixels.
 
         turned: whether it lies turned or mirrored in the file. box: the part (left, top, right, bottom).
         """
@@ -55,7 +56,7 @@ class DeferredImage(Image.Image):
 
     def load(self) -> Any:
         if not self.is_loaded:
-            self.im, self.is_loaded = self.decode(1).crop(self.box).im, True
+            self.im, self.is_loaded = self.decode(1, self.box).im, True
         return super().load()
 
     def crop(self, box: tuple[float, float, float, float] | None = None) -> Image.Image:
@@ -77,7 +78,7 @@ class DeferredImage(Image.Image):
             return super().resize(size, resample, box, reducing_gap)
         left, top, right, bottom = (place / factor for place in self.box)
         x, y = math.floor(left), math.floor(top)
-        part = self.decode(factor).crop((x, y, math.ceil(right), math.ceil(bottom)))
+        part = self.decode(factor, (x, y, math.ceil(right), math.ceil(bottom)))
         return part.resize(size, resample, (left - x, top - y, right - x, bottom - y), reducing_gap)
 
     def reduction(self, size: tuple[int, int]) -> int:

@@ -1,8 +1,9 @@
-"""Folders of class folders: train/CLASS/image.jpg, test/CLASS/image.jpg and validation/CLASS/image.jpg."""
+"""Folders of class folders: train/CLASS/image.jpg, test/CLASS/image.jpg, validation/CLASS/image.jpg, or CLASS alone."""
 
 from __future__ import annotations
 
 import logging
+import zlib
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from cpvt.data.datasets.shards import holds_shards, open_shards
 from cpvt.data.decoding import decode, is_hidden
 from cpvt.data.finding import is_image, walk
 
+HELD_OUT = 5  # of class folders without parts, one image in so many is for the test
 logger = logging.getLogger(__name__)
 
 
@@ -37,19 +39,19 @@ class FolderSplit:
 def open_folder(where: str, mode: str) -> DataSet:
     """Images in class folders below train/, test/ and validation/ (also val/ or valid/); any may be absent.
 
-    A validation part without a test part is the test part. A class is a folder directly below; its images may lie
+    A validation part without a test part is the test part. Of class folders alone, without parts, a fifth of each class
+    is the test part, the same images each time. A class is a folder directly below; its images may lie
     deeper, see `cpvt.data.finding.walk`. Raises ValueError for an image outside any class folder, a class folder
     without images, or a class to test that is not in train/.
     """
     root = Path(where)
     folders = sorted(each.name for each in root.iterdir() if each.is_dir()) if root.is_dir() else []
     names = find_parts(folders)
-    if not names:
-        raise ValueError(
-            f"'{root}' holds neither train/ nor test/ (or val/); expected {root}/train/CLASS/image.jpg and "
-            f"{root}/test/CLASS/image.jpg, but found {', '.join(folders[:10]) or 'no folders'}"
-        )
-    images = {part: _images_by_class(root / name) for part, name in names.items()}
+    if names:
+        images = {part: _images_by_class(root / name) for part, name in names.items()}
+    else:
+        images = _hold_out(root, folders)
+        names = {"train": "train", "test": "a fifth of each class, held out"}
     classes = list(images.get("train") or images["test"])
     for part, found in images.items():
         extra = [name for name in found if name not in classes]
@@ -65,6 +67,28 @@ def open_folder(where: str, mode: str) -> DataSet:
         str(root), classes, splits.get("train"), splits.get("test"), mode,
         validation=splits.get("validation"), names=names, unread=unread,
     )  # fmt: skip
+
+
+def _hold_out(root: Path, folders: Sequence[str]) -> dict[str, dict[str, list[Path]]]:
+    """Class folders without parts, split in two by the names of the files; a new image moves no other."""
+    shown = [name for name in folders if not is_hidden(Path(name))]
+    inner = [name for name in shown if find_parts([each.name for each in (root / name).iterdir()])]
+    if len(shown) < 2 or inner:
+        hint = f" Did you mean '{root / inner[0]}'?" if inner else ""
+        raise ValueError(
+            f"'{root}' holds neither train/ nor test/ (or val/); expected {root}/train/CLASS/image.jpg and "
+            f"{root}/test/CLASS/image.jpg, or at least two folders CLASS/image.jpg, but found "
+            f"{', '.join(shown[:10]) or 'no folders'}.{hint}"
+        )
+    images: dict[str, dict[str, list[Path]]] = {"train": {}, "test": {}}
+    for name, paths in _images_by_class(root).items():
+        if len(paths) < 2:
+            raise ValueError(f"'{root / name}' holds one image; a class needs two, one to train and one to test")
+        drawn = sorted(paths, key=lambda path: zlib.crc32(path.relative_to(root).as_posix().encode()))
+        held = set(drawn[: max(1, len(paths) // HELD_OUT)])
+        images["test"][name] = [path for path in paths if path in held]
+        images["train"][name] = [path for path in paths if path not in held]
+    return images
 
 
 def _split(images: dict[str, list[Path]], classes: Sequence[str], mode: str) -> Split:
@@ -93,7 +117,7 @@ def _images_by_class(root: Path) -> dict[str, list[Path]]:
 
 
 FOLDER = DataSource(
-    "a folder with train/CLASS/image.jpg and test/CLASS/image.jpg (also validation/), or with tar archives of such",
+    "a folder with train/CLASS/image.jpg and test/CLASS/image.jpg (also validation/, tars), or CLASS/image.jpg",
     matches=lambda name: Path(name).is_dir(),
     open=lambda name, root, mode: (open_shards if holds_shards(Path(name)) else open_folder)(name, mode),
 )

@@ -45,8 +45,9 @@ class DeferredImage(Image.Image):
         self, decode: Callable[[int, Box], Image.Image], sides: tuple[int, int], mode: str, turned: bool,
         box: Box | None = None,
     ) -> None:  # fmt: skip
-        """decode: a part of the image at 1/factor, upright and in `mode`, by its box there. sides: its width and height at factor 1, pixels.
+        """decode: a part of the image at 1/factor, upright and in `mode`, by its box there.
 
+        sides: width and height of the whole image at factor 1, pixels.
         turned: whether it lies turned or mirrored in the file. box: the part (left, top, right, bottom).
         """
         super().__init__()

@@ -15,3 +15,11 @@ def test_the_terminal_prints_intervals_balanced_accuracy_and_a_warning(make_row,
     assert "warning: peg (canvas; seed 0): at the training size its accuracy is not above that of always" in canvas
     assert "peg │ 50.0 ± 0.0" in resize
     assert not [word for word in ("Wilson", "balanced", "largest", "warning") if word in resize]
+
+
+def test_balanced_accuracy_that_is_nearly_the_accuracy_is_not_printed(make_row, capsys):
+    print_tables([make_row(correct=90, class_totals=(51, 49), class_correct=(46, 44))])  # 90.0 and 90.0
+    print_tables([make_row(correct=83, class_totals=(55, 45), class_correct=(50, 33))])  # 83.0 and 82.1
+    assert "balanced" not in capsys.readouterr().out
+    print_tables([make_row(correct=83, class_totals=(60, 40), class_correct=(54, 29))])  # 83.0 and 81.3
+    assert "balanced accuracy" in capsys.readouterr().out

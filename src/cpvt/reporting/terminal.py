@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 STYLES = ((" ± ", True), ("±", True), ("±", False))  # of a table, from wide to narrow
+BALANCED = 1.0  # points by which balanced accuracy differs from accuracy where it is printed
 LABEL = 40  # longest label on one line; nothing is cut of a longer one
 
 
@@ -46,8 +47,9 @@ def print_probe_results(probe_results: Sequence[ProbeResult]) -> None:
 def print_tables(rows: Sequence[Row]) -> None:
     """Print accuracy in percent, a table per protocol with the best of each size in bold, and notes on each test.
 
-    Then balanced accuracy, where it differs, and a warning for each model that is not above the largest class. A table
-    that is wider than the terminal is set closer, then split by sizes: no number is cut or wrapped.
+    Then balanced accuracy, where it differs by a point or more (the page has it below that too), and a warning for each
+    model that is not above the largest class. A table that is wider than the terminal is set closer, then split by
+    sizes: no number is cut or wrapped.
     """
     from rich.console import Console
 
@@ -63,7 +65,7 @@ def print_tables(rows: Sequence[Row]) -> None:
         console.print(*_fitting(console, own, protocol, _box))
         if any(len(cell.seeds) == 1 and cell.accuracy_interval for cell in own):
             say("in brackets: 95 % interval over images by Wilson (binomial), for a single seed")
-        if any(cell.balanced is not None and abs(cell.balanced - cell.mean) >= 0.05 for cell in own):
+        if any(cell.balanced is not None and abs(cell.balanced - cell.mean) >= BALANCED for cell in own):
             say("balanced accuracy, % (mean over classes)")
             console.print(*_fitting(console, own, protocol, _balanced))
         for warning in majority_warnings(own):

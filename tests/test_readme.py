@@ -38,7 +38,8 @@ def test_the_readme_is_short():
 
 
 @pytest.mark.parametrize("text", [README, COMMANDS, EXTENDING], ids=["README.md", "commands.md", "extending.md"])
-def test_the_python_runs(text, monkeypatch):
+def test_the_python_runs(text, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)  # what is exported stays there
     for table, name in ((protocols.TABLE, "tile"), (adapters.TABLE, "tiny"), (sys.modules, "tiny_models")):
         monkeypatch.setitem(table, name, None)  # extending.md adds them; they are gone afterwards
     blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)

@@ -12,7 +12,7 @@ from cpvt.results.rows import Row, read_rows
 
 HERE = Path(__file__).parent
 PAGE, README = HERE.parents[1] / "scale.md", HERE.parents[2] / "README.md"
-BRIEF = ("learned", "rope", "peg", "peg5", "rope+peg")  # the lines of the README
+BRIEF = ("peg",)  # the encodings of the README
 TOLD = "(coordinates='told')"
 RULES = {
     "": "as published",
@@ -78,19 +78,18 @@ def number(cell: Cell | None, spread: bool = True) -> str:
     return f"{cell.mean:.1f} ± {cell.deviation:.1f}" if spread and cell.deviation is not None else f"{cell.mean:.1f}"
 
 
-def brief(rows: Sequence[Row]) -> str:
-    """The README's table: a few encodings, as published -> told, means over seeds."""
-    columns = [("resize", 48), ("resize", 64), ("resize", 96), ("canvas", 48), ("canvas", 64), ("canvas", 96)]
-    found = {(cell.encoding, cell.protocol, cell.size, rule): cell
-             for rule in ("paper", "protocol") for cell in cells_of(rows, rule) if cell.pool == "cls"}  # fmt: skip
-    lines = {
-        f"`{encoding}`": [
-            f"{found[encoding, protocol, size, 'paper'].mean:.0f} → **{found[encoding, protocol, size, 'protocol'].mean:.0f}**"
-            for protocol, size in columns
-        ]
+def brief(rows: Sequence[Row], size: int = 96) -> str:
+    """The README's sentence: accuracy at three times the training size, as published and told, means over seeds."""
+    found = {(cell.encoding, cell.protocol, rule): f"{cell.mean:.0f}" for rule in ("paper", "protocol")
+             for cell in cells_of(rows, rule) if cell.pool == "cls" and cell.size == size}  # fmt: skip
+    changes = {
+        encoding: " and ".join(
+            f"from {found[encoding, protocol, 'paper']} to {found[encoding, protocol, 'protocol']} % under {protocol}"
+            for protocol in ("resize", "canvas")
+        )
         for encoding in BRIEF
     }
-    return lay_out("as published → told", [f"{protocol} {size}" for protocol, size in columns], lines)
+    return f"At {size} pixels it lifts " + ",\n".join(f"`{name}` {change}" for name, change in changes.items()) + "."
 
 
 def estimates(lines: Sequence[dict]) -> str:

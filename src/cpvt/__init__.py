@@ -3,6 +3,8 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from cpvt.runtime.imports import import_after
+
 __version__ = "0.1.0"
 
 _MODULES = {  # public name -> its module, imported on first use
@@ -27,6 +29,8 @@ _MODULES = {  # public name -> its module, imported on first use
 }
 
 __all__ = ["__version__", *_MODULES]
+
+import_after("timm", "cpvt.models")  # registers our models there; importing timm here would cost seconds
 
 
 def __getattr__(name: str) -> Any:

@@ -7,7 +7,9 @@ import re
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-API = re.compile(r"/api/models/(?P<repo>[\w.-]+/[\w.-]+)(?:/(?P<what>revision|tree|preupload|commit)/(?P<revision>\w+))?")
+API = re.compile(
+    r"/api/models/(?P<repo>[\w.-]+/[\w.-]+)(?:/(?P<what>revision|tree|preupload|commit)/(?P<revision>\w+))?"
+)
 FILE = re.compile(r"/(?P<repo>[\w.-]+/[\w.-]+)/resolve/(?P<revision>\w+)/(?P<file>.+)")
 TOKEN = "hf_secret"
 
@@ -49,7 +51,7 @@ class Answer(BaseHTTPRequestHandler):
         repo, revision = found["repo"], found.get("revision") or "main"
         trusted = self.headers.get("Authorization") == f"Bearer {TOKEN}"
         if not trusted and (repo not in self.server.repos or repo in self.server.private):
-            return self.answer(401, {"error": "Invalid username or password."})  # as huggingface.co answers for both
+            return self.answer(401, {}, {"X-Error-Code": "RepoNotFound"})  # as huggingface.co answers for both
         if repo not in self.server.repos:
             return self.answer(404, {}, {"X-Error-Code": "RepoNotFound"})
         if repo in self.server.gated:
@@ -85,7 +87,10 @@ class Answer(BaseHTTPRequestHandler):
             return self.answer(200, {"url": f"{self.server.endpoint}/{repo}"})
         found = API.match(self.path)
         if found["what"] == "preupload":
-            modes = [{"path": each["path"], "uploadMode": "regular", "shouldIgnore": False} for each in json.loads(body)["files"]]
+            modes = [
+                {"path": each["path"], "uploadMode": "regular", "shouldIgnore": False}
+                for each in json.loads(body)["files"]
+            ]
             return self.answer(200, {"files": modes})
         lines = [json.loads(line)["value"] for line in body.splitlines() if b'"key": "file"' in line]
         files = {each["path"]: base64.b64decode(each["content"]) for each in lines}

@@ -19,7 +19,6 @@ from cpvt.runtime.files import read_json, write_bytes, write_json
 from cpvt.runtime.hub import CARD, CONFIG, PREFIX, WEIGHTS, fetch, is_hub, push
 
 READING = ("mean", "std", "crop_pct", "interpolation", "crop_mode", "test_input_size", "label_names")  # timm's words
-PLACEHOLDER = "OWNER/NAME"
 Model = TypeVar("Model", bound="HubModel")
 
 
@@ -76,7 +75,7 @@ class HubModel(Backbone):
         """
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
-        self._write(folder, repo_id or PLACEHOLDER, None)
+        self._write(folder, repo_id or f"OWNER/{folder.resolve().name}", None)
         return self.push_to_hub(repo_id or folder.name, **options) if push_to_hub else None
 
     def push_to_hub(self, repo_id: str, *, license: str | None = None, **options: Any) -> str:
@@ -125,9 +124,10 @@ def config_to_timm(config: ModelConfig, read: Mapping[str, Any]) -> dict[str, An
     if len(names) == config.num_classes:  # not those of a head that was replaced
         described["label_names"] = names
     images = {name: value for name, value in read.items() if name != "label_names"}
+    told = {name: value for name, value in describe_to_timm(config).items() if name != "license"}  # the card's affair
     return {
         "architecture": nearest_name(config), **described, "model_args": asdict(config),
-        "pretrained_cfg": {**describe_to_timm(config), **images},
+        "pretrained_cfg": {**told, **images},
     }  # fmt: skip
 
 
@@ -196,9 +196,9 @@ def loading(repo_id: str) -> list[str]:
     return [
         "```python",
         "import timm",
-        "import cpvt",
+        "from cpvt.models import VisionTransformer",
         "",
-        f'model = cpvt.models.VisionTransformer.from_pretrained("{repo_id}")',
+        f'model = VisionTransformer.from_pretrained("{repo_id}")',
         f'model = timm.create_model("{PREFIX}{repo_id}", pretrained=True)  # the same model',
         "```",
         "",

@@ -87,7 +87,8 @@ class Checkpoint:
     @property
     def adapter(self) -> ModelAdapter:
         """The model behind the interface that measurements use."""
-        facts = {"train_size": self.config.img_size, "transform": self.transform, "class_names": self.class_names}
+        facts: dict[str, Any] = {"train_size": self.config.img_size, "transform": self.transform}
+        facts["class_names"] = self.class_names or None
         return adapter_of(self.model, self.name, **facts)
 
     def push_to_hub(self, repo_id: str, *, license: str | None = None, **options: Any) -> str:
@@ -102,7 +103,10 @@ class Checkpoint:
 
     def save_pretrained(self, save_directory: str | Path, *, repo_id: str = "", license: str | None = None) -> None:
         """Write what `push_to_hub` sends to a folder, which `cpvt.load` reads; repo_id is what the card says."""
-        self._write(Path(save_directory), repo_id or f"OWNER/{Path(save_directory).resolve().name}", license)
+        folder = Path(save_directory).resolve()
+        if folder == Path(self.source).resolve():
+            raise ValueError(f"'{save_directory}' is the run itself, which may have to resume: name another folder")
+        self._write(folder, repo_id or f"OWNER/{folder.name}", license)
 
     def _write(self, folder: Path, repo_id: str, license: str | None) -> None:
         write_run(folder, repo_id, self.model, self.record, self._rows(), license)

@@ -26,6 +26,7 @@ from cpvt.models.hub import (
     write_model,
     write_weights,
 )
+from cpvt.models.sizes import tidy_size
 from cpvt.results.folders import CHECKPOINT
 from cpvt.results.rows import Row
 from cpvt.runtime.files import write_bytes, write_json
@@ -55,17 +56,17 @@ def without_paths(value: Any, key: str = "") -> Any:
 def record_from_timm(values: dict[str, Any], name: str) -> dict[str, Any]:
     """The record of one of our models that has timm's config.json alone: the model, its classes, how images are read.
 
-    name: where it is from. Raises ValueError for a model of another library.
+    name: where it is from. Classes that were not named have no names. Raises ValueError for a model of another library.
     """
     config, known = config_from_timm(values, name), values.get("pretrained_cfg") or values
-    names: Any = values.get("label_names") or known.get("label_names") or range(config.num_classes)
+    names: Any = values.get("label_names") or known.get("label_names") or ()
     mean, std = known.get("mean", IMAGENET_DEFAULT_MEAN), known.get("std", IMAGENET_DEFAULT_STD)
     if config.in_chans == 1:
         mean, std = ([sum(each) / len(each)] for each in (mean, std))
     size = known.get("test_input_size")
     transform = Transform(
         tuple(mean), tuple(std), known.get("crop_pct", 0.875), known.get("interpolation", "bicubic"),
-        crop_mode=known.get("crop_mode") or "center", size=(size[1], size[2]) if size else config.img_size,
+        crop_mode=known.get("crop_mode") or "center", size=tidy_size(size[1:]) if size else config.img_size,
     )  # fmt: skip
     return {
         "model": asdict(config), "transform": asdict(transform),
@@ -117,7 +118,8 @@ def _card(repo_id: str, model: nn.Module, record: dict[str, Any], rows: Sequence
     own = isinstance(model, VisionTransformer)
     classes, place = record["class_names"], f"{PREFIX}{repo_id}"
     page = [*front_matter(license, own), f"# {repo_id.rpartition('/')[2]}", ""]
-    page += [f"An image classifier of {len(classes)} classes: {some_names(classes)}.", ""]
+    named = f": {some_names(classes)}" if classes else ""
+    page += [f"An image classifier of {record['model']['num_classes']} classes{named}.", ""]
     page += [*fact_table(_facts(model, record)), "## Use it", "", "```"]
     page += [f"cpvt predict {place} photo.jpg", f"cpvt sweep {place} --data FOLDER", "```", ""]
     page += ["```python", "import cpvt", "", f'run = cpvt.load("{place}")', 'print(run("photo.jpg"))', "```", ""]
@@ -173,7 +175,9 @@ def _results(rows: Sequence[Row]) -> list[str]:
         for row in own:
             percent = "refused" if row.refused else f"{100 * row.accuracy:.1f}"
             by_kind.setdefault(_kind(row), {})[row.size] = percent
-        lines += [f"| {kind} | {' | '.join(at.get(size, '–') for size in sizes)} |" for kind, at in by_kind.items()]
+        lines += [
+            f"| {kind} | {' | '.join(at.get(size, '–') for size in sizes)} |" for kind, at in sorted(by_kind.items())
+        ]
         lines.append("")
     words = "*resize*: the same image in more pixels. *canvas*: objects keep their pixels, the field of view grows."
     return ["## Accuracy", "", *lines, words, ""] if lines else []

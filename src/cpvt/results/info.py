@@ -27,7 +27,7 @@ def describe_run(run: str | Path, record: dict[str, Any]) -> dict[str, str]:
     lines = {
         "model": _model(config, training),
         "parameters": f"{_parameters(files_of(run).weights):,}",
-        "classes": f"{len(record['class_names'])}: {some_names(record['class_names'])}",
+        "classes": f"{config.num_classes}: {some_names(record['class_names']) or 'without names'}",
     }
     if "transform" in record:
         lines["images"] = _images(record)

@@ -73,9 +73,10 @@ def test_a_run_that_was_sent_is_the_same_for_everyone_who_fetches_it(hub, logged
 
 def test_the_card_is_written_from_the_run_and_names_no_folder_of_this_machine(tiny_run, tmp_path, make_row):
     rows = [
-        make_row(model="cpvt_micro", protocol=protocol, size=size, scale_rule=rule, correct=correct, total=1200, data="pets")
+        make_row(protocol=protocol, size=size, scale_rule=rule, correct=correct, total=1200, data="pets")
         for protocol, size, rule, correct in (
-            ("resize", 8, "protocol", 600), ("resize", (8, 16), "protocol", 300), ("resize", 8, "", 120), ("canvas", 8, "2.0", 60),
+            ("resize", 8, "protocol", 600), ("resize", (8, 16), "protocol", 300), ("resize", 8, "", 120),
+            ("canvas", 8, "2.0", 60),
         )
     ]  # fmt: skip
     append_rows(tiny_run / "rows.jsonl", [*rows, make_row(model="timm:vit", correct=99, size=24)])
@@ -84,8 +85,9 @@ def test_the_card_is_written_from_the_run_and_names_no_folder_of_this_machine(ti
     card = (tmp_path / "shared" / "README.md").read_text()
     assert card.startswith("---\nlicense: cc-by-4.0\nlibrary_name: cpvt\npipeline_tag: image-classification\ntags:\n")
     for words in (
-        "# pets", "2 classes: cat, dog", "encoding `peg`", "| images | resized to 8 pixels", "1 of 1 epochs, batches of 4",
-        'cpvt.load("hf-hub:me/pets")', 'timm.create_model("hf-hub:me/pets", pretrained=True)', "| training data | images |",
+        "# pets", "2 classes: cat, dog", "encoding `peg`", "| images | resized to 8 pixels", "1 of 1 epochs",
+        'cpvt.load("hf-hub:me/pets")', 'timm.create_model("hf-hub:me/pets", pretrained=True)',
+        "| training data | images |",
         "| of 1,200 test images of pets, percent | 8 | 8x16 |", "| resize, scale told | 50.0 | 25.0 |",
         "| resize, no scale told | 10.0 | – |", "| canvas, scale 2.0 | 5.0 | – |",
     ):  # fmt: skip
@@ -105,9 +107,10 @@ def test_the_card_is_written_from_the_run_and_names_no_folder_of_this_machine(ti
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
-        ("/data/my runs/peg", "peg"), ("runs/peg", "runs/peg"), ("~/pets", "pets"), (r"C:\data\pets", "pets"), ("/data", "data"),
-        ("timm:local-dir:/data/x y", "timm:local-dir:x y"), ("hf:/data/vit", "hf:vit"), ("https://x.org/a/b", "https://x.org/a/b"),
-        ("hf-hub:me/pets", "hf-hub:me/pets"), ("--out=/a/b", "--out=b"), ("own:Table(file='/a/b')", "own:Table(file='b')"),
+        ("/data/my runs/peg", "peg"), ("runs/peg", "runs/peg"), ("~/pets", "pets"), (r"C:\data\pets", "pets"),
+        ("timm:local-dir:/data/x y", "timm:local-dir:x y"), ("hf:/data/vit", "hf:vit"), ("/data", "data"),
+        ("https://x.org/a/b", "https://x.org/a/b"), ("hf-hub:me/pets", "hf-hub:me/pets"), ("--out=/a/b", "--out=b"),
+        ("own:Table(file='/a/b')", "own:Table(file='b')"),
         ({"command": "/bin/x.py '/my data/pets' --out=/a/b"}, {"command": "x.py pets --out=b"}),
         ({"class_names": ["/m/01", "n/a"]}, {"class_names": ["/m/01", "n/a"]}), ([3, None, "/a/b"], [3, None, "b"]),
     ],
@@ -177,7 +180,8 @@ def test_the_commands_take_a_model_of_the_hub(hub, logged_in, tiny_run, tiny_fol
     train = ["train", *data, "--epochs", "1", "--img-size", "8"]
     for command in (
         ["info", name], ["predict", name, image], ["sweep", name, *data, "--sizes", "8", "--out", "swept"],
-        ["probe", name, *data, "--probes", "order", "--images", "2", "--out", "probed"], ["export", name, "--format", "torch-export"],
+        ["probe", name, *data, "--probes", "order", "--images", "2", "--out", "probed"],
+        ["export", name, "--format", "torch-export"],
         [*train, "--encoding", "peg", "--initial-checkpoint", name, "--out", "tuned"],
         [*train, "--encoding", "peg", "--teacher", name, "--out", "taught"],
     ):  # fmt: skip
@@ -208,11 +212,11 @@ LACKS = {
     "gated": ("me/gated", "'hf-hub:me/gated' asks for its conditions to be accepted"),
     "no such revision": ("me/whole@v2", "'hf-hub:me/whole@v2' has no such revision on the hub"),
     "no name": ("me/a/b", "'hf-hub:me/a/b' is no name of the hub: expected OWNER/NAME, or hf-hub:OWNER/NAME@REVISION"),
-    "pickled weights": ("me/pickled", r"holds no model.safetensors, but config.json, pytorch_model.bin. Weights are read from"),
+    "pickled weights": ("me/pickled", "holds no model.safetensors, but config.json, pytorch_model.bin. Weights are"),
     "weights alone": ("me/weights", "holds no checkpoint.json or config.json, but model.safetensors"),
     "of timm": ("me/timm", "holds no model of cpvt, but 'resnet18'; cpvt takes it as timm:hf-hub:me/timm"),
     "of transformers": ("me/bert", "holds no model of cpvt, but 'bert'; cpvt takes it as hf:me/bert"),
-    "code": ("me/code", r"'hf-hub:me/code' has the encoding 'subprocess:Popen', which would run code.*--local-dir FOLDER"),
+    "code": ("me/code", "has the encoding 'subprocess:Popen', which would run code.*--local-dir FOLDER"),
 }  # fmt: skip
 
 

@@ -35,8 +35,9 @@ from cpvt.runtime.hub import CARD, PREFIX
 PLACE = r"(?:~|[A-Za-z]:)?[/\\](?!/)"  # how the path of a folder begins; an address goes on with //
 WHOLE = re.compile(rf"^((?:--[\w-]+=|[\w-]{{2,}}:)*){PLACE}(?:.*[/\\])?")  # a path, also after --option= or hf:
 INSIDE = re.compile(rf"(?<![^\s='\"(]){PLACE}(?:[^\s'\"/\\]+[/\\])*")  # one in a longer text
-LIMITS = """It gives one of its classes for any image, also for an image of something else. The figures are those of the images
-named above, and of no others. Test it on your own before you rely on it.
+LIMITS = """\
+It gives one of its classes for any image, also for an image of something else. The figures above are those of the
+images named there, and of no others. Test it on your own before you rely on it.
 """
 
 

@@ -60,10 +60,10 @@ def push(
     branch: str | None = None,
     **options: Any,
 ) -> str:
-    """Send what `write` puts into a folder to a repository of the hub, which is created if needed; the commit's address.
+    """Send what `write` puts into a folder to a repository of the hub, created if needed; returns the commit's address.
 
-    write: called with the folder and the repository's full name. options: those of huggingface_hub's upload_folder, such
-    as commit_message, create_pr and ignore_patterns. Raises ValueError where the hub refuses or cannot be reached.
+    write: called with the folder and the repository's full name. options: those of huggingface_hub's upload_folder,
+    such as commit_message, create_pr and ignore_patterns. Raises ValueError where the hub refuses or does not answer.
     """
     from huggingface_hub import HfApi
 

@@ -118,7 +118,7 @@ class PredictConfig(Options):
 
     images: tuple[str, ...]
     """Image files, folders (walked) or patterns, optionally after a model: a run's folder, a name that comes with
-    weights, or hf-hub:OWNER/NAME. By default the model is cpvt_mini_peg5_gap, which knows the ten classes of CIFAR-10."""
+    weights, or hf-hub:OWNER/NAME. By default the model is cpvt_mini_peg5_gap, which knows CIFAR-10's ten classes."""
     size: Size | None = None
     """Side in pixels, or HEIGHTxWIDTH; by default the recommended size of the model, which is its training size unless
     its weights say another."""

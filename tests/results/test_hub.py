@@ -66,7 +66,11 @@ def test_a_run_that_was_sent_is_the_same_for_everyone_who_fetches_it(hub, logged
     assert (back.transform, back.class_names, back.config) == (run.transform, run.class_names, run.config)
     assert back.adapter.name == back.name == "hf-hub:me/pets"
     assert equal(run.model, VisionTransformer.from_pretrained("me/pets"))
-    assert equal(run.model, timm.create_model("hf-hub:me/pets", pretrained=True))
+    by_timm = timm.create_model("hf-hub:me/pets", pretrained=True)
+    assert equal(run.model, by_timm)
+    read = timm.data.resolve_model_data_config(by_timm)
+    assert (tuple(read["mean"]), read["crop_pct"]) == (run.transform.mean, run.transform.crop_ratio)
+    assert by_timm.pretrained_cfg["label_names"] == ["cat", "dog"]
     fetched = [line for line in hub.served if line.startswith("GET") and "resolve" in line]
     assert len(fetched) == 3, "each file is fetched once; the card is not"
 
@@ -290,6 +294,17 @@ def test_runs_of_other_libraries_are_shared_unless_a_folder_of_this_machine_buil
     local = replace(shared, record={**run.record, "model": {**external, "name": f"hf:{tmp_path}"}})
     with pytest.raises(ValueError, match="is built from a folder of this machine, which others lack"):
         local.save_pretrained(tmp_path / "other")
+
+
+def test_pretrained_weights_keep_their_recommended_size_and_lose_the_names_of_a_head_that_was_replaced(tmp_path):
+    for classes in (10, 3):
+        model = cpvt.create_model("cpvt_mini_peg5_gap", pretrained=True, num_classes=classes)
+        model.save_pretrained(tmp_path / f"{classes}")
+    ten, three = (cpvt.load(tmp_path / name, "cpu") for name in ("10", "3"))
+    assert ten.transform == three.transform
+    assert (ten.transform.size, len(ten.class_names), three.class_names) == (40, 10, ())
+    assert ten.class_names == cpvt.load("cpvt_mini_peg5_gap").class_names
+    assert '"license"' not in (tmp_path / "10" / "config.json").read_text()
 
 
 def test_files_that_do_not_belong_together_are_refused(tmp_path, tiny_run):

@@ -43,9 +43,8 @@ class _Follower:
 
             def run_both(package: ModuleType) -> None:
                 run(package)
-                del loader.exec_module  # a reload is the package's own affair
                 if self in sys.meta_path:
-                    sys.meta_path.remove(self)
+                    sys.meta_path.remove(self)  # a reload is the package's own affair
                 import_module(self.module)
 
             loader.exec_module = run_both  # of this loader alone: each spec has its own

@@ -5,7 +5,7 @@ import torch
 from sklearn.datasets import load_digits
 from torch import nn
 
-import cpvt.models  # noqa: F401  # registers the models with timm
+import cpvt  # noqa: F401  # registers the models with timm
 
 INK = torch.tensor(load_digits().images / 16, dtype=torch.float32)[:, None]  # (1797, 1, 8, 8), from 0 to 1
 INK = nn.functional.interpolate(INK, 16, mode="bicubic").clamp(0, 1)

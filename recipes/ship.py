@@ -7,7 +7,6 @@ cpvt.load("NAME"), cpvt.create_model("NAME", pretrained=True) and the commands f
 if the predictions of the rounded model agree with those of the run.
 """
 
-import re
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from cpvt.models.pretrained import FOLDER
 from cpvt.models.sizes import MODELS
 from cpvt.results.checkpoints import config_from_json, load, read_record, save_checkpoint
 from cpvt.results.folders import WEIGHTS
+from cpvt.results.hub import without_paths
 from cpvt.runtime.files import write_json
 
 LARGEST = 5_000_000  # bytes of a weights file
@@ -102,15 +102,6 @@ def random_images(channels: int) -> Iterator[Tensor]:
         yield torch.randn(COUNT, channels, *sides, generator=draw)
         coarse = 2 * torch.randn(COUNT, channels, 5, 5, generator=draw)
         yield nn.functional.interpolate(coarse, sides, mode="bicubic")
-
-
-def without_paths(value: Any) -> Any:
-    """A record without the folders of a machine: "/data/runs/peg" becomes "peg"."""
-    if isinstance(value, dict):
-        return {key: without_paths(each) for key, each in value.items()}
-    if isinstance(value, list):
-        return [without_paths(each) for each in value]
-    return re.sub(r"(?<![^\s='\"])/(?:[^\s'\"/]+/)*", "", value) if isinstance(value, str) else value
 
 
 if __name__ == "__main__":

@@ -3,11 +3,15 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from cpvt.runtime.imports import import_after
+
 __version__ = "0.1.0"
 
 _MODULES = {  # public name -> its module, imported on first use
     "Checkpoint": "cpvt.results.checkpoints",
+    "DataConfig": "cpvt.config",
     "ModelConfig": "cpvt.config",
+    "OptimConfig": "cpvt.config",
     "PEG": "cpvt.encodings",
     "PositionalEncoding": "cpvt.encodings",
     "Row": "cpvt.results.rows",
@@ -28,6 +32,8 @@ _MODULES = {  # public name -> its module, imported on first use
 
 __all__ = ["__version__", *_MODULES]
 
+import_after("timm", "cpvt.models")  # registers our models there; importing timm here would cost seconds
+
 
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
@@ -42,7 +48,9 @@ def __dir__() -> list[str]:
 if TYPE_CHECKING:
     from cpvt.adapters.retrofit import retrofit as retrofit
     from cpvt.adapters.scale import estimate_scale as estimate_scale
+    from cpvt.config import DataConfig as DataConfig
     from cpvt.config import ModelConfig as ModelConfig
+    from cpvt.config import OptimConfig as OptimConfig
     from cpvt.config import TrainConfig as TrainConfig
     from cpvt.data import open_data as open_data
     from cpvt.encodings import PEG as PEG

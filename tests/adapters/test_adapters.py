@@ -17,9 +17,9 @@ from cpvt.adapters import (
     UnsupportedSizeError,
     adapter_of,
     build,
-    hub,
     open_adapter,
 )
+from cpvt.runtime import hub
 
 TIMM = "timm:vit_tiny_patch16_224(patch_size=8, embed_dim=32, depth=2, num_heads=2)"
 REGISTERS = "timm:vit_base_patch14_reg4_dinov2(patch_size=8, embed_dim=32, depth=2, num_heads=2)"

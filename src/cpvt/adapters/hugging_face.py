@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from cpvt.adapters.base import ModelAdapter, sides_of
 from cpvt.adapters.errors import UnsupportedError
-from cpvt.adapters.hub import not_fetched, quick_hub
 from cpvt.adapters.processors import transform_of
 from cpvt.adapters.token_maps import as_map
 from cpvt.adapters.weights import load_weights_file
 from cpvt.config import sides
 from cpvt.runtime.errors import error_line
+from cpvt.runtime.hub import not_fetched, quick_hub
 
 HERE = "a folder that save_pretrained wrote, as in hf:PATH, or a type with random weights, as in hf:vit"
 PROCESSORS = ("preprocessor_config.json", "processor_config.json")  # files that describe one

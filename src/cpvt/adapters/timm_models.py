@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from cpvt.adapters.base import ModelAdapter
 from cpvt.adapters.errors import UnsupportedError, UnsupportedSizeError
-from cpvt.adapters.hub import ALTERNATIVES, not_fetched, quick_hub
 from cpvt.adapters.weights import load_weights_file
 from cpvt.config import sides
 from cpvt.data import Transform
 from cpvt.runtime.errors import error_line
+from cpvt.runtime.hub import ALTERNATIVES, not_fetched, quick_hub
 
 
 class TimmAdapter(ModelAdapter):

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from cpvt.adapters.base import ModelAdapter, sides_of
 from cpvt.adapters.errors import UnsupportedError
-from cpvt.adapters.hub import ALTERNATIVES
 from cpvt.adapters.token_maps import as_map
 from cpvt.adapters.weights import load_weights_file
 from cpvt.data import Transform
 from cpvt.runtime.errors import error_line
+from cpvt.runtime.hub import ALTERNATIVES
 
 
 class TorchvisionAdapter(ModelAdapter):

@@ -14,8 +14,8 @@ class SweepConfig(Options):
     """Test a model at sizes it was not trained at."""
 
     model: str
-    """Folder of a run, a name that comes with weights (cpvt_mini_peg5_gap), or timm:NAME, hf:PATH_OR_NAME,
-    torchvision:NAME; options of the library's constructor go in brackets."""
+    """Folder of a run, a name that comes with weights (cpvt_mini_peg5_gap), hf-hub:OWNER/NAME for a run of the hub, or
+    timm:NAME, hf:PATH_OR_NAME, torchvision:NAME; options of the library's constructor go in brackets."""
     checkpoint: str | None = None
     """File of weights for an external model, or `random`; by default those that its library publishes."""
     out: str | None = None
@@ -77,8 +77,8 @@ class ProbeConfig(Options):
     """Measure what a model knows of positions, next to two baselines: untrained, and with its encoding off."""
 
     model: str
-    """Folder of a run, a name that comes with weights (cpvt_mini_peg5_gap), or timm:NAME, hf:PATH_OR_NAME,
-    torchvision:NAME; options of the library's constructor go in brackets."""
+    """Folder of a run, a name that comes with weights (cpvt_mini_peg5_gap), hf-hub:OWNER/NAME for a run of the hub, or
+    timm:NAME, hf:PATH_OR_NAME, torchvision:NAME; options of the library's constructor go in brackets."""
     checkpoint: str | None = None
     """File of weights for an external model, or `random`; by default those that its library publishes."""
     out: str = "runs/probe"
@@ -122,8 +122,8 @@ class PredictConfig(Options):
     """Classify images, read as in the tests of the model."""
 
     images: tuple[str, ...]
-    """Image files, folders (walked) or patterns, optionally after a model: a run's folder or a name that comes with
-    weights. By default the model is cpvt_mini_peg5_gap, which knows the ten classes of CIFAR-10."""
+    """Image files, folders (walked) or patterns, optionally after a model: a run's folder, a name that comes with
+    weights, or hf-hub:OWNER/NAME. By default the model is cpvt_mini_peg5_gap, which knows CIFAR-10's ten classes."""
     size: Size | None = None
     """Side in pixels, or HEIGHTxWIDTH; by default the recommended size of the model, which is its training size unless
     its weights say another."""
@@ -173,7 +173,8 @@ class ExportConfig(Options):
     """Write a trained model as one file that takes images of any size."""
 
     model: str
-    """Folder of a run, a name that comes with weights, or timm:NAME, hf:PATH_OR_NAME, torchvision:NAME (with --out)."""
+    """Folder of a run, a name that comes with weights, hf-hub:OWNER/NAME, or timm:NAME, hf:PATH_OR_NAME,
+    torchvision:NAME (with --out)."""
     out: str = ""
     """File to write; its suffix decides the format: .onnx, or .pt2 (torch.export). By default model.onnx or model.pt2
     in the run's folder; for a model by name, NAME.onnx or NAME.pt2 in the current one."""
@@ -229,7 +230,7 @@ class InfoConfig(Options):
     """Describe a trained run: model, training, tests, how it reads images."""
 
     run: str
-    """Folder of a run, or a name that comes with weights."""
+    """Folder of a run, a name that comes with weights, or hf-hub:OWNER/NAME."""
 
 
 @dataclass(frozen=True)

@@ -52,8 +52,8 @@ class TrainConfig(Options):
     """A name of `cpvt list`, or of another library, as timm:vit_tiny_patch16_224; options go in brackets, as in
     "cpvt_micro(patch_size=8)"."""
     initial_checkpoint: str | None = None
-    """Initial weights: a run's folder (training size and classes may differ), a file, or 'published' for those that the
-    library or this package publishes; by default random."""
+    """Initial weights: a run's folder or hf-hub:OWNER/NAME (training size and classes may differ), a file, or
+    'published' for those that the library or this package publishes; by default random."""
     img_size: int | None = None
     """Training size: side in pixels; by default the model's."""
     train_sizes: tuple[Size, ...] = ()
@@ -64,7 +64,8 @@ class TrainConfig(Options):
     shows what images of the training size show), pixels (objects keep their pixels) or paper (nothing); by default
     pixels where training images are crops at their own scale, else the model's, fit."""
     teacher: str | None = None
-    """Teacher for hard distillation: a run's folder, or timm:NAME, hf:PATH_OR_NAME, torchvision:NAME."""
+    """Teacher for hard distillation: a run's folder, or hf-hub:OWNER/NAME, timm:NAME, hf:PATH_OR_NAME,
+    torchvision:NAME."""
     teacher_checkpoint: str | None = None
     """File of weights of an external teacher; by default those that its library publishes."""
     test_every: int = 0

@@ -28,6 +28,7 @@ from cpvt.models import VisionTransformer
 from cpvt.results.checkpoints import Checkpoint, as_adapter, build_model, load
 from cpvt.runtime.errors import error_line
 from cpvt.runtime.files import check_new
+from cpvt.runtime.hub import is_hub
 
 AXES = {0: "batch", 2: "height", 3: "width"}
 FORMATS = {".onnx": "onnx", ".pt2": "torch-export"}
@@ -238,7 +239,8 @@ def _path_of(config: ExportConfig) -> Path:
     if not config.out and (not isinstance(named, (str, Path)) or is_external(str(named))):
         raise ValueError("out is needed for a model without a folder, as in export(model, 'model.onnx')")
     suffix = ".pt2" if config.format == "torch-export" else "-int8.onnx" if config.int8 else ".onnx"
-    default = Path(named) / f"model{suffix}" if not config.out and Path(named).is_dir() else f"{named}{suffix}"
+    stem = str(named).rpartition("/")[2].partition("@")[0] if is_hub(named) else named
+    default = Path(named) / f"model{suffix}" if not config.out and Path(named).is_dir() else f"{stem}{suffix}"
     path = Path(config.out or default)
     if path.suffix not in FORMATS:
         raise ValueError(f"the suffix decides the format: {', '.join(FORMATS)}; got '{path.name}'")

@@ -20,6 +20,7 @@ from cpvt.data.protocols import TABLE
 from cpvt.models.pretrained import DEFAULT, shipped_names
 from cpvt.results.checkpoints import Checkpoint, is_run, load
 from cpvt.results.folders import CHECKPOINT, WEIGHTS
+from cpvt.runtime.hub import is_hub
 
 
 @takes_options(PredictConfig, "json", "csv")
@@ -104,7 +105,7 @@ def split_names(names: Sequence[str]) -> tuple[str, tuple[str, ...]]:
     Raises ValueError where the first name is neither.
     """
     first, *rest = names
-    if first in shipped_names() or (Path(first) / CHECKPOINT).exists():
+    if first in shipped_names() or is_hub(first) or (Path(first) / CHECKPOINT).exists():
         return first, tuple(rest)
     if Path(first).name in (WEIGHTS, CHECKPOINT) and is_run(Path(first).parent):
         raise ValueError(f"'{first}' is part of a run; name its folder: cpvt predict {Path(first).parent} IMAGE ...")

@@ -136,6 +136,9 @@ def _identity(model: Any) -> Identity:
     """How rows name a model: a run by its training, a model of another library by its name."""
     if not isinstance(model, Checkpoint):
         return Identity(str(model) if isinstance(model, str) else getattr(model, "name", type(model).__name__))
+    if "training" not in model.record:  # of timm's config.json
+        own = model.own_model
+        return Identity(model.name, own.config.encoding, POOL_NAMES[own.config.global_pool], at=tuple(own.encoding.at))
     training, config, at = model.record["training"], model.config, tuple(model.record["at"])
     sizes = tuple(map(parse_size, training.get("train_sizes", ())))
     seed, start = training["seed"], training.get("initial_checkpoint") or ""
@@ -149,9 +152,9 @@ def _data_of(model: Any, adapter: ModelAdapter, data: str | DataSet | None, root
     if isinstance(data, DataSet):
         return data
     mode = adapter.transform.mode if adapter.transform else {1: "L", 3: "RGB"}.get(adapter.channels or 0)
-    if not isinstance(model, Checkpoint):
+    if not isinstance(model, Checkpoint) or "training" not in model.record:
         if data is None:
-            raise ValueError(f"data= (--data) is needed to test '{adapter.name}', which is not a run")
+            raise ValueError(f"data= (--data) is needed to test '{adapter.name}', which does not say its own")
         return open_data(data, root, mode)
     trained_on = model.record["training"]["dataset"]
     own = data is None or data == trained_on["data"]

@@ -82,7 +82,7 @@ def _training(config: RetrofitConfig) -> TrainConfig:
     """The fine-tuning of the retrofitted model."""
     name, start, size = config.model, config.checkpoint or PUBLISHED, config.img_size
     if not is_external(name):
-        record = read_record(Path(name))
+        record = read_record(name)
         if "name" not in record["model"]:
             raise ValueError(
                 f"'{name}' holds one of cpvt's own models, which take PEG by name: "

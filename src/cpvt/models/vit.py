@@ -22,12 +22,12 @@ from cpvt.encodings.naming import Builder
 from cpvt.encodings.peg import PEGWithoutResidual
 from cpvt.grids import Layout, check_tokens
 from cpvt.models.attention import Attention, AttentionInputs, Block, Mlp
+from cpvt.models.hub import HubModel
 from cpvt.models.linear import has_hooks
 from cpvt.models.packing import check_batch, pad_to_patches, plan_packs
 from cpvt.models.scale import Temperature, find_scale, find_temperature, is_list, refuse_scale, rule_of, spread_rules
 from cpvt.models.timm_interface import (
     PREFIX,
-    Backbone,
     Indices,
     check_config,
     create_head,
@@ -47,7 +47,7 @@ AnyScale = ScaleRule | list[ScaleRule] | None
 Logits = Tensor | tuple[Tensor, Tensor]  # a pair in distilled training: one for each head
 
 
-class VisionTransformer(Backbone):
+class VisionTransformer(HubModel):
     """A vision transformer (pre-norm, as DeiT) that takes images of any size and any positional encoding.
 
     It maps images (B, C, H, W), or a list of images (C, H_i, W_i) of any sizes, to logits (B, classes). Sides that the
@@ -56,7 +56,8 @@ class VisionTransformer(Backbone):
     `global_pool='avg'` the mean of the tokens after the final norm; then there is no class token.
     A distilled model (`distilled=True`) returns the mean of two heads. The second reads a distillation token, which PEG
     skips like the class token, or the same mean of the tokens (Touvron et al., arXiv 2012.12877).
-    Parameter names are timm's, except under `encoding.`. `Backbone` holds what timm asks for besides the forward.
+    Parameter names are timm's, except under `encoding.`. `Backbone` holds what timm asks for besides the forward,
+    `HubModel` how it is saved and loaded.
     """
 
     def __init__(

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from timm import list_models
 from torch import Tensor, nn
@@ -23,10 +22,14 @@ from cpvt.config.legacy import current
 from cpvt.data import Transform
 from cpvt.models import VisionTransformer
 from cpvt.models.adapt import adapt_model
+from cpvt.models.hub import check_hub_encoding, untrusted, write_weights
 from cpvt.models.pretrained import Files, shipped_files, shipped_names
 from cpvt.models.sizes import MODELS
-from cpvt.results.folders import CHECKPOINT, WEIGHTS
-from cpvt.runtime.files import read_json, write_bytes, write_json
+from cpvt.results.folders import CHECKPOINT, ROWS, WEIGHTS
+from cpvt.results.hub import record_from_timm, write_run
+from cpvt.results.rows import Row, read_rows
+from cpvt.runtime.files import read_json, write_json
+from cpvt.runtime.hub import CONFIG, PREFIX, fetch, is_hub, push
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,8 @@ class Checkpoint:
     class_names: tuple[str, ...]
     record: dict[str, Any]
     """The content of checkpoint.json: configurations of model and training, and provenance."""
+    source: str = ""
+    """What was loaded: a folder, a name that comes with weights, or "hf-hub:OWNER/NAME"."""
 
     def __call__(
         self, images: Any, top: int = 5, size: Size | None = None, protocol: str = "resize", scale: Any = "protocol"
@@ -62,13 +67,16 @@ class Checkpoint:
         return config_from_json(self.record["model"])
 
     @property
+    def name(self) -> str:
+        """How messages and probes name it: where it was trained, or what was loaded from elsewhere."""
+        training = None if is_hub(self.source) else self.record.get("training")
+        return training["out"] if training else self.source
+
+    @property
     def own_model(self) -> VisionTransformer:
         """The model, if it is one of ours; ValueError for an external one."""
         if not isinstance(self.model, VisionTransformer):
-            raise ValueError(
-                f"this needs one of our own models; '{self.record['training']['out']}' holds "
-                f"{self.record['model']['name']}"
-            )
+            raise ValueError(f"this needs one of our own models; '{self.name}' holds {self.record['model']['name']}")
         return self.model
 
     @property
@@ -79,8 +87,35 @@ class Checkpoint:
     @property
     def adapter(self) -> ModelAdapter:
         """The model behind the interface that measurements use."""
-        facts = {"train_size": self.config.img_size, "transform": self.transform, "class_names": self.class_names}
-        return adapter_of(self.model, self.record["training"]["out"], **facts)
+        facts: dict[str, Any] = {"train_size": self.config.img_size, "transform": self.transform}
+        facts["class_names"] = self.class_names or None
+        return adapter_of(self.model, self.name, **facts)
+
+    def push_to_hub(self, repo_id: str, *, license: str | None = None, **options: Any) -> str:
+        """Send the run to Hugging Face's hub, to a repository that is created if needed; the commit's address.
+
+        It holds weights, record and a card written from both and from the run's tests, without folders of this machine.
+        Then "hf-hub:OWNER/NAME" stands for the run, in `cpvt.load` and in commands; a model of ours is timm's, too.
+        license: a word of the hub for the card, such as "mit"; by default it names none. options: private, token,
+        branch, and those of huggingface_hub's `upload_folder`: commit_message, create_pr, ignore_patterns, ...
+        """
+        return push(lambda folder, name: self._write(folder, name, license), repo_id, **options)
+
+    def save_pretrained(self, save_directory: str | Path, *, repo_id: str = "", license: str | None = None) -> None:
+        """Write what `push_to_hub` sends to a folder, which `cpvt.load` reads; repo_id is what the card says."""
+        folder = Path(save_directory).resolve()
+        if folder == Path(self.source).resolve():
+            raise ValueError(f"'{save_directory}' is the run itself, which may have to resume: name another folder")
+        self._write(folder, repo_id or f"OWNER/{folder.name}", license)
+
+    def _write(self, folder: Path, repo_id: str, license: str | None) -> None:
+        write_run(folder, repo_id, self.model, self.record, self._rows(), license)
+
+    def _rows(self) -> list[Row]:
+        """The tests of this run in its folder, and not of other models that were tested into it."""
+        rows, training = read_rows(Path(self.source) / ROWS), self.record.get("training") or {}
+        name = self.config.name if isinstance(self.config, ExternalConfig) else training.get("model")
+        return [row for row in rows if (row.model, row.seed) == (name, training.get("seed"))]
 
 
 def as_adapter(
@@ -90,7 +125,7 @@ def as_adapter(
 ) -> ModelAdapter:
     """Wrap anything that is or names a model, so that it can be measured.
 
-    model: a run's folder, a name that comes with weights, a Checkpoint, an external model such as
+    model: a run's folder, a name that comes with weights, "hf-hub:OWNER/NAME", a Checkpoint, an external model such as
     "timm:vit_small_patch16_224", or any module or callable; the last two stay on their device.
     weights: a file of weights for an external model. Raises ValueError for an unknown name.
     """
@@ -113,40 +148,50 @@ def as_adapter(
 def _unknown(name: str) -> str:
     """The message for an unknown name, with close ones."""
     library, _, rest = name.partition(":")
-    guesses = [f"{prefix}:{rest}" for prefix in difflib.get_close_matches(library, TABLE, n=1)] if rest else []
+    libraries = (*TABLE, PREFIX[:-1])
+    guesses = [f"{prefix}:{rest}" for prefix in difflib.get_close_matches(library, libraries, n=1)] if rest else []
     guesses += difflib.get_close_matches(name, shipped_names(), n=1, cutoff=0.8)
     external = [each for each in list_models() if each not in MODELS]
     guesses += [f"timm:{near}" for near in difflib.get_close_matches(name, external, n=3, cutoff=0.8)]
     hint = f" Did you mean {' or '.join(guesses)}?" if guesses else ""
     return (
         f"'{name}' is no folder of a run, no model that comes with weights ({', '.join(shipped_names())}) and none of "
-        f"{', '.join(f'{each}:NAME' for each in TABLE)}.{hint}"
+        f"{', '.join(f'{each}:NAME' for each in TABLE)}, {PREFIX}OWNER/NAME.{hint}"
     )
 
 
 def is_run(name: str | Path) -> bool:
-    """Whether `load` takes a name: a folder that exists, or a model that comes with weights."""
-    return Path(name).exists() or str(name) in shipped_names()
+    """Whether `load` takes a name: a folder that exists, a model that comes with weights, or one of the hub."""
+    return Path(name).exists() or str(name) in shipped_names() or is_hub(name)
 
 
 def files_of(run: str | Path) -> Files:
-    """The paths of a run's weights and record: in its folder, or in the package for a model that comes with weights."""
+    """The paths of a run's weights and record: in its folder, in the package, or in the cache of the hub.
+
+    The record is timm's config.json where there is no other. A model of the hub is fetched, by ValueError if it cannot.
+    """
     folder = Path(run)
     if not folder.exists() and str(run) in shipped_names():
         return shipped_files(str(run))
-    return Files(folder / WEIGHTS, folder / CHECKPOINT)
+    if is_hub(run):
+        folder = fetch(str(run), CHECKPOINT, CONFIG)
+    timm_only = (folder / CONFIG).is_file() and not (folder / CHECKPOINT).exists()
+    return Files(folder / WEIGHTS, folder / (CONFIG if timm_only else CHECKPOINT))
 
 
 def save_checkpoint(folder: Path, weights: Mapping[str, Tensor], record: dict[str, Any]) -> None:
     """Write the weights, then the record; each file is replaced atomically."""
-    state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights.items()}
-    write_bytes(folder / WEIGHTS, safetensors.torch.save(state))
+    write_weights(folder, weights)
     write_json(folder / CHECKPOINT, record)
 
 
 def read_record(run: str | Path) -> dict[str, Any]:
     """The record of a run; ValueError if the folder has none."""
-    path = files_of(run).record
+    return _record_in(files_of(run).record, run)
+
+
+def _record_in(path: Path, run: str | Path) -> dict[str, Any]:
+    """The record of a run in this file."""
     if not path.is_file() and str(run) in MODELS and not Path(run).exists():
         raise ValueError(
             f"'{run}' holds no checkpoint: it is a model without trained weights. Train it (cpvt train --model {run}) "
@@ -157,12 +202,18 @@ def read_record(run: str | Path) -> dict[str, Any]:
             f"'{run}' holds no checkpoint: expected {CHECKPOINT} and {WEIGHTS}, as `cpvt train` writes them"
         )
     record: dict[str, Any] = read_json(path)
+    if path.name == CONFIG:
+        record = record_from_timm(record, str(run))
     missing = [name for name in ("model", "class_names") if name not in record]
     if missing:
         raise ValueError(f"'{path}' is not written by `cpvt train`: it lacks {', '.join(missing)}; pass a run's folder")
     if "training" in record:
         record["training"] = current(record["training"])
         _note_scale(record)
+    if "encoding" in record["model"]:
+        check_hub_encoding(record["model"]["encoding"], str(run))
+    elif is_hub(run) and "trust_remote_code" in record["model"]["name"]:
+        raise untrusted(f"the model '{record['model']['name']}'", str(run))
     return record
 
 
@@ -184,13 +235,17 @@ def _note_scale(record: dict[str, Any]) -> None:
 def load(run: str | Path, device: str = "auto") -> Checkpoint:
     """Load a trained run: the model in eval mode, its transform and its class names.
 
-    run: the run's folder, or a name that comes with weights, such as "cpvt_mini_peg5_gap".
-    Raises ValueError for a folder without a checkpoint and for weights that do not fit (with keys and shapes).
+    run: the run's folder, a name that comes with weights, such as "cpvt_mini_peg5_gap", or a model of Hugging Face's
+    hub, "hf-hub:OWNER/NAME" or "hf-hub:OWNER/NAME@REVISION", which is fetched once.
+    Raises ValueError for a folder without a checkpoint, for weights that do not fit (with keys and shapes), and for a
+    model that the hub lacks, keeps private, or cannot deliver now.
     """
-    record = read_record(run)
-    model = build_model(config_from_json(record["model"]))
-    load_weights_file(model, files_of(run).weights)
-    return Checkpoint(model.eval().to(pick_device(device)), transform_of(record), tuple(record["class_names"]), record)
+    files = files_of(run)
+    record = _record_in(files.record, run)
+    model = build_model(config_from_json(record["model"])).eval()
+    load_weights_file(model, files.weights)
+    classes = tuple(record["class_names"])
+    return Checkpoint(model.to(pick_device(device)), transform_of(record), classes, record, str(run))
 
 
 def build_model(config: ModelConfig | ExternalConfig) -> nn.Module:
@@ -222,13 +277,14 @@ def starting_weights(
             return model
         load_weights_file(model, Path(start))
         return model
-    record = read_record(start)
+    files = files_of(start)
+    record = _record_in(files.record, start)
     held = config_from_json(record["model"])
     kinds = ["a model of our own" if isinstance(each, ModelConfig) else f"'{each.name}'" for each in (held, wanted)]
     if type(held) is not type(wanted):
         raise ValueError(f"'{start}' holds {kinds[0]}, but {kinds[1]} is to be trained; start from a run of the latter")
     model = build_model(held)
-    load_weights_file(model, files_of(start).weights)
+    load_weights_file(model, files.weights)
     same_classes = class_names is None or list(class_names) == record["class_names"]
     adapted: nn.Module
     if isinstance(wanted, ModelConfig):

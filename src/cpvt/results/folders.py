@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from cpvt.runtime.files import read_json
+from cpvt.runtime.hub import WEIGHTS as WEIGHTS
 
-# A run: one training
-CHECKPOINT, WEIGHTS = "checkpoint.json", "model.safetensors"
+# A run: one training; its weights are in WEIGHTS
+CHECKPOINT = "checkpoint.json"
 HISTORY = "history.jsonl"  # loss and accuracy of each epoch
 STATE, PREVIOUS_STATE = "training.pt", "training.previous.pt"  # what a training resumes from
 

@@ -13,6 +13,7 @@ from cpvt.config.base import some_names
 from cpvt.config.scale import scale_label
 from cpvt.results.checkpoints import config_from_json, files_of, transform_of
 from cpvt.results.folders import HISTORY, ROWS
+from cpvt.results.hub import describe_training
 from cpvt.results.rows import read_rows
 from cpvt.runtime.files import read_lines
 
@@ -26,12 +27,12 @@ def describe_run(run: str | Path, record: dict[str, Any]) -> dict[str, str]:
     lines = {
         "model": _model(config, training),
         "parameters": f"{_parameters(files_of(run).weights):,}",
-        "classes": f"{len(record['class_names'])}: {some_names(record['class_names'])}",
+        "classes": f"{config.num_classes}: {some_names(record['class_names']) or 'without names'}",
     }
     if "transform" in record:
         lines["images"] = _images(record)
     if training:
-        lines["training"] = _training(record, training)
+        lines["training"] = describe_training(record)
         lines["data"] = training["dataset"]["data"]
         if training["initial_checkpoint"]:
             lines["initial checkpoint"] = training["initial_checkpoint"]
@@ -70,13 +71,4 @@ def _images(record: dict[str, Any]) -> str:
     return (
         f"resized to {size_label(transform.size)} pixels (crop ratio {transform.crop_ratio}, "
         f"{transform.interpolation}{reduced}), mean {transform.mean}, std {transform.std}"
-    )
-
-
-def _training(record: dict[str, Any], training: dict[str, Any]) -> str:
-    optim = training["optim"]
-    sizes = training["train_sizes"] or [record["model"]["img_size"]]
-    return (
-        f"{record.get('epoch', '?')} of {optim['epochs']} epochs, batches of {optim['batch_size']}, {optim['opt']}, "
-        f"lr {optim['lr']}, at {', '.join(map(size_label, sizes))} pixels, seed {training['seed']}"
     )

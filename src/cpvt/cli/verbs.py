@@ -158,7 +158,7 @@ def predict(config: PredictConfig) -> dict[str, Any]:
 
 
 def demo(config: DemoConfig) -> dict[str, Any]:
-    from cpvt.demo.page import serve
+    from cpvt.demo.server import serve
 
     return serve(config)
 

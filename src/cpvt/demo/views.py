@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -83,7 +82,7 @@ class Viewer:
 
         None has more than MOST_PATCHES patches, the recommended size aside.
         """
-        patch = self.adapter.patch_size or 1
+        patch = self.patch_size
         lengths = (round(max(sides(self.train_size)) * multiple / patch) * patch for multiple in MULTIPLES)
         found = {max(patch, length) for length in lengths}
         few: set[Size] = {each for each in found if patch_count((each, each), patch) <= MOST_PATCHES}
@@ -93,6 +92,16 @@ class Viewer:
     def tellings(self) -> tuple[str, ...]:
         """The ways to tell the model the scale of objects: one, 'untold', where it cannot be told."""
         return TELLINGS if self.adapter.takes_scale else TELLINGS[2:]
+
+    @property
+    def blocks(self) -> int:
+        """How many blocks the model has, 0 for one that is not ours."""
+        return len(self.own_model.blocks) if self.own_model else 0
+
+    @property
+    def patch_size(self) -> int:
+        """The side of a patch, pixels."""
+        return self.adapter.patch_size or 1
 
     @property
     def queries(self) -> tuple[str, ...]:
@@ -135,7 +144,9 @@ class Viewer:
     ) -> tuple[dict[str, float], tuple[float, float] | None]:
         """Class -> probability, and the scale that was told; nothing at a size that the model refuses."""
         try:
-            found = self.predict(image, size, protocol, telling, top=sum(1 for _ in self.adapter.class_names or ()) or 5)
+            found = self.predict(
+                image, size, protocol, telling, top=sum(1 for _ in self.adapter.class_names or ()) or 5
+            )
         except UnsupportedSizeError:
             return {}, None
         return dict(found.classes), found.scale

@@ -37,7 +37,8 @@ ATTENTION_WORDS = """### Where a block looks
 Bright patches get more attention, the mean over heads. The image is what the model saw at the chosen size."""
 PEG_WORDS = """### What PEG added
 A PEG mixes neighbouring patches into each patch: so a patch learns where it stands. Bright patches were changed most;
-the number is the mean length of the change, relative to that of a token."""
+the numbers are the length of the change, its mean and its range, relative to a token's length."""
+OTHERS_WORDS = "Attention and what PEG adds are shown for cpvt's own models; this one is another library's."
 CSS = """
 .gradio-container { max-width: 1240px !important; margin: 0 auto !important; }
 .panels { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(230px, 100%), 1fr)); gap: 12px; }
@@ -63,41 +64,47 @@ def build_page(viewer: Viewer, name: str, samples: list[Path]) -> Any:
         gr.Markdown(introduction(viewer, name))
         with gr.Row():
             with gr.Column(scale=2, min_width=280):
-                image, shown, top = _inputs(viewer, samples)
-            with gr.Column(scale=5, min_width=280):
+                image = _image(samples)
                 label = gr.Label(label="Top classes", elem_id="label")
                 note = gr.Markdown(elem_id="note")
+                shown, top = _controls(viewer)
+            with gr.Column(scale=5, min_width=280):
                 gr.Markdown(CURVE_WORDS + (TELLING_WORDS if viewer.adapter.takes_scale else ""))
                 curves = gr.HTML(elem_id="curves")
+                changes = [page.load, *(each.change for each in (image, *shown))]
+                if viewer.own_model is None:
+                    gr.Markdown(OTHERS_WORDS)
+                else:
+                    _inner_views(viewer, actions, [image, *shown], changes)
         gr.on([page.load, image.change, top.change], actions.curves, [image, top], curves, **MODEL)
-        changes = [page.load, *(each.change for each in (image, *shown))]
         gr.on([*changes, top.change], actions.answer, [image, *shown, top], [label, note], **MODEL)
-        if viewer.own_model is None:
-            gr.Markdown("Attention and what PEG adds are shown for cpvt's own models; this one is another library's.")
-        else:
-            _inner_views(viewer, actions, [image, *shown], changes)
     return page
 
 
-def _inputs(viewer: Viewer, samples: list[Path]) -> tuple[Any, list[Any], Any]:
-    """The image; size, protocol and scale; the number of classes."""
+def _image(samples: list[Path]) -> Any:
+    """The image and its examples."""
     image = gr.Image(
         str(samples[0]), type="filepath", image_mode=None, sources=["upload", "clipboard"], height=250, buttons=[],
         label="Image", elem_id="image",
     )  # fmt: skip
     image.preprocess = lambda payload: payload and payload.path  # decoded by us: our limit of pixels, our messages
     gr.Examples([[str(sample)] for sample in samples], image, label="Examples", elem_id="examples")
+    return image
+
+
+def _controls(viewer: Viewer) -> tuple[list[Any], Any]:
+    """Size, protocol and scale; and the number of classes."""
     labels = list(map(size_label, viewer.sizes))
-    size = gr.Radio(labels, value=size_label(viewer.recommended), label="Size, pixels", elem_id="size")
-    size.info = f"The model was trained at {size_label(viewer.train_size)}."
+    about = f"Trained at {size_label(viewer.train_size)}; predictions use {size_label(viewer.recommended)} by default."
+    size = gr.Radio(labels, value=size_label(viewer.recommended), label="Size, pixels", info=about, elem_id="size")
     protocols = [(f"{each}: {TABLE[each].title}", each) for each in PROTOCOLS]
     protocol = gr.Radio(protocols, value="resize", label="How a size is made", elem_id="protocol")
-    scales = [(about, each) for each, about in SCALES.items() if viewer.adapter.takes_scale or each == "protocol"]
-    scale = gr.Radio(scales, value="protocol", label="What the model is told of the scale", elem_id="scale")
-    scale.visible = viewer.adapter.takes_scale
+    scales, takes = [(about, each) for each, about in SCALES.items()], viewer.adapter.takes_scale
+    told = "What the model is told of the scale"
+    scale = gr.Radio(scales, value="protocol", label=told, visible=takes, elem_id="scale")
     most = min(5, len(viewer.adapter.class_names or range(5)))
     top = gr.Slider(1, most, value=min(3, most), step=1, label="Classes shown", elem_id="top")
-    return image, [size, protocol, scale], top
+    return [size, protocol, scale], top
 
 
 def _inner_views(viewer: Viewer, actions: Actions, shown: list[Any], changes: list[Any]) -> None:
@@ -109,7 +116,9 @@ def _inner_views(viewer: Viewer, actions: Actions, shown: list[Any], changes: li
             block = gr.Radio(blocks, value=blocks[:2][-1], label="Block", elem_id="block")
             queries = [(QUERIES[each], each) for each in viewer.queries]
             query = gr.Radio(queries, value=viewer.queries[0], label="Who looks", elem_id="query")
-            attention = gr.Image(label="Attention", format="png", interactive=False, buttons=[], elem_id="attention")
+            attention = gr.Image(
+                label="Attention", format="png", interactive=False, buttons=[], show_label=False, elem_id="attention"
+            )
         with gr.Column(scale=3, min_width=280):
             gr.Markdown(PEG_WORDS)
             pegs = gr.HTML(elem_id="pegs")

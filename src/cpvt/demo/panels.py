@@ -118,9 +118,11 @@ def peg_panels(maps: Sequence[PegMap], seen: NDArray[np.uint8], patch_size: int)
     figures = []
     for each in maps:
         where = "before block 1" if each.depth == 0 else f"after block {each.depth}"
+        picture = as_data(_png(overlay(seen, each.norms - each.norms.min(), patch_size)))
+        mean, low, high = (float(how(each.norms)) / each.token_norm for how in (np.mean, np.min, np.max))
         figures.append(
-            f'<figure><img src="{as_data(_png(overlay(seen, each.norms, patch_size)))}" alt="What the PEG {where} added '
-            f'to each patch"><figcaption>{where}: {each.share:.0%} of a token</figcaption></figure>'
+            f'<figure><img src="{picture}" alt="What the PEG {where} added to each patch">'
+            f"<figcaption>{where}: {mean:.0%} ({low:.0%} to {high:.0%})</figcaption></figure>"
         )
     return f"<div class='panels maps'>{''.join(figures)}</div>"
 

@@ -48,8 +48,8 @@ class PegMap(NamedTuple):
     depth: int
     norms: NDArray[np.float32]
     """Norm of output minus input, (h, w)."""
-    share: float
-    """The mean norm of what is added, divided by the mean norm of the tokens that it is added to."""
+    token_norm: float
+    """The mean norm of the tokens that it was added to."""
 
 
 class Viewer:
@@ -186,8 +186,7 @@ class Viewer:
         def note(depth: int, inputs: tuple[Any, ...], output: Tensor) -> None:
             tokens, (h, w) = inputs[0][0, -inputs[1][0] * inputs[1][1] :].float(), inputs[1]
             norms = (output[0, -h * w :].float() - tokens).norm(dim=-1)
-            share = float(norms.mean() / tokens.norm(dim=-1).mean())
-            found.append(PegMap(depth, norms.reshape(h, w).cpu().numpy(), share))
+            found.append(PegMap(depth, norms.reshape(h, w).cpu().numpy(), float(tokens.norm(dim=-1).mean())))
 
         handles = [
             modules[name].register_forward_hook(lambda _, inputs, output, depth=depth: note(depth, inputs, output))

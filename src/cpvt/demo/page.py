@@ -47,6 +47,7 @@ CSS = """
 .panels svg { width: 100%; height: auto; }
 .panels img { width: 100%; border-radius: 6px; margin: 0; }
 .panels figcaption { font-size: .85rem; opacity: .85; }
+#attention .image-frame, #attention img { width: 100%; min-height: 200px; image-rendering: pixelated; }
 .legend { display: flex; flex-wrap: wrap; gap: 4px 16px; margin: 0 0 8px; }
 .legend i { display: inline-block; width: 12px; height: 12px; border-radius: 3px; margin-right: 6px; }
 """

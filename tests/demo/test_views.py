@@ -181,7 +181,10 @@ def test_an_overlay_is_bright_where_the_map_is_large_and_frames_the_chosen_patch
     unit = 4 * enlargement(seen)
     shown = overlay(seen, heat, 4)
     assert shown.shape == (10 * unit // 4, 12 * unit // 4, 3)  # padding of the last row of patches is not shown
-    means = [shown[row * unit : (row + 1) * unit, column * unit : (column + 1) * unit].mean() for row, column in np.ndindex(3, 3)]  # fmt: skip
+    tiles = [
+        shown[row * unit : (row + 1) * unit, column * unit : (column + 1) * unit] for row, column in np.ndindex(3, 3)
+    ]
+    means = [tile.mean() for tile in tiles]
     assert np.argmax(means) == 5
     assert max(each for number, each in enumerate(means) if number != 5) < 0.5 * means[5]
     framed = overlay(seen, heat, 4, (0, 1))

@@ -56,8 +56,8 @@ class PegMap(NamedTuple):
 class Viewer:
     """One model, and what can be seen of it for an image. It serves one caller at a time: hooks and the scale are its.
 
-    run: as in `cpvt sweep`, or an adapter; weights: a file, for an external model. Raises ValueError for an unknown name, and for a model whose training size or normalisation
-    is not known.
+    run: as in `cpvt sweep`, or an adapter. weights: a file of weights for an external model. Raises ValueError for an
+    unknown name, and for a model whose training size or normalisation is not known.
     """
 
     def __init__(self, run: str | ModelAdapter, device: str = "auto", weights: str | None = None) -> None:

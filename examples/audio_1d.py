@@ -80,7 +80,10 @@ longer, longer_rises = record(200, 3, torch.Generator().manual_seed(99))
 trained = {name: [train(name, seed, given.steps) for seed in range(given.seeds)] for name in VARIANTS}
 with torch.no_grad():
     for name, models in trained.items():
-        for length, heard, truth in (("as long as in training", sounds, rises), ("3 times as long", longer, longer_rises)):
+        for length, heard, truth in (
+            ("as long as in training", sounds, rises),
+            ("3 times as long", longer, longer_rises),
+        ):
             scores = [100 * float((model(heard).argmax(1) == truth).float().mean()) for model in models]
             print(f"{name}, {length}: {statistics.mean(scores):.1f} % ({min(scores):.1f} to {max(scores):.1f})")
     model = trained["PEG"][0]

@@ -135,7 +135,7 @@ def _table(verb: str, kind: Any, about: str) -> str:
     """The options of one verb, in the groups of its help page."""
     from cpvt.config.describe import describe_options
 
-    parts = [f"### Options of cpvt {verb}", f"{about[0].upper()}{about[1:]}."]
+    parts = [f"### Options of cpvt {verb}", f"{about[0].upper()}{about[1:]}".removesuffix(".") + "."]
     for group, options in groupby(describe_options(kind), key=lambda each: each.group):
         parts += [f"**{group}**", "| option | default | meaning |\n|---|---|---|\n" + "\n".join(map(_row, options))]
     return "\n\n".join(parts)
@@ -144,4 +144,5 @@ def _table(verb: str, kind: Any, about: str) -> str:
 def _row(option: Any) -> str:
     default = "required" if option.required else f"`{option.default}`" if option.default else ""
     meaning = re.sub(r"([*_|\[\]])", r"\\\1", html.escape(option.text, quote=False))
-    return f"| `{option.invocation}` | {default} | {meaning} |"
+    invocation = option.invocation.replace("|", "/")  # a bar would end the cell
+    return f"| `{invocation}` | {default} | {meaning} |"

@@ -19,7 +19,7 @@ ROOTED = {  # page -> the file of the repository that it shows
 }
 OPTIONS, SCRIPTS = "<!-- options -->", "<!-- scripts -->"  # where pages get the tables of options, and the examples
 LINK = re.compile(
-    r"(?P<code>^ *```.*?^ *```|`+[^`]*`+)|\[(?P<text>(?:[^\[\]]|\[[^\]]*\])*)\]\((?P<target>[^)\s]+)\)",
+    r"(?P<code>^ *```.*?^ *```|`+[^`]*`+)|(?P<image>!?)\[(?P<text>(?:[^\[\]]|\[[^\]]*\])*)\]\((?P<target>[^)\s]+)\)",
     re.MULTILINE | re.DOTALL,
 )
 
@@ -124,7 +124,7 @@ def _link(match: re.Match, folder: Path, uri: str, config: Any, files: Any) -> s
     page = pages.get(inside, inside.removeprefix(f"{Path(config.docs_dir).name}/"))
     file = files.get_file_from_path(page)
     if file is not None and file.inclusion.is_included():
-        return f"[{text}]({posixpath.relpath(page, posixpath.dirname(uri) or '.')}{anchor})"
+        return f"{match['image']}[{text}]({posixpath.relpath(page, posixpath.dirname(uri) or '.')}{anchor})"
     if not config.repo_url:
         return text
     kind = "tree" if found.is_dir() else "blob"

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src"
 ROOMS = (  # from the ground up: a room imports only from rooms before it
     "grids", "config", "runtime", "ops", "encodings", "models", "data", "adapters", "results", "reporting",
-    "evaluation", "training", "experiments", "testing", "cli", "__main__",
+    "evaluation", "training", "experiments", "demo", "testing", "cli", "__main__",
     "benchmarks",  # outside the package, which never imports it
 )  # fmt: skip
 LIGHT = {  # module or room -> the packages that it may import, besides the standard library

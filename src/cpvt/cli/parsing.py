@@ -37,6 +37,8 @@ def parse(arguments: list[str] | None = None) -> Any:
         option = Annotated[marked]
         union = option if union is None else union | option
     given = [each for each in arguments if recipe is None or not _is_recipe(each)]
+    if verb == "demo" and given[1:] and not given[1].startswith("-"):  # tyro knows no optional positional argument
+        given.insert(1, "--run")
     with Options.checked_later(), _registry():  # checked below: tyro would print a box around our messages
         config = tyro.cli(union, prog="cpvt", args=given, config=(tyro.conf.OmitArgPrefixes,))
     config.check()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from cpvt.config import (
     CompareConfig,
     ConvertConfig,
+    DemoConfig,
     ExportConfig,
     InfoConfig,
     ListConfig,
@@ -156,6 +157,12 @@ def predict(config: PredictConfig) -> dict[str, Any]:
     return {**summary, "predictions": [each._asdict() for each in predictions]} if config.json else summary
 
 
+def demo(config: DemoConfig) -> dict[str, Any]:
+    from cpvt.demo.server import serve
+
+    return serve(config)
+
+
 def export(config: ExportConfig) -> dict[str, Any]:
     from cpvt.config.scale import scale_label
     from cpvt.evaluation.export import export as run_export
@@ -257,6 +264,7 @@ VERBS: dict[str, tuple[type[Options], Any, str]] = {
     "retrofit": (RetrofitConfig, retrofit, "add PEGs to a trained model, fine-tune it, test it before and after"),
     "probe": (ProbeConfig, probe, "measure what a model knows of positions"),
     "predict": (PredictConfig, predict, "classify images, read as in the tests of the model"),
+    "demo": (DemoConfig, demo, "show a model in the browser: an image at many sizes, attention, what PEG adds"),
     "export": (ExportConfig, export, "write a model as one file for all sizes: .onnx or .pt2"),
     "convert": (ConvertConfig, convert, "turn the positional convolutions of another model into PEGs"),
     "report": (ReportConfig, report, "write the report of one or several folders again"),

@@ -25,6 +25,7 @@ from cpvt.config.base import (
 from cpvt.config.data import DataConfig
 from cpvt.config.evaluation import (
     ConvertConfig,
+    DemoConfig,
     ExportConfig,
     InfoConfig,
     ListConfig,
@@ -47,6 +48,7 @@ __all__ = [
     "CompareConfig",
     "ConvertConfig",
     "DataConfig",
+    "DemoConfig",
     "ExportConfig",
     "ExternalConfig",
     "InfoConfig",

@@ -169,6 +169,25 @@ class PredictConfig(Options):
 
 
 @dataclass(frozen=True)
+class DemoConfig(Options):
+    """Show a model in the browser: its answer to an image at many sizes, where it looks, what PEG adds."""
+
+    run: str = "cpvt_mini_peg5_gap"
+    """Folder of a run, a name that comes with weights, hf-hub:OWNER/NAME, or timm:NAME, hf:PATH_OR_NAME,
+    torchvision:NAME; it may stand without the flag: cpvt demo runs/mine."""
+    host: str = "127.0.0.1"
+    """Address to listen on; the default is seen from this machine only, 0.0.0.0 from the whole network."""
+    port: int | None = None
+    """Port to listen on; by default the first free one from 7860."""
+    browser: bool = False
+    """Open the page in the browser."""
+    device: str = "auto"
+
+    COMMON: ClassVar[tuple[str, ...]] = ("run", "browser", "port", "host")
+    RANGES: ClassVar[Ranges] = {"1 or more": ("port",)}
+
+
+@dataclass(frozen=True)
 class ExportConfig(Options):
     """Write a trained model as one file that takes images of any size."""
 

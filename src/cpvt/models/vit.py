@@ -336,8 +336,11 @@ class VisionTransformer(HubModel):
             temperatures = [find_temperature(each.grid, each.scale, self.scale_grid) for each in layout.groups]
         return AttentionInputs.build(self.encoding, layout, x, temperatures)
 
-    def attention_map(self, images: Tensor, block: int) -> Tensor:
-        """Attention weights between the patches in one block (counted from 1), (B, heads, N, N)."""
+    def attention_map(self, images: Tensor, block: int, prefix: bool = False) -> Tensor:
+        """Attention weights between the patches in one block (counted from 1), (B, heads, N, N).
+
+        prefix: keep the prefix tokens, (B, heads, P + N, P + N); then every row sums to 1.
+        """
         if not 1 <= block <= len(self.blocks):
             raise ValueError(f"block must be from 1 to {len(self.blocks)}; got {block}")
         x, layout, positions = self.embed(images)
@@ -345,4 +348,5 @@ class VisionTransformer(HubModel):
         positions = positions.at_block(self.encoding, layout, block, x)
         looked_at: Block = self.blocks[block - 1]  # type: ignore[assignment]
         weights = looked_at.attn.weights(looked_at.norm1(x), positions)
-        return weights[:, :, self.num_prefix_tokens :, self.num_prefix_tokens :]
+        first = 0 if prefix else self.num_prefix_tokens
+        return weights[:, :, first:, first:]

@@ -255,6 +255,11 @@ def test_code_that_a_record_of_the_hub_names_is_not_run(hub, logged_in, tiny_run
         hub.repos[f"me/{name}"] = [{"checkpoint.json": record, "model.safetensors": b""}]
         with pytest.raises(ValueError, match=f"'hf-hub:me/{name}' has the .*, which would run code"):
             cpvt.load(f"hf-hub:me/{name}")
+    config = {"architecture": "cpvt_micro", "pretrained_cfg": {}, "model_args": {"encoding": "own:Table"}}
+    hub.repos["me/timm"] = [{"config.json": json.dumps(config).encode()}]
+    with pytest.raises(ValueError, match="'hf-hub:me/timm' has the encoding 'own:Table', which would run code"):
+        timm.create_model("hf-hub:me/timm")
+    assert timm.create_model("hf-hub:me/timm", encoding="peg").config.encoding == "peg"
 
 
 def test_without_a_network_the_copy_in_the_cache_is_used(hub, logged_in, tiny_run, monkeypatch):

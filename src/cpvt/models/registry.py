@@ -9,10 +9,12 @@ import torch
 from timm.models import build_model_with_cfg, generate_default_cfgs, is_model, register_model
 
 from cpvt.config import split_options
+from cpvt.models.hub import check_hub_encoding
 from cpvt.models.pretrained import describe_shipped, shipped_names, shipped_scale
 from cpvt.models.sizes import MODELS, model_config
 from cpvt.models.timm_interface import describe_to_timm
 from cpvt.models.vit import VisionTransformer
+from cpvt.runtime.hub import PREFIX
 
 
 def describe_models() -> dict[str, str]:
@@ -56,6 +58,7 @@ def _build(name: str, pretrained: bool = False, **options: Any) -> Any:
     def construct(*, device: Any = None, dtype: Any = None, **fields: Any) -> VisionTransformer:
         return VisionTransformer(model_config(name, **fields), device, dtype, _own_encoding(fields))
 
+    _check_source(options)
     config = MODELS[name][0]
     if options.get("distilled"):  # two heads to skip where the weights have other classes
         heads = {"classifier": ("head", "head_dist")}
@@ -80,6 +83,14 @@ def _build(name: str, pretrained: bool = False, **options: Any) -> Any:
     if resize:
         getattr(model, "model", model).set_input_size(**resize)
     return model
+
+
+def _check_source(options: dict[str, Any]) -> None:
+    """Raise ValueError where a file of the hub, and not the caller, names an encoding from outside the package."""
+    source, encoding = options.get("pretrained_cfg"), options.get("encoding")
+    held = options.get("pretrained_model_args", options).get("encoding")
+    if isinstance(source, dict) and source.get("source") == "hf-hub" and isinstance(held, str) and held == encoding:
+        check_hub_encoding(held, f"{PREFIX}{source.get('hf_hub_id')}")
 
 
 def _own_encoding(options: dict[str, Any]) -> Any:

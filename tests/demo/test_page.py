@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from urllib.parse import urlparse
+from urllib.request import urlopen
 
 import numpy as np
 import pytest
@@ -66,7 +67,7 @@ def test_the_answer_is_that_of_predict(client, photo):
     (wanted,) = cpvt.predict(RUN, [photo], size=64, scale="auto", top=3, device="cpu")
     assert [each["label"] for each in label["confidences"]] == [name for name, _ in wanted.classes]
     assert [each["confidence"] for each in label["confidences"]] == pytest.approx([p for _, p in wanted.classes])
-    assert "90x70 pixels was read at 64x64, told scale" in note
+    assert "90x70 pixels was read at 64x64, and the model was told scale" in note
 
 
 def test_every_view_has_an_address(client, photo):
@@ -172,8 +173,16 @@ def test_the_page_in_a_browser(demo, browser, photo, tmp_path):
     browser.execute_script("document.querySelector('#attention').scrollIntoView()")
     before = wait(browser, "attention", PICTURE)
 
-    browser.find_element("css selector", "#attention img").click()
-    wait(browser, "the attention of the patch", PICTURE.replace("e.src", f"e.src != {before!r}"))
+    picture = browser.find_element("css selector", "#attention img")
+    side = picture.size["width"]  # of 10x10 patches; from its middle to the patch in row 2, column 6
+    mouse = pytest.importorskip("selenium.webdriver").ActionChains(browser)
+    mouse.move_to_element_with_offset(picture, round(0.15 * side), round(-0.25 * side)).click().perform()
+    after = wait(browser, "the attention of the patch", PICTURE.replace("e.src", f"e.src != {before!r} && e.src"))
+    with urlopen(after) as file, Image.open(file) as shown:
+        pixels = np.asarray(shown.convert("RGB")).astype(int)
+    framed = np.abs(pixels - (90, 220, 255)).max(axis=2) < 8
+    assert framed[80:120, 240:280].mean() > 0.2
+    assert framed.sum() == framed[80:120, 240:280].sum()
     assert browser.execute_script("return document.querySelector('#query input:checked').value") == "one patch"
 
     browser.find_element("css selector", "#image input[type=file]").send_keys(str(photo))

@@ -169,6 +169,7 @@ def test_the_page_in_a_browser(demo, browser, photo, tmp_path):
     browser.get(demo)
     wait(browser, "the first answer", TEXT.format("#label", "ship"))
     wait(browser, "the curves", "return document.querySelectorAll('#curves svg').length == 6")
+    assert browser.execute_script("return getComputedStyle(document.querySelector('.panels')).display") == "grid"
     wait(browser, "the PEGs", "return document.querySelectorAll('#pegs img').length == 5")
     browser.execute_script("document.querySelector('#attention').scrollIntoView()")
     before = wait(browser, "attention", PICTURE)
@@ -190,11 +191,11 @@ def test_the_page_in_a_browser(demo, browser, photo, tmp_path):
     wait(browser, "the end of all events", "return !document.querySelector('.generating, .pending')")
     width, inner = browser.execute_script("return [document.documentElement.scrollWidth, innerWidth]")
     assert (width, inner) == (390, 390)
+    visited()
+    assert hosts == {urlparse(demo).netloc}
     assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
 
     (tmp_path / "broken.png").write_bytes(b"no image")
     browser.find_element("css selector", "#image input[type=file]").send_keys(str(tmp_path / "broken.png"))
     wait(browser, "what is wrong", TEXT.format("[data-testid=toast-body]", "broken.png"))
     assert len(browser.find_elements("css selector", "[data-testid=toast-body]")) == 1
-    visited()
-    assert hosts == {urlparse(demo).netloc}

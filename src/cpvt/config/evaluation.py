@@ -175,6 +175,8 @@ class DemoConfig(Options):
     run: str = "cpvt_mini_peg5_gap"
     """Folder of a run, a name that comes with weights, hf-hub:OWNER/NAME, or timm:NAME, hf:PATH_OR_NAME,
     torchvision:NAME; it may stand without the flag: cpvt demo runs/mine."""
+    checkpoint: str | None = None
+    """File of weights for an external model, or `random`; by default those that its library publishes."""
     host: str = "127.0.0.1"
     """Address to listen on; the default is seen from this machine only, 0.0.0.0 from the whole network."""
     port: int | None = None

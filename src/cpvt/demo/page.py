@@ -30,7 +30,7 @@ SCALES = {
 }
 CURVE_WORDS = """### Does the answer hold at other sizes?
 Each line is the probability of a class when the image is shown at that size. Flat and high is good. Under *resize* the
-object grows. Under *canvas* the image keeps its training size and stands at a random place on a larger, empty one."""
+object grows. Under *canvas* the image keeps its training size and stands at a random place on a larger canvas."""
 TELLING_WORDS = """ *Scale told*: the model is told how much larger objects are than in training. *Guessed*: it
 takes the scale at which it is surest; from one image that is a weak guess. *Nothing told*: as published."""
 ATTENTION_WORDS = """### Where a block looks
@@ -44,9 +44,11 @@ CSS = """
 .panels { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(230px, 100%), 1fr)); gap: 12px; }
 .maps { grid-template-columns: repeat(auto-fill, minmax(130px, 1fr)); }
 .panels figure { margin: 0; min-width: 0; }
-.panels svg { width: 100%; height: auto; }
+.panels svg { width: 100%; max-width: 420px; height: auto; }
+#image img { width: 100%; height: 100%; object-fit: contain; }
 .panels img { width: 100%; border-radius: 6px; margin: 0; }
 .panels figcaption { font-size: .85rem; opacity: .85; }
+#attention .image-frame, #attention img { width: 100%; min-height: 200px; image-rendering: pixelated; }
 .legend { display: flex; flex-wrap: wrap; gap: 4px 16px; margin: 0 0 8px; }
 .legend i { display: inline-block; width: 12px; height: 12px; border-radius: 3px; margin-right: 6px; }
 """
@@ -60,7 +62,7 @@ MODEL = {"concurrency_id": "model", "concurrency_limit": 1}  # one event at a ti
 def build_page(viewer: Viewer, name: str, samples: list[Path]) -> Any:
     """The page of a model, a `gradio.Blocks`; samples: files of example images, the first is shown at the start."""
     actions = Actions(viewer)
-    with gr.Blocks(title=f"cpvt demo: {name}", analytics_enabled=False, delete_cache=(3600, 3600)) as page:
+    with gr.Blocks(title=f"cpvt demo: {name}", analytics_enabled=False) as page:
         gr.Markdown(introduction(viewer, name))
         with gr.Row():
             with gr.Column(scale=2, min_width=280):
@@ -155,7 +157,7 @@ class Actions:
             found = self.viewer.predict(image, self.sizes[size], protocol, scale, int(top))
         except ValueError as error:  # also a size that the model refuses
             raise gr.Error(html.escape(str(error)), title="This image cannot be used", print_exception=False) from error
-        return dict(found.classes), read_note(found)
+        return dict(found.classes), read_note(found, self.viewer.adapter.takes_scale)
 
     def curves(self, path: str | None, top: int) -> str:
         """The panels of curves, HTML."""
@@ -199,7 +201,8 @@ class Actions:
 def introduction(viewer: Viewer, name: str) -> str:
     """The head of the page: what this is, and what the model knows, Markdown."""
     names = viewer.adapter.class_names
-    knows = f"It knows {some_names(names)}, and nothing else" if names else "The names of its classes are not known"
+    known = some_names(names or ()) if len(names or ()) > 12 else ", ".join(names or ())
+    knows = f"It knows {known}, and nothing else" if names else "The names of its classes are not known"
     return (
         f"# One image, many sizes\n`{name}` was trained at {size_label(viewer.train_size)} pixels. {knows}: any image "
         "gets one of its classes. Nothing leaves this machine."

@@ -1,4 +1,4 @@
-"""The panels of the demo: curves as SVG in a page's own colours, heat maps over the image, and the words beside them."""
+"""The panels of the demo: curves in the colours of the page, heat maps over the image, and what is said of them."""
 
 from __future__ import annotations
 
@@ -35,21 +35,20 @@ def curve_panels(curves: Curves, train_size: Size) -> str:
     parts = [f'<p class="legend">{names}</p>']
     for protocol in dict.fromkeys(protocol for protocol, _ in curves.lines):
         parts.append(f"<h4><b>{protocol}</b>: {TABLE[protocol].title}</h4><div class='panels'>")
-        for telling in [each for name, each in curves.lines if name == protocol]:
+        tellings = [each for name, each in curves.lines if name == protocol]
+        for telling in tellings:
             values = curves.lines[protocol, telling]
             svg = inline(as_bytes(_curve_figure(values, curves.sizes, train_size), "svg")).replace(INK, "currentColor")
-            best = f"{curves.classes[0]} over test sizes, {protocol}, {TITLES[telling]}"
-            about = _scales(curves.sizes, curves.scales[protocol, telling])
-            parts.append(
-                f'<figure role="img" aria-label="Probability of {html.escape(best)}">'
-                f"<figcaption>{TITLES[telling]}{about}</figcaption>{svg}</figure>"
-            )
+            title = TITLES[telling] + _at_largest(curves.sizes, curves.scales[protocol, telling])
+            caption = f"<figcaption>{title}</figcaption>" if len(tellings) > 1 else ""  # else it cannot be told
+            about = f"Probability of {curves.classes[0]} and others over test sizes, {protocol}, {title}"
+            parts.append(f'<figure role="img" aria-label="{html.escape(about)}">{caption}{svg}</figure>')
         parts.append("</div>")
     return "".join(parts)
 
 
-def _scales(sizes: Sequence[Size], scales: Sequence[tuple[float, float] | None]) -> str:
-    """The scale at the largest size, as what the line stands for."""
+def _at_largest(sizes: Sequence[Size], scales: Sequence[tuple[float, float] | None]) -> str:
+    """The scale that was told at the largest size."""
     return "" if scales[-1] is None else f": {scale_label(scales[-1])} at {size_label(sizes[-1])} pixels"
 
 
@@ -79,9 +78,9 @@ def _curve_figure(values: NDArray[np.float64], sizes: Sequence[Size], train_size
 def overlay(
     seen: NDArray[np.uint8], heat: NDArray[np.float32], patch_size: int, chosen: Sequence[int] | None = None
 ) -> NDArray[np.uint8]:
-    """A heat map (h, w) over the image (H, W, 3) that the model saw, bright where it is large, enlarged to be looked at.
+    """A heat map (h, w) over the image (H, W, 3) that the model saw, bright where it is large.
 
-    Patches keep their edges. chosen: row and column of a patch that gets a frame.
+    It is enlarged to be looked at; patches keep their edges. chosen: row and column of a patch that gets a frame.
     """
     from matplotlib import colormaps
 
@@ -133,8 +132,9 @@ def _png(pixels: NDArray[np.uint8]) -> bytes:
     return file.getvalue()
 
 
-def read_note(prediction: Prediction) -> str:
+def read_note(prediction: Prediction, takes_scale: bool) -> str:
     """How the image was read for a prediction, in one sentence."""
     (width, height), (input_width, input_height) = prediction.original_size, prediction.size
     told = "told nothing of the scale" if prediction.scale is None else f"told scale {scale_label(prediction.scale)}"
-    return f"The image of {width}x{height} pixels was read at {input_width}x{input_height}, {told}."
+    read = f"The image of {width}x{height} pixels was read at {input_width}x{input_height}"
+    return f"{read}, and the model was {told}." if takes_scale else f"{read}."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import tempfile
 import time
 from pathlib import Path
@@ -17,8 +18,10 @@ from cpvt.demo.views import Viewer
 def serve(config: DemoConfig) -> dict[str, Any]:
     """Serve the page until it is interrupted; prints its address as a JSON object once it is up.
 
-    Raises ValueError where Gradio is missing and for a model that cannot be shown, OSError for a port that is taken.
+    Raises ValueError where Gradio is missing, for a port that is taken, and for a model that cannot be shown.
     """
+    if config.port is not None:
+        _check_port(config.host, config.port)
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     local = [os.environ.get("no_proxy", ""), "localhost", config.host]
     os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(filter(None, local))  # Gradio asks whether it is up
@@ -28,7 +31,7 @@ def serve(config: DemoConfig) -> dict[str, Any]:
         raise ValueError(
             f"the demo needs a package that is not installed ({error}): pip install 'cpvt[demo]'"
         ) from error
-    viewer = Viewer(config.run, config.device)
+    viewer = Viewer(config.run, config.device, config.checkpoint)
     with tempfile.TemporaryDirectory() as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder  # uploads are gone when the demo ends
         samples = write_samples(Path(folder), viewer.adapter.class_names)
@@ -44,3 +47,14 @@ def serve(config: DemoConfig) -> dict[str, Any]:
                 time.sleep(3600)
         finally:
             page.close(verbose=False)
+
+
+def _check_port(host: str, port: int) -> None:
+    """Raise ValueError where nothing can listen, before the seconds that a start takes."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        socket.create_server((host, port), family=family).close()
+    except OSError as error:
+        raise ValueError(
+            f"nothing can listen on {host}, port {port} ({error}); choose another --port, or none"
+        ) from error

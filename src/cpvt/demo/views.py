@@ -28,6 +28,7 @@ PROTOCOLS = ("resize", "canvas")
 TELLINGS = ("told", "guessed", "untold")  # of the scale of objects
 MULTIPLES = (0.5, 0.75, 1, 1.25, 1.5, 2, 2.5, 3)  # of the training size, the test sizes
 MOST_PATCHES = 2304  # of an image: its attention takes 21 MB a head
+MOST_CLASSES = 10**6  # of a model: more than any has
 CLASS_TOKEN, EVERY_PATCH, ONE_PATCH = "class token", "every patch", "one patch"
 
 
@@ -55,15 +56,17 @@ class PegMap(NamedTuple):
 class Viewer:
     """One model, and what can be seen of it for an image. It serves one caller at a time: hooks and the scale are its.
 
-    run: as in `cpvt sweep`. Raises ValueError for an unknown name, and for a model whose training size or normalisation
-    is not known.
+    run: as in `cpvt sweep`, or an adapter. weights: a file of weights for an external model. Raises ValueError for an
+    unknown name, and for a model whose training size or normalisation is not known.
     """
 
-    def __init__(self, run: str, device: str = "auto") -> None:
-        self.adapter = as_adapter(run, device=device)
+    def __init__(self, run: str | ModelAdapter, device: str = "auto", weights: str | None = None) -> None:
+        self.adapter = as_adapter(run, weights, device)
         self.recommended: Size = _short(preprocessing_of(self.adapter).sides)
         if self.adapter.train_size is None:
-            raise ValueError(f"'{run}' does not state its training size, from which the demo takes its test sizes")
+            raise ValueError(
+                f"'{self.adapter.name}' does not state its training size, from which the demo takes its test sizes"
+            )
 
     @property
     def own_model(self) -> VisionTransformer | None:
@@ -144,9 +147,7 @@ class Viewer:
     ) -> tuple[dict[str, float], tuple[float, float] | None]:
         """Class -> probability, and the scale that was told; nothing at a size that the model refuses."""
         try:
-            found = self.predict(
-                image, size, protocol, telling, top=sum(1 for _ in self.adapter.class_names or ()) or 5
-            )
+            found = self.predict(image, size, protocol, telling, top=MOST_CLASSES)
         except UnsupportedSizeError:
             return {}, None
         return dict(found.classes), found.scale

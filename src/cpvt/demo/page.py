@@ -41,7 +41,7 @@ the numbers are the length of the change, its mean and its range, relative to a 
 OTHERS_WORDS = "Attention and what PEG adds are shown for cpvt's own models; this one is another library's."
 CSS = """
 .gradio-container { max-width: 1240px !important; margin: 0 auto !important; }
-.panels { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(230px, 100%), 1fr)); gap: 12px; }
+.panels { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(190px, 100%), 1fr)); gap: 12px; }
 .maps { grid-template-columns: repeat(auto-fill, minmax(130px, 1fr)); }
 .panels figure { margin: 0; min-width: 0; }
 .panels svg { width: 100%; max-width: 420px; height: auto; }

@@ -49,7 +49,7 @@ def curve_panels(curves: Curves, train_size: Size) -> str:
 
 def _at_largest(sizes: Sequence[Size], scales: Sequence[tuple[float, float] | None]) -> str:
     """The scale that was told at the largest size."""
-    return "" if scales[-1] is None else f": {scale_label(scales[-1])} at {size_label(sizes[-1])} pixels"
+    return "" if scales[-1] is None else f": {scale_label(scales[-1])} at {size_label(sizes[-1])}"
 
 
 def _curve_figure(values: NDArray[np.float64], sizes: Sequence[Size], train_size: Size) -> Any:

@@ -19,7 +19,9 @@ def execute(source: Path, folder: Path, **parameters: object) -> nbformat.Notebo
             lines = [line for line in cell.source.splitlines() if line.split(" =")[0] not in parameters]
             cell.source = "\n".join([*lines, *(f"{name} = {value!r}" for name, value in parameters.items())])
     os.environ["PYTHONWARNINGS"] = "ignore:IProgress not found"  # tqdm's wish for a package, from an import of timm's
-    NotebookClient(notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(folder)}}).execute()
+    NotebookClient(
+        notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
+    ).execute()
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)  # times of this machine
     notebook.metadata = nbformat.from_dict(KEPT)

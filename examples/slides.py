@@ -30,10 +30,11 @@ def slide(side: int, draw: np.random.Generator) -> tuple[Tensor, Tensor, int]:
     tissue = (smooth > np.quantile(smooth, 0.3)) & (draw.random((side, side)) > 0.1)
     places, kinds, label = np.argwhere(tissue), np.zeros((side, side), dtype=np.int64), int(draw.integers(2))
     down, right = ((0, 1), (1, 0))[draw.integers(2)]
-    for row, column in places[draw.permutation(len(places))[: len(places) // 8]]:
+    pairs = len(places) // 20
+    for row, column in draw.permutation(places):
         near, far = (((row + n * down) % side, (column + n * right) % side) for n in (1, 6))
-        if tissue[near] and tissue[far] and not kinds[row, column] + kinds[near] + kinds[far]:
-            kinds[row, column], kinds[near if label else far] = 1, 2
+        if pairs and tissue[near] and tissue[far] and not kinds[row, column] + kinds[near] + kinds[far]:
+            kinds[row, column], kinds[near if label else far], pairs = 1, 2, pairs - 1
     features = KINDS[torch.from_numpy(kinds[tissue])]
     noise = 0.5 * torch.from_numpy(draw.standard_normal(features.shape)).float()
     return features + noise, torch.from_numpy(places), label

@@ -82,10 +82,9 @@ def accuracy(model: Classifier, side: int, count: int) -> float:
 
 def memory(count: int) -> int:
     """Bytes that forward_at keeps for the backward."""
-    kept: dict[int, int] = {}
-    places = torch.randperm(4 * count)[:count]  # a quarter of the places of a square
+    side, kept = math.isqrt(4 * count) + 1, {}
+    places = torch.randperm(side**2)[:count]  # a quarter of the places of a square
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.update({t.data_ptr(): t.nbytes}) or t, lambda t: t):
-        side = math.isqrt(4 * count) + 1
         cpvt.PEG(48, (7, 5, 3)).forward_at(torch.randn(count, 48), torch.stack([places // side, places % side], 1))
     return sum(kept.values())
 

@@ -12,7 +12,7 @@ KEPT = {"kernelspec": {"display_name": "Python 3", "language": "python", "name":
 
 
 def execute(source: Path, folder: Path, **parameters: object) -> nbformat.NotebookNode:
-    """The notebook with fresh outputs, run in a folder; parameters replace lines `NAME = ...` of its parameters cell."""
+    """The notebook with fresh outputs, run in a folder; parameters replace those of its parameters cell."""
     notebook = nbformat.read(source, as_version=4)
     for cell in notebook.cells:
         if "parameters" in cell.metadata.get("tags", []):

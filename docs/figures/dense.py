@@ -1,4 +1,4 @@
-"""Measure and draw examples/dense_prediction.py: python docs/figures/dense.py writes dense.jsonl and dense.png, in an hour."""
+"""Measure examples/dense_prediction.py: python docs/figures/dense.py writes dense.jsonl and dense.png in an hour."""
 
 import json
 import statistics

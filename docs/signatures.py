@@ -9,9 +9,19 @@ import griffe
 class Parameters(griffe.Extension):
     """Rewrites the docstrings of functions and classes before they are rendered."""
 
-    def on_object(self, *, obj, **_):
+    def on_function(self, *, func, **_):
+        self.rewrite(func)
+
+    def on_attribute(self, *, attr, **_):
+        self.rewrite(attr)
+
+    def on_class_members(self, *, cls, **_):
+        self.rewrite(cls)
+
+    @staticmethod
+    def rewrite(obj):
         if obj.docstring is not None:
-            names = [each.name for each in obj.parameters] if obj.is_function else []
+            names = [] if obj.is_attribute else [each.name for each in obj.parameters]
             obj.docstring.value = as_list(obj.docstring.value, names)
 
 

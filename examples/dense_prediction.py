@@ -1,4 +1,4 @@
-"""Dense prediction at any size: name the digit of every pixel of noisy canvases; train at 64 pixels, test at larger ones.
+"""Dense prediction at any size: the digit of every pixel of noisy canvases, trained at 64 pixels.
 
 python examples/dense_prediction.py peg5 takes two minutes on a core; or learned, rope, none, ...
 """

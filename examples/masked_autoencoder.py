@@ -80,8 +80,8 @@ if __name__ == "__main__":
 
     peg, seen, x = cpvt.PEG(8), torch.randperm(GRID**2)[:SEEN], torch.randn(SEEN, 8)
     at = peg.forward_at(x, torch.stack([seen // GRID, seen % GRID], dim=-1)).detach()
-    full = peg(torch.zeros(1, GRID**2, 8).index_copy(1, seen, x[None]), (GRID, GRID))[0, seen]
-    print(f"a neighbour that is not seen counts as zero: off by {float((at - full).abs().max()):.0e} from a full grid")
+    full = peg(torch.zeros(1, GRID**2, 8).index_copy(1, seen, x[None]), (GRID, GRID))[0, seen].detach()
+    print(f"a neighbour that is not seen counts as zero: off by {(at - full).abs().max():.0e} from a full grid")
     for places in ("true", "compact", "none"):
         before, after = zip(*(train(places, seed, given.steps) for seed in range(given.seeds)))
         spread = f"{statistics.mean(after):.4f} ({min(after):.4f} to {max(after):.4f})"

@@ -184,11 +184,28 @@ def test_broken_links_anchors_and_references_fail(small):
     assert status == 0, messages
     status, messages, _ = small({"index.md": "\n\n".join([*fine, *FAULTS]), "lost.md": "# Lost"})
     assert status != 0
-    warnings = messages.partition("WARNING")[2]
+    warnings = "".join(re.findall(r"^WARNING .*(?:\n  .*)*", messages, flags=re.MULTILINE))
     assert [said for said in (*FAULTS.values(), "- lost.md") if said not in warnings] == [], messages
     status, messages, _ = small({"index.md": "# Home\n\n::: small.gone\n"})
     assert status != 0
     assert "small.gone could not be found" in messages
+
+
+def test_docstrings_become_lists_of_parameters(small):
+    text = """def f(size, grid):
+    \"\"\"Does it.
+
+    size: of the image,
+    in pixels. grid: rows and columns. A note: this one stays.
+    Returns nothing.
+    \"\"\"
+"""
+    status, messages, site = small({"index.md": "# Home\n\n::: small.f\n", "../src/small/__init__.py": text})
+    assert status == 0, messages
+    items = re.findall(r"<li>\s*<p>(.*?)</p>", (site / "index.html").read_text(), flags=re.DOTALL)
+    stays = "rows and columns. A note: this one stays."
+    assert items == ["<code>size</code>: of the image, in pixels.", f"<code>grid</code>: {stays}"]
+    assert "<p>Returns nothing.</p>" in (site / "index.html").read_text()
 
 
 def test_links_out_of_the_docs_lead_to_the_repository(small):

@@ -100,7 +100,10 @@ def test_the_card_is_written_from_the_run_and_names_no_folder_of_this_machine(ti
     for name in ("README.md", "checkpoint.json", "config.json"):
         assert str(tmp_path) not in (tmp_path / "shared" / name).read_text()
     assert json.loads((tmp_path / "shared" / "checkpoint.json").read_text())["training"]["out"] == "pets"
+    run.model.scale = 2.0  # what is shared is the model as it is now
+    run.save_pretrained(tmp_path / "shared")
     plain = cpvt.load(tmp_path / "shared", "cpu")
+    assert plain.config.scale == 2.0
     plain.save_pretrained(tmp_path / "again")
     assert "license:" not in (tmp_path / "again" / "README.md").read_text()
     assert "## Accuracy" not in (tmp_path / "again" / "README.md").read_text()
@@ -287,13 +290,18 @@ def test_who_is_not_logged_in_sends_nothing(hub, tiny_run):
     assert hub.repos == {}
 
 
-def test_runs_of_other_libraries_are_shared_unless_a_folder_of_this_machine_builds_them(tmp_path, tiny_run):
+def test_runs_of_other_libraries_are_shared_unless_a_folder_of_this_machine_builds_them(
+    tmp_path, tiny_run, monkeypatch
+):
     run = cpvt.load(tiny_run, "cpu")
     model = timm.create_model("test_vit", num_classes=2)
     external = {"name": "timm:test_vit", "num_classes": 2, "img_size": 160}
     shared = replace(run, model=model, record={**run.record, "model": external})
     shared.save_pretrained(tmp_path / "shared")
     assert not (tmp_path / "shared" / "config.json").exists()
+    (tmp_path / "test_vit").mkdir()  # a folder that happens to be called like the model
+    monkeypatch.chdir(tmp_path)
+    shared.save_pretrained(tmp_path / "shared")
     back = cpvt.load(tmp_path / "shared", "cpu")
     assert all(torch.equal(weight, back.model.state_dict()[name]) for name, weight in model.state_dict().items())
     local = replace(shared, record={**run.record, "model": {**external, "name": f"hf:{tmp_path}"}})

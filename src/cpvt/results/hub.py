@@ -89,13 +89,14 @@ def write_run(
     for a model that is built from a folder of this machine, which others do not have.
     """
     name = record["model"].get("name", "")
-    if Path(name.partition(":")[2].partition("(")[0]).is_dir() and name:
+    if name.startswith(("hf:", "timm:local-dir:")) and Path(name.partition("(")[0].rpartition(":")[2]).is_dir():
         raise ValueError(f"'{name}' is built from a folder of this machine, which others lack, so it is not shared")
     shared = without_paths(record)
     if "training" in shared:
         shared["training"]["out"] = repo_id.rpartition("/")[2]
     folder.mkdir(parents=True, exist_ok=True)
     if isinstance(model, VisionTransformer):
+        shared["model"] = asdict(model.config)  # as the model is now
         write_model(folder, model, _read_by_timm(record))
     else:
         write_weights(folder, model.state_dict())

@@ -20,7 +20,7 @@ from cpvt.demo.views import CLASS_TOKEN, EVERY_PATCH, ONE_PATCH, PROTOCOLS, View
 QUERIES = {
     CLASS_TOKEN: "the class token, which the head reads",
     EVERY_PATCH: "the mean over all patches",
-    ONE_PATCH: "one patch: click the picture",
+    ONE_PATCH: "one patch: click the image",
 }
 SCALES = {
     "protocol": "what cpvt predict tells it",
@@ -186,7 +186,7 @@ class Actions:
     def choose(self, path: str | None, size: str, protocol: str, event: gr.SelectData) -> tuple[str, tuple[int, int]]:
         """The query and the patch that were clicked."""
         image = self._open(path)
-        assert image is not None  # there is no picture to click without it
+        assert image is not None  # there is nothing to click without it
         unit = self.viewer.patch_size * enlargement(self.viewer.seen(image, self.sizes[size], protocol))
         x, y = event.index
         return ONE_PATCH, (int(y) // unit, int(x) // unit)

@@ -111,16 +111,16 @@ def enlarge(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def peg_panels(maps: Sequence[PegMap], seen: NDArray[np.uint8], patch_size: int) -> str:
-    """HTML: a picture for each PEG, the norm of what it added to each token over the image."""
+    """HTML: a map for each PEG, the norm of what it added to each token over the image."""
     if not maps:
         return "<p>This model has no PEG, so there is nothing to show.</p>"
     figures = []
     for each in maps:
         where = "before block 1" if each.depth == 0 else f"after block {each.depth}"
-        picture = as_data(_png(overlay(seen, each.norms - each.norms.min(), patch_size)))
+        shown = as_data(_png(overlay(seen, each.norms - each.norms.min(), patch_size)))
         mean, low, high = (float(how(each.norms)) / each.token_norm for how in (np.mean, np.min, np.max))
         figures.append(
-            f'<figure><img src="{picture}" alt="What the PEG {where} added to each patch">'
+            f'<figure><img src="{shown}" alt="What the PEG {where} added to each patch">'
             f"<figcaption>{where}: {mean:.0%} ({low:.0%} to {high:.0%})</figcaption></figure>"
         )
     return f"<div class='panels maps'>{''.join(figures)}</div>"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -45,6 +46,9 @@ def serve(config: DemoConfig) -> dict[str, Any]:
         try:
             while True:
                 time.sleep(3600)
+        except KeyboardInterrupt:
+            print("cpvt: the demo has stopped", file=sys.stderr)
+            raise SystemExit(130) from None
         finally:
             page.close(verbose=False)
 

@@ -165,24 +165,45 @@ def test_a_folder_without_parts_is_an_error_that_says_what_is_expected(image_fol
         open_data(str(image_folder({"cat": 1, ".cache": 1})))
 
 
-def test_of_class_folders_alone_a_fifth_of_each_class_is_tested(image_folder):
-    root = image_folder({"cat": 10, "dog": 14, "bird/left": 2, ".cache": 1})
-    data = open_data(str(root))
+def test_of_class_folders_alone_a_fifth_of_each_class_is_tested_and_new_images_move_no_other(image_folder):
+    root = image_folder({"cat": 60, "dog": 40, "bird/left": 2, ".cache": 1})
+
+    def read():
+        data = open_data(str(root))
+        return data, set(data.train.paths), set(data.test.paths)
+
+    data, train, test = read()
     assert data.class_names == ("bird", "cat", "dog")
-    paths = {part: set(getattr(data, part).paths) for part in ("train", "test")}
-    assert not paths["train"] & paths["test"]
-    assert len(paths["train"] | paths["test"]) == 26
-    assert sorted(labels(data.test)) == [0] + [1] * 2 + [2] * 2
-    assert set(open_data(str(root)).test.paths) == paths["test"]
-    assert "5 to test (a fifth of each class, held out, for want of a test part" in describe_data(data, 21)
-    first = data.test.paths[0].parent
-    Image.new("RGB", (4, 4)).save(first / "zzz.png")  # one image more moves at most one other
-    assert len(set(open_data(str(root)).test.paths) & paths["test"]) >= 4
+    assert not train & test
+    assert len(train | test) == 102
+    assert labels(data.test).count(0) == labels(data.train).count(0) == 1
+    assert 14 <= len(test) <= 28
+    said = f"{len(test)} to test (about a fifth of each class, held out, for want of a test part"
+    assert said in describe_data(data, len(train))
+    for name in ("cat", "dog"):
+        for number in range(100, 130):
+            Image.new("RGB", (4, 4)).save(root / name / f"{number}.png")
+    _, more_train, more_test = read()
+    assert train < more_train
+    assert test < more_test
+    everything = data.whole()
+    assert sorted(everything.test.name(number) for number in range(102)) == sorted(map(str, train | test))
+    assert everything.test.read(101, np.random.default_rng(0))[1] == data.test.labels[-1]
+    assert everything.whole() is everything
 
 
 def test_a_class_folder_with_one_image_cannot_be_split(image_folder):
     with pytest.raises(ValueError, match=r"cat' holds one image; a class needs two, one to train and one to test"):
         open_data(str(image_folder({"cat": 1, "dog": 5})))
+
+
+@pytest.mark.parametrize("names", [
+    ("Train", "Test"), ("training", "testing"), ("images", "labels"), ("fold1", "fold2"), ("train_set", "eval"),
+    ("first/cat", "second/cat"),
+])  # fmt: skip
+def test_parts_by_other_names_are_not_taken_for_classes(image_folder, names):
+    with pytest.raises(ValueError, match=r"holds neither train/ nor test/ \(or val/\); expected .* but found"):
+        open_data(str(image_folder(dict.fromkeys(names, 3))))
 
 
 def test_a_folder_of_data_sets_is_not_taken_for_classes(image_folder):

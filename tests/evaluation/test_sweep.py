@@ -409,3 +409,13 @@ def test_a_scale_is_for_models_with_pegs(tiny_folder, tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["sweep", TIMM, *options, "--scale", "1.5"])
     assert "has no PEG, so it cannot be told a scale (1.5); leave scale (--scale) out" in capsys.readouterr().err
+
+
+def test_of_class_folders_alone_a_model_trained_on_others_is_tested_on_all(tiny_run, image_folder, tmp_path, caplog):
+    root = image_folder({"cat": 30, "dog": 30}, tmp_path / "alone")
+    (row,) = cpvt.sweep(lambda images: images.mean((2, 3))[:, :2], str(root), [8], img_size=8)
+    assert row.total == 60
+    with caplog.at_level("INFO", "cpvt"):
+        (row,) = cpvt.sweep(tiny_run, str(root), [8])  # a run may have been trained on them under another path
+    assert 3 <= row.total <= 20
+    assert f"has no test/: the model is tested on {row.total} images, about a fifth of each class" in caplog.text

@@ -19,8 +19,8 @@ class DataConfig(Options):
 
     data: str = "digits"
     """'digits', a folder with train/, test/ and perhaps validation/, or a name of timm's dataset factory such as
-    torch/cifar10. Without test/ the validation part is tested. Of a folder with class folders alone, a fifth of each
-    class is held out to test."""
+    torch/cifar10. Without test/ the validation part is tested. Of a folder with class folders alone, about a fifth
+    of each class is held out to test."""
     data_dir: str | None = None
     """Where the files of a named data set are."""
     limit: int | None = None

@@ -77,6 +77,23 @@ class Subset:
         return self.split.read(self.numbers[index], generator)
 
 
+class Joined:
+    """The images of several splits, one after another."""
+
+    def __init__(self, splits: Sequence[Split]) -> None:
+        self.places = [(split, number) for split in splits for number in range(len(split))]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def name(self, index: int) -> str:
+        return name_of(*self.places[index])
+
+    def read(self, index: int, generator: np.random.Generator) -> tuple[Image.Image, int]:
+        split, number = self.places[index]
+        return split.read(number, generator)
+
+
 class Encoded(NamedTuple):
     """An image of a stream, not yet decoded."""
 
@@ -127,6 +144,8 @@ class DataSet:
     """Names that the set gives its parts (train, test, validation), where they are known."""
     unread: tuple[str, ...] = ()
     """Folders with the same classes that are none of the parts, and are not read."""
+    held_out: bool = False
+    """Whether the test part was held out of images that came without parts."""
 
     @property
     def mode(self) -> str:
@@ -143,6 +162,12 @@ class DataSet:
         )
         name = limited_name(self.name, limit)
         return replace(self, name=name, train=train, test=test, validation=validation)
+
+    def whole(self) -> DataSet:
+        """The set to test a model that was not trained on it: with all images in the test part, if it was held out."""
+        if not self.held_out or self.train is None or self.test is None:
+            return self
+        return replace(self, train=None, test=Joined((self.train, self.test)), held_out=False)
 
     @property
     def has_test(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +33,8 @@ from cpvt.evaluation.accuracy import Score, count_test, load_test, measure
 from cpvt.results.checkpoints import Checkpoint, as_adapter, is_run, load
 from cpvt.results.rows import Row, pack_hits
 from cpvt.runtime import distributed
+
+logger = logging.getLogger(__name__)
 
 AUTO_IMAGES = 64  # of a test, from which 'auto' estimates the scale
 POOL_NAMES = {timm_name: name for name, timm_name in POOLS.items()}
@@ -155,11 +158,17 @@ def _data_of(model: Any, adapter: ModelAdapter, data: str | DataSet | None, root
     if not isinstance(model, Checkpoint) or "training" not in model.record:
         if data is None:
             raise ValueError(f"data= (--data) is needed to test '{adapter.name}', which does not say its own")
-        return open_data(data, root, mode)
+        return open_data(data, root, mode).whole()  # of a set without parts all images: none was trained on
     trained_on = model.record["training"]["dataset"]
     own = data is None or data == trained_on["data"]
     try:
-        return open_data(data or trained_on["data"], root or (trained_on["data_dir"] if own else None), mode)
+        found = open_data(data or trained_on["data"], root or (trained_on["data_dir"] if own else None), mode)
+        if found.held_out and not own:
+            logger.info(
+                f"{found.name} has no test/: the model is tested on {count_test(found):,} images, "
+                f"{found.names['test']}; put all of them into {found.name}/test/CLASS to test them all"
+            )
+        return found
     except ValueError as error:
         if data is not None:
             raise

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import re
 import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,11 @@ from cpvt.data.decoding import decode, is_hidden
 from cpvt.data.finding import is_image, walk
 
 HELD_OUT = 5  # of class folders without parts, one image in so many is for the test
+NO_CLASS = re.compile(  # names of folders that are parts of a set, or kinds of files, and no classes
+    r"(train|test|val|valid|validation|eval|dev|holdout)(ing|s|_?set|_?data|_?\d+)?|(fold|split|part)[_-]?\d*"
+    r"|images?|imgs?|labels|annotations?",
+    re.IGNORECASE,
+)
 logger = logging.getLogger(__name__)
 
 
@@ -40,18 +46,18 @@ def open_folder(where: str, mode: str) -> DataSet:
     """Images in class folders below train/, test/ and validation/ (also val/ or valid/); any may be absent.
 
     A validation part without a test part is the test part. Of class folders alone, without parts, a fifth of each class
-    is the test part, the same images each time. A class is a folder directly below; its images may lie
-    deeper, see `cpvt.data.finding.walk`. Raises ValueError for an image outside any class folder, a class folder
-    without images, or a class to test that is not in train/.
+    is the test part, chosen by the names of the files. A class is a folder directly below; its images may lie deeper,
+    see `cpvt.data.finding.walk`. Raises ValueError for an image outside any class folder, a class folder without
+    images, or a class to test that is not in train/.
     """
     root = Path(where)
     folders = sorted(each.name for each in root.iterdir() if each.is_dir()) if root.is_dir() else []
-    names = find_parts(folders)
-    if names:
-        images = {part: _images_by_class(root / name) for part, name in names.items()}
+    parts = find_parts(folders)
+    if parts:
+        names, images = parts, {part: _images_by_class(root / name) for part, name in parts.items()}
     else:
         images = _hold_out(root, folders)
-        names = {"train": "train", "test": "a fifth of each class, held out"}
+        names = {"train": "train", "test": "about a fifth of each class, held out"}
     classes = list(images.get("train") or images["test"])
     for part, found in images.items():
         extra = [name for name in found if name not in classes]
@@ -65,15 +71,19 @@ def open_folder(where: str, mode: str) -> DataSet:
     splits = {part: _split(found, classes, mode) for part, found in images.items()}
     return data_set(
         str(root), classes, splits.get("train"), splits.get("test"), mode,
-        validation=splits.get("validation"), names=names, unread=unread,
+        validation=splits.get("validation"), names=names, unread=unread, held_out="train" in images and not parts,
     )  # fmt: skip
 
 
 def _hold_out(root: Path, folders: Sequence[str]) -> dict[str, dict[str, list[Path]]]:
-    """Class folders without parts, split in two by the names of the files; a new image moves no other."""
+    """Class folders without parts, split in two by a hash of each file's name, so that a new image moves no other.
+
+    A class that is too small to have images in both parts gives the one with the lowest or highest hash.
+    """
     shown = [name for name in folders if not is_hidden(Path(name))]
-    inner = [name for name in shown if find_parts([each.name for each in (root / name).iterdir()])]
-    if len(shown) < 2 or inner:
+    below = {name: [each.name for each in (root / name).iterdir() if each.is_dir()] for name in shown}
+    inner = [name for name in shown if find_parts([each.lower() for each in below[name]])]
+    if len(shown) < 2 or inner or any(NO_CLASS.fullmatch(name) for name in shown) or _seems_nested(root, below):
         hint = f" Did you mean '{root / inner[0]}'?" if inner else ""
         raise ValueError(
             f"'{root}' holds neither train/ nor test/ (or val/); expected {root}/train/CLASS/image.jpg and "
@@ -84,11 +94,18 @@ def _hold_out(root: Path, folders: Sequence[str]) -> dict[str, dict[str, list[Pa
     for name, paths in _images_by_class(root).items():
         if len(paths) < 2:
             raise ValueError(f"'{root / name}' holds one image; a class needs two, one to train and one to test")
-        drawn = sorted(paths, key=lambda path: zlib.crc32(path.relative_to(root).as_posix().encode()))
-        held = set(drawn[: max(1, len(paths) // HELD_OUT)])
+        hashes = {path: zlib.crc32(path.relative_to(root).as_posix().encode()) for path in paths}
+        held = {path for path in paths if hashes[path] % HELD_OUT == 0} or {min(paths, key=hashes.__getitem__)}
+        held -= {max(paths, key=hashes.__getitem__)} if len(held) == len(paths) else set()
         images["test"][name] = [path for path in paths if path in held]
         images["train"][name] = [path for path in paths if path not in held]
     return images
+
+
+def _seems_nested(root: Path, below: Mapping[str, Sequence[str]]) -> bool:
+    """Whether folders look like parts of a set: all images lie deeper, in folders whose names recur."""
+    deeper = not any(is_image(each) for name in below for each in (root / name).iterdir() if each.is_file())
+    return deeper and any(count > 1 for count in Counter(each for names in below.values() for each in names).values())
 
 
 def _split(images: dict[str, list[Path]], classes: Sequence[str], mode: str) -> Split:

@@ -1,6 +1,7 @@
 """The command line: output ends with JSON, a mistake is one message, help imports nothing heavy."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -224,6 +225,44 @@ def test_a_mistake_is_a_box_with_what_to_do_in_a_terminal_and_a_line_in_a_log(ca
         assert ("Options: cpvt predict --help" in said) == bool(force)
         assert ("no such image: 'nowhere.jpg'" in said) == bool(force)
         assert ("╭" in said) == bool(force)
+
+
+def test_help_fits_a_narrow_terminal(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "44")
+    for command in (["train", "-h"], []):
+        main(command)
+        lines = capsys.readouterr().out.splitlines()
+        assert [line for line in lines[2:] if len(line) > 44 and "cpvt" not in line] == []
+
+
+def test_words_that_look_like_emoji_stay(capsys):
+    with pytest.raises(SystemExit):
+        main(["info", "runs/a:dog:b"])
+    assert "'runs/a:dog:b'" in capsys.readouterr().err
+
+
+def test_options_are_listed_where_the_source_is_not_installed(monkeypatch):
+    def fail(kind):
+        raise OSError("could not get source code")
+
+    monkeypatch.setattr("inspect.getsource", fail)
+    assert [each.name for each in describe_options(VERBS["list"][0])] == ["markdown"]
+
+
+def test_a_name_that_the_terminal_cannot_show_and_a_closed_pipe_are_no_mistakes(tmp_path, image_folder):
+    image_folder({"Kätzchen": 1}, tmp_path / "images")
+    command = [sys.executable, "-m", "cpvt", "predict", str(tmp_path / "images" / "Kätzchen")]
+    told = {**os.environ, "PYTHONIOENCODING": "ascii", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=told)
+    assert done.returncode == 0, done.stderr
+    assert r"K\xe4tzchen" in done.stdout
+    listing = subprocess.Popen(
+        [sys.executable, "-c", "import sys; sys.stdin.readline(); from cpvt.cli import main; main(['list'])"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    listing.stdout.close()
+    errors = listing.communicate(b"go\n")[1]
+    assert (listing.returncode, errors) == (141, b"")
 
 
 def test_help_names_every_verb_and_imports_nothing_heavy():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -20,11 +21,17 @@ def main(arguments: list[str] | None = None) -> None:
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # as `python -m cpvt` does, so that module:Class is found in the current folder
     arguments = sys.argv[1:] if arguments is None else list(arguments)
+    for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show is no reason to lose a result
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         if not _answer(arguments):
             _run(arguments)
+    except BrokenPipeError:  # whoever reads the output has seen enough, as in `cpvt list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing is left to say at the end
+        raise SystemExit(141) from None  # what a shell says of a process that its pipe ended
     except (ValueError, OSError, FloatingPointError) as error:
-        show_mistake(str(error), arguments[0] if arguments[0] in VERBS else None)
+        show_mistake(str(error), next((verb for verb in arguments[:1] if verb in VERBS), None))
         raise SystemExit(2) from error
     except KeyboardInterrupt:
         print("cpvt: interrupted; finished work is saved, and the same command resumes", file=sys.stderr)

@@ -26,6 +26,7 @@ FIRST = {  # what a newcomer types -> what it does
     "cpvt compare --quick": "compare positional encodings, in a minute",
 }
 LEFT, WIDEST = 28, 110  # width of the left column, at most; of a line, at most
+NARROWEST = 30  # width of the right column, at least
 
 
 def first_page() -> Text:
@@ -33,7 +34,8 @@ def first_page() -> Text:
     from rich.text import Text
 
     width = max(map(len, FIRST))
-    lines = [f"  {command:{width}}  {about}" for command, about in FIRST.items()]
+    wide = shutil.get_terminal_size().columns >= width + max(map(len, FIRST.values())) + 4
+    lines = [f"  {command:{width}}  {about}" if wide else f"  {command}" for command, about in FIRST.items()]
     shown = {command.split()[1] for command in FIRST}
     more = ", ".join(verb for verb in VERBS if verb not in shown)
     heading = f"cpvt {__version__}: vision transformers that take images of any size"
@@ -78,11 +80,12 @@ def _page(opening: str, groups: Iterable[tuple[str, Mapping[str, str]]], closing
     groups = list(groups)
     width = min(shutil.get_terminal_size().columns, WIDEST)
     edge = max(len(left) for _, lines in groups for left in lines if len(left) <= LEFT)  # of the left column
+    edge = edge if width - edge - 4 >= NARROWEST else 4  # then each meaning has lines of its own
     page = Text(opening)
     for title, lines in groups:
         page.append(f"\n\n{title}", "bold")
         for left, right in lines.items():
-            about = textwrap.wrap(right, max(width - edge - 4, 20))
+            about = textwrap.wrap(right, max(width - edge - 4, NARROWEST), break_on_hyphens=False)
             first = about.pop(0) if about and len(left) <= edge else ""
             page.append("\n  ").append(f"{left:{edge}}" if first else left, "cyan").append(
                 f"  {first}" if first else ""
@@ -96,7 +99,7 @@ def show(page: Text) -> None:
     """Print a page; without colours where standard output is no terminal."""
     from rich.console import Console
 
-    Console(highlight=False).print(page, soft_wrap=True)
+    Console(highlight=False, emoji=False).print(page, soft_wrap=True)
 
 
 def show_mistake(message: str, verb: str | None) -> None:
@@ -105,7 +108,7 @@ def show_mistake(message: str, verb: str | None) -> None:
     from rich.panel import Panel
     from rich.text import Text
 
-    console = Console(stderr=True, highlight=False)
+    console = Console(stderr=True, highlight=False, emoji=False)
     if not console.is_terminal or os.environ.get("TERM") == "dumb":
         console.print(f"cpvt: {message}", soft_wrap=True, markup=False)
         return

@@ -126,8 +126,11 @@ def _typed(value: Any) -> str:
 
 
 def option_texts(kind: type[Options]) -> dict[str, str]:
-    """The docstring below each field of a dataclass, on one line."""
-    (body,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
+    """The docstring below each field of a dataclass, on one line; none where the source is not installed."""
+    try:
+        (body,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
+    except OSError:
+        return {}
     assert isinstance(body, ast.ClassDef)
     texts = {}
     for here, below in zip(body.body, body.body[1:]):

@@ -46,7 +46,7 @@ class Bars:
         self.log_every, self.logged = log_every, time.monotonic()
         self.tasks: dict[str, Any] = {}
         self.begun: dict[str, tuple[float, int]] = {}  # in a log: time and steps done at the first call for each task
-        self.console = Console(stderr=True)
+        self.console = Console(stderr=True, emoji=False)
         self.in_terminal = self.console.is_terminal
         words = [TextColumn(word, style="dim") for word in ("left", "elapsed")]
         columns = (

@@ -1,5 +1,5 @@
 # The main job on the CPU, with nothing installed but Docker:
-#   docker build -t cpvt .
+#   docker build -t cpvt . && mkdir -p runs
 #   docker run --rm --user "$(id -u):$(id -g)" --volume "$PWD/runs:/work/runs" cpvt              # cpvt compare
 #   docker run --rm --user "$(id -u):$(id -g)" --volume "$PWD:/work" cpvt predict photo.jpg      # any other verb
 # For smaller images pass the index of PyTorch's CPU builds, which pytorch.org names: --build-arg TORCH_INDEX=...

@@ -80,6 +80,8 @@ def scripts(folder: Path) -> str:
     """The scripts of a folder as Markdown: what each shows, and its code."""
     parts = []
     for path in sorted(folder.glob("*.py")):
+        if path.stem == "execute":  # a tool for the notebooks
+            continue
         about, _, code = path.read_text().removeprefix('"""').partition('"""\n')
         parts.append(f"## {path.name}\n\n{about}\n\n```python\n{code.strip()}\n```")
     return "\n\n".join(parts)

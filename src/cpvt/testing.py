@@ -87,6 +87,10 @@ def takes_any_grid(build: Build) -> None:
     """Outputs have the shape of the tokens and are finite, on any grid and with any number of prefix tokens."""
     tower = build()
     for grid in GRIDS:
+        bias, n = tower.encoding.bias(grid, 1), grid[0] * grid[1]
+        assert bias is None or (bias.ndim == 3 and bias.shape[1:] == (n, n)), (
+            f"the bias of a {grid} grid must be (heads, {n}, {n}); got {tuple(bias.shape)}"
+        )
         for prefix in (0, 1, 5):
             x = tokens(tower, grid, prefix)
             out = run(tower, grid, prefix, x)

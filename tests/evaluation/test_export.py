@@ -2,12 +2,16 @@
 
 import contextlib
 import json
+import re
 import sys
+from pathlib import Path
 
+import numpy as np
 import onnx
 import onnxruntime
 import pytest
 import torch
+from PIL import Image
 
 import cpvt
 from cpvt.adapters import adapter_of
@@ -69,7 +73,8 @@ def test_a_run_exports_its_class_names_and_normalisation(tiny_run, tmp_path):
     held = {entry.key: json.loads(entry.value) for entry in onnx.load(tmp_path / "model.onnx").metadata_props}
     transform = cpvt.load(tiny_run).transform
     normalisation = {"mean": list(transform.mean), "std": list(transform.std)}
-    expected = {"class_names": ["cat", "dog"], "training_size": [8, 8], **normalisation}
+    reading = {"crop_ratio": 0.875, "interpolation": "bicubic", "size": [8, 8]}
+    expected = {"class_names": ["cat", "dog"], "training_size": [8, 8], **normalisation, **reading}
     expected["scale"] = "fit"
     assert held == {**expected, "smallest_side": 4}
     cpvt.export(tiny_run, tmp_path / "model.pt2")
@@ -376,3 +381,20 @@ def test_a_model_of_another_library_is_quantised(tmp_path):
     images = torch.randn(4, 3, 40, 24)
     expected = cpvt.load(run).adapter.at_size((40, 24)).logits(images)
     assert float((answers_of(exported.path, images) - expected).abs().max() / expected.abs().max()) < 0.15
+
+
+def test_the_code_of_the_docs_reads_images_as_predict_does(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    page = (Path(__file__).parents[2] / "docs" / "deployment.md").read_text()
+    code = next(each for each in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "onnxruntime" in each)
+    cpvt.export("cpvt_mini_peg5_gap", "model.onnx")
+    run = cpvt.load("cpvt_mini_peg5_gap", "cpu")
+    for size in ((90, 61), (64, 64), (33, 120)):
+        values = np.random.default_rng(size[0]).integers(0, 256, (size[1] // 4, size[0] // 4, 3), dtype=np.uint8)
+        Image.fromarray(values).resize(size, Image.Resampling.BICUBIC).save("photo.jpg", "PNG")
+        names = {}
+        exec(compile(code, "deployment", "exec"), names)
+        with Image.open("photo.jpg") as image:
+            expected = run.transform(image)
+        torch.testing.assert_close(torch.from_numpy(names["read"]("photo.jpg", 40, 40)[0]), expected)
+        assert capsys.readouterr().out.split()[-1] == run("photo.jpg").label

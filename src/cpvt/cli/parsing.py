@@ -28,19 +28,22 @@ def parse(arguments: list[str] | None = None) -> Any:
     known = fields(kinds[verb]) if verb in kinds else ()
     refuse_old_flags(arguments, [each.name for each in known])
     recipe = parse_recipe(arguments)
-    union: Any = None
-    for name, kind in kinds.items():
+    wanted: Any = None  # the one verb, so that tyro speaks of its options alone; all, for a completion
+    for name in [verb] if verb in kinds else kinds:
+        kind = kinds[name]
         positional = (tyro.conf.PositionalRequiredArgs,) if positional_names(kind) else ()
-        default: dict[str, Any] = {"default": recipe} if kind is TrainConfig and recipe is not None else {}
         plain = (tyro.conf.AvoidSubcommands,) if kind is TrainConfig else ()  # hides the options of a retrofit
-        marked: Any = (kind, tyro.conf.subcommand(name, **default), *positional, *plain)
+        choice = () if verb in kinds else (tyro.conf.subcommand(name),)
+        marked: Any = (kind, *choice, *positional, *plain, tyro.conf.OmitArgPrefixes)
         option = Annotated[marked]
-        union = option if union is None else union | option
+        wanted = option if wanted is None else wanted | option
     given = [each for each in arguments if recipe is None or not _is_recipe(each)]
     if verb == "demo" and given[1:] and not given[1].startswith("-"):  # tyro knows no optional positional argument
         given.insert(1, "--run")
     with Options.checked_later(), _registry():  # checked below: tyro would print a box around our messages
-        config = tyro.cli(union, prog="cpvt", args=given, config=(tyro.conf.OmitArgPrefixes,))
+        default: dict[str, Any] = {"default": recipe} if recipe is not None else {}
+        args, prog = (given[1:], f"cpvt {verb}") if verb in kinds else (given, "cpvt")
+        config = tyro.cli(wanted, prog=prog, args=args, config=(tyro.conf.OmitArgPrefixes,), **default)
     config.check()
     return config
 

@@ -77,6 +77,7 @@ def sweep(config: SweepConfig) -> dict[str, Any]:
     model, out = config.model, options.pop("out")
     folder = Path(out or (model if Path(model).is_dir() else "runs/sweep"))
     rows: list[Row] = []
+    said: set[str] = set()  # what is true of every size is said once
     check_writable(folder)
     distributed.join(config.device)
     with Bars() as bars:
@@ -87,10 +88,12 @@ def sweep(config: SweepConfig) -> dict[str, Any]:
             append_rows(folder / ROWS, [row])
             if row.refused:
                 bars.say(f"size {size_label(row.size)} is not supported: {row.refused}")
-            if row.shrunk:
-                bars.say(f"{row.shrunk} images were shrunk to the longest side allowed (--longest-side)")
-            if row.skipped:
-                bars.say(f"{row.skipped} images could not be used and were skipped")
+            shrunk = f"{row.shrunk} images were shrunk to the longest side allowed (--longest-side)"
+            skipped = f"{row.skipped} images could not be used and were skipped"
+            for count, message in ((row.shrunk, shrunk), (row.skipped, skipped)):
+                if count and message not in said:
+                    bars.say(message)
+                    said.add(message)
     if distributed.is_main_process():
         print_tables(rows)
         print(f"cpvt report {folder} draws the page")

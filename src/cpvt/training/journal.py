@@ -6,9 +6,10 @@ import logging
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 from torch import nn
 
-from cpvt.config import ModelConfig, OptimConfig, TrainConfig
+from cpvt.config import ModelConfig, OptimConfig, TrainConfig, sides
 from cpvt.data import DataSet
 from cpvt.data.protocols import Protocol
 from cpvt.evaluation.accuracy import count_test
@@ -84,8 +85,21 @@ def describe_images(config: TrainConfig, preprocessing: Protocol, data: DataSet)
         sizes = [f"{len(config.train_sizes)} sizes, {', '.join(map(str, config.train_sizes))} pixels"]
     elif not preprocessing.stacks:
         sizes = [f"own sizes, at most {max(height, width)} pixels a side"]
+    sizes[0] += _larger_files(data, max(max(sides(size)) for size in config.train_sizes or [(height, width)]))
     mirrored = f"mirrored with probability {preprocessing.hflip:g}" if preprocessing.mirrors else "never mirrored"
     return ", ".join([*sizes, f"augmentation {augment_of(config, data)}", mirrored, *_extras(recipe)])
+
+
+def _larger_files(data: DataSet, side: int) -> str:
+    """A hint where the first image has far more pixels than training shows."""
+    if data.train is None or not len(data.train):
+        return ""
+    try:
+        width, height = data.train.read(0, np.random.default_rng(0))[0].size
+    except ValueError:  # which the training then says
+        return ""
+    hint = f" (the first file has {width}x{height}; a larger --img-size shows more)"
+    return hint if min(width, height) >= 3 * side else ""
 
 
 def _extras(recipe: OptimConfig) -> Iterator[str]:

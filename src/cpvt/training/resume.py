@@ -241,7 +241,7 @@ def refuse_other_run(folder: Path, before: dict[str, Any], config: TrainConfig) 
     """Raise ValueError where the folder holds a run with another configuration."""
     plain, advice = replace(config, retrofit=None), "choose another --out"
     if (folder / CHECKPOINT).exists():
-        advice = f"to train on from its weights, pass --initial-checkpoint {folder} and another --out"
+        advice = f"choose another --out; to train on from its weights, also pass --initial-checkpoint {folder}"
     refuse_other(folder, "a run with another configuration", {**before, "retrofit": None}, plain, FREE, advice)
     asked = config.retrofit
     known: Any = before.get("retrofit", asdict(asked) if asked else None)  # missing in older states

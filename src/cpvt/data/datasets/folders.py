@@ -84,7 +84,9 @@ def _hold_out(root: Path, folders: Sequence[str]) -> dict[str, dict[str, list[Pa
     below = {name: [each.name for each in (root / name).iterdir() if each.is_dir()] for name in shown}
     inner = [name for name in shown if find_parts([each.lower() for each in below[name]])]
     if len(shown) < 2 or inner or any(NO_CLASS.fullmatch(name) for name in shown) or _seems_nested(root, below):
+        loose = [] if shown else [each for each in root.iterdir() if is_image(each)]
         hint = f" Did you mean '{root / inner[0]}'?" if inner else ""
+        hint = f" It holds {len(loose)} images: move them into a folder for each class" if loose else hint
         raise ValueError(
             f"'{root}' holds neither train/ nor test/ (or val/); expected {root}/train/CLASS/image.jpg and "
             f"{root}/test/CLASS/image.jpg, or at least two folders CLASS/image.jpg, but found "

@@ -11,10 +11,12 @@ import pytest
 import timm
 import torch
 from huggingface_hub import constants
+from safetensors.torch import save
 
 import cpvt
-from cpvt.config import ModelConfig
+from cpvt.config import ExternalConfig, ModelConfig
 from cpvt.models import VisionTransformer
+from cpvt.results.checkpoints import build_model
 from cpvt.results.hub import without_paths
 from cpvt.runtime.files import append_rows
 from tests.hub import TOKEN, Hub, sha
@@ -223,7 +225,7 @@ LACKS = {
     "weights alone": ("me/weights", "holds no checkpoint.json or config.json, but model.safetensors"),
     "of timm": ("me/timm", "holds no model of cpvt, but 'resnet18'; cpvt takes it as timm:hf-hub:me/timm"),
     "of transformers": ("me/bert", "holds no model of cpvt, but 'bert'; cpvt takes it as hf:me/bert"),
-    "code": ("me/code", "has the encoding 'subprocess:Popen', which would run code.*--local-dir FOLDER"),
+    "code": ("me/code", "has the encoding 'subprocess:Popen', which may run code.*--local-dir FOLDER"),
 }  # fmt: skip
 
 
@@ -252,15 +254,27 @@ def test_code_that_a_record_of_the_hub_names_is_not_run(hub, logged_in, tiny_run
     run = cpvt.load(tiny_run, "cpu")
     for name, model in {
         "encoding": {**run.record["model"], "encoding": "learned+own:Table"},
-        "remote": {"name": "hf:someone/model(trust_remote_code=True)", "num_classes": 2, "img_size": 8},
+        **{
+            f"remote{number}": {"name": f"hf:someone/model({option})", "num_classes": 2, "img_size": 8}
+            for number, option in enumerate(
+                ("trust_remote_code=True", "trust_remote_ｃode=True", "image_size=8, trust_remote_code=1",
+                 "**{'trust_remote_code': True}", "code_revision='main'")
+            )
+        },
+        "file": {"name": "timm:test_vit(checkpoint_path='x.pth')", "num_classes": 2, "img_size": 8},
     }.items():
         record = json.dumps({**run.record, "model": model}).encode()
         hub.repos[f"me/{name}"] = [{"checkpoint.json": record, "model.safetensors": b""}]
-        with pytest.raises(ValueError, match=f"'hf-hub:me/{name}' has the .*, which would run code"):
+        with pytest.raises(ValueError, match=f"'hf-hub:me/{name}' has the .*, which may run code"):
             cpvt.load(f"hf-hub:me/{name}")
+    known = {"name": "timm:test_vit(img_size=32, dynamic_img_size=True)", "num_classes": 2, "img_size": 32}
+    weights = save(build_model(ExternalConfig(**known)).state_dict())
+    record = json.dumps({**run.record, "model": known}).encode()
+    hub.repos["me/known"] = [{"checkpoint.json": record, "model.safetensors": weights}]
+    assert cpvt.load("hf-hub:me/known", "cpu").config.name == known["name"], "shapes are no code"
     config = {"architecture": "cpvt_micro", "pretrained_cfg": {}, "model_args": {"encoding": "own:Table"}}
     hub.repos["me/timm"] = [{"config.json": json.dumps(config).encode()}]
-    with pytest.raises(ValueError, match="'hf-hub:me/timm' has the encoding 'own:Table', which would run code"):
+    with pytest.raises(ValueError, match="'hf-hub:me/timm' has the encoding 'own:Table', which may run code"):
         timm.create_model("hf-hub:me/timm")
     assert timm.create_model("hf-hub:me/timm", encoding="peg").config.encoding == "peg"
 

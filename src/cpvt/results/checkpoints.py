@@ -22,7 +22,7 @@ from cpvt.config.legacy import current
 from cpvt.data import Transform
 from cpvt.models import VisionTransformer
 from cpvt.models.adapt import adapt_model
-from cpvt.models.hub import check_hub_encoding, untrusted, write_weights
+from cpvt.models.hub import check_hub_encoding, check_hub_options, write_weights
 from cpvt.models.pretrained import Files, shipped_files, shipped_names
 from cpvt.models.sizes import MODELS
 from cpvt.results.folders import CHECKPOINT, ROWS, WEIGHTS
@@ -212,8 +212,8 @@ def _record_in(path: Path, run: str | Path) -> dict[str, Any]:
         _note_scale(record)
     if "encoding" in record["model"]:
         check_hub_encoding(record["model"]["encoding"], str(run))
-    elif is_hub(run) and "trust_remote_code" in record["model"]["name"]:
-        raise untrusted(f"the model '{record['model']['name']}'", str(run))
+    if "name" in record["model"]:
+        check_hub_options(record["model"]["name"], str(run))
     return record
 
 

@@ -279,6 +279,22 @@ def test_code_that_a_record_of_the_hub_names_is_not_run(hub, logged_in, tiny_run
     assert timm.create_model("hf-hub:me/timm", encoding="peg").config.encoding == "peg"
 
 
+@pytest.mark.parametrize("data", ["digits", "wds/pipe:touch ran.txt", None])
+def test_a_record_of_the_hub_chooses_no_data(hub, logged_in, tiny_run, tiny_folder, tmp_path, monkeypatch, data):
+    monkeypatch.chdir(tmp_path)
+    run = cpvt.load(tiny_run, "cpu")
+    dataset = {**run.record["training"]["dataset"], "data": data or str(tiny_folder), "data_dir": "elsewhere"}
+    record = {**run.record, "training": {**run.record["training"], "dataset": dataset}}
+    replace(run, record=record).push_to_hub("me/pets")
+    hub.repos["me/pets"][-1]["checkpoint.json"] = json.dumps(record).encode()
+    for model in ("hf-hub:me/pets", cpvt.load("hf-hub:me/pets", "cpu")):
+        with pytest.raises(ValueError, match="--data.* needed to test 'hf-hub:me/pets', which is of the hub, whose fi"):
+            next(cpvt.sweep(model, sizes=[8], device="cpu"))
+        (row,) = cpvt.sweep(model, str(tiny_folder), [8], device="cpu")
+        assert row.total == 6
+    assert not (tmp_path / "ran.txt").exists()
+
+
 def test_without_a_network_the_copy_in_the_cache_is_used(hub, logged_in, tiny_run, monkeypatch):
     run = cpvt.load(tiny_run, "cpu")
     run.push_to_hub("me/pets")

@@ -32,9 +32,12 @@ from cpvt.results.rows import Row
 from cpvt.runtime.files import write_bytes, write_json
 from cpvt.runtime.hub import CARD, PREFIX
 
-PLACE = r"(?:~|[A-Za-z]:)?[/\\](?!/)"  # how the path of a folder begins; an address goes on with //
-WHOLE = re.compile(rf"^((?:--[\w-]+=|[\w-]{{2,}}:)*){PLACE}(?:.*[/\\])?")  # a path, also after --option= or hf:
-INSIDE = re.compile(rf"(?<![^\s='\"(]){PLACE}(?:[^\s'\"/\\]+[/\\])*")  # one in a longer text
+PLACE = (  # how the path of a folder begins; an address goes on with //
+    r"(?:~(?:[A-Za-z_][\w.-]*)?|[A-Za-z]:|(?i:file)://[^/\s]*|(?:[\w.-]+[/\\])*\.\.)?[/\\](?!/)"
+)
+BEFORE = r"((?:--[\w-]+=|[\w-]{2,}:|[\w-]+/)*)"  # an option, a library or a kind of data, as in hf:/data, wds//data
+WHOLE = re.compile(rf"^{BEFORE}{PLACE}(?:.*[/\\])?")  # a path
+INSIDE = re.compile(rf"(?<![^\s='\"`(\[{{,:;|<>]){BEFORE}{PLACE}(?:[^\s'\"/\\]+[/\\])*")  # one in a longer text
 LIMITS = """\
 It gives one of its classes for any image, also for an image of something else. The figures above are those of the
 images named there, and of no others. Test it on your own before you rely on it.
@@ -51,7 +54,7 @@ def without_paths(value: Any, key: str = "") -> Any:
         return value
     if key == "command":
         return shlex.join(without_paths(each) for each in shlex.split(value))
-    return INSIDE.sub("", WHOLE.sub(r"\1", value))
+    return INSIDE.sub(r"\1", WHOLE.sub(r"\1", value))
 
 
 def record_from_timm(values: dict[str, Any], name: str) -> dict[str, Any]:

@@ -113,6 +113,19 @@ def test_the_card_is_written_from_the_run_and_names_no_folder_of_this_machine(ti
         run.save_pretrained(tiny_run)
 
 
+def test_a_run_is_its_folder_wherever_the_process_works_by_now(tiny_run, tmp_path, make_row, monkeypatch):
+    append_rows(tiny_run / "rows.jsonl", [make_row(size=24, data="pets")])
+    monkeypatch.chdir(tiny_run.parent)
+    run = cpvt.load(tiny_run.name, "cpu")
+    (tmp_path / "work" / tiny_run.name).mkdir(parents=True)  # of the same name, but another one
+    monkeypatch.chdir(tmp_path / "work")
+    with pytest.raises(ValueError, match="is the run itself"):
+        run.save_pretrained(tiny_run)
+    run.save_pretrained(tiny_run.name)
+    assert "test images of pets" in (tmp_path / "work" / tiny_run.name / "README.md").read_text()
+    assert (run.source, replace(run, record={}).name) == (tiny_run.name, tiny_run.name), "as it was named"
+
+
 @pytest.mark.parametrize(
     ("value", "expected"),
     [

@@ -78,8 +78,9 @@ def test_a_run_that_was_sent_is_the_same_for_everyone_who_fetches_it(hub, logged
 
 
 def test_the_card_is_written_from_the_run_and_names_no_folder_of_this_machine(tiny_run, tmp_path, make_row):
+    own = {name: getattr(cpvt.load(tiny_run, "cpu").transform, name) for name in ("crop_ratio", "longest_side")}
     rows = [
-        make_row(protocol=protocol, size=size, scale_rule=rule, correct=correct, total=1200, data="pets")
+        make_row(protocol=protocol, size=size, scale_rule=rule, correct=correct, total=1200, data="pets", **own)
         for protocol, size, rule, correct in (
             ("resize", 8, "protocol", 600), ("resize", (8, 16), "protocol", 300), ("resize", 8, "", 120),
             ("canvas", 8, "2.0", 60),
@@ -111,6 +112,31 @@ def test_the_card_is_written_from_the_run_and_names_no_folder_of_this_machine(ti
     assert "## Accuracy" not in (tmp_path / "again" / "README.md").read_text()
     with pytest.raises(ValueError, match="is the run itself, which may have to resume: name another folder"):
         run.save_pretrained(tiny_run)
+
+
+def test_rows_of_images_that_were_read_otherwise_are_lines_of_their_own(tiny_run, tmp_path, make_row):
+    run = cpvt.load(tiny_run, "cpu")
+    names = ("crop_ratio", "interpolation", "longest_side", "mean", "std", "reduced_jpegs")
+    own = {name: getattr(run.transform, name) for name in names}
+    others = {
+        "crop_ratio": 0.5, "interpolation": "nearest", "longest_side": 64, "mean": (0.1, 0.2, 0.3),
+        "std": (0.5, 0.25, 1.0), "reduced_jpegs": True,
+    }  # fmt: skip
+    changes = [{}, {"mean": (), "std": (), "size": 16}, *({name: value} for name, value in others.items())]
+    rows = [
+        make_row(**{**own, **change, "correct": count, "total": 200, "scale_rule": "protocol", "protocol": "resize"})
+        for count, change in enumerate(changes, start=1)
+    ]
+    append_rows(tiny_run / "rows.jsonl", rows)
+    run.save_pretrained(tmp_path / "shared")
+    card = (tmp_path / "shared" / "README.md").read_text()
+    for line in (
+        "| resize, scale told | 1.0 | 0.5 |", "| resize, scale told, crop ratio 0.5 | – | 1.5 |",
+        "| resize, scale told, interpolation nearest | – | 2.0 |", "| resize, scale told, longest side 64 | – | 2.5 |",
+        "| resize, scale told, mean 0.1 0.2 0.3 | – | 3.0 |", "| resize, scale told, std 0.5 0.25 1.0 | – | 3.5 |",
+        "| resize, scale told, reduced JPEGs True | – | 4.0 |",
+    ):  # fmt: skip
+        assert line in card
 
 
 def test_a_run_is_its_folder_wherever_the_process_works_by_now(tiny_run, tmp_path, make_row, monkeypatch):

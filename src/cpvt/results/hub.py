@@ -129,7 +129,7 @@ def _card(repo_id: str, model: nn.Module, record: dict[str, Any], rows: Sequence
     page += [f"cpvt predict {place} photo.jpg", f"cpvt sweep {place} --data FOLDER", "```", ""]
     page += ["```python", "import cpvt", "", f'run = cpvt.load("{place}")', 'print(run("photo.jpg"))', "```", ""]
     page += ["The model alone:", "", *loading(repo_id)] if own else []
-    page += _results(rows)
+    page += _results(rows, record["transform"])
     return "\n".join([*page, "## Limits", "", LIMITS])
 
 
@@ -167,7 +167,7 @@ def describe_training(record: dict[str, Any]) -> str:
     )
 
 
-def _results(rows: Sequence[Row]) -> list[str]:
+def _results(rows: Sequence[Row], transform: dict[str, Any]) -> list[str]:
     """Accuracy by data, protocol and size, as tables in Markdown."""
     lines = []
     for data in dict.fromkeys(row.data for row in rows):
@@ -179,7 +179,7 @@ def _results(rows: Sequence[Row]) -> list[str]:
         by_kind: dict[str, dict[Any, str]] = {}
         for row in own:
             percent = "refused" if row.refused else f"{100 * row.accuracy:.1f}"
-            by_kind.setdefault(_kind(row), {})[row.size] = percent
+            by_kind.setdefault(_kind(row, transform), {})[row.size] = percent
         lines += [
             f"| {kind} | {' | '.join(at.get(size, '–') for size in sizes)} |" for kind, at in sorted(by_kind.items())
         ]
@@ -188,8 +188,16 @@ def _results(rows: Sequence[Row]) -> list[str]:
     return ["## Accuracy", "", *lines, words, ""] if lines else []
 
 
-def _kind(row: Row) -> str:
-    """What distinguishes the lines of a table: the protocol, what the model was told of the scale, the precision."""
+def _kind(row: Row, transform: dict[str, Any]) -> str:
+    """What distinguishes the lines of a table: protocol, scale, precision, and images read otherwise than by the run."""
     told = {"": "no scale told", "paper": "no scale told", "protocol": "scale told"}.get(row.scale_rule)
-    precision = "" if row.precision == "fp32" else f", {row.precision}"
-    return f"{row.protocol}, {told or f'scale {row.scale_rule}'}{precision}"
+    words = [row.protocol, told or f"scale {row.scale_rule}", *([] if row.precision == "fp32" else [row.precision])]
+    labels = {"crop_ratio": "crop ratio", "interpolation": "interpolation", "longest_side": "longest side"}
+    for name, label in {**labels, "mean": "mean", "std": "std", "reduced_jpegs": "reduced JPEGs"}.items():
+        tested, own = (
+            " ".join(map(str, each)) if isinstance(each, (list, tuple)) else str(each)  # JSON makes lists of tuples
+            for each in (getattr(row, name), transform.get(name))
+        )
+        if tested and transform.get(name) is not None and tested != own:  # early rows and records lack some
+            words.append(f"{label} {tested}")
+    return ", ".join(words)

@@ -160,11 +160,13 @@ def test_a_run_is_its_folder_wherever_the_process_works_by_now(tiny_run, tmp_pat
         ("https://x.org/a/b", "https://x.org/a/b"), ("hf-hub:me/pets", "hf-hub:me/pets"), ("--out=/a/b", "--out=b"),
         ("own:Table(file='/a/b')", "own:Table(file='b')"), ("wds//home/anna/secret/shards", "wds/shards"),
         ("hfds//home/anna/x", "hfds/x"), ("wds/~anna/x/{00..10}.tar", "wds/{00..10}.tar"), ("../../anna/pets", "pets"),
-        ("runs/../../anna/pets", "runs/pets"), ("v1.2/../../anna/pets", "pets"), (r"wds/C:\anna\x", "wds/x"), ("~anna/pets", "pets"), ("[/home/a/x]", "[x]"),
+        ("runs/../../anna/pets", "runs/pets"), ("v1.2/../../anna/pets", "pets"), (r"wds/C:\anna\x", "wds/x"),
+        ("~anna/pets", "pets"), ("[/home/a/x]", "[x]"),
         ("{/home/a/x:1}", "{x:1}"), ("a,/home/anna/pets", "a,pets"), ("a;../anna/pets", "a;pets"),
         ("file:///home/anna/x", "x"), ("from file:///home/anna/x", "from x"), ("from hfds//home/anna/x", "from hfds/x"),
         ("wds/https://x.org/a//{0..9}.tar", "wds/https://x.org/a//{0..9}.tar"), ("torch/cifar10", "torch/cifar10"),
-        ("wds/pipe:cat /home/anna/x.tar", "wds/pipe:cat x.tar"), ("wds/https://x.org/a::/b/c", "wds/https://x.org/a::c"),
+        ("wds/pipe:cat /home/anna/x.tar", "wds/pipe:cat x.tar"),
+        ("wds/https://x.org/a::/b/c", "wds/https://x.org/a::c"),
         ("hf://datasets/me/a", "hf://datasets/me/a"), ("from https://x.org:80/a, b/c", "from https://x.org:80/a, b/c"),
         ("~5 images/s, 3 and/or 4", "~5 images/s, 3 and/or 4"), ("hfds/me/pets:train", "hfds/me/pets:train"),
         ({"command": "x.py --data=wds//a/b --data ../a/b"}, {"command": "x.py --data=wds/b --data b"}),
@@ -305,8 +307,13 @@ def test_code_that_a_record_of_the_hub_names_is_not_run(hub, logged_in, tiny_run
         **{
             f"remote{number}": {"name": f"hf:someone/model({option})", "num_classes": 2, "img_size": 8}
             for number, option in enumerate(
-                ("trust_remote_code=True", "trust_remote_ｃode=True", "image_size=8, trust_remote_code=1",
-                 "**{'trust_remote_code': True}", "code_revision='main'")
+                (
+                    "trust_remote_code=True",
+                    "trust_remote_ｃode=True",
+                    "image_size=8, trust_remote_code=1",
+                    "**{'trust_remote_code': True}",
+                    "code_revision='main'",
+                )
             )
         },
         "file": {"name": "timm:test_vit(checkpoint_path='x.pth')", "num_classes": 2, "img_size": 8},

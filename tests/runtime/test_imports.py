@@ -124,13 +124,14 @@ def test_old_finders_and_loaders_are_left_to_python(modules):
 @pytest.mark.parametrize("first", [True, False])
 def test_a_module_that_fails_costs_one_warning_and_not_the_package(modules, tmp_path, first):
     (tmp_path / "guest.py").write_text("import nowhere_at_all\n")
-    if first:
-        importlib.import_module("host")
+    steps = [lambda: importlib.import_module("host"), lambda: import_after("host", "guest")]
+    before, warns = steps if first else steps[::-1]
+    before()
     with pytest.warns(UserWarning, match="'host' goes without 'guest'.*ModuleNotFoundError: .*nowhere") as warned:
-        import_after("host", "guest")
-        assert importlib.import_module("host").done
+        warns()
     assert len(warned) == 1
-    importlib.import_module("host.part")  # warnings are errors here
+    assert importlib.import_module("host").done  # without another: warnings are errors here
+    importlib.import_module("host.part")
 
 
 @pytest.mark.parametrize("imports", ["import cpvt\nfrom timm import create_model", "import timm\nimport cpvt"])

@@ -189,7 +189,7 @@ def _results(rows: Sequence[Row], transform: dict[str, Any]) -> list[str]:
 
 
 def _kind(row: Row, transform: dict[str, Any]) -> str:
-    """What distinguishes the lines of a table: protocol, scale, precision, and how images were read unlike the run's."""
+    """What distinguishes the lines of a table: protocol, scale, precision, and other ways to read images."""
     told = {"": "no scale told", "paper": "no scale told", "protocol": "scale told"}.get(row.scale_rule)
     words = [row.protocol, told or f"scale {row.scale_rule}", *([] if row.precision == "fp32" else [row.precision])]
     labels = {"crop_ratio": "crop ratio", "interpolation": "interpolation", "longest_side": "longest side"}

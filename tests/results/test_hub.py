@@ -11,10 +11,12 @@ import pytest
 import timm
 import torch
 from huggingface_hub import constants
+from safetensors.torch import save
 
 import cpvt
-from cpvt.config import ModelConfig
+from cpvt.config import ExternalConfig, ModelConfig
 from cpvt.models import VisionTransformer
+from cpvt.results.checkpoints import build_model
 from cpvt.results.hub import without_paths
 from cpvt.runtime.files import append_rows
 from tests.hub import TOKEN, Hub, sha
@@ -76,8 +78,9 @@ def test_a_run_that_was_sent_is_the_same_for_everyone_who_fetches_it(hub, logged
 
 
 def test_the_card_is_written_from_the_run_and_names_no_folder_of_this_machine(tiny_run, tmp_path, make_row):
+    own = {name: getattr(cpvt.load(tiny_run, "cpu").transform, name) for name in ("crop_ratio", "longest_side")}
     rows = [
-        make_row(protocol=protocol, size=size, scale_rule=rule, correct=correct, total=1200, data="pets")
+        make_row(protocol=protocol, size=size, scale_rule=rule, correct=correct, total=1200, data="pets", **own)
         for protocol, size, rule, correct in (
             ("resize", 8, "protocol", 600), ("resize", (8, 16), "protocol", 300), ("resize", 8, "", 120),
             ("canvas", 8, "2.0", 60),
@@ -111,13 +114,62 @@ def test_the_card_is_written_from_the_run_and_names_no_folder_of_this_machine(ti
         run.save_pretrained(tiny_run)
 
 
+def test_rows_of_images_that_were_read_otherwise_are_lines_of_their_own(tiny_run, tmp_path, make_row):
+    run = cpvt.load(tiny_run, "cpu")
+    names = ("crop_ratio", "interpolation", "longest_side", "mean", "std", "reduced_jpegs")
+    own = {name: getattr(run.transform, name) for name in names}
+    others = {
+        "crop_ratio": 0.5, "interpolation": "nearest", "longest_side": 64, "mean": (0.1, 0.2, 0.3),
+        "std": (0.5, 0.25, 1.0), "reduced_jpegs": True,
+    }  # fmt: skip
+    changes = [{}, {"mean": (), "std": (), "size": 16}, *({name: value} for name, value in others.items())]
+    rows = [
+        make_row(**{**own, **change, "correct": count, "total": 200, "scale_rule": "protocol", "protocol": "resize"})
+        for count, change in enumerate(changes, start=1)
+    ]
+    append_rows(tiny_run / "rows.jsonl", rows)
+    run.save_pretrained(tmp_path / "shared")
+    card = (tmp_path / "shared" / "README.md").read_text()
+    for line in (
+        "| resize, scale told | 1.0 | 0.5 |", "| resize, scale told, crop ratio 0.5 | – | 1.5 |",
+        "| resize, scale told, interpolation nearest | – | 2.0 |", "| resize, scale told, longest side 64 | – | 2.5 |",
+        "| resize, scale told, mean 0.1 0.2 0.3 | – | 3.0 |", "| resize, scale told, std 0.5 0.25 1.0 | – | 3.5 |",
+        "| resize, scale told, reduced JPEGs True | – | 4.0 |",
+    ):  # fmt: skip
+        assert line in card
+
+
+def test_a_run_is_its_folder_wherever_the_process_works_by_now(tiny_run, tmp_path, make_row, monkeypatch):
+    append_rows(tiny_run / "rows.jsonl", [make_row(size=24, data="pets")])
+    monkeypatch.chdir(tiny_run.parent)
+    run = cpvt.load(tiny_run.name, "cpu")
+    (tmp_path / "work" / tiny_run.name).mkdir(parents=True)  # of the same name, but another one
+    monkeypatch.chdir(tmp_path / "work")
+    with pytest.raises(ValueError, match="is the run itself"):
+        run.save_pretrained(tiny_run)
+    run.save_pretrained(tiny_run.name)
+    assert "test images of pets" in (tmp_path / "work" / tiny_run.name / "README.md").read_text()
+    assert (run.source, replace(run, record={}).name) == (tiny_run.name, tiny_run.name), "as it was named"
+
+
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
         ("/data/my runs/peg", "peg"), ("runs/peg", "runs/peg"), ("~/pets", "pets"), (r"C:\data\pets", "pets"),
         ("timm:local-dir:/data/x y", "timm:local-dir:x y"), ("hf:/data/vit", "hf:vit"), ("/data", "data"),
         ("https://x.org/a/b", "https://x.org/a/b"), ("hf-hub:me/pets", "hf-hub:me/pets"), ("--out=/a/b", "--out=b"),
-        ("own:Table(file='/a/b')", "own:Table(file='b')"),
+        ("own:Table(file='/a/b')", "own:Table(file='b')"), ("wds//home/anna/secret/shards", "wds/shards"),
+        ("hfds//home/anna/x", "hfds/x"), ("wds/~anna/x/{00..10}.tar", "wds/{00..10}.tar"), ("../../anna/pets", "pets"),
+        ("runs/../../anna/pets", "runs/pets"), ("v1.2/../../anna/pets", "pets"), (r"wds/C:\anna\x", "wds/x"),
+        ("~anna/pets", "pets"), ("[/home/a/x]", "[x]"),
+        ("{/home/a/x:1}", "{x:1}"), ("a,/home/anna/pets", "a,pets"), ("a;../anna/pets", "a;pets"),
+        ("file:///home/anna/x", "x"), ("from file:///home/anna/x", "from x"), ("from hfds//home/anna/x", "from hfds/x"),
+        ("wds/https://x.org/a//{0..9}.tar", "wds/https://x.org/a//{0..9}.tar"), ("torch/cifar10", "torch/cifar10"),
+        ("wds/pipe:cat /home/anna/x.tar", "wds/pipe:cat x.tar"),
+        ("wds/https://x.org/a::/b/c", "wds/https://x.org/a::c"),
+        ("hf://datasets/me/a", "hf://datasets/me/a"), ("from https://x.org:80/a, b/c", "from https://x.org:80/a, b/c"),
+        ("~5 images/s, 3 and/or 4", "~5 images/s, 3 and/or 4"), ("hfds/me/pets:train", "hfds/me/pets:train"),
+        ({"command": "x.py --data=wds//a/b --data ../a/b"}, {"command": "x.py --data=wds/b --data b"}),
         ({"command": "/bin/x.py '/my data/pets' --out=/a/b"}, {"command": "x.py pets --out=b"}),
         ({"class_names": ["/m/01", "n/a"]}, {"class_names": ["/m/01", "n/a"]}), ([3, None, "/a/b"], [3, None, "b"]),
     ],
@@ -223,7 +275,7 @@ LACKS = {
     "weights alone": ("me/weights", "holds no checkpoint.json or config.json, but model.safetensors"),
     "of timm": ("me/timm", "holds no model of cpvt, but 'resnet18'; cpvt takes it as timm:hf-hub:me/timm"),
     "of transformers": ("me/bert", "holds no model of cpvt, but 'bert'; cpvt takes it as hf:me/bert"),
-    "code": ("me/code", "has the encoding 'subprocess:Popen', which would run code.*--local-dir FOLDER"),
+    "code": ("me/code", "has the encoding 'subprocess:Popen', which may run code.*--local-dir FOLDER"),
 }  # fmt: skip
 
 
@@ -252,17 +304,50 @@ def test_code_that_a_record_of_the_hub_names_is_not_run(hub, logged_in, tiny_run
     run = cpvt.load(tiny_run, "cpu")
     for name, model in {
         "encoding": {**run.record["model"], "encoding": "learned+own:Table"},
-        "remote": {"name": "hf:someone/model(trust_remote_code=True)", "num_classes": 2, "img_size": 8},
+        **{
+            f"remote{number}": {"name": f"hf:someone/model({option})", "num_classes": 2, "img_size": 8}
+            for number, option in enumerate(
+                (
+                    "trust_remote_code=True",
+                    "trust_remote_ｃode=True",
+                    "image_size=8, trust_remote_code=1",
+                    "**{'trust_remote_code': True}",
+                    "code_revision='main'",
+                )
+            )
+        },
+        "file": {"name": "timm:test_vit(checkpoint_path='x.pth')", "num_classes": 2, "img_size": 8},
     }.items():
         record = json.dumps({**run.record, "model": model}).encode()
         hub.repos[f"me/{name}"] = [{"checkpoint.json": record, "model.safetensors": b""}]
-        with pytest.raises(ValueError, match=f"'hf-hub:me/{name}' has the .*, which would run code"):
+        with pytest.raises(ValueError, match=f"'hf-hub:me/{name}' has the .*, which may run code"):
             cpvt.load(f"hf-hub:me/{name}")
+    known = {"name": "timm:test_vit(img_size=32, dynamic_img_size=True)", "num_classes": 2, "img_size": 32}
+    weights = save(build_model(ExternalConfig(**known)).state_dict())
+    record = json.dumps({**run.record, "model": known}).encode()
+    hub.repos["me/known"] = [{"checkpoint.json": record, "model.safetensors": weights}]
+    assert cpvt.load("hf-hub:me/known", "cpu").config.name == known["name"], "shapes are no code"
     config = {"architecture": "cpvt_micro", "pretrained_cfg": {}, "model_args": {"encoding": "own:Table"}}
     hub.repos["me/timm"] = [{"config.json": json.dumps(config).encode()}]
-    with pytest.raises(ValueError, match="'hf-hub:me/timm' has the encoding 'own:Table', which would run code"):
+    with pytest.raises(ValueError, match="'hf-hub:me/timm' has the encoding 'own:Table', which may run code"):
         timm.create_model("hf-hub:me/timm")
     assert timm.create_model("hf-hub:me/timm", encoding="peg").config.encoding == "peg"
+
+
+@pytest.mark.parametrize("data", ["digits", "wds/pipe:touch ran.txt", None])
+def test_a_record_of_the_hub_chooses_no_data(hub, logged_in, tiny_run, tiny_folder, tmp_path, monkeypatch, data):
+    monkeypatch.chdir(tmp_path)
+    run = cpvt.load(tiny_run, "cpu")
+    dataset = {**run.record["training"]["dataset"], "data": data or str(tiny_folder), "data_dir": "elsewhere"}
+    record = {**run.record, "training": {**run.record["training"], "dataset": dataset}}
+    replace(run, record=record).push_to_hub("me/pets")
+    hub.repos["me/pets"][-1]["checkpoint.json"] = json.dumps(record).encode()
+    for model in ("hf-hub:me/pets", cpvt.load("hf-hub:me/pets", "cpu")):
+        with pytest.raises(ValueError, match="--data.* needed to test 'hf-hub:me/pets', which is of the hub, whose fi"):
+            next(cpvt.sweep(model, sizes=[8], device="cpu"))
+        (row,) = cpvt.sweep(model, str(tiny_folder), [8], device="cpu")
+        assert row.total == 6
+    assert not (tmp_path / "ran.txt").exists()
 
 
 def test_without_a_network_the_copy_in_the_cache_is_used(hub, logged_in, tiny_run, monkeypatch):

@@ -1,9 +1,15 @@
 """One module is imported right after another, in whichever order a program imports them; nothing else changes."""
 
+import copy
 import importlib
+import importlib.resources
 import subprocess
 import sys
+import zipfile
+import zipimport
+from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
+from types import ModuleType
 
 import pytest
 
@@ -23,6 +29,18 @@ def modules(tmp_path, monkeypatch):
     for name in ("host", "host.part", "guest"):
         sys.modules.pop(name, None)
     sys.meta_path[:] = before
+
+
+@pytest.fixture
+def packed(modules, tmp_path, monkeypatch):
+    """A zip file, so one loader, with a package `packed` and a module `beside`."""
+    with zipfile.ZipFile(tmp_path / "packed.zip", "w") as archive:
+        for name in ("packed/__init__.py", "packed/text.txt", "beside.py"):
+            archive.writestr(name, "done = True\n")
+    monkeypatch.syspath_prepend(tmp_path / "packed.zip")
+    yield
+    for name in ("packed", "beside"):
+        sys.modules.pop(name, None)
 
 
 def test_it_waits_for_the_package(modules):
@@ -55,6 +73,65 @@ def test_the_module_may_come_first_and_the_package_may_be_missing(modules):
     assert sys.modules["guest"].saw
     with pytest.raises(ModuleNotFoundError, match="No module named 'nowhere'"):
         importlib.import_module("nowhere")
+
+
+def test_a_loader_of_several_modules_runs_the_follower_after_its_own_package_alone(packed):
+    import_after("packed", "guest")
+    loader = find_spec("packed").loader
+    assert importlib.import_module("beside").done
+    assert "guest" not in sys.modules
+    assert (copy.copy(loader).is_package("packed"), "done" in loader.get_source("packed")) == (True, True)
+    package = importlib.import_module("packed")
+    assert sys.modules["guest"].saw
+    assert type(package.__loader__) is type(package.__spec__.loader) is zipimport.zipimporter
+    assert "exec_module" not in vars(package.__loader__)
+    assert importlib.resources.files("packed").joinpath("text.txt").read_text() == "done = True\n"
+
+
+class OldFinder:
+    """A finder of before Python 3.4, which Python skips, or asks until 3.11."""
+
+    def find_module(self, name, path=None):
+        return None
+
+
+class OldLoader:
+    """A loader of before Python 3.4."""
+
+    def load_module(self, name):
+        module = sys.modules[name] = ModuleType(name)
+        return module
+
+
+class OldLoaders:
+    """A finder that gives the package an old loader."""
+
+    def find_spec(self, name, path=None, target=None):
+        return ModuleSpec(name, OldLoader()) if name == "host" else None
+
+
+@pytest.mark.filterwarnings("ignore:OldFinder.find_spec:ImportWarning")
+def test_old_finders_and_loaders_are_left_to_python(modules):
+    sys.meta_path.insert(0, OldFinder())
+    import_after("host", "guest")
+    sys.meta_path.insert(1, OldLoaders())
+    assert type(find_spec("host").loader) is OldLoader
+    del sys.meta_path[1]
+    importlib.import_module("host")
+    assert sys.modules["guest"].saw
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_module_that_fails_costs_one_warning_and_not_the_package(modules, tmp_path, first):
+    (tmp_path / "guest.py").write_text("import nowhere_at_all\n")
+    steps = [lambda: importlib.import_module("host"), lambda: import_after("host", "guest")]
+    before, warns = steps if first else steps[::-1]
+    before()
+    with pytest.warns(UserWarning, match="'host' goes without 'guest'.*ModuleNotFoundError: .*nowhere") as warned:
+        warns()
+    assert len(warned) == 1
+    assert importlib.import_module("host").done  # without another: warnings are errors here
+    importlib.import_module("host.part")
 
 
 @pytest.mark.parametrize("imports", ["import cpvt\nfrom timm import create_model", "import timm\nimport cpvt"])

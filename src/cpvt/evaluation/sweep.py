@@ -33,6 +33,7 @@ from cpvt.evaluation.accuracy import Score, count_test, load_test, measure
 from cpvt.results.checkpoints import Checkpoint, as_adapter, is_run, load
 from cpvt.results.rows import Row, pack_hits
 from cpvt.runtime import distributed
+from cpvt.runtime.hub import is_hub
 
 logger = logging.getLogger(__name__)
 
@@ -65,9 +66,9 @@ def sweep(
 
     model: a folder that `train` wrote, a name that comes with weights, what `load` returned, "timm:NAME",
     "hf:PATH_OR_NAME" or "torchvision:NAME" (`checkpoint`: a file with its weights), or any module or callable,
-    (B, C, H, W) -> (B, classes). data: a data set or its name, by default the run's own. Classes are matched by index
-    where the model does not have their names. sizes: sides or (height, width) in pixels, by default from half to three
-    times the training size. Other options are those of `cpvt.config.SweepConfig`.
+    (B, C, H, W) -> (B, classes). data: a data set or its name, by default that of a run on this machine. Classes
+    are matched by index where the model does not have their names. sizes: sides or (height, width) in pixels, by
+    default from half to three times the training size. Other options are those of `cpvt.config.SweepConfig`.
 
     Images are normalised, cropped and interpolated as the model's own configuration says, else as fits the data. A size
     that the model refuses gives a row with its message in `refused`; an error that it also raises at its training size
@@ -155,10 +156,13 @@ def _data_of(model: Any, adapter: ModelAdapter, data: str | DataSet | None, root
     if isinstance(data, DataSet):
         return data
     mode = adapter.transform.mode if adapter.transform else {1: "L", 3: "RGB"}.get(adapter.channels or 0)
-    if not isinstance(model, Checkpoint) or "training" not in model.record:
+    of_hub = isinstance(model, Checkpoint) and is_hub(model.source)  # whose record could name a command as its data
+    if of_hub or not isinstance(model, Checkpoint) or "training" not in model.record:
         if data is None:
-            raise ValueError(f"data= (--data) is needed to test '{adapter.name}', which does not say its own")
-        return open_data(data, root, mode).whole()  # of a set without parts all images: none was trained on
+            why = "is of the hub, whose files do not choose what is read here" if of_hub else "does not say its own"
+            raise ValueError(f"data= (--data) is needed to test '{adapter.name}', which {why}")
+        found = open_data(data, root, mode)
+        return found if of_hub else found.whole()  # of a set without parts all images: none was trained on
     trained_on = model.record["training"]["dataset"]
     own = data is None or data == trained_on["data"]
     try:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import safetensors.torch
 from torch import Tensor, nn
 
-from cpvt.config import ModelConfig, size_label
+from cpvt.config import ModelConfig, size_label, split_options
 from cpvt.encodings.text import split_encoding
 from cpvt.models.convert.checkpoint import read_weights
 from cpvt.models.sizes import MODELS, model_config, nearest_name
@@ -19,6 +19,15 @@ from cpvt.runtime.files import read_json, write_bytes, write_json
 from cpvt.runtime.hub import CARD, CONFIG, PREFIX, WEIGHTS, fetch, is_hub, push
 
 READING = ("mean", "std", "crop_pct", "interpolation", "crop_mode", "test_input_size", "label_names")  # timm's words
+HARMLESS = {  # options of other libraries' models that a record of the hub may have: none names code or a file
+    "pretrained", "img_size", "image_size", "strict_img_size", "dynamic_img_size", "dynamic_img_pad", "patch_size",
+    "in_chans", "num_channels", "num_classes", "num_labels", "embed_dim", "hidden_size", "hidden_dim",
+    "depth", "depths", "num_layers", "num_hidden_layers", "num_heads", "num_attention_heads", "mlp_ratio", "mlp_dim",
+    "intermediate_size", "window_size", "qkv_bias", "init_values", "global_pool", "class_token", "no_embed_class",
+    "reg_tokens", "num_register_tokens", "drop_rate", "drop_path_rate", "pos_drop_rate", "patch_drop_rate",
+    "proj_drop_rate", "attn_drop_rate", "dropout", "attention_dropout", "stochastic_depth_prob", "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+}  # fmt: skip
 Model = TypeVar("Model", bound="HubModel")
 
 
@@ -152,13 +161,21 @@ def check_hub_encoding(encoding: str, name: str) -> None:
     """Raise ValueError for an encoding from outside the package in a model of the hub: a file must not choose code."""
     outside = [part for part, _ in split_encoding(encoding) if ":" in part] if is_hub(name) else []
     if outside:
-        raise untrusted(f"the encoding '{outside[0]}'", name)
+        raise _untrusted(f"the encoding '{outside[0]}'", name)
 
 
-def untrusted(what: str, name: str) -> ValueError:
-    """The error for a model of the hub with something that would run code."""
+def check_hub_options(model: str, name: str) -> None:
+    """Raise ValueError for a model of another library in a record of the hub, whose options may run or read more."""
+    options = split_options(model)[1] if is_hub(name) else {}  # as they are understood, not as they are spelled
+    unknown = sorted(options.keys() - HARMLESS)
+    if unknown:
+        raise _untrusted(f"the option '{unknown[0]}' of the model '{model}'", name)
+
+
+def _untrusted(what: str, name: str) -> ValueError:
+    """The error for a model of the hub with something that may run code."""
     return ValueError(
-        f"'{name}' has {what}, which would run code that a file of the hub names. If you trust it, fetch it "
+        f"'{name}' has {what}, which may run code that a file of the hub names. If you trust it, fetch it "
         f"(hf download {name.removeprefix(PREFIX)} --local-dir FOLDER) and load FOLDER"
     )
 

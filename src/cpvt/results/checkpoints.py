@@ -22,7 +22,7 @@ from cpvt.config.legacy import current
 from cpvt.data import Transform
 from cpvt.models import VisionTransformer
 from cpvt.models.adapt import adapt_model
-from cpvt.models.hub import check_hub_encoding, untrusted, write_weights
+from cpvt.models.hub import check_hub_encoding, check_hub_options, write_weights
 from cpvt.models.pretrained import Files, shipped_files, shipped_names
 from cpvt.models.sizes import MODELS
 from cpvt.results.folders import CHECKPOINT, ROWS, WEIGHTS
@@ -47,6 +47,8 @@ class Checkpoint:
     """The content of checkpoint.json: configurations of model and training, and provenance."""
     source: str = ""
     """What was loaded: a folder, a name that comes with weights, or "hf-hub:OWNER/NAME"."""
+    folder: Path | None = None
+    """The folder that was loaded, from wherever this process works by now; None for a name."""
 
     def __call__(
         self, images: Any, top: int = 5, size: Size | None = None, protocol: str = "resize", scale: Any = "protocol"
@@ -104,7 +106,7 @@ class Checkpoint:
     def save_pretrained(self, save_directory: str | Path, *, repo_id: str = "", license: str | None = None) -> None:
         """Write what `push_to_hub` sends to a folder, which `cpvt.load` reads; repo_id is what the card says."""
         folder = Path(save_directory).resolve()
-        if folder == Path(self.source).resolve():
+        if folder == self.folder:
             raise ValueError(f"'{save_directory}' is the run itself, which may have to resume: name another folder")
         self._write(folder, repo_id or f"OWNER/{folder.name}", license)
 
@@ -113,7 +115,7 @@ class Checkpoint:
 
     def _rows(self) -> list[Row]:
         """The tests of this run in its folder, and not of other models that were tested into it."""
-        rows, training = read_rows(Path(self.source) / ROWS), self.record.get("training") or {}
+        rows, training = read_rows(self.folder / ROWS) if self.folder else [], self.record.get("training") or {}
         name = self.config.name if isinstance(self.config, ExternalConfig) else training.get("model")
         return [row for row in rows if (row.model, row.seed) == (name, training.get("seed"))]
 
@@ -212,8 +214,8 @@ def _record_in(path: Path, run: str | Path) -> dict[str, Any]:
         _note_scale(record)
     if "encoding" in record["model"]:
         check_hub_encoding(record["model"]["encoding"], str(run))
-    elif is_hub(run) and "trust_remote_code" in record["model"]["name"]:
-        raise untrusted(f"the model '{record['model']['name']}'", str(run))
+    if "name" in record["model"]:
+        check_hub_options(record["model"]["name"], str(run))
     return record
 
 
@@ -244,8 +246,8 @@ def load(run: str | Path, device: str = "auto") -> Checkpoint:
     record = _record_in(files.record, run)
     model = build_model(config_from_json(record["model"])).eval()
     load_weights_file(model, files.weights)
-    classes = tuple(record["class_names"])
-    return Checkpoint(model.to(pick_device(device)), transform_of(record), classes, record, str(run))
+    classes, folder = tuple(record["class_names"]), Path(run).resolve() if Path(run).exists() else None
+    return Checkpoint(model.to(pick_device(device)), transform_of(record), classes, record, str(run), folder)
 
 
 def build_model(config: ModelConfig | ExternalConfig) -> nn.Module:

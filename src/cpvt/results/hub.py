@@ -32,9 +32,12 @@ from cpvt.results.rows import Row
 from cpvt.runtime.files import write_bytes, write_json
 from cpvt.runtime.hub import CARD, PREFIX
 
-PLACE = r"(?:~|[A-Za-z]:)?[/\\](?!/)"  # how the path of a folder begins; an address goes on with //
-WHOLE = re.compile(rf"^((?:--[\w-]+=|[\w-]{{2,}}:)*){PLACE}(?:.*[/\\])?")  # a path, also after --option= or hf:
-INSIDE = re.compile(rf"(?<![^\s='\"(]){PLACE}(?:[^\s'\"/\\]+[/\\])*")  # one in a longer text
+PLACE = (  # how the path of a folder begins; an address goes on with //
+    r"(?:~(?:[A-Za-z_][\w.-]*)?|[A-Za-z]:|(?i:file)://[^/\s]*|(?:[\w.-]+[/\\])*\.\.)?[/\\](?!/)"
+)
+BEFORE = r"((?:--[\w-]+=|[\w-]{2,}:|[\w-]+/)*)"  # an option, a library or a kind of data, as in hf:/data, wds//data
+WHOLE = re.compile(rf"^{BEFORE}{PLACE}(?:.*[/\\])?")  # a path
+INSIDE = re.compile(rf"(?<![^\s='\"`(\[{{,:;|<>]){BEFORE}{PLACE}(?:[^\s'\"/\\]+[/\\])*")  # one in a longer text
 LIMITS = """\
 It gives one of its classes for any image, also for an image of something else. The figures above are those of the
 images named there, and of no others. Test it on your own before you rely on it.
@@ -51,7 +54,7 @@ def without_paths(value: Any, key: str = "") -> Any:
         return value
     if key == "command":
         return shlex.join(without_paths(each) for each in shlex.split(value))
-    return INSIDE.sub("", WHOLE.sub(r"\1", value))
+    return INSIDE.sub(r"\1", WHOLE.sub(r"\1", value))
 
 
 def record_from_timm(values: dict[str, Any], name: str) -> dict[str, Any]:
@@ -126,7 +129,7 @@ def _card(repo_id: str, model: nn.Module, record: dict[str, Any], rows: Sequence
     page += [f"cpvt predict {place} photo.jpg", f"cpvt sweep {place} --data FOLDER", "```", ""]
     page += ["```python", "import cpvt", "", f'run = cpvt.load("{place}")', 'print(run("photo.jpg"))', "```", ""]
     page += ["The model alone:", "", *loading(repo_id)] if own else []
-    page += _results(rows)
+    page += _results(rows, record["transform"])
     return "\n".join([*page, "## Limits", "", LIMITS])
 
 
@@ -164,7 +167,7 @@ def describe_training(record: dict[str, Any]) -> str:
     )
 
 
-def _results(rows: Sequence[Row]) -> list[str]:
+def _results(rows: Sequence[Row], transform: dict[str, Any]) -> list[str]:
     """Accuracy by data, protocol and size, as tables in Markdown."""
     lines = []
     for data in dict.fromkeys(row.data for row in rows):
@@ -176,7 +179,7 @@ def _results(rows: Sequence[Row]) -> list[str]:
         by_kind: dict[str, dict[Any, str]] = {}
         for row in own:
             percent = "refused" if row.refused else f"{100 * row.accuracy:.1f}"
-            by_kind.setdefault(_kind(row), {})[row.size] = percent
+            by_kind.setdefault(_kind(row, transform), {})[row.size] = percent
         lines += [
             f"| {kind} | {' | '.join(at.get(size, '–') for size in sizes)} |" for kind, at in sorted(by_kind.items())
         ]
@@ -185,8 +188,16 @@ def _results(rows: Sequence[Row]) -> list[str]:
     return ["## Accuracy", "", *lines, words, ""] if lines else []
 
 
-def _kind(row: Row) -> str:
-    """What distinguishes the lines of a table: the protocol, what the model was told of the scale, the precision."""
+def _kind(row: Row, transform: dict[str, Any]) -> str:
+    """What distinguishes the lines of a table: protocol, scale, precision, and other ways to read images."""
     told = {"": "no scale told", "paper": "no scale told", "protocol": "scale told"}.get(row.scale_rule)
-    precision = "" if row.precision == "fp32" else f", {row.precision}"
-    return f"{row.protocol}, {told or f'scale {row.scale_rule}'}{precision}"
+    words = [row.protocol, told or f"scale {row.scale_rule}", *([] if row.precision == "fp32" else [row.precision])]
+    labels = {"crop_ratio": "crop ratio", "interpolation": "interpolation", "longest_side": "longest side"}
+    for name, label in {**labels, "mean": "mean", "std": "std", "reduced_jpegs": "reduced JPEGs"}.items():
+        tested, own = (
+            " ".join(map(str, each)) if isinstance(each, (list, tuple)) else str(each)  # JSON makes lists of tuples
+            for each in (getattr(row, name), transform.get(name))
+        )
+        if tested and transform.get(name) is not None and tested != own:  # early rows and records lack some
+            words.append(f"{label} {tested}")
+    return ", ".join(words)

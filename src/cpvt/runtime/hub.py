@@ -85,7 +85,8 @@ def _explained(named: str) -> Iterator[None]:
     """Turn the errors of huggingface_hub into a ValueError that says what to do."""
     from huggingface_hub import errors
 
-    failed: Any = errors.HfHubHTTPError.__bases__[0]  # of httpx or requests, lost connections included
+    # of httpx or requests: its error of all errors, for lost connections are no HTTPError of requests
+    failed: Any = [kind for kind in errors.HfHubHTTPError.__mro__ if kind not in OSError.__mro__][-1]
     try:
         yield
     except errors.HFValidationError as error:

@@ -1,5 +1,6 @@
 """The demo as its users have it: `cpvt demo` in a process of its own, through Gradio's client and in Chromium."""
 
+import asyncio
 import json
 import os
 import re
@@ -16,6 +17,9 @@ import pytest
 from PIL import Image
 
 import cpvt
+from cpvt.adapters import adapter_of
+from cpvt.data import Transform
+from cpvt.demo.views import Viewer
 
 gradio_client = pytest.importorskip("gradio_client")
 pytest.importorskip("gradio")
@@ -77,6 +81,27 @@ def test_every_view_has_an_address(client, photo):
     attention = client.predict(given, "40", "resize", "protocol", 2, "every patch", api_name="/attention")
     with Image.open(attention) as picture:
         assert picture.size == (400, 400)
+
+
+@pytest.mark.parametrize("names", [("crane", "crane", "other"), ("only",)])
+def test_a_page_shows_every_class_of_a_model(photo, names):
+    from cpvt.demo.page import Actions, build_page
+
+    model = cpvt.create_model("cpvt_mini", img_size=16, patch_size=4, num_classes=len(names), depth=1).eval()
+    viewer = Viewer(adapter_of(model, "small", transform=Transform((0.5,) * 3, (0.2,) * 3), class_names=names))
+
+    async def build():  # outside of an event loop Gradio makes one, and leaves it open
+        return build_page(viewer, "small", [photo])
+
+    page = asyncio.run(build())
+    controls = {block.elem_id: block for block in page.blocks.values()}
+    assert controls["top"].visible == (len(names) > 1)
+    offered = [value for _, value in controls["scale"].choices]
+    assert ("guessed" in offered) == (len(names) > 1)
+    label, _ = Actions(viewer).answer(str(photo), "16", "resize", "protocol", len(names))
+    assert len(label) == len(names)
+    assert sum(label.values()) == pytest.approx(1)
+    assert Actions(viewer).curves(str(photo), 2).count("<svg") == (6 if len(names) > 1 else 4)  # nothing to guess by
 
 
 @pytest.mark.parametrize(

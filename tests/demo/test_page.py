@@ -86,7 +86,7 @@ def test_a_demo_that_is_terminated_removes_its_folder(tmp_path):
 
 
 def test_no_process_outlives_a_test_that_fails_or_waits_for_a_reader(tmp_path):
-    endless = "import sys, time; sys.stderr.write('x' * 10**6); print('{}', flush=True); time.sleep(600)"
+    endless = "import sys, time; sys.stderr.write('x' * 10**6); print('{}', flush=True); time.sleep(20)"
     with pytest.raises(RuntimeError, match="failed"), running(tmp_path, sys.executable, "-c", endless) as (process, *_):
         raise RuntimeError("failed")
     assert process.returncode == -signal.SIGKILL

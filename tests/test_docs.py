@@ -23,6 +23,7 @@ from markdown_it import MarkdownIt
 import cpvt
 from cpvt.cli import VERBS, main, parse
 from cpvt.config import Options
+from tests.browser import phone
 
 ROOT = Path(__file__).parents[1]
 PARTS = ("docs/hooks.py", "docs/signatures.py", "docs/overrides", "docs/stylesheets")  # what the site is built by
@@ -30,9 +31,6 @@ SHOWN = ("CHANGELOG.md", "CONTRIBUTING.md", "src/cpvt/models/weights/README.md")
 COMPARED = {"h1", "h2", "h3", "h4", "li", "table", "th", "td", "pre", "code", "em", "strong", "img", "blockquote"}
 LOADING = {"img": "src", "script": "src", "iframe": "src", "source": "src", "video": "src", "object": "data"}
 PHONE = (".", "tutorial", "commands", "encodings", "api/evaluation")  # a page of each kind
-BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-FLAGS = ("headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking",
-         "disable-component-update", "disable-sync")  # fmt: skip
 
 
 def build(root, out, **settings):
@@ -312,27 +310,15 @@ def address(site):
 
 
 @pytest.fixture
-def phone(tmp_path):
-    """Chromium with the window of a phone."""
-    if BROWSER is None or DRIVER is None:
-        pytest.skip("needs chromium and chromedriver")
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = BROWSER
-    for flag in (*FLAGS, f"user-data-dir={tmp_path / 'profile'}"):
-        options.add_argument(f"--{flag}")
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-    metrics = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
-    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-    yield driver
-    driver.quit()
+def browser(tmp_path):
+    with phone(tmp_path / "profile") as driver:
+        yield driver
 
 
-def test_pages_fit_a_phone_and_ask_no_other_host(address, phone):
+def test_pages_fit_a_phone_and_ask_no_other_host(address, browser):
     for page in PHONE:
-        phone.get(f"{address}/{page}/")
-        assert phone.execute_script("return document.documentElement.scrollWidth") <= 390, page
-        loaded = phone.execute_script("return performance.getEntriesByType('resource').map(each => each.name)")
+        browser.get(f"{address}/{page}/")
+        assert browser.execute_script("return document.documentElement.scrollWidth") <= 390, page
+        loaded = browser.execute_script("return performance.getEntriesByType('resource').map(each => each.name)")
         assert len(loaded) > 3
         assert [url for url in loaded if not url.startswith((address, "data:"))] == [], page

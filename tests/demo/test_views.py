@@ -24,8 +24,8 @@ def noise(width, height, mode="RGB"):
     return Image.fromarray(values).convert(mode)
 
 
-def viewer_of(model, transform, **facts):
-    return Viewer(adapter_of(model.eval(), "small", transform=transform, class_names=NAMES, **facts))
+def viewer_of(model, transform, names=NAMES, **facts):
+    return Viewer(adapter_of(model.eval(), "small", transform=transform, class_names=names, **facts))
 
 
 @pytest.fixture(scope="module")
@@ -166,6 +166,16 @@ def test_external_models_have_one_line_and_gaps_where_they_refuse_a_size():
             show(noise(40, 40), 16, "resize", "protocol")
     with pytest.raises(ValueError, match="'small' does not state its training size"):
         viewer_of(Refusing(), Transform((0.5,) * 3, (0.2,) * 3, size=16))
+
+
+def test_classes_that_share_a_name_are_told_apart():
+    names = ("crane", "crane", "other", "crane (0)")  # the last is what the first would be called
+    viewer = viewer_of(Refusing(), Transform((0.5,) * 3, (0.2,) * 3), names, train_size=16)
+    told_apart = ("crane (0) (0)", "crane (1)", "other", "crane (0) (3)")
+    image, wanted = noise(16, 16), viewer.adapter.logits(viewer.preprocessing("resize", 16)(noise(16, 16), None)[None])
+    curves = viewer.curves(image, top=4)
+    shown = dict(zip(curves.classes, curves.lines["resize", "untold"][curves.sizes.index(16)]))
+    assert shown == dict(zip(told_apart, wanted.softmax(1)[0].tolist()))
 
 
 def test_an_image_that_does_not_decode_is_named_without_its_folder(shipped, tmp_path):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from cpvt import __version__
 from cpvt.cli.verbs import VERBS
-from cpvt.config import Options
+from cpvt.config import DemoConfig, Options
 from cpvt.config.describe import OptionHelp, describe_options
 
 if TYPE_CHECKING:
@@ -60,7 +60,8 @@ def verb_page(verb: str, defaults: Options | None = None) -> Text:
     """
     kind, _, about = VERBS[verb]
     options = describe_options(kind, defaults)
-    usage = " ".join(["usage: cpvt", verb, *(each.invocation for each in options if each.required), "[options]"])
+    needed = ["[RUN]"] if kind is DemoConfig else [each.invocation for each in options if each.required]
+    usage = " ".join(["usage: cpvt", verb, *needed, "[options]"])
     groups = [
         (group, {each.invocation: _meaning(each) for each in members})
         for group, members in groupby(options, key=lambda each: each.group)

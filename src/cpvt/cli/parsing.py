@@ -5,14 +5,15 @@ from __future__ import annotations
 import difflib
 import sys
 from dataclasses import fields
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
 from cpvt.cli.verbs import VERBS
-from cpvt.config import CompareConfig, Options, PredictConfig, Size, TrainConfig
-from cpvt.config.describe import positional_names
+from cpvt.config import CompareConfig, DemoConfig, Options, PredictConfig, Size, TrainConfig
+from cpvt.config.describe import describe_options, positional_names
 from cpvt.config.legacy import refuse_old_flags
 
 
@@ -38,14 +39,27 @@ def parse(arguments: list[str] | None = None) -> Any:
         option = Annotated[marked]
         wanted = option if wanted is None else wanted | option
     given = [each for each in arguments if recipe is None or not _is_recipe(each)]
-    if verb == "demo" and given[1:] and not given[1].startswith("-"):  # tyro knows no optional positional argument
-        given.insert(1, "--run")
+    if verb == "demo":
+        given = _with_run_flag(given)
     with Options.checked_later(), _registry():  # checked below: tyro would print a box around our messages
         default: dict[str, Any] = {"default": recipe} if recipe is not None else {}
         args, prog = (given[1:], f"cpvt {verb}") if verb in kinds else (given, "cpvt")
         config = tyro.cli(wanted, prog=prog, args=args, config=(tyro.conf.OmitArgPrefixes,), **default)
     config.check()
     return config
+
+
+def _with_run_flag(arguments: list[str]) -> list[str]:
+    """The command line of `demo` with --run before its RUN, wherever that stands: tyro wants positionals required."""
+    before_value = {each.flag for each in describe_options(DemoConfig) if each.values}
+    free = [
+        place
+        for place, (before, here) in enumerate(pairwise(arguments), 1)
+        if not here.startswith("-") and before not in before_value
+    ]
+    if len(free) + sum(each.split("=")[0] == "--run" for each in arguments) > 1:
+        raise ValueError(f"demo shows one model, as in cpvt demo runs/mine; got cpvt {' '.join(arguments)}")
+    return [*arguments[: free[0]], "--run", *arguments[free[0] :]] if free else arguments
 
 
 def parse_recipe(arguments: list[str]) -> TrainConfig | None:

@@ -25,6 +25,7 @@ Ranges = dict[str, tuple[str, ...]]  # name of a range -> the options that must 
 RANGES: dict[str, Callable[[Any], bool]] = {
     "1 or more": lambda number: number >= 1,
     "0 or more": lambda number: number >= 0,
+    "from 1 to 65535": lambda number: 1 <= number <= 65535,
     "above 0": lambda number: number > 0,
     "from 0 to 1": lambda number: 0 <= number <= 1,
     "from 0 to below 1": lambda number: 0 <= number < 1,

@@ -186,7 +186,7 @@ class DemoConfig(Options):
     device: str = "auto"
 
     COMMON: ClassVar[tuple[str, ...]] = ("run", "browser", "port", "host")
-    RANGES: ClassVar[Ranges] = {"1 or more": ("port",)}
+    RANGES: ClassVar[Ranges] = {"from 1 to 65535": ("port",)}
 
 
 @dataclass(frozen=True)

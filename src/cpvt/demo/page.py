@@ -101,11 +101,13 @@ def _controls(viewer: Viewer) -> tuple[list[Any], Any]:
     size = gr.Radio(labels, value=size_label(viewer.recommended), label="Size, pixels", info=about, elem_id="size")
     protocols = [(f"{each}: {TABLE[each].title}", each) for each in PROTOCOLS]
     protocol = gr.Radio(protocols, value="resize", label="How a size is made", elem_id="protocol")
-    scales, takes = [(about, each) for each, about in SCALES.items()], viewer.adapter.takes_scale
+    scales = [(about, each) for each, about in SCALES.items() if each in ("protocol", *viewer.tellings)]
     told = "What the model is told of the scale"
-    scale = gr.Radio(scales, value="protocol", label=told, visible=takes, elem_id="scale")
+    scale = gr.Radio(scales, value="protocol", label=told, visible=viewer.adapter.takes_scale, elem_id="scale")
     most = min(5, len(viewer.adapter.class_names or range(5)))
-    top = gr.Slider(1, most, value=min(3, most), step=1, label="Classes shown", elem_id="top")
+    top = gr.Slider(  # a slider needs two ends: for a model of one class it is hidden
+        1, max(most, 2), value=min(3, most), step=1, label="Classes shown", visible=most > 1, elem_id="top"
+    )
     return [size, protocol, scale], top
 
 

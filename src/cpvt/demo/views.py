@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -61,7 +62,8 @@ class Viewer:
     """
 
     def __init__(self, run: str | ModelAdapter, device: str = "auto", weights: str | None = None) -> None:
-        self.adapter = as_adapter(run, weights, device)
+        adapter = as_adapter(run, weights, device)
+        self.adapter = replace(adapter, class_names=_told_apart(adapter.class_names))
         self.recommended: Size = _short(preprocessing_of(self.adapter).sides)
         if self.adapter.train_size is None:
             raise ValueError(
@@ -93,8 +95,14 @@ class Viewer:
 
     @property
     def tellings(self) -> tuple[str, ...]:
-        """The ways to tell the model the scale of objects: one, 'untold', where it cannot be told."""
-        return TELLINGS if self.adapter.takes_scale else TELLINGS[2:]
+        """The ways to tell the model the scale of objects: 'untold' alone where it cannot be told.
+
+        A model of one class is sure of it at every scale, so none is guessed.
+        """
+        if not self.adapter.takes_scale:
+            return TELLINGS[2:]
+        one_class = 1 in (len(self.adapter.class_names or ()), getattr(self.adapter.model, "num_classes", 0))
+        return tuple(each for each in TELLINGS if each != "guessed" or not one_class)
 
     @property
     def blocks(self) -> int:
@@ -232,6 +240,14 @@ class Viewer:
         if self.own_model is None:
             raise ValueError(f"{what} is shown for cpvt's own models; '{self.adapter.name}' is another library's")
         return self.own_model
+
+
+def _told_apart(names: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    """Names of classes in which those that several classes share hold the class's index: 'crane (134)'."""
+    while names and len(set(names)) < len(names):
+        counts = Counter(names)
+        names = tuple(f"{name} ({index})" if counts[name] > 1 else name for index, name in enumerate(names))
+    return names
 
 
 def _short(size: tuple[int, int]) -> Size:

@@ -19,6 +19,7 @@ from typing import get_type_hints
 import pytest
 import yaml
 from markdown_it import MarkdownIt
+from PIL import Image
 
 import cpvt
 from cpvt.cli import VERBS, main, parse
@@ -251,7 +252,11 @@ def test_commands_and_python_of_a_page_are_understood(name):
 
 
 @pytest.mark.parametrize("name", ["index", "deployment"])
-def test_the_python_of_a_page_runs(name):
+def test_the_python_of_a_page_runs(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    if name == "deployment":
+        cpvt.export("cpvt_mini_peg5_gap", "model.onnx")
+        Image.new("RGB", (90, 60)).save("photo.jpg")
     for block in re.findall(r"```python\n(.*?)```", (ROOT / "docs" / f"{name}.md").read_text(), flags=re.DOTALL):
         exec(compile(block, name, "exec"), {})
 

@@ -30,7 +30,7 @@ class SweepConfig(Options):
     under each protocol), pixels (1), fit (size / training size), auto (what makes the model surest on 64 images), paper
     (nothing), or a number such as 2.0."""
     data: str | None = None
-    """Data set with the model's classes; by default the run's own. External models need one."""
+    """Data set with the model's classes; by default the run's own. External models and runs of the hub need one."""
     data_dir: str | None = None
     limit: int | None = None
     """Most test images to read, drawn with a fixed seed, for a first look; by default all."""

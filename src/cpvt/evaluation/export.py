@@ -126,8 +126,8 @@ def export(model: nn.Module | Checkpoint | str | Path, out: str | Path = "", **o
     The file is compared with the model at five sizes other than the traced one, some not divisible by the patch. Raises
     ValueError, and keeps no file, where they differ by more than 1e-4, or where int8 changes more than half of the
     answers to random images; and for int8 where the file exists. Metadata hold smallest_side and training_size in
-    pixels, scale of a model that can be told it, precision ("int8") of a quantised file, and of a run class_names, mean,
-    std, crop_ratio, interpolation and size: metadata_props in .onnx, the extra file metadata.json in .pt2.
+    pixels, scale of a model that can be told it, precision ("int8") of a quantised file, and of a run class_names,
+    mean, std, crop_ratio, interpolation and size: metadata_props in .onnx, the extra file metadata.json in .pt2.
     """
     config = options_from(ExportConfig, options, model=model, out=out)
     path = _path_of(config)

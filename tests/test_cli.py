@@ -55,7 +55,7 @@ def test_report_prints_a_table_and_ends_with_json(capsys, tmp_path, make_row):
 
 
 MISTAKES = [  # (command, message); OUT does not exist, EMPTY is a folder without files, UNTESTED has only train/
-    ("train --out OUT --encoding pge", r"unknown encoding 'pge'; known: none, learned"),
+    ("train --out OUT --encoding pge", r"unknown encoding 'pge' \(did you mean peg\?\); known: none, learned"),
     ("train --out OUT --model cpvt_mikro", r"unknown model 'cpvt_mikro'\. Did you mean cpvt_micro.*Known: cpvt_micro"),
     ("train --out OUT --data nowhere", r"unknown data set 'nowhere'.*Known:.*digits.*torch/NAME"),
     ("train --out OUT --pool max", r"pool must be one of cls, gap; got 'max'"),
@@ -66,7 +66,7 @@ MISTAKES = [  # (command, message); OUT does not exist, EMPTY is a folder withou
     ("train --out OUT --interpolation cubic", r"unknown interpolation 'cubic'; known: nearest, bilinear, bicubic"),
     ("train --out OUT --crop-pct 0", r"crop_ratio must be above 0 and at most 1; got 0"),
     ("train --out OUT --device gpu", r"device 'gpu' cannot be used here.*try --device cpu"),
-    ("compare --out OUT --parallel 1 --encodings learned pge", r"unknown encoding 'pge'; known: none, learned"),
+    ("compare --out OUT --parallel 1 --encodings learned pge", r"unknown encoding 'pge' \(did you mean peg\?\); known"),
     ("compare --out OUT --parallel 1 --model cpvt_mikro", r"unknown model 'cpvt_mikro'\. Did you mean cpvt_micro"),
     ("compare --out OUT --parallel 1 --data nowhere", r"unknown data set 'nowhere'.*Known:.*digits"),
     ("compare --out OUT --parallel 1 --pool cls max", r"pool must be one of cls, gap; got 'max'"),

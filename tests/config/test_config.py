@@ -20,6 +20,7 @@ from cpvt.config import (
     RetrofitConfig,
     RuntimeConfig,
     SweepConfig,
+    TrainConfig,
 )
 from cpvt.config.base import RANGES, Options, check_ranges, differences
 from cpvt.config.legacy import RENAMED, current
@@ -187,3 +188,8 @@ def test_the_record_of_an_old_run_is_read_and_compared(tmp_path):
     assert is_finished(config)
     with pytest.raises(ValueError, match="another configuration .model_ema_decay: 0.999 -> 0.9"):
         is_finished(replace(config, optim=replace(config.optim, model_ema_decay=0.9)))
+
+
+def test_a_dict_in_place_of_a_configuration_is_refused():
+    with pytest.raises(ValueError, match=r"optim takes OptimConfig\(...\), as in optim=OptimConfig\(\); got a dict"):
+        TrainConfig("x", optim=dict(epochs=5))

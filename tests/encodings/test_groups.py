@@ -43,7 +43,9 @@ def test_an_entry_makes_its_group(monkeypatch):
 
 
 def test_an_unknown_name_is_answered_with_the_groups_too():
-    with pytest.raises(ValueError, match=r"unknown encoding 'rotery'; known: none, .*: all, paper, .*rotary"):
+    with pytest.raises(
+        ValueError, match=r"unknown encoding 'rotery' \(did you mean rotary\?\); known: none, .*: all, paper, .*rotary"
+    ):
         split_encoding("rotery")
 
 

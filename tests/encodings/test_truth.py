@@ -172,7 +172,7 @@ def test_a_sum_applies_its_parts_from_left_to_right():
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("pge", f"unknown encoding 'pge'; known: {', '.join(TABLE)}"),
+        ("pge", rf"unknown encoding 'pge' \(did you mean peg\?\); known: {', '.join(TABLE)}"),
         ("learned+nothing", "unknown encoding 'nothing'"),
         ("peg - learned", "unknown encoding"),
         ("", "unknown encoding"),

@@ -62,6 +62,8 @@ class Options:
                 value = parse_size(value)
             elif isinstance(value, Options):
                 value.check()
+            elif isinstance(value, dict) and "Config" in each.type:
+                raise ValueError(f"{each.name} takes {each.type}(...), as in {each.name}={each.type}(); got a dict")
             object.__setattr__(self, each.name, value)
         check_ranges(self, self.RANGES)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import difflib
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -58,8 +59,10 @@ def unknown_encoding(text: str) -> str:
             f"'{text}' is a group of encodings, which only `cpvt compare --encodings` takes, alone and without options"
             f"; name one of it here: {', '.join(members)}"
         )
+    near = difflib.get_close_matches(text.partition("(")[0], (*TABLE, *known), n=1)
+    hint = f" (did you mean {near[0]}?)" if near else ""
     return (
-        f"unknown encoding '{text}'; known: {', '.join(TABLE)}, sums such as learned+peg, "
+        f"unknown encoding '{text}'{hint}; known: {', '.join(TABLE)}, sums such as learned+peg, "
         "options as in peg(at=(1, 2)), one's own as mypackage.module:MyEncoding; "
         f"groups for `cpvt compare`: {', '.join(known)}"
     )

@@ -145,7 +145,7 @@ def test_more_epochs_for_a_finished_run_are_a_training_from_its_weights(config, 
     longer = replace(config, optim=replace(config.optim, epochs=2))
     with pytest.raises(ValueError, match="epochs: 1 -> 2") as error:
         train(longer)
-    advice = f"; to train on from its weights, pass --initial-checkpoint {config.out} and another --out"
+    advice = f"; choose another --out; to train on from its weights, also pass --initial-checkpoint {config.out}"
     assert str(error.value).endswith(advice)
     run = train(replace(longer, initial_checkpoint=config.out, out=str(tmp_path / "longer")))
     assert len(history(run)) == 2

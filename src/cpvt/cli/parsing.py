@@ -44,7 +44,7 @@ def parse(arguments: list[str] | None = None) -> Any:
     with Options.checked_later(), _registry():  # checked below: tyro would print a box around our messages
         default: dict[str, Any] = {"default": recipe} if recipe is not None else {}
         args, prog = (given[1:], f"cpvt {verb}") if verb in kinds else (given, "cpvt")
-        config = tyro.cli(wanted, prog=prog, args=args, config=(tyro.conf.OmitArgPrefixes,), **default)
+        config = tyro.cli(wanted, prog=prog, args=args, **default)
     config.check()
     return config
 

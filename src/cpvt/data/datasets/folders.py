@@ -71,7 +71,7 @@ def open_folder(where: str, mode: str) -> DataSet:
     splits = {part: _split(found, classes, mode) for part, found in images.items()}
     return data_set(
         str(root), classes, splits.get("train"), splits.get("test"), mode,
-        validation=splits.get("validation"), names=names, unread=unread, held_out="train" in images and not parts,
+        validation=splits.get("validation"), names=names, unread=unread, held_out=not parts,
     )  # fmt: skip
 
 

@@ -20,6 +20,7 @@ from tests.training.together import finish, start
 PLAIN = "--batch-size 6 --epochs 2 --lr 1e-3 --img-size 8"
 WHOLE = f"{PLAIN} --mixup 0.8 --cutmix 1.0 --model-ema-decay 0.9 --clip-grad 1.0 --aug-repeats 2 --layer-decay 0.8"
 SIZES = f"{PLAIN} --train-sizes 8 12 16 --augment resized-crop --on-bad-image skip"
+VIEWS = f"{SIZES} --batch-size 5 --sizes-per-step all --consistency 1"
 SGD = f"{PLAIN} --opt sgd --lr 0.05"  # unlike Adam, it depends on the scale of a gradient
 PARTS = f"{PLAIN} --batch-size 5 --grad-accum-steps 3"  # parts of two and three images, and of none
 DDP, FSDP = ("DistributedDataParallel", "Parameter"), ("FSDPVisionTransformer", "DTensor")
@@ -61,15 +62,27 @@ def begin(folder, out, options, step):
         (WHOLE, "--fsdp", {}, FSDP),
         (WHOLE, "", {}, DDP),
         (SIZES, "", {}, DDP),
+        (VIEWS, "", {}, DDP),
+        (f"{VIEWS} --batch-size 5 --grad-accum-steps 3", "", {"ACCELERATE_USE_FSDP": "true"}, FSDP),
         (PARTS, "", {"ACCELERATE_USE_FSDP": "true"}, FSDP),  # as accelerate sets it
         (SGD, "--grad-accum-steps 2", {}, DDP),
         (f"{SGD} --augment native", "--grad-accum-steps 2", {}, DDP),
         (f"{PLAIN} --teacher TEACHER", "", {}, DDP),
     ],
-    ids=["whole-fsdp", "whole-ddp", "sizes-ddp", "parts-fsdp", "parts-ddp", "native-ddp", "taught-ddp"],
+    ids=[
+        "whole-fsdp",
+        "whole-ddp",
+        "sizes-ddp",
+        "views-ddp",
+        "views-fsdp",
+        "parts-fsdp",
+        "parts-ddp",
+        "native-ddp",
+        "taught-ddp",
+    ],
 )
 def test_two_processes_train_like_one(tmp_path, tiny_folder, options, how, env, form):
-    if options is SIZES:
+    if SIZES in options:
         (tiny_folder / "train" / "cat" / "bad.png").write_text("no image")
     if "TEACHER" in options:
         options = options.replace("TEACHER", str(tmp_path / "teacher"))

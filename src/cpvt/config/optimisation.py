@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from cpvt.config.base import Options, Precision, Ranges
 
@@ -61,6 +61,11 @@ class OptimConfig(Options):
     """Probability of cutmix in a mixed step, if both are on."""
     model_ema_decay: float | None = None
     """Decay per step of a moving average of the weights, which is saved as the model; by default none."""
+    sizes_per_step: Literal["one", "all"] = "one"
+    """What a step shows of train_sizes: one size, drawn anew, or each of its images at all sizes."""
+    consistency: float = 0.0
+    """Weight of a loss that draws an image's prediction at the smaller training sizes to that at the largest; needs
+    sizes_per_step all."""
     precision: Precision = "fp32"
     """Precision of the forward and backward pass; weights stay float32."""
     distillation_alpha: float = 0.5
@@ -68,7 +73,7 @@ class OptimConfig(Options):
 
     RANGES: ClassVar[Ranges] = {
         "1 or more": ("epochs", "batch_size", "aug_repeats"),
-        "0 or more": ("weight_decay", "color_jitter", "mixup", "cutmix"),
+        "0 or more": ("weight_decay", "color_jitter", "mixup", "cutmix", "consistency"),
         "above 0": ("lr", "clip_grad"),
         "from 0 to 1": ("hflip", "reprob", "mixup_prob", "mixup_switch_prob", "distillation_alpha"),
         "from 0 to below 1": ("warmup_ratio", "smoothing", "drop_path"),

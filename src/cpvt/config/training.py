@@ -57,8 +57,8 @@ class TrainConfig(Options):
     img_size: int | None = None
     """Training size: side in pixels; by default the model's."""
     train_sizes: tuple[Size, ...] = ()
-    """Sizes to train at: each step draws one, and its batch size keeps the number of tokens about constant. By default
-    only the training size."""
+    """Sizes to train at: each step draws one, and its batch size keeps the number of tokens about constant, or shows
+    all of them (sizes_per_step). By default only the training size."""
     scale: str | None = None
     """What the model is told of the scale of objects where a call does not say, in training as later: fit (the image
     shows what images of the training size show), pixels (objects keep their pixels) or paper (nothing); by default
@@ -123,6 +123,8 @@ class RetrofitConfig(Options):
     protocols: tuple[str, ...] = ("resize",)
     img_size: int | None = None
     """Training size: side in pixels; by default the model's."""
+    train_sizes: tuple[Size, ...] = ()
+    """Sizes to fine-tune at, with PEG and without; by default only the training size."""
     seed: int = 0
     device: str = "auto"
     retrofit: Retrofit = field(default_factory=Retrofit)
@@ -162,6 +164,8 @@ class CompareConfig(Options):
     """The model that gets each encoding: a name of `cpvt list`; options go in brackets."""
     img_size: int | None = None
     """Training size: side in pixels; by default the model's."""
+    train_sizes: tuple[Size, ...] = ()
+    """Sizes to train every model at; by default only the training size."""
     parallel: int | None = None
     """Trainings at once, a process each; by default one per CPU core (at most eight), or one on a GPU. On a cluster:
     at once on a machine like this one."""

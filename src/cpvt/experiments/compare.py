@@ -164,7 +164,7 @@ def _tasks(config: CompareConfig, quick: bool) -> list[_Task]:
             out = Path(config.out) / RUNS / f"{slug(encoding)}-{pool}-seed{seed}"
             training = TrainConfig(
                 out=str(out), encoding=encoding, pool=pool, model=config.model, img_size=config.img_size,
-                seed=seed, device=config.device, dataset=config.dataset, optim=config.optim,
+                seed=seed, device=config.device, dataset=config.dataset, optim=config.optim, train_sizes=config.train_sizes,
             )  # fmt: skip
             tasks.append(_Task(training, tests))
     return tasks

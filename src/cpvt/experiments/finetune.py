@@ -95,4 +95,5 @@ def _training(config: RetrofitConfig) -> TrainConfig:
     return TrainConfig(
         out=config.out, model=name, initial_checkpoint=str(start), img_size=size, seed=config.seed,
         device=config.device, dataset=config.dataset, optim=config.optim, retrofit=config.retrofit,
+        train_sizes=config.train_sizes,
     )  # fmt: skip

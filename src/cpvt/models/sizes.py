@@ -13,6 +13,9 @@ from cpvt.config.scale import parse_scale
 SIZES: dict[str, dict[str, Any]] = {
     "micro": dict(embed_dim=64, depth=4, num_heads=4, patch_size=4, img_size=32, weight_init="xavier"),
     "mini": dict(embed_dim=96, depth=6, num_heads=3, patch_size=4, img_size=32, num_classes=10, weight_init="xavier"),
+    "mini_patch8_64": dict(
+        embed_dim=96, depth=6, num_heads=3, patch_size=8, img_size=64, num_classes=10, weight_init="xavier"
+    ),
     "tiny": dict(embed_dim=192, depth=12, num_heads=3),
     "small": dict(embed_dim=384, depth=12, num_heads=6),
     "base": dict(embed_dim=768, depth=12, num_heads=12),

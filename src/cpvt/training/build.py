@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -44,7 +45,7 @@ from cpvt.results.folders import CHECKPOINT
 from cpvt.results.provenance import provenance
 from cpvt.runtime import distributed
 from cpvt.training.loss import Teacher, check_teacher
-from cpvt.training.sampler import BatchSampler, create_sampler
+from cpvt.training.sampler import BatchSampler, Sides, create_sampler
 
 logger = logging.getLogger(__name__)
 PUBLISHED = "published"  # start from the weights that a library publishes
@@ -56,16 +57,37 @@ class TrainingSetup(NamedTuple):
     model: ModelConfig | ExternalConfig
     preprocessing: Protocol  # of training images
     sampler: BatchSampler
+    views: tuple[Sides, ...]  # sizes at which a step shows its images, the largest first; none: as they were read
     name: str = ""  # of the training among several, for messages
 
 
 def build_setup(config: TrainConfig, data: DataSet) -> TrainingSetup:
     """The model, preprocessing and sampler of a configuration; ValueError for an unknown choice."""
     model = _external_config(config, data) if is_external(config.model) else _model_config(config, data)
-    return TrainingSetup(model, _training_protocol(config, data, model), _build_sampler(config, data, model))
+    views = _views(config)
+    sampler = _build_sampler(config, data, model, views)
+    return TrainingSetup(model, _training_protocol(config, data, model), sampler, views)
 
 
-def _build_sampler(config: TrainConfig, data: DataSet, model: ModelConfig | ExternalConfig) -> BatchSampler:
+def _views(config: TrainConfig) -> tuple[Sides, ...]:
+    """The sizes that a step shows of each image, the largest first; none where a step shows one size."""
+    if config.optim.sizes_per_step == "one":
+        return ()
+    sizes = sorted(dict.fromkeys(map(sides, config.train_sizes)), key=lambda size: size[0] * size[1], reverse=True)
+    if len(sizes) < 2:
+        raise ValueError("--sizes-per-step all needs two --train-sizes or more, such as --train-sizes 64 96")
+    for height, width in sizes[1:]:
+        if height > sizes[0][0] or width > sizes[0][1]:
+            raise ValueError(
+                "--sizes-per-step all makes every view from the largest, so no side may exceed its sides: "
+                f"{height}x{width} does not fit in {sizes[0][0]}x{sizes[0][1]}"
+            )
+    return tuple(sizes)
+
+
+def _build_sampler(
+    config: TrainConfig, data: DataSet, model: ModelConfig | ExternalConfig, views: Sequence[Sides]
+) -> BatchSampler:
     """The images of each step; ValueError for a size below a patch."""
     patch_size = model.patch_size if isinstance(model, ModelConfig) else 1
     train_size, recipe = sides(model.img_size), config.optim
@@ -76,9 +98,12 @@ def _build_sampler(config: TrainConfig, data: DataSet, model: ModelConfig | Exte
             f"--train-sizes must not be below a patch, {patch_size}x{patch_size} pixels in this model; "
             f"got {', '.join(small)}"
         )
-    return create_sampler(
-        _count_images(config, data), recipe.batch_size, recipe.aug_repeats, config.seed, train_size, sizes, patch_size
-    )
+    images = _count_images(config, data)
+    if views:  # read at the largest size, as many as at the training size
+        return BatchSampler(
+            images, recipe.batch_size, recipe.aug_repeats, config.seed, train_size, (views[0],), (recipe.batch_size,)
+        )
+    return create_sampler(images, recipe.batch_size, recipe.aug_repeats, config.seed, train_size, sizes, patch_size)
 
 
 def _count_images(config: TrainConfig, data: DataSet) -> int:

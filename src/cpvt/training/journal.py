@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from cpvt.config import ModelConfig, OptimConfig, TrainConfig, sides
+from cpvt.config import ModelConfig, OptimConfig, TrainConfig, sides, size_label
 from cpvt.data import DataSet
 from cpvt.data.protocols import Protocol
 from cpvt.evaluation.accuracy import count_test
@@ -82,7 +82,9 @@ def describe_images(config: TrainConfig, preprocessing: Protocol, data: DataSet)
     recipe, (height, width) = config.optim, preprocessing.sides
     sizes = [f"{width}x{height} pixels"]
     if config.train_sizes:
-        sizes = [f"{len(config.train_sizes)} sizes, {', '.join(map(str, config.train_sizes))} pixels"]
+        sizes = [f"{len(config.train_sizes)} sizes, {', '.join(map(size_label, config.train_sizes))} pixels"]
+        if recipe.sizes_per_step == "all":
+            sizes.append("all in each step" + (f", consistency {recipe.consistency:g}" if recipe.consistency else ""))
     elif not preprocessing.stacks:
         sizes = [f"own sizes, at most {max(height, width)} pixels a side"]
     sizes[0] += _larger_files(data, max(max(sides(size)) for size in config.train_sizes or [(height, width)]))

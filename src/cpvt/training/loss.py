@@ -18,10 +18,11 @@ Images = Tensor | list[Tensor]
 
 
 class LossResult(NamedTuple):
-    """Loss and accuracy of a model on some images."""
+    """Loss, accuracy and predictions of a model on some images."""
 
     loss: Tensor  # mean over the images
     correct: Tensor  # number classified correctly; a mixed image counts for its larger label
+    prediction: Tensor  # (B, classes), probabilities, without a gradient
 
 
 class Criterion:
@@ -58,16 +59,25 @@ class Criterion:
         smoothing, classes = self.optim.smoothing, self.mixing.num_classes
         return F.one_hot(labels, classes) * (1.0 - smoothing) + smoothing / classes
 
-    def __call__(self, output: Any, images: Images, targets: Tensor) -> LossResult:
-        """Loss and correct predictions of a model's output; with a teacher, the output is the logits of two heads."""
+    def __call__(self, output: Any, images: Images, targets: Tensor, larger: Tensor | None = None) -> LossResult:
+        """Loss and correct predictions of a model's output; with a teacher, the output is the logits of two heads.
+
+        larger: predictions (B, classes) for the same images at the largest training size, to which the consistency
+        loss, a Kullback-Leibler divergence, draws the mean of the heads. Source of the idea: Tian et al.
+        (ResFormer), arXiv 2212.00776, who draw features together.
+        """
         hard = targets if targets.ndim == 1 else targets.argmax(1)
         if self.teacher is None:
             logits = logits_of(output)
-            return LossResult(self._cross_entropy(logits, targets), (logits.argmax(1) == hard).sum())
-        logits, distilled = output
-        labels, alpha = self.teacher(images), self.optim.distillation_alpha
-        loss = (1 - alpha) * self._cross_entropy(logits, targets) + alpha * F.cross_entropy(distilled, labels)
-        return LossResult(loss, ((logits + distilled).argmax(1) == hard).sum())
+            loss = self._cross_entropy(logits, targets)
+        else:
+            first, distilled = output
+            labels, alpha = self.teacher(images), self.optim.distillation_alpha
+            loss = (1 - alpha) * self._cross_entropy(first, targets) + alpha * F.cross_entropy(distilled, labels)
+            logits = (first + distilled) / 2
+        if larger is not None and self.optim.consistency:
+            loss = loss + self.optim.consistency * F.kl_div(logits.log_softmax(1), larger, reduction="batchmean")
+        return LossResult(loss, (logits.argmax(1) == hard).sum(), logits.detach().softmax(1))
 
     def _cross_entropy(self, logits: Tensor, targets: Tensor) -> Tensor:
         smoothing = self.optim.smoothing if targets.ndim == 1 else 0.0  # soft labels are already smoothed

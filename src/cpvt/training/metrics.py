@@ -21,8 +21,8 @@ class Metrics:
     skipped: float = 0.0  # not decodable
     shrunk: float = 0.0  # larger than the longest side allowed
 
-    def count(self, loss: Tensor, correct: Tensor, images: int) -> None:
-        """Count images with their mean loss and number of correct predictions."""
+    def count(self, loss: Tensor, correct: Tensor, images: float) -> None:
+        """Count images (fractions, where each is shown at several sizes): mean loss, number of correct predictions."""
         self.loss = self.loss + (loss.detach() * images).to(_dtype(loss.device))
         self.correct = self.correct + correct
         self.images += images

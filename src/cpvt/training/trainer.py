@@ -10,6 +10,7 @@ from itertools import pairwise
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from timm.scheduler import CosineLRScheduler
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
@@ -117,17 +118,31 @@ class Trainer:
             images, labels = self.criterion.mix(images, labels, step_seed(seed, at))
         parts = self._split(images, labels)
         for number, (inputs, targets) in enumerate(parts):
-            seed_layers(step_seed(seed, at, distributed.rank(), number), backend.device)
-            with backend.computing(self.model, last=number == len(parts) - 1):
-                if len(targets):
-                    result = self.criterion(backend.forward(self.model, inputs), inputs, targets)
-                    backend.backward(result.loss * (distributed.world_size() / count * len(targets)))
-                    self.pending.count(*result, len(targets))
-                else:
-                    self._train_on_zeros(step)
+            part_seed, last = step_seed(seed, at, distributed.rank(), number), number == len(parts) - 1
+            self._train_part(inputs, targets, step, distributed.world_size() / count, part_seed, last)
         backend.step(self.optimizer, self.parameters, self.config.optim.clip_grad)
         if self.average is not None:
             self.average.update(self.module, step=at + 1)
+
+    def _train_part(
+        self, inputs: Any, targets: Tensor, step: Step, weight: float | Tensor, seed: int, last: bool
+    ) -> None:
+        """Add the gradients of some images of a step, the mean over the sizes at which it shows them.
+
+        weight: of one image. last: whether the step ends with these images, and the processes join their gradients.
+        """
+        backend, views, larger = self.backend, self.setup.views or (None,), None
+        for view in views:
+            seed_layers(seed, backend.device)
+            with backend.computing(self.model, last=last and view == views[-1]):
+                if not len(targets):
+                    self._train_on_zeros(step)
+                    continue
+                seen = inputs if view is None else resized(inputs, view)
+                result = self.criterion(backend.forward(self.model, seen), seen, targets, larger)
+                backend.backward(result.loss * (weight * len(targets) / len(views)))
+                self.pending.count(result.loss, result.correct / len(views), len(targets) / len(views))
+                larger = result.prediction if larger is None else larger
 
     def _count_images(self, batch: Batch, step: Step) -> int | Tensor:
         """Images of all processes in this step; of several processes a tensor, at least 1, to avoid synchronisation."""
@@ -247,3 +262,10 @@ class Trainer:
         progress.history[-1][f"{part}_accuracy"] = score.correct / score.total
         self.backend.log({f"{part}_accuracy": score.correct / score.total}, progress.before)
         self.checkpointer.write_history(progress)
+
+
+def resized(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Images (B, C, H, W) at a size (height, width) that is not larger, bicubic and without aliasing."""
+    if images.shape[2:] == size:
+        return images
+    return F.interpolate(images, size, mode="bicubic", antialias=True)

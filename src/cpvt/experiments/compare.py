@@ -164,7 +164,8 @@ def _tasks(config: CompareConfig, quick: bool) -> list[_Task]:
             out = Path(config.out) / RUNS / f"{slug(encoding)}-{pool}-seed{seed}"
             training = TrainConfig(
                 out=str(out), encoding=encoding, pool=pool, model=config.model, img_size=config.img_size,
-                seed=seed, device=config.device, dataset=config.dataset, optim=config.optim, train_sizes=config.train_sizes,
+                train_sizes=config.train_sizes, seed=seed, device=config.device, dataset=config.dataset,
+                optim=config.optim,
             )  # fmt: skip
             tasks.append(_Task(training, tests))
     return tasks

@@ -55,6 +55,7 @@ def ship(run: Path, folder: Path = FOLDER, size: int | None = None) -> Rounding:
     if size is not None:
         record["transform"]["size"] = size
     name, epochs = record["training"]["model"], record["training"]["optim"]["epochs"]
+    record["model"]["drop_path_rate"] = 0.0  # of the training, which has it too; whoever trains on chooses anew
     held: Any = config_from_json(record["model"])
     if name not in MODELS or replace(held, scale=MODELS[name][0].scale) != MODELS[name][0]:
         raise ValueError(

@@ -91,7 +91,12 @@ def test_the_tables_of_results_are_those_of_the_rows():
 
 
 @pytest.mark.parametrize(
-    ("folder", "pages"), [("scale", ("docs/scale.md", "README.md")), ("encodings", ("docs/encodings.md",))]
+    ("folder", "pages"),
+    [
+        ("scale", ("docs/scale.md",)),
+        ("imagenette", ("docs/imagenette.md", "README.md")),
+        ("encodings", ("docs/encodings.md",)),
+    ],
 )
 def test_tables_between_markers_are_those_of_the_rows(folder, pages, tmp_path):
     results = tmp_path / "docs" / "results" / folder

@@ -108,10 +108,10 @@ def test_consistency_is_zero_for_equal_predictions_and_has_no_gradient_towards_t
     criterion = Criterion(OptimConfig(consistency=2.0, smoothing=0.0), 5)
     logits, labels = torch.randn(4, 5, requires_grad=True), torch.tensor([0, 1, 2, 3])
     plain = criterion(logits, torch.zeros(4, 3, 8, 8), labels)
-    assert not plain.prediction.requires_grad
-    same = criterion(logits, torch.zeros(4, 3, 8, 8), labels, plain.prediction)
+    assert not plain.logits.requires_grad
+    same = criterion(logits, torch.zeros(4, 3, 8, 8), labels, plain.logits)
     torch.testing.assert_close(same.loss, plain.loss)
-    other = criterion(logits, torch.zeros(4, 3, 8, 8), labels, plain.prediction.roll(1, 1))
+    other = criterion(logits, torch.zeros(4, 3, 8, 8), labels, plain.logits.roll(1, 1))
     assert other.loss > plain.loss + 0.01
 
 

@@ -1,4 +1,4 @@
-"""Draw before-after.svg, the figure of README.md, from digits/rows.jsonl: python docs/results/scale/draw.py.
+"""Draw before-after.svg, the figure of docs/scale.md, from digits/rows.jsonl: python docs/results/scale/draw.py.
 
 The rows are those of `cpvt compare --scale protocol paper`: each trained model, told the scale that is true under the
 protocol, and told nothing, as published. Other rows and another figure may be named: draw.py ROWS SVG.

@@ -1,18 +1,18 @@
-"""Write the tables of docs/scale.md and README.md from rows: python docs/results/scale/tables.py, after run.sh."""
+"""Write the tables of docs/scale.md from rows: python docs/results/scale/tables.py, after run.sh."""
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
 
-from cpvt.config import Size, size_label
+from cpvt.config import size_label
 from cpvt.reporting.markdown import fill, lay_out
-from cpvt.reporting.summary import Cell, pixels, summarise
+from cpvt.reporting.summary import pixels
+from cpvt.reporting.tellings import before_after, cells_of, number
 from cpvt.results.rows import Row, read_rows
 
 HERE = Path(__file__).parent
-PAGE, README = HERE.parents[1] / "scale.md", HERE.parents[2] / "README.md"
-BRIEF = ("peg",)  # the encodings of the README
+PAGE = HERE.parents[1] / "scale.md"
 TOLD = "(coordinates='told')"
 RULES = {
     "": "as published",
@@ -22,17 +22,6 @@ RULES = {
     "fit*0.85": "times 0.85",
     "fit": "trained and tested told",
 }
-
-
-def before_after(rows: Sequence[Row], protocol: str, sizes: Sequence[Size], spread: bool = True) -> str:
-    """Accuracy as published -> told, a line per encoding: mean and standard deviation over seeds."""
-    told, untold = ({(cell.label, cell.size): cell for cell in cells_of(rows, rule) if cell.protocol == protocol}
-                    for rule in ("protocol", "paper"))  # fmt: skip
-    lines = {}
-    for label in dict.fromkeys(label for label, _ in told):
-        pairs = [(untold.get((label, size)), told.get((label, size))) for size in sizes]
-        lines[f"`{label}`"] = [f"{number(old, spread)} → {number(new, spread)}" for old, new in pairs]
-    return lay_out(protocol, [size_label(size) for size in sizes], lines)
 
 
 def places(rows: Sequence[Row], told: Sequence[Row]) -> str:
@@ -63,33 +52,6 @@ def by_rule(rows: Sequence[Row], protocol: str) -> str:
             if own:
                 lines[f"`{encoding}`, {words}"] = [number(own.get(size)) for size in sizes]
     return lay_out(protocol, [size_label(size) for size in sizes], lines)
-
-
-def cells_of(rows: Sequence[Row], rule: str) -> list[Cell]:
-    """The cells of the rows told in one way."""
-    own = [row for row in rows if row.scale_rule == rule]
-    return summarise(own) if own else []
-
-
-def number(cell: Cell | None, spread: bool = True) -> str:
-    """The mean, and the standard deviation over several seeds."""
-    if cell is None:
-        return "–"
-    return f"{cell.mean:.1f} ± {cell.deviation:.1f}" if spread and cell.deviation is not None else f"{cell.mean:.1f}"
-
-
-def brief(rows: Sequence[Row], size: int = 96) -> str:
-    """The README's sentence: accuracy at three times the training size, as published and told, means over seeds."""
-    found = {(cell.encoding, cell.protocol, rule): f"{cell.mean:.0f}" for rule in ("paper", "protocol")
-             for cell in cells_of(rows, rule) if cell.pool == "cls" and cell.size == size}  # fmt: skip
-    changes = {
-        encoding: " and ".join(
-            f"from {found[encoding, protocol, 'paper']} to {found[encoding, protocol, 'protocol']} % under {protocol}"
-            for protocol in ("resize", "canvas")
-        )
-        for encoding in BRIEF
-    }
-    return f"At {size} pixels it lifts " + ",\n".join(f"`{name}` {change}" for name, change in changes.items()) + "."
 
 
 def estimates(lines: Sequence[dict]) -> str:
@@ -125,7 +87,6 @@ def main() -> None:
         "auto": estimates(lines),
     }
     PAGE.write_text(fill(PAGE.read_text(), tables))
-    README.write_text(fill(README.read_text(), {"scale": brief(rows["digits"])}))
 
 
 if __name__ == "__main__":

@@ -18,11 +18,11 @@ Images = Tensor | list[Tensor]
 
 
 class LossResult(NamedTuple):
-    """Loss, accuracy and predictions of a model on some images."""
+    """Loss, accuracy and logits of a model on some images."""
 
     loss: Tensor  # mean over the images
     correct: Tensor  # number classified correctly; a mixed image counts for its larger label
-    prediction: Tensor  # (B, classes), probabilities, without a gradient
+    logits: Tensor  # (B, classes), without a gradient; of two heads their mean
 
 
 class Criterion:
@@ -62,8 +62,8 @@ class Criterion:
     def __call__(self, output: Any, images: Images, targets: Tensor, larger: Tensor | None = None) -> LossResult:
         """Loss and correct predictions of a model's output; with a teacher, the output is the logits of two heads.
 
-        larger: predictions (B, classes) for the same images at the largest training size, to which the consistency
-        loss, a Kullback-Leibler divergence, draws the mean of the heads. Source of the idea: Tian et al.
+        larger: logits (B, classes) for the same images at the largest training size, to whose probabilities the
+        consistency loss, a Kullback-Leibler divergence, draws those of these images. Source of the idea: Tian et al.
         (ResFormer), arXiv 2212.00776, who draw features together.
         """
         hard = targets if targets.ndim == 1 else targets.argmax(1)
@@ -76,8 +76,10 @@ class Criterion:
             loss = (1 - alpha) * self._cross_entropy(first, targets) + alpha * F.cross_entropy(distilled, labels)
             logits = (first + distilled) / 2
         if larger is not None and self.optim.consistency:
-            loss = loss + self.optim.consistency * F.kl_div(logits.log_softmax(1), larger, reduction="batchmean")
-        return LossResult(loss, (logits.argmax(1) == hard).sum(), logits.detach().softmax(1))
+            loss = loss + self.optim.consistency * F.kl_div(
+                logits.log_softmax(1), larger.softmax(1), reduction="batchmean"
+            )
+        return LossResult(loss, (logits.argmax(1) == hard).sum(), logits.detach())
 
     def _cross_entropy(self, logits: Tensor, targets: Tensor) -> Tensor:
         smoothing = self.optim.smoothing if targets.ndim == 1 else 0.0  # soft labels are already smoothed

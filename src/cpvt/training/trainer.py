@@ -142,7 +142,7 @@ class Trainer:
                 result = self.criterion(backend.forward(self.model, seen), seen, targets, larger)
                 backend.backward(result.loss * (weight * len(targets) / len(views)))
                 self.pending.count(result.loss, result.correct / len(views), len(targets) / len(views))
-                larger = result.prediction if larger is None else larger
+                larger = result.logits if larger is None else larger
 
     def _count_images(self, batch: Batch, step: Step) -> int | Tensor:
         """Images of all processes in this step; of several processes a tensor, at least 1, to avoid synchronisation."""

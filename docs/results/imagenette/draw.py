@@ -1,0 +1,65 @@
+"""Draw accuracy.svg, the figure of README.md, from rows.jsonl: python docs/results/imagenette/draw.py, after run.sh."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cpvt.reporting.figures import GREY, add_legend, as_bytes, colours, mark_sizes
+from cpvt.reporting.summary import Cell, pixels, summarise
+from cpvt.results.rows import read_rows
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+HERE = Path(__file__).parent
+NAMED = ("rope+peg", "peg", "learned", "rope", "sincos", "lookhere")  # coloured; all others are grey
+TRAINED = 64
+PANELS = {"mean": "accuracy, %", "retained": f"% of the accuracy at {TRAINED} pixels"}
+UNTOLD: dict[str, Any] = {"ls": ":", "lw": 1.8, "marker": "o", "ms": 3.5, "mfc": "white"}
+TOLD: dict[str, Any] = {"ls": "-", "lw": 2.0, "marker": "o", "ms": 4}
+PLAIN: dict[str, Any] = {"ls": "--", "lw": 1.6, "marker": "s", "ms": 3}
+
+
+def draw(cells: Sequence[Cell]) -> "Figure":
+    """Accuracy and retained share by test size: with PEG solid, without dashed, PEG as published dotted."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 4.6), layout="constrained")
+    palette = colours(NAMED)
+    told = [cell for cell in cells if cell.scale_rule == "protocol"]
+    names = sorted({cell.encoding for cell in told}, key=lambda name: (name in NAMED, name))
+    for panel, (value, title) in zip(figure.subplots(1, 2), PANELS.items()):
+        entries: dict[str, Any] = {}
+        for name in names:
+            if name not in NAMED:
+                (line,) = panel.plot(*points(told, name, value), color=GREY, lw=1, zorder=1)
+                entries["other encodings"] = line
+        for name in NAMED:
+            style = TOLD if "peg" in name else PLAIN
+            (line,) = panel.plot(*points(told, name, value), color=palette[name], zorder=3, **style)
+            entries[f"{name}, told the scale" if "peg" in name else name] = line
+        untold = [cell for cell in cells if cell.scale_rule == "paper"]
+        start = [cell for cell in told if (cell.encoding, cell.size) == ("peg", TRAINED)]
+        (line,) = panel.plot(*points([*start, *untold], "peg", value), color=palette["peg"], zorder=3, **UNTOLD)
+        entries["peg, as published"] = line
+        panel.set_ylabel(title)
+        panel.set_xlabel(f"test size, pixels (trained at {TRAINED})")
+        panel.axvline(TRAINED, color="#777777", lw=1, ls=":", zorder=0)
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.grid(axis="y", color="#eeeeee")
+        mark_sizes(panel, sorted({cell.size for cell in told}, key=pixels))
+    figure.axes[1].axhline(100, color="#777777", lw=1, zorder=0)
+    first = [name for name in entries if name != "other encodings"]
+    add_legend(figure, {name: entries[name] for name in (*first, *(set(entries) - set(first)))}, 2)
+    return figure
+
+
+def points(cells: Sequence[Cell], encoding: str, value: str) -> tuple[list[float], list[float]]:
+    """Sizes and values of one encoding, from small to large."""
+    own = sorted((cell for cell in cells if cell.encoding == encoding), key=lambda cell: pixels(cell.size))
+    known = [(pixels(cell.size), getattr(cell, value)) for cell in own if getattr(cell, value) is not None]
+    return [size for size, _ in known], [number for _, number in known]
+
+
+if __name__ == "__main__":
+    (HERE / "accuracy.svg").write_bytes(as_bytes(draw(summarise(read_rows(HERE / "rows.jsonl"))), "svg"))

@@ -1,0 +1,33 @@
+#!/bin/sh
+# Every row of docs/imagenette.md, again: sh docs/results/imagenette/run.sh RUNS, from the folder that holds
+# imagenette/{train,test}/CLASS/*.jpg (photographs of 224 pixels). A model takes six minutes to train on one free core and four to
+# test; 48 models. Goes on where it stopped; seeds are outermost. PARTS="resize crops" chooses parts.
+set -e
+runs=$1 here=$(cd "$(dirname "$0")" && pwd)
+export OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
+model="cpvt_micro(patch_size=8)"
+alike="--data imagenette --img-size 64 --pool gap --epochs 20 --lr 2e-3 --batch-size 64 --parallel 1 --device cpu"
+three="learned sincos rope rope_mixed alibi lookhere peg peg5 rope+peg sincos+peg learned+peg"
+one="none lepe lepe+rope alibi+peg lookhere(view=45) rope_mixed+peg rope_dino fire cpb relative factorized fourier glpe irpe"
+
+compare() { # FOLDER OPTIONS...: trains and tests, and keeps the rows
+    out=$1
+    shift
+    python -m cpvt compare --model "$model" $alike --scale protocol paper --out "$runs/$out" "$@"
+    cp "$runs/$out/rows.jsonl" "$here/$out.jsonl"
+}
+
+for part in ${PARTS:-resize crops}; do
+    case $part in
+    resize)
+        compare rows --encodings $three --seeds ${SEEDS:-0 1 2} --protocols resize --resize-sizes 48 64 96 128 192 224
+        compare rows --encodings $three $one --seeds 0 --protocols resize --resize-sizes 48 64 96 128 192 224
+        ;;
+    crops)
+        compare crops --encodings learned rope lookhere peg peg5 rope+peg sincos+peg --seeds ${SEEDS:-0} --augment crop \
+            --longest-side 112 --protocols canvas --canvas-sizes 64 80 96 112
+        ;;
+    esac
+done
+python "$here/draw.py"
+python "$here/tables.py"

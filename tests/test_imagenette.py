@@ -1,0 +1,68 @@
+"""The tables of docs/imagenette.md say what the rows say, for rows whose answers a reader can count."""
+
+import runpy
+from pathlib import Path
+
+import pytest
+
+from cpvt.results.rows import pack_hits
+
+FOLDER = Path(__file__).parents[1] / "docs" / "results" / "imagenette"
+TABLES = runpy.run_path(str(FOLDER / "tables.py"))
+IMAGES = 400
+
+
+@pytest.fixture
+def rows(make_row):
+    """Rows of models that are right on the first images of 400: encoding -> counts at 64, 96, 128, 192 and 224."""
+
+    def make(counts, rule="protocol", seeds=(0,)):
+        return [
+            make_row(
+                encoding=encoding, pool="gap", protocol="resize", size=size, train_size=64, seed=seed, scale_rule=rule,
+                correct=right, total=IMAGES, hits=pack_hits([number < right for number in range(IMAGES)]),
+            )
+            for encoding, each in counts.items()
+            for size, right in zip((64, 96, 128, 192, 224), each, strict=True)
+            for seed in seeds
+        ]  # fmt: skip
+
+    return make
+
+
+def test_shares_are_of_the_accuracy_at_the_training_size(rows):
+    table = TABLES["retained"](
+        rows({"rope": (200, 210, 190, 100, 50), "rope+peg": (300, 330, 300, 240, 210)}), "resize"
+    )
+    assert table.splitlines()[2:] == [
+        "| `rope+peg` | 100.0 | 110.0 | 100.0 | 80.0 | 70.0 |",
+        "| `rope` | 100.0 | 105.0 | 95.0 | 50.0 | 25.0 |",
+    ]
+
+
+def test_the_verdict_names_every_encoding_that_is_not_clearly_below(rows):
+    told = rows({"rope+peg": (200, 300, 300, 300, 200), "rope": (200, 200, 299, 200, 300), "none": (100,) * 5})
+    words = TABLES["verdict"](told, "resize")
+    assert "at 96 above all 2;" in words
+    assert "at 128 above all 2 but `rope` (+0.2 [" in words
+    assert "at 224 above all 2 but `rope` (-25.0 [" in words
+    assert "peg5" not in words
+
+
+def test_an_encoding_with_peg_is_not_among_those_without(rows):
+    told = rows({"rope+peg": (200,) * 5, "peg5": (100,) * 5, "none": (100,) * 5})
+    assert [line.split(" | ")[0] for line in TABLES["above"](told, "resize").splitlines()[2:]] == [
+        "| `rope+peg` − `none`"
+    ]
+
+
+def test_only_what_was_told_the_scale_is_compared(rows):
+    told = rows({"rope+peg": (200,) * 5, "rope": (100,) * 5})
+    untold = rows({"rope+peg": (0,) * 5, "rope": (400,) * 5}, rule="paper")
+    for name in ("retained", "above", "verdict", "accuracy"):
+        assert TABLES[name]([*told, *untold], "resize") == TABLES[name](told, "resize")
+
+
+def test_without_rows_nothing_is_claimed():
+    for name in ("retained", "above", "verdict", "accuracy"):
+        assert TABLES[name]([], "resize") == "*Not measured yet.*"

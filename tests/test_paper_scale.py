@@ -1,4 +1,4 @@
-"""The plan for ImageNet: its commands are understood, its checks find faults, its table follows from what is committed."""
+"""The plan for ImageNet: its commands are understood, its checks find faults, its table follows from measurements."""
 
 import json
 import os
@@ -54,7 +54,9 @@ def script(tmp_path):
         log.unlink(missing_ok=True)
         env = {**os.environ, "PATH": f"{python.parent}:{os.environ['PATH']}", "OUT": str(tmp_path / "out"), **settings}
         command = ["sh", str(HERE / "run.sh"), "/data/shards", "runs"]
-        process = subprocess.Popen(command, env=env, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            command, env=env, cwd=tmp_path, stdout=subprocess.PIPE, text=True, start_new_session=True
+        )
         if not wait:
             return process, Path(f"{log}.slow")
         assert process.communicate()[0].splitlines()[-1].startswith("run.sh: ")
@@ -92,8 +94,10 @@ def test_every_command_of_the_script_is_understood(script):
 
 
 def test_the_script_does_nothing_twice_and_takes_settings_of_the_environment(script, tmp_path):
-    small = {"ENCODINGS": "peg rope+peg", "SEEDS": "3", "SIZES": "48 64", "EPOCHS": "2", "BATCH": "64", "PROCESSES": "2",
-             "MODEL": "cpvt_micro_gap(patch_size=8)", "DEVICE": "cpu", "PRECISION": "fp32"}  # fmt: skip
+    small = {
+        "ENCODINGS": "peg rope+peg", "SEEDS": "3", "SIZES": "48 64", "EPOCHS": "2", "BATCH": "64", "PROCESSES": "2",
+        "MODEL": "cpvt_micro_gap(patch_size=8)", "DEVICE": "cpu", "PRECISION": "fp32",
+    }  # fmt: skip
     commands = script(**small, TRAIN_OPTIONS="--lr 1e-3")
     assert len(commands) == 2 + 2 * 3
     (tmp_path / "runs" / "peg-3" / "paper" / "rows.jsonl").unlink()
@@ -109,12 +113,16 @@ def test_the_script_does_nothing_twice_and_takes_settings_of_the_environment(scr
 
 def test_the_script_passes_sigterm_on_and_says_that_it_resumes(script):
     process, slow = script(wait=False, SLOW="1")
-    for _ in range(500):
-        if slow.exists():
-            break
-        time.sleep(0.02)
-    process.send_signal(signal.SIGTERM)
-    said, _ = process.communicate(timeout=20)
+    try:
+        for _ in range(500):
+            if slow.exists():
+                break
+            time.sleep(0.02)
+        process.send_signal(signal.SIGTERM)
+        said, _ = process.communicate(timeout=20)
+    except BaseException:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
     assert process.returncode == 75
     assert said.endswith("run.sh: stopped; the same command resumes\n")
 

@@ -1,7 +1,7 @@
 """Check what run.sh needs before anything starts: options, images, devices, memory of a step, loading, disk.
 
-Called by run.sh, with the options of `cpvt train` after `--`. Prints what it finds and how long the trainings would take
-here; lists all that is missing, and exits with 2.
+Called by run.sh, with the options of `cpvt train` after `--`. Prints what it finds and how long the trainings would
+take here; lists all that is missing, and exits with 2.
 """
 
 import argparse

@@ -154,10 +154,11 @@ def tables(cpu: Mapping[str, Any], gpu: Mapping[str, Any] | None) -> dict[str, s
     said = " or ".join(f"{seeds * hours:,.0f} hours of one {card}" for card, hours in total.items())
     speeds = {card: REACHED * peak / work for card, peak in PEAKS.items()}
     cores = ", ".join(f"{speed / rate:.0f} cores an {card} ({speed:,.0f} images/s)" for card, speed in speeds.items())
+    tests = 2 * TEST_IMAGES * cpu["test flops"]  # told and untold
     words = (
         f"- A training has {steps:,} steps of {cpu['batch']:,} images: {cpu['epochs']} epochs of {IMAGES:,}.\n"
         f"- All {seeds * len(names)} trainings ({seeds} seeds): {said}, estimated.\n"
-        f"- Their tests add {2 * TEST_IMAGES * cpu['test flops'] / (work * trained) * 100:.1f} % of the operations of the training, in float32.\n"
+        f"- Their tests add {100 * tests / (work * trained):.1f} % of the operations, in float32.\n"
         f"- Loading at that speed takes at least {cores},\n"
         f"  where a core reads {rate:.0f} images a second."
     )

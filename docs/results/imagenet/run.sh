@@ -5,7 +5,7 @@
 # with 75. Seeds are outermost: stopped early, it is a complete smaller set. Everything can be set by the environment (below);
 # ENCODINGS and SEEDS also divide the work among machines that share RUNS. What it costs: docs/paper-scale.md.
 set -eu
-data=$1 runs=$2 here=$(cd "$(dirname "$0")" && pwd)
+data=${1:?"usage: run.sh DATA RUNS"} runs=${2:?"usage: run.sh DATA RUNS"} here=$(cd "$(dirname "$0")" && pwd)
 : "${ENCODINGS:=peg peg5 rope+peg sincos+peg rope_mixed}" "${SEEDS:=0 1 2}" "${SIZES:=160 224 288 320 384 448 512 640 768 1024}"
 : "${MODEL:=cpvt_small_gap}" "${IMG_SIZE:=224}" "${DEVICE:=cuda}" "${PROCESSES:=8}" "${PRECISION:=bf16}" "${WORKERS:=8}"
 : "${TRAIN_OPTIONS:=}" "${TEST_OPTIONS:=}" "${OUT:=$here}" # more options of cpvt train and sweep; where rows and page go

@@ -6,12 +6,13 @@ Only this file depends on the internals of cpvt.training.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 from PIL import Image
 
-from cpvt.config import OptimConfig, RuntimeConfig, TrainConfig, ignore_progress
+from cpvt.config import OptimConfig, TrainConfig, ignore_progress
 from cpvt.data import Batch
 from cpvt.data.base import data_set
 from cpvt.training import build_model, check
@@ -38,13 +39,17 @@ class Rehearsal:
 class Noise:
     """Gives every step the same images; called like `cpvt.training.trainer.Load`."""
 
-    def __init__(self, channels: int, sides: tuple[int, int], classes: int) -> None:
-        self.shape, self.classes, self.batch = (channels, *sides), classes, Batch([], torch.zeros(0), 0.0, 0, [])
+    def __init__(self, channels: int, sides: tuple[int, int], classes: int, pin: bool = False) -> None:
+        """pin: use pinned memory, as training does for a GPU."""
+        self.shape, self.classes, self.pin = (channels, *sides), classes, pin
+        self.batch = Batch([], torch.zeros(0), 0.0, 0, [])
 
     def __call__(self, epoch: int, steps: Sequence[Step], first: int) -> Iterator[Batch]:
         count = len(own_share(steps[0]))  # this process's images of a step
         if count != len(self.batch.labels):
-            self.batch = Batch(torch.randn(count, *self.shape), torch.arange(count) % self.classes, 0.0, 0, [])
+            images = torch.randn(count, *self.shape)
+            images = images.pin_memory() if self.pin else images
+            self.batch = Batch(images, torch.arange(count) % self.classes, 0.0, 0, [])
         return (self.batch for _ in steps[first:])
 
 
@@ -53,14 +58,21 @@ def rehearse(model: str, size: int, batch_size: int, classes: int, steps: int = 
 
     size: side of the images, pixels. batch_size: images per step over all processes.
     """
-    optim, runtime = OptimConfig(epochs=EPOCHS, batch_size=batch_size), RuntimeConfig(save_minutes=float("inf"))
-    config = TrainConfig(out="", model=model, img_size=size, device="cpu", runtime=runtime, optim=optim)
+    optim = OptimConfig(batch_size=batch_size)
+    return rehearse_config(TrainConfig(out="", model=model, img_size=size, device="cpu", optim=optim), classes, steps)
+
+
+def rehearse_config(config: TrainConfig, classes: int, steps: int = 1) -> Rehearsal:
+    """Build the training of a configuration, whatever its device, with epochs of `steps` steps."""
+    optim, runtime = replace(config.optim, epochs=EPOCHS), replace(config.runtime, save_minutes=float("inf"))
+    config = replace(config, out="", test_every=0, keep_best=False, optim=optim, runtime=runtime)
     names = [f"class {number}" for number in range(classes)]
-    data = data_set("noise", names, _Unread(steps * batch_size), None, "RGB")
+    data = data_set("noise", names, _Unread(steps * optim.batch_size), None, "RGB")
     setup = check(config, data)
     module, _ = build_model(config, setup.model, data)
-    noise = Noise(len(data.mean), setup.preprocessing.sides, classes)
-    return Rehearsal(Trainer(config, setup, module, data, Backend(config), Criterion(optim, classes), noise))
+    backend = Backend(config)
+    noise = Noise(len(data.mean), setup.preprocessing.sides, classes, backend.device.type == "cuda")
+    return Rehearsal(Trainer(config, setup, module, data, backend, Criterion(optim, classes), noise))
 
 
 class _Unread:

@@ -281,7 +281,7 @@ def test_predict_without_a_run_uses_the_shipped_model(capsys, tiny_folder):
     default = capsys.readouterr()
     line = default.err.splitlines()[0]
     assert re.match(
-        rf"{DEFAULT}, which comes with the package, knows the 10 classes of cifar10.*airplane.*: (.*)$", line
+        rf"{DEFAULT}, which comes with the package, knows the 10 classes of imagenette.*cassette_player.*: (.*)$", line
     )
     assert Path(line.rpartition(": ")[2]).read_text().startswith("# The weights")
     summary = json.loads(default.out.splitlines()[-1])
@@ -321,7 +321,7 @@ def test_info_describes_a_run(capsys, tiny_run, tiny_folder):
 
 def test_info_describes_a_model_that_comes_with_weights(capsys):
     main(["info", DEFAULT])
-    assert "resized to 40 pixels" in capsys.readouterr().out
+    assert "resized to 128 pixels" in capsys.readouterr().out
 
 
 def test_a_model_that_comes_with_weights_replaces_a_run(capsys, tmp_path, image_folder, monkeypatch):

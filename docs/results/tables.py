@@ -1,7 +1,8 @@
 """Write the tables of docs/photographs.md and docs/results.md from rows: python docs/results/tables.py, after a run.sh.
 
 Reads rows.jsonl of cifar10, scenes and ablations, next to this file, with whatever seeds they hold.
-Writes every table between its markers.
+Writes every table between its markers. Models that were told nothing of the scale, as published, are in all tables but
+those of 'told'.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,6 +14,7 @@ from cpvt.reporting.contrasts import Contrast, Contrasts, Terms
 from cpvt.reporting.labels import head_label
 from cpvt.reporting.markdown import fill, lay_out
 from cpvt.reporting.summary import BASELINE, as_markdown, markdown_box, pixels, summarise, tabulate
+from cpvt.reporting.tellings import before_after
 from cpvt.results.rows import Row, read_rows
 
 HERE = Path(__file__).parent
@@ -154,9 +156,10 @@ def caption(rows: Sequence[Row]) -> str:
     return f"{seeds} a model, {rows[0].total:,} test images, trained at {size_label(rows[0].train_size or 0)} pixels."
 
 
-def tables(rows_of: dict[str, list[Row]]) -> dict[str, str]:
+def tables(all_rows: dict[str, list[Row]]) -> dict[str, str]:
     """Name of a marker -> what stands there."""
     nothing = "*Not measured yet.*"
+    rows_of = as_published(all_rows)
     made = {"orderings": orderings(CLAIMS, {words: rows_of[name] for name, words in SETS.items() if rows_of[name]})}
     for name in SETS:
         labels = {cell.label: head_label(BASELINE, "cls", cell.telling) for cell in summarise(rows_of[name])}
@@ -165,6 +168,7 @@ def tables(rows_of: dict[str, list[Row]]) -> dict[str, str]:
         made[f"{name} caption"] = caption(rows_of[name]) if rows_of[name] else nothing
         for protocol in PROTOCOLS:
             made[f"{name} {protocol}"] = accuracy(rows_of[name], protocol) or nothing
+            made[f"{name} {protocol} told"] = told(all_rows[name], protocol) or nothing
             made[f"{name} {protocol} differences"] = differences(rows_of[name], protocol, pairs) if pairs else nothing
     rows = rows_of["ablations"]
     made["ablations caption"] = caption(rows) if rows else nothing
@@ -172,6 +176,18 @@ def tables(rows_of: dict[str, list[Row]]) -> dict[str, str]:
     for protocol in PROTOCOLS:
         made[f"ablations {protocol}"] = accuracy(rows, protocol, WORDS) or nothing
     return made
+
+
+def as_published(rows_of: dict[str, list[Row]]) -> dict[str, list[Row]]:
+    """The rows of models that were told nothing; those of before there was a scale say nothing of it."""
+    return {name: [row for row in rows if row.scale_rule in ("", "paper")] for name, rows in rows_of.items()}
+
+
+def told(rows: Sequence[Row], protocol: str) -> str:
+    """Accuracy as published -> told the scale, from the training size on; nothing where nobody was told."""
+    sizes = sorted({row.size for row in rows if row.scale_rule == "protocol" and row.protocol == protocol}, key=pixels)
+    trained = pixels(rows[0].train_size or 0) if rows else 0.0
+    return before_after(rows, protocol, [size for size in sizes if pixels(size) >= trained]) if sizes else ""
 
 
 def brief(rows_of: dict[str, list[Row]]) -> str:
@@ -200,4 +216,4 @@ def accuracy(rows: Sequence[Row], protocol: str, words: dict[str, str] | None = 
 if __name__ == "__main__":
     rows_of = {name: read_rows(HERE / name / "rows.jsonl") for name in (*SETS, "ablations")}
     PAGE.write_text(fill(PAGE.read_text(), tables(rows_of)))
-    OVERVIEW.write_text(fill(OVERVIEW.read_text(), {"photographs": brief(rows_of)}))
+    OVERVIEW.write_text(fill(OVERVIEW.read_text(), {"photographs": brief(as_published(rows_of))}))

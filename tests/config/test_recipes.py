@@ -24,7 +24,7 @@ def test_a_committed_recipe_states_its_command_its_result_and_a_known_model(path
     assert re.search(r"(Published|Expected)", text)
     assert config.out == f"runs/{path.stem}"
     model = model_config(config.model)
-    if "imagenet" in path.stem:
+    if path.stem.startswith("imagenet_"):
         assert model.num_classes == 1000
         assert "arXiv 2102.10882" in text
         assert "reproduced here" in text or "measured here" in text

@@ -129,13 +129,13 @@ def test_what_is_no_image_is_refused(tiny_run, what, message):
 def test_the_shipped_model_is_read_at_its_recommended_size(image):
     path = image(40, 29)
     checkpoint = cpvt.load(DEFAULT)
-    assert (checkpoint.transform.size, checkpoint.train_size) == (40, 32)
+    assert (checkpoint.transform.size, checkpoint.train_size) == (128, 64)
     (default,), (named,) = cpvt.predict(None, [path], top=10), cpvt.predict(DEFAULT, [path], top=10)
     assert default == named
-    assert default.size == (40, 40)
+    assert (default.size, default.scale) == ((128, 128), (2.0, 2.0))
     expected = probabilities_of(checkpoint, checkpoint.transform(Image.open(path)))
     assert dict(default.classes) == pytest.approx(expected, abs=1e-5)
-    assert cpvt.create_model(DEFAULT, pretrained=True).pretrained_cfg["test_input_size"] == (3, 40, 40)
+    assert cpvt.create_model(DEFAULT, pretrained=True).pretrained_cfg["test_input_size"] == (3, 128, 128)
 
 
 def test_an_older_run_is_read_at_its_training_size(tiny_run):
@@ -154,7 +154,7 @@ def test_the_first_name_is_a_run_or_an_image(tiny_run, image, tmp_path):
     assert split_names([DEFAULT]) == (DEFAULT, ())
     assert split_names([str(tmp_path)]) == (DEFAULT, (str(tmp_path),))
     assert split_names(["*.png"]) == (DEFAULT, ("*.png",))
-    with pytest.raises(ValueError, match=rf"'nowhere.png' is no image, no run's folder and no model .*\({DEFAULT}\)"):
+    with pytest.raises(ValueError, match=rf"'nowhere.png' is no image, no run's folder and no model .*\({DEFAULT}, "):
         split_names(["nowhere.png", path])
     with pytest.raises(ValueError, match=r"model\.safetensors' is part of a run; name its folder: cpvt predict .*run"):
         split_names([str(tiny_run / "model.safetensors"), path])

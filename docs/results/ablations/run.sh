@@ -11,7 +11,7 @@ for seed in ${SEEDS:-0 1 2}; do
     python -m cpvt compare --data cifar10 --model "cpvt_micro(depth=6)" --pool cls --encodings none "peg(at=(0,))" peg "peg(at=(4,))" \
         "peg(at=(5,))" "peg(at=(1, 2))" "peg(at=(1, 2, 3))" "peg(at=(1, 2, 3, 4))" peg5 "peg(kernel_size=5)" "peg(kernel_size=7)" \
         "peg(padding_mode='reflect')" "peg(padding_mode='replicate')" "peg(padding_mode='circular')" "peg(frozen=True)" \
-        "peg5(kernel_size=1)" --seeds $seed --epochs 4 --batch-size 64 --lr 2e-3 --canvas-sizes 32 48 64 --resize-sizes 32 48 64 \
+        "peg5(kernel_size=1)" --seeds $seed --epochs 4 --batch-size 64 --lr 2e-3 --scale paper protocol --canvas-sizes 32 48 64 --resize-sizes 32 48 64 \
         --parallel 1 --out "$1"
 done
 python -m cpvt report "$1" --out "$(dirname "$0")"

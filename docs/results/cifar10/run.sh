@@ -7,7 +7,7 @@ for seed in ${SEEDS:-0 1 2}; do
     for heads in "cls none learned sincos relative rope peg peg5 learned+peg" "gap learned peg5"; do
         pool=${heads%% *}
         python -m cpvt compare --data cifar10 --encodings ${heads#* } --pool $pool \
-            --seeds $seed --epochs 4 --batch-size 64 --lr 2e-3 --canvas-sizes 24 32 48 64 96 --resize-sizes 24 32 48 64 96 \
+            --seeds $seed --epochs 4 --batch-size 64 --lr 2e-3 --scale paper protocol --canvas-sizes 24 32 48 64 96 --resize-sizes 24 32 48 64 96 \
             --parallel 1 --out "$1"
     done
 done

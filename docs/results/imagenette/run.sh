@@ -1,7 +1,7 @@
 #!/bin/sh
 # Every row of docs/imagenette.md, again: sh docs/results/imagenette/run.sh RUNS, from the folder that holds
 # imagenette/{train,test}/CLASS/*.jpg (photographs of 224 pixels). A model takes six minutes to train on one free core and four to
-# test; 48 models. Goes on where it stopped; seeds are outermost. PARTS="resize crops" chooses parts.
+# test; 48 models. Goes on where it stopped; seeds are outermost. PARTS="resize recipes crops" chooses parts.
 set -e
 runs=$1 here=$(cd "$(dirname "$0")" && pwd)
 export OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
@@ -17,11 +17,15 @@ compare() { # FOLDER OPTIONS...: trains and tests, and keeps the rows
     cp "$runs/$out/rows.jsonl" "$here/$out.jsonl"
 }
 
-for part in ${PARTS:-resize crops}; do
+for part in ${PARTS:-resize recipes crops}; do
     case $part in
     resize)
         compare rows --encodings $three --seeds ${SEEDS:-0 1 2} --protocols resize --resize-sizes 48 64 96 128 192 224
         compare rows --encodings $three $one --seeds 0 --protocols resize --resize-sizes 48 64 96 128 192 224
+        ;;
+    recipes)
+        compare recipes/turn --encodings rope+peg --seeds ${SEEDS:-0} --train-sizes 64 96 128 \
+            --protocols resize --resize-sizes 48 64 96 128 192 224
         ;;
     crops)
         compare crops --encodings learned rope lookhere peg peg5 rope+peg sincos+peg --seeds ${SEEDS:-0} --augment crop \

@@ -1,11 +1,12 @@
 """Write the tables of docs/imagenette.md and README.md from rows: python docs/results/imagenette/tables.py, after run.sh.
 
 rows.jsonl: trained at 64 pixels, tested under resize, told the scale and told nothing. crops.jsonl: trained on crops of
-64 pixels of the photographs at half their size, tested on more of them. areas.jsonl: random resized crops from a
-smaller area on. recipes.jsonl: ways to train for other sizes.
+64 pixels of the photographs at half their size, tested on more of them. recipes/NAME.jsonl: ways to train for other
+sizes.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from cpvt.config import Size, size_label
@@ -22,6 +23,10 @@ TRAINED = 64
 NOTHING = "*Not measured yet.*"
 HOLDING = "rope+peg"  # named in the trial that preceded these trainings, so that the test images did not choose it
 BETWEEN = (96, 128, 192, 224)
+RECIPES = {  # file in recipes/ -> words
+    "turn": "at 64, 96 and 128 in turn",
+}
+SINGLE = "at 64"
 
 
 def has_peg(encoding: str) -> bool:
@@ -97,6 +102,30 @@ def _text(found: Contrast | None) -> str:
     return "–" if found is None else str(found)
 
 
+def recipes(rows: Sequence[Row], others: dict[str, list[Row]]) -> str:
+    """Accuracy of one encoding trained in several ways, and each way minus the training at one size, told the scale.
+
+    others: words for a way to train -> its rows. Seeds that the ways do not share are left out of the differences.
+    """
+    if not others:
+        return NOTHING
+    seeds = {row.seed for own in others.values() for row in own}
+    own = [row for row in rows if row.encoding == HOLDING and row.seed in seeds]
+    named = [_called(row, SINGLE) for row in own]
+    named += [_called(row, words) for words, each in others.items() for row in each]
+    contrast, sizes = Contrasts(named, "resize"), sorted({row.size for row in named}, key=pixels)
+    table = plain(as_markdown(summarise(named), "resize"))
+    lines = {
+        f"{words} − {SINGLE}": [_text(difference(contrast, words, SINGLE, size)) for size in sizes] for words in others
+    }
+    return f"{table}\n\n{lay_out('points', [size_label(size) for size in sizes], lines)}"
+
+
+def _called(row: Row, words: str) -> Row:
+    """A row of which a way to train is the name."""
+    return replace(row, encoding=words, train_sizes=())
+
+
 def brief(rows: Sequence[Row]) -> str:
     """The README's sentence: the share that is kept, told and as published."""
     cells = {(cell.encoding, cell.size, cell.scale_rule): cell for cell in summarise(rows)}
@@ -118,6 +147,14 @@ def tables() -> dict[str, str]:
         "retained": retained(rows, "resize"),
         "told": plain(before_after(rows, "resize", BETWEEN)),
         "above": above(rows, "resize"),
+        "recipes": recipes(
+            [row for row in rows if row.scale_rule == "protocol"],
+            {
+                words: read_rows(path)
+                for name, words in RECIPES.items()
+                if (path := HERE / "recipes" / f"{name}.jsonl").exists()
+            },
+        ),
         "crops": accuracy(crops, "canvas"),
         "crops told": plain(before_after(crops, "canvas", (80, 96, 112))) if crops else NOTHING,
     }

@@ -12,14 +12,14 @@ import torch
 from cpvt.config import size_label
 from cpvt.config.legacy import current
 from cpvt.models import create_model, describe_models
-from cpvt.models.pretrained import CARD, DEFAULT, shipped_files
+from cpvt.models.pretrained import CARD, shipped_files, shipped_names
 from cpvt.reporting.markdown import fill, lay_out
 from cpvt.reporting.summary import pixels
 from cpvt.results.rows import Row, read_rows
 from cpvt.runtime.files import read_json
 
 ROWS = Path(__file__).parent / "rows.jsonl"
-PROTOCOLS = ("resize", "canvas")
+TELLINGS = {"": "", "protocol": "", "paper": ", told nothing"}  # rule of the scale -> words; "" in rows of before it
 
 
 def facts(name: str, record: dict[str, Any], size: int) -> str:
@@ -56,21 +56,25 @@ def facts(name: str, record: dict[str, Any], size: int) -> str:
 
 
 def accuracy(rows: Sequence[Row]) -> str:
-    """Accuracy in percent, a line for each protocol, a column for each size."""
+    """Accuracy in percent, a line for each protocol and way to tell the scale, a column for each size."""
     if not rows:
         return "*Not measured yet.*"
     sizes = sorted({row.size for row in rows}, key=pixels)
-    found = {(row.protocol, row.size): f"{100 * row.accuracy:.1f}" for row in rows}
-    lines = {protocol: [found.get((protocol, size), "–") for size in sizes] for protocol in PROTOCOLS}
+    found = {(row.protocol + TELLINGS[row.scale_rule], row.size): f"{100 * row.accuracy:.1f}" for row in rows}
+    lines = {
+        words: [found.get((words, size), "–") for size in sizes] for words in dict.fromkeys(key[0] for key in found)
+    }
     return lay_out(f"of {rows[0].total:,} test images, percent", [size_label(size) for size in sizes], lines)
 
 
 def tables() -> dict[str, str]:
     """Name of a marker -> what stands there."""
-    files = shipped_files(DEFAULT)
-    rows = [row for row in read_rows(ROWS) if row.model == DEFAULT]
-    size = files.weights.stat().st_size
-    return {"facts": facts(DEFAULT, read_json(files.record), size), "accuracy": accuracy(rows)}
+    rows, texts = read_rows(ROWS), {}
+    for name in shipped_names():
+        files = shipped_files(name)
+        texts[f"facts {name}"] = facts(name, read_json(files.record), files.weights.stat().st_size)
+        texts[f"accuracy {name}"] = accuracy([row for row in rows if row.model == name])
+    return texts
 
 
 if __name__ == "__main__":

@@ -123,7 +123,8 @@ class PredictConfig(Options):
 
     images: tuple[str, ...]
     """Image files, folders (walked) or patterns, optionally after a model: a run's folder, a name that comes with
-    weights, or hf-hub:OWNER/NAME. By default the model is cpvt_mini_peg5_gap, which knows CIFAR-10's ten classes."""
+    weights, or hf-hub:OWNER/NAME. By default the model is cpvt_mini_patch8_64_peg5_gap, which knows
+    Imagenette's ten classes."""
     size: Size | None = None
     """Side in pixels, or HEIGHTxWIDTH; by default the recommended size of the model, which is its training size unless
     its weights say another."""
@@ -172,7 +173,7 @@ class PredictConfig(Options):
 class DemoConfig(Options):
     """Show a model in the browser: its answer to an image at many sizes, where it looks, what PEG adds."""
 
-    run: str = "cpvt_mini_peg5_gap"
+    run: str = "cpvt_mini_patch8_64_peg5_gap"
     """Folder of a run, a name that comes with weights, hf-hub:OWNER/NAME, or timm:NAME, hf:PATH_OR_NAME,
     torchvision:NAME; it may stand without the flag: cpvt demo runs/mine."""
     checkpoint: str | None = None

@@ -33,10 +33,10 @@ def predict(
 ) -> Iterator[Prediction]:
     """The top classes of each image, one by one, read as in the tests of the model: size, crop ratio, interpolation.
 
-    run: a run's folder, what `load` returned, or the name of a model that comes with weights. None: cpvt_mini_peg5_gap,
-    trained on the ten classes of CIFAR-10. images: files, folders (walked), patterns such as "photos/*.jpg", PIL images
-    or arrays. Options are those of `cpvt.config.PredictConfig`. Batches hold `token_budget` patches; each image gets
-    the answer it would get alone.
+    run: a run's folder, what `load` returned, or the name of a model that comes with weights. None: the one for
+    photographs, which knows Imagenette's ten classes. images: files, folders (walked), patterns such as
+    "photos/*.jpg", PIL images or arrays. Options are those of `cpvt.config.PredictConfig`. Batches hold
+    `token_budget` patches; each image gets the answer it would get alone.
 
     Raises TypeError for an unknown option, ValueError for an image that does not decode or is smaller than a patch.
     With `on_bad_image="skip"` the prediction of such an image says why instead.

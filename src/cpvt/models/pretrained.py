@@ -9,7 +9,7 @@ from cpvt.config import sides
 from cpvt.config.legacy import current
 from cpvt.runtime.files import read_json
 
-DEFAULT = "cpvt_mini_peg5_gap"  # `cpvt predict` uses it where no model is named
+DEFAULT = "cpvt_mini_patch8_64_peg5_gap"  # `cpvt predict` uses it where no model is named
 FOLDER = Path(__file__).parent / "weights"  # NAME.safetensors (float16) and NAME.json, written by recipes/ship.py
 CARD = FOLDER / "README.md"  # what they are for, and how good they are
 

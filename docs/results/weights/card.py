@@ -19,7 +19,11 @@ from cpvt.results.rows import Row, read_rows
 from cpvt.runtime.files import read_json
 
 ROWS = Path(__file__).parent / "rows.jsonl"
-TELLINGS = {"": "", "protocol": "", "paper": ", told nothing"}  # rule of the scale -> words; "" in rows of before it
+TELLINGS = {
+    "": "",
+    "protocol": ", told the scale",
+    "paper": ", told nothing",
+}  # rule of the scale -> words; "" in rows of before it
 
 
 def facts(name: str, record: dict[str, Any], size: int) -> str:

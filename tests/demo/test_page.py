@@ -62,8 +62,8 @@ def running(folder, *command):
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
-    """The address of the demo of the model that comes with the package; afterwards it is interrupted, as by Ctrl-C."""
-    with running(tmp_path_factory.mktemp("demo"), *DEMO) as (process, said, errors):
+    """The address of the demo of a model that comes with the package; afterwards it is interrupted, as by Ctrl-C."""
+    with running(tmp_path_factory.mktemp("demo"), *DEMO, RUN) as (process, said, errors):
         assert said["run"] == RUN
         yield said["url"]
         process.send_signal(signal.SIGINT)

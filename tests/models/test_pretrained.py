@@ -12,9 +12,11 @@ from PIL import Image
 from timm.data import create_transform, resolve_model_data_config
 
 import cpvt
+from cpvt.cli import parse
 from cpvt.config import ModelConfig
 from cpvt.config.legacy import current
 from cpvt.data.protocols import find_protocol
+from cpvt.evaluation.predict import split_names
 from cpvt.models import describe_models, pretrained
 from cpvt.models.sizes import MODELS
 from cpvt.results.checkpoints import as_adapter
@@ -39,6 +41,11 @@ def test_the_default_is_among_the_names_and_only_these_are_said_to_have_weights(
     assert sorted(set(timm.list_models(pretrained=True)) & set(MODELS)) == NAMES
     for name in NAMES:
         assert pretrained.shipped_files(name).weights.stat().st_size < 5_000_000
+
+
+def test_the_commands_that_need_no_model_agree_on_the_default():
+    assert parse(["demo"]).run == pretrained.DEFAULT
+    assert split_names(["*.jpg"])[0] == pretrained.DEFAULT
 
 
 def test_weights_without_their_record_do_not_count(tmp_path, monkeypatch):

@@ -43,7 +43,7 @@ def test_every_name_builds_and_runs_at_a_size_no_flag_announced():
         if "micro" in name or name == "cpvt_tiny_gap":
             model = cpvt.create_model(name, num_classes=10).eval()
             assert model(torch.randn(1, 3, 45, 70)).shape == (1, 10)
-    assert len(describe_models()) == 5 * 4 + 3
+    assert len(describe_models()) == 6 * 4 + 3
 
 
 def test_options_override_and_classes_are_1000_by_default():

@@ -42,7 +42,7 @@ def test_shares_are_of_the_accuracy_at_the_training_size(rows):
 
 def test_the_verdict_names_every_encoding_that_is_not_clearly_below(rows):
     told = rows({"rope+peg": (200, 300, 300, 300, 200), "rope": (200, 200, 299, 200, 300), "none": (100,) * 5})
-    words = TABLES["verdict"](told, "resize")
+    words = " ".join(TABLES["verdict"](told, "resize").split())
     assert "at 96 above all 2;" in words
     assert "at 128 above all 2 but `rope` (+0.2 [" in words
     assert "at 224 above all 2 but `rope` (-25.0 [" in words

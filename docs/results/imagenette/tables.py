@@ -8,6 +8,7 @@ sizes.
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from textwrap import fill as fold
 
 from cpvt.config import Size, size_label
 from cpvt.encodings import TABLE
@@ -83,7 +84,9 @@ def verdict(rows: Sequence[Row], protocol: str, better: str = HOLDING) -> str:
         if count:
             against = f"all {count} but {', '.join(short)}" if short else f"all {count}"
             texts.append(f"at {size} above {against}")
-    return f"`{better}`, told the scale, is " + "; ".join(texts) + "." if texts else NOTHING
+    if not texts:
+        return NOTHING
+    return fold(f"`{better}`, told the scale, is " + "; ".join(texts) + ".", 118, break_long_words=False)
 
 
 def difference(contrast: Contrasts, better: str, other: str, size: Size) -> Contrast | None:

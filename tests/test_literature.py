@@ -141,7 +141,7 @@ def test_the_comparison_says_where_ours_is_ahead_and_where_behind(both):
 
 def test_without_rows_the_page_holds_the_published_curves_alone():
     assert TABLES["ours"]([]) == TABLES["of_one_size"]([]) == []
-    assert TABLES["where"](TABLES["published"](EXAMPLE)) == TABLES["caption"]([]) == TABLES["NOTHING"]
+    assert TABLES["where"](TABLES["published"](EXAMPLE)) == TABLES["caption"]([]) == TABLES["NOT_MEASURED"]
 
 
 def test_the_published_figures_are_those_quoted_in_the_goals():

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from cpvt.config import Size, size_label
 from cpvt.reporting.contrasts import Contrast, Contrasts, Terms
 from cpvt.reporting.labels import head_label
-from cpvt.reporting.markdown import fill, lay_out
+from cpvt.reporting.markdown import NOT_MEASURED, fill, lay_out
 from cpvt.reporting.summary import BASELINE, as_markdown, markdown_box, pixels, summarise, tabulate
 from cpvt.reporting.tellings import before_after
 from cpvt.results.rows import Row, read_rows
@@ -158,23 +158,24 @@ def caption(rows: Sequence[Row]) -> str:
 
 def tables(all_rows: dict[str, list[Row]]) -> dict[str, str]:
     """Name of a marker -> what stands there."""
-    nothing = "*Not measured yet.*"
     rows_of = as_published(all_rows)
     made = {"orderings": orderings(CLAIMS, {words: rows_of[name] for name, words in SETS.items() if rows_of[name]})}
     for name in SETS:
         labels = {cell.label: head_label(BASELINE, "cls", cell.telling) for cell in summarise(rows_of[name])}
         pairs = [(label, baseline) for label, baseline in labels.items() if label != baseline]
         pairs += [pair for pair in PAIRS if set(pair) <= set(labels)]
-        made[f"{name} caption"] = caption(rows_of[name]) if rows_of[name] else nothing
+        made[f"{name} caption"] = caption(rows_of[name]) if rows_of[name] else NOT_MEASURED
         for protocol in PROTOCOLS:
-            made[f"{name} {protocol}"] = accuracy(rows_of[name], protocol) or nothing
-            made[f"{name} {protocol} told"] = told(all_rows[name], protocol) or nothing
-            made[f"{name} {protocol} differences"] = differences(rows_of[name], protocol, pairs) if pairs else nothing
+            made[f"{name} {protocol}"] = accuracy(rows_of[name], protocol) or NOT_MEASURED
+            made[f"{name} {protocol} told"] = told(all_rows[name], protocol) or NOT_MEASURED
+            made[f"{name} {protocol} differences"] = (
+                differences(rows_of[name], protocol, pairs) if pairs else NOT_MEASURED
+            )
     rows = rows_of["ablations"]
-    made["ablations caption"] = caption(rows) if rows else nothing
-    made["ablation orderings"] = orderings(ABLATIONS, {"CIFAR-10": rows}) if rows else nothing
+    made["ablations caption"] = caption(rows) if rows else NOT_MEASURED
+    made["ablation orderings"] = orderings(ABLATIONS, {"CIFAR-10": rows}) if rows else NOT_MEASURED
     for protocol in PROTOCOLS:
-        made[f"ablations {protocol}"] = accuracy(rows, protocol, WORDS) or nothing
+        made[f"ablations {protocol}"] = accuracy(rows, protocol, WORDS) or NOT_MEASURED
     return made
 
 

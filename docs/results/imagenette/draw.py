@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 NAMED = ("rope+peg", "peg", "learned", "rope", "sincos", "lookhere")  # coloured; all others are grey
+OTHERS = "other encodings"
 TRAINED = 64
 PANELS = {"mean": "accuracy, %", "retained": f"% of the accuracy at {TRAINED} pixels"}
 UNTOLD: dict[str, Any] = {"ls": ":", "lw": 1.8, "marker": "o", "ms": 3.5, "mfc": "white"}
@@ -27,20 +28,19 @@ def draw(cells: Sequence[Cell]) -> "Figure":
     figure = Figure(figsize=(11, 4.6), layout="constrained")
     palette = colours(NAMED)
     told = [cell for cell in cells if cell.scale_rule == "protocol"]
+    untold = [cell for cell in cells if cell.scale_rule == "paper" or cell.size == TRAINED]  # the same there
     names = sorted({cell.encoding for cell in told}, key=lambda name: (name in NAMED, name))
     for panel, (value, title) in zip(figure.subplots(1, 2), PANELS.items()):
         entries: dict[str, Any] = {}
         for name in names:
             if name not in NAMED:
                 (line,) = panel.plot(*points(told, name, value), color=GREY, lw=1, zorder=1)
-                entries["other encodings"] = line
+                entries[OTHERS] = line
         for name in NAMED:
             style = TOLD if "peg" in name else PLAIN
             (line,) = panel.plot(*points(told, name, value), color=palette[name], zorder=3, **style)
             entries[f"{name}, told the scale" if "peg" in name else name] = line
-        untold = [cell for cell in cells if cell.scale_rule == "paper"]
-        start = [cell for cell in told if (cell.encoding, cell.size) == ("peg", TRAINED)]
-        (line,) = panel.plot(*points([*start, *untold], "peg", value), color=palette["peg"], zorder=3, **UNTOLD)
+        (line,) = panel.plot(*points(untold, "peg", value), color=palette["peg"], zorder=3, **UNTOLD)
         entries["peg, as published"] = line
         panel.set_ylabel(title)
         panel.set_xlabel(f"test size, pixels (trained at {TRAINED})")
@@ -49,8 +49,7 @@ def draw(cells: Sequence[Cell]) -> "Figure":
         panel.grid(axis="y", color="#eeeeee")
         mark_sizes(panel, sorted({cell.size for cell in told}, key=pixels))
     figure.axes[1].axhline(100, color="#777777", lw=1, zorder=0)
-    first = [name for name in entries if name != "other encodings"]
-    add_legend(figure, {name: entries[name] for name in (*first, *(set(entries) - set(first)))}, 2)
+    add_legend(figure, {name: entries[name] for name in sorted(entries, key=lambda name: name == OTHERS)}, 2)
     return figure
 
 

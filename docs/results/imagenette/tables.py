@@ -8,12 +8,11 @@ sizes.
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from textwrap import fill as fold
 
 from cpvt.config import Size, size_label
 from cpvt.encodings import TABLE
 from cpvt.reporting.contrasts import Contrast, Contrasts
-from cpvt.reporting.markdown import fill, lay_out
+from cpvt.reporting.markdown import NOT_MEASURED, fill, lay_out, wrap
 from cpvt.reporting.summary import Cell, as_markdown, pixels, summarise
 from cpvt.reporting.tellings import before_after, cells_of
 from cpvt.results.rows import Row, read_rows
@@ -21,7 +20,6 @@ from cpvt.results.rows import Row, read_rows
 HERE = Path(__file__).parent
 PAGE, README = HERE.parents[1] / "imagenette.md", HERE.parents[2] / "README.md"
 TRAINED = 64
-NOTHING = "*Not measured yet.*"
 HOLDING = "rope+peg"  # named in the trial that preceded these trainings, so that the test images did not choose it
 BETWEEN = (96, 128, 192, 224)
 RECIPES = {  # file in recipes/ -> words
@@ -43,14 +41,14 @@ def plain(table: str) -> str:
 def accuracy(rows: Sequence[Row], protocol: str) -> str:
     """Accuracy told the scale: mean and standard deviation over seeds, the best of each size in bold."""
     cells = cells_of(rows, "protocol")
-    return plain(as_markdown(cells, protocol)) if cells else NOTHING
+    return plain(as_markdown(cells, protocol)) if cells else NOT_MEASURED
 
 
 def retained(rows: Sequence[Row], protocol: str) -> str:
     """Percent of the accuracy at the training size, mean over seeds, told the scale; the encodings with PEG first."""
     cells = [cell for cell in cells_of(rows, "protocol") if cell.protocol == protocol]
     if not cells:
-        return NOTHING
+        return NOT_MEASURED
     sizes = sorted({cell.size for cell in cells}, key=pixels)
     found = {(cell.encoding, cell.size): cell for cell in cells}
     order = sorted(dict.fromkeys(cell.encoding for cell in cells), key=lambda name: not has_peg(name))
@@ -70,7 +68,11 @@ def above(rows: Sequence[Row], protocol: str, better: str = HOLDING, sizes: Sequ
         f"`{better}` − `{other}`": [_text(difference(contrast, better, other, size)) for size in (TRAINED, *sizes)]
         for other in others
     }
-    return lay_out(f"{protocol}, points", [size_label(size) for size in (TRAINED, *sizes)], lines) if lines else NOTHING
+    return (
+        lay_out(f"{protocol}, points", [size_label(size) for size in (TRAINED, *sizes)], lines)
+        if lines
+        else NOT_MEASURED
+    )
 
 
 def verdict(rows: Sequence[Row], protocol: str, better: str = HOLDING) -> str:
@@ -85,8 +87,8 @@ def verdict(rows: Sequence[Row], protocol: str, better: str = HOLDING) -> str:
             against = f"all {count} but {', '.join(short)}" if short else f"all {count}"
             texts.append(f"at {size} above {against}")
     if not texts:
-        return NOTHING
-    return fold(f"`{better}`, told the scale, is " + "; ".join(texts) + ".", 118, break_long_words=False)
+        return NOT_MEASURED
+    return wrap(f"`{better}`, told the scale, is " + "; ".join(texts) + ".")
 
 
 def difference(contrast: Contrasts, better: str, other: str, size: Size) -> Contrast | None:
@@ -111,7 +113,7 @@ def recipes(rows: Sequence[Row], others: dict[str, list[Row]]) -> str:
     others: words for a way to train -> its rows. Seeds that the ways do not share are left out of the differences.
     """
     if not others:
-        return NOTHING
+        return NOT_MEASURED
     seeds = {row.seed for own in others.values() for row in own}
     own = [row for row in rows if row.encoding == HOLDING and row.seed in seeds]
     named = [_called(row, SINGLE) for row in own]
@@ -159,7 +161,7 @@ def tables() -> dict[str, str]:
             },
         ),
         "crops": accuracy(crops, "canvas"),
-        "crops told": plain(before_after(crops, "canvas", (80, 96, 112))) if crops else NOTHING,
+        "crops told": plain(before_after(crops, "canvas", (80, 96, 112))) if crops else NOT_MEASURED,
     }
 
 

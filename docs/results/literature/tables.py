@@ -5,7 +5,6 @@ keeps of its accuracy at the training size. tables.md, next to this file, gets a
 """
 
 import json
-import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -13,7 +12,7 @@ from typing import Any, NamedTuple
 
 from cpvt.config import size_label
 from cpvt.reporting.labels import head_label
-from cpvt.reporting.markdown import fill, lay_out
+from cpvt.reporting.markdown import NOT_MEASURED, fill, lay_out, wrap
 from cpvt.reporting.summary import BASELINE, pixels, summarise
 from cpvt.results.rows import Row, read_rows
 
@@ -24,7 +23,6 @@ NEAR = 0.06  # how far a ratio may be from a column to stand in it
 TOLD, PAPER = "ours, told", "ours, as published"
 RULES = {"protocol": TOLD, "paper": PAPER}  # of the scale
 CLEAR = 2.0  # points of share that are more than "level": our images alone leave a share so uncertain
-NOTHING = "*Not measured yet.*"
 
 
 class Curve(NamedTuple):
@@ -166,7 +164,7 @@ def where(curves: Sequence[Curve]) -> str:
     """Where our best holds more, where less: in a sentence each, then a point of a list for each of our test sizes."""
     first = best(curves)
     if first is None:
-        return NOTHING
+        return NOT_MEASURED
     columns = [column for column in sorted(in_columns(first.shares)) if column != 1]
     text = f"In share, {first.model}, told, is {_standing(first, curves, columns, kept)}."
     if any(first.name in gained(curves, column) for column in columns):
@@ -237,7 +235,7 @@ def _higher(own: float, values: Mapping[str, float], names: Sequence[str], sign:
 def caption(rows: Sequence[Row]) -> str:
     """What our rows are of."""
     if not rows:
-        return NOTHING
+        return NOT_MEASURED
     row, counts = rows[0], sorted({len(cell.seeds) for cell in summarise(rows)})
     seeds = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1])))) + " seed" + "s" * (counts[-1] > 1)
     text = (f"Ours: {row.data.capitalize()}, `{row.model}` ({row.parameters / 1e6:.1f} million parameters), trained at "
@@ -258,11 +256,6 @@ def protocols(groups: Sequence[dict[str, Any]]) -> str:
 def as_list(points: Sequence[str]) -> str:
     """A Markdown list."""
     return "\n".join(wrap(f"- {point}", "  ") for point in points)
-
-
-def wrap(text: str, indent: str = "") -> str:
-    """Markdown in lines of at most 120 characters."""
-    return textwrap.fill(text, 120, subsequent_indent=indent, break_on_hyphens=False, break_long_words=False)
 
 
 def main() -> None:

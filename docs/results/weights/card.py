@@ -13,7 +13,7 @@ from cpvt.config import size_label
 from cpvt.config.legacy import current
 from cpvt.models import create_model, describe_models
 from cpvt.models.pretrained import CARD, shipped_files, shipped_names
-from cpvt.reporting.markdown import fill, lay_out
+from cpvt.reporting.markdown import NOT_MEASURED, fill, lay_out
 from cpvt.reporting.summary import pixels
 from cpvt.results.rows import Row, read_rows
 from cpvt.runtime.files import read_json
@@ -62,7 +62,7 @@ def facts(name: str, record: dict[str, Any], size: int) -> str:
 def accuracy(rows: Sequence[Row]) -> str:
     """Accuracy in percent, a line for each protocol and way to tell the scale, a column for each size."""
     if not rows:
-        return "*Not measured yet.*"
+        return NOT_MEASURED
     sizes = sorted({row.size for row in rows}, key=pixels)
     found = {(row.protocol + TELLINGS[row.scale_rule], row.size): f"{100 * row.accuracy:.1f}" for row in rows}
     lines = {

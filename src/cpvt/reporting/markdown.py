@@ -1,9 +1,17 @@
-"""Markdown tables, and pages with tables between markers."""
+"""Markdown tables, wrapped text, and pages with tables between markers."""
 
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
+
+NOT_MEASURED = "*Not measured yet.*"  # in place of a table without rows
+
+
+def wrap(text: str, indent: str = "") -> str:
+    """Text in lines of at most 120 characters; `indent` begins all but the first."""
+    return textwrap.fill(text, 120, subsequent_indent=indent, break_on_hyphens=False, break_long_words=False)
 
 
 def lay_out(title: str, columns: Sequence[str], lines: Mapping[str, Sequence[str]]) -> str:

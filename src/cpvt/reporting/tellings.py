@@ -16,7 +16,7 @@ def cells_of(rows: Sequence[Row], rule: str) -> list[Cell]:
     return summarise(own) if own else []
 
 
-def before_after(rows: Sequence[Row], protocol: str, sizes: Sequence[Size], spread: bool = True) -> str:
+def before_after(rows: Sequence[Row], protocol: str, sizes: Sequence[Size]) -> str:
     """Accuracy as published -> told, a line per encoding that has both: mean and standard deviation over seeds."""
     told, untold = ({(cell.label, cell.size): cell for cell in cells_of(rows, rule) if cell.protocol == protocol}
                     for rule in ("protocol", "paper"))  # fmt: skip
@@ -24,12 +24,12 @@ def before_after(rows: Sequence[Row], protocol: str, sizes: Sequence[Size], spre
     lines = {}
     for label in dict.fromkeys(label for label, _ in told if label in both):
         pairs = [(untold.get((label, size)), told.get((label, size))) for size in sizes]
-        lines[f"`{label}`"] = [f"{number(old, spread)} → {number(new, spread)}" for old, new in pairs]
+        lines[f"`{label}`"] = [f"{number(old)} → {number(new)}" for old, new in pairs]
     return lay_out(protocol, [size_label(size) for size in sizes], lines)
 
 
-def number(cell: Cell | None, spread: bool = True) -> str:
+def number(cell: Cell | None) -> str:
     """The mean, and the standard deviation over several seeds."""
     if cell is None:
         return "–"
-    return f"{cell.mean:.1f} ± {cell.deviation:.1f}" if spread and cell.deviation is not None else f"{cell.mean:.1f}"
+    return f"{cell.mean:.1f} ± {cell.deviation:.1f}" if cell.deviation is not None else f"{cell.mean:.1f}"

@@ -49,6 +49,23 @@ def test_the_model_is_tested_before_and_after_and_with_a_control(config, vit):
         assert (again.correct, again.hits) == (rows[label, (12, 16)].correct, rows[label, (12, 16)].hits)
 
 
+def test_a_vit_of_one_size_is_trained_at_several_and_loaded_again(config):
+    folder = retrofit_and_test(replace(config, train_sizes=(8, 12, 16), control=False))
+    rows = read_rows(folder / "rows.jsonl")
+    assert {(row.model, row.encoding) for row in rows} == {(VIT, BEFORE), (VIT, AFTER)}
+    before = retrofit_and_test(replace(config, out=f"{config.out}-one", control=False)) / "rows.jsonl"
+    hits = [
+        {row.size: row.hits for row in read_rows(path) if row.encoding == BEFORE}
+        for path in (folder / "rows.jsonl", before)
+    ]
+    assert hits[0] == hits[1]  # the same weights, whichever way the table is resized
+    assert cpvt.load(folder).record["model"]["name"] == f"{VIT[:-1]}, dynamic_img_size=True)"
+    (again,) = cpvt.sweep(folder, None, ["12x16"])
+    assert again.hits == next(row.hits for row in rows if (row.encoding, row.size) == (AFTER, (12, 16)))
+    assert retrofit_and_test(replace(config, train_sizes=(8, 12, 16), control=False)) == folder
+    assert read_rows(folder / "rows.jsonl") == rows
+
+
 def test_the_run_holds_pegs_that_learned_and_a_table_that_is_gone(config):
     checkpoint = cpvt.load(retrofit_and_test(replace(config, control=False)))
     state = checkpoint.model.state_dict()

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import cpvt
+from cpvt.adapters.trial import name_for_sizes
 from cpvt.config import DataConfig, OptimConfig, Retrofit, RuntimeConfig, TrainConfig
 from cpvt.data import open_data
 from cpvt.data.datasets.folders import FolderSplit
@@ -125,6 +126,33 @@ def test_train_sizes_are_used_and_too_small_ones_rejected(config, tmp_path):
     with pytest.raises(ValueError, match="must not be below a patch, 4x4 pixels in this model; got 2x2, 8x3"):
         trained(config, tmp_path, "none", train_sizes=(8, 2, "8x3"))
     assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [("timm:cait_xxs24_224(depth=1, embed_dim=16, num_heads=2)", "cannot be trained at the sizes 32, 48"),
+     ("timm:vit_tiny_patch16_224(depth=1, dynamic_img_size=False)", "cannot be trained at the sizes"),
+     ("torchvision:vit_b_16", "Expected 32 but got 48"),
+     ("hf:vit(hidden_size=16, num_attention_heads=2, num_hidden_layers=1)", "train it at one size, without"),
+     ("timm:vit_tiny_patch16_22", "timm [0-9.]+ knows no model 'vit_tiny_patch16_22'")],
+    ids=str,
+)  # fmt: skip
+def test_models_of_one_size_are_refused_several(config, tmp_path, model, message):
+    with pytest.raises(ValueError, match=message):
+        trained(config, tmp_path, "run", model=model, encoding=None, img_size=32, train_sizes=(32, 48))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("model", "built"),
+    [("timm:vit_tiny_patch16_224(depth=1)", "timm:vit_tiny_patch16_224(depth=1, dynamic_img_size=True)"),
+     ("timm:resnet10t", "timm:resnet10t")],
+    ids=str,
+)  # fmt: skip
+def test_other_libraries_models_are_built_for_several_sizes(model, built):
+    state = torch.get_rng_state()
+    assert name_for_sizes(model, 3, 3, 64, (64, (64, 96), 128)) == built
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_tests_during_training_are_in_the_history(config, tmp_path):

@@ -29,6 +29,8 @@ class Library(NamedTuple):
     """Ours, with `open_model` (a model by name and what is known of it) and `build` (one with random weights)."""
     adapter: str
     """The subclass of ModelAdapter there."""
+    several_sizes: tuple[str, ...] = ()
+    """Options of constructors with which some of its models take images of several sizes in training."""
 
     def load(self) -> Any:
         """The module."""
@@ -38,7 +40,9 @@ class Library(NamedTuple):
 RANDOM = "random"  # in place of a file with weights
 OWN = Library("cpvt.models", "cpvt.adapters.own", "OwnAdapter")
 TABLE = {  # the prefix of names, as in timm:vit_small_patch16_224 -> its library
-    "timm": Library("timm", "cpvt.adapters.timm_models", "TimmAdapter"),
+    "timm": Library(
+        "timm", "cpvt.adapters.timm_models", "TimmAdapter", ("dynamic_img_size=True", "strict_img_size=False")
+    ),
     "hf": Library("transformers", "cpvt.adapters.hugging_face", "HuggingFaceAdapter"),
     "torchvision": Library("torchvision", "cpvt.adapters.torchvision_models", "TorchvisionAdapter"),
 }

@@ -1,16 +1,18 @@
-"""Runs a model once on a blank image, to see what its blocks take and return."""
+"""Runs a model once on a blank image, to see what its blocks take and return, and which sizes it takes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
-from cpvt.adapters import adapter_of
-from cpvt.config import sides
+from cpvt.adapters import TABLE, adapter_of, build
+from cpvt.config import Size, sides, size_label
+from cpvt.runtime.errors import error_line
 
 SIDE = 224  # pixels, for models that do not state their training size
 
@@ -44,6 +46,39 @@ def try_blocks(model: nn.Module, blocks: Sequence[nn.Module]) -> dict[nn.Module,
         for handle in handles:
             handle.remove()
     return calls
+
+
+@lru_cache(maxsize=16)
+def name_for_sizes(name: str, num_classes: int, in_chans: int, train_size: Size, sizes: tuple[Size, ...]) -> str:
+    """The name of another library's model with which one build of it takes images of all these sizes.
+
+    That is the name itself, or the name with an option that the library has for it, such as timm's dynamic_img_size;
+    tried with random weights, one blank image at each size. Raises ValueError where the model takes one size only.
+    """
+    height, width = sides(train_size)
+    side, errors = height if height == width else None, list[Exception]()
+    with torch.random.fork_rng(devices=[]):
+        build(name, num_classes, side, in_chans)  # raises for an unknown name or option
+    free = [option for option in TABLE[name.partition(":")[0]].several_sizes if option.partition("=")[0] not in name]
+    for each in (name, *(_with_option(name, option) for option in free)):
+        try:
+            with torch.no_grad(), torch.random.fork_rng(devices=[]):
+                model = build(each, num_classes, side, in_chans).eval()
+                for size in sizes:
+                    model(torch.zeros(1, in_chans, *sides(size)))
+            return each
+        except Exception as error:  # the model's own, of any kind
+            errors.append(error)
+    raise ValueError(
+        f"'{name}' cannot be trained at the sizes {', '.join(map(size_label, sizes))} "
+        f"({error_line(errors[0]).rstrip('.')}): train it at one size, without --train-sizes, or take a model that "
+        "takes several, as cpvt's own, timm's plain ViTs and convolutional networks do"
+    ) from errors[0]
+
+
+def _with_option(name: str, option: str) -> str:
+    """timm:vit_tiny(depth=4) -> timm:vit_tiny(depth=4, dynamic_img_size=True)."""
+    return f"{name[:-1]}, {option})" if name.endswith(")") else f"{name}({option})"
 
 
 @contextmanager

@@ -42,7 +42,7 @@ def retrofit_and_test(
     check_here(training)
     setup, untouched = check(training, data), replace(training, retrofit=None)
     assert isinstance(setup.model, ExternalConfig)  # _training takes no other
-    name = setup.model.name
+    name = training.model  # of several sizes the setup's name has an option more
     if (folder / RETROFIT).exists():
         refuse_other(folder, "another retrofit", read_json(folder / RETROFIT)["config"], config, GROWS)
     own = ("fp32", config.dataset.reduced_jpegs)  # others a sweep may have added

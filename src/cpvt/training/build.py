@@ -15,6 +15,7 @@ from torch import nn
 
 from cpvt.adapters import describe, is_external, open_adapter
 from cpvt.adapters.retrofit import parameter_groups, retrofit
+from cpvt.adapters.trial import name_for_sizes
 from cpvt.config import (
     POOLS,
     ExternalConfig,
@@ -255,7 +256,10 @@ def _external_config(config: TrainConfig, data: DataSet) -> ExternalConfig:
     size = config.img_size or _described(config.model, classes, channels)[0]
     if size is None:
         raise ValueError(f"'{config.model}' has no known training size: pass --img-size")
-    return ExternalConfig(config.model, classes, size, channels)
+    name = config.model
+    if config.train_sizes:
+        name = name_for_sizes(name, classes, channels, size, config.train_sizes)
+    return ExternalConfig(name, classes, size, channels)
 
 
 @functools.lru_cache(maxsize=16)

@@ -56,13 +56,24 @@ def test_an_encoding_with_peg_is_not_among_those_without(rows):
     ]
 
 
+def test_what_a_peg_adds_is_the_sum_minus_the_encoding_and_the_mean_over_encodings(rows):
+    counts = {"rope": (200, 200, 200, 100, 100), "rope+peg": (240, 200, 200, 140, 60),
+              "sincos": (100,) * 5, "sincos+peg": (100, 120, 100, 100, 100), "peg5": (400,) * 5}  # fmt: skip
+    lines = [line.strip("| ").split(" | ") for line in TABLES["adds"](rows(counts), "resize").splitlines()[2:]]
+    assert {name: [cell.split()[0] for cell in cells] for name, *cells in lines} == {
+        "`sincos+peg` − `sincos`": ["+0.0", "+5.0", "+0.0", "+0.0", "+0.0"],
+        "`rope+peg` − `rope`": ["+10.0", "+0.0", "+0.0", "+10.0", "-10.0"],
+        "mean of the 2": ["+5.0", "+2.5", "+0.0", "+5.0", "-5.0"],
+    }
+
+
 def test_only_what_was_told_the_scale_is_compared(rows):
     told = rows({"rope+peg": (200,) * 5, "rope": (100,) * 5})
     untold = rows({"rope+peg": (0,) * 5, "rope": (400,) * 5}, rule="paper")
-    for name in ("retained", "above", "verdict", "accuracy"):
+    for name in ("retained", "above", "adds", "verdict", "accuracy"):
         assert TABLES[name]([*told, *untold], "resize") == TABLES[name](told, "resize")
 
 
 def test_without_rows_nothing_is_claimed():
-    for name in ("retained", "above", "verdict", "accuracy"):
+    for name in ("retained", "above", "adds", "verdict", "accuracy"):
         assert TABLES[name]([], "resize") == "*Not measured yet.*"

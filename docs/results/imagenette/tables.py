@@ -91,6 +91,26 @@ def verdict(rows: Sequence[Row], protocol: str, better: str = HOLDING) -> str:
     return wrap(f"`{better}`, told the scale, is " + "; ".join(texts) + ".")
 
 
+def adds(rows: Sequence[Row], protocol: str, sizes: Sequence[Size] = BETWEEN) -> str:
+    """What a PEG adds to each encoding that was trained with it and without, and in the mean over these encodings."""
+    told = [row for row in rows if row.scale_rule == "protocol" and row.protocol == protocol]
+    contrast, names = Contrasts(told, protocol), {row.encoding for row in told}
+    pairs = [(f"{name}+peg", name) for name in TABLE if {name, f"{name}+peg"} <= names]
+    if not pairs:
+        return NOT_MEASURED
+    columns = (TRAINED, *sizes)
+    lines = {
+        f"`{sum_}` − `{name}`": [_text(difference(contrast, sum_, name, size)) for size in columns]
+        for sum_, name in pairs
+    }
+    mean = [
+        {(f"{name} · gap", size): sign / len(pairs) for pair in pairs for name, sign in zip(pair, (1, -1), strict=True)}
+        for size in columns
+    ]
+    lines[f"mean of the {len(pairs)}"] = [_text(contrast(terms)) for terms in mean]
+    return lay_out(f"{protocol}, points", [size_label(size) for size in columns], lines)
+
+
 def difference(contrast: Contrasts, better: str, other: str, size: Size) -> Contrast | None:
     """The difference of two encodings at a size, over the seeds that both have."""
     return contrast({(f"{better} · gap", size): 1, (f"{other} · gap", size): -1})
@@ -152,6 +172,7 @@ def tables() -> dict[str, str]:
         "retained": retained(rows, "resize"),
         "told": plain(before_after(rows, "resize", BETWEEN)),
         "above": above(rows, "resize"),
+        "adds": adds(rows, "resize"),
         "recipes": recipes(
             [row for row in rows if row.scale_rule == "protocol"],
             {

@@ -12,7 +12,7 @@ from cpvt.config import Size, size_label
 from cpvt.reporting.pairs import draw_means, masks_by_seed
 from cpvt.results.rows import Row
 
-Terms = Mapping[tuple[str, Size], int]  # (label, size) -> coefficient of its accuracy, such as 1 or -1
+Terms = Mapping[tuple[str, Size], float]  # (label, size) -> coefficient of its accuracy, such as 1 or -1
 
 
 class Contrast(NamedTuple):

@@ -93,22 +93,29 @@ def verdict(rows: Sequence[Row], protocol: str, better: str = HOLDING) -> str:
 
 def adds(rows: Sequence[Row], protocol: str, sizes: Sequence[Size] = BETWEEN) -> str:
     """What a PEG adds to each encoding that was trained with it and without, and in the mean over these encodings."""
-    told = [row for row in rows if row.scale_rule == "protocol" and row.protocol == protocol]
-    contrast, names = Contrasts(told, protocol), {row.encoding for row in told}
-    pairs = [(f"{name}+peg", name) for name in TABLE if {name, f"{name}+peg"} <= names]
+    contrast, pairs = _pairs(rows, protocol)
     if not pairs:
         return NOT_MEASURED
     columns = (TRAINED, *sizes)
     lines = {
-        f"`{sum_}` − `{name}`": [_text(difference(contrast, sum_, name, size)) for size in columns]
-        for sum_, name in pairs
+        f"`{with_peg}` − `{name}`": [_text(difference(contrast, with_peg, name, size)) for size in columns]
+        for with_peg, name in pairs
     }
-    mean = [
-        {(f"{name} · gap", size): sign / len(pairs) for pair in pairs for name, sign in zip(pair, (1, -1), strict=True)}
-        for size in columns
-    ]
-    lines[f"mean of the {len(pairs)}"] = [_text(contrast(terms)) for terms in mean]
+    lines[f"mean of the {len(pairs)}"] = [_text(mean_gain(contrast, pairs, size)) for size in columns]
     return lay_out(f"{protocol}, points", [size_label(size) for size in columns], lines)
+
+
+def mean_gain(contrast: Contrasts, pairs: Sequence[tuple[str, str]], size: Size) -> Contrast | None:
+    """What a PEG adds at a size, in the mean over encodings."""
+    signed = [(name, sign) for pair in pairs for name, sign in zip(pair, (1, -1), strict=True)]
+    return contrast({(f"{name} · gap", size): sign / len(pairs) for name, sign in signed})
+
+
+def _pairs(rows: Sequence[Row], protocol: str) -> tuple[Contrasts, list[tuple[str, str]]]:
+    told = _told(rows, protocol)
+    names = {row.encoding for row in told}
+    pairs = [(f"{name}+peg", name) for name in TABLE if {name, f"{name}+peg"} <= names]
+    return Contrasts(told, protocol), pairs
 
 
 def difference(contrast: Contrasts, better: str, other: str, size: Size) -> Contrast | None:
@@ -117,10 +124,15 @@ def difference(contrast: Contrasts, better: str, other: str, size: Size) -> Cont
 
 
 def _contrasts(rows: Sequence[Row], protocol: str) -> tuple[Contrasts, list[str]]:
-    told = [row for row in rows if row.scale_rule == "protocol" and row.protocol == protocol]
+    told = _told(rows, protocol)
     names = {row.encoding for row in told}
     listed = [name for name in TABLE if name in names] + sorted(names - set(TABLE))
     return Contrasts(told, protocol), [name for name in listed if not has_peg(name)]
+
+
+def _told(rows: Sequence[Row], protocol: str) -> list[Row]:
+    """The rows of models that were told the scale."""
+    return [row for row in rows if row.scale_rule == "protocol" and row.protocol == protocol]
 
 
 def _text(found: Contrast | None) -> str:
@@ -152,14 +164,16 @@ def _called(row: Row, words: str) -> Row:
 
 
 def brief(rows: Sequence[Row]) -> str:
-    """The README's sentence: the share that is kept, told and as published."""
+    """The README's sentences: the share that is kept, told and as published, and what a PEG adds."""
     cells = {(cell.encoding, cell.size, cell.scale_rule): cell for cell in summarise(rows)}
     shares = [share(cells.get((HOLDING, size, "protocol"))) for size in BETWEEN]
     untold = [share(cells.get(("peg", size, "paper"))) for size in BETWEEN]
-    sizes = ", ".join(map(str, BETWEEN))
-    return (
-        f"At {sizes} pixels `{HOLDING}` keeps {', '.join(shares)} % of its accuracy at {TRAINED}; `peg` as published\n"
-        f"{', '.join(untold)} %."
+    sizes, (contrast, pairs) = ", ".join(map(str, BETWEEN)), _pairs(rows, "resize")
+    gains = [mean_gain(contrast, pairs, size) for size in BETWEEN]
+    return wrap(
+        f"At {sizes} pixels `{HOLDING}` keeps {', '.join(shares)} % of its accuracy at {TRAINED}, `peg` as published "
+        f"{', '.join(untold)} %. A PEG adds {', '.join(f'{gain.points:.1f}' if gain else '–' for gain in gains)} points "
+        f"there to {', '.join(f'`{name}`' for _, name in pairs)} in the mean."
     )
 
 

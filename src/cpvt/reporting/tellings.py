@@ -9,6 +9,8 @@ from cpvt.reporting.markdown import lay_out
 from cpvt.reporting.summary import Cell, summarise
 from cpvt.results.rows import Row
 
+RULES = ("protocol", "paper")  # told, and as published
+
 
 def cells_of(rows: Sequence[Row], rule: str) -> list[Cell]:
     """The cells of the rows told in one way."""
@@ -17,12 +19,16 @@ def cells_of(rows: Sequence[Row], rule: str) -> list[Cell]:
 
 
 def before_after(rows: Sequence[Row], protocol: str, sizes: Sequence[Size]) -> str:
-    """Accuracy as published -> told, a line per encoding that has both: mean and standard deviation over seeds."""
-    told, untold = ({(cell.label, cell.size): cell for cell in cells_of(rows, rule) if cell.protocol == protocol}
-                    for rule in ("protocol", "paper"))  # fmt: skip
-    both = {label for label, _ in told} & {label for label, _ in untold}
+    """Accuracy as published -> told, a line per encoding that has both: mean and standard deviation over seeds.
+
+    Of both, over the seeds that were tested in both ways, so that a difference is none of trainings.
+    """
+    own = [row for row in rows if row.protocol == protocol]
+    trainings = [{(row.encoding, row.pool, row.seed) for row in own if row.scale_rule == rule} for rule in RULES]
+    both = [row for row in own if all((row.encoding, row.pool, row.seed) in each for each in trainings)]
+    told, untold = ({(cell.label, cell.size): cell for cell in cells_of(both, rule)} for rule in RULES)
     lines = {}
-    for label in dict.fromkeys(label for label, _ in told if label in both):
+    for label in dict.fromkeys(label for label, _ in told):
         pairs = [(untold.get((label, size)), told.get((label, size))) for size in sizes]
         lines[f"`{label}`"] = [f"{number(old)} → {number(new)}" for old, new in pairs]
     return lay_out(protocol, [size_label(size) for size in sizes], lines)

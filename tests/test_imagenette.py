@@ -67,6 +67,22 @@ def test_what_a_peg_adds_is_the_sum_minus_the_encoding_and_the_mean_over_encodin
     }
 
 
+def test_each_way_to_train_is_compared_with_the_training_at_one_size_of_the_same_encoding_and_seeds(rows):
+    single = rows({"rope": (300,) * 5, "rope+peg": (200, 200, 200, 100, 100), "peg": (400,) * 5}, seeds=(0, 1))
+    turn = rows({"rope+peg": (160, 200, 200, 180, 140), "rope": (300, 300, 300, 320, 300)})
+    untold = rows({"rope+peg": (0,) * 5}, rule="paper")
+    table, differences = TABLES["recipes"](single, {"in turn": [*turn, *untold], "longer": []}).split("\n\n")
+    assert [line.split(" | ")[0] for line in table.splitlines()[2:]] == [
+        "| rope, at 64", "| rope, in turn", "| rope+peg, at 64", "| rope+peg, in turn",
+    ]  # fmt: skip
+    assert "±" not in table, "only the seed of the other ways"
+    lines = [line.strip("| ").split(" | ") for line in differences.splitlines()[2:]]
+    assert {name: [cell.split()[0] for cell in cells] for name, *cells in lines} == {
+        "rope, in turn − at 64": ["+0.0", "+0.0", "+0.0", "+5.0", "+0.0"],
+        "rope+peg, in turn − at 64": ["-10.0", "+0.0", "+0.0", "+20.0", "+10.0"],
+    }
+
+
 def test_only_what_was_told_the_scale_is_compared(rows):
     told = rows({"rope+peg": (200,) * 5, "rope": (100,) * 5})
     untold = rows({"rope+peg": (0,) * 5, "rope": (400,) * 5}, rule="paper")
@@ -77,3 +93,4 @@ def test_only_what_was_told_the_scale_is_compared(rows):
 def test_without_rows_nothing_is_claimed():
     for name in ("retained", "above", "adds", "verdict", "accuracy"):
         assert TABLES[name]([], "resize") == "*Not measured yet.*"
+    assert TABLES["recipes"]([], {}) == "*Not measured yet.*"

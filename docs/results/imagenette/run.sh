@@ -1,7 +1,7 @@
 #!/bin/sh
 # Every row of docs/imagenette.md, again: sh docs/results/imagenette/run.sh RUNS, from the folder that holds
 # imagenette/{train,test}/CLASS/*.jpg (photographs of 224 pixels). A model takes six minutes to train on one free core and four to
-# test; 48 models. Goes on where it stopped; seeds are outermost. PARTS="resize recipes crops" chooses parts.
+# test; 55 models, those of several sizes two to four times as long. Goes on where it stopped; seeds are outermost. PARTS="resize recipes crops" chooses parts.
 set -e
 runs=$1 here=$(cd "$(dirname "$0")" && pwd)
 export OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
@@ -24,8 +24,11 @@ for part in ${PARTS:-resize recipes crops}; do
         compare rows --encodings $three $one --seeds 0 --protocols resize --resize-sizes 48 64 96 128 192 224
         ;;
     recipes)
-        compare recipes/turn --encodings rope+peg --seeds ${SEEDS:-0} --train-sizes 64 96 128 \
-            --protocols resize --resize-sizes 48 64 96 128 192 224
+        sizes="--train-sizes 64 96 128" tests="--protocols resize --resize-sizes 48 64 96 128 192 224"
+        compare recipes/turn --encodings rope+peg --seeds ${SEEDS:-0 1 2} $sizes $tests
+        compare recipes/turn --encodings rope+peg sincos+peg learned rope --seeds 0 $sizes $tests
+        compare recipes/all --encodings rope+peg --seeds 0 $sizes --sizes-per-step all --consistency 1 $tests
+        compare recipes/longer --encodings rope+peg --seeds 0 --epochs 38 $tests
         ;;
     crops)
         compare crops --encodings learned rope lookhere peg peg5 rope+peg sincos+peg --seeds ${SEEDS:-0} --augment crop \

@@ -5,7 +5,7 @@ rows.jsonl: trained at 64 pixels, tested under resize, told the scale and told n
 sizes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,10 +22,12 @@ PAGE, README = HERE.parents[1] / "imagenette.md", HERE.parents[2] / "README.md"
 TRAINED = 64
 HOLDING = "rope+peg"  # named in the trial that preceded these trainings, so that the test images did not choose it
 BETWEEN = (96, 128, 192, 224)
-RECIPES = {  # file in recipes/ -> words
-    "turn": "at 64, 96 and 128 in turn",
-}
 SINGLE = "at 64"
+RECIPES = {  # file in recipes/ -> words
+    "turn": "at 64, 96, 128 in turn",
+    "all": "at 64, 96, 128 in each step",
+    "longer": "at 64, 38 epochs",
+}
 
 
 def has_peg(encoding: str) -> bool:
@@ -139,28 +141,39 @@ def _text(found: Contrast | None) -> str:
     return "–" if found is None else str(found)
 
 
-def recipes(rows: Sequence[Row], others: dict[str, list[Row]]) -> str:
-    """Accuracy of one encoding trained in several ways, and each way minus the training at one size, told the scale.
+def recipes(rows: Sequence[Row], others: Mapping[str, Sequence[Row]]) -> str:
+    """Accuracy of encodings trained in several ways, and each way minus the training at one size, told the scale.
 
-    others: words for a way to train -> its rows. Seeds that the ways do not share are left out of the differences.
+    others: words for a way to train -> its rows. The training at one size is shown with the seeds of the other ways.
     """
-    if not others:
+    told = {words: _told(own, "resize") for words, own in others.items()}
+    tried = {(row.encoding, row.seed) for own in told.values() for row in own}
+    ways = {SINGLE: [row for row in _told(rows, "resize") if (row.encoding, row.seed) in tried], **told}
+    encodings = dict.fromkeys(row.encoding for own in ways.values() for row in own)
+    named = [
+        _called(row, words) for name in encodings for words, own in ways.items() for row in own if row.encoding == name
+    ]
+    if not named:
         return NOT_MEASURED
-    seeds = {row.seed for own in others.values() for row in own}
-    own = [row for row in rows if row.encoding == HOLDING and row.seed in seeds]
-    named = [_called(row, SINGLE) for row in own]
-    named += [_called(row, words) for words, each in others.items() for row in each]
     contrast, sizes = Contrasts(named, "resize"), sorted({row.size for row in named}, key=pixels)
-    table = plain(as_markdown(summarise(named), "resize"))
-    lines = {
-        f"{words} − {SINGLE}": [_text(difference(contrast, words, SINGLE, size)) for size in sizes] for words in others
+    pairs = {
+        f"{name}, {words} − {SINGLE}": (f"{name}, {words}", f"{name}, {SINGLE}") for name in encodings for words in told
     }
+    found = {label: [difference(contrast, *pair, size) for size in sizes] for label, pair in pairs.items()}
+    lines = {label: [_text(each) for each in line] for label, line in found.items() if any(line)}
+    table = plain(as_markdown(summarise(named), "resize"))
     return f"{table}\n\n{lay_out('points', [size_label(size) for size in sizes], lines)}"
 
 
 def _called(row: Row, words: str) -> Row:
-    """A row of which a way to train is the name."""
-    return replace(row, encoding=words, train_sizes=())
+    """A row whose encoding's name says how it was trained."""
+    return replace(row, encoding=f"{row.encoding}, {words}", train_sizes=())
+
+
+def recipe_rows() -> dict[str, list[Row]]:
+    """Words for a way to train -> its rows."""
+    paths = {words: HERE / "recipes" / f"{name}.jsonl" for name, words in RECIPES.items()}
+    return {words: read_rows(path) for words, path in paths.items() if path.exists()}
 
 
 def brief(rows: Sequence[Row]) -> str:
@@ -180,6 +193,7 @@ def brief(rows: Sequence[Row]) -> str:
 def tables() -> dict[str, str]:
     """Name of a marker -> what stands there."""
     rows, crops = (read_rows(HERE / f"{name}.jsonl") for name in ("rows", "crops"))
+    trained = recipe_rows()
     return {
         "verdict": verdict(rows, "resize"),
         "resize": accuracy(rows, "resize"),
@@ -187,14 +201,8 @@ def tables() -> dict[str, str]:
         "told": plain(before_after(rows, "resize", BETWEEN)),
         "above": above(rows, "resize"),
         "adds": adds(rows, "resize"),
-        "recipes": recipes(
-            [row for row in rows if row.scale_rule == "protocol"],
-            {
-                words: read_rows(path)
-                for name, words in RECIPES.items()
-                if (path := HERE / "recipes" / f"{name}.jsonl").exists()
-            },
-        ),
+        "recipes": recipes(rows, trained),
+        "recipes above": above(trained.get(RECIPES["turn"], []), "resize"),
         "crops": accuracy(crops, "canvas"),
         "crops told": plain(before_after(crops, "canvas", (80, 96, 112))) if crops else NOT_MEASURED,
     }

@@ -66,6 +66,28 @@ def test_a_vit_of_one_size_is_trained_at_several_and_loaded_again(config):
     assert read_rows(folder / "rows.jsonl") == rows
 
 
+def test_a_vit_of_hugging_face_is_trained_at_several_sizes_and_rows_say_at_which(config, tmp_path):
+    model = "hf:vit(hidden_size=16, num_attention_heads=2, num_hidden_layers=2, intermediate_size=16, patch_size=4)"
+    start = train(
+        TrainConfig(str(tmp_path / "hf"), model=model, img_size=8, dataset=config.dataset, optim=config.optim)
+    )
+    folder = retrofit_and_test(replace(config, model=str(start), train_sizes=(8, 12, 16), retrofit=Retrofit((1,))))
+    rows = read_rows(folder / "rows.jsonl")
+    assert {(row.encoding, row.train_sizes) for row in rows} == {
+        (BEFORE, ()), (CONTROL, (8, 12, 16)), ("PEG after 1, table kept", (8, 12, 16)),
+    }  # fmt: skip
+    assert {row.takes_sizes for row in rows if row.size != 8} == {"interpolate_pos_encoding"}
+    kept = cpvt.load(folder)
+    assert kept.record["model"]["name"] == f"{model[:-1]}, interpolate_pos_encoding=True)"
+    images = torch.rand(2, 3, 12, 16)
+    with torch.no_grad():
+        assert torch.equal(kept.model(images).logits, kept.model(images, interpolate_pos_encoding=True).logits)
+    (again,) = cpvt.sweep(folder, None, ["12x16"])
+    assert again.hits == rows[-1].hits
+    further = retrofit_and_test(replace(config, model=str(folder / "control"), out=f"{config.out}-further"))
+    assert read_rows(further / "rows.jsonl")[0].train_sizes == (8, 12, 16)
+
+
 def test_the_run_holds_pegs_that_learned_and_a_table_that_is_gone(config):
     checkpoint = cpvt.load(retrofit_and_test(replace(config, control=False)))
     state = checkpoint.model.state_dict()

@@ -133,7 +133,8 @@ def test_train_sizes_are_used_and_too_small_ones_rejected(config, tmp_path):
     [("timm:cait_xxs24_224(depth=1, embed_dim=16, num_heads=2)", "cannot be trained at the sizes 32, 48"),
      ("timm:vit_tiny_patch16_224(depth=1, dynamic_img_size=False)", "cannot be trained at the sizes"),
      ("torchvision:vit_b_16", "Expected 32 but got 48"),
-     ("hf:vit(hidden_size=16, num_attention_heads=2, num_hidden_layers=1)", "train it at one size, without"),
+     ("hf:vit(hidden_size=16, num_attention_heads=2, num_hidden_layers=1, interpolate_pos_encoding=False)",
+      "train it at one size, without"),
      ("timm:vit_tiny_patch16_22", "timm [0-9.]+ knows no model 'vit_tiny_patch16_22'")],
     ids=str,
 )  # fmt: skip
@@ -146,7 +147,9 @@ def test_models_of_one_size_are_refused_several(config, tmp_path, model, message
 @pytest.mark.parametrize(
     ("model", "built"),
     [("timm:vit_tiny_patch16_224(depth=1)", "timm:vit_tiny_patch16_224(depth=1, dynamic_img_size=True)"),
-     ("timm:resnet10t", "timm:resnet10t")],
+     ("timm:resnet10t", "timm:resnet10t"),
+     ("hf:vit(hidden_size=16, num_attention_heads=2, num_hidden_layers=1, intermediate_size=16)",
+      "hf:vit(hidden_size=16, num_attention_heads=2, num_hidden_layers=1, intermediate_size=16, interpolate_pos_encoding=True)")],
     ids=str,
 )  # fmt: skip
 def test_other_libraries_models_are_built_for_several_sizes(model, built):

@@ -43,7 +43,9 @@ TABLE = {  # the prefix of names, as in timm:vit_small_patch16_224 -> its librar
     "timm": Library(
         "timm", "cpvt.adapters.timm_models", "TimmAdapter", ("dynamic_img_size=True", "strict_img_size=False")
     ),
-    "hf": Library("transformers", "cpvt.adapters.hugging_face", "HuggingFaceAdapter"),
+    "hf": Library(
+        "transformers", "cpvt.adapters.hugging_face", "HuggingFaceAdapter", ("interpolate_pos_encoding=True",)
+    ),
     "torchvision": Library("torchvision", "cpvt.adapters.torchvision_models", "TorchvisionAdapter"),
 }
 

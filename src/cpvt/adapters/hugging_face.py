@@ -107,7 +107,11 @@ def open_model(
     with quick_hub(not local) as reachable:
         try:
             model, loaded = transformers.AutoModelForImageClassification.from_pretrained(
-                model_name, use_safetensors=True, output_loading_info=True, **_float32(transformers), **options
+                model_name,
+                use_safetensors=True,
+                output_loading_info=True,
+                **_float32(transformers),
+                **_of_config(options),
             )
         except (OSError, ValueError, TypeError, RuntimeError) as error:
             if not reachable and isinstance(error, OSError):
@@ -119,7 +123,7 @@ def open_model(
     if loaded["missing_keys"]:
         missing = ", ".join(sorted(loaded["missing_keys"])[:5])
         raise ValueError(f"'{model_name}' was not saved as a classifier: it has no weights for {missing}")
-    return model, facts
+    return _prepared(model, options), facts
 
 
 def _facts_of_processor(transformers: Any, model_name: str, channels: int) -> dict[str, Any]:
@@ -159,7 +163,7 @@ def _from_config(model_name: str, options: dict[str, Any]) -> nn.Module:
     with quick_hub(named and not local) as reachable:
         try:
             automatic = transformers.AutoConfig
-            config = (automatic.from_pretrained if named else automatic.for_model)(model_name, **options)
+            config = (automatic.from_pretrained if named else automatic.for_model)(model_name, **_of_config(options))
             model: nn.Module = transformers.AutoModelForImageClassification.from_config(
                 config, **_float32(transformers)
             )
@@ -169,4 +173,22 @@ def _from_config(model_name: str, options: dict[str, Any]) -> nn.Module:
             raise ValueError(
                 f"transformers could not make '{model_name}' with {options}: {error_line(error)[:300]}"
             ) from error
+    return _prepared(model, options)
+
+
+def _of_config(options: dict[str, Any]) -> dict[str, Any]:
+    """The options that are of a model's configuration: all but that of its calls."""
+    return {name: value for name, value in options.items() if name != INTERPOLATE}
+
+
+def _prepared(model: nn.Module, options: dict[str, Any]) -> nn.Module:
+    """The model; with interpolate_pos_encoding=True, every call fits its positions to the image, in training too."""
+    if options.get(INTERPOLATE):
+        if INTERPOLATE not in inspect.signature(model.forward).parameters:
+            raise ValueError(f"{type(model).__name__} of transformers has no option {INTERPOLATE}")
+        model.register_forward_pre_hook(_interpolate, with_kwargs=True)
     return model
+
+
+def _interpolate(model: nn.Module, images: tuple[Any, ...], options: dict[str, Any]) -> tuple[Any, Any]:
+    return images, {INTERPOLATE: True, **options}

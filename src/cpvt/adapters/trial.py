@@ -72,7 +72,7 @@ def name_for_sizes(name: str, num_classes: int, in_chans: int, train_size: Size,
     raise ValueError(
         f"'{name}' cannot be trained at the sizes {', '.join(map(size_label, sizes))} "
         f"({error_line(errors[0]).rstrip('.')}): train it at one size, without --train-sizes, or take a model that "
-        "takes several, as cpvt's own, timm's plain ViTs and convolutional networks do"
+        "takes several, as cpvt's own, most plain ViTs of timm and Hugging Face and convolutional networks do"
     ) from errors[0]
 
 

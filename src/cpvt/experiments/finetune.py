@@ -11,7 +11,16 @@ import torch
 
 from cpvt.adapters import ModelAdapter, adapter_of, is_external, prefixes
 from cpvt.adapters.retrofit import describe_retrofit, retrofit
-from cpvt.config import ExternalConfig, ProgressCallback, RetrofitConfig, TrainConfig, ignore_progress, refuse_other
+from cpvt.config import (
+    ExternalConfig,
+    ProgressCallback,
+    RetrofitConfig,
+    Size,
+    TrainConfig,
+    ignore_progress,
+    parse_size,
+    refuse_other,
+)
 from cpvt.data import open_data
 from cpvt.evaluation.sweep import default_sizes, sweep
 from cpvt.results.checkpoints import load, pick_device, read_record
@@ -58,24 +67,31 @@ def retrofit_and_test(
     )  # fmt: skip
     sizes = config.sizes or default_sizes(before)
 
-    def test(adapter: ModelAdapter, label: str) -> None:
+    def test(adapter: ModelAdapter, label: str, train_sizes: tuple[Size, ...]) -> None:
         rule = SCALE if adapter.takes_scale else ""  # rows of earlier versions, which told nothing, are not these tests
         for protocol, size in itertools.product(config.protocols, sizes):
             if (label, protocol, size, rule) in done:
                 continue
             bad = {name: getattr(config.dataset, name) for name in ("on_bad_image", "max_image_pixels")}
             for row in sweep(adapter, data, [size], protocols=(protocol,), scale=SCALE, on_progress=on_progress, **bad):
-                row = replace(row, model=name, encoding=label, seed=config.seed)
+                row = replace(row, model=name, encoding=label, seed=config.seed, train_sizes=train_sizes)
                 append_rows(folder / ROWS, [row])
                 on_row(row)
 
     write_json(folder / RETROFIT, {"config": asdict(config), "provenance": provenance()})
-    test(before, BEFORE)
+    test(before, BEFORE, _sizes_of(config.model))
     if config.control and wanted.train_only == "all":  # otherwise the model as it came is the control
         control = replace(untouched, out=str(folder / CONTROL_RUN))
-        test(load(train(control, on_progress, data, setup), config.device).adapter, CONTROL)
-    test(load(train(training, on_progress, data, setup), config.device).adapter, describe_retrofit(asdict(wanted)))
+        test(load(train(control, on_progress, data, setup), config.device).adapter, CONTROL, config.train_sizes)
+    fine_tuned = load(train(training, on_progress, data, setup), config.device).adapter
+    test(fine_tuned, describe_retrofit(asdict(wanted)), config.train_sizes)
     return folder
+
+
+def _sizes_of(model: str) -> tuple[Size, ...]:
+    """The further sizes at which a run was trained; none are known of a model of another library."""
+    sizes = () if is_external(model) else read_record(model)["training"].get("train_sizes", ())
+    return tuple(map(parse_size, sizes))
 
 
 def _training(config: RetrofitConfig) -> TrainConfig:

@@ -1,7 +1,8 @@
 #!/bin/sh
 # Every row of docs/imagenette.md, again: sh docs/results/imagenette/run.sh RUNS, from the folder that holds
-# imagenette/{train,test}/CLASS/*.jpg (photographs of 224 pixels). A model takes six minutes to train on one free core and four to
-# test; 55 models, those of several sizes two to four times as long. Goes on where it stopped; seeds are outermost. PARTS="resize recipes crops" chooses parts.
+# imagenette/{train,test}/CLASS/*.jpg (photographs of 224 pixels). A model takes eight minutes to train on one free core and three to
+# test; 56 models, those of several sizes twice as long. Goes on where it stopped; seeds are outermost. PARTS="resize recipes crops"
+# chooses parts.
 set -e
 runs=$1 here=$(cd "$(dirname "$0")" && pwd)
 export OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
@@ -24,11 +25,19 @@ for part in ${PARTS:-resize recipes crops}; do
         compare rows --encodings $three $one --seeds 0 --protocols resize --resize-sizes 48 64 96 128 192 224
         ;;
     recipes)
-        sizes="--train-sizes 64 96 128" tests="--protocols resize --resize-sizes 48 64 96 128 192 224"
+        sizes="--train-sizes 64 96 128" tests="--protocols resize --sizes 48 64 96 128 192 224"
         compare recipes/turn --encodings rope+peg --seeds ${SEEDS:-0 1 2} $sizes $tests
         compare recipes/turn --encodings rope+peg sincos+peg learned rope --seeds 0 $sizes $tests
-        compare recipes/all --encodings rope+peg --seeds 0 $sizes --sizes-per-step all --consistency 1 $tests
+        compare recipes/all --encodings rope+peg --seeds 0 --epochs 5 $sizes --sizes-per-step all --consistency 1 $tests
         compare recipes/longer --encodings rope+peg --seeds 0 --epochs 38 $tests
+        for seed in ${SEEDS:-0 1 2}; do
+            own="--encoding rope+peg --pool gap --data imagenette --img-size 64 --batch-size 64 --device cpu --seed $seed"
+            first=$runs/recipes/first-$seed then=$runs/recipes/then-$seed
+            python -m cpvt train --model "$model" $own --epochs 20 --lr 2e-3 --out "$first"
+            python -m cpvt train --model "$model" $own --epochs 10 --lr 1e-3 $sizes --initial-checkpoint "$first" --out "$then"
+            python -m cpvt sweep "$then" $tests
+        done
+        cat "$runs"/recipes/then-*/rows.jsonl > "$here/recipes/then.jsonl"
         ;;
     crops)
         compare crops --encodings learned rope lookhere peg peg5 rope+peg sincos+peg --seeds ${SEEDS:-0} --augment crop \

@@ -25,7 +25,8 @@ BETWEEN = (96, 128, 192, 224)
 SINGLE = "at 64"
 RECIPES = {  # file in recipes/ -> words
     "turn": "at 64, 96, 128 in turn",
-    "all": "at 64, 96, 128 in each step",
+    "all": "at 64, 96, 128 in each step, 5 epochs",
+    "then": "at 64, then 10 epochs at 64, 96, 128",
     "longer": "at 64, 38 epochs",
 }
 
@@ -167,7 +168,7 @@ def recipes(rows: Sequence[Row], others: Mapping[str, Sequence[Row]]) -> str:
 
 def _called(row: Row, words: str) -> Row:
     """A row whose encoding's name says how it was trained."""
-    return replace(row, encoding=f"{row.encoding}, {words}", train_sizes=())
+    return replace(row, encoding=f"{row.encoding}, {words}", train_sizes=(), initial_weights="")
 
 
 def recipe_rows() -> dict[str, list[Row]]:

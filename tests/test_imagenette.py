@@ -67,6 +67,15 @@ def test_what_a_peg_adds_is_the_sum_minus_the_encoding_and_the_mean_over_encodin
     }
 
 
+def test_the_mean_of_what_a_peg_adds_is_over_encodings_with_the_same_seeds(rows):
+    counts = {"rope": (200,) * 5, "rope+peg": (240,) * 5}
+    several = [*rows(counts, seeds=(0, 1)), *rows({"alibi": (100,) * 5, "alibi+peg": (200,) * 5})]
+    lines = [line.strip("| ").split(" | ") for line in TABLES["adds"](several, "resize").splitlines()[2:]]
+    assert {name: cells[0].split()[0] for name, *cells in lines} == {
+        "`alibi+peg` − `alibi`": "+25.0", "`rope+peg` − `rope`": "+10.0", "mean of the 1 with most seeds": "+10.0",
+    }  # fmt: skip
+
+
 def test_each_way_to_train_is_compared_with_the_training_at_one_size_of_the_same_encoding_and_seeds(rows):
     single = rows({"rope": (300,) * 5, "rope+peg": (200, 200, 200, 100, 100), "peg": (400,) * 5}, seeds=(0, 1))
     turn = rows({"rope+peg": (160, 200, 200, 180, 140), "rope": (300, 300, 300, 320, 300)})

@@ -96,7 +96,7 @@ def verdict(rows: Sequence[Row], protocol: str, better: str = HOLDING) -> str:
 
 def adds(rows: Sequence[Row], protocol: str, sizes: Sequence[Size] = BETWEEN) -> str:
     """What a PEG adds to each encoding that was trained with it and without, and in the mean over these encodings."""
-    contrast, pairs = _pairs(rows, protocol)
+    contrast, pairs, seeded = _pairs(rows, protocol)
     if not pairs:
         return NOT_MEASURED
     columns = (TRAINED, *sizes)
@@ -104,7 +104,8 @@ def adds(rows: Sequence[Row], protocol: str, sizes: Sequence[Size] = BETWEEN) ->
         f"`{with_peg}` − `{name}`": [_text(difference(contrast, with_peg, name, size)) for size in columns]
         for with_peg, name in pairs
     }
-    lines[f"mean of the {len(pairs)}"] = [_text(mean_gain(contrast, pairs, size)) for size in columns]
+    words = f"mean of the {len(seeded)}" + (" with most seeds" if len(seeded) < len(pairs) else "")
+    lines[words] = [_text(mean_gain(contrast, seeded, size)) for size in columns]
     return lay_out(f"{protocol}, points", [size_label(size) for size in columns], lines)
 
 
@@ -114,11 +115,14 @@ def mean_gain(contrast: Contrasts, pairs: Sequence[tuple[str, str]], size: Size)
     return contrast({(f"{name} · gap", size): sign / len(pairs) for name, sign in signed})
 
 
-def _pairs(rows: Sequence[Row], protocol: str) -> tuple[Contrasts, list[tuple[str, str]]]:
+def _pairs(rows: Sequence[Row], protocol: str) -> tuple[Contrasts, list[tuple[str, str]], list[tuple[str, str]]]:
+    """Encodings with a PEG and without; all, and those with the most seeds, of which alone a mean is fair."""
     told = _told(rows, protocol)
-    names = {row.encoding for row in told}
-    pairs = [(f"{name}+peg", name) for name in TABLE if {name, f"{name}+peg"} <= names]
-    return Contrasts(told, protocol), pairs
+    seeds = {name: {row.seed for row in told if row.encoding == name} for name in {row.encoding for row in told}}
+    shared = {(f"{name}+peg", name): seeds.get(name, set()) & seeds.get(f"{name}+peg", set()) for name in TABLE}
+    pairs = [pair for pair, common in shared.items() if common]
+    most = max((len(common) for common in shared.values()), default=0)
+    return Contrasts(told, protocol), pairs, [pair for pair in pairs if len(shared[pair]) == most]
 
 
 def difference(contrast: Contrasts, better: str, other: str, size: Size) -> Contrast | None:
@@ -182,7 +186,7 @@ def brief(rows: Sequence[Row]) -> str:
     cells = {(cell.encoding, cell.size, cell.scale_rule): cell for cell in summarise(rows)}
     shares = [share(cells.get((HOLDING, size, "protocol"))) for size in BETWEEN]
     untold = [share(cells.get(("peg", size, "paper"))) for size in BETWEEN]
-    sizes, (contrast, pairs) = ", ".join(map(str, BETWEEN)), _pairs(rows, "resize")
+    sizes, (contrast, _, pairs) = ", ".join(map(str, BETWEEN)), _pairs(rows, "resize")
     gains = [mean_gain(contrast, pairs, size) for size in BETWEEN]
     return wrap(
         f"At {sizes} pixels `{HOLDING}` keeps {', '.join(shares)} % of its accuracy at {TRAINED}, `peg` as published "

@@ -12,10 +12,10 @@ from cpvt.reporting.summary import (
     as_markdown,
     confidence_interval,
     majority_shares,
-    majority_warnings,
     pixels,
     summarise,
     tabulate,
+    warnings_of,
     wilson_interval,
 )
 
@@ -163,7 +163,7 @@ def test_nothing_is_claimed_of_a_model_that_is_not_above_the_largest_class(make_
     assert cell_of(rows, "peg").retained == pytest.approx(100 * 65 / 96)  # at 48 it may fall as low as it likes
     assert cell_of(rows, "peg", 32).difference == pytest.approx(6)
     assert tabulate(summarise(rows), "canvas").best == {32: 96, 48: 65}
-    (warning,) = majority_warnings(summarise(rows))
+    (warning,) = warnings_of(rows)
     assert warning.startswith("rope (canvas; seed 0): at the training size its accuracy is not above that of always")
 
 
@@ -233,3 +233,22 @@ def test_labels():
 
 def test_a_size_is_drawn_at_the_square_of_its_area():
     assert (pixels(48), pixels((16, 64))) == (48, 32)
+
+
+def test_two_tests_of_one_place_with_different_answers_are_warned_of(make_row):
+    once = [make_row(encoding="peg", size=size, correct=80, hits="a") for size in (32, 48)]
+    assert warnings_of([*once, *once]) == []
+    again = [make_row(encoding="peg", size=48, correct=80, hits="b"), make_row(encoding="peg", size=48, seed=1)]
+    (warning,) = warnings_of([*once, *again])
+    assert warning.startswith("peg (canvas at 48; seed 0): tests with different answers")
+    assert warnings_of([*once, *again], "resize") == []
+
+
+def test_models_of_other_libraries_trained_at_different_sizes_are_told_apart(make_row):
+    rows = [
+        make_row(model="timm:vit", encoding="control", pool="", correct=correct, train_size=32, train_sizes=sizes)
+        for correct, sizes in ((80, ()), (60, (32, 48)))
+    ]
+    assert {cell.encoding: cell.mean for cell in summarise(rows)} == {
+        "control (trained at 32)": 80, "control (trained at 32, 48)": 60,
+    }  # fmt: skip

@@ -14,8 +14,10 @@ from huggingface_hub import constants
 from safetensors.torch import save
 
 import cpvt
+from cpvt.adapters import TABLE as LIBRARIES
 from cpvt.config import ExternalConfig, ModelConfig
 from cpvt.models import VisionTransformer
+from cpvt.models.hub import HARMLESS
 from cpvt.results.checkpoints import build_model
 from cpvt.results.hub import without_paths
 from cpvt.runtime.files import append_rows
@@ -327,6 +329,8 @@ def test_code_that_a_record_of_the_hub_names_is_not_run(hub, logged_in, tiny_run
     record = json.dumps({**run.record, "model": known}).encode()
     hub.repos["me/known"] = [{"checkpoint.json": record, "model.safetensors": weights}]
     assert cpvt.load("hf-hub:me/known", "cpu").config.name == known["name"], "shapes are no code"
+    added = {option.partition("=")[0] for library in LIBRARIES.values() for option in library.several_sizes}
+    assert {"dynamic_img_size"} < added <= HARMLESS, "options that training at several sizes adds"
     config = {"architecture": "cpvt_micro", "pretrained_cfg": {}, "model_args": {"encoding": "own:Table"}}
     hub.repos["me/timm"] = [{"config.json": json.dumps(config).encode()}]
     with pytest.raises(ValueError, match="'hf-hub:me/timm' has the encoding 'own:Table', which may run code"):

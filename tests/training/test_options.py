@@ -132,6 +132,7 @@ def test_train_sizes_are_used_and_too_small_ones_rejected(config, tmp_path):
     ("model", "message"),
     [("timm:cait_xxs24_224(depth=1, embed_dim=16, num_heads=2)", "cannot be trained at the sizes 32, 48"),
      ("timm:vit_tiny_patch16_224(depth=1, dynamic_img_size=False)", "cannot be trained at the sizes"),
+     ("timm:vit_base_patch32_224(depth=1)", "Input height .48. should be divisible by patch size .32."),
      ("torchvision:vit_b_16", "Expected 32 but got 48"),
      ("hf:vit(hidden_size=16, num_attention_heads=2, num_hidden_layers=1, interpolate_pos_encoding=False)",
       "train it at one size, without"),
@@ -147,6 +148,7 @@ def test_models_of_one_size_are_refused_several(config, tmp_path, model, message
 @pytest.mark.parametrize(
     ("model", "built"),
     [("timm:vit_tiny_patch16_224(depth=1)", "timm:vit_tiny_patch16_224(depth=1, dynamic_img_size=True)"),
+     ("timm:vit_tiny_patch16_224()", "timm:vit_tiny_patch16_224(dynamic_img_size=True)"),
      ("timm:resnet10t", "timm:resnet10t"),
      ("hf:vit(num_hidden_layers=1)", "hf:vit(num_hidden_layers=1, interpolate_pos_encoding=True)")],
     ids=str,

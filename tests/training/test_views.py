@@ -8,7 +8,8 @@ import torch.nn.functional as F
 
 import cpvt
 from cpvt.config import DataConfig, OptimConfig, RetrofitConfig, TrainConfig
-from cpvt.training import train
+from cpvt.data import open_data
+from cpvt.training import check, train
 from cpvt.training.loss import Criterion
 from cpvt.training.trainer import resized
 from tests.training.runs import history, weights
@@ -49,6 +50,14 @@ def test_a_step_shows_the_same_images_at_every_size(config):
     largest, middle, smallest = passes[:3]
     torch.testing.assert_close(middle, F.interpolate(largest, (12, 12), mode="bicubic", antialias=True))
     torch.testing.assert_close(smallest, F.interpolate(largest, (8, 8), mode="bicubic", antialias=True))
+
+
+@pytest.mark.parametrize(("augment", "one"), [("crop", "pixels"), ("none", "pixels"), ("resized-crop", "fit")])
+def test_a_model_is_told_that_objects_shrink_with_the_views(config, tiny_folder, augment, one):
+    data = open_data(str(tiny_folder))
+    for sizes_per_step, told in {"all": "fit", "one": one}.items():
+        recipe = replace(config.optim, augment=augment, sizes_per_step=sizes_per_step, consistency=0.0)
+        assert check(replace(config, optim=recipe), data).model.scale == told
 
 
 def test_mixed_images_are_mixed_alike_at_every_size(config):

@@ -56,29 +56,43 @@ def name_for_sizes(name: str, num_classes: int, in_chans: int, train_size: Size,
     tried with random weights, one blank image at each size. Raises ValueError where the model takes one size only.
     """
     height, width = sides(train_size)
-    side, errors = height if height == width else None, list[Exception]()
+    side, refusals = height if height == width else None, list[Exception]()
+    options = [option for option in TABLE[name.partition(":")[0]].several_sizes if option.partition("=")[0] not in name]
     with torch.random.fork_rng(devices=[]):
-        build(name, num_classes, side, in_chans)  # raises for an unknown name or option
-    free = [option for option in TABLE[name.partition(":")[0]].several_sizes if option.partition("=")[0] not in name]
-    for each in (name, *(_with_option(name, option) for option in free)):
-        try:
-            with torch.no_grad(), torch.random.fork_rng(devices=[]):
-                model = build(each, num_classes, side, in_chans).eval()
-                for size in sizes:
-                    model(torch.zeros(1, in_chans, *sides(size)))
-            return each
-        except Exception as error:  # the model's own, of any kind
-            errors.append(error)
+        for each in (name, *(_with_option(name, option) for option in options)):
+            try:
+                model = build(each, num_classes, side, in_chans)
+            except Exception:  # in the library's words: an unknown name, or no such option
+                if each == name:
+                    raise
+                continue
+            refusal = _refusal(model, in_chans, sizes)
+            if refusal is None:
+                return each
+            refusals.append(refusal)
+    told = error_line((refusals[1:2] or refusals)[0]).rstrip(".")  # with an option, if it has one, else as it is
     raise ValueError(
-        f"'{name}' cannot be trained at the sizes {', '.join(map(size_label, sizes))} "
-        f"({error_line(errors[0]).rstrip('.')}): train it at one size, without --train-sizes, or take a model that "
-        "takes several, as cpvt's own, most plain ViTs of timm and Hugging Face and convolutional networks do"
-    ) from errors[0]
+        f"'{name}' cannot be trained at the sizes {', '.join(map(size_label, sizes))} ({told}): train it at one size, "
+        "without --train-sizes, or take a model that takes several, as cpvt's own, most plain ViTs of timm and Hugging "
+        "Face and convolutional networks do"
+    )
+
+
+def _refusal(model: nn.Module, in_chans: int, sizes: Sequence[Size]) -> Exception | None:
+    """The error, of any kind, with which a model refuses the first size that it does not take."""
+    try:
+        with kept_modes(model), torch.no_grad():
+            for size in sizes:
+                model(torch.zeros(1, in_chans, *sides(size)))
+    except Exception as error:
+        return error
+    return None
 
 
 def _with_option(name: str, option: str) -> str:
     """timm:vit_tiny(depth=4) -> timm:vit_tiny(depth=4, dynamic_img_size=True)."""
-    return f"{name[:-1]}, {option})" if name.endswith(")") else f"{name}({option})"
+    stem = name.removesuffix("()")
+    return f"{stem[:-1]}, {option})" if stem.endswith(")") else f"{stem}({option})"
 
 
 @contextmanager

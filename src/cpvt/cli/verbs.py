@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 def train(config: TrainConfig) -> dict[str, Any]:
     from cpvt.data import open_data
     from cpvt.evaluation.sweep import sweep
-    from cpvt.reporting.summary import majority_warnings, summarise
+    from cpvt.reporting.summary import warnings_of
     from cpvt.results.checkpoints import load
     from cpvt.results.folders import HISTORY, ROWS
     from cpvt.runtime import distributed
@@ -60,7 +60,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
         bad = f"; {skipped} images could not be used" if skipped else ""
         best = f"epoch {kept['epoch']} of {len(history)}, the best in validation, is kept: " if "kept" in kept else ""
         print(f"{folder}: {best}training accuracy {accuracy:.1%}{tested}{bad}")
-        for warning in majority_warnings(summarise(rows)):
+        for warning in warnings_of(rows):
             print(f"warning: {warning}")
     return {"run": str(folder), "train_accuracy": accuracy, "skipped": skipped, "test_accuracy": test_accuracy}
 

@@ -146,10 +146,11 @@ def _identity(model: Any) -> Identity:
     training, config, at = model.record["training"], model.config, tuple(model.record["at"])
     sizes = tuple(map(parse_size, training.get("train_sizes", ())))
     seed, start = training["seed"], training.get("initial_checkpoint") or ""
-    if not isinstance(config, ModelConfig):
-        encoding = describe_retrofit(config.retrofit) if config.retrofit else ""
-        return Identity(config.name, encoding, "", seed, at, sizes, start)
-    return Identity(training["model"], config.encoding, POOL_NAMES[config.global_pool], seed, at, sizes, start)
+    if isinstance(config, ModelConfig):
+        encoding, pool = config.encoding, POOL_NAMES[config.global_pool]
+    else:
+        encoding, pool = describe_retrofit(config.retrofit) if config.retrofit else "", ""
+    return Identity(training["model"], encoding, pool, seed, at, sizes, start)
 
 
 def _data_of(model: Any, adapter: ModelAdapter, data: str | DataSet | None, root: str | None) -> DataSet:

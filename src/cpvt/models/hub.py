@@ -20,7 +20,8 @@ from cpvt.runtime.hub import CARD, CONFIG, PREFIX, WEIGHTS, fetch, is_hub, push
 
 READING = ("mean", "std", "crop_pct", "interpolation", "crop_mode", "test_input_size", "label_names")  # timm's words
 HARMLESS = {  # options of other libraries' models that a record of the hub may have: none names code or a file
-    "pretrained", "img_size", "image_size", "strict_img_size", "dynamic_img_size", "dynamic_img_pad", "patch_size",
+    "pretrained", "img_size", "image_size", "strict_img_size", "dynamic_img_size", "dynamic_img_pad",
+    "interpolate_pos_encoding", "patch_size",
     "in_chans", "num_channels", "num_classes", "num_labels", "embed_dim", "hidden_size", "hidden_dim",
     "depth", "depths", "num_layers", "num_hidden_layers", "num_heads", "num_attention_heads", "mlp_ratio", "mlp_dim",
     "intermediate_size", "window_size", "qkv_bias", "init_values", "global_pool", "class_token", "no_embed_class",

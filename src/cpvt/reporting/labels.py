@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import attrgetter
 
 from cpvt.config import size_label
 from cpvt.data.protocols import options_read
@@ -101,10 +102,11 @@ def name_of(row: Row, rows: Sequence[Row]) -> str:
                  == (row.model, row.encoding, row.seed, row.protocol)]  # fmt: skip
         texts = {
             row.data: "data", f"crop ratio {row.crop_ratio:g}": "crop_ratio", row.interpolation: "interpolation",
-            row.weights: "weights", f"mean {_numbers(row.mean)}": "mean", f"trained at {row.train_size}": "train_size",
+            row.weights: "weights", f"mean {_numbers(row.mean)}": "mean",
+            _training_sizes(row): "train_size train_sizes",
             f"from {row.initial_weights}": "initial_weights", _decoding(row): "reduced_jpegs",
         }  # fmt: skip
-        others = [text for text, name in texts.items() if len({getattr(each, name) for each in alike}) > 1]
+        others = [text for text, names in texts.items() if len(set(map(attrgetter(*names.split()), alike))) > 1]
     alone = row.encoding and all(each.model == row.model for each in rows)
     name = f"{row.model} {row.encoding}".strip() if external and not alone else row.encoding
     return name + (f" ({', '.join(others)})" if others else "")

@@ -25,10 +25,10 @@ from cpvt.reporting.summary import (
     Cell,
     as_csv,
     majority_shares,
-    majority_warnings,
     pixels,
     summarise,
     tabulate,
+    warnings_of,
 )
 from cpvt.reporting.templates import as_data, inline, render
 from cpvt.results.folders import (
@@ -161,7 +161,7 @@ def _page(content: Content, accuracy_svg: bytes, attention_png: bytes | None) ->
         ours=all(row.pool for row in rows),
         labels=list(dict.fromkeys(head_label(cell.encoding, cell.pool) for cell in cells)),
         tellings=any(cell.telling for cell in cells),
-        warnings=majority_warnings(cells),
+        warnings=warnings_of(rows),
         unseen=any(row.size not in _train_sizes(rows) for row in rows),
         ranked=any(best == best for table in accuracies for best in table["best"].values()),
         one_seed=any(len(cell.seeds) == 1 and cell.accuracy_interval for cell in cells),

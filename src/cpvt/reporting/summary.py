@@ -92,8 +92,7 @@ def summarise(rows: Sequence[Row]) -> list[Cell]:
     """
     groups: Groups = {}
     for row in rows:
-        key = Key(row.protocol, row.size, name_of(row, rows), row.pool, row.scale_rule, row.precision)
-        groups.setdefault(key, {})[row.seed] = row
+        groups.setdefault(_key(row, rows), {})[row.seed] = row
     collapsed = collapsed_seeds(rows)
     tellings = {key: telling_of(next(iter(own.values())), rows) for key, own in groups.items()}
     names = list(dict.fromkeys((*TABLE, *(key.encoding for key in groups))))
@@ -101,6 +100,10 @@ def summarise(rows: Sequence[Row]) -> list[Cell]:
     keys = sorted(groups, key=lambda key: (key.protocol, names.index(key.encoding), key.pool, rules.index(key.rule),
                                            key.precision != "fp32", key.precision, pixels(key.size)))  # fmt: skip
     return [_cell(key, groups, tellings, collapsed) for key in keys]
+
+
+def _key(row: Row, rows: Sequence[Row]) -> Key:
+    return Key(row.protocol, row.size, name_of(row, rows), row.pool, row.scale_rule, row.precision)
 
 
 Collapsed = dict[tuple[str, str], tuple[int, ...]]  # (protocol, label) -> seeds
@@ -199,8 +202,34 @@ def _accuracy_interval(rows: Sequence[Row]) -> tuple[float, float] | None:
     return 100 * low, 100 * high
 
 
-def majority_warnings(cells: Sequence[Cell]) -> list[str]:
-    """A sentence for each model that does no better than always answering the largest class of the test."""
+def warnings_of(rows: Sequence[Row], protocol: str | None = None) -> list[str]:
+    """A sentence for each model that rows cannot speak for, under one protocol or any.
+
+    It does no better than always answering the largest class of the test, or two tests of it, such as of trainings that
+    differ in what rows do not say, gave different answers: the last is shown.
+    """
+    cells = [cell for cell in summarise(rows) if protocol in (None, cell.protocol)]
+    return [*_majority_warnings(cells), *_clash_warnings(rows, protocol)]
+
+
+def _clash_warnings(rows: Sequence[Row], protocol: str | None) -> list[str]:
+    answers: dict[tuple[Key, int], set[tuple[int, str | None]]] = {}
+    for row in rows:
+        if protocol in (None, row.protocol):
+            answers.setdefault((_key(row, rows), row.seed), set()).add((row.correct, row.hits))
+    clashes: dict[tuple[str, str, int], list[str]] = {}
+    for (key, seed), found in answers.items():
+        if len(found) > 1:
+            model = (head_label(key.encoding, key.pool), key.protocol, seed)
+            clashes.setdefault(model, []).append(size_label(key.size))
+    return [
+        f"{label} ({protocol} at {', '.join(dict.fromkeys(sizes))}; seed {seed}): tests with different answers share "
+        "this place, as of two trainings with other options, and the last is shown: report them apart"
+        for (label, protocol, seed), sizes in clashes.items()
+    ]
+
+
+def _majority_warnings(cells: Sequence[Cell]) -> list[str]:
     found: dict[tuple[str, tuple[int, ...]], dict[str, None]] = {}
     for cell in cells:
         if cell.collapsed:

@@ -10,7 +10,7 @@ from cpvt.data.protocols import describe
 from cpvt.reporting.labels import protocol_notes
 from cpvt.reporting.probe_index import BASELINE_LABELS, HEADLINES, ProbeIndex, headline
 from cpvt.reporting.scales import scale_note
-from cpvt.reporting.summary import Cell, majority_shares, majority_warnings, summarise, tabulate
+from cpvt.reporting.summary import Cell, majority_shares, summarise, tabulate, warnings_of
 from cpvt.results.probe_results import ProbeResult
 from cpvt.results.rows import Row
 
@@ -68,7 +68,7 @@ def print_tables(rows: Sequence[Row]) -> None:
         if any(cell.balanced is not None and abs(cell.balanced - cell.mean) >= BALANCED for cell in own):
             say("balanced accuracy, % (mean over classes)")
             console.print(*_fitting(console, own, protocol, _balanced))
-        for warning in majority_warnings(own):
+        for warning in warnings_of(rows, protocol):
             say(f"warning: {warning}")
         for label, note in protocol_notes([row for row in rows if row.protocol == protocol]).items():
             say(f"{label}: {note}")

@@ -116,8 +116,7 @@ class Checkpoint:
     def _rows(self) -> list[Row]:
         """The tests of this run in its folder, and not of other models that were tested into it."""
         rows, training = read_rows(self.folder / ROWS) if self.folder else [], self.record.get("training") or {}
-        name = self.config.name if isinstance(self.config, ExternalConfig) else training.get("model")
-        return [row for row in rows if (row.model, row.seed) == (name, training.get("seed"))]
+        return [row for row in rows if (row.model, row.seed) == (training.get("model"), training.get("seed"))]
 
 
 def as_adapter(

@@ -230,7 +230,8 @@ def _model_config(config: TrainConfig, data: DataSet) -> ModelConfig:
 def _default_scale(config: TrainConfig, data: DataSet) -> str | None:
     """What a model is told where nobody says: None for its own default.
 
-    Weights that were trained to be told nothing go on so. Crops at their own scale keep the pixels of objects.
+    Weights that were trained to be told nothing go on so. Crops at their own scale keep the pixels of objects, unless
+    a step shows them at several sizes, which are made from the largest.
     """
     if "scale" in split_options(config.model)[1]:
         return None
@@ -241,6 +242,8 @@ def _default_scale(config: TrainConfig, data: DataSet) -> str | None:
     start, augment = _starting_run(config), augment_of(config, data)
     if start is not None and read_record(start)["model"].get("scale") == "paper":
         return "paper"
+    if config.optim.sizes_per_step == "all":
+        return None
     return "pixels" if find_protocol(AUGMENTS.get(augment, augment)).scale_rule == "pixels" else None
 
 

@@ -116,6 +116,17 @@ def test_shares_are_percent_of_the_accuracy_at_the_training_size(both):
     assert several == "| A, Val: several | 60.0 | ~66.7? |"  # of 60 at 200, the largest training size
 
 
+def test_what_was_told_has_the_accuracy_of_its_own_seeds(make_row):
+    told = [make_row(encoding="peg", size=size, seed=seed, correct=correct, protocol="resize", train_size=64,
+                     scale_rule=rule)
+            for size, seed, correct, rule in ((64, 0, 80, "protocol"), (64, 1, 50, "protocol"), (64, 1, 50, "paper"),
+                                              (128, 0, 76, "protocol"), (128, 1, 40, "paper"))]  # fmt: skip
+    assert TABLES["share_table"](TABLES["ours"](told), (1, 2)).splitlines()[2:] == [
+        "| ours, told: `peg` | 65.0 | 95.0 |",
+        "| ours, as published: `peg` | 50.0 | 80.0 |",
+    ]
+
+
 def test_gains_are_points_above_the_learned_table_of_the_same_source(both):
     gains = [TABLES["gains"](curve, both) for curve in both]
     assert gains == [{}, {1: 0, 2: 7.5, 3: 2.5}, {1: 0, 2: -40}, {}, {1: 0, 2: 8, 3: 10}, {}, {}]

@@ -109,11 +109,13 @@ def of_one_size(rows: Sequence[Row]) -> list[Row]:
 def ours(rows: Sequence[Row]) -> list[Curve]:
     """A curve for each encoding, told the scale and as published, mean over seeds."""
     cells, curves = summarise(rows) if rows else [], dict[tuple[str, str], Curve]()
-    at_training = {(cell.encoding, cell.pool): cell.mean for cell in cells if cell.size == rows[0].train_size}
+    trained = [cell for cell in cells if cell.size == rows[0].train_size]
+    at_training = {(cell.encoding, cell.pool, cell.scale_rule): cell.mean for cell in trained}
     for cell in sorted(cells, key=lambda cell: cell.scale_rule != "protocol"):
         if cell.retained is not None:
             model, baseline = (f"`{head_label(name, cell.pool)}`" for name in (cell.encoding, BASELINE))
-            accuracy = at_training[cell.encoding, cell.pool]  # told or not: the scale is 1 there
+            told = ((cell.encoding, cell.pool, rule) for rule in (cell.scale_rule, *RULES))
+            accuracy = at_training[next(each for each in told if each in at_training)]  # told or not, the scale is 1
             empty = Curve(RULES[cell.scale_rule], model, accuracy, {1.0: 100.0}, baseline=baseline)
             curve = curves.setdefault((cell.scale_rule, model), empty)
             curve.shares[pixels(cell.size) / pixels(rows[0].train_size or 0)] = cell.retained

@@ -47,6 +47,13 @@ def test_the_verdict_names_every_encoding_that_is_not_clearly_below(rows):
     assert "at 128 above all 2 but `rope` (+0.2 [" in words
     assert "at 224 above all 2 but `rope` (-25.0 [" in words
     assert "peg5" not in words
+    one_seed = [*rows({"rope+peg": (200,) * 5, "rope": (100,) * 5}, seeds=(0, 1)), *rows({"none": (400,) * 5})]
+    assert TABLES["verdict"](one_seed, "resize").startswith("Of the encodings with 2 seeds, `rope+peg`,")
+    assert "at 96 above all 1; at 128 above all 1; at 192 above all 1; at 224 above all 1" in " ".join(
+        TABLES["verdict"](one_seed, "resize").split()
+    )
+    stars = [line.count("*") for line in TABLES["above"](one_seed, "resize").splitlines()[2:]]
+    assert stars == [5, 0], "the interval of one seed is marked"
 
 
 def test_an_encoding_with_peg_is_not_among_those_without(rows):

@@ -6,6 +6,7 @@ those of 'told'.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -180,8 +181,18 @@ def tables(all_rows: dict[str, list[Row]]) -> dict[str, str]:
 
 
 def as_published(rows_of: dict[str, list[Row]]) -> dict[str, list[Row]]:
-    """The rows of models that were told nothing; those of before there was a scale say nothing of it."""
-    return {name: [row for row in rows if row.scale_rule in ("", "paper")] for name, rows in rows_of.items()}
+    """The rows of models that were told nothing; those of before there was a scale say nothing of it, and give way."""
+    untold = {name: [row for row in rows if row.scale_rule in ("", "paper")] for name, rows in rows_of.items()}
+    return {name: list(_newest(rows).values()) for name, rows in untold.items()}
+
+
+def _newest(rows: Sequence[Row]) -> dict[tuple[object, ...], Row]:
+    """What was tested -> its row, the one that says what the model was told where there are two."""
+    old_first = sorted(rows, key=lambda row: row.scale_rule)
+    return {
+        (row.encoding, row.pool, row.seed, row.protocol, row.size): replace(row, scale_rule="paper")
+        for row in old_first
+    }
 
 
 def told(rows: Sequence[Row], protocol: str) -> str:

@@ -79,19 +79,24 @@ def above(rows: Sequence[Row], protocol: str, better: str = HOLDING, sizes: Sequ
 
 
 def verdict(rows: Sequence[Row], protocol: str, better: str = HOLDING) -> str:
-    """At which sizes an encoding is above every one without PEG by an interval that excludes zero, in words."""
+    """At which sizes an encoding is above every one without PEG by an interval that excludes zero, in words.
+
+    Of the encodings with the most seeds: the interval of a single seed is over images alone.
+    """
     contrast, others = _contrasts(rows, protocol)
-    texts = []
+    texts, most = [], 0
     for size in BETWEEN:
-        found = {other: difference(contrast, better, other, size) for other in others}
-        short = [f"`{other}` ({each})" for other, each in found.items() if each is not None and each.low <= 0]
-        count = sum(each is not None for each in found.values())
-        if count:
-            against = f"all {count} but {', '.join(short)}" if short else f"all {count}"
+        known = {other: each for other in others if (each := difference(contrast, better, other, size))}
+        most = max((each.seeds for each in known.values()), default=0)
+        found = {other: each for other, each in known.items() if each.seeds == most}
+        short = [f"`{other}` ({each})" for other, each in found.items() if each.low <= 0]
+        if found:
+            against = f"all {len(found)} but {', '.join(short)}" if short else f"all {len(found)}"
             texts.append(f"at {size} above {against}")
     if not texts:
         return NOT_MEASURED
-    return wrap(f"`{better}`, told the scale, is " + "; ".join(texts) + ".")
+    seeds = f"{most} seed{'s' if most > 1 else ''}"
+    return wrap(f"Of the encodings with {seeds}, `{better}`, told the scale, is " + "; ".join(texts) + ".")
 
 
 def adds(rows: Sequence[Row], protocol: str, sizes: Sequence[Size] = BETWEEN) -> str:
@@ -143,7 +148,8 @@ def _told(rows: Sequence[Row], protocol: str) -> list[Row]:
 
 
 def _text(found: Contrast | None) -> str:
-    return "–" if found is None else str(found)
+    """A difference; a star where it is of one seed and its interval over images alone."""
+    return "–" if found is None else f"{found}{' *' if found.seeds == 1 else ''}"
 
 
 def recipes(rows: Sequence[Row], others: Mapping[str, Sequence[Row]]) -> str:
@@ -203,13 +209,13 @@ def tables() -> dict[str, str]:
         "verdict": verdict(rows, "resize"),
         "resize": accuracy(rows, "resize"),
         "retained": retained(rows, "resize"),
-        "told": plain(before_after(rows, "resize", BETWEEN)),
+        "told": plain(before_after(rows, "resize", BETWEEN)) or NOT_MEASURED,
         "above": above(rows, "resize"),
         "adds": adds(rows, "resize"),
         "recipes": recipes(rows, trained),
         "recipes above": above(trained.get(RECIPES["turn"], []), "resize"),
         "crops": accuracy(crops, "canvas"),
-        "crops told": plain(before_after(crops, "canvas", (80, 96, 112))) if crops else NOT_MEASURED,
+        "crops told": plain(before_after(crops, "canvas", (80, 96, 112))) or NOT_MEASURED,
     }
 
 

@@ -21,7 +21,8 @@ def cells_of(rows: Sequence[Row], rule: str) -> list[Cell]:
 def before_after(rows: Sequence[Row], protocol: str, sizes: Sequence[Size]) -> str:
     """Accuracy as published -> told, a line per encoding that has both: mean and standard deviation over seeds.
 
-    Of both, over the seeds that were tested in both ways, so that a difference is none of trainings.
+    Of both, over the seeds that were tested in both ways, so that a difference is none of trainings; nothing where no
+    model was.
     """
     own = [row for row in rows if row.protocol == protocol]
     trainings = [{(row.encoding, row.pool, row.seed) for row in own if row.scale_rule == rule} for rule in RULES]
@@ -31,7 +32,7 @@ def before_after(rows: Sequence[Row], protocol: str, sizes: Sequence[Size]) -> s
     for label in dict.fromkeys(label for label, _ in told):
         pairs = [(untold.get((label, size)), told.get((label, size))) for size in sizes]
         lines[f"`{label}`"] = [f"{number(old)} → {number(new)}" for old, new in pairs]
-    return lay_out(protocol, [size_label(size) for size in sizes], lines)
+    return lay_out(protocol, [size_label(size) for size in sizes], lines) if lines else ""
 
 
 def number(cell: Cell | None) -> str:

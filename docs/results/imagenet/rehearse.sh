@@ -20,7 +20,10 @@ export PROCESSES=2 PRECISION=fp32 WORKERS=1 EPOCHS=3 BATCH=32 OUT=out TRAIN_OPTI
 interrupted() { # FILE: the command, which gets SIGTERM once there is such a file
     sh "$here/run.sh" shards runs &
     command=$!
-    until [ -e "$1" ]; do kill -0 $command && sleep 0.2; done
+    until [ -e "$1" ]; do
+        kill -0 $command || { echo "rehearse.sh: the command ended without $1"; exit 1; }
+        sleep 0.2
+    done
     echo "rehearse.sh: SIGTERM"
     kill -TERM $command
     status=0

@@ -28,23 +28,33 @@ launch() { # VERB OPTIONS: cpvt in several processes, each with a GPU
     child=
 }
 
+finished() { # FILE WORDS: whether this was done already; ends where the file says that it was done otherwise
+    [ -e "$1" ] || return 1
+    [ "$(cat "$1")" = "$2" ] || {
+        echo "run.sh: $(dirname "$1") was made by '$(cat "$1")' and is now asked for by '$2': delete it, or name other RUNS"
+        exit 1
+    }
+}
+
 set -- train "$here/recipe.py" --data "$data" --model "$MODEL" --img-size "$IMG_SIZE" --device "$DEVICE" \
     --precision "$PRECISION" --workers "$WORKERS" $TRAIN_OPTIONS
 python "$here/check.py" --runs "$runs" --processes "$PROCESSES" --seeds $SEEDS --encodings $ENCODINGS -- "$@"
 for seed in $SEEDS; do
     for encoding in $ENCODINGS; do
         run="$runs/$encoding-$seed"
-        if [ ! -e "$run/trained" ]; then
+        recipe="$MODEL, size $IMG_SIZE, $EPOCHS epochs, batch $BATCH, options $TRAIN_OPTIONS"
+        if ! finished "$run/trained" "$recipe"; then
             echo "run.sh: trains $encoding, seed $seed"
             launch "$@" --encoding "$encoding" --seed "$seed" --out "$run"
-            touch "$run/trained"
+            echo "$recipe" > "$run/trained"
         fi
         for rule in protocol paper; do
-            [ ! -d "$run/$rule" ] || continue
+            ! finished "$run/$rule/tested" "sizes $SIZES, options $TEST_OPTIONS" || continue
             echo "run.sh: tests $encoding, seed $seed, scale $rule"
             rm -rf "$run/$rule.part"
             launch sweep "$run" --sizes $SIZES --scale "$rule" --longest-side 4096 --on-bad-image skip --workers "$WORKERS" \
                 --device "$DEVICE" $TEST_OPTIONS --out "$run/$rule.part"
+            echo "sizes $SIZES, options $TEST_OPTIONS" > "$run/$rule.part/tested"
             mv "$run/$rule.part" "$run/$rule"
         done
     done

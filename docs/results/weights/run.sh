@@ -12,7 +12,8 @@ rm -f "$here/rows.jsonl" # tested anew
 python -m cpvt train "$recipes/cifar10_cpvt_mini.py" --scale paper --out "$runs/cifar10"
 python "$recipes/ship.py" "$runs/cifar10" 40
 for protocol in resize canvas; do
-    python -m cpvt sweep cpvt_mini_peg5_gap --data cifar10 --protocols $protocol --sizes ${SIZES:-16 24 32 40 48 64 96} --out "$here"
+    python -m cpvt sweep cpvt_mini_peg5_gap --data cifar10 --protocols $protocol --sizes ${SIZES:-16 24 32 40 48 64 96} \
+        --scale paper --out "$here"
 done
 
 name=cpvt_mini_patch8_64_peg5_gap

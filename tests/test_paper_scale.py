@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
@@ -43,14 +45,14 @@ if os.environ.get("SLOW") and "train" in given and "--processes" not in given:
 
 @pytest.fixture
 def script(tmp_path):
-    """Runs run.sh with a `python` that only records what it is given; returns the process and the records."""
+    """Runs run.sh with a `python` that only records what it is given; returns the records, or the last line said."""
     log = tmp_path / "log"
     python = tmp_path / "bin" / "python"
     python.parent.mkdir()
     python.write_text(RECORDER.format(python=sys.executable, log=str(log)))
     python.chmod(0o755)
 
-    def run(wait=True, **settings):
+    def run(wait=True, refuses=False, **settings):
         log.unlink(missing_ok=True)
         env = {**os.environ, "PATH": f"{python.parent}:{os.environ['PATH']}", "OUT": str(tmp_path / "out"), **settings}
         command = ["sh", str(HERE / "run.sh"), "/data/shards", "runs"]
@@ -59,8 +61,11 @@ def script(tmp_path):
         )
         if not wait:
             return process, Path(f"{log}.slow")
-        assert process.communicate()[0].splitlines()[-1].startswith("run.sh: ")
-        assert process.returncode == 0
+        said = process.communicate()[0].splitlines()[-1]
+        assert said.startswith("run.sh: ")
+        assert process.returncode == int(refuses)
+        if refuses:
+            return said
         return [json.loads(line) for line in log.read_text().splitlines()]
 
     return run
@@ -96,12 +101,11 @@ def test_every_command_of_the_script_is_understood(script):
 def test_the_script_does_nothing_twice_and_takes_settings_of_the_environment(script, tmp_path):
     small = {
         "ENCODINGS": "peg rope+peg", "SEEDS": "3", "SIZES": "48 64", "EPOCHS": "2", "BATCH": "64", "PROCESSES": "2",
-        "MODEL": "cpvt_micro_gap(patch_size=8)", "DEVICE": "cpu", "PRECISION": "fp32",
+        "MODEL": "cpvt_micro_gap(patch_size=8)", "DEVICE": "cpu", "PRECISION": "fp32", "TRAIN_OPTIONS": "--lr 1e-3",
     }  # fmt: skip
-    commands = script(**small, TRAIN_OPTIONS="--lr 1e-3")
+    commands = script(**small)
     assert len(commands) == 2 + 2 * 3
-    (tmp_path / "runs" / "peg-3" / "paper" / "rows.jsonl").unlink()
-    (tmp_path / "runs" / "peg-3" / "paper").rmdir()
+    shutil.rmtree(tmp_path / "runs" / "peg-3" / "paper")
     _, again, _ = script(**small)
     assert parse(of_cpvt(again)[1:]).scale == "paper"
     assert parse(of_cpvt(again)[1:]).model == "runs/peg-3"
@@ -109,6 +113,15 @@ def test_the_script_does_nothing_twice_and_takes_settings_of_the_environment(scr
     config = parse([*of_cpvt(commands[1])[1:]])
     assert (config.model, config.optim.lr, config.dataset.workers) == ("cpvt_micro_gap(patch_size=8)", 1e-3, 8)
     assert "--nproc_per_node 2" in " ".join(commands[1])
+
+
+def test_the_script_refuses_to_pass_off_what_other_options_made(script):
+    small = {"ENCODINGS": "peg", "SEEDS": "0", "SIZES": "48", "EPOCHS": "1"}
+    script(**small)
+    said = script(refuses=True, **{**small, "EPOCHS": "300"})
+    assert re.search("runs/peg-0 was made by '.*, 1 epochs, .* is now asked for by '.*, 300 epochs, ", said)
+    assert "runs/peg-0/protocol was made by 'sizes 48, " in script(refuses=True, **{**small, "SIZES": "48 64"})
+    assert len(script(**small, PROCESSES="2", PRECISION="fp32")) == 2, "how the work is done may change"
 
 
 def test_the_script_passes_sigterm_on_and_says_that_it_resumes(script):

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from cpvt.reporting.figures import GREY, add_legend, as_bytes, colours, mark_sizes
 from cpvt.reporting.summary import Cell, pixels, summarise
-from cpvt.results.rows import read_rows
+from cpvt.reporting.tellings import cells_of, tested_both_ways
+from cpvt.results.rows import Row, read_rows
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -21,14 +22,17 @@ TOLD: dict[str, Any] = {"ls": "-", "lw": 2.0, "marker": "o", "ms": 4}
 PLAIN: dict[str, Any] = {"ls": "--", "lw": 1.6, "marker": "s", "ms": 3}
 
 
-def draw(cells: Sequence[Cell]) -> "Figure":
-    """Accuracy and retained share by test size: with PEG solid, without dashed, PEG as published dotted."""
+def draw(rows: Sequence[Row]) -> "Figure":
+    """Accuracy and retained share by test size: with PEG solid, without dashed, PEG as published dotted.
+
+    The dotted line is of the seeds that were tested both ways.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 4.6), layout="constrained")
     palette = colours(NAMED)
-    told = [cell for cell in cells if cell.scale_rule == "protocol"]
-    untold = [cell for cell in cells if cell.scale_rule == "paper" or cell.size == TRAINED]  # the same there
+    told, both = cells_of(rows, "protocol"), summarise(tested_both_ways(rows, "resize"))
+    untold = [cell for cell in both if cell.scale_rule == "paper" or cell.size == TRAINED]  # the same there
     names = sorted({cell.encoding for cell in told}, key=lambda name: (name in NAMED, name))
     for panel, (value, title) in zip(figure.subplots(1, 2), PANELS.items()):
         entries: dict[str, Any] = {}
@@ -61,4 +65,4 @@ def points(cells: Sequence[Cell], encoding: str, value: str) -> tuple[list[float
 
 
 if __name__ == "__main__":
-    (HERE / "accuracy.svg").write_bytes(as_bytes(draw(summarise(read_rows(HERE / "rows.jsonl"))), "svg"))
+    (HERE / "accuracy.svg").write_bytes(as_bytes(draw(read_rows(HERE / "rows.jsonl")), "svg"))

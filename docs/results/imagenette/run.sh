@@ -1,7 +1,7 @@
 #!/bin/sh
 # Every row of docs/imagenette.md, again: sh docs/results/imagenette/run.sh RUNS, from the folder that holds
 # imagenette/{train,test}/CLASS/*.jpg (photographs of 224 pixels). A model takes eight minutes to train on one free core and three to
-# test; 56 models, those of several sizes twice as long. Goes on where it stopped; seeds are outermost. PARTS="resize recipes crops"
+# test; 68 models, those of several sizes twice as long. Goes on where it stopped; seeds are outermost. PARTS="resize recipes crops"
 # chooses parts.
 set -e
 runs=$1 here=$(cd "$(dirname "$0")" && pwd)
@@ -32,8 +32,8 @@ for part in ${PARTS:-resize recipes crops}; do
         compare recipes/longer --encodings rope+peg --seeds 0 --epochs 38 $tests
         for seed in ${SEEDS:-0 1 2}; do
             own="--encoding rope+peg --pool gap --data imagenette --img-size 64 --batch-size 64 --device cpu --seed $seed"
-            first=$runs/recipes/first-$seed then=$runs/recipes/then-$seed
-            python -m cpvt train --model "$model" $own --epochs 20 --lr 2e-3 --out "$first"
+            first="$runs/rows/runs/rope+peg-gap-seed$seed" then="$runs/recipes/then-$seed" # the first is of the part before
+            [ -e "$first" ] || python -m cpvt train --model "$model" $own --epochs 20 --lr 2e-3 --out "$first"
             python -m cpvt train --model "$model" $own --epochs 10 --lr 1e-3 $sizes --initial-checkpoint "$first" --out "$then"
             python -m cpvt sweep "$then" $tests
         done

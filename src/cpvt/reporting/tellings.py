@@ -18,15 +18,20 @@ def cells_of(rows: Sequence[Row], rule: str) -> list[Cell]:
     return summarise(own) if own else []
 
 
+def tested_both_ways(rows: Sequence[Row], protocol: str) -> list[Row]:
+    """The rows of trainings that were tested as published and told."""
+    own = [row for row in rows if row.protocol == protocol]
+    trainings = [{(row.encoding, row.pool, row.seed) for row in own if row.scale_rule == rule} for rule in RULES]
+    return [row for row in own if all((row.encoding, row.pool, row.seed) in each for each in trainings)]
+
+
 def before_after(rows: Sequence[Row], protocol: str, sizes: Sequence[Size]) -> str:
     """Accuracy as published -> told, a line per encoding that has both: mean and standard deviation over seeds.
 
     Of both, over the seeds that were tested in both ways, so that a difference is none of trainings; nothing where no
     model was.
     """
-    own = [row for row in rows if row.protocol == protocol]
-    trainings = [{(row.encoding, row.pool, row.seed) for row in own if row.scale_rule == rule} for rule in RULES]
-    both = [row for row in own if all((row.encoding, row.pool, row.seed) in each for each in trainings)]
+    both = tested_both_ways(rows, protocol)
     told, untold = ({(cell.label, cell.size): cell for cell in cells_of(both, rule)} for rule in RULES)
     lines = {}
     for label in dict.fromkeys(label for label, _ in told):

@@ -1,15 +1,15 @@
 #!/bin/sh
 # Every row of docs/imagenette.md, again: sh docs/results/imagenette/run.sh RUNS, from the folder that holds
 # imagenette/{train,test}/CLASS/*.jpg (photographs of 224 pixels). A model takes eight minutes to train on one free core and three to
-# test; 68 models, those of several sizes twice as long. Goes on where it stopped; seeds are outermost. PARTS="resize recipes crops"
+# test; 70 models, those of several sizes twice as long. Goes on where it stopped; seeds are outermost. PARTS="resize recipes crops"
 # chooses parts.
 set -e
 runs=$1 here=$(cd "$(dirname "$0")" && pwd)
 export OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 model="cpvt_micro(patch_size=8)"
 alike="--data imagenette --img-size 64 --pool gap --epochs 20 --lr 2e-3 --batch-size 64 --parallel 1 --device cpu"
-three="learned sincos rope rope_mixed alibi lookhere peg peg5 rope+peg sincos+peg learned+peg"
-one="none lepe lepe+rope alibi+peg lookhere(view=45) rope_mixed+peg rope_dino fire cpb relative factorized fourier glpe irpe"
+three="learned sincos rope rope_mixed alibi lookhere peg peg5 rope+peg sincos+peg learned+peg rope_mixed+peg alibi+peg"
+one="none lepe lepe+rope lookhere(view=45) rope_dino fire cpb relative factorized fourier glpe irpe"
 
 compare() { # FOLDER OPTIONS...: trains and tests, and keeps the rows
     out=$1
@@ -27,12 +27,12 @@ for part in ${PARTS:-resize recipes crops}; do
     recipes)
         sizes="--train-sizes 64 96 128" tests="--protocols resize --sizes 48 64 96 128 192 224"
         compare recipes/turn --encodings rope+peg --seeds ${SEEDS:-0 1 2} $sizes $tests
-        compare recipes/turn --encodings rope+peg sincos+peg learned rope --seeds 0 $sizes $tests
         compare recipes/all --encodings rope+peg --seeds 0 --epochs 5 $sizes --sizes-per-step all --consistency 1 $tests
         compare recipes/longer --encodings rope+peg --seeds 0 --epochs 38 $tests
-        for seed in ${SEEDS:-0 1 2}; do
-            own="--encoding rope+peg --pool gap --data imagenette --img-size 64 --batch-size 64 --device cpu --seed $seed"
-            first="$runs/rows/runs/rope+peg-gap-seed$seed" then="$runs/recipes/then-$seed" # the first is of the part before
+        for each in rope+peg:0 rope+peg:1 rope+peg:2 sincos+peg:1 peg5:1 sincos:1 lookhere:1 rope_mixed:1; do
+            encoding=${each%:*} seed=${each#*:}
+            own="--encoding $encoding --pool gap --data imagenette --img-size 64 --batch-size 64 --device cpu --seed $seed"
+            first="$runs/rows/runs/$encoding-gap-seed$seed" then="$runs/recipes/then-$encoding-$seed"
             [ -e "$first" ] || python -m cpvt train --model "$model" $own --epochs 20 --lr 2e-3 --out "$first"
             python -m cpvt train --model "$model" $own --epochs 10 --lr 1e-3 $sizes --initial-checkpoint "$first" --out "$then"
             python -m cpvt sweep "$then" $tests

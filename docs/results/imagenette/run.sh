@@ -1,15 +1,15 @@
 #!/bin/sh
 # Every row of docs/imagenette.md, again: sh docs/results/imagenette/run.sh RUNS, from the folder that holds
 # imagenette/{train,test}/CLASS/*.jpg (photographs of 224 pixels). A model takes eight minutes to train on one free core and three to
-# test; 70 models, those of several sizes twice as long. Goes on where it stopped; seeds are outermost. PARTS="resize recipes crops"
+# test; 73 models, those of several sizes twice as long. Goes on where it stopped; seeds are outermost. PARTS="resize recipes crops"
 # chooses parts.
 set -e
 runs=$1 here=$(cd "$(dirname "$0")" && pwd)
 export OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 model="cpvt_micro(patch_size=8)"
 alike="--data imagenette --img-size 64 --pool gap --epochs 20 --lr 2e-3 --batch-size 64 --parallel 1 --device cpu"
-three="learned sincos rope rope_mixed alibi lookhere peg peg5 rope+peg sincos+peg learned+peg rope_mixed+peg alibi+peg"
-one="none lepe lepe+rope lookhere(view=45) rope_dino fire cpb relative factorized fourier glpe irpe"
+three="learned sincos lepe rope rope_mixed alibi lookhere peg peg5 rope+peg sincos+peg learned+peg rope_mixed+peg alibi+peg"
+one="none lepe+rope lookhere(view=45) rope_dino fire cpb relative factorized fourier glpe irpe"
 
 compare() { # FOLDER OPTIONS...: trains and tests, and keeps the rows
     out=$1

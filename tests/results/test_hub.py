@@ -15,12 +15,13 @@ from safetensors.torch import save
 
 import cpvt
 from cpvt.adapters import TABLE as LIBRARIES
-from cpvt.config import ExternalConfig, ModelConfig
+from cpvt.config import ExternalConfig, ModelConfig, TrainConfig
 from cpvt.models import VisionTransformer
 from cpvt.models.hub import HARMLESS
 from cpvt.results.checkpoints import build_model
 from cpvt.results.hub import without_paths
 from cpvt.runtime.files import append_rows
+from cpvt.training.build import with_model
 from tests.hub import TOKEN, Hub, sha
 
 CACHE = "HF_HUB_CACHE"
@@ -324,6 +325,11 @@ def test_code_that_a_record_of_the_hub_names_is_not_run(hub, logged_in, tiny_run
         hub.repos[f"me/{name}"] = [{"checkpoint.json": record, "model.safetensors": b""}]
         with pytest.raises(ValueError, match=f"'hf-hub:me/{name}' has the .*, which may run code"):
             cpvt.load(f"hf-hub:me/{name}")
+    named = {**run.record["training"], "model": "hf:someone/model(trust_remote_code=True)"}
+    record = json.dumps({**run.record, "training": named}).encode()
+    hub.repos["me/named"] = [{"checkpoint.json": record, "model.safetensors": b""}]
+    with pytest.raises(ValueError, match="'hf-hub:me/named' has the option 'trust_remote_code'"):
+        with_model(TrainConfig("runs/x", initial_checkpoint="hf-hub:me/named"))
     known = {"name": "timm:test_vit(img_size=32, dynamic_img_size=True)", "num_classes": 2, "img_size": 32}
     weights = save(build_model(ExternalConfig(**known)).state_dict())
     record = json.dumps({**run.record, "model": known}).encode()

@@ -297,6 +297,22 @@ def test_training_starts_from_the_weights_of_a_run_or_a_file(tmp_path, tiny_fold
             torch.testing.assert_close(after[name], value, atol=1e-7, rtol=1e-5)
 
 
+def test_a_run_that_starts_from_another_has_its_model_where_none_is_named(tmp_path, tiny_folder):
+    alike = {"dataset": DataConfig(str(tiny_folder)), "optim": OptimConfig(epochs=1, batch_size=4)}
+    own = {"model": "cpvt_micro(patch_size=2)", "encoding": "rope+peg", "pool": "gap", "img_size": 6}
+    starts = [train(TrainConfig(str(tmp_path / "own"), **own, **alike)), train(external(tmp_path, tiny_folder, "vit"))]
+    for number, start in enumerate(starts):
+        out, first = str(tmp_path / f"more{number}"), cpvt.load(start)
+        more = TrainConfig(out, initial_checkpoint=str(start), **alike)
+        again = cpvt.load(train(more))
+        assert again.config == first.config
+        assert again.record["training"]["model"] == first.record["training"]["model"]
+        assert str(train(more)) == out, "finished"
+    other = replace(more, out=f"{out}-other", initial_checkpoint=str(starts[0]), encoding="peg")
+    with pytest.raises(ValueError, match=r"differs in encoding: rope\+peg -> peg"):
+        train(other)
+
+
 def test_a_run_that_starts_from_another_has_its_transform(tmp_path, tiny_folder):
     first = train(external(tmp_path, tiny_folder, "first"))
     record = json.loads((first / "checkpoint.json").read_text())

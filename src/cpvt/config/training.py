@@ -48,9 +48,10 @@ class TrainConfig(Options):
     model's."""
     pool: str | None = None
     """Input of the head: cls (class token) or gap (global average pooling); by default the model's."""
-    model: str = "cpvt_micro"
+    model: str = ""
     """A name of `cpvt list`, or of another library, as timm:vit_tiny_patch16_224; options go in brackets, as in
-    "cpvt_micro(patch_size=8)"."""
+    "cpvt_micro(patch_size=8)". By default the model of the run that initial_checkpoint names, with its encoding, pool
+    and training size, else cpvt_micro."""
     initial_checkpoint: str | None = None
     """Initial weights: a run's folder or hf-hub:OWNER/NAME (training size and classes may differ), a file, or
     'published' for those that the library or this package publishes; by default random."""

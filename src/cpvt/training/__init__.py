@@ -11,7 +11,7 @@ from cpvt.config import ProgressCallback, TrainConfig, ignore_progress
 from cpvt.data import DataSet, open_data
 from cpvt.runtime import distributed
 from cpvt.training.backend import Backend
-from cpvt.training.build import PUBLISHED, TrainingSetup, build_model, open_teacher, resolved_options
+from cpvt.training.build import PUBLISHED, TrainingSetup, build_model, open_teacher, resolved_options, with_model
 from cpvt.training.loss import Criterion
 from cpvt.training.resume import DivergedError, is_finished
 from cpvt.training.stopping import EXIT_CODE, StoppedError, handle_signals
@@ -43,6 +43,7 @@ def train(
     each epoch go to the logger `cpvt`.
     """
     distributed.join(config.device)
+    config = with_model(config)
     if is_finished(config):
         if distributed.is_main_process():
             logger.info(f"'{config.out}' is finished, after {config.optim.epochs} epochs: nothing is left to train")

@@ -31,6 +31,7 @@ from cpvt.data import DataSet, Transform
 from cpvt.data.augmentation import Augmentation
 from cpvt.data.protocols import AUGMENTS, Protocol, find_protocol
 from cpvt.models import VisionTransformer
+from cpvt.models.hub import check_hub_options
 from cpvt.models.pretrained import shipped_names
 from cpvt.models.sizes import model_config
 from cpvt.results.checkpoints import (
@@ -50,6 +51,7 @@ from cpvt.training.sampler import BatchSampler, Sides, create_sampler
 
 logger = logging.getLogger(__name__)
 PUBLISHED = "published"  # start from the weights that a library publishes
+DEFAULT_MODEL = "cpvt_micro"
 
 
 class TrainingSetup(NamedTuple):
@@ -202,6 +204,27 @@ def _starting_run(config: TrainConfig) -> str | None:
     """The run, or the model that comes with weights, that a training starts from; None for a file and for none."""
     start = start_of(config)
     return start if start is not None and is_run(start) and not Path(start).is_file() else None
+
+
+def with_model(config: TrainConfig) -> TrainConfig:
+    """A configuration that names its model: what it does not say is as in the run that it starts from."""
+    if config.model:
+        return config
+    start = _starting_run(config)
+    record = read_record(start) if start is not None else {}
+    made = record.get("model", {})
+    trained = made.get("img_size")
+    size = trained if config.img_size is None and isinstance(trained, int) else config.img_size
+    if "name" in made:
+        return replace(config, model=made["name"], img_size=size)
+    if "training" not in record:  # no run, or a model of timm's config.json, which has no name of ours
+        return replace(config, model=DEFAULT_MODEL)
+    pools = {timm_name: name for name, timm_name in POOLS.items()}
+    check_hub_options(record["training"]["model"], str(start))
+    return replace(
+        config, model=record["training"]["model"], encoding=config.encoding or made["encoding"],
+        pool=config.pool or pools[made["global_pool"]], img_size=size,
+    )  # fmt: skip
 
 
 def _enable_both_heads(model: Any, name: str) -> None:

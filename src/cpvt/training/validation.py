@@ -23,7 +23,15 @@ from cpvt.models import VisionTransformer
 from cpvt.results.checkpoints import is_run
 from cpvt.results.folders import CHECKPOINT, WEIGHTS
 from cpvt.runtime.files import check_writable
-from cpvt.training.build import PUBLISHED, TrainingSetup, augment_of, build_setup, create_optimizer, start_of
+from cpvt.training.build import (
+    PUBLISHED,
+    TrainingSetup,
+    augment_of,
+    build_setup,
+    create_optimizer,
+    start_of,
+    with_model,
+)
 from cpvt.training.resume import has_state
 
 LOOKAHEAD = "lookahead_"  # timm's prefix that wraps any optimizer
@@ -35,6 +43,7 @@ def check(config: TrainConfig, data: DataSet) -> TrainingSetup:
 
     Raises ValueError for unknown or incompatible options; cheap, and the same on every machine.
     """
+    config = with_model(config)
     if data.train is None and data.train_stream is None:
         raise ValueError(f"'{data.name}' has no train/ to train on")
     if len(data.class_names) < 2:

@@ -14,18 +14,19 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 NAMED = ("rope+peg", "peg", "learned", "rope", "sincos", "lookhere")  # coloured; all others are grey
-OTHERS = "other encodings"
+OTHERS, FURTHER = "other encodings", "rope+peg"
 TRAINED = 64
 PANELS = {"mean": "accuracy, %", "retained": f"% of the accuracy at {TRAINED} pixels"}
 UNTOLD: dict[str, Any] = {"ls": ":", "lw": 1.8, "marker": "o", "ms": 3.5, "mfc": "white"}
 TOLD: dict[str, Any] = {"ls": "-", "lw": 2.0, "marker": "o", "ms": 4}
+LONGER: dict[str, Any] = {"ls": "-", "lw": 2.0, "marker": "D", "ms": 5, "mfc": "white"}
 PLAIN: dict[str, Any] = {"ls": "--", "lw": 1.6, "marker": "s", "ms": 3}
 
 
-def draw(rows: Sequence[Row]) -> "Figure":
+def draw(rows: Sequence[Row], then: Sequence[Row]) -> "Figure":
     """Accuracy and retained share by test size: with PEG solid, without dashed, PEG as published dotted.
 
-    The dotted line is of the seeds that were tested both ways.
+    The dotted line is of the seeds that were tested both ways. then: rows of models trained on at several sizes.
     """
     from matplotlib.figure import Figure
 
@@ -46,6 +47,9 @@ def draw(rows: Sequence[Row]) -> "Figure":
             entries[f"{name}, told the scale" if "peg" in name else name] = line
         (line,) = panel.plot(*points(untold, "peg", value), color=palette["peg"], zorder=3, **UNTOLD)
         entries["peg, as published"] = line
+        if further := cells_of(then, "protocol"):
+            (line,) = panel.plot(*points(further, FURTHER, value), color=palette[FURTHER], zorder=3, **LONGER)
+            entries[f"{FURTHER}, then 10 epochs at 64, 96, 128"] = line
         panel.set_ylabel(title)
         panel.set_xlabel(f"test size, pixels (trained at {TRAINED})")
         panel.axvline(TRAINED, color="#777777", lw=1, ls=":", zorder=0)
@@ -65,4 +69,5 @@ def points(cells: Sequence[Cell], encoding: str, value: str) -> tuple[list[float
 
 
 if __name__ == "__main__":
-    (HERE / "accuracy.svg").write_bytes(as_bytes(draw(read_rows(HERE / "rows.jsonl")), "svg"))
+    rows_of = [read_rows(HERE / name) for name in ("rows.jsonl", "recipes/then.jsonl")]
+    (HERE / "accuracy.svg").write_bytes(as_bytes(draw(*rows_of), "svg"))

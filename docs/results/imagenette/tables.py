@@ -79,27 +79,38 @@ def above(rows: Sequence[Row], protocol: str, better: str = HOLDING, sizes: Sequ
 
 
 def verdict(rows: Sequence[Row], protocol: str, better: str = HOLDING) -> str:
-    """At which sizes an encoding is above every one without PEG by an interval that excludes zero, in words.
+    """Which of the encodings without PEG one encoding is above and below by an interval that excludes zero, in words.
 
     Of the encodings with the most seeds: the interval of a single seed is over images alone.
     """
     contrast, others = _contrasts(rows, protocol)
-    texts, most = [], 0
-    for size in BETWEEN:
-        known = {other: each for other in others if (each := difference(contrast, better, other, size))}
-        most = max((each.seeds for each in known.values()), default=0)
-        found = {other: each for other, each in known.items() if each.seeds == most}
-        short = [f"`{other}` ({each})" for other, each in found.items() if each.low <= 0]
-        if found:
-            against = f"all {len(found)} but {', '.join(short)}" if short else f"all {len(found)}"
-            texts.append(f"at {size} above {against}")
-    if not texts:
+    found = {
+        (other, size): each
+        for size in BETWEEN
+        for other in others
+        if (each := difference(contrast, better, other, size)) is not None
+    }
+    if not found:
         return NOT_MEASURED
-    return wrap(
-        f"Of the encodings with {most} seed{'s' if most > 1 else ''}, `{better}`, told the scale, is "
-        + "; ".join(texts)
-        + "."
+    most = max(each.seeds for each in found.values())
+    found = {place: each for place, each in found.items() if each.seeds == most}
+    above, below = (
+        [(other, size) for (other, size), each in found.items() if clear(each)]
+        for clear in (lambda each: each.low > 0, lambda each: each.high < 0)
     )
+    count = len({other for other, _ in found})
+    return wrap(
+        f"Against the encodings without PEG ({count}, {most} seed{'s' if most > 1 else ''}): `{better}`, told the scale, "
+        f"is above {_by_size(above)}, by intervals that exclude zero, and below {_by_size(below)}."
+    )
+
+
+def _by_size(places: Sequence[tuple[str, Size]]) -> str:
+    """`alibi`, `rope` at 96; `alibi` at 128."""
+    names: dict[Size, list[str]] = {}
+    for name, size in places:
+        names.setdefault(size, []).append(f"`{name}`")
+    return "; ".join(f"{', '.join(each)} at {size_label(size)}" for size, each in names.items()) or "none"
 
 
 def adds(rows: Sequence[Row], protocol: str, sizes: Sequence[Size] = BETWEEN) -> str:
@@ -221,6 +232,7 @@ def tables() -> dict[str, str]:
     rows, crops = (read_rows(HERE / f"{name}.jsonl") for name in ("rows", "crops"))
     trained = recipe_rows()
     return {
+        "brief": brief(rows, trained),
         "verdict": verdict(rows, "resize"),
         "resize": accuracy(rows, "resize"),
         "retained": retained(rows, "resize"),

@@ -240,7 +240,7 @@ def tables() -> dict[str, str]:
         "above": above(rows, "resize"),
         "adds": adds(rows, "resize"),
         "recipes": recipes(rows, trained),
-        "recipes above": above(trained.get(RECIPES["turn"], []), "resize"),
+        "recipes above": above(trained.get(RECIPES["then"], []), "resize"),
         "crops": accuracy(crops, "canvas"),
         "crops told": plain(before_after(crops, "canvas", (80, 96, 112))) or NOT_MEASURED,
     }

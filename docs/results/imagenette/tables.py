@@ -22,12 +22,12 @@ PAGE, README = HERE.parents[1] / "imagenette.md", HERE.parents[2] / "README.md"
 TRAINED = 64
 HOLDING = "rope+peg"  # named by a trial of one seed, on the same test images, before these trainings
 BETWEEN = (96, 128, 192, 224)
-SINGLE = "at 64"
+SINGLE, LONGER = "at 64", "at 64, 38 epochs"
 RECIPES = {  # file in recipes/ -> words
     "turn": "at 64, 96, 128 in turn",
     "all": "at 64, 96, 128 in each step, 5 epochs",
     "then": "at 64, then 10 epochs at 64, 96, 128",
-    "longer": "at 64, 38 epochs",
+    "longer": LONGER,
 }
 
 
@@ -167,9 +167,9 @@ def _text(found: Contrast | None) -> str:
 
 
 def recipes(rows: Sequence[Row], others: Mapping[str, Sequence[Row]]) -> str:
-    """Accuracy of encodings trained in several ways, and each way minus the training at one size, told the scale.
+    """Accuracy of encodings trained in several ways, and each way minus the trainings at one size, told the scale.
 
-    others: words for a way to train -> its rows. The training at one size is shown with the seeds of the other ways.
+    others: words for a way to train -> its rows. The shorter training at one size is shown with the seeds of the others.
     """
     told = {words: _told(own, "resize") for words, own in others.items()}
     tried = {(row.encoding, row.seed) for own in told.values() for row in own}
@@ -182,7 +182,11 @@ def recipes(rows: Sequence[Row], others: Mapping[str, Sequence[Row]]) -> str:
         return NOT_MEASURED
     contrast, sizes = Contrasts(named, "resize"), sorted({row.size for row in named}, key=pixels)
     pairs = {
-        f"{name}, {words} − {SINGLE}": (f"{name}, {words}", f"{name}, {SINGLE}") for name in encodings for words in told
+        f"{name}, {words} − {base}": (f"{name}, {words}", f"{name}, {base}")
+        for name in encodings
+        for base in (SINGLE, LONGER)
+        for words in told
+        if words != base
     }
     found = {label: [difference(contrast, *pair, size) for size in sizes] for label, pair in pairs.items()}
     lines = {label: [_text(each) for each in line] for label, line in found.items() if any(line)}
@@ -203,15 +207,19 @@ def recipe_rows() -> dict[str, list[Row]]:
 
 def brief(rows: Sequence[Row], others: Mapping[str, Sequence[Row]]) -> str:
     """The README's sentences: the share that is kept, as published and told, what a PEG and what several sizes add."""
-    both, then = tested_both_ways(rows, "resize"), others.get(RECIPES["then"], [])
+    both, (then, longer) = (
+        tested_both_ways(rows, "resize"),
+        (others.get(RECIPES[way], []) for way in ("then", "longer")),
+    )
     untold, told = (_shares(both, "peg", rule) for rule in ("paper", "protocol"))
+    several, alone = (_shares(own, HOLDING, "protocol") for own in (then, longer))
     sizes, (contrast, _, pairs) = ", ".join(map(str, BETWEEN)), _pairs(rows, "resize")
     gains = [mean_gain(contrast, pairs, size) for size in BETWEEN]
+    added = ", ".join(f"{gain.points:.1f}" if gain else "–" for gain in gains)
     return wrap(
-        f"At {sizes} pixels `peg` keeps {untold} % of its accuracy at {TRAINED} as published; told one number, the scale "
-        f"of objects, {told} % ({_seeds(both, 'peg')}). A PEG adds {', '.join(f'{gain.points:.1f}' if gain else '–' for gain in gains)} points "
-        f"to {', '.join(f'`{name}`' for _, name in pairs)} in the mean. `{HOLDING}`, trained {RECIPES['then']}, keeps "
-        f"{_shares(then, HOLDING, 'protocol')} % ({_seeds(then, HOLDING)})."
+        f"At {sizes} pixels `peg` keeps {untold} % of its accuracy at {TRAINED} as published, {told} % told the scale of "
+        f"objects ({_seeds(both, 'peg')}). A PEG adds {added} points, in the mean of {len(pairs)} encodings. `{HOLDING}`, "
+        f"trained {RECIPES['then']}, keeps {several} %; as long at {TRAINED} alone, {alone} %."
     )
 
 

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Every row of docs/imagenette.md, again: sh docs/results/imagenette/run.sh RUNS, from the folder that holds
 # imagenette/{train,test}/CLASS/*.jpg (photographs of 224 pixels). A model takes eight minutes to train on one free core and three to
-# test; 73 models, those of several sizes twice as long. Goes on where it stopped; seeds are outermost. PARTS="resize recipes crops"
+# test; 74 models, those of several sizes twice as long. Goes on where it stopped; seeds are outermost. PARTS="resize recipes crops"
 # chooses parts.
 set -e
 runs=$1 here=$(cd "$(dirname "$0")" && pwd)
@@ -37,6 +37,11 @@ for part in ${PARTS:-resize recipes crops}; do
             python -m cpvt train --model "$model" $own --epochs 10 --lr 1e-3 $sizes --initial-checkpoint "$first" --out "$then"
             python -m cpvt sweep "$then" $tests
         done
+        longest=$runs/recipes/longest-0
+        python -m cpvt train --initial-checkpoint "$runs/recipes/longer/runs/rope+peg-gap-seed0" --data imagenette --epochs 5 \
+            --lr 1e-3 --batch-size 64 --device cpu --seed 0 $sizes --out "$longest"
+        python -m cpvt sweep "$longest" $tests
+        cp "$longest/rows.jsonl" "$here/recipes/longest.jsonl"
         cat "$runs"/recipes/then-*/rows.jsonl > "$here/recipes/then.jsonl"
         ;;
     crops)

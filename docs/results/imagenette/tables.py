@@ -28,6 +28,7 @@ RECIPES = {  # file in recipes/ -> words
     "all": "at 64, 96, 128 in each step, 5 epochs",
     "then": "at 64, then 10 epochs at 64, 96, 128",
     "longer": LONGER,
+    "longest": f"{LONGER}, then 5 at 64, 96, 128",
 }
 
 

@@ -5,6 +5,7 @@ Standard library only, so that `cpvt --help` is quick. Names are checked where t
 
 from cpvt.config.base import (
     MAX_IMAGE_PIXELS,
+    POOL_NAMES,
     POOLS,
     TOKEN_BUDGET,
     Options,
@@ -43,6 +44,7 @@ from cpvt.config.training import CompareConfig, Retrofit, RetrofitConfig, TrainC
 __all__ = [
     "MAX_IMAGE_PIXELS",
     "POOLS",
+    "POOL_NAMES",
     "RENAMED",
     "TOKEN_BUDGET",
     "CompareConfig",

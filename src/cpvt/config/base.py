@@ -18,6 +18,7 @@ from cpvt.config.legacy import RENAMED, current
 TOKEN_BUDGET = 4096  # most patches in one forward pass, where images differ in size
 MAX_IMAGE_PIXELS = 178_956_970  # of an image file, by default; PIL raises an error for more
 POOLS = {"cls": "token", "gap": "avg"}  # name in rows and on the command line -> global_pool of timm and ModelConfig
+POOL_NAMES = {timm_name: name for name, timm_name in POOLS.items()}
 Precision = Literal["fp32", "bf16", "fp16"]  # of what a model computes; fp16 is for GPUs
 Size = int | tuple[int, int]  # side, or height and width, in pixels
 ProgressCallback = Callable[[str, int, int, str], None]  # (name, steps done, total or 0 if unknown, message)

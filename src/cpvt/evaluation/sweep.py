@@ -14,7 +14,7 @@ from cpvt.adapters.precision import in_precision, precision_of
 from cpvt.adapters.retrofit import describe_retrofit
 from cpvt.adapters.scale import candidate_scales, least_uncertain, rule_under, total_entropy
 from cpvt.config import (
-    POOLS,
+    POOL_NAMES,
     ModelConfig,
     ProgressCallback,
     Size,
@@ -38,7 +38,6 @@ from cpvt.runtime.hub import is_hub
 logger = logging.getLogger(__name__)
 
 AUTO_IMAGES = 64  # of a test, from which 'auto' estimates the scale
-POOL_NAMES = {timm_name: name for name, timm_name in POOLS.items()}
 
 
 class Identity(NamedTuple):

@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING
 
-from cpvt.config import POOLS
+from cpvt.config import POOL_NAMES
 from cpvt.encodings import TABLE
 from cpvt.reporting.figures import GREY, add_legend, colours, others
 from cpvt.reporting.labels import head_label
@@ -80,7 +80,7 @@ def _read_run(folder: Path) -> list[Epoch]:
     record = read_json(folder / CHECKPOINT)
     model, training = record["model"], record["training"]
     label = model.get("encoding") or model["name"] + (" with PEG" if model.get("retrofit") else "")
-    pool = next((name for name, timm_name in POOLS.items() if timm_name == model.get("global_pool")), "")
+    pool = POOL_NAMES.get(model.get("global_pool"), "")
     return [
         Epoch(label, pool, training["seed"], line["epoch"], *(line.get(name) for name in MEASURES))
         for _, line in read_lines(folder / HISTORY)

@@ -17,6 +17,7 @@ from cpvt.adapters import describe, is_external, open_adapter
 from cpvt.adapters.retrofit import parameter_groups, retrofit
 from cpvt.adapters.trial import name_for_sizes
 from cpvt.config import (
+    POOL_NAMES,
     POOLS,
     ExternalConfig,
     ModelConfig,
@@ -219,11 +220,10 @@ def with_model(config: TrainConfig) -> TrainConfig:
         return replace(config, model=made["name"], img_size=size)
     if "training" not in record:  # no run, or a model of timm's config.json, which has no name of ours
         return replace(config, model=DEFAULT_MODEL)
-    pools = {timm_name: name for name, timm_name in POOLS.items()}
     check_hub_options(record["training"]["model"], str(start))
     return replace(
         config, model=record["training"]["model"], encoding=config.encoding or made["encoding"],
-        pool=config.pool or pools[made["global_pool"]], img_size=size,
+        pool=config.pool or POOL_NAMES[made["global_pool"]], img_size=size,
     )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from safetensors import safe_open
 
-from cpvt.config import POOLS, ModelConfig, size_label
+from cpvt.config import POOL_NAMES, ModelConfig, size_label
 from cpvt.config.base import some_names
 from cpvt.config.scale import scale_label
 from cpvt.results.checkpoints import config_from_json, files_of, transform_of
@@ -53,7 +53,7 @@ def _model(config: Any, training: dict[str, Any] | None) -> str:
     name = training["model"] if training else ""
     if not isinstance(config, ModelConfig):
         return f"{config.name}, trained at {size_label(config.img_size)} pixels"
-    pool = next(short for short, timm_name in POOLS.items() if timm_name == config.global_pool)
+    pool = POOL_NAMES[config.global_pool]
     parts = f"encoding {config.encoding}, pool {pool}, width {config.embed_dim}, {config.depth} blocks"
     told = f"scale {scale_label(config.scale)}" + (", attention temperature" if config.attn_temperature else "")
     return f"{name}: {parts}, {config.num_heads} heads, patch {config.patch_size}, {told}".removeprefix(": ")

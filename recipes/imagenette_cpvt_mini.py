@@ -1,10 +1,10 @@
-"""CPVT-mini with five PEGs and global average pooling on Imagenette: the weights for photographs that come along.
+"""CPVT-mini with five PEGs and global average pooling on Imagenette at 64 pixels: the first training of the weights.
 
     cpvt train recipes/imagenette_cpvt_mini.py     # in the folder that holds imagenette/{train,test}/CLASS/*.jpg
 
-Width 96, 6 blocks, patches of 8 pixels; trained at 64, 96 and 128 pixels in turn, told the scale of each step, so that
-one model works from 64 to 224 pixels. Expected: about an hour on one free CPU core; accuracy over sizes in the model
-card (src/cpvt/models/weights/README.md).
+Width 96, 6 blocks, patches of 8 pixels. Most of a training belongs to the smallest size, where a step costs least;
+imagenette_cpvt_mini_sizes.py goes on from here at several sizes (docs/training.md has what either brings). Expected:
+about 70 minutes on one free CPU core.
 """
 
 from cpvt.config import DataConfig, OptimConfig, TrainConfig
@@ -12,10 +12,9 @@ from cpvt.config import DataConfig, OptimConfig, TrainConfig
 config = TrainConfig(
     out="runs/imagenette_cpvt_mini",
     model="cpvt_mini_patch8_64_peg5_gap",
-    train_sizes=(64, 96, 128),
     dataset=DataConfig(data="imagenette"),
     optim=OptimConfig(
-        epochs=60,
+        epochs=85,
         batch_size=64,
         lr=2e-3,
         weight_decay=0.05,

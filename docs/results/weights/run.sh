@@ -17,7 +17,9 @@ for protocol in resize canvas; do
 done
 
 name=cpvt_mini_patch8_64_peg5_gap
-python -m cpvt train "$recipes/imagenette_cpvt_mini.py" --out "$runs/imagenette"
+python -m cpvt train "$recipes/imagenette_cpvt_mini.py" --out "$runs/imagenette_cpvt_mini"
+python -m cpvt train "$recipes/imagenette_cpvt_mini_sizes.py" --out "$runs/imagenette" \
+    --initial-checkpoint "$runs/imagenette_cpvt_mini"
 python "$recipes/ship.py" "$runs/imagenette" 128
 python -m cpvt sweep $name --data imagenette --sizes 48 64 96 128 160 192 224 --out "$here"
 python -m cpvt sweep $name --data imagenette --sizes 96 128 160 192 224 --scale paper --out "$here"

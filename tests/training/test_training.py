@@ -4,6 +4,8 @@ import json
 import math
 from dataclasses import replace
 from importlib.metadata import version
+from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from PIL import Image
 
 import cpvt
 from cpvt.config import DataConfig, OptimConfig, TrainConfig
+from cpvt.results.info import describe_run
 from cpvt.training import DivergedError, loss, resume, train
 from tests.training.runs import assert_same, history, weights
 
@@ -311,6 +314,31 @@ def test_a_run_that_starts_from_another_has_its_model_where_none_is_named(tmp_pa
     other = replace(more, out=f"{out}-other", initial_checkpoint=str(starts[0]), encoding="peg")
     with pytest.raises(ValueError, match=r"differs in encoding: rope\+peg -> peg"):
         train(other)
+
+
+def test_a_record_says_how_the_weights_it_starts_from_were_trained_back_to_the_first(tmp_path, tiny_folder):
+    def train_on(name, start=None, **optim):
+        recipe = OptimConfig(epochs=1, batch_size=4, **optim)
+        options = {"dataset": DataConfig(str(tiny_folder)), "optim": recipe, "initial_checkpoint": start}
+        return str(train(TrainConfig(str(tmp_path / name), model="cpvt_micro(patch_size=2)", img_size=8, **options)))
+
+    first = train_on("first", lr=3e-3)
+    second = train_on("second", first, lr=2e-3)
+    third = train_on("third", second, lr=1e-3)
+    records = [json.loads((Path(run) / "checkpoint.json").read_text()) for run in (first, second, third)]
+    for earlier, later in pairwise(records):
+        kept = ("model", "training", "epoch", "provenance", "started_from")
+        assert later["started_from"] == {key: earlier[key] for key in kept}
+    assert records[0]["started_from"] is None
+    lines = describe_run(third, records[2])
+    words = "1 of 1 epochs, batches of 4, adamw, lr {}, at 8 pixels, seed 0"
+    assert lines["training"] == words.format(0.001)
+    told = f"{second} ({words.format(0.002)}), from {first} ({words.format(0.003)})"
+    assert lines["initial checkpoint"] == told
+    cpvt.load(third).save_pretrained(tmp_path / "hub")
+    short = told.replace(f"{tmp_path}/", "")
+    assert f"| started from | {short} |" in (tmp_path / "hub" / "README.md").read_text()
+    assert cpvt.load(train_on("file", str(Path(first) / "model.safetensors"))).record["started_from"] is None
 
 
 def test_a_run_that_starts_from_another_has_its_transform(tmp_path, tiny_folder):

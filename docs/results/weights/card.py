@@ -15,6 +15,7 @@ from cpvt.models import create_model, describe_models
 from cpvt.models.pretrained import CARD, shipped_files, shipped_names
 from cpvt.reporting.markdown import NOT_MEASURED, fill, lay_out
 from cpvt.reporting.summary import pixels
+from cpvt.results.hub import describe_training
 from cpvt.results.rows import Row, read_rows
 from cpvt.runtime.files import read_json
 
@@ -28,15 +29,9 @@ TELLINGS = {
 
 def facts(name: str, record: dict[str, Any], size: int) -> str:
     """What the weights are and where they came from, a line each."""
-    training, rounding, came = current(record["training"]), current(record["rounding"]), record["provenance"]
-    recipe = training["optim"]
+    rounding = current(record["rounding"])
     with torch.device("meta"):
         parameters = sum(each.numel() for each in create_model(name).parameters())
-    versions = ", ".join(f"{package} {version}" for package, version in came["versions"].items())
-    sizes = ", ".join(map(str, training["train_sizes"] or [record["model"]["img_size"]]))
-    epochs = (
-        f"{recipe['epochs']}" if record["epoch"] == recipe["epochs"] else f"{record['epoch']} of {recipe['epochs']}"
-    )
     return lay_out(
         f"`{name}`",
         [""],
@@ -49,14 +44,26 @@ def facts(name: str, record: dict[str, Any], size: int) -> str:
                 f"first class of {rounding['classes']} of {rounding['images']} random images"
             ],
             "classes": [", ".join(record["class_names"])],
-            "trained": [
-                f"{epochs} epochs, batches of {recipe['batch_size']}, at {sizes} pixels in turn, seed {training['seed']}"
-            ],
-            "command": [f"`{came['command']}`"],
-            "versions": [f"{versions}; {came['machine']}"],
-            "commit": [came["commit"] or "not known"],
+            **origin(record),
         },
     )
+
+
+def origin(record: dict[str, Any]) -> dict[str, list[str]]:
+    """How the weights were trained, from the first training on."""
+    lines, trainings = {}, [record]
+    while earlier := trainings[0].get("started_from"):
+        trainings.insert(0, earlier)
+    for each, then in zip(trainings, ["", *[", then"] * len(trainings)]):
+        came = each["provenance"]
+        versions = ", ".join(f"{package} {version}" for package, version in came["versions"].items())
+        lines |= {
+            f"trained{then}": [describe_training({**each, "training": current(each["training"])})],
+            f"command{then}": [f"`{came['command']}`"],
+            f"versions{then}": [f"{versions}; {came['machine']}"],
+            f"commit{then}": [came["commit"] or "not known"],
+        }
+    return lines
 
 
 def accuracy(rows: Sequence[Row]) -> str:

@@ -150,7 +150,7 @@ def _facts(model: nn.Module, record: dict[str, Any]) -> dict[str, str]:
     if training:
         facts |= {"training data": training["dataset"]["data"], "training": describe_training(record)}
         if training["initial_checkpoint"]:
-            facts["started from"] = training["initial_checkpoint"]
+            facts["started from"] = describe_start(record)
     if made:
         facts["command"] = f"`{made['command']}`"
         facts["made by"] = ", ".join(f"{name} {version}" for name, version in made["versions"].items())
@@ -165,6 +165,15 @@ def describe_training(record: dict[str, Any]) -> str:
         f"{record.get('epoch', '?')} of {optim['epochs']} epochs, batches of {optim['batch_size']}, {optim['opt']}, "
         f"lr {optim['lr']}, at {', '.join(map(size_label, sizes))} pixels, seed {training['seed']}"
     )
+
+
+def describe_start(record: dict[str, Any]) -> str:
+    """What a training started from and how that was trained, back to the first training, as far as it is known."""
+    start, earlier = record["training"]["initial_checkpoint"], record.get("started_from") or {}
+    if not earlier.get("training"):
+        return str(start)
+    words = f"{start} ({describe_training(earlier)})"
+    return f"{words}, from {describe_start(earlier)}" if earlier["training"]["initial_checkpoint"] else words
 
 
 def _results(rows: Sequence[Row], transform: dict[str, Any]) -> list[str]:

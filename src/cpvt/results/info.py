@@ -13,7 +13,7 @@ from cpvt.config.base import some_names
 from cpvt.config.scale import scale_label
 from cpvt.results.checkpoints import config_from_json, files_of, transform_of
 from cpvt.results.folders import HISTORY, ROWS
-from cpvt.results.hub import describe_training
+from cpvt.results.hub import describe_start, describe_training
 from cpvt.results.rows import read_rows
 from cpvt.runtime.files import read_lines
 
@@ -35,7 +35,7 @@ def describe_run(run: str | Path, record: dict[str, Any]) -> dict[str, str]:
         lines["training"] = describe_training(record)
         lines["data"] = training["dataset"]["data"]
         if training["initial_checkpoint"]:
-            lines["initial checkpoint"] = training["initial_checkpoint"]
+            lines["initial checkpoint"] = describe_start(record)
     history = [values for _, values in read_lines(Path(run) / HISTORY)]
     if history:
         lines["last epoch"] = f"loss {history[-1]['loss']:.4f}, training accuracy {history[-1]['accuracy']:.1%}"

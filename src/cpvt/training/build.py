@@ -181,7 +181,16 @@ def make_record(config: TrainConfig, setup: TrainingSetup, model: nn.Module, dat
         "training": asdict(config),
         "resolved": resolved_options(config, setup, data),
         "provenance": {**provenance(), "processes": distributed.world_size()},
+        "started_from": _earlier_training(config),
     }
+
+
+def _earlier_training(config: TrainConfig) -> dict[str, Any] | None:
+    """How the run was trained that a training starts from, back to its first training; None for other weights."""
+    start = _starting_run(config)
+    record = read_record(start) if start is not None else {}
+    kept = ("model", "training", "epoch", "provenance", "started_from")
+    return {key: record[key] for key in kept if key in record} if "training" in record else None
 
 
 def augment_of(config: TrainConfig, data: DataSet) -> str:

@@ -10,10 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from cpvt.data import BadImageError, decode, pixel_limit
-from cpvt.data.decoding import FORMATS, image_endings
+from cpvt.data import BadImageError, Transform, decode, pixel_limit
+from cpvt.data.decoding import FORMATS, image_endings, upright
+from cpvt.data.protocols import find_protocol
 from tests.data.files import PNG, png, png_chunk, saved, tiff
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
@@ -120,6 +122,38 @@ def test_an_image_with_an_exif_rotation_is_upright(mode, tmp_path):
     upright = np.full((24, 16), 255)
     upright[:8, 8:] = 0
     np.testing.assert_allclose(np.asarray(decoded.convert("L"), dtype=int), upright, atol=5)
+
+
+def turned_jpeg():
+    """A JPEG that lies in its file, 24 x 16 pixels there."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    values = np.random.default_rng(0).integers(0, 256, (16, 24, 3), dtype=np.uint8)
+    return saved(Image.fromarray(values), "JPEG", exif=exif)
+
+
+OPENED = {
+    "turned": turned_jpeg(), "16-bit grey": saved(sixteen_bit(), "PNG"), "transparent": saved(rgba(), "PNG"),
+    "palette with transparency": saved(palette(), "PNG", transparency=0),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", OPENED)
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_an_image_that_pil_opened_is_read_like_its_file(kind, mode):
+    decoded, opened = decode(io.BytesIO(OPENED[kind]), kind, mode), Image.open(io.BytesIO(OPENED[kind]))
+    once = upright(opened, mode)
+    for image in (once, upright(once, mode), upright(decoded, mode)):
+        assert image.mode == mode
+        assert np.array_equal(image, decoded)
+    assert opened.info.keys() == Image.open(io.BytesIO(OPENED[kind])).info.keys(), "the user's image is as it was"
+    halves = (0.5,) * len(mode)
+    transform = Transform(halves, halves, size=8)
+    expected = transform(decoded)
+    assert torch.equal(transform(opened), expected)
+    assert torch.equal(transform.whole(opened), transform.whole(decoded))
+    protocol = find_protocol("resize")(transform, (8, 8))
+    assert torch.equal(protocol(opened, np.random.default_rng(0)), expected)
 
 
 def test_an_open_file_is_read_like_a_path():

@@ -43,6 +43,19 @@ def test_it_acts_in_training_alone(name, jitter):
     assert torch.equal(outputs(plain.train()), outputs(plain.eval()))
 
 
+@pytest.mark.parametrize("name", TAKE_IT)
+def test_another_training_size_is_set_without_it_in_training_too(name):
+    torch.manual_seed(0)
+    encodings = [create_encoding(f"{name}(jitter={jitter})", SHAPE) for jitter in ("None", "'fpe'")]
+    encodings[1].load_state_dict(encodings[0].state_dict())
+    for encoding in encodings:
+        encoding.train().set_grid((5, 9))
+    plain, jittered = (encoding.state_dict() for encoding in encodings)
+    for key, value in plain.items():
+        assert torch.equal(jittered[key], value), key
+    assert torch.equal(*(outputs(encoding.eval()) for encoding in encodings))
+
+
 def moved(jitter, count=300):
     """How far the rows and columns of a grid of 4 x 6 tokens are from the centre, (draws, 2, 24)."""
     torch.manual_seed(0)

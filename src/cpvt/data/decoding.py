@@ -199,10 +199,17 @@ def is_hidden(path: PurePath) -> bool:
 
 
 def upright(image: Image.Image, mode: str) -> Image.Image:
-    """The image in 'RGB' or 'L', from any mode, rotated as its EXIF says; ValueError where its values have no range."""
+    """The image in 'RGB' or 'L', from any mode, rotated as its EXIF says; ValueError where its values have no range.
+
+    An image that is upright already comes back as it is, so that whoever is not sure may call this again.
+    """
     turn = _turn(image)
     image = _convert(image, mode)
-    return image if turn is None else image.transpose(turn)
+    if turn is None:
+        return image
+    turned = image.transpose(turn)
+    turned.info = {}  # holds the EXIF, which would turn it again
+    return turned
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:

@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from cpvt.config import Size, sides
+from cpvt.data.decoding import upright
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")  # of PIL, by timm's names
 ORDERS, CROP_MODES = ("RGB", "BGR"), ("center", "squash", "border")
@@ -22,7 +23,10 @@ ORDERS, CROP_MODES = ("RGB", "BGR"), ("center", "squash", "border")
 
 @dataclass(frozen=True)
 class Transform:
-    """Turns an image into the tensor (C, H, W) that a model was tested on; saved with every checkpoint."""
+    """Turns an image into the tensor (C, H, W) that a model was tested on; saved with every checkpoint.
+
+    Images of any mode and with EXIF rotation are read as from a file: see `cpvt.data.decoding.decode`.
+    """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -40,7 +44,7 @@ class Transform:
     """Whether JPEGs are decoded at a reduced scale where they are shown much smaller, see `DeferredImage`."""
 
     def __post_init__(self) -> None:
-        if len(self.mean) != len(self.std) or len(self.mean) not in (1, 3) or min(self.std) <= 0:
+        if len(self.mean) != len(self.std) or len(self.mean) not in (1, 3) or not min(self.std) > 0:
             raise ValueError(
                 f"mean and std must be one number each, or three, with std above 0; got {self.mean} and {self.std}"
             )
@@ -68,7 +72,7 @@ class Transform:
 
     def resize(self, image: Image.Image, sides: tuple[int, int]) -> Tensor:
         """The image scaled to cover `sides` divided by the crop ratio, and its centre (height, width), as in timm."""
-        image = image if image.mode == self.mode else image.convert(self.mode)
+        image = upright(image, self.mode)
         if image.size == sides[::-1] and self.crop_ratio == 1.0:
             return self.whole(image)
         resize = _resizing(sides, self.crop_ratio, self.interpolation, self.crop_mode)
@@ -76,7 +80,7 @@ class Transform:
 
     def whole(self, image: Image.Image) -> Tensor:
         """The whole image at its own size, normalised."""
-        values = np.asarray(image if image.mode == self.mode else image.convert(self.mode))
+        values = np.asarray(upright(image, self.mode))
         return self.normalise(values.reshape(*values.shape[:2], len(self.mean)).transpose(2, 0, 1))
 
     def normalise(self, pixels: NDArray[np.uint8]) -> Tensor:

@@ -72,20 +72,27 @@ class LearnedEncoding(TableEncoding):
         nn.init.trunc_normal_(self.table, std=0.02)
 
     def resized(self, grid: Grid, scale: Scale | None = None) -> Tensor:
-        scale = self.table_scale(scale)
-        image = self.table.float().unflatten(1, self.grid).permute(0, 3, 1, 2)  # (1, D, h, w)
-        image = F.pad(image, [BORDER] * 4, mode="replicate")
-        if self.training and self.coordinates.jitter is not None:  # each token stands at a row and column of its own
-            axes = self.coordinates.places(grid, self.table.device, scale, training=True)
-            rows, columns = (cubic_weights(places, side) for places, side in zip(axes, self.grid))  # (N, side)
-            return torch.einsum("na, dab, nb -> nd", rows, image[0], columns)[None]
-        axes = self.coordinates.axes(grid, self.table.device, scale)
-        rows, columns = (cubic_weights(places, side) for places, side in zip(axes, self.grid))
-        return (rows @ image @ columns.t()).flatten(2).transpose(1, 2)
+        if not self.training or self.coordinates.jitter is None:
+            return self._read(grid, scale)
+        # each token stands at a row and column of its own
+        axes = self.coordinates.places(grid, self.table.device, self.table_scale(scale), training=True)
+        rows, columns = (cubic_weights(places, side) for places, side in zip(axes, self.grid))  # (N, side)
+        return torch.einsum("na, dab, nb -> nd", rows, self._continued()[0], columns)[None]
 
     def resize_tables(self, grid: Grid, scale: Scale) -> None:
-        table = self.resized(grid, scale).detach().to(self.table.dtype).contiguous()
+        table = self._read(grid, scale).detach().to(self.table.dtype).contiguous()
         self.table = nn.Parameter(table, requires_grad=self.table.requires_grad)
+
+    def _read(self, grid: Grid, scale: Scale | None) -> Tensor:
+        """The table at the places of a grid, without jitter."""
+        axes = self.coordinates.axes(grid, self.table.device, self.table_scale(scale))
+        rows, columns = (cubic_weights(places, side) for places, side in zip(axes, self.grid))
+        return (rows @ self._continued() @ columns.t()).flatten(2).transpose(1, 2)
+
+    def _continued(self) -> Tensor:
+        """The table as an image (1, D, h, w) in float32, continued beyond its edges."""
+        image = self.table.float().unflatten(1, self.grid).permute(0, 3, 1, 2)
+        return F.pad(image, [BORDER] * 4, mode="replicate")
 
 
 def cubic_weights(places: Tensor, side: int) -> Tensor:

@@ -62,8 +62,9 @@ class Protocol(ABC):
 
     def __call__(self, image: Image.Image, generator: np.random.Generator) -> Tensor:
         """The normalised tensor (C, H, W) that the model sees; `generator` decides all that is random."""
-        mode = self.transform.mode
-        tensor = self.show(image if image.mode == mode else image.convert(mode), generator)
+        from cpvt.data.decoding import upright
+
+        tensor = self.show(upright(image, self.transform.mode), generator)
         return self.augmentation.erase(tensor, generator) if self.augmentation else tensor
 
     @abstractmethod

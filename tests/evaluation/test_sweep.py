@@ -246,7 +246,7 @@ def test_a_given_training_size_does_not_change_the_resize_method(tmp_path, tiny_
 
 def test_the_command_line_adds_rows_of_any_model_to_one_folder(tmp_path, tiny_folder, capsys):
     path, out = weights_of(TIMM, tmp_path), tmp_path / "rows"
-    for extra in ([], ["--protocols", "canvas", "--interpolation", "bilinear"]):
+    for extra in ([], ["--protocols", "canvas", "--longest-side", "9"]):
         data = ["--data", str(tiny_folder), "--sizes", "8"]
         main(["sweep", TIMM, "--checkpoint", str(path), *data, "--out", str(out), *extra])
     assert [row.protocol for row in read_rows(out / "rows.jsonl")] == ["resize", "canvas"]

@@ -84,7 +84,7 @@ def test_a_vit_of_hugging_face_is_trained_at_several_sizes_and_rows_say_at_which
         assert torch.equal(kept.model(images).logits, kept.model(images, interpolate_pos_encoding=True).logits)
     (again,) = cpvt.sweep(folder, None, ["12x16"])
     assert (again.model, again.encoding, again.hits) == (rows[-1].model, rows[-1].encoding, rows[-1].hits)
-    assert kept._rows() == rows, "what its card shows"
+    assert kept._rows() == [row for row in rows if row.encoding == "PEG after 1, table kept"], "what its card shows"
     further = retrofit_and_test(replace(config, model=str(folder / "control"), out=f"{config.out}-further"))
     assert read_rows(further / "rows.jsonl")[0].train_sizes == (8, 12, 16)
 

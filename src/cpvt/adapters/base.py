@@ -213,6 +213,33 @@ class ModelAdapter:
         return False
 
 
+@contextmanager
+def kept_modes(model: Any) -> Iterator[None]:
+    """Evaluates inside; afterwards every part is in training or evaluation mode as before, also after an error.
+
+    What is no module, such as the name of a model, has no modes.
+    """
+    modes = [(part, part.training) for part in model.modules()] if isinstance(model, nn.Module) else []
+    if modes:
+        model.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training
+
+
+def usable(logits: Tensor, name: str) -> Tensor:
+    """The logits (images, classes), which give probabilities; UnsupportedSizeError where some are nan or infinite."""
+    wrong = int((~(logits < torch.inf)).any(1).sum())  # -inf is a class of probability 0
+    if wrong:
+        raise UnsupportedSizeError(
+            f"'{name}' gives logits that are not finite for {wrong} of {len(logits)} images: its weights may be "
+            "damaged, or numbers too large for fp16 (bf16 and fp32 hold larger ones)"
+        )
+    return logits
+
+
 def widen(found: Tensor) -> Tensor:
     """A tensor of half precision in float32, in which measurements are made; others as they are."""
     return found.float() if found.dtype in (torch.float16, torch.bfloat16) else found

@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from cpvt.adapters.base import ModelAdapter, sides_of
+from cpvt.adapters.base import ModelAdapter, sides_of, usable
 from cpvt.adapters.scale import rule_under, surest_logits
-from cpvt.config import MAX_IMAGE_PIXELS, TOKEN_BUDGET, Size, sides
+from cpvt.config import MAX_IMAGE_PIXELS, TOKEN_BUDGET, Size, parse_size, sides
 from cpvt.config.scale import ScaleRule, scale_label
 from cpvt.data import BadImageError, check_usable, decode, pixel_limit, with_hint
 from cpvt.data.decoding import undecodable, upright
@@ -34,7 +34,9 @@ class Prediction(NamedTuple):
 
     @property
     def label(self) -> str:
-        """The most probable class."""
+        """The most probable class; ValueError for an image that was skipped, which has none."""
+        if not self.classes:
+            raise ValueError(f"'{self.image}' has no class: {self.error or 'top=0 asked for none'}")
         return self.classes[0][0]
 
     def __str__(self) -> str:
@@ -58,7 +60,7 @@ def preprocessing_of(adapter: ModelAdapter, protocol: str = "resize", size: Size
     transform, limit = adapter.transform, TABLE[protocol].size_is_limit
     if transform is None:
         raise ValueError(f"how images are normalised for '{adapter.name}' is not known; load it from a run")
-    wanted = size or transform.size or adapter.train_size
+    wanted = (transform.size or adapter.train_size) if size is None else parse_size(size)
     if limit and size is None and adapter.train_size is not None:
         wanted = 4 * max(sides(adapter.train_size))
     if wanted is None:
@@ -116,7 +118,8 @@ def _answers(
             yield from zip(*surest_logits(ready, batch))
         return
     scales = [None if rule is None else ready.scale_at(rule, sides_of(each[None])) for each in images]
-    yield from zip(ready.logits(torch.stack(images)) if stack else ready.logits_of_list(images), scales)
+    logits = ready.logits(torch.stack(images)) if stack else ready.logits_of_list(images)
+    yield from zip(usable(logits, ready.name), scales)
 
 
 class _Read(NamedTuple):
@@ -156,6 +159,8 @@ def as_image(image: Any, name: str, mode: str) -> Image.Image:
                 f"{type(image).__name__} of {values.dtype}, {tuple(values.shape)}. Tensors that are normalised already "
                 "go to the model itself"
             )
+        if not values.size:
+            raise BadImageError(f"image '{name}' is an array without pixels, {tuple(values.shape)}")
         image = Image.fromarray(values[..., 0] if values.shape[2:] == (1,) else values)
     try:
         return upright(image, mode)

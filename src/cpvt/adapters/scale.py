@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cpvt.adapters.base import ModelAdapter, sides_of
+from cpvt.adapters.base import ModelAdapter, kept_modes, sides_of, usable
 from cpvt.config.scale import ScaleRule, fit_factor, parse_scale, parse_telling
 
 Pair = tuple[float, float]
@@ -45,7 +45,7 @@ def rule_under(protocol_rule: str | None, scale: Any, adapter: ModelAdapter) -> 
 
 def logits_by_scale(adapter: ModelAdapter, images: Tensor, candidates: Sequence[Any]) -> Tensor:
     """Logits (candidates, B, classes) of images (B, C, H, W), told each scale; ValueError for less than two classes."""
-    found = torch.stack([adapter.told(scale).logits(images) for scale in candidates])
+    found = torch.stack([usable(adapter.told(scale).logits(images), adapter.name) for scale in candidates])
     if found.shape[2] < 2:
         raise ValueError(f"a scale is estimated from class probabilities; '{adapter.name}' gives {found.shape[2]}")
     return found
@@ -70,22 +70,33 @@ def estimate_scale(
     """Estimate how much larger objects are than in training: the scale with the lowest mean entropy, no labels needed.
 
     model: one of ours, a retrofitted one, what `load` returned, or an adapter. images: (B, C, H, W), or several such
-    batches of one size; the estimate is for all of them together, so give it a set taken alike: 64 images do. A set is
-    needed: for a single image the guess is worth less. candidates: scales to choose from, ascending; by default 1, 1.5,
-    2, 3, 4, 6, 8 as far as they are below the ratio of the image to the training size, and that ratio. Of equal ones
-    the first is taken. Returns a number, or (rows, columns) where they differ.
-    Raises ValueError for a model without classes, or that cannot be told a scale.
+    batches or images (C, H, W) of one size; the estimate is for all of them together, so give it a set taken alike: 64
+    images do. For a single image the guess is worth less. candidates: scales to choose from, ascending; by default 1,
+    1.5, 2, 3, 4, 6, 8 as far as they are below the ratio of the image to the training size, and that ratio. Of equal
+    ones the first is taken. Returns a number, or (rows, columns) where they differ.
+    Raises ValueError for a model without classes, or that cannot be told a scale, and where the answers are not finite.
     """
     from cpvt.adapters import adapter_of
 
-    adapter = model if isinstance(model, ModelAdapter) else getattr(model, "adapter", None) or adapter_of(model)
-    batches = [images] if isinstance(images, Tensor) else list(images)
-    if not batches or not sum(len(batch) for batch in batches):
+    batches = [_batch(each) for each in ([images] if isinstance(images, Tensor) else images)]
+    if not sum(map(len, batches)):
         raise ValueError("a scale is estimated from images; got none")
     if isinstance(model, torch.nn.Module) and not getattr(model, "num_classes", 1):
         raise ValueError("a scale is estimated from class probabilities; this model has no head, num_classes=0")
-    scales = list(candidates or candidate_scales(adapter, sides_of(batches[0])))
-    return least_uncertain(scales, total_entropy(adapter, batches, scales))
+    with kept_modes(model):
+        adapter = model if isinstance(model, ModelAdapter) else getattr(model, "adapter", None) or adapter_of(model)
+        scales = candidate_scales(adapter, sides_of(batches[0])) if candidates is None else list(candidates)
+        if not scales:
+            raise ValueError("candidates must be one scale or more; got none")
+        return least_uncertain(scales, total_entropy(adapter, batches, scales))
+
+
+def _batch(images: Tensor) -> Tensor:
+    """Images as (B, C, H, W); ValueError for anything but these and a single one."""
+    if not isinstance(images, Tensor) or images.ndim not in (3, 4):
+        got = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
+        raise ValueError(f"images must be tensors (B, C, H, W) or (C, H, W), as `run.transform` gives them; got {got}")
+    return images if images.ndim == 4 else images[None]
 
 
 def total_entropy(adapter: ModelAdapter, batches: Iterable[Tensor], scales: Sequence[Any]) -> Tensor:

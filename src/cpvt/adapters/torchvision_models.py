@@ -97,7 +97,7 @@ def _published(model_name: str, named: str | None) -> dict[str, Any]:
     transform = getattr(weights, named or "DEFAULT", next(iter(weights))).transforms()
     crop, resize = transform.crop_size[0], transform.resize_size[0]
     how = Transform(tuple(transform.mean), tuple(transform.std), min(1.0, crop / resize), transform.interpolation.value)
-    return {"transform": how} if "vit" in model_name else {"transform": how, "train_size": crop}
+    return {"transform": how} if model_name.startswith("vit_") else {"transform": how, "train_size": crop}
 
 
 def build(model_name: str, options: dict[str, Any], num_classes: int, size: int | None, in_chans: int) -> nn.Module:

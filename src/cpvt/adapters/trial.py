@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -11,6 +10,7 @@ import torch
 from torch import nn
 
 from cpvt.adapters import TABLE, adapter_of, build
+from cpvt.adapters.base import kept_modes
 from cpvt.config import Size, sides, size_label
 from cpvt.runtime.errors import error_line
 
@@ -93,15 +93,3 @@ def _with_option(name: str, option: str) -> str:
     """timm:vit_tiny(depth=4) -> timm:vit_tiny(depth=4, dynamic_img_size=True)."""
     stem = name.removesuffix("()")
     return f"{stem[:-1]}, {option})" if stem.endswith(")") else f"{stem}({option})"
-
-
-@contextmanager
-def kept_modes(model: nn.Module) -> Iterator[None]:
-    """Evaluates inside; afterwards every part is in training or evaluation mode as before, also after an error."""
-    modes = [(part, part.training) for part in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for part, training in modes:
-            part.training = training

@@ -37,9 +37,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
     from cpvt.runtime.progress import Bars
     from cpvt.training import train as run_training
 
-    options = {
-        name: getattr(config.dataset, name) for name in ("crop_pct", "on_bad_image", "max_image_pixels", "workers")
-    }
+    options = {name: getattr(config.dataset, name) for name in ("on_bad_image", "max_image_pixels", "workers")}
     with Bars() as bars:
         data = open_data(config.dataset)
         folder = run_training(config, bars, data)
@@ -67,8 +65,10 @@ def train(config: TrainConfig) -> dict[str, Any]:
 
 def sweep(config: SweepConfig) -> dict[str, Any]:
     from cpvt.evaluation.sweep import sweep as run_sweep
+    from cpvt.reporting.summary import clash_warnings
     from cpvt.reporting.terminal import print_tables
     from cpvt.results.folders import ROWS
+    from cpvt.results.rows import read_rows
     from cpvt.runtime import distributed
     from cpvt.runtime.files import append_rows, check_writable
     from cpvt.runtime.progress import Bars
@@ -79,6 +79,7 @@ def sweep(config: SweepConfig) -> dict[str, Any]:
     rows: list[Row] = []
     said: set[str] = set()  # what is true of every size is said once
     check_writable(folder)
+    earlier = read_rows(folder / ROWS)
     distributed.join(config.device)
     with Bars() as bars:
         for row in run_sweep(**options, on_progress=bars):
@@ -96,6 +97,8 @@ def sweep(config: SweepConfig) -> dict[str, Any]:
                     said.add(message)
     if distributed.is_main_process():
         print_tables(rows)
+        for warning in clash_warnings([*earlier, *rows]):
+            print(f"warning: {folder / ROWS}: {warning}")
         print(f"cpvt report {folder} draws the page")
     several = len(config.protocols) > 1
     names = [f"{row.protocol} {size_label(row.size)}" if several else size_label(row.size) for row in rows]
@@ -155,7 +158,7 @@ def predict(config: PredictConfig) -> dict[str, Any]:
                     print(prediction)
         finally:  # what was found before an error is kept
             if config.csv is not None and predictions:
-                write_bytes(Path(config.csv), as_table(predictions, config.top).encode())
+                write_bytes(Path(config.csv), as_table(predictions, config.top).encode(errors="surrogateescape"))
     summary = {"model": model, **summarise(predictions, checkpoint.class_names)}
     return {**summary, "predictions": [each._asdict() for each in predictions]} if config.json else summary
 

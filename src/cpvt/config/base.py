@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, asdict, fields
-from numbers import Real
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -33,6 +33,10 @@ RANGES: dict[str, Callable[[Any], bool]] = {
     "above 0 and at most 1": lambda number: 0 < number <= 1,
     "above 0 and below 1": lambda number: 0 < number < 1,
 }
+
+
+class Default(int):
+    """A whole number that nobody chose: its type tells it from a given one, where another default may replace it."""
 
 
 def ignore_progress(name: str, done: int, total: int, message: str) -> None:
@@ -59,6 +63,9 @@ class Options:
                 if isinstance(value, str) or not isinstance(value, Sequence):
                     raise ValueError(f"{each.name} takes several values, as in {each.name}=({value!r},); got {value!r}")
                 value = tuple(map(parse_size, value)) if "Size" in each.type else tuple(value)
+                count = None if "..." in each.type else each.type.count(",") + 1
+                if count is not None and len(value) != count:
+                    raise ValueError(f"{each.name} takes {count} values; got {value}")
             elif "Size" in each.type and value is not None:
                 value = parse_size(value)
             elif isinstance(value, Options):
@@ -67,6 +74,10 @@ class Options:
                 raise ValueError(f"{each.name} takes {each.type}(...), as in {each.name}={each.type}(); got a dict")
             object.__setattr__(self, each.name, value)
         check_ranges(self, self.RANGES)
+        for each in fields(self):  # type: ignore[arg-type]
+            value = getattr(self, each.name)
+            if each.type in ("int", "int | None") and value is not None and not isinstance(value, Integral):
+                raise ValueError(f"{each.name} must be a whole number; got {value!r}")
 
     @staticmethod
     @contextmanager

@@ -35,7 +35,7 @@ class SweepConfig(Options):
     limit: int | None = None
     """Most test images to read, drawn with a fixed seed, for a first look; by default all."""
     img_size: Size | None = None
-    """Training size of an external model that does not state it."""
+    """Training size of an external model that does not state it, or was trained at another."""
     crop_pct: float | None = None
     """Center crop under resize, as a fraction of the resized image; by default the model's own, or 0.875."""
     interpolation: str | None = None

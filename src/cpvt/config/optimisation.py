@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from cpvt.config.base import Options, Precision, Ranges
+from cpvt.config.base import Default, Options, Precision, Ranges
 
 
 @dataclass(frozen=True)
 class OptimConfig(Options):
     """How a model is trained: the same for every encoding."""
 
-    epochs: int = 20
+    epochs: int = Default(20)
     """Passes over the training images."""
     batch_size: int = 32
     """Images in one step, over all processes."""

@@ -21,7 +21,7 @@ SPLITS = {"train": ("train",), "test": ("validation", "test", "val", "valid")}
 
 def natural_key(name: str | Path) -> list[int | str]:
     """Sorts class2 before class10, as timm's function of this name, without importing timm."""
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", str(name).lower())]
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", str(name).lower())]
 
 
 def find_parts(names: Collection[str]) -> dict[str, str]:

@@ -44,7 +44,7 @@ class Transform:
     """Whether JPEGs are decoded at a reduced scale where they are shown much smaller, see `DeferredImage`."""
 
     def __post_init__(self) -> None:
-        if len(self.mean) != len(self.std) or len(self.mean) not in (1, 3) or not min(self.std) > 0:
+        if len(self.mean) != len(self.std) or len(self.mean) not in (1, 3) or not all(each > 0 for each in self.std):
             raise ValueError(
                 f"mean and std must be one number each, or three, with std above 0; got {self.mean} and {self.std}"
             )

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from cpvt.adapters import ModelAdapter
+from cpvt.adapters.base import usable
 from cpvt.config import MAX_IMAGE_PIXELS, TOKEN_BUDGET, ProgressCallback, ignore_progress
 from cpvt.data import Batch, DataSet, LoadOptions, load_batches, load_packs, load_stream
 from cpvt.data.protocols import Protocol
@@ -95,6 +96,7 @@ def measure(
             model_start = time.perf_counter()
             logits = (adapter.logits_of_list(images) if isinstance(images, list) else adapter.logits(images)).cpu()
             score.model_seconds += time.perf_counter() - model_start
+            usable(logits, adapter.name)
             if logits.shape[1] != classes:
                 raise ValueError(f"'{adapter.name}' has {logits.shape[1]} classes, the data has {classes}")
             _count(score, logits, batch.labels)

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from cpvt.adapters import ModelAdapter, adapter_of, is_external, logits_of
+from cpvt.adapters.base import kept_modes
 from cpvt.adapters.hugging_face import INTERPOLATE
-from cpvt.adapters.trial import kept_modes
 from cpvt.config import ExportConfig, ExternalConfig, options_from, sides, takes_options
 from cpvt.config.scale import ScaleRule
 from cpvt.evaluation.quantise import AGREEMENT, Quantised, compare_answers, quantise

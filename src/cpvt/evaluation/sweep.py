@@ -7,30 +7,31 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from cpvt.adapters import ModelAdapter, UnsupportedSizeError, is_external
+from cpvt.adapters.base import kept_modes
+from cpvt.adapters.own import OwnAdapter
 from cpvt.adapters.precision import in_precision, precision_of
-from cpvt.adapters.retrofit import describe_retrofit
 from cpvt.adapters.scale import candidate_scales, least_uncertain, rule_under, total_entropy
 from cpvt.config import (
     POOL_NAMES,
-    ModelConfig,
     ProgressCallback,
     Size,
     SweepConfig,
     ignore_progress,
     options_from,
-    parse_size,
     sides,
+    size_label,
     takes_options,
 )
 from cpvt.config.base import some_names
 from cpvt.data import Batch, DataSet, Transform, open_data
 from cpvt.data.datasets import UnknownDataError
-from cpvt.data.protocols import TABLE, check_protocols, find_protocol
+from cpvt.data.protocols import TABLE, check_protocols, find_protocol, options_read
 from cpvt.evaluation.accuracy import Score, count_test, load_test, measure
 from cpvt.results.checkpoints import Checkpoint, as_adapter, is_run, load
+from cpvt.results.identity import Identity, identity_of
 from cpvt.results.rows import Row, pack_hits
 from cpvt.runtime import distributed
 from cpvt.runtime.hub import is_hub
@@ -38,18 +39,6 @@ from cpvt.runtime.hub import is_hub
 logger = logging.getLogger(__name__)
 
 AUTO_IMAGES = 64  # of a test, from which 'auto' estimates the scale
-
-
-class Identity(NamedTuple):
-    """The model's name and settings in rows."""
-
-    model: str
-    encoding: str = ""
-    pool: str = ""
-    seed: int = 0
-    at: tuple[int, ...] = ()
-    train_sizes: tuple[Size, ...] = ()
-    initial_weights: str = ""
 
 
 @takes_options(SweepConfig, "out")
@@ -80,11 +69,15 @@ def sweep(
 
 def _sweep(config: SweepConfig, on_progress: ProgressCallback) -> Iterator[Row]:
     model: Any = config.model
+    with kept_modes(model):
+        yield from _tests(model, config, on_progress)
+
+
+def _tests(model: Any, config: SweepConfig, on_progress: ProgressCallback) -> Iterator[Row]:
     if isinstance(model, (str, Path)) and is_run(model) and not is_external(str(model)) and config.checkpoint is None:
         model = load(model, config.device)
     adapter, identity = as_adapter(model, config.checkpoint, config.device), _identity(model)
-    if config.img_size is not None:
-        adapter = replace(adapter, train_size=config.img_size)
+    adapter = _stated_size(adapter, model, config.img_size)
     _check_protocols(config)
     data = _data_of(model, adapter, config.data, config.data_dir).limited(config.limit)
     for protocol in config.protocols:
@@ -96,8 +89,10 @@ def _sweep(config: SweepConfig, on_progress: ProgressCallback) -> Iterator[Row]:
     changes |= {"interpolation": config.interpolation, "longest_side": config.longest_side}
     changes |= {"reduced_jpegs": config.reduced_jpegs}
     known = {name: value for name, value in changes.items() if value is not None}
+    _check_read(known, config.protocols)
     transform = replace(_transform_of(adapter, data, max(max(sides(size)) for size in sizes)), **known)
     for protocol, size in itertools.product(config.protocols, sizes):
+        size = max(sides(size)) if TABLE[protocol].size_is_limit else size
         batches = load_test(
             data, find_protocol(protocol)(transform, sides(size)), config.batch_size,
             patch_size=adapter.patch_size or 1,
@@ -135,6 +130,28 @@ def _check_protocols(config: SweepConfig) -> None:
             )
 
 
+def _check_read(changes: dict[str, Any], protocols: Sequence[str]) -> None:
+    """Raise ValueError for a change of how images are read that none of the protocols reads, and rows would claim."""
+    options = {"crop_ratio": "crop_pct", "interpolation": "interpolation", "longest_side": "longest_side"}
+    unread = [option for name, option in options.items()
+              if name in changes and not any(name in options_read(protocol) for protocol in protocols)]  # fmt: skip
+    if unread:
+        raise ValueError(f"under {' and '.join(protocols)} {' and '.join(unread)} has no effect; leave it out")
+
+
+def _stated_size(adapter: ModelAdapter, model: Any, img_size: Size | None) -> ModelAdapter:
+    """The adapter with the training size that the options state; ValueError where a model of ours states another."""
+    if img_size is None:
+        return adapter
+    known = isinstance(model, Checkpoint) or isinstance(adapter, OwnAdapter)
+    if known and adapter.train_size is not None and sides(adapter.train_size) != sides(img_size):
+        raise ValueError(
+            f"'{adapter.name}' was trained at {size_label(adapter.train_size)} pixels, and img_size says "
+            f"{size_label(img_size)}: leave img_size (--img-size) out; sizes (--sizes) are those to test at"
+        )
+    return replace(adapter, train_size=img_size)
+
+
 def _identity(model: Any) -> Identity:
     """How rows name a model: a run by its training, a model of another library by its name."""
     if not isinstance(model, Checkpoint):
@@ -142,14 +159,7 @@ def _identity(model: Any) -> Identity:
     if "training" not in model.record:  # of timm's config.json
         own = model.own_model
         return Identity(model.name, own.config.encoding, POOL_NAMES[own.config.global_pool], at=tuple(own.encoding.at))
-    training, config, at = model.record["training"], model.config, tuple(model.record["at"])
-    sizes = tuple(map(parse_size, training.get("train_sizes", ())))
-    seed, start = training["seed"], training.get("initial_checkpoint") or ""
-    if isinstance(config, ModelConfig):
-        encoding, pool = config.encoding, POOL_NAMES[config.global_pool]
-    else:
-        encoding, pool = describe_retrofit(config.retrofit) if config.retrofit else "", ""
-    return Identity(training["model"], encoding, pool, seed, at, sizes, start)
+    return identity_of(model.record, model.config)
 
 
 def _data_of(model: Any, adapter: ModelAdapter, data: str | DataSet | None, root: str | None) -> DataSet:
@@ -245,8 +255,9 @@ def default_sizes(adapter: ModelAdapter) -> list[Size]:
         raise ValueError(
             f"'{adapter.name}' does not state its training size: pass sizes= (--sizes), and img_size= if it is known"
         )
-    side = max(sides(adapter.train_size))
-    return [max(adapter.patch_size or 1, side * half // 2) for half in (1, 2, 3, 4, 6)]
+    smallest = adapter.patch_size or 1
+    found = [tuple(max(smallest, side * half // 2) for side in sides(adapter.train_size)) for half in (1, 2, 3, 4, 6)]
+    return [height if isinstance(adapter.train_size, int) else (height, width) for height, width in found]
 
 
 def _check_data(data: DataSet, adapter: ModelAdapter, protocol: str) -> None:
@@ -284,7 +295,7 @@ def _row(
         parameters=adapter.parameters,
         data=data.name,
         train_size=adapter.train_size,
-        scale=_scale_of(adapter, protocol, size),
+        scale=None if score.refused else _scale_of(adapter, protocol, size),
         crop_ratio=transform.crop_ratio,
         interpolation=transform.interpolation,
         longest_side=transform.longest_side,

@@ -14,6 +14,7 @@ import torch
 
 from cpvt.adapters import is_external
 from cpvt.config import CompareConfig, ProgressCallback, Size, TrainConfig, ignore_progress, refuse_other, sides
+from cpvt.config.base import Default
 from cpvt.data import DataSet, open_data
 from cpvt.data.protocols import TABLE as PROTOCOLS
 from cpvt.data.protocols import check_protocols
@@ -124,7 +125,7 @@ def spell_out(config: CompareConfig) -> CompareConfig:
         f"{name}_sizes": _sizes(config, name, quick) for name in PROTOCOLS if hasattr(config, f"{name}_sizes")
     }
     optim = config.optim
-    if quick and optim.epochs == CompareConfig().optim.epochs:
+    if quick and isinstance(optim.epochs, Default):
         optim = replace(optim, epochs=QUICK_EPOCHS)
     default = [name for name, entry in ENCODINGS.items() if entry.quick] if quick else [DEFAULT_GROUP]
     return replace(
@@ -235,7 +236,7 @@ def _run(task: _Task, data: DataSet, on_progress: ProgressCallback, keep: Callab
     for protocol, size, scale in task.tests:
         source = task.training.dataset
         rows = sweep(
-            checkpoint, data, [size], protocols=(protocol,), scale=scale, crop_pct=source.crop_pct,
+            checkpoint, data, [size], protocols=(protocol,), scale=scale,
             on_bad_image=source.on_bad_image, max_image_pixels=source.max_image_pixels, on_progress=on_task_progress,
         )  # fmt: skip
         for row in rows:

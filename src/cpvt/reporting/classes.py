@@ -48,10 +48,11 @@ def by_class(rows: Sequence[Row]) -> list[Classes]:
 def _classes(protocol: str, counted: Sequence[Row], rows: Sequence[Row]) -> Classes:
     wanted = next((pixels(row.train_size) for row in counted if row.train_size), 0.0)
     size = min((row.size for row in counted), key=lambda each: abs(pixels(each) - wanted))
-    models: dict[str, list[Row]] = {}
+    by_seed: dict[str, dict[int, Row]] = {}  # of two tests of a seed the last, as in the tables of accuracy
     for row in counted:
         if row.size == size:
-            models.setdefault(label_of(row, rows), []).append(row)
+            by_seed.setdefault(label_of(row, rows), {})[row.seed] = row
+    models = {label: list(own.values()) for label, own in by_seed.items()}
     first = next(iter(models.values()))[0]
     names = list(first.class_names) or [str(number) for number in range(len(first.class_totals))]
     models = {label: own for label, own in models.items() if all(len(each.class_totals) == len(names) for each in own)}

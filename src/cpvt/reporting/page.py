@@ -110,7 +110,10 @@ def _record(folder: Path) -> dict[str, Any] | None:
 
 
 def gather(folders: Sequence[str | Path]) -> list[Row]:
-    """The rows of all folders; ValueError for a folder with neither rows nor probe results."""
+    """The rows of all folders, repetitions with the same answers once; those with others stay, for a warning.
+
+    Raises ValueError for a folder with neither rows nor probe results.
+    """
     if not folders:
         raise ValueError("report needs at least one folder")
     rows: list[Row] = []
@@ -119,7 +122,7 @@ def gather(folders: Sequence[str | Path]) -> list[Row]:
         if not found and not (folder / PROBE_RESULTS).exists():
             raise ValueError(f"'{folder}' holds no rows: expected {ROWS}, as `cpvt compare` or `cpvt sweep` writes it")
         rows += found
-    return list({(row.key, row.settings): row for row in rows}.values())
+    return list({(row.key, row.settings, row.correct, row.hits): row for row in rows}.values())
 
 
 def _curves(folders: Sequence[str | Path], out: Path, chosen: Sequence[str]) -> bytes | None:

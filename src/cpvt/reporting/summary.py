@@ -209,10 +209,11 @@ def warnings_of(rows: Sequence[Row], protocol: str | None = None) -> list[str]:
     differ in what rows do not say, gave different answers: the last is shown.
     """
     cells = [cell for cell in summarise(rows) if protocol in (None, cell.protocol)]
-    return [*_majority_warnings(cells), *_clash_warnings(rows, protocol)]
+    return [*_majority_warnings(cells), *clash_warnings(rows, protocol)]
 
 
-def _clash_warnings(rows: Sequence[Row], protocol: str | None) -> list[str]:
+def clash_warnings(rows: Sequence[Row], protocol: str | None = None) -> list[str]:
+    """A sentence for each model of which two tests gave different answers, under one protocol or any."""
     answers: dict[tuple[Key, int], set[tuple[int, str | None]]] = {}
     for row in rows:
         if protocol in (None, row.protocol):

@@ -27,7 +27,8 @@ from cpvt.models.pretrained import Files, shipped_files, shipped_names
 from cpvt.models.sizes import MODELS
 from cpvt.results.folders import CHECKPOINT, ROWS, WEIGHTS
 from cpvt.results.hub import record_from_timm, write_run
-from cpvt.results.rows import Row, read_rows
+from cpvt.results.identity import identity_of, own_rows
+from cpvt.results.rows import Row
 from cpvt.runtime.files import read_json, write_json
 from cpvt.runtime.hub import CONFIG, PREFIX, fetch, is_hub, push
 
@@ -114,9 +115,10 @@ class Checkpoint:
         write_run(folder, repo_id, self.model, self.record, self._rows(), license)
 
     def _rows(self) -> list[Row]:
-        """The tests of this run in its folder, and not of other models that were tested into it."""
-        rows, training = read_rows(self.folder / ROWS) if self.folder else [], self.record.get("training") or {}
-        return [row for row in rows if (row.model, row.seed) == (training.get("model"), training.get("seed"))]
+        """The tests of this run in its folder."""
+        if self.folder is None or "training" not in self.record:
+            return []
+        return own_rows(self.folder / ROWS, identity_of(self.record, self.config))
 
 
 def as_adapter(

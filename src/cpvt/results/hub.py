@@ -104,7 +104,7 @@ def write_run(
     else:
         write_weights(folder, model.state_dict())
     write_json(folder / CHECKPOINT, shared)
-    write_bytes(folder / CARD, _card(repo_id, model, shared, rows, license).encode())
+    write_bytes(folder / CARD, _card(repo_id, model, shared, rows, license).encode(errors="replace"))
 
 
 def _read_by_timm(record: dict[str, Any]) -> dict[str, Any]:
@@ -188,7 +188,7 @@ def _results(rows: Sequence[Row], transform: dict[str, Any]) -> list[str]:
         by_kind: dict[str, dict[Any, str]] = {}
         for row in own:
             percent = "refused" if row.refused else f"{100 * row.accuracy:.1f}"
-            by_kind.setdefault(_kind(row, transform), {})[row.size] = percent
+            by_kind.setdefault(kind_of_test(row, transform), {})[row.size] = percent
         lines += [
             f"| {kind} | {' | '.join(at.get(size, '–') for size in sizes)} |" for kind, at in sorted(by_kind.items())
         ]
@@ -197,8 +197,8 @@ def _results(rows: Sequence[Row], transform: dict[str, Any]) -> list[str]:
     return ["## Accuracy", "", *lines, words, ""] if lines else []
 
 
-def _kind(row: Row, transform: dict[str, Any]) -> str:
-    """What distinguishes the lines of a table: protocol, scale, precision, and other ways to read images."""
+def kind_of_test(row: Row, transform: dict[str, Any]) -> str:
+    """What distinguishes the tests of a run at one size: protocol, scale, precision, and other ways to read images."""
     told = {"": "no scale told", "paper": "no scale told", "protocol": "scale told"}.get(row.scale_rule)
     words = [row.protocol, told or f"scale {row.scale_rule}", *([] if row.precision == "fp32" else [row.precision])]
     labels = {"crop_ratio": "crop ratio", "interpolation": "interpolation", "longest_side": "longest side"}

@@ -13,8 +13,8 @@ from cpvt.config.base import some_names
 from cpvt.config.scale import scale_label
 from cpvt.results.checkpoints import config_from_json, files_of, transform_of
 from cpvt.results.folders import HISTORY, ROWS
-from cpvt.results.hub import describe_start, describe_training
-from cpvt.results.rows import read_rows
+from cpvt.results.hub import describe_start, describe_training, kind_of_test
+from cpvt.results.identity import identity_of, own_rows
 from cpvt.runtime.files import read_lines
 
 
@@ -39,9 +39,10 @@ def describe_run(run: str | Path, record: dict[str, Any]) -> dict[str, str]:
     history = [values for _, values in read_lines(Path(run) / HISTORY)]
     if history:
         lines["last epoch"] = f"loss {history[-1]['loss']:.4f}, training accuracy {history[-1]['accuracy']:.1%}"
-    for row in read_rows(Path(run) / ROWS):
+    for row in own_rows(Path(run) / ROWS, identity_of(record, config)) if training else ():
         result = f"not supported: {row.refused}" if row.refused else f"{row.accuracy:.1%} of {row.total:,} images"
-        lines[f"tested on {row.data}, {row.protocol}, {size_label(row.size)}"] = result
+        kind = kind_of_test(row, record.get("transform", {}))
+        lines[f"tested on {row.data}, {kind}, {size_label(row.size)}"] = result
     if made:
         versions = ", ".join(f"{name} {version}" for name, version in made["versions"].items())
         lines["made by"] = f"{versions}; commit {made['commit'] or 'not known'}; {made['machine']}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import zlib
 from collections import Counter
@@ -96,7 +97,7 @@ def _hold_out(root: Path, folders: Sequence[str]) -> dict[str, dict[str, list[Pa
     for name, paths in _images_by_class(root).items():
         if len(paths) < 2:
             raise ValueError(f"'{root / name}' holds one image; a class needs two, one to train and one to test")
-        hashes = {path: zlib.crc32(path.relative_to(root).as_posix().encode()) for path in paths}
+        hashes = {path: zlib.crc32(os.fsencode(path.relative_to(root).as_posix())) for path in paths}
         held = {path for path in paths if hashes[path] % HELD_OUT == 0} or {min(paths, key=hashes.__getitem__)}
         held -= {max(paths, key=hashes.__getitem__)} if len(held) == len(paths) else set()
         images["test"][name] = [path for path in paths if path in held]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,14 +27,14 @@ class ShardSplit:
         self.shards, self.mode = tuple(shards), mode
         every = [(shard, sample) for shard, within in enumerate(samples) for sample in within]
         self.places = np.array([(shard, sample.offset, sample.size) for shard, sample in every], dtype=np.int64)
-        self.names = np.array([sample.name.encode() for _, sample in every])
+        self.names = np.array([os.fsencode(sample.name) for _, sample in every])
         self.labels = np.array(labels, dtype=np.int64)
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def name(self, index: int) -> str:
-        return f"{self.names[index].decode()} of {self.shards[self.places[index][0]]}"
+        return f"{os.fsdecode(self.names[index])} of {self.shards[self.places[index][0]]}"
 
     def read(self, index: int, generator: np.random.Generator) -> tuple[Image.Image, int]:
         shard, offset, size = self.places[index].tolist()

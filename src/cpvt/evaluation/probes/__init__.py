@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cpvt.adapters import ModelAdapter, UnsupportedError, UnsupportedSizeError
+from cpvt.adapters.base import kept_modes
 from cpvt.config import ProbeConfig, ProgressCallback, Size, ignore_progress, options_from, sides, takes_options
 from cpvt.config.scale import parse_scale, scale_label
 from cpvt.data import DataSet, open_data
@@ -60,6 +61,11 @@ def probe(
 
 
 def _probe(config: ProbeConfig, on_progress: ProgressCallback) -> Iterator[ProbeResult]:
+    with kept_modes(config.model):
+        yield from _measurements(config, on_progress)
+
+
+def _measurements(config: ProbeConfig, on_progress: ProgressCallback) -> Iterator[ProbeResult]:
     if any(name not in TABLE for name in config.probes):
         raise ValueError(f"probes must be among {', '.join(TABLE)}; got {', '.join(config.probes)}")
     adapter = as_adapter(config.model, config.checkpoint, config.device).told(config.scale)

@@ -36,7 +36,7 @@ def test_list_prints_every_name_and_ends_with_json(capsys):
         assert any(line.startswith(f"  {name} ") for line in lines)
 
 
-def test_list_prints_the_table_of_the_readme(capsys):
+def test_list_prints_the_encodings_as_a_table(capsys):
     main(["list", "--markdown"])
     table, _, last = capsys.readouterr().out.strip().rpartition("\n")
     assert table == markdown_table()

@@ -287,3 +287,7 @@ def test_without_a_network_the_hub_is_asked_once(name, words, monkeypatch, tmp_p
 
 def test_an_address_that_refuses_does_not_answer():
     assert not hub._answers("http://127.0.0.1:9")
+
+
+def test_torchvision_states_the_size_of_models_that_are_no_vit_whatever_their_name():
+    assert open_adapter("torchvision:maxvit_t", "random").train_size == 224

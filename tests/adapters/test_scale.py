@@ -64,6 +64,18 @@ def test_a_set_is_given_the_scale_of_the_lowest_mean_entropy():
     assert cpvt.estimate_scale(adapter(), images, candidates=[(1, 1), (2.0, 1.0)]) == (2.0, 1.0)
 
 
+def test_images_may_come_one_by_one_and_candidates_as_an_array():
+    images = images_of((0, 2.0), (1, 2.0))
+    assert cpvt.estimate_scale(adapter(), images[0]) == 2.0
+    assert cpvt.estimate_scale(adapter(), list(images)) == 2.0
+    assert cpvt.estimate_scale(adapter(), images, np.linspace(1, 3, 3)) == 2.0
+    for wrong in (images[0, 0], [np.zeros((3, 8, 8))], images[None]):
+        with pytest.raises(ValueError, match=r"images must be tensors \(B, C, H, W\) or \(C, H, W\)"):
+            cpvt.estimate_scale(adapter(), wrong)
+    with pytest.raises(ValueError, match="candidates must be one scale or more; got none"):
+        cpvt.estimate_scale(adapter(), images, [])
+
+
 def test_of_equally_sure_scales_the_first_is_taken():
     images = images_of((0, 1.5))
     assert cpvt.estimate_scale(adapter(), images, [1.0, 2.0]) == 1.0

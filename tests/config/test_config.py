@@ -67,6 +67,21 @@ def test_numbers_out_of_range_are_refused(make, option, value, words):
         make(**{option: value})
 
 
+@pytest.mark.parametrize(
+    ("make", "options", "message"),
+    [
+        (OptimConfig, {"crop_scale": (0.5,)}, r"crop_scale takes 2 values; got \(0.5,\)"),
+        (OptimConfig, {"epochs": 2.5}, "epochs must be a whole number; got 2.5"),
+        (CompareConfig, {"img_size": 32.5}, "img_size must be a whole number; got 32.5"),
+        (train, {"train_sizes": (32.5,)}, "a size is a side such as 48, or .*; got '32.5'"),
+        (train, {"seed": "1a"}, "seed must be .*; got '1a'"),
+    ],
+)
+def test_values_of_another_kind_are_refused(make, options, message):
+    with pytest.raises(ValueError, match=message):
+        make(**options)
+
+
 @pytest.mark.parametrize("size", [0, -1, "8x", "0x8", "8x8x8"])
 def test_malformed_sizes_are_refused(size):
     with pytest.raises(ValueError, match=f"a size is a side such as 48, or .*; got '{size}'"):

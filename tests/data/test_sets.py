@@ -23,6 +23,7 @@ from cpvt.data import (
     open_data,
     pixel_limit,
 )
+from cpvt.data.base import natural_key
 from cpvt.data.datasets import TABLE
 from cpvt.data.protocols import find_protocol
 from cpvt.training.journal import describe_data
@@ -601,3 +602,18 @@ def test_a_limit_cannot_draw_from_a_stream():
     streamed = replace(open_data("digits"), train=None, test=None, test_stream=object())
     with pytest.raises(ValueError, match="'digits' is read as it comes, so that a limit cannot draw from it"):
         streamed.limited(3)
+
+
+def test_names_sort_naturally_with_any_digits():
+    names = ["class10", "class2", "5\u00b2.jpg", "x\u2460"]
+    assert sorted(names, key=natural_key) == ["5\u00b2.jpg", "class2", "class10", "x\u2460"]
+
+
+def test_class_folders_with_names_that_are_not_utf_8_are_split_as_others(image_folder):
+    root = image_folder({"cat": 3, "dog": 3})
+    try:
+        os.rename(root / "cat" / "0.png", os.fsencode(root / "cat") + b"/caf\xe9.png")
+    except OSError:
+        pytest.skip("this file system takes names of UTF-8 alone")
+    data = open_data(str(root))
+    assert len(data.train) + len(data.test) == 6

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 
 import numpy as np
@@ -305,3 +306,34 @@ def test_a_prediction_at_another_size_is_told_the_scale_as_the_tests_are(tested)
     assert {each.scale for each in auto} <= {(1, 1), (1.5, 1.5), (2, 2), (2.5, 2.5)}
     with pytest.raises(ValueError, match="scale must be paper, pixels, fit"):
         cpvt.predict(run, files, scale="big")
+
+
+def test_names_of_files_that_are_not_utf_8_are_kept(tiny_run, image, tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    name = os.fsencode(folder) + b"/caf\xe9.png"
+    try:
+        shutil.copy(image(9, 9), name)
+    except OSError:
+        pytest.skip("this file system takes names of UTF-8 alone")
+    main(["predict", str(tiny_run), str(folder), "--csv", str(tmp_path / "found.csv")])
+    assert b"caf\xe9.png" in (tmp_path / "found.csv").read_bytes()
+
+
+@pytest.mark.parametrize("size", ["12", "12x12", [12, 12], np.int64(12)])
+def test_sizes_are_read_as_everywhere(tiny_run, image, size):
+    run, path = cpvt.load(tiny_run), image(9, 9)
+    assert run(path, size=size) == run(path, size=12)
+    with pytest.raises(ValueError, match="a size is a side such as 48, or height x width such as 48x64; got '0'"):
+        run(path, size=0)
+
+
+def test_what_has_no_class_has_no_label(tiny_run, tmp_path):
+    run = cpvt.load(tiny_run)
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    empty = np.zeros((0, 10, 3), np.uint8)
+    with pytest.raises(ValueError, match=r"image 'image 0' is an array without pixels, \(0, 10, 3\)"):
+        run(empty)
+    for each in cpvt.predict(run, [str(tmp_path / "broken.png"), empty], on_bad_image="skip"):
+        with pytest.raises(ValueError, match="has no class: image '.*' (does not decode|is an array without pixels)"):
+            _ = each.label

@@ -48,6 +48,14 @@ def test_default_sizes_are_half_to_three_times_the_training_size(tiny_run):
     assert [row.size for row in cpvt.sweep(tiny_run)] == [4, 8, 12, 16, 24]
 
 
+def test_default_sizes_of_a_model_that_is_not_square_have_its_proportions(tiny_folder):
+    model = cpvt.create_model("cpvt_micro(patch_size=2)", img_size=(4, 8), num_classes=2)
+    rows = list(cpvt.sweep(model, str(tiny_folder), limit=2))
+    assert [row.size for row in rows] == [(2, 4), (4, 8), (6, 12), (8, 16), (12, 24)]
+    (whole, *_) = cpvt.sweep(model, str(tiny_folder), limit=2, protocols=("native",))
+    assert whole.size == 4, "the longest side"
+
+
 def test_several_protocols_are_tested_one_after_the_other(tiny_run):
     both = list(cpvt.sweep(tiny_run, None, [8, "8x12"], protocols=["canvas", "resize"]))
     assert [(row.protocol, row.size) for row in both] == [
@@ -419,3 +427,68 @@ def test_of_class_folders_alone_a_model_trained_on_others_is_tested_on_all(tiny_
         (row,) = cpvt.sweep(tiny_run, str(root), [8])  # a run may have been trained on them under another path
     assert 3 <= row.total <= 20
     assert f"has no test/: the model is tested on {row.total} images, about a fifth of each class" in caplog.text
+
+
+def test_a_size_at_which_the_scale_is_refused_is_a_row_and_the_others_are_tested(tiny_run):
+    rows = list(cpvt.sweep(tiny_run, None, [8, 24], scale="3"))
+    assert ["scale must be" in (row.refused or "") for row in rows] == [True, False]
+    assert [row.scale for row in rows] == [None, (3.0, 3.0)]
+
+
+def test_logits_that_are_not_finite_are_said_and_not_scored(tiny_run, tiny_folder):
+    run = cpvt.load(tiny_run, "cpu")
+    at_8 = run.model.forward
+
+    def overflowing(images, **options):
+        return at_8(images, **options) * (float("inf") if images.shape[-1] > 8 else 1.0)
+
+    run.model.forward = overflowing
+    good, bad = cpvt.sweep(run, None, [8, 12])
+    assert (good.refused, good.total) == (None, 6)
+    assert "'tiny_run'" not in bad.refused
+    assert "gives logits that are not finite for 6 of 6 images" in bad.refused
+    image = str(tiny_folder / "test" / "cat" / "0.png")
+    with pytest.raises(ValueError, match="not finite for 1 of 1 images: its weights may be damaged"):
+        run(image, size=12)
+    with pytest.raises(ValueError, match="not finite for 1 of 1 images"):
+        cpvt.estimate_scale(run, torch.randn(1, 3, 12, 12))
+
+
+def test_a_model_is_left_in_the_modes_it_was_in(tiny_folder):
+    model = cpvt.create_model("cpvt_micro", img_size=8, num_classes=2).train()
+    model.blocks[0].eval()
+    modes = [part.training for part in model.modules()]
+    list(cpvt.sweep(model, str(tiny_folder), [8], limit=2))
+    assert [part.training for part in model.modules()] == modes
+    cpvt.estimate_scale(model, torch.randn(2, 3, 16, 16))
+    assert [part.training for part in model.modules()] == modes
+    list(cpvt.probe(model, str(tiny_folder), probes=("order",), images=2))
+    assert [part.training for part in model.modules()] == modes
+    assert 0 < sum(modes) < len(modes)
+
+
+@pytest.mark.parametrize(
+    ("protocols", "options", "message"),
+    [
+        (("canvas",), {"crop_pct": 0.5, "interpolation": "nearest"}, "under canvas crop_pct and interpolation has no"),
+        (("resize",), {"longest_side": 9}, "under resize longest_side has no effect; leave it out"),
+        (("resize",), {"img_size": 16}, "was trained at 8 pixels, and img_size says 16: leave img_size"),
+        (("resize",), {"std": (float("nan"),) * 3}, "with std above 0"),
+    ],
+)
+def test_options_that_would_do_nothing_or_make_rows_wrong_are_refused(tiny_run, protocols, options, message):
+    with pytest.raises(ValueError, match=message):
+        next(cpvt.sweep(tiny_run, None, [12], protocols=protocols, **options))
+    assert len(list(cpvt.sweep(tiny_run, None, [12], protocols=("canvas", "resize"), crop_pct=0.5, img_size=8))) == 2
+
+
+def test_a_second_training_tested_into_a_folder_does_not_replace_the_first_in_silence(tiny_run, tmp_path, capsys):
+    out = ["--out", str(tmp_path / "swept")]
+    for _ in range(2):
+        main(["sweep", str(tiny_run), "--sizes", "8", *out])
+        assert "different answers" not in capsys.readouterr().out
+    state = safetensors.torch.load_file(tiny_run / "model.safetensors")
+    state["head.weight"], state["head.bias"] = -state["head.weight"], -state["head.bias"]  # as of another training
+    safetensors.torch.save_file(state, tiny_run / "model.safetensors")
+    main(["sweep", str(tiny_run), "--sizes", "8", *out])
+    assert "rows.jsonl: peg (resize at 8; seed 0): tests with different answers share" in capsys.readouterr().out

@@ -8,6 +8,7 @@ import pytest
 
 import cpvt
 from cpvt import training
+from cpvt.cli.parsing import parse
 from cpvt.config import CompareConfig, DataConfig, OptimConfig
 from cpvt.data import open_data
 from cpvt.encodings import TABLE as ENCODINGS
@@ -146,6 +147,9 @@ def test_quick_changes_only_what_was_not_given():
     spelled = comparing.spell_out(given)
     assert (spelled.out, spelled.encodings, spelled.canvas_sizes) == ("mine", ("none",), (40,))
     assert spelled.optim.epochs == 3
+    for arguments, epochs in (((), 12), (("--lr", "0.01"), 12), (("--epochs", "20"), 20)):
+        assert comparing.spell_out(parse(["compare", "--quick", *arguments])).optim.epochs == epochs
+    assert comparing.spell_out(CompareConfig(quick=True, optim=OptimConfig(epochs=20))).optim.epochs == 20
 
 
 def test_groups_are_recorded_by_the_names_of_their_encodings(config, monkeypatch):

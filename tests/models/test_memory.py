@@ -1,4 +1,4 @@
-"""No tensor of tokens x tokens is made, at 1024 pixels or in a list, except the relative bias, one block at a time."""
+"""No tensor of tokens x tokens is made, at 1024 pixels or in a list, except a bias, one block at a time."""
 
 import copy
 import weakref

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from cpvt.config import CompareConfig, OptimConfig
-from cpvt.reporting import report
+from cpvt.reporting import gather, report
 from cpvt.reporting.classes import by_class
 from cpvt.reporting.page import UNSET
 from cpvt.results.rows import pack_hits
@@ -323,3 +323,20 @@ def test_a_runs_page_shows_what_it_started_from(tmp_path, tiny_run, make_row):
     assert "Initial weightsruns/a" in text
     assert "initialised from runs/a" in text
     assert "augment resized-crop" in text
+
+
+def test_trainings_of_several_folders_that_rows_do_not_tell_apart_are_warned_of(tmp_path, make_row):
+    counts = {"class_totals": (50, 50), "class_names": ("cat", "dog"), "protocol": "resize", "total": 100}
+    for folder, correct in (("short", 60), ("long", 90), ("copy of long", 90)):
+        own = {
+            "correct": correct,
+            "class_correct": (correct // 2, correct // 2),
+            "hits": pack_hits([n < correct for n in range(100)]),
+        }
+        append_rows(tmp_path / folder / "rows.jsonl", [make_row(**counts, **own)])
+    text = Page(report(tmp_path / "short", tmp_path / "long", out=tmp_path / "both")).text
+    assert "peg (resize at 32; seed 0): tests with different answers share this place" in text
+    copies = report(tmp_path / "long", tmp_path / "copy of long", out=tmp_path / "copies")
+    assert "different answers" not in Page(copies).text
+    (found,) = by_class(gather([tmp_path / "short", tmp_path / "long"]))
+    assert found.lines == [("cat", 50, [90.0]), ("dog", 50, [90.0])], "of the last, as in the tables"

@@ -20,6 +20,7 @@ from cpvt.models import VisionTransformer
 from cpvt.models.hub import HARMLESS
 from cpvt.results.checkpoints import build_model
 from cpvt.results.hub import without_paths
+from cpvt.results.info import describe_run
 from cpvt.runtime.files import append_rows
 from cpvt.training.build import with_model
 from tests.hub import TOKEN, Hub, sha
@@ -89,8 +90,14 @@ def test_the_card_is_written_from_the_run_and_names_no_folder_of_this_machine(ti
             ("canvas", 8, "2.0", 60),
         )
     ]  # fmt: skip
-    append_rows(tiny_run / "rows.jsonl", [*rows, make_row(model="timm:vit", correct=99, size=24)])
+    changes = ({"model": "timm:vit"}, {"encoding": "learned"}, {"pool": "gap"}, {"seed": 1})
+    others = [make_row(**change, correct=99, size=24) for change in changes]
+    append_rows(tiny_run / "rows.jsonl", [*rows, *others])
     run = cpvt.load(tiny_run, "cpu")
+    info = describe_run(tiny_run, run.record)
+    assert info["tested on pets, resize, scale told, 8"] == "50.0% of 1,200 images"
+    assert info["tested on pets, resize, no scale told, 8"] == "10.0% of 1,200 images"
+    assert not any("24" in title for title in info), "of another model"
     run.save_pretrained(tmp_path / "shared", repo_id="me/pets", license="cc-by-4.0")
     card = (tmp_path / "shared" / "README.md").read_text()
     assert card.startswith("---\nlicense: cc-by-4.0\nlibrary_name: cpvt\npipeline_tag: image-classification\ntags:\n")

@@ -46,7 +46,7 @@ ABOUT = {
     "cpb": About(
         "logit + 16 σ(MLP(± log(1 + 8 abs(p_j − p_i) / (W − 1))))",
         f"{RESFORMER}: 77.6 / 79.8 / 81.7",
-        "as a bias: the best of them here on canvases up to twice the size; to take Swin v2's",
+        "as a learned bias: the best of those here on canvases; to take Swin v2's",
     ),
     "fire": About(
         "logit + MLP(log(1 + c d) / log(1 + c max(L, d_max)))",

@@ -1,7 +1,7 @@
 #!/bin/sh
 # The weights that come with the package and their card, again: sh docs/results/weights/run.sh RUNS, from the folder that holds
-# cifar10/ and imagenette/, {train,test}/CLASS/*.jpg (an hour to an hour and a half of training each on one core, and about an
-# hour of tests). Trains in folders below RUNS (goes on where it stopped; a finished run is left as it is), ships what was
+# cifar10/ and imagenette/, {train,test}/CLASS/*.jpg (an hour and an hour and three quarters of training on one core, and about
+# an hour of tests). Trains in folders below RUNS (goes on where it stopped; a finished run is left as it is), ships what was
 # trained, tests what was shipped, fills the card.
 set -e
 runs=$1 here=$(cd "$(dirname "$0")" && pwd)

@@ -260,4 +260,4 @@ class ListConfig(Options):
     """List the encodings, models, data sets and protocols."""
 
     markdown: bool = False
-    """Print the README's table of encodings."""
+    """Print the encodings as a table in Markdown."""

@@ -90,6 +90,6 @@ def describe_encodings() -> dict[str, str]:
 
 
 def markdown_table() -> str:
-    """The encodings as the README's table."""
+    """The encodings as a table in Markdown."""
     lines = [f"| `{name}` | {words} |" for name, words in describe_encodings().items()]
     return "\n".join(["| name | what it does |", "|---|---|", *lines])

@@ -28,3 +28,12 @@ def test_tuned_slopes_grow_with_the_size_whatever_the_scale():
     for side, factor in ((7, 1.0), (14, 1.0), (17, 1.2), (20, 1.4), (32, 1.4), (48, 1.5), (56, 1.55), (64, 1.6)):
         got, raw = tuned.by_offset((side, side), 1, (2.0, 2.0), CPU), plain.by_offset((side, side), 1, (1.0, 1.0), CPU)
         torch.testing.assert_close(got, factor * raw)
+
+
+@pytest.mark.parametrize("name", ["alibi", "lookhere", "lookhere(view=45)"])
+def test_distances_stay_in_tokens_where_the_scale_is_not_told(name):
+    own = f"{name[:-1]}, told=False)" if "(" in name else f"{name}(told=False)"
+    told, untold = create_encoding(name, SHAPE), create_encoding(own, SHAPE)
+    at_1, at_2 = (told.by_offset((5, 9), 2, scale, CPU) for scale in ((1.0, 1.0), (2.0, 2.0)))
+    assert torch.equal(untold.by_offset((5, 9), 2, (2.0, 2.0), CPU), at_1)
+    assert not torch.equal(at_1, at_2)

@@ -28,15 +28,17 @@ class LookHereEncoding(AlibiEncoding):
     itself included; they are eight of 12 or 16 heads, four of 4 to 8, two of fewer, and the others see all. From the
     logits the distance is subtracted, times a slope of the block (1.5 at the first to 0.5 at the last) and of the head
     (1/2 for the first four directed heads, 1/4 for the next; 1/4, 1/16, 1/64, 1/256 for those that see all). At scale s
-    distances are divided by s, directions stay. tuned: as for `alibi`, with its factors.
+    distances are divided by s, directions stay. tuned, told: as for `alibi`, with its factors.
     depth: the number of blocks over which slopes fall, where it is not the model's.
     Source: Fuller et al., arXiv 2405.13985.
     """
 
     symmetries = frozenset()
 
-    def __init__(self, shape: ModelShape, view: int = 180, tuned: bool = False, depth: int | None = None) -> None:
-        super().__init__(shape, tuned)
+    def __init__(
+        self, shape: ModelShape, view: int = 180, tuned: bool = False, told: bool = True, depth: int | None = None
+    ) -> None:
+        super().__init__(shape, tuned, told)
         if view not in tuple(VIEWS):
             listed = ", ".join(map(str, VIEWS))
             raise ValueError(f"view, the field of view in degrees, must be one of {listed}; got {view!r}")

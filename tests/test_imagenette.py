@@ -74,6 +74,15 @@ def test_what_a_peg_adds_is_the_sum_minus_the_encoding_and_the_mean_over_encodin
     }
 
 
+def test_what_a_peg_adds_to_distances_in_tokens_is_added_to_the_encoding_as_published(rows):
+    counts = {"lookhere(told=False)+peg": (240,) * 5, "lookhere": (200, 100, 100, 100, 100)}
+    untold = [row for row in rows({"lookhere": (200, 220, 200, 200, 200)}, rule="paper") if row.size != 64]
+    first, *_ = TABLES["adds"]([*rows(counts), *untold], "resize").splitlines()[2:]
+    name, *cells = first.strip("| ").split(" | ")
+    assert name == "`lookhere(told=False)+peg` − `lookhere` as published"
+    assert [cell.split()[0] for cell in cells] == ["+10.0", "+5.0", "+10.0", "+10.0", "+10.0"]
+
+
 def test_the_mean_of_what_a_peg_adds_is_over_encodings_with_the_same_seeds(rows):
     counts = {"rope": (200,) * 5, "rope+peg": (240,) * 5}
     several = [*rows(counts, seeds=(0, 1)), *rows({"alibi": (100,) * 5, "alibi+peg": (200,) * 5})]

@@ -134,7 +134,7 @@ def adds(rows: Sequence[Row], protocol: str, sizes: Sequence[Size] = BETWEEN) ->
         return NOT_MEASURED
     columns = (TRAINED, *sizes)
     lines = {
-        f"`{with_peg}` − `{name}`": [_text(difference(contrast, with_peg, name, size)) for size in columns]
+        f"`{with_peg}` − {_quoted(name)}": [_text(difference(contrast, with_peg, name, size)) for size in columns]
         for with_peg, name in pairs
     }
     words = f"mean of the {len(seeded)}" + (" with most seeds" if len(seeded) < len(pairs) else "")
@@ -149,10 +149,15 @@ def mean_gain(contrast: Contrasts, pairs: Sequence[tuple[str, str]], size: Size)
 
 
 def _pairs(rows: Sequence[Row], protocol: str) -> tuple[Contrasts, list[tuple[str, str]], list[tuple[str, str]]]:
-    """Encodings with a PEG and without; all, and those with the most seeds, of which alone a mean is fair."""
+    """Encodings with a PEG and without; all, and those with the most seeds, of which alone a mean is fair.
+
+    One whose distances stay in tokens beside a PEG that is told is paired with itself as published.
+    """
     told = _told(rows, protocol)
+    told += [row for name in TABLE for row in _as_published(rows, protocol, name)]
     seeds = {name: {row.seed for row in told if row.encoding == name} for name in {row.encoding for row in told}}
-    shared = {(f"{name}+peg", name): seeds.get(name, set()) & seeds.get(f"{name}+peg", set()) for name in TABLE}
+    named = [(f"{name}{how}+peg", name + own) for name in TABLE for how, own in (("", ""), ("(told=False)", PUBLISHED))]
+    shared = {pair: set.intersection(*(seeds.get(name, set()) for name in pair)) for pair in named}
     pairs = [pair for pair, common in shared.items() if common]
     most = max((len(common) for common in shared.values()), default=0)
     return Contrasts(told, protocol), pairs, [pair for pair in pairs if len(shared[pair]) == most]

@@ -102,7 +102,7 @@ def test_an_unfinished_run_is_shipped_with_a_warning(shipping, make_run, tmp_pat
     record = json.loads((run / "checkpoint.json").read_text())
     (run / "checkpoint.json").write_text(json.dumps({**record, "epoch": 1}))
     shipping.ship(run, tmp_path / "weights")
-    assert "has 1 of 60 epochs" in capsys.readouterr().err
+    assert "has 1 of 15 epochs" in capsys.readouterr().err
 
 
 def test_the_model_card_matches_rows_and_record():

@@ -15,7 +15,7 @@ from cpvt.cli import main, parse
 from cpvt.training import EXIT_CODE, train
 from cpvt.training.resume import has_state
 from tests.training.runs import history, weights
-from tests.training.together import finish, start
+from tests.training.together import finish, start, sweep_with_failures_in_one_process
 
 PLAIN = "--batch-size 6 --epochs 2 --lr 1e-3 --img-size 8"
 WHOLE = f"{PLAIN} --mixup 0.8 --cutmix 1.0 --model-ema-decay 0.9 --clip-grad 1.0 --aug-repeats 2 --layer-decay 0.8"
@@ -128,6 +128,13 @@ def test_two_processes_save_on_sigterm_and_one_resumes(tmp_path, tiny_folder):
     assert has_state(tmp_path / "two")
     main(two)
     assert_alike(tmp_path / "one", tmp_path / "two")
+
+
+def test_logits_that_are_not_finite_in_one_process_are_refused_in_all(tmp_path, tiny_folder):
+    started = start(tmp_path, str(tiny_folder), target=sweep_with_failures_in_one_process)
+    finish(started, tmp_path)
+    for rank in (0, 1):
+        assert "not finite for 3 of 6 images" in (tmp_path / f"output-{rank}.txt").read_text()
 
 
 def test_torchrun_starts_the_processes(tmp_path, tiny_folder):

@@ -9,16 +9,17 @@ import torch
 import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 
+import cpvt
 from cpvt.cli import main
 from cpvt.runtime import distributed
 from cpvt.training.trainer import Trainer
 from tests.children import children
 
 
-def start(folder, command, count=2, pause=0.0, **env):
+def start(folder, command, count=2, pause=0.0, target=None, **env):
     """Start processes that run a command, with their output in files of the folder. Returns the processes.
 
-    pause: seconds to sleep before every step.
+    pause: seconds to sleep before every step. target: what runs it, by default `work`.
     """
     store = dist.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)  # on a free port
     world = {"WORLD_SIZE": str(count), "MASTER_ADDR": "localhost", "MASTER_PORT": str(store.port),
@@ -26,7 +27,8 @@ def start(folder, command, count=2, pause=0.0, **env):
     started = []
     for rank in range(count):
         ranks = {**world, "RANK": str(rank), "LOCAL_RANK": str(rank)} if count > 1 else {}
-        child = children.Process(target=work, args=(command, {**env, **ranks}, pause, folder / f"output-{rank}.txt"))
+        arguments = (command, {**env, **ranks}, pause, folder / f"output-{rank}.txt")
+        child = children.Process(target=target or work, args=arguments)
         child.start()
         child.store = store  # open as long as the process object exists
         started.append(child)
@@ -44,13 +46,27 @@ def finish(started, folder, code=0):
     return output[0]
 
 
-def work(command, env, pause, output):
-    """Run a command; the target of a process."""
+def sweep_with_failures_in_one_process(data, env, pause, output):
+    """Sweep a model whose logits are not finite on the images of the first process alone; the target of a process."""
+    write_to(output, env)
+    distributed.join("cpu")
+    worth = float("nan") if distributed.rank() == 0 else 1.0
+    (row,) = cpvt.sweep(lambda images: images.mean((2, 3))[:, :2] * worth, data, [8], img_size=16)
+    print(row.refused, flush=True)
+
+
+def write_to(output, env):
+    """Have this process, with these variables, write to a file."""
     os.environ.update(env)
     torch.set_num_threads(1)
     file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for stream in (1, 2):
         os.dup2(file, stream)
+
+
+def work(command, env, pause, output):
+    """Run a command; the target of a process."""
+    write_to(output, env)
     build, train_step = Trainer.__init__, Trainer.train_step
 
     def build_and_report(self, *arguments):

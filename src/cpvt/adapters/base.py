@@ -231,13 +231,22 @@ def kept_modes(model: Any) -> Iterator[None]:
 
 def usable(logits: Tensor, name: str) -> Tensor:
     """The logits (images, classes), which give probabilities; UnsupportedSizeError where some are nan or infinite."""
-    wrong = int((~(logits < torch.inf)).any(1).sum())  # -inf is a class of probability 0
-    if wrong:
-        raise UnsupportedSizeError(
-            f"'{name}' gives logits that are not finite for {wrong} of {len(logits)} images: its weights may be "
-            "damaged, or numbers too large for fp16 (bf16 and fp32 hold larger ones)"
-        )
+    refuse_unusable(count_unusable(logits), len(logits), name)
     return logits
+
+
+def count_unusable(logits: Tensor) -> int:
+    """Of how many images the logits (images, classes) give no probabilities: they are nan or infinite."""
+    return int((~(logits < torch.inf)).any(1).sum())  # -inf is a class of probability 0
+
+
+def refuse_unusable(count: int, total: int, name: str) -> None:
+    """Raise UnsupportedSizeError where the logits of some images give no probabilities."""
+    if count:
+        raise UnsupportedSizeError(
+            f"'{name}' gives logits that are not finite for {count} of {total} images: its weights may be damaged, or "
+            "numbers too large for fp16 (bf16 and fp32 hold larger ones)"
+        )
 
 
 def widen(found: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cpvt.adapters import ModelAdapter
-from cpvt.adapters.base import usable
+from cpvt.adapters.base import count_unusable, refuse_unusable
 from cpvt.config import MAX_IMAGE_PIXELS, TOKEN_BUDGET, ProgressCallback, ignore_progress
 from cpvt.data import Batch, DataSet, LoadOptions, load_batches, load_packs, load_stream
 from cpvt.data.protocols import Protocol
@@ -32,6 +32,7 @@ class Score:
     padding_fraction: float = 0.0
     shrunk: int = 0
     skipped: int = 0
+    unusable: int = 0  # images whose logits are not finite
     peak_memory: int | None = None
     refused: str | None = None  # the model's own message
     correct_mask: list[bool] = field(default_factory=list)  # in the order of the images; empty where it is unknown
@@ -84,7 +85,8 @@ def measure(
 
     batches: where several processes test together, this process's shard (`distributed.shard`, or its part of a
     stream). Shards may be uneven; every process returns the score of all of them. Raises UnsupportedSizeError where the
-    model refuses the images, ValueError for another number of classes or where no image can be used.
+    model refuses the images or gives logits that are not finite, ValueError for another number of classes or where no
+    image can be used.
     """
     score, device, start = _blank(classes), adapter.device, time.perf_counter()
     memory_before, on_progress = _mark(device), on_progress if distributed.is_main_process() else ignore_progress
@@ -96,7 +98,7 @@ def measure(
             model_start = time.perf_counter()
             logits = (adapter.logits_of_list(images) if isinstance(images, list) else adapter.logits(images)).cpu()
             score.model_seconds += time.perf_counter() - model_start
-            usable(logits, adapter.name)
+            score.unusable += count_unusable(logits)
             if logits.shape[1] != classes:
                 raise ValueError(f"'{adapter.name}' has {logits.shape[1]} classes, the data has {classes}")
             _count(score, logits, batch.labels)
@@ -109,6 +111,7 @@ def measure(
     score.seconds, score.peak_memory = time.perf_counter() - start, max(0, _peak(device) - memory_before)
     if distributed.is_distributed():
         _all_reduce(score, count, device)
+    refuse_unusable(score.unusable, score.total, adapter.name)  # of all processes, so that none waits for another
     if not score.total:
         raise ValueError(f"none of the {count or ''} test images can be used")
     score.padding_fraction /= score.total
@@ -125,7 +128,7 @@ def _blank(classes: int) -> Score:
 
 def _all_reduce(score: Score, count: int, device: torch.device) -> None:
     """Turn a shard's score into that of all shards. The correct mask is known only if no image was skipped."""
-    names = ("correct", "top5", "total", "padding_fraction", "shrunk", "skipped")
+    names = ("correct", "top5", "total", "padding_fraction", "shrunk", "skipped", "unusable")
     mask = torch.zeros(count, dtype=torch.float64)
     own = distributed.shard(range(count))
     complete = len(score.correct_mask) == len(own)

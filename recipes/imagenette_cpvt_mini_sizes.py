@@ -7,25 +7,16 @@ so that one model works from 64 to 224 pixels. Expected: about 30 minutes on one
 the model card (src/cpvt/models/weights/README.md).
 """
 
-from cpvt.config import DataConfig, OptimConfig, TrainConfig
+from dataclasses import replace
+from pathlib import Path
 
-config = TrainConfig(
+from cpvt.config.recipes import read_recipe
+
+first = read_recipe(Path(__file__).with_name("imagenette_cpvt_mini.py"))
+config = replace(
+    first,
     out="runs/imagenette_cpvt_mini_sizes",
-    model="cpvt_mini_patch8_64_peg5_gap",
-    initial_checkpoint="runs/imagenette_cpvt_mini",
+    initial_checkpoint=first.out,
     train_sizes=(64, 96, 128),
-    dataset=DataConfig(data="imagenette"),
-    optim=OptimConfig(
-        epochs=15,
-        batch_size=64,
-        lr=1e-3,
-        weight_decay=0.05,
-        clip_grad=1.0,
-        drop_path=0.05,
-        crop_scale=(0.25, 1.0),
-        mixup=0.2,
-        cutmix=1.0,
-        mixup_prob=0.5,
-        model_ema_decay=0.999,
-    ),
+    optim=replace(first.optim, epochs=15, lr=1e-3),
 )

@@ -153,14 +153,15 @@ def _pairs(rows: Sequence[Row], protocol: str) -> tuple[Contrasts, list[tuple[st
 
     One whose distances stay in tokens beside a PEG that is told is paired with itself as published.
     """
-    told = _told(rows, protocol)
-    told += [row for name in TABLE for row in _as_published(rows, protocol, name)]
-    seeds = {name: {row.seed for row in told if row.encoding == name} for name in {row.encoding for row in told}}
+    compared = _told_and_published(rows, protocol)
+    seeds = {
+        name: {row.seed for row in compared if row.encoding == name} for name in {row.encoding for row in compared}
+    }
     named = [(f"{name}{how}+peg", name + own) for name in TABLE for how, own in (("", ""), ("(told=False)", PUBLISHED))]
     shared = {pair: set.intersection(*(seeds.get(name, set()) for name in pair)) for pair in named}
     pairs = [pair for pair, common in shared.items() if common]
     most = max((len(common) for common in shared.values()), default=0)
-    return Contrasts(told, protocol), pairs, [pair for pair in pairs if len(shared[pair]) == most]
+    return Contrasts(compared, protocol), pairs, [pair for pair in pairs if len(shared[pair]) == most]
 
 
 def difference(contrast: Contrasts, better: str, other: str, size: Size) -> Contrast | None:
@@ -169,13 +170,23 @@ def difference(contrast: Contrasts, better: str, other: str, size: Size) -> Cont
 
 
 def _contrasts(rows: Sequence[Row], protocol: str) -> tuple[Contrasts, list[str]]:
+    """The rows to compare, and the encodings without PEG, each followed by itself as published."""
+    compared, order = _told_and_published(rows, protocol), list(TABLE)
+
+    def place(name: str) -> tuple[int, str]:
+        encoding = name.removesuffix(PUBLISHED)
+        return order.index(encoding) if encoding in order else len(order), name
+
+    return Contrasts(compared, protocol), sorted(
+        {row.encoding for row in compared if not has_peg(row.encoding)}, key=place
+    )
+
+
+def _told_and_published(rows: Sequence[Row], protocol: str) -> list[Row]:
+    """The rows of models that were told the scale, and of those without PEG also as published, where that differs."""
     told = _told(rows, protocol)
-    names = {row.encoding for row in told}
-    listed = [name for name in TABLE if name in names] + sorted(names - set(TABLE))
-    rivals = [name for name in listed if not has_peg(name)]
-    published = {name: _as_published(rows, protocol, name) for name in rivals}
-    shown = [each for name in rivals for each in (name, *dict.fromkeys(row.encoding for row in published[name]))]
-    return Contrasts([*told, *(row for own in published.values() for row in own)], protocol), shown
+    rivals = dict.fromkeys(row.encoding for row in told if not has_peg(row.encoding))
+    return [*told, *(row for name in rivals for row in _as_published(rows, protocol, name))]
 
 
 def _as_published(rows: Sequence[Row], protocol: str, encoding: str) -> list[Row]:

@@ -15,7 +15,7 @@ from cpvt.models import create_model, describe_models
 from cpvt.models.pretrained import CARD, shipped_files, shipped_names
 from cpvt.reporting.markdown import NOT_MEASURED, fill, lay_out
 from cpvt.reporting.summary import pixels
-from cpvt.results.hub import describe_training
+from cpvt.results.hub import describe_training, describe_versions
 from cpvt.results.rows import Row, read_rows
 from cpvt.runtime.files import read_json
 
@@ -56,11 +56,10 @@ def origin(record: dict[str, Any]) -> dict[str, list[str]]:
         trainings.insert(0, earlier)
     for each, then in zip(trainings, ["", *[", then"] * len(trainings)]):
         came = each["provenance"]
-        versions = ", ".join(f"{package} {version}" for package, version in came["versions"].items())
         lines |= {
             f"trained{then}": [describe_training({**each, "training": current(each["training"])})],
             f"command{then}": [f"`{came['command']}`"],
-            f"versions{then}": [f"{versions}; {came['machine']}"],
+            f"versions{then}": [f"{describe_versions(came)}; {came['machine']}"],
             f"commit{then}": [came["commit"] or "not known"],
         }
     return lines

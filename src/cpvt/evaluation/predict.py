@@ -16,7 +16,7 @@ from cpvt.config import PredictConfig, ProgressCallback, ignore_progress, option
 from cpvt.config.scale import scale_label
 from cpvt.data import check_on_bad_image
 from cpvt.data.finding import find_images, is_plain
-from cpvt.data.protocols import TABLE
+from cpvt.data.protocols import TABLE, check_read
 from cpvt.models.pretrained import DEFAULT, shipped_names
 from cpvt.results.checkpoints import Checkpoint, is_run, load
 from cpvt.results.folders import CHECKPOINT, WEIGHTS
@@ -52,9 +52,8 @@ def _predict(
     checkpoint = run if isinstance(run, Checkpoint) else load(DEFAULT if run is None else run, config.device)
     changes = {"crop_ratio": config.crop_pct, "interpolation": config.interpolation}
     known: dict[str, Any] = {name: value for name, value in changes.items() if value is not None}
-    unread = [name for name in known if name not in TABLE[config.protocol].reads] if config.protocol in TABLE else []
-    if unread:
-        raise ValueError(f"under {config.protocol} {' and '.join(unread)} has no effect; leave it out")
+    if config.protocol in TABLE:  # others are refused below
+        check_read({name: name for name in known}, [config.protocol])
     if config.reduced_jpegs is not None:
         known["reduced_jpegs"] = config.reduced_jpegs
     adapter = replace(checkpoint.adapter, transform=replace(checkpoint.transform, **known))

@@ -28,7 +28,7 @@ from cpvt.config import (
 from cpvt.config.base import some_names
 from cpvt.data import Batch, DataSet, Transform, open_data
 from cpvt.data.datasets import UnknownDataError
-from cpvt.data.protocols import TABLE, check_protocols, find_protocol, options_read
+from cpvt.data.protocols import TABLE, check_protocols, check_read, find_protocol
 from cpvt.evaluation.accuracy import Score, count_test, load_test, measure
 from cpvt.results.checkpoints import Checkpoint, as_adapter, is_run, load
 from cpvt.results.identity import Identity, identity_of
@@ -89,7 +89,8 @@ def _tests(model: Any, config: SweepConfig, on_progress: ProgressCallback) -> It
     changes |= {"interpolation": config.interpolation, "longest_side": config.longest_side}
     changes |= {"reduced_jpegs": config.reduced_jpegs}
     known = {name: value for name, value in changes.items() if value is not None}
-    _check_read(known, config.protocols)
+    words = {"crop_ratio": "crop_pct", "interpolation": "interpolation", "longest_side": "longest_side"}
+    check_read({name: option for name, option in words.items() if name in known}, config.protocols)
     transform = replace(_transform_of(adapter, data, max(max(sides(size)) for size in sizes)), **known)
     for protocol, size in itertools.product(config.protocols, sizes):
         size = max(sides(size)) if TABLE[protocol].size_is_limit else size
@@ -128,15 +129,6 @@ def _check_protocols(config: SweepConfig) -> None:
                 f"under {protocol} the sizes are the longest sides and nothing is cropped: "
                 "leave longest_side and crop_pct out"
             )
-
-
-def _check_read(changes: dict[str, Any], protocols: Sequence[str]) -> None:
-    """Raise ValueError for a change of how images are read that none of the protocols reads, and rows would claim."""
-    options = {"crop_ratio": "crop_pct", "interpolation": "interpolation", "longest_side": "longest_side"}
-    unread = [option for name, option in options.items()
-              if name in changes and not any(name in options_read(protocol) for protocol in protocols)]  # fmt: skip
-    if unread:
-        raise ValueError(f"under {' and '.join(protocols)} {' and '.join(unread)} has no effect; leave it out")
 
 
 def _stated_size(adapter: ModelAdapter, model: Any, img_size: Size | None) -> ModelAdapter:

@@ -153,7 +153,7 @@ def _facts(model: nn.Module, record: dict[str, Any]) -> dict[str, str]:
             facts["started from"] = describe_start(record)
     if made:
         facts["command"] = f"`{made['command']}`"
-        facts["made by"] = ", ".join(f"{name} {version}" for name, version in made["versions"].items())
+        facts["made by"] = describe_versions(made)
     return facts
 
 
@@ -165,6 +165,11 @@ def describe_training(record: dict[str, Any]) -> str:
         f"{record.get('epoch', '?')} of {optim['epochs']} epochs, batches of {optim['batch_size']}, {optim['opt']}, "
         f"lr {optim['lr']}, at {', '.join(map(size_label, sizes))} pixels, seed {training['seed']}"
     )
+
+
+def describe_versions(made: dict[str, Any]) -> str:
+    """The versions with which something was made, such as "torch 2.14.1, timm 1.0.31"; made: its provenance."""
+    return ", ".join(f"{name} {version}" for name, version in made["versions"].items())
 
 
 def describe_start(record: dict[str, Any]) -> str:

@@ -13,7 +13,7 @@ from cpvt.config.base import some_names
 from cpvt.config.scale import scale_label
 from cpvt.results.checkpoints import config_from_json, files_of, transform_of
 from cpvt.results.folders import HISTORY, ROWS
-from cpvt.results.hub import describe_start, describe_training, kind_of_test
+from cpvt.results.hub import describe_start, describe_training, describe_versions, kind_of_test
 from cpvt.results.identity import identity_of, own_rows
 from cpvt.runtime.files import read_lines
 
@@ -44,8 +44,7 @@ def describe_run(run: str | Path, record: dict[str, Any]) -> dict[str, str]:
         kind = kind_of_test(row, record.get("transform", {}))
         lines[f"tested on {row.data}, {kind}, {size_label(row.size)}"] = result
     if made:
-        versions = ", ".join(f"{name} {version}" for name, version in made["versions"].items())
-        lines["made by"] = f"{versions}; commit {made['commit'] or 'not known'}; {made['machine']}"
+        lines["made by"] = f"{describe_versions(made)}; commit {made['commit'] or 'not known'}; {made['machine']}"
         lines["command"] = made["command"]
     return lines
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from cpvt.data.protocols.base import Protocol
 from cpvt.data.protocols.canvas import Canvas
@@ -16,6 +16,7 @@ __all__ = [
     "TRAINING",
     "Protocol",
     "check_protocols",
+    "check_read",
     "describe",
     "describe_protocols",
     "find_protocol",
@@ -53,6 +54,13 @@ def keeps_sizes(augment: str | None) -> bool:
 def options_read(name: str) -> tuple[str, ...]:
     """Which options of the transform have an effect under a protocol; none under an unknown one."""
     return TABLE[name].reads if name in TABLE else ()
+
+
+def check_read(options: Mapping[str, str], protocols: Sequence[str]) -> None:
+    """Raise ValueError for options that none of the protocols reads; options: name in the transform -> in messages."""
+    unread = [option for name, option in options.items() if not any(name in options_read(each) for each in protocols)]
+    if unread:
+        raise ValueError(f"under {' and '.join(protocols)} {' and '.join(unread)} has no effect; leave it out")
 
 
 def describe(name: str) -> str:

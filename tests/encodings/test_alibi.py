@@ -14,7 +14,7 @@ CPU = torch.device("cpu")
 @pytest.mark.parametrize("scale", [None, (2.0, 1.5)])
 @pytest.mark.parametrize("grid", GRIDS)
 def test_the_bias_is_minus_slope_times_distance(grid, scale):
-    bias = create_encoding("alibi", SHAPE._replace(num_heads=3)).bias(grid, 2, scale)
+    bias = create_encoding("alibi(told=True)", SHAPE._replace(num_heads=3)).bias(grid, 2, scale)
     along_rows, along_columns = scale or (1, 1)
     for query, row, column in tokens(grid):
         for key, other_row, other_column in tokens(grid):
@@ -23,17 +23,25 @@ def test_the_bias_is_minus_slope_times_distance(grid, scale):
                 assert bias[head, query, key] == pytest.approx(-slope * distance, abs=1e-6)
 
 
-def test_tuned_slopes_grow_with_the_size_whatever_the_scale():
+def test_tuned_slopes_grow_with_the_size():
     plain, tuned = (create_encoding(f"alibi(tuned={tuned})", SHAPE._replace(grid=(14, 14))) for tuned in (False, True))
     for side, factor in ((7, 1.0), (14, 1.0), (17, 1.2), (20, 1.4), (32, 1.4), (48, 1.5), (56, 1.55), (64, 1.6)):
-        got, raw = tuned.by_offset((side, side), 1, (2.0, 2.0), CPU), plain.by_offset((side, side), 1, (1.0, 1.0), CPU)
+        got, raw = (each.by_offset((side, side), 1, (1.0, 1.0), CPU) for each in (tuned, plain))
         torch.testing.assert_close(got, factor * raw)
 
 
-@pytest.mark.parametrize("name", ["alibi", "lookhere", "lookhere(view=45)"])
-def test_distances_stay_in_tokens_where_the_scale_is_not_told(name):
-    own = f"{name[:-1]}, told=False)" if "(" in name else f"{name}(told=False)"
-    told, untold = create_encoding(name, SHAPE), create_encoding(own, SHAPE)
-    at_1, at_2 = (told.by_offset((5, 9), 2, scale, CPU) for scale in ((1.0, 1.0), (2.0, 2.0)))
-    assert torch.equal(untold.by_offset((5, 9), 2, (2.0, 2.0), CPU), at_1)
-    assert not torch.equal(at_1, at_2)
+@pytest.mark.parametrize("name", ["alibi", "lookhere", "lookhere(view=45)", "alibi(tuned=True)", "cpb(told=False)"])
+def test_distances_stay_in_tokens_as_published_whatever_the_scale(name):
+    encoding = create_encoding(name, SHAPE)
+    assert torch.equal(encoding.bias((5, 9), 2, (2.0, 2.0)), encoding.bias((5, 9), 2))
+
+
+@pytest.mark.parametrize("name", ["alibi(told=True)", "lookhere(told=True)", "cpb"])
+def test_distances_that_are_told_are_divided_by_the_scale(name):
+    encoding = create_encoding(name, SHAPE)
+    assert not torch.equal(encoding.bias((5, 9), 2, (2.0, 2.0)), encoding.bias((5, 9), 2))
+
+
+def test_slopes_that_are_tuned_count_distances_in_tokens():
+    with pytest.raises(ValueError, match="leave out told=True or tuned=True"):
+        create_encoding("lookhere(tuned=True, told=True)", SHAPE)

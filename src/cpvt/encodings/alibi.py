@@ -16,21 +16,23 @@ SLOPES = ((1.0, 1.0), (320 / 224, 1.4), (512 / 224, 1.4), (768 / 224, 1.5), (102
 class AlibiEncoding(OffsetBias):
     """Attention falls with the distance of two tokens, in each head at another rate; nothing is learned (2-D ALiBi).
 
-    The bias is -2^(-8 (head + 1) / heads) times the Euclidean distance in tokens; at scale s distances are divided by
-    s. told=False: distances stay in tokens, as published, whatever the model is told. tuned: so, too, and slopes that
-    grow with the size as arXiv 2405.13985 tuned them.
+    The bias is -2^(-8 (head + 1) / heads) times the Euclidean distance in tokens, as published, whatever scale the model
+    is told: on photographs that holds best. told: at scale s distances are divided by s. tuned: slopes grow with the
+    size as arXiv 2405.13985 tuned them, for distances in tokens.
     Source: Press et al., arXiv 2108.12409; in two dimensions as in Fuller et al. (CROMA), arXiv 2311.00566.
     """
 
     symmetries = frozenset({"transpose", "flip"})
 
-    def __init__(self, shape: ModelShape, tuned: bool = False, told: bool = True) -> None:
+    def __init__(self, shape: ModelShape, tuned: bool = False, told: bool = False) -> None:
         super().__init__()
+        if tuned and told:
+            raise ValueError("slopes are tuned for distances in tokens: leave out told=True or tuned=True")
         self.num_heads, self.training_grid = shape.num_heads, shape.scale_grid or shape.grid
-        self.tuned, self.told = tuned, told and not tuned
+        self.tuned, self.told = tuned, told
 
     def by_offset(self, grid: Grid, depth: int, scale: Scale, device: torch.device) -> Tensor:
-        rows, columns = find_offsets(grid, scale if self.told else (1.0, 1.0), device)
+        rows, columns = find_offsets(grid, scale, device)
         distance = (rows.square() + columns.square()).sqrt()
         if self.tuned:
             distance = distance * by_size(SLOPES, grid, self.training_grid, device)

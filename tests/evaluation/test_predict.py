@@ -209,7 +209,7 @@ def test_options_change_how_images_are_read(tiny_run, image):
     plain, cropped = cpvt.load(tiny_run)(path), next(cpvt.predict(tiny_run, [path], crop_pct=0.5, interpolation="box"))
     assert plain.size == cropped.size == (8, 8)
     assert plain.classes != cropped.classes
-    with pytest.raises(ValueError, match="under native crop_ratio has no effect; leave it out"):
+    with pytest.raises(ValueError, match="under native crop_pct has no effect; leave it out"):
         next(cpvt.predict(tiny_run, [path], crop_pct=0.5, protocol="native"))
     with pytest.raises(ValueError, match=r"under native a size is the longest side allowed, such as 224; got \(8, 9\)"):
         next(cpvt.predict(tiny_run, [path], size="8x9", protocol="native"))

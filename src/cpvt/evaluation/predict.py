@@ -53,7 +53,7 @@ def _predict(
     changes = {"crop_ratio": config.crop_pct, "interpolation": config.interpolation}
     known: dict[str, Any] = {name: value for name, value in changes.items() if value is not None}
     if config.protocol in TABLE:  # others are refused below
-        check_read({name: name for name in known}, [config.protocol])
+        check_read(known, [config.protocol])
     if config.reduced_jpegs is not None:
         known["reduced_jpegs"] = config.reduced_jpegs
     adapter = replace(checkpoint.adapter, transform=replace(checkpoint.transform, **known))

@@ -89,8 +89,7 @@ def _tests(model: Any, config: SweepConfig, on_progress: ProgressCallback) -> It
     changes |= {"interpolation": config.interpolation, "longest_side": config.longest_side}
     changes |= {"reduced_jpegs": config.reduced_jpegs}
     known = {name: value for name, value in changes.items() if value is not None}
-    words = {"crop_ratio": "crop_pct", "interpolation": "interpolation", "longest_side": "longest_side"}
-    check_read({name: option for name, option in words.items() if name in known}, config.protocols)
+    check_read(known, config.protocols)
     transform = replace(_transform_of(adapter, data, max(max(sides(size)) for size in sizes)), **known)
     for protocol, size in itertools.product(config.protocols, sizes):
         size = max(sides(size)) if TABLE[protocol].size_is_limit else size

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 
 from cpvt.data.protocols.base import Protocol
 from cpvt.data.protocols.canvas import Canvas
@@ -27,6 +27,11 @@ __all__ = [
 TABLE: dict[str, type[Protocol]] = {"canvas": Canvas, "resize": Resize, "native": Native}
 TRAINING: dict[str, type[Protocol]] = {"resized-crop": ResizedCrop, "crop": Crop, "native-mirrored": NativeMirrored}
 AUGMENTS = {"none": "canvas", "native": "native-mirrored"}  # names of --augment for protocols with another name
+OPTIONS = {  # what a protocol may read of the transform -> the option that sets it
+    "crop_ratio": "crop_pct",
+    "interpolation": "interpolation",
+    "longest_side": "longest_side",
+}
 
 
 def find_protocol(name: str) -> type[Protocol]:
@@ -56,9 +61,10 @@ def options_read(name: str) -> tuple[str, ...]:
     return TABLE[name].reads if name in TABLE else ()
 
 
-def check_read(options: Mapping[str, str], protocols: Sequence[str]) -> None:
-    """Raise ValueError for options that none of the protocols reads; options: name in the transform -> in messages."""
-    unread = [option for name, option in options.items() if not any(name in options_read(each) for each in protocols)]
+def check_read(changed: Collection[str], protocols: Sequence[str]) -> None:
+    """Raise ValueError for changes of the transform that none of the protocols reads, by the names of their options."""
+    read = {name for each in protocols for name in options_read(each)}
+    unread = [option for name, option in OPTIONS.items() if name in changed and name not in read]
     if unread:
         raise ValueError(f"under {' and '.join(protocols)} {' and '.join(unread)} has no effect; leave it out")
 

@@ -1,15 +1,17 @@
 #!/bin/sh
 # Every row of docs/imagenette.md, again: sh docs/results/imagenette/run.sh RUNS, from the folder that holds
 # imagenette/{train,test}/CLASS/*.jpg (photographs of 224 pixels). A model takes eight minutes to train on one free core and three to
-# test; 74 models, those of several sizes twice as long. Goes on where it stopped; seeds are outermost. PARTS="resize recipes crops"
-# chooses parts.
+# test; 86 models, those of several sizes twice as long. Goes on where it stopped; seeds are outermost. PARTS="resize told recipes
+# crops" chooses parts.
 set -e
 runs=$1 here=$(cd "$(dirname "$0")" && pwd)
 export OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 model="cpvt_micro(patch_size=8)"
 alike="--data imagenette --img-size 64 --pool gap --epochs 20 --lr 2e-3 --batch-size 64 --parallel 1 --device cpu"
-three="learned sincos lepe rope rope_mixed alibi lookhere peg peg5 rope+peg sincos+peg learned+peg rope_mixed+peg alibi+peg"
-one="none lepe+rope lookhere(view=45) rope_dino fire cpb relative factorized fourier glpe irpe"
+tests="--protocols resize --sizes 48 64 96 128 192 224"
+three="learned sincos lepe rope rope_mixed alibi lookhere peg peg5 rope+peg sincos+peg learned+peg rope_mixed+peg alibi+peg lookhere+peg"
+one="none lepe+rope lookhere(view=45) lookhere(view=45)+peg rope_dino fire cpb relative factorized fourier glpe irpe"
+told="lookhere(told=True) alibi(told=True)" told_one="lookhere(view=45,told=True) alibi(told=True)+peg" # distances divided by the scale
 
 compare() { # FOLDER OPTIONS...: trains and tests, and keeps the rows
     out=$1
@@ -18,14 +20,18 @@ compare() { # FOLDER OPTIONS...: trains and tests, and keeps the rows
     cp "$runs/$out/rows.jsonl" "$here/$out.jsonl"
 }
 
-for part in ${PARTS:-resize recipes crops}; do
+for part in ${PARTS:-resize told recipes crops}; do
     case $part in
     resize)
-        compare rows --encodings $three --seeds ${SEEDS:-0 1 2} --protocols resize --resize-sizes 48 64 96 128 192 224
-        compare rows --encodings $three $one --seeds 0 --protocols resize --resize-sizes 48 64 96 128 192 224
+        compare rows --encodings $three --seeds ${SEEDS:-0 1 2} $tests
+        compare rows --encodings $three $one --seeds 0 $tests
+        ;;
+    told)
+        compare told --encodings $told --seeds ${SEEDS:-0 1 2} $tests
+        compare told --encodings $told $told_one --seeds 0 $tests
         ;;
     recipes)
-        sizes="--train-sizes 64 96 128" tests="--protocols resize --sizes 48 64 96 128 192 224"
+        sizes="--train-sizes 64 96 128"
         compare recipes/turn --encodings rope+peg --seeds ${SEEDS:-0 1 2} $sizes $tests
         compare recipes/all --encodings rope+peg --seeds 0 --epochs 5 $sizes --sizes-per-step all --consistency 1 $tests
         compare recipes/longer --encodings rope+peg --seeds 0 --epochs 38 $tests

@@ -1,8 +1,8 @@
 """Write the tables of docs/imagenette.md and README.md from rows: python docs/results/imagenette/tables.py, after run.sh.
 
-rows.jsonl: trained at 64 pixels, tested under resize, told the scale and told nothing. crops.jsonl: trained on crops of
-64 pixels of the photographs at half their size, tested on more of them. recipes/NAME.jsonl: ways to train for other
-sizes.
+rows.jsonl: trained at 64 pixels, tested under resize, told the scale and told nothing. told.jsonl: so, too, with fixed
+distances that are told. crops.jsonl: trained on crops of 64 pixels of the photographs at half their size, tested on
+more of them. recipes/NAME.jsonl: ways to train for other sizes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -134,7 +134,7 @@ def adds(rows: Sequence[Row], protocol: str, sizes: Sequence[Size] = BETWEEN) ->
         return NOT_MEASURED
     columns = (TRAINED, *sizes)
     lines = {
-        f"`{with_peg}` − {_quoted(name)}": [_text(difference(contrast, with_peg, name, size)) for size in columns]
+        f"`{with_peg}` − `{name}`": [_text(difference(contrast, with_peg, name, size)) for size in columns]
         for with_peg, name in pairs
     }
     words = f"mean of the {len(seeded)}" + (" with most seeds" if len(seeded) < len(pairs) else "")
@@ -149,19 +149,14 @@ def mean_gain(contrast: Contrasts, pairs: Sequence[tuple[str, str]], size: Size)
 
 
 def _pairs(rows: Sequence[Row], protocol: str) -> tuple[Contrasts, list[tuple[str, str]], list[tuple[str, str]]]:
-    """Encodings with a PEG and without; all, and those with the most seeds, of which alone a mean is fair.
-
-    One whose distances stay in tokens beside a PEG that is told is paired with itself as published.
-    """
-    compared = _told_and_published(rows, protocol)
-    seeds = {
-        name: {row.seed for row in compared if row.encoding == name} for name in {row.encoding for row in compared}
-    }
-    named = [(f"{name}{how}+peg", name + own) for name in TABLE for how, own in (("", ""), ("(told=False)", PUBLISHED))]
+    """Encodings with a PEG and without; all, and those with the most seeds, of which alone a mean is fair."""
+    told = _told(rows, protocol)
+    seeds = {name: {row.seed for row in told if row.encoding == name} for name in {row.encoding for row in told}}
+    named = [(f"{name}+peg", name) for name in TABLE]
     shared = {pair: set.intersection(*(seeds.get(name, set()) for name in pair)) for pair in named}
     pairs = [pair for pair, common in shared.items() if common]
     most = max((len(common) for common in shared.values()), default=0)
-    return Contrasts(compared, protocol), pairs, [pair for pair in pairs if len(shared[pair]) == most]
+    return Contrasts(told, protocol), pairs, [pair for pair in pairs if len(shared[pair]) == most]
 
 
 def difference(contrast: Contrasts, better: str, other: str, size: Size) -> Contrast | None:
@@ -284,14 +279,14 @@ def _shares(rows: Sequence[Row], encoding: str, rule: str) -> str:
 
 def tables() -> dict[str, str]:
     """Name of a marker -> what stands there."""
-    rows, crops = (read_rows(HERE / f"{name}.jsonl") for name in ("rows", "crops"))
+    rows, told, crops = (read_rows(HERE / f"{name}.jsonl") for name in ("rows", "told", "crops"))
     trained = recipe_rows()
     return {
         "brief": brief(rows, trained),
         "verdict": verdict(rows, "resize"),
         "resize": accuracy(rows, "resize"),
         "retained": retained(rows, "resize"),
-        "told": plain(before_after(rows, "resize", BETWEEN)) or NOT_MEASURED,
+        "told": plain(before_after([*rows, *told], "resize", BETWEEN)) or NOT_MEASURED,
         "above": above(rows, "resize"),
         "adds": adds(rows, "resize"),
         "recipes": recipes(rows, trained),

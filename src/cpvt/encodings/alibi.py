@@ -16,9 +16,9 @@ SLOPES = ((1.0, 1.0), (320 / 224, 1.4), (512 / 224, 1.4), (768 / 224, 1.5), (102
 class AlibiEncoding(OffsetBias):
     """Attention falls with the distance of two tokens, in each head at another rate; nothing is learned (2-D ALiBi).
 
-    The bias is -2^(-8 (head + 1) / heads) times the Euclidean distance in tokens, as published, whatever scale the model
-    is told: on photographs that holds best. told: at scale s distances are divided by s. tuned: slopes grow with the
-    size as arXiv 2405.13985 tuned them, for distances in tokens.
+    The bias is -2^(-8 (head + 1) / heads) times the Euclidean distance in tokens, as published, whatever scale the
+    model is told: on photographs that holds best. told: at scale s distances are divided by s. tuned: slopes grow
+    with the size as arXiv 2405.13985 tuned them, for distances in tokens.
     Source: Press et al., arXiv 2108.12409; in two dimensions as in Fuller et al. (CROMA), arXiv 2311.00566.
     """
 

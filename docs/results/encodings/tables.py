@@ -66,7 +66,7 @@ ABOUT = {
     "lookhere": About(
         "as `alibi`, −∞ outside each head's field of view",
         f"{LOOKHERE}, 180 and 45 degrees: 81.3 / 82.4 / 81.1 / 69.2 and 81.1 / 82.4 / 81.6 / 73.2",
-        "with `view=45`: nothing learned, and the best here without a convolution",
+        "with `view=45`: nothing learned, and the best here on canvases without a convolution",
     ),
     "rope": About(
         "q, k rotated by p · 100^(−i / (d / 4))",

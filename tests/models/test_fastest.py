@@ -6,6 +6,7 @@ import time
 import pytest
 import torch
 
+import cpvt
 from cpvt.models import attention, fastest, linear
 
 
@@ -124,6 +125,26 @@ def test_what_counts_operations_sees_no_measurement():
         assert fastest.fastest("linear", (1,), ways(calls, torch=0.01, onednn=0)) == "torch"
     assert calls == []
     assert fastest.fastest("linear", (1,), ways(calls, torch=0.01, onednn=0)) == "onednn"
+
+
+@pytest.mark.parametrize("sides", [(32, 32), (32, 48)])
+def test_gradient_checkpointing_sees_no_measurement(sides):
+    model = cpvt.create_model("cpvt_micro", encoding="peg", num_classes=3, img_size=32)
+    model.set_grad_checkpointing()
+    for side in sides:
+        model(torch.randn(2, 3, side, side)).sum().backward()
+    assert fastest.choices()
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+def test_gradients_of_each_image_are_those_of_torch_func():
+    model = cpvt.create_model("cpvt_micro", encoding="peg", num_classes=3, img_size=32).eval()
+    weights, images = dict(model.named_parameters()), torch.randn(2, 3, 32, 32)
+    of_one = torch.func.grad(lambda weights, image: torch.func.functional_call(model, weights, (image[None],)).sum())
+    found = torch.func.vmap(of_one, (None, 0))(weights, images)
+    model(images[:1]).sum().backward()
+    for name, weight in model.named_parameters():
+        torch.testing.assert_close(found[name][0], weight.grad, atol=1e-4, rtol=1e-4)
 
 
 def test_adopted_choices_do_not_reach_the_file():

@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 
+import accelerate
 import pytest
 import torch
 
@@ -285,3 +286,31 @@ def test_a_hook_that_answers_for_some_images_of_a_list_alone_is_refused():
     assert model(draw([(16, 24), (24, 16)])).shape == (2, 5)  # nothing for either
     with pytest.raises(ValueError, match="'bias' must return tensors for all grids of a list, or None for all"):
         model(draw([(16, 24), (40, 16)]))
+
+
+@pytest.mark.parametrize("encoding", ["peg", "lepe", "learned+peg", "cpb"])
+def test_weights_that_accelerate_keeps_elsewhere_are_read(encoding):
+    model = cpvt.create_model("cpvt_micro", encoding=encoding, num_classes=3, img_size=32).eval()
+    images = [torch.randn(3, 32, 32), torch.randn(3, 32, 48)]
+    with torch.no_grad():
+        expected = [model(images[1][None]), model(images)]
+        accelerate.cpu_offload(model, execution_device=torch.device("cpu"))
+        found = [model(images[1][None]), model(images)]
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("encoding", ["relative", "irpe", "fire", "rope_mixed", "peg(kernel_size=(3, 5))"])
+def test_weights_kept_elsewhere_that_no_forward_reads_are_refused(encoding):
+    model = cpvt.create_model("cpvt_micro", encoding=encoding, num_classes=3, img_size=32).eval()
+    accelerate.cpu_offload(model, execution_device=torch.device("cpu"))
+    with torch.no_grad(), pytest.raises(ValueError, match="keep model.encoding out of what is offloaded"):
+        model(torch.randn(1, 3, 32, 32))
+
+
+def test_a_hook_on_a_peg_sees_each_image_of_a_list():
+    model, seen = cpvt.create_model("cpvt_micro", encoding="peg", num_classes=3, img_size=32).eval(), []
+    images = [torch.randn(3, 32, 32), torch.randn(3, 32, 48)]
+    expected = model(images)
+    model.encoding.peg["1"].register_forward_hook(lambda layer, given, tokens: seen.append(tokens.shape[1]))
+    torch.testing.assert_close(model(images), expected, atol=1e-5, rtol=1e-4)
+    assert seen == [1 + 64, 1 + 96]

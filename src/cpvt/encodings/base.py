@@ -167,3 +167,23 @@ def check_positive(name: str, **options: Any) -> None:
         if not number or not 0 < value < math.inf:
             kind = "a whole number" if whole else "a number"
             raise ValueError(f"{option} of '{name}' must be {kind} above 0; got {value!r}")
+
+
+def check_at_hand(encoding: PositionalEncoding) -> None:
+    """Raise ValueError where a hook that is no module's `forward` would read weights that are kept elsewhere."""
+    owners = [each for each in encoding.modules() if isinstance(each, nn.ParameterList)]
+    owners += [e for e in encoding.modules() if isinstance(e, PositionalEncoding) and e.active_hooks - {"tokens"}]
+    if any(weight.is_meta for owner in owners for weight in owner.parameters(recurse=False)):
+        raise ValueError(
+            "weights of the encoding are on the device 'meta', and attention reads them outside of a module's forward, for "
+            "which alone accelerate's offloading loads them; keep model.encoding out of what is offloaded"
+        )
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether something is called with the inputs, outputs or gradients of a module, or in place of its `forward`.
+
+    As accelerate does to load weights that it keeps elsewhere: what reads them must then call the module.
+    """
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    return any(hooks) or "forward" in module.__dict__ or nn.modules.module._has_any_global_hook()

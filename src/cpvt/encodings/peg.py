@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cpvt import ops
-from cpvt.encodings.base import ModelShape, PositionalEncoding
+from cpvt.encodings.base import ModelShape, PositionalEncoding, has_hooks
 from cpvt.grids import AnyGrid, Grid, Layout, Scale, check_pack, check_scale, per_axis
 
 AnyScale = float | Sequence[float]  # one number of 1 or more, or one for each axis of the grid
@@ -111,7 +111,7 @@ class PEG(nn.Module):
         if scales is not None and (not isinstance(scales, (tuple, list)) or len(scales) != len(grids)):
             raise ValueError(f"scale must be 1 or more for each of the {len(grids)} images; got {scales}")
         each = scales or [1] * len(grids)
-        if self.folded and prefix_tokens:
+        if (self.folded and prefix_tokens) or type(self).forward is not PEG.forward or has_hooks(self):
             check_pack(tokens, grids, prefix_tokens, self.dim)
             parts = tokens.split([prefix_tokens + math.prod(grid) for grid in grids], dim=1)
             alone = [self(part, grid, prefix_tokens, scale) for part, grid, scale in zip(parts, grids, each)]
@@ -220,6 +220,10 @@ class PEGWithoutResidual(PEG):
     ) -> Tensor:
         """Return the encoding alone; the rest as in PEG."""
         return self.encoding(tokens, grid, prefix_tokens, scale)
+
+    def fold(self) -> PEG:
+        """Raise ValueError: there is no residual to fold."""
+        raise ValueError("a PEG without residual returns its encoding alone, and has no residual to fold")
 
 
 def _check(

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cpvt.encodings import PositionalEncoding
-from cpvt.encodings.base import Pair
+from cpvt.encodings.base import Pair, check_at_hand
 from cpvt.grids import Layout
 from cpvt.models.fastest import fastest, run_once
 from cpvt.models.linear import apply_linear
@@ -230,6 +230,8 @@ class AttentionInputs(NamedTuple):
         temperatures: one for each group of the layout, or one for all.
         """
         groups = layout.groups if "rotation" in encoding.active_hooks else ()
+        if isinstance(x, Tensor) and not x.is_meta:
+            check_at_hand(encoding)
         asked = [encoding.call_hook("rotation", grid, x.device, scale=scale) for grid, scale, _ in groups]
         rotations = tuple(all_or_none("rotation", asked))
         pack = PackedBatch(layout, x.device, temperatures) if layout.packed else None

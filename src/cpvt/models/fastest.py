@@ -81,14 +81,19 @@ def adopt(found: list[list[Any]]) -> None:
 
 
 def _is_watched() -> bool:
-    """Whether something counts operations, as torch's FlopCounterMode: it must not see a measurement."""
-    return bool(torch._C._len_torch_dispatch_stack())
+    """Whether something sees operations, as FlopCounterMode or torch.func's vmap do: no measurement may be among them."""
+    return bool(torch._C._len_torch_dispatch_stack()) or torch._C._functorch.peek_interpreter_stack() is not None
 
 
 def _measure(ways: Mapping[str, Prepare]) -> str:
-    with torch.inference_mode(False):
+    unseen = torch.autograd.graph.saved_tensors_hooks(_same, _same)  # by gradient checkpointing, which counts tensors
+    with torch.inference_mode(False), unseen:
         computed = {name: prepare() for name, prepare in ways.items()}
         return _time(computed)
+
+
+def _same(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor
 
 
 def _time(ways: Mapping[str, Callable[[], Any]]) -> str:

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cpvt.encodings.base import has_hooks
 from cpvt.models.fastest import fastest, run_once
 
 OWN, ONEDNN = "torch", "onednn"  # what CPVT_LINEAR may name
@@ -148,12 +149,6 @@ def _as_tokens(image: Tensor) -> Tensor:
 def _is_plain(layer: nn.Module) -> TypeGuard[nn.Linear]:
     """Whether a layer is nn.Linear and nothing else, so that its weights are all there is to it."""
     return type(layer) is nn.Linear and not has_hooks(layer)
-
-
-def has_hooks(module: nn.Module) -> bool:
-    """Whether something is called with the inputs, outputs or gradients of a module."""
-    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-    return any(hooks) or nn.modules.module._has_any_global_hook()
 
 
 def _may_convolve(x: Tensor, weight: Tensor) -> bool:

@@ -18,12 +18,12 @@ from torch.utils.checkpoint import checkpoint
 from cpvt.config import ModelConfig
 from cpvt.config.scale import ScaleRule
 from cpvt.encodings import PEG, ModelShape, PositionalEncoding, create_encoding
+from cpvt.encodings.base import has_hooks
 from cpvt.encodings.naming import Builder
 from cpvt.encodings.peg import PEGWithoutResidual
 from cpvt.grids import Layout, check_tokens
 from cpvt.models.attention import Attention, AttentionInputs, Block, Mlp
 from cpvt.models.hub import HubModel
-from cpvt.models.linear import has_hooks
 from cpvt.models.packing import check_batch, pad_to_patches, plan_packs
 from cpvt.models.scale import Temperature, find_scale, find_temperature, is_list, refuse_scale, rule_of, spread_rules
 from cpvt.models.timm_interface import (

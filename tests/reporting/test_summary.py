@@ -252,3 +252,16 @@ def test_models_of_other_libraries_trained_at_different_sizes_are_told_apart(mak
     assert {cell.encoding: cell.mean for cell in summarise(rows)} == {
         "control (trained at 32)": 80, "control (trained at 32, 48)": 60,
     }  # fmt: skip
+
+
+def test_a_seed_that_was_refused_is_left_out_and_named(make_row):
+    rows = [make_row(seed=seed, size=64, correct=correct) for seed, correct in ((0, 40), (2, 60))]
+    rows.append(make_row(seed=1, size=64, correct=0, total=0, refused="logits are nan"))
+    (cell,) = summarise(rows)
+    assert (cell.mean, cell.seeds, cell.left_out, cell.refused) == (50.0, (0, 2), (1,), None)
+    assert any("canvas at 64): seed 1 refused, and all numbers are of seeds 0, 2" in each for each in warnings_of(rows))
+
+
+def test_a_size_that_every_seed_was_refused_is_refused(make_row):
+    (cell,) = summarise([make_row(seed=seed, correct=0, total=0, refused="logits are nan") for seed in (0, 1)])
+    assert (cell.refused, cell.seeds, cell.deviation, cell.left_out) == ("logits are nan", (0, 1), None, ())

@@ -55,6 +55,7 @@ class Cell:
     telling: str = ""  # the same in words, and the precision, where the rows of a page differ in it
     scales: tuple[tuple[float, float] | None, ...] = ()  # of each seed, where one was told
     precision: str = "fp32"  # in which the model computed
+    left_out: tuple[int, ...] = ()  # seeds that were refused where others were not: all numbers are of the others
 
     @property
     def label(self) -> str:
@@ -160,7 +161,9 @@ def _first(keys: Sequence[Key], groups: Groups) -> Key:
 
 
 def _cell(key: Key, groups: Groups, tellings: dict[Key, str], collapsed: Collapsed) -> Cell:
-    (protocol, size, encoding, pool, rule, precision), by_seed, telling = key, groups[key], tellings[key]
+    (protocol, size, encoding, pool, rule, precision), every, telling = key, groups[key], tellings[key]
+    measured = {seed: row for seed, row in every.items() if row.total}
+    by_seed = measured or every
     any_row = next(iter(by_seed.values()))
     accuracies = [100 * row.accuracy for row in by_seed.values()]
     trained, own = any_row.train_size, collapsed.get((protocol, head_label(encoding, pool, telling)), ())
@@ -176,7 +179,7 @@ def _cell(key: Key, groups: Groups, tellings: dict[Key, str], collapsed: Collaps
     is_baseline = key == baseline_key
     return Cell(
         protocol, size, encoding, pool, tuple(sorted(by_seed)), mean(accuracies),
-        stdev(accuracies) if len(accuracies) > 1 else None,
+        stdev(accuracies) if len(accuracies) > 1 and measured else None,
         mean(retained) if retained else None,
         mean(paired) if paired and not is_baseline else None,
         confidence_interval(paired) if not is_baseline else None,
@@ -190,6 +193,7 @@ def _cell(key: Key, groups: Groups, tellings: dict[Key, str], collapsed: Collaps
         majority=_mean(100 * row.majority for row in by_seed.values() if row.majority is not None),
         collapsed=own, scale_rule=rule, telling=telling, precision=precision,
         scales=tuple(None if rule == "paper" else by_seed[seed].scale for seed in sorted(by_seed)),
+        left_out=tuple(sorted(every.keys() - by_seed.keys())),
     )  # fmt: skip
 
 
@@ -205,11 +209,11 @@ def _accuracy_interval(rows: Sequence[Row]) -> tuple[float, float] | None:
 def warnings_of(rows: Sequence[Row], protocol: str | None = None) -> list[str]:
     """A sentence for each model that rows cannot speak for, under one protocol or any.
 
-    It does no better than always answering the largest class of the test, or two tests of it, such as of trainings that
-    differ in what rows do not say, gave different answers: the last is shown.
+    It does no better than always answering the largest class of the test, or was refused with some of its seeds, or two
+    tests of it, such as of trainings that differ in what rows do not say, gave different answers: the last is shown.
     """
     cells = [cell for cell in summarise(rows) if protocol in (None, cell.protocol)]
-    return [*_majority_warnings(cells), *clash_warnings(rows, protocol)]
+    return [*_majority_warnings(cells), *_refusal_warnings(cells), *clash_warnings(rows, protocol)]
 
 
 def clash_warnings(rows: Sequence[Row], protocol: str | None = None) -> list[str]:
@@ -239,6 +243,15 @@ def _majority_warnings(cells: Sequence[Cell]) -> list[str]:
         f"{label} ({', '.join(protocols)}; {_plural('seed', seeds)}): at the training size its accuracy is not above "
         "that of always answering the largest class, so no retained accuracy, difference or rank is given"
         for (label, seeds), protocols in found.items()
+    ]
+
+
+def _refusal_warnings(cells: Sequence[Cell]) -> list[str]:
+    return [
+        f"{cell.label} ({cell.protocol} at {size_label(cell.size)}): {_plural('seed', cell.left_out)} refused, and all "
+        f"numbers are of {_plural('seed', cell.seeds)}"
+        for cell in cells
+        if cell.left_out
     ]
 
 

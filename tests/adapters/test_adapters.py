@@ -291,3 +291,8 @@ def test_an_address_that_refuses_does_not_answer():
 
 def test_torchvision_states_the_size_of_models_that_are_no_vit_whatever_their_name():
     assert open_adapter("torchvision:maxvit_t", "random").train_size == 224
+
+
+def test_deit_of_hugging_face_is_built_from_its_configuration():
+    name = "hf:deit(patch_size=8, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64)"
+    assert build(name, 5, 32)(torch.randn(1, 3, 32, 32)).logits.shape == (1, 5)

@@ -1,5 +1,6 @@
 """An encoding from outside the package is accepted wherever a name is."""
 
+import functools
 import json
 import subprocess
 import sys
@@ -9,8 +10,13 @@ import timm
 import torch
 
 import cpvt
-from cpvt.config import CompareConfig, OptimConfig, TrainConfig, encoding_name
-from cpvt.encodings import PositionalEncoding, create_encoding, parse_encoding
+from cpvt.adapters import adapter_of
+from cpvt.config import CompareConfig, ModelConfig, OptimConfig, TrainConfig, encoding_name
+from cpvt.encodings import ModelShape, PositionalEncoding, create_encoding, parse_encoding
+from cpvt.encodings.compose import SumEncoding
+from cpvt.encodings.learned import LearnedEncoding
+from cpvt.encodings.peg import PEGEncoding
+from cpvt.models import VisionTransformer
 from cpvt.testing import SHAPE, check_encoding
 
 MODULE = '''
@@ -156,3 +162,38 @@ def test_two_processes_compare_it(mine, tmp_path, tiny_folder):
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in (tmp_path / "out" / "rows.jsonl").read_text().splitlines()]
     assert [row["encoding"] for row in sorted(rows, key=lambda row: row["encoding"])] == ["peg", mine]
+
+
+@pytest.mark.parametrize("made", ["instance", "lambda", "partial"])
+def test_an_encoding_that_no_name_describes_is_not_saved_as_another(made, tmp_path):
+    config = ModelConfig(img_size=32, embed_dim=16, depth=2, num_heads=2, num_classes=3)
+    options = {"dilation": 2, "at": (1, 2)}
+    shape = ModelShape(16, 2, 2, (8, 8))
+    encoding = {
+        "instance": lambda: PEGEncoding(shape, **options),
+        "lambda": lambda: lambda shape: PEGEncoding(shape, **options),
+        "partial": lambda: functools.partial(PEGEncoding, **options),
+    }[made]()
+    model = VisionTransformer(config, encoding=encoding).eval()
+    with pytest.raises(ValueError, match=r"name it with its options, such as 'peg\(dilation=2\)'"):
+        model.save_pretrained(tmp_path)
+    assert not (tmp_path / "model.safetensors").exists()
+    untrained = adapter_of(model).untrained().model.encoding
+    assert untrained.at == (1, 2)
+    assert untrained.peg["1"].dilation == 2
+    assert not torch.equal(untrained.peg["1"].weight, model.encoding.peg["1"].weight)
+
+
+def test_a_builder_of_several_encodings_follows_another_size():
+    model = cpvt.create_model("cpvt_micro", encoding=two_encodings, num_classes=3, img_size=32).eval()
+    images = torch.randn(1, 3, 48, 48)
+    expected = model(images)
+    model.set_input_size(48)
+    torch.testing.assert_close(model(images), expected, atol=1e-5, rtol=1e-4)
+    again = VisionTransformer(model.config).eval()
+    again.load_state_dict(model.state_dict())
+    torch.testing.assert_close(again(images), expected, atol=1e-5, rtol=1e-4)
+
+
+def two_encodings(shape):
+    return SumEncoding([PEGEncoding(shape), LearnedEncoding(shape)])

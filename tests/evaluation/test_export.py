@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import timm
 import torch
 from PIL import Image
 
@@ -398,3 +399,13 @@ def test_the_code_of_the_docs_reads_images_as_predict_does(tmp_path, monkeypatch
             expected = run.transform(image)
         torch.testing.assert_close(torch.from_numpy(names["read"]("photo.jpg", 40, 40)[0]), expected)
         assert capsys.readouterr().out.split()[-1] == run("photo.jpg").label
+
+
+def test_a_file_says_how_images_of_another_shape_are_fitted(tmp_path):
+    model = timm.create_model(
+        "vit_tiny_patch16_224", patch_size=4, embed_dim=16, depth=1, num_heads=2, img_size=8, num_classes=3,
+        pretrained_cfg_overlay={"crop_mode": "squash"},
+    )  # fmt: skip
+    exported = cpvt.export(model, out=str(tmp_path / "model.onnx"))
+    held = {each.key: json.loads(each.value) for each in onnx.load(exported.path).metadata_props}
+    assert held["crop_mode"] == "squash"

@@ -492,3 +492,13 @@ def test_a_second_training_tested_into_a_folder_does_not_replace_the_first_in_si
     safetensors.torch.save_file(state, tiny_run / "model.safetensors")
     main(["sweep", str(tiny_run), "--sizes", "8", *out])
     assert "rows.jsonl: peg (resize at 8; seed 0): tests with different answers share" in capsys.readouterr().out
+
+
+def test_a_model_that_several_devices_share_is_told_as_it_is_alone(tiny_folder):
+    model = cpvt.create_model("cpvt_micro", encoding="peg", num_classes=2, img_size=8)
+    alone, shared = (
+        next(cpvt.sweep(each, str(tiny_folder), [16], protocols=("canvas",)))
+        for each in (model, torch.nn.DataParallel(model))
+    )
+    assert (shared.scale_rule, shared.scale, shared.hits) == (alone.scale_rule, alone.scale, alone.hits)
+    assert shared.scale == (1.0, 1.0)

@@ -108,6 +108,15 @@ def test_a_comparison_grows(config):
     assert sum(row.encoding == "none" for row in added) == 5
 
 
+def test_bad_images_may_be_skipped_in_a_comparison_that_goes_on(config):
+    cpvt.compare(config)
+    (comparing.Path(config.dataset.data) / "test" / "cat" / "bad.jpg").write_text("no image")
+    more = replace(config, resize_sizes=(*config.resize_sizes, 20))
+    with pytest.raises(ValueError, match="--on-bad-image skip"):
+        cpvt.compare(more)
+    cpvt.compare(replace(more, dataset=replace(config.dataset, on_bad_image="skip")))
+
+
 def test_another_recipe_in_the_same_folder_is_refused(config):
     cpvt.compare(config)
     before = (comparing.Path(config.out) / "rows.jsonl").read_text()

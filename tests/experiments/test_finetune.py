@@ -114,6 +114,15 @@ def test_an_interrupted_retrofit_resumes_and_repeats_nothing(config):
     assert len(added) == 3
 
 
+def test_a_test_of_a_part_of_the_images_does_not_stand_for_all(config):
+    folder = retrofit_and_test(config)
+    total = read_rows(folder / "rows.jsonl")[0].total
+    main(["sweep", str(folder), "--sizes", "16", "--protocols", "canvas", "resize", "--limit", "2", "--device", "cpu"])
+    retrofit_and_test(replace(config, sizes=(*config.sizes, 16)))
+    rows = [row for row in read_rows(folder / "rows.jsonl") if row.size == 16 and row.encoding == AFTER]
+    assert {row.total for row in rows} == {2, total}
+
+
 def test_tests_that_told_nothing_are_measured_again_and_told(config):
     file = retrofit_and_test(config) / "rows.jsonl"
     before = read_rows(file)

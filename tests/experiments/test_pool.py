@@ -1,9 +1,12 @@
 """Tasks in processes of this machine, and on a real Ray cluster of one machine: two CPUs, no dashboard."""
 
 import os
+import signal
+import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +14,7 @@ import cpvt
 from cpvt.config import CompareConfig, DataConfig, OptimConfig
 from cpvt.experiments import pool
 from cpvt.results.rows import read_rows
+from cpvt.training import StoppedError
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +91,42 @@ def test_the_first_error_stops_the_other_processes(first, error, message, forked
     assert ("begins", first) in messages
     assert ("begins", 3) not in messages
     assert time.monotonic() - start < 50
+
+
+def test_sigterm_stops_the_processes_too(forked):
+    def ask(*message):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(StoppedError, match="stopped by SIGTERM"):
+        pool.run_tasks(die_or_wait, [1, 2], pool.process_pool(2, 1), ask)
+
+
+def tell_and_wait(task, send):
+    send(os.getpid())
+    die_or_wait(task, send)
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="asks Linux which processes there are")
+def test_processes_stop_where_their_parent_was_killed(tmp_path):
+    script = tmp_path / "parent.py"
+    script.write_text(
+        "from cpvt.experiments import pool\nfrom tests.experiments.test_pool import tell_and_wait\n"
+        "if __name__ == '__main__':\n"
+        "    pool.run_tasks(tell_and_wait, [1], pool.process_pool(1, 1), lambda *each: print(*each, flush=True))\n"
+    )
+    root = str(Path(__file__).parents[2])
+    env = {**os.environ, "PYTHONPATH": root}
+    with subprocess.Popen(
+        [sys.executable, str(script)], stdout=subprocess.PIPE, text=True, cwd=root, env=env
+    ) as parent:
+        child = Path("/proc", parent.stdout.readline().strip())
+        assert child.exists()
+        parent.kill()
+    for _ in range(300):
+        if not child.exists():
+            return
+        time.sleep(0.1)
+    pytest.fail("the process works on for nobody")
 
 
 def test_the_first_error_stops_the_others_after_their_messages_arrived(ray, tmp_path):

@@ -369,3 +369,20 @@ def test_a_saved_model_keeps_its_rule_temperature_and_grid(rule, tmp_path):
     assert back.config == model.config
     assert torch.equal(back(images), model(images))
     assert (rule, back.config.attn_temperature, back.scale_grid) == (back.scale, rule == "paper", (6, 6))
+
+
+@pytest.mark.parametrize("change", [{"img_size": 2}, {"patch_size": 64}])
+def test_a_size_below_a_patch_is_refused_and_changes_nothing(change):
+    model = cpvt.create_model("cpvt_micro", num_classes=3, img_size=32)
+    before = model.config
+    with pytest.raises(ValueError, match="img_size must be a patch or more"):
+        model.set_input_size(**change)
+    assert model.config == before
+    assert model.patch_embed.patch_size == (4, 4)
+
+
+def test_a_model_without_its_last_norm_is_not_saved(tmp_path):
+    model = cpvt.create_model("cpvt_micro", num_classes=3, img_size=32)
+    model.prune_intermediate_layers(1, prune_norm=True)
+    with pytest.raises(ValueError, match="prune_norm=True"):
+        model.save_pretrained(tmp_path)

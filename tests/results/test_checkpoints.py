@@ -2,7 +2,9 @@
 
 import copy
 import json
+import shutil
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -28,6 +30,16 @@ def test_a_loaded_run_is_ready_to_use(tiny_run):
     assert checkpoint.model(tensor[None]).shape == (1, 2)
     for name, tensor in load_file(tiny_run / WEIGHTS).items():
         assert torch.equal(checkpoint.model.state_dict()[name], tensor)
+
+
+def test_a_run_is_not_written_over_another(tiny_run, tmp_path):
+    other = Path(shutil.copytree(tiny_run, tmp_path / "other"))
+    (other / WEIGHTS).write_bytes(b"of another training")
+    with pytest.raises(ValueError, match="holds another training, which would be overwritten"):
+        cpvt.load(tiny_run).save_pretrained(other)
+    assert (other / WEIGHTS).read_bytes() == b"of another training"
+    for _ in range(2):  # what was written so may be written again
+        cpvt.load(tiny_run).save_pretrained(tmp_path / "shared")
 
 
 def test_a_folder_without_checkpoint_is_refused(tmp_path):

@@ -7,6 +7,7 @@ import shutil
 import signal
 import warnings
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -69,6 +70,23 @@ def test_other_images_are_rejected(config, tiny_folder):
         (tiny_folder / part / "tiger").rename(tiny_folder / part / "cat")
     train(config)
     assert len(history(config.out)) == 2
+
+
+def test_a_run_whose_state_is_gone_is_not_begun_again(config):
+    with pytest.raises(KeyboardInterrupt):
+        train(config, interrupt("train", STEPS + 1))
+    for name in (STATE, PREVIOUS_STATE):
+        Path(config.out, name).unlink(missing_ok=True)
+    before = weights(config.out)
+    with pytest.raises(ValueError, match=r"holds 1 of 2 epochs, but the state to resume from \(training.pt\) is gone"):
+        train(config)
+    assert_same(weights(config.out), before)
+
+
+def test_saving_takes_no_step_of_what_lookahead_wraps(config, tmp_path):
+    config = replace(config, optim=replace(config.optim, opt="lookahead_adamw"))
+    rarely = replace(config, out=str(tmp_path / "rarely"), runtime=RuntimeConfig(save_minutes=999))
+    assert_same(weights(train(config)), weights(train(rarely)))
 
 
 @pytest.mark.parametrize("epoch", [1, 2])

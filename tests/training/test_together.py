@@ -65,7 +65,7 @@ def begin(folder, out, options, step):
         (VIEWS, "", {}, DDP),
         (f"{VIEWS} --batch-size 5 --grad-accum-steps 3", "", {"ACCELERATE_USE_FSDP": "true"}, FSDP),
         (PARTS, "", {"ACCELERATE_USE_FSDP": "true"}, FSDP),  # as accelerate sets it
-        (SGD, "--grad-accum-steps 2", {}, DDP),
+        (SGD, "--grad-accum-steps 2", {"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "8"}, DDP),  # as a launcher may set it
         (f"{SGD} --augment native", "--grad-accum-steps 2", {}, DDP),
         (f"{PLAIN} --teacher TEACHER", "", {}, DDP),
     ],
@@ -111,6 +111,7 @@ def test_two_processes_share_a_stream_and_test_exactly(tmp_path, tiny_folder):
     assert row["total"] == 6
     alone = next(cpvt.sweep(tmp_path / "run", str(tiny_folder), [8]))
     assert row["correct"] == alone.correct
+    assert (row["hits"], alone.hits is None) == (None, False)  # which image is which is known to one process alone
     assert row["class_totals"] == [3, 3]
     assert (tuple(row["class_correct"]), tuple(map(tuple, row["confusion"]))) == (alone.class_correct, alone.confusion)
 
@@ -130,11 +131,20 @@ def test_two_processes_save_on_sigterm_and_one_resumes(tmp_path, tiny_folder):
     assert_alike(tmp_path / "one", tmp_path / "two")
 
 
-def test_logits_that_are_not_finite_in_one_process_are_refused_in_all(tmp_path, tiny_folder):
-    started = start(tmp_path, str(tiny_folder), target=sweep_with_failures_in_one_process)
+@pytest.mark.parametrize(
+    ("failure", "words"),
+    [
+        ("nan", ["not finite for 3 of 6 images"] * 2),
+        ("refused", ["8 pixels are too few", "refused the images of another process"]),
+    ],
+)
+def test_what_fails_in_one_process_is_refused_in_all(tmp_path, tiny_folder, failure, words):
+    started = start(tmp_path, str(tiny_folder), target=sweep_with_failures_in_one_process, FAILURE=failure)
     finish(started, tmp_path)
-    for rank in (0, 1):
-        assert "not finite for 3 of 6 images" in (tmp_path / f"output-{rank}.txt").read_text()
+    for rank, expected in enumerate(words):
+        first, second = (tmp_path / f"output-{rank}.txt").read_text().splitlines()[-2:]
+        assert expected in first
+        assert second == "None 6"  # the next size, which no process refuses
 
 
 def test_torchrun_starts_the_processes(tmp_path, tiny_folder):

@@ -47,12 +47,21 @@ def finish(started, folder, code=0):
 
 
 def sweep_with_failures_in_one_process(data, env, pause, output):
-    """Sweep a model whose logits are not finite on the images of the first process alone; the target of a process."""
+    """Sweep a model that fails at size 8 in the first process alone; the target of a process.
+
+    FAILURE of the environment says how: nan, or refused.
+    """
     write_to(output, env)
     distributed.join("cpu")
-    worth = float("nan") if distributed.rank() == 0 else 1.0
-    (row,) = cpvt.sweep(lambda images: images.mean((2, 3))[:, :2] * worth, data, [8], img_size=16)
-    print(row.refused, flush=True)
+
+    def model(images):
+        fails = distributed.rank() == 0 and images.shape[-1] == 8
+        if fails and env["FAILURE"] == "refused":
+            raise ValueError("8 pixels are too few")
+        return images.mean((2, 3))[:, :2] * (float("nan") if fails else 1.0)
+
+    for row in cpvt.sweep(model, data, [8, 16], img_size=16):
+        print(row.refused, row.total, flush=True)
 
 
 def write_to(output, env):

@@ -93,6 +93,8 @@ def describe(name: str, num_classes: int = 1000, in_chans: int = 3) -> ModelAdap
 
 def adapter_of(model: Callable[..., Any], name: str | None = None, **facts: Any) -> ModelAdapter:
     """A model already at hand, ready to be measured; `facts` are the fields of ModelAdapter, where they are known."""
+    if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        model = model.module
     library = next((each for each in (OWN, *TABLE.values()) if _is_from(model, each.package)), None)
     kind: type[ModelAdapter] = getattr(library.load(), library.adapter) if library else ModelAdapter
     if isinstance(model, nn.Module):

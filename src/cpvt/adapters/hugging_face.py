@@ -164,6 +164,7 @@ def _from_config(model_name: str, options: dict[str, Any]) -> nn.Module:
         try:
             automatic = transformers.AutoConfig
             config = (automatic.from_pretrained if named else automatic.for_model)(model_name, **_of_config(options))
+            config.architectures = config.architectures or []  # some models iterate over it
             model: nn.Module = transformers.AutoModelForImageClassification.from_config(
                 config, **_float32(transformers)
             )

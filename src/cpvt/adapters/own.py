@@ -53,7 +53,11 @@ class OwnAdapter(ModelAdapter):
     def untrained(self, seed: int = 0) -> ModelAdapter:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return self._with(type(self.model)(self.model.config).to(self.device), "untrained")
+            if self.model.is_described:
+                return self._with(type(self.model)(self.model.config).to(self.device), "untrained")
+            model = copy.deepcopy(self.model)
+            model.init_weights()
+            return self._with(model, "untrained")
 
     def without_positions(self) -> ModelAdapter:
         model, config = copy.deepcopy(self.model), self.model.config

@@ -43,21 +43,23 @@ def train(config: TrainConfig) -> dict[str, Any]:
         folder = run_training(config, bars, data)
         checkpoint = load(folder, config.device)
         history = [values for _, values in read_lines(folder / HISTORY)]
-        last_epoch, kept = history[-1], next((line for line in history if line.get("kept")), history[-1])
+        last_epoch = history[-1] if history else {}  # none where a finished run came from elsewhere
+        kept = next((line for line in history if line.get("kept")), last_epoch)
         rows: list[Row] = []
         if data.test is not None or data.test_stream is not None:  # all processes share the test
             rows += sweep(checkpoint, data, [checkpoint.config.img_size], on_progress=bars, **options)
-    accuracy, skipped = kept["accuracy"], last_epoch["skipped"] + sum(row.skipped for row in rows)
+    accuracy, skipped = kept.get("accuracy"), last_epoch.get("skipped", 0) + sum(row.skipped for row in rows)
     test_accuracy = rows[0].accuracy if rows else None
     if distributed.is_main_process():
         append_rows(folder / ROWS, rows)
-        if last_epoch["shrunk"]:
+        if last_epoch.get("shrunk"):
             print(f"{last_epoch['shrunk']} training images were shrunk to the longest side allowed (--longest-side)")
         tested = f", test accuracy {test_accuracy:.1%} at {size_label(rows[0].size)} pixels" if rows else ""
         tested = tested or f"; not tested: {data.lacks_test}"
         bad = f"; {skipped} images could not be used" if skipped else ""
         best = f"epoch {kept['epoch']} of {len(history)}, the best in validation, is kept: " if "kept" in kept else ""
-        print(f"{folder}: {best}training accuracy {accuracy:.1%}{tested}{bad}")
+        trained = "trained before" if accuracy is None else f"training accuracy {accuracy:.1%}"
+        print(f"{folder}: {best}{trained}{tested}{bad}")
         for warning in warnings_of(rows):
             print(f"warning: {warning}")
     return {"run": str(folder), "train_accuracy": accuracy, "skipped": skipped, "test_accuracy": test_accuracy}

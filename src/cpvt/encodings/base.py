@@ -171,8 +171,12 @@ def check_positive(name: str, **options: Any) -> None:
 
 def check_at_hand(encoding: PositionalEncoding) -> None:
     """Raise ValueError where a hook that is no module's `forward` would read weights that are kept elsewhere."""
-    owners = [each for each in encoding.modules() if isinstance(each, nn.ParameterList)]
-    owners += [e for e in encoding.modules() if isinstance(e, PositionalEncoding) and e.active_hooks - {"tokens"}]
+    owners = [
+        each
+        for each in encoding.modules()
+        if isinstance(each, nn.ParameterList)
+        or (isinstance(each, PositionalEncoding) and each.active_hooks - {"tokens"})
+    ]
     if any(weight.is_meta for owner in owners for weight in owner.parameters(recurse=False)):
         raise ValueError(
             "weights of the encoding are on the device 'meta', and attention reads them outside of a module's forward, for "

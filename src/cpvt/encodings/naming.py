@@ -33,6 +33,11 @@ def create_encoding(what: str | Builder | PositionalEncoding, shape: ModelShape)
     return parts[0] if len(parts) == 1 else SumEncoding(parts)
 
 
+def is_named(what: str | Builder | PositionalEncoding) -> bool:
+    """Whether a name says how the encoding is built; no instance, partial or lambda has one."""
+    return isinstance(what, str) or "<lambda>" not in getattr(what, "__qualname__", "<lambda>")
+
+
 def _checked(encoding: Any, name: str) -> PositionalEncoding:
     if not isinstance(encoding, PositionalEncoding):
         raise ValueError(f"'{name}' must build a cpvt.PositionalEncoding; it gave {type(encoding).__name__}")
@@ -72,16 +77,17 @@ def change_encoding(
     encoding: PositionalEncoding, text: str, change: Callable[[PositionalEncoding], dict[str, Any]]
 ) -> str:
     """Change each encoding of a sum, by `set_grid` or `prune`; returns the text that now describes them."""
-    parts = encoding.encodings() if isinstance(encoding, SumEncoding) else [encoding]
+    parts, named = encoding.encodings() if isinstance(encoding, SumEncoding) else [encoding], split_encoding(text)
+    described = len(parts) == len(named)  # else a builder of one's own makes a sum, whose text stays as it is
     terms = []
-    for part, (name, options) in zip(parts, split_encoding(text)):
+    for part, (name, options) in zip(parts, named if described else [("none", {}) for _ in parts]):
         options |= change(part)
         if "at" in options:
             name = "peg" if name == "peg5" else name  # peg5 takes no `at`
             name, options = (name, options) if options["at"] else ("none", {})
         terms.append(name + (f"({', '.join(f'{key}={value!r}' for key, value in options.items())})" if options else ""))
     encoding.at = tuple(sorted({depth for part in parts for depth in part.at}))
-    return "+".join(terms)
+    return "+".join(terms) if described else text
 
 
 def describe_encodings() -> dict[str, str]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from cpvt.adapters import ModelAdapter
+from cpvt.adapters import ModelAdapter, UnsupportedSizeError
 from cpvt.adapters.base import count_unusable, refuse_unusable
 from cpvt.config import MAX_IMAGE_PIXELS, TOKEN_BUDGET, ProgressCallback, ignore_progress
 from cpvt.data import Batch, DataSet, LoadOptions, load_batches, load_packs, load_stream
@@ -80,15 +80,16 @@ def measure(
     classes: int,
     name: str = "test",
     on_progress: ProgressCallback = ignore_progress,
+    streamed: bool = False,
 ) -> Score:
     """Count how many of `count` images (0: unknown) a model classifies correctly.
 
-    batches: where several processes test together, this process's shard (`distributed.shard`, or its part of a
-    stream). Shards may be uneven; every process returns the score of all of them. Raises UnsupportedSizeError where the
-    model refuses the images or gives logits that are not finite, ValueError for another number of classes or where no
-    image can be used.
+    batches: where several processes test together, this process's shard (`distributed.shard`, or, streamed, its part of
+    a stream, whose images no process can count). Shards may be uneven; every process returns the score of all of them.
+    Raises UnsupportedSizeError where the model refuses the images or gives logits that are not finite, ValueError for
+    another number of classes or where no image can be used.
     """
-    score, device, start = _blank(classes), adapter.device, time.perf_counter()
+    score, device, start, refusal = _blank(classes), adapter.device, time.perf_counter(), None
     memory_before, on_progress = _mark(device), on_progress if distributed.is_main_process() else ignore_progress
     for batch in batches:
         size = len(batch.labels)
@@ -96,7 +97,11 @@ def measure(
         if size:
             images = batch.images_on(device)
             model_start = time.perf_counter()
-            logits = (adapter.logits_of_list(images) if isinstance(images, list) else adapter.logits(images)).cpu()
+            try:
+                logits = (adapter.logits_of_list(images) if isinstance(images, list) else adapter.logits(images)).cpu()
+            except UnsupportedSizeError as error:
+                refusal = error
+                break
             score.model_seconds += time.perf_counter() - model_start
             score.unusable += count_unusable(logits)
             if logits.shape[1] != classes:
@@ -109,9 +114,11 @@ def measure(
         if done < count or not count:  # no accuracy yet: where classes come in order, it says nothing before the end
             on_progress(name, done, count, "")
     score.seconds, score.peak_memory = time.perf_counter() - start, max(0, _peak(device) - memory_before)
+    if distributed.all_reduce_max(float(refusal is not None)):  # in any process, so that none waits for another
+        raise refusal or UnsupportedSizeError("the model refused the images of another process")
     if distributed.is_distributed():
-        _all_reduce(score, count, device)
-    refuse_unusable(score.unusable, score.total, adapter.name)  # of all processes, so that none waits for another
+        _all_reduce(score, 0 if streamed else count, device)
+    refuse_unusable(score.unusable, score.total, adapter.name)
     if not score.total:
         raise ValueError(f"none of the {count or ''} test images can be used")
     score.padding_fraction /= score.total
@@ -127,11 +134,14 @@ def _blank(classes: int) -> Score:
 
 
 def _all_reduce(score: Score, count: int, device: torch.device) -> None:
-    """Turn a shard's score into that of all shards. The correct mask is known only if no image was skipped."""
+    """Turn a shard's score into that of all shards.
+
+    The correct mask is known only if no image was skipped, and if they are counted (count is not 0).
+    """
     names = ("correct", "top5", "total", "padding_fraction", "shrunk", "skipped", "unusable")
     mask = torch.zeros(count, dtype=torch.float64)
     own = distributed.shard(range(count))
-    complete = len(score.correct_mask) == len(own)
+    complete = count > 0 and len(score.correct_mask) == len(own)
     if complete:
         mask[list(own)] = torch.tensor(score.correct_mask, dtype=torch.float64)
     counts = torch.tensor([*(getattr(score, name) for name in names), complete], dtype=torch.float64)

@@ -259,6 +259,7 @@ def _metadata(target: Target, adapter: ModelAdapter, suffix: str) -> dict[str, A
         known |= {"mean": list(adapter.transform.mean), "std": list(adapter.transform.std)}
         known |= {"crop_ratio": adapter.transform.crop_ratio, "interpolation": adapter.transform.interpolation}
         known |= {"size": list(sides(adapter.transform.size))} if adapter.transform.size is not None else {}
+        known |= {} if adapter.transform.crop_mode == "center" else {"crop_mode": adapter.transform.crop_mode}
         known |= {"channel_order": "BGR"} if adapter.transform.channel_order == "BGR" else {}
     if adapter.train_size is not None:
         known["training_size"] = list(sides(adapter.train_size))

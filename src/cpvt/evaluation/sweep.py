@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from cpvt.adapters import ModelAdapter, UnsupportedSizeError, is_external
 from cpvt.adapters.base import kept_modes
@@ -203,9 +206,10 @@ def _estimate(adapter: ModelAdapter, size: Size, batches: Iterator[Batch]) -> tu
     try:
         found = total_entropy(adapter.at_size(sides(size)), images, scales)
     except UnsupportedSizeError:  # which the test then reports
-        return "fit", itertools.chain(first, batches)
+        found = torch.full((len(scales),), math.inf)
     entropies = distributed.all_reduce_sum(found.to(adapter.device))
-    return least_uncertain(scales, entropies), itertools.chain(first, batches)
+    rule = least_uncertain(scales, entropies) if bool(entropies.isfinite().all()) else "fit"
+    return rule, itertools.chain(first, batches)
 
 
 def _measure_at(
@@ -220,7 +224,8 @@ def _measure_at(
     ready, count = adapter, count_test(data)
     try:
         ready = adapter if TABLE[protocol].size_is_limit else adapter.at_size(sides(size))
-        return ready, measure(ready, batches, count, len(data.class_names), f"{protocol} {size}", on_progress)
+        name, streamed = f"{protocol} {size}", data.test is None
+        return ready, measure(ready, batches, count, len(data.class_names), name, on_progress, streamed)
     except UnsupportedSizeError as refusal:
         on_progress(f"{protocol} {size}", count, count, "refused")
         return ready, Score(refused=str(refusal))

@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 QUICK_EPOCHS = 12
 GROWS = (  # options that may change when a comparison resumes
     "out", "encodings", "pool", "protocols", "scale", "seeds", "sizes", "canvas_sizes", "resize_sizes", "parallel",
-    "cluster", "device", "workers",
+    "cluster", "device", "workers", "on_bad_image", "max_image_pixels",
 )  # fmt: skip
 MAX_PARALLEL = 8
 

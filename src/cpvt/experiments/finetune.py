@@ -30,7 +30,9 @@ from cpvt.results.rows import Row, read_rows
 from cpvt.runtime.files import append_rows, read_json, write_json
 from cpvt.training import PUBLISHED, build_model, check, check_here, train
 
-GROWS = ("out", "sizes", "protocols", "control", "device", "workers")  # options that may change on resuming
+GROWS = (  # options that may change on resuming
+    "out", "sizes", "protocols", "control", "device", "workers", "on_bad_image", "max_image_pixels",
+)  # fmt: skip
 BEFORE, CONTROL = "as it came", "trained on, no PEG"
 SCALE = "protocol"  # what models are told of the scale of objects in tests: what is true under each protocol
 
@@ -54,8 +56,13 @@ def retrofit_and_test(
     name = training.model  # of several sizes the setup's name has an option more
     if (folder / RETROFIT).exists():
         refuse_other(folder, "another retrofit", read_json(folder / RETROFIT)["config"], config, GROWS)
-    own = ("fp32", config.dataset.reduced_jpegs)  # others a sweep may have added
-    rows = [row for row in read_rows(folder / ROWS) if (row.precision, row.reduced_jpegs) == own]
+    how = setup.preprocessing.transform
+    own = ("fp32", config.dataset.reduced_jpegs, data.name, how.crop_ratio, how.interpolation)  # a sweep may add others
+    rows = [
+        row
+        for row in read_rows(folder / ROWS)
+        if (row.precision, row.reduced_jpegs, row.data, row.crop_ratio, row.interpolation) == own
+    ]
     done = {(row.encoding, row.protocol, row.size, row.scale_rule) for row in rows}
     torch.manual_seed(config.seed)
     model, _ = build_model(untouched, setup.model, data)

@@ -15,10 +15,11 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any, NamedTuple, TypeVar
 
 from cpvt.runtime.memory import keep_freed_memory
-from cpvt.training.stopping import ask_to_stop
+from cpvt.training.stopping import EXIT_CODE, StoppedError, ask_to_stop
 
 logger = logging.getLogger(__name__)
 Task = TypeVar("Task")
@@ -65,8 +66,8 @@ def run_tasks(
 def process_pool(processes: int, threads: int) -> Iterator[Pool]:
     """A pool of processes of this machine. `work` must be importable: a function of a module.
 
-    threads: of each process. After an error or Ctrl-C, running tasks stop when they next send a message; a training
-    saves its state first. They leave Ctrl-C to this process, where a second one ends them at once.
+    threads: of each process. After an error, Ctrl-C or SIGTERM, or where this process was killed, running tasks stop when
+    they next send a message; a training saves its state first. They leave Ctrl-C to this process, where a second one ends them at once.
     """
     context = multiprocessing.get_context("spawn")
     ignore, others = (signal.signal, (signal.SIGINT, signal.SIG_IGN)), set(multiprocessing.active_children())
@@ -78,7 +79,8 @@ def process_pool(processes: int, threads: int) -> Iterator[Pool]:
                 return executor.submit(_work, work, task, messages, threads, os.getcwd(), stopping)
 
         try:
-            yield Pool(submit, messages)
+            with _stopping_on_sigterm():
+                yield Pool(submit, messages)
         except BrokenProcessPool as error:
             raise ChildProcessError(DIED) from error
         except KeyboardInterrupt:
@@ -92,6 +94,25 @@ def process_pool(processes: int, threads: int) -> Iterator[Pool]:
                 for child in set(multiprocessing.active_children()) - others:
                     child.kill()
                 raise
+
+
+@contextmanager
+def _stopping_on_sigterm() -> Iterator[None]:
+    """Raise StoppedError on SIGTERM while the block runs, in the main thread of this process."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if os.getpid() == owner:  # not in a process that was forked meanwhile
+            raise StoppedError("stopped by SIGTERM; what is finished is kept. The same command resumes from there")
+
+    owner = os.getpid()
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager
@@ -153,6 +174,8 @@ def _stop(ray: Any, running: list[Any]) -> None:
 
 def _work(work: Callable[..., None], task: Any, messages: Any, threads: int, folder: str, stopping: Any = None) -> None:
     def send(*message: Any) -> None:
+        if _is_orphaned():
+            return ask_to_stop()
         if stopping is not None and stopping.is_set():
             ask_to_stop()
         if message:
@@ -166,7 +189,17 @@ def _work(work: Callable[..., None], task: Any, messages: Any, threads: int, fol
 
     torch.set_num_threads(threads)
     keep_freed_memory()
-    work(task, send)
+    try:
+        work(task, send)
+    finally:
+        if _is_orphaned():  # nobody reads what it would send, nor ends it
+            os._exit(EXIT_CODE)
+
+
+def _is_orphaned() -> bool:
+    """Whether the process that started this one was killed; a worker of Ray has none."""
+    parent = multiprocessing.parent_process()
+    return parent is not None and not parent.is_alive()
 
 
 def cores() -> int:

@@ -111,10 +111,23 @@ def write_model(folder: Path, model: HubModel, read: Mapping[str, Any] | None = 
     """Write a model's weights, and a configuration from which both timm and we build it again.
 
     read: how images are read and what classes are called, in timm's words (`READING`); by default what timm was told.
+    Raises ValueError for a model that its configuration does not describe.
     """
     known = model.pretrained_cfg if read is None else read
+    _check_described(model)
     write_weights(folder, model.state_dict())
     write_json(folder / CONFIG, config_to_timm(model.config, {name: known[name] for name in READING if name in known}))
+
+
+def _check_described(model: HubModel) -> None:
+    """Raise ValueError for a model that would not be built again, or not be the same."""
+    if not model.is_described:
+        raise ValueError(
+            "the encoding was passed as an instance, a lambda or a partial, whose options a configuration does not hold: "
+            "name it with its options, such as 'peg(dilation=2)' or 'mymodule:MyEncoding(width=3)'"
+        )
+    if isinstance(model.norm, nn.Identity):
+        raise ValueError("the last norm was pruned (prune_norm=True), which a configuration does not hold: keep it")
 
 
 def write_weights(folder: Path, weights: Mapping[str, Tensor]) -> None:

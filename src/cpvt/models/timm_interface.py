@@ -15,6 +15,7 @@ from cpvt.config.base import check_ranges
 from cpvt.config.scale import ScaleRule, parse_scale
 from cpvt.encodings import PositionalEncoding, change_encoding
 from cpvt.encodings.coordinates import check_grid
+from cpvt.encodings.text import split_encoding
 from cpvt.grids import Grid
 from cpvt.models.sizes import nearest_name, tidy_size
 
@@ -34,6 +35,7 @@ class Backbone(nn.Module):
     head_dist: nn.Module  # where the model is distilled
     grad_checkpointing = False
     distilled_training = False
+    is_described = True  # whether `config` says how the encoding is built
 
     num_classes = property(lambda self: self.config.num_classes)
     in_chans = property(lambda self: self.config.in_chans)
@@ -147,8 +149,9 @@ class Backbone(nn.Module):
         """Change the training size, in pixels, and the patch; None leaves either as it is.
 
         The model takes every size before and after; what changes is the grid that encodings start from. With the same
-        patch, no logits at the new size change: scales still count from the grid before (`scale_grid`), and a learned
-        table is resized bicubically, as for an image of that size. Another patch resamples the patch embedding (Beyer
+        patch, no logits at the new size change, unless the model's rule is 'pixels', whose scale is 1 at the training size:
+        scales still count from the grid before (`scale_grid`), and a learned table is resized bicubically, as for an image
+        of that size. Another patch resamples the patch embedding (Beyer
         et al., FlexiViT, arXiv 2212.08013). Raises ValueError for a patch that is not square.
         """
         patch = sides(patch_size or self.config.patch_size)
@@ -156,6 +159,8 @@ class Backbone(nn.Module):
             raise ValueError(f"patch_size must be one side, as patches are square here; got {patch}")
         before = self.scale_grid
         config = replace(self.config, img_size=tidy_size(img_size or self.config.img_size), patch_size=patch[0])
+        check_config(config)
+        split_encoding(self.config.encoding)  # raises before anything is changed
         self.patch_embed.set_input_size(img_size=sides(config.img_size), patch_size=patch)
         self.config = config
         text = change_encoding(self.encoding, self.config.encoding, lambda part: part.set_grid(self.grid))

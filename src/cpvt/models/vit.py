@@ -19,7 +19,7 @@ from cpvt.config import ModelConfig
 from cpvt.config.scale import ScaleRule
 from cpvt.encodings import PEG, ModelShape, PositionalEncoding, create_encoding
 from cpvt.encodings.base import has_hooks
-from cpvt.encodings.naming import Builder
+from cpvt.encodings.naming import Builder, is_named
 from cpvt.encodings.peg import PEGWithoutResidual
 from cpvt.grids import Layout, check_tokens
 from cpvt.models.attention import Attention, AttentionInputs, Block, Mlp
@@ -93,6 +93,7 @@ class VisionTransformer(HubModel):
         self._init_trunk(config.weight_init)
         shape = ModelShape(config.embed_dim, config.depth, config.num_heads, self.grid, config.scale_grid)
         self.encoding = create_encoding(encoding, shape)  # draws its own weights, last
+        self.is_described = is_named(encoding)
 
     def _init_trunk(self, weight_init: str) -> None:
         """Initialise blocks, heads and prefix tokens; the patch embedding and norms keep torch's initialisation."""

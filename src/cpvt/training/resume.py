@@ -32,7 +32,7 @@ from cpvt.models import fastest
 from cpvt.results.checkpoints import read_record, save_checkpoint
 from cpvt.results.folders import CHECKPOINT, HISTORY, PREVIOUS_STATE, STATE, WEIGHTS
 from cpvt.runtime import distributed
-from cpvt.runtime.files import remove_leftovers, replacing, write_lines
+from cpvt.runtime.files import read_json, remove_leftovers, replacing, write_lines
 from cpvt.training.metrics import Metrics
 
 BROKEN = (  # raised by reading a damaged file
@@ -135,6 +135,7 @@ class Checkpointer:
         It has no state of random generators, as the randomness of a step follows from seed, step and process.
         """
         module, optimizer, average, scaler = self.parts
+        _share_state(optimizer)
         model, state_of_optimizer = get_state_dict(module, optimizer, options=GATHERED)
         averaged = None if average is None else get_model_state_dict(average, options=GATHERED)
         weights: list[Any] = [*model.values(), *(averaged or {}).values()]  # in the main process
@@ -165,6 +166,7 @@ class Checkpointer:
                 remove_leftovers(self.folder / name)
         state = read_state(self.folder)
         if state is None:
+            self._refuse_lost_state()
             return Progress()
         refuse_other_run(self.folder, state["training"], self.config)
         self._refuse_other_images(state, streamed)
@@ -181,6 +183,18 @@ class Checkpointer:
         fastest.adopt(json.loads(state.get("fastest", "[]")))  # the same ways give the same bits
         distributed.barrier()  # before the main process writes another state
         return Progress(*self.saved, state["before"], state["seconds"], metrics, state["history"])
+
+    def _refuse_lost_state(self) -> None:
+        """Raise ValueError where a run has begun and what it resumes from is gone."""
+        if not (self.folder / CHECKPOINT).exists():
+            return
+        epoch = read_json(self.folder / CHECKPOINT).get("epoch")
+        if isinstance(epoch, int) and epoch < self.config.optim.epochs:
+            raise ValueError(
+                f"'{self.folder}' holds {epoch} of {self.config.optim.epochs} epochs, but the state to resume from "
+                f"({STATE}) is gone: put it back, train elsewhere with --initial-checkpoint '{self.folder}', or delete the "
+                "folder"
+            )
 
     def describe_saved(self) -> str:
         """A message about the state on disk."""
@@ -286,6 +300,12 @@ def remove_state(folder: Path) -> None:
     """Delete the states, which only an unfinished training needs."""
     for name in (PREVIOUS_STATE, STATE):  # in this order, so that an interruption leaves the newer one
         (folder / name).unlink(missing_ok=True)
+
+
+def _share_state(optimizer: Any) -> None:
+    """Show torch the state of what timm's Lookahead wraps: where there seems to be none, torch takes a step to make it."""
+    if (wrapped := getattr(optimizer, "_base_optimizer", None)) is not None:
+        optimizer.state = wrapped.state
 
 
 def has_state(folder: Path) -> bool:

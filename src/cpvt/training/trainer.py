@@ -256,7 +256,7 @@ class Trainer:
         def on_batch(name: str, done: int, total: int, message: str) -> None:
             on_progress(name, done, total, "")  # the line of the epoch has the accuracy
 
-        score = measure(adapter, until_stopped(batches, stop), count, classes, part, on_batch)
+        score = measure(adapter, until_stopped(batches, stop), count, classes, part, on_batch, data.test is None)
         if distributed.all_reduce_max(float(stop.asked)):
             raise stop.error("in a test", self.checkpointer.describe_saved())
         progress.history[-1][f"{part}_accuracy"] = score.correct / score.total

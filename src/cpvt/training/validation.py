@@ -14,7 +14,7 @@ from timm.optim import list_optimizers
 from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 
-from cpvt.adapters import is_external
+from cpvt.adapters import RANDOM, is_external
 from cpvt.adapters.precision import check_precision
 from cpvt.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
 from cpvt.data import DataSet
@@ -108,7 +108,9 @@ def check_here(config: TrainConfig) -> None:
 def _check_start(config: TrainConfig) -> None:
     """Raise ValueError for initial weights that do not exist."""
     start = start_of(config)
-    if start not in (None, PUBLISHED) and not (is_run(str(start)) or Path(str(start)).exists()):
+    if start not in (None, PUBLISHED, *([RANDOM] if is_external(config.model) else [])) and not (
+        is_run(str(start)) or Path(str(start)).exists()
+    ):
         raise ValueError(f"there are no initial weights at '{start}': pass the folder of a run or a file")
     if start == PUBLISHED and not is_external(config.model):
         raise ValueError(

@@ -179,8 +179,8 @@ def check_at_hand(encoding: PositionalEncoding) -> None:
     ]
     if any(weight.is_meta for owner in owners for weight in owner.parameters(recurse=False)):
         raise ValueError(
-            "weights of the encoding are on the device 'meta', and attention reads them outside of a module's forward, for "
-            "which alone accelerate's offloading loads them; keep model.encoding out of what is offloaded"
+            "weights of the encoding are on the device 'meta', and attention reads them outside of a module's forward, "
+            "for which alone accelerate's offloading loads them; keep model.encoding out of what is offloaded"
         )
 
 

@@ -66,8 +66,9 @@ def run_tasks(
 def process_pool(processes: int, threads: int) -> Iterator[Pool]:
     """A pool of processes of this machine. `work` must be importable: a function of a module.
 
-    threads: of each process. After an error, Ctrl-C or SIGTERM, or where this process was killed, running tasks stop when
-    they next send a message; a training saves its state first. They leave Ctrl-C to this process, where a second one ends them at once.
+    threads: of each process. After an error, Ctrl-C or SIGTERM, or where this process was killed, running tasks stop
+    when they next send a message; a training saves its state first. They leave Ctrl-C to this process, where a second
+    one ends them at once.
     """
     context = multiprocessing.get_context("spawn")
     ignore, others = (signal.signal, (signal.SIGINT, signal.SIG_IGN)), set(multiprocessing.active_children())

@@ -81,7 +81,7 @@ def adopt(found: list[list[Any]]) -> None:
 
 
 def _is_watched() -> bool:
-    """Whether something sees operations, as FlopCounterMode or torch.func's vmap do: no measurement may be among them."""
+    """Whether something sees operations, as FlopCounterMode and torch.func do: no measurement may be among them."""
     return bool(torch._C._len_torch_dispatch_stack()) or torch._C._functorch.peek_interpreter_stack() is not None
 
 

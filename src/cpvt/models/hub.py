@@ -123,7 +123,7 @@ def _check_described(model: HubModel) -> None:
     """Raise ValueError for a model that would not be built again, or not be the same."""
     if not model.is_described:
         raise ValueError(
-            "the encoding was passed as an instance, a lambda or a partial, whose options a configuration does not hold: "
+            "the encoding was passed as an instance, a lambda or a partial, whose options no configuration holds: "
             "name it with its options, such as 'peg(dilation=2)' or 'mymodule:MyEncoding(width=3)'"
         )
     if isinstance(model.norm, nn.Identity):

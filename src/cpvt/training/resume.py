@@ -192,8 +192,8 @@ class Checkpointer:
         if isinstance(epoch, int) and epoch < self.config.optim.epochs:
             raise ValueError(
                 f"'{self.folder}' holds {epoch} of {self.config.optim.epochs} epochs, but the state to resume from "
-                f"({STATE}) is gone: put it back, train elsewhere with --initial-checkpoint '{self.folder}', or delete the "
-                "folder"
+                f"({STATE}) is gone: put it back, train elsewhere with --initial-checkpoint '{self.folder}', or delete "
+                "the folder"
             )
 
     def describe_saved(self) -> str:
@@ -303,7 +303,7 @@ def remove_state(folder: Path) -> None:
 
 
 def _share_state(optimizer: Any) -> None:
-    """Show torch the state of what timm's Lookahead wraps: where there seems to be none, torch takes a step to make it."""
+    """Show torch the state of what timm's Lookahead wraps: where it sees none, it takes a step to make one."""
     if (wrapped := getattr(optimizer, "_base_optimizer", None)) is not None:
         optimizer.state = wrapped.state
 

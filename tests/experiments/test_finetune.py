@@ -169,6 +169,11 @@ def test_cpvt_models_take_peg_by_name(config, tiny_run):
         retrofit_and_test(replace(config, model=str(tiny_run)))
 
 
+def test_a_model_of_random_weights_is_retrofitted(config):
+    folder = retrofit_and_test(replace(config, model=VIT, checkpoint="random", img_size=8, control=False))
+    assert {row.encoding for row in read_rows(folder / "rows.jsonl")} == {BEFORE, AFTER}
+
+
 def test_published_weights_are_the_default(config, monkeypatch, vit):
     """Nothing is downloaded: timm.create_model is replaced by a function that records its calls."""
     import timm

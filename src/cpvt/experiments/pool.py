@@ -50,9 +50,9 @@ def run_tasks(
     """Call `work(task, send)` for every task in a pool; `on_message` receives what tasks send, in this process.
 
     The first error of a task, or of `on_message`, stops all other tasks and is raised here. Raises ChildProcessError
-    where a process or a machine dies.
+    where a process or a machine dies, StoppedError on SIGTERM.
     """
-    with pool as (submit, messages):
+    with pool as (submit, messages), _stopping_on_sigterm():
         waiting = {submit(work, task) for task in tasks}
         while waiting:
             done, waiting = wait(waiting, POLL_SECONDS, FIRST_COMPLETED)
@@ -80,8 +80,7 @@ def process_pool(processes: int, threads: int) -> Iterator[Pool]:
                 return executor.submit(_work, work, task, messages, threads, os.getcwd(), stopping)
 
         try:
-            with _stopping_on_sigterm():
-                yield Pool(submit, messages)
+            yield Pool(submit, messages)
         except BrokenProcessPool as error:
             raise ChildProcessError(DIED) from error
         except KeyboardInterrupt:
@@ -105,8 +104,8 @@ def _stopping_on_sigterm() -> Iterator[None]:
         if os.getpid() == owner:  # not in a process that was forked meanwhile
             raise StoppedError("stopped by SIGTERM; what is finished is kept. The same command resumes from there")
 
-    owner = os.getpid()
-    if threading.current_thread() is not threading.main_thread():
+    owner, handled = os.getpid(), signal.getsignal(signal.SIGTERM) not in (signal.SIG_IGN, None)
+    if not handled or threading.current_thread() is not threading.main_thread():
         yield
         return
     before = signal.signal(signal.SIGTERM, stop)

@@ -151,8 +151,8 @@ class Backbone(nn.Module):
         The model takes every size before and after; what changes is the grid that encodings start from. With the same
         patch, no logits at the new size change, unless the model's rule is 'pixels', whose scale is 1 at the training
         size: scales still count from the grid before (`scale_grid`), and a learned table is resized bicubically, as for
-        an image of that size. Another patch resamples the patch embedding (Beyer
-        et al., FlexiViT, arXiv 2212.08013). Raises ValueError for a patch that is not square.
+        an image of that size. Another patch resamples the patch embedding (Beyer et al., FlexiViT, arXiv 2212.08013).
+        Raises ValueError for a patch that is not square, or larger than the image.
         """
         patch = sides(patch_size or self.config.patch_size)
         if patch[0] != patch[1]:

@@ -120,9 +120,7 @@ def _accelerator(config: TrainConfig, device: torch.device | None) -> Any:
         mixed_precision=PRECISIONS[config.optim.precision], cpu=on_cpu, log_with=_trackers(config.runtime.report_to),
         project_dir=config.out, kwargs_handlers=[ddp],
     )  # fmt: skip
-    accelerator.gradient_accumulation_steps = (
-        1  # whatever the environment says: steps are accumulated, and weighted, here
-    )
+    accelerator.gradient_accumulation_steps = 1  # steps are accumulated here, whatever the environment says
     if config.runtime.report_to:
         accelerator.init_trackers("logs", config={"command": str(config)})
     return accelerator

@@ -108,9 +108,8 @@ def check_here(config: TrainConfig) -> None:
 def _check_start(config: TrainConfig) -> None:
     """Raise ValueError for initial weights that do not exist."""
     start = start_of(config)
-    if start not in (None, PUBLISHED, *([RANDOM] if is_external(config.model) else [])) and not (
-        is_run(str(start)) or Path(str(start)).exists()
-    ):
+    words = (None, PUBLISHED, RANDOM) if is_external(config.model) else (None, PUBLISHED)
+    if start not in words and not (is_run(str(start)) or Path(str(start)).exists()):
         raise ValueError(f"there are no initial weights at '{start}': pass the folder of a run or a file")
     if start == PUBLISHED and not is_external(config.model):
         raise ValueError(

@@ -31,8 +31,9 @@ class DataConfig(Options):
     interpolation: str = "bicubic"
     """How images are resized: nearest, bilinear, bicubic, ..."""
     longest_side: int | None = None
-    """Images with a longer side are shrunk to it first, in training and tests, and reported; by default four times the
-    training size."""
+    """Images with a longer side are shrunk to it first, and reported, where they keep their scale: under the
+    augmentations 'crop', 'native' and 'none' and the protocols canvas and native; by default four times the training
+    size."""
     reduced_jpegs: bool = False
     """Decode JPEGs that are shown much smaller at 1/2, 1/4 or 1/8 of their sides, in training and tests: faster, and
     pixels differ by about half a level of 255 in the mean, by 25 at most in photographs."""

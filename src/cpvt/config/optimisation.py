@@ -19,7 +19,8 @@ class OptimConfig(Options):
     opt: str = "adamw"
     """Name of an optimizer of timm."""
     lr: float = 3e-3
-    """Learning rate after the warmup, for the whole batch; then it falls as a cosine."""
+    """Learning rate to which the warmup rises, for the whole batch; then it follows a cosine counted from step 0, which
+    is a little below by then."""
     min_lr: float = 1e-5
     """Learning rate at the end."""
     warmup_ratio: float = 0.1

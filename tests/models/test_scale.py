@@ -53,14 +53,15 @@ def test_copies_of_every_token_change_no_answer_at_their_scale(encoding, down, a
         assert (model(copies, scale="paper") - truth).abs().max() > 0.01
 
 
-@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("encoding", [*ENCODINGS, "alibi(told=True)", "lookhere(told=True)"])
 def test_what_is_told_matters_to_every_encoding_that_knows_places(encoding):
     model, images = build(encoding), draw(32, 48)
     answers = [model(images, scale=scale) for scale in (1.0, 1.5, 2.0, (1.0, 2.0))]
     different = [(a - b).abs().max() > 1e-3 for i, a in enumerate(answers) for b in answers[:i]]
     assert all(different)  # of `none`, only the temperature of attention is told
     cold = build(encoding, attn_temperature=False)
-    assert ((cold(images, scale=2.0) - cold(images, scale=1.0)).abs().max() > 1e-3) == (encoding != "none")
+    told = encoding not in ("none", "alibi", "lookhere")  # the last two count distances in tokens, as published
+    assert ((cold(images, scale=2.0) - cold(images, scale=1.0)).abs().max() > 1e-3) == told
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)

@@ -33,7 +33,7 @@ def scores(monkeypatch):
     """Has the test of each epoch give its accuracy in ACCURACIES; collects the weights that were tested."""
     tested = {}
 
-    def measure(adapter, batches, count, classes, name, on_progress):
+    def measure(adapter, batches, count, classes, name, on_progress, streamed):
         epoch = 1 + len([line for line in history_of[0].progress.history if "validation_accuracy" in line])
         tested[epoch] = {key: value.clone() for key, value in adapter.model.state_dict().items()}
         on_progress("validation", count, count, "")

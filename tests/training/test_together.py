@@ -12,8 +12,8 @@ import torch
 
 import cpvt
 from cpvt.cli import main, parse
+from cpvt.results.folders import has_state
 from cpvt.training import EXIT_CODE, train
-from cpvt.training.resume import has_state
 from tests.training.runs import history, weights
 from tests.training.together import finish, start, sweep_with_failures_in_one_process
 

@@ -25,7 +25,7 @@ from cpvt.models.adapt import adapt_model
 from cpvt.models.hub import check_hub_encoding, check_hub_options, write_weights
 from cpvt.models.pretrained import Files, shipped_files, shipped_names
 from cpvt.models.sizes import MODELS
-from cpvt.results.folders import CHECKPOINT, HISTORY, PREVIOUS_STATE, ROWS, STATE, WEIGHTS
+from cpvt.results.folders import CHECKPOINT, HISTORY, ROWS, WEIGHTS, has_state
 from cpvt.results.hub import record_from_timm, write_run
 from cpvt.results.identity import identity_of, own_rows
 from cpvt.results.rows import Row
@@ -109,7 +109,7 @@ class Checkpoint:
         folder = Path(save_directory).resolve()
         if folder == self.folder:
             raise ValueError(f"'{save_directory}' is the run itself, which may have to resume: name another folder")
-        if any((folder / name).exists() for name in (HISTORY, STATE, PREVIOUS_STATE)):
+        if (folder / HISTORY).exists() or has_state(folder):
             raise ValueError(
                 f"'{save_directory}' holds another training, which would be overwritten: name another folder"
             )

@@ -45,3 +45,8 @@ def attention_file(name: str) -> str:
 def probe_attention_file(model: str, baseline: str) -> str:
     """File in arrays/ with the mean attention of a probed model, (h, w, h, w)."""
     return f"probe-attention-{re.sub(r'[^A-Za-z0-9.=_-]+', '-', model).strip('-')}-{baseline}.npy"
+
+
+def has_state(folder: Path) -> bool:
+    """Whether an unfinished training left a state."""
+    return (folder / STATE).exists() or (folder / PREVIOUS_STATE).exists()

@@ -30,7 +30,7 @@ from torch.distributed.checkpoint.state_dict import (
 from cpvt.config import RuntimeConfig, TrainConfig, differences, refuse_other
 from cpvt.models import fastest
 from cpvt.results.checkpoints import read_record, save_checkpoint
-from cpvt.results.folders import CHECKPOINT, HISTORY, PREVIOUS_STATE, STATE, WEIGHTS
+from cpvt.results.folders import CHECKPOINT, HISTORY, PREVIOUS_STATE, STATE, WEIGHTS, has_state
 from cpvt.runtime import distributed
 from cpvt.runtime.files import read_json, remove_leftovers, replacing, write_lines
 from cpvt.training.metrics import Metrics
@@ -306,11 +306,6 @@ def _share_state(optimizer: Any) -> None:
     """Show torch the state of what timm's Lookahead wraps: where it sees none, it takes a step to make one."""
     if (wrapped := getattr(optimizer, "_base_optimizer", None)) is not None:
         optimizer.state = wrapped.state
-
-
-def has_state(folder: Path) -> bool:
-    """Whether an unfinished training left a state."""
-    return (folder / STATE).exists() or (folder / PREVIOUS_STATE).exists()
 
 
 def _read(path: Path, device: torch.device | str) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from cpvt.data import DataSet
 from cpvt.data.protocols import TRAINING, keeps_sizes
 from cpvt.models import VisionTransformer
 from cpvt.results.checkpoints import is_run
-from cpvt.results.folders import CHECKPOINT, WEIGHTS
+from cpvt.results.folders import CHECKPOINT, WEIGHTS, has_state
 from cpvt.runtime.files import check_writable
 from cpvt.training.build import (
     PUBLISHED,
@@ -32,7 +32,6 @@ from cpvt.training.build import (
     start_of,
     with_model,
 )
-from cpvt.training.resume import has_state
 
 LOOKAHEAD = "lookahead_"  # timm's prefix that wraps any optimizer
 ON_GPUS = ("bnb", "fused")  # prefixes of optimizers for GPUs only

@@ -3,7 +3,7 @@
 import inspect
 import json
 import re
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import pytest
@@ -203,6 +203,15 @@ def test_the_record_of_an_old_run_is_read_and_compared(tmp_path):
     assert is_finished(config)
     with pytest.raises(ValueError, match="another configuration .model_ema_decay: 0.999 -> 0.9"):
         is_finished(replace(config, optim=replace(config.optim, model_ema_decay=0.9)))
+
+
+@pytest.mark.parametrize("start, equal", [(None, True), ("other", False)])
+def test_the_old_default_of_interpolation_is_todays_where_no_weights_decide_it(start, equal):
+    now = configs.TrainConfig("x", initial_checkpoint=start)
+    before = asdict(now) | {"dataset": asdict(now.dataset) | {"interpolation": "bicubic"}}
+    assert differences(before, now) == ([] if equal else ["interpolation: bicubic -> None"])
+    bilinear = replace(now, dataset=DataConfig(interpolation="bilinear"))
+    assert differences(before, bilinear) == ["interpolation: bicubic -> bilinear"]
 
 
 def test_a_dict_in_place_of_a_configuration_is_refused():

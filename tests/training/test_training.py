@@ -300,6 +300,25 @@ def test_training_starts_from_the_weights_of_a_run_or_a_file(tmp_path, tiny_fold
             torch.testing.assert_close(after[name], value, atol=1e-7, rtol=1e-5)
 
 
+def test_a_training_reads_images_as_its_initial_weights_where_options_say_nothing(tmp_path, tiny_folder):
+    def reading(name, start=None, size=None, **options):
+        data, recipe = DataConfig(str(tiny_folder), **options), OptimConfig(epochs=1, batch_size=4)
+        config = TrainConfig(
+            str(tmp_path / name), initial_checkpoint=start, img_size=size, dataset=data, optim=recipe,
+            model="" if start else "cpvt_micro(patch_size=2)",
+        )  # fmt: skip
+        transform = cpvt.load(train(config)).transform
+        return transform.interpolation, transform.longest_side, transform.crop_ratio
+
+    said = {"interpolation": "box", "longest_side": 11, "crop_pct": 0.7}
+    start = str(tmp_path / "first")
+    assert reading("plain", size=8) == ("bicubic", 32, 0.875)
+    assert reading("first", size=8, **said) == tuple(said.values())
+    assert reading("more", start) == tuple(said.values())
+    assert reading("larger", start, 16) == ("box", 64, 0.7), "four times its own training size"
+    assert reading("others", start, interpolation="bilinear") == ("bilinear", 11, 0.7)
+
+
 def test_a_run_that_starts_from_another_has_its_model_where_none_is_named(tmp_path, tiny_folder):
     alike = {"dataset": DataConfig(str(tiny_folder)), "optim": OptimConfig(epochs=1, batch_size=4)}
     own = {"model": "cpvt_micro(patch_size=2)", "encoding": "rope+peg", "pool": "gap", "img_size": 6}

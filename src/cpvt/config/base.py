@@ -13,7 +13,7 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
-from cpvt.config.legacy import RENAMED, current
+from cpvt.config.legacy import RENAMED, UNSAID, current
 
 TOKEN_BUDGET = 4096  # most patches in one forward pass, where images differ in size
 MAX_IMAGE_PIXELS = 178_956_970  # of an image file, by default; PIL raises an error for more
@@ -207,11 +207,13 @@ def importable_encoding(what: Any) -> str:
 def differences(before: dict[str, Any], after: Any, ignore: tuple[str, ...] = ()) -> list[str]:
     """Options that differ between a configuration read from JSON and a dataclass, as 'name: before -> after'.
 
-    An option missing in the file has its default: it was added later. Old names are read as the new ones.
+    An option missing in the file has its default: it was added later. Old names and defaults are read as the new ones.
     """
-    old = _defaults(type(after)) | _flat(current(before))
-    changed = {name: new for name, new in _flat(asdict(after)).items() if old.get(name) != new and name not in ignore}
-    return [f"{name}: {old.get(name)} -> {new}" for name, new in changed.items()]
+    old, new = _defaults(type(after)) | _flat(current(before)), _flat(asdict(after))
+    if old.get("initial_checkpoint") is None:  # else those weights decide what an option without a value means
+        old |= {name: None for name, value in UNSAID.items() if old.get(name) == value and new.get(name) is None}
+    changed = {name: value for name, value in new.items() if old.get(name) != value and name not in ignore}
+    return [f"{name}: {old.get(name)} -> {value}" for name, value in changed.items()]
 
 
 def refuse_other(

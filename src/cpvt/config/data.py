@@ -26,14 +26,14 @@ class DataConfig(Options):
     limit: int | None = None
     """Most images to read of each part, drawn with a fixed seed, for a first look; by default all."""
     crop_pct: float | None = None
-    """Center crop of a test under `resize`, as a fraction of the resized image; by default the data set's (1 for
-    digits, else 0.875)."""
-    interpolation: str = "bicubic"
-    """How images are resized: nearest, bilinear, bicubic, ..."""
+    """Center crop of a test under `resize`, as a fraction of the resized image; by default that of the initial weights,
+    else the data set's (1 for digits, else 0.875)."""
+    interpolation: str | None = None
+    """How images are resized: nearest, bilinear, bicubic, ...; by default as for the initial weights, else bicubic."""
     longest_side: int | None = None
     """Images with a longer side are shrunk to it first, and reported, where they keep their scale: under the
-    augmentations 'crop', 'native' and 'none' and the protocols canvas and native; by default four times the training
-    size."""
+    augmentations 'crop', 'native' and 'none' and the protocols canvas and native; by default as for the initial
+    weights at their training size, else four times the training size."""
     reduced_jpegs: bool = False
     """Decode JPEGs that are shown much smaller at 1/2, 1/4 or 1/8 of their sides, in training and tests: faster, and
     pixels differ by about half a level of 255 in the mean, by 25 at most in photographs."""

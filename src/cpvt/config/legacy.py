@@ -34,6 +34,7 @@ RENAMED = {  # old name -> new name
     "protocol": "protocols",
     "pictures": "images",
 }
+UNSAID = {"interpolation": "bicubic"}  # option that now has the default None -> its default in earlier versions
 
 
 def current(config: dict[str, Any]) -> dict[str, Any]:

@@ -305,14 +305,14 @@ def _described(name: str, classes: int, channels: int) -> tuple[Size | None, Tra
 
 
 def _transform_of(config: TrainConfig, data: DataSet, settings: ModelConfig | ExternalConfig) -> Transform:
-    """The transform of training and test: that of the initial weights, else that of the data set."""
+    """The transform of training and test: what the options say, else that of the initial weights, else the data's."""
     known, source = _known_transform(config, data) or Transform(data.mean, data.std, data.crop_ratio), config.dataset
-    crop_ratio = known.crop_ratio if source.crop_pct is None else source.crop_pct
-    longest_side = source.longest_side or 4 * max(sides(settings.img_size))
-    return replace(
-        known, crop_ratio=crop_ratio, interpolation=source.interpolation, longest_side=longest_side,
-        reduced_jpegs=source.reduced_jpegs,
-    )  # fmt: skip
+    size = settings.img_size
+    kept = known.longest_side if known.size is not None and sides(known.size) == sides(size) else None
+    options = {"crop_ratio": source.crop_pct, "interpolation": source.interpolation}
+    said = {name: value for name, value in options.items() if value is not None}
+    longest_side = source.longest_side or kept or 4 * max(sides(size))
+    return replace(known, **said, longest_side=longest_side, reduced_jpegs=source.reduced_jpegs)
 
 
 def _known_transform(config: TrainConfig, data: DataSet) -> Transform | None:

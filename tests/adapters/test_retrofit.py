@@ -519,7 +519,7 @@ def test_saved_and_loaded_again(name, absolute, tmp_path):
     fitted.scale = (1.5, 2)
     safetensors.torch.save_file(fitted.state_dict(), tmp_path / "model.safetensors")
     options = json.loads(json.dumps(fitted.retrofitted))
-    scale = {"scale": [1.5, 2.0]}
+    scale = {"scale": [1.5, 2.0], "scale_grid": list(fitted.scale_grid)}
     assert options == {"at": [1, 2], "absolute": absolute, "kernel_size": [5, 3], "padding_mode": "zeros", **scale}
     again = retrofit(fill(MODELS[name][0](), seed=9).eval(), **options)
     again.load_state_dict(safetensors.torch.load_file(tmp_path / "model.safetensors"))

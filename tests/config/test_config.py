@@ -205,7 +205,7 @@ def test_the_record_of_an_old_run_is_read_and_compared(tmp_path):
         is_finished(replace(config, optim=replace(config.optim, model_ema_decay=0.9)))
 
 
-@pytest.mark.parametrize("start, equal", [(None, True), ("other", False)])
+@pytest.mark.parametrize(("start", "equal"), [(None, True), ("other", False)])
 def test_the_old_default_of_interpolation_is_todays_where_no_weights_decide_it(start, equal):
     now = configs.TrainConfig("x", initial_checkpoint=start)
     before = asdict(now) | {"dataset": asdict(now.dataset) | {"interpolation": "bicubic"}}

@@ -99,6 +99,27 @@ def test_the_run_holds_pegs_that_learned_and_a_table_that_is_gone(config):
     assert checkpoint.record["at"] == [1, 2]
 
 
+@pytest.mark.parametrize("absolute", ["keep", "fade"])
+def test_a_retrofitted_run_is_trained_on_and_keeps_its_pegs_and_their_scale(config, tmp_path, absolute):
+    wanted = Retrofit((1, 2), absolute)
+    folder = retrofit_and_test(replace(config, retrofit=wanted, control=False))
+    first = cpvt.load(folder, "cpu")
+    still = OptimConfig(epochs=1, batch_size=4, lr=1e-12, min_lr=1e-13, weight_decay=0)
+    for size, grid in ((8, (2, 2)), (12, (3, 3))):
+        out = tmp_path / f"more{size}"
+        train(TrainConfig(str(out), initial_checkpoint=str(folder), img_size=size, dataset=config.dataset, optim=still))
+        again = cpvt.load(out, "cpu")
+        assert again.record["at"] == [1, 2]
+        assert (again.config.retrofit["absolute"], again.train_size) == (absolute, size)
+        assert again.model.scale_grid == (2, 2), "the scale is 1 where it was"
+        assert again.model.patch_embed.grid_size == grid
+        images = torch.randn(2, 3, size, size)
+        first.model.set_input_size((size, size))
+        torch.testing.assert_close(again.model(images), first.model(images), atol=1e-5, rtol=1e-4)
+    with pytest.raises(ValueError, match="retrofitted already"):
+        retrofit_and_test(replace(config, model=str(out), out=str(tmp_path / "twice")))
+
+
 def test_an_interrupted_retrofit_resumes_and_repeats_nothing(config):
     def stop(row):
         if row.encoding == CONTROL:

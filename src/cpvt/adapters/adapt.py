@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from cpvt.adapters import build
+from cpvt.adapters.retrofit import retrofit
 from cpvt.adapters.weights import load_weights
 from cpvt.config import ExternalConfig, sides
 from cpvt.runtime.errors import error_line
@@ -22,6 +23,9 @@ def continue_external(
     reinitialised where the number of classes differs, or with `same_classes=False` the classes themselves.
     where: where the weights are from, for an error. Raises ValueError that names the weights that do not fit.
     """
+    if wanted.retrofit is not None:  # the scale stays 1 where it was, whatever the new training size
+        grid = getattr(model, "scale_grid", None)
+        wanted = replace(wanted, retrofit={**wanted.retrofit, "scale_grid": grid})
     fresh = build_external(wanted)
     if _other_shapes(model, fresh):
         _resize(model, wanted)
@@ -38,9 +42,10 @@ def continue_external(
 
 
 def build_external(config: ExternalConfig) -> nn.Module:
-    """A fresh model of another library, before it is retrofitted."""
+    """A fresh model of another library, retrofitted if the configuration says so."""
     height, width = sides(config.img_size)
-    return build(config.name, config.num_classes, height if height == width else None, config.in_chans)
+    model = build(config.name, config.num_classes, height if height == width else None, config.in_chans)
+    return model if config.retrofit is None else retrofit(model, **config.retrofit)
 
 
 def _resize(model: nn.Module, wanted: ExternalConfig) -> None:

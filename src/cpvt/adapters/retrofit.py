@@ -49,6 +49,7 @@ PREFIX = ("cls_token", "class_token", "dist_token", "distillation_token", "reg_t
 def retrofit(
     model: nn.Module, at: Sequence[int] | int = (1,), absolute: str = "keep",
     kernel_size: int | Sequence[int] = 3, padding_mode: str = "zeros", scale: ScaleRule = "fit",
+    scale_grid: Sequence[int] | None = None,
 ) -> nn.Module:  # fmt: skip
     """Copy a trained transformer and add PEGs that start at zero, so that its output is bit for bit the same at first.
 
@@ -59,7 +60,9 @@ def retrofit(
     first, that `set_absolute_share` sets. 'drop' fixes that factor at 0. Class token and registers keep their rows.
     scale: how much larger objects are than in training, a rule of `cpvt.config.scale.RULES` or a number: how far apart
     the neighbours are that PEGs read. The copy's attribute `scale` changes it. 'fit' divides the grid that a PEG
-    receives by the one that it received on a blank image of the training size.
+    receives by the one at which the scale is 1.
+    scale_grid: rows and columns of tokens at which the scale is 1, for the first PEG (others in proportion); by default
+    those that it receives on a blank image of the training size.
     The copy has the same class, and its parameters keep their names; new ones are called `peg` inside their block.
     Its attribute `retrofitted` holds the options: `retrofit(fresh, **model.retrofitted)` can load its state dict.
     Raises ValueError for a model without a list of blocks, blocks that do not return the tokens of a whole grid (the
@@ -68,7 +71,7 @@ def retrofit(
     """
     depths = [at] if isinstance(at, int) else list(at)
     sizes = kernel_size if isinstance(kernel_size, int) else list(kernel_size)
-    options = dict(
+    options: dict[str, Any] = dict(
         at=depths, absolute=absolute, kernel_size=sizes, padding_mode=padding_mode, scale=parse_scale(scale)
     )  # fmt: skip
     if absolute not in ABSOLUTE:
@@ -79,7 +82,8 @@ def retrofit(
     stages = _stages(root, family)
     chosen = [stage[depth - 1] for stage in stages for depth in _check_depths(depths, stages)]
     prefix = _count_prefix(_reach(root, family.tokens)) if family.patches else 0
-    grids = _find_grids(model, root, family, chosen, prefix)
+    grids = _at_scale_one(_find_grids(model, root, family, chosen, prefix), scale_grid)
+    options["scale_grid"] = grids[0]
     places = Places()
     if family.patches:
         _reach(root, family.patches).register_forward_hook(places.note)
@@ -319,6 +323,15 @@ def _find_grids(
             )
         grids.append(tuple(output.shape[1:3] if output.ndim == 4 else grid))
     return grids
+
+
+def _at_scale_one(seen: list[Grid | None], wanted: Sequence[int] | None) -> list[Any]:
+    """The grid of each chosen block at which the scale is 1; `wanted` is that of the first, by default as seen."""
+    first = seen[0]
+    if wanted is None or first is None:
+        return seen if wanted is None else [(wanted[0], wanted[1])] * len(seen)
+    rows, columns = wanted[0] / first[0], wanted[1] / first[1]
+    return [None if grid is None else (round(grid[0] * rows), round(grid[1] * columns)) for grid in seen]
 
 
 def _count_prefix(holder: nn.Module) -> int:

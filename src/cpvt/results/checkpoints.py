@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from cpvt.adapters import RANDOM, TABLE, ModelAdapter, adapter_of, is_external, open_adapter, prefixes
 from cpvt.adapters.adapt import build_external, continue_external
 from cpvt.adapters.classify import classify, preprocessing_of
-from cpvt.adapters.retrofit import retrofit
 from cpvt.adapters.weights import load_weights_file
 from cpvt.config import ExternalConfig, ModelConfig, Size, sides
 from cpvt.config.legacy import current
@@ -256,11 +255,8 @@ def load(run: str | Path, device: str = "auto") -> Checkpoint:
 
 
 def build_model(config: ModelConfig | ExternalConfig) -> nn.Module:
-    """A model with random weights, ours or external, retrofitted if the configuration says so."""
-    if isinstance(config, ModelConfig):
-        return VisionTransformer(config)
-    model = build_external(config)
-    return model if config.retrofit is None else retrofit(model, **config.retrofit)
+    """A model with random weights, ours or external."""
+    return VisionTransformer(config) if isinstance(config, ModelConfig) else build_external(config)
 
 
 def starting_weights(

@@ -162,7 +162,7 @@ def build_model(
         return model, model.config
     assert isinstance(wanted, ExternalConfig)  # the models of other libraries
     if config.retrofit is None:
-        return model, wanted
+        return model, replace(wanted, retrofit=getattr(model, "retrofitted", None))
     scale = config.scale or _default_scale(config, data) or "fit"
     wished = config.retrofit
     model = retrofit(model, wished.at, wished.absolute, wished.kernel_size, scale=scale)
@@ -172,7 +172,8 @@ def build_model(
 
 def make_record(config: TrainConfig, setup: TrainingSetup, model: nn.Module, data: DataSet) -> dict[str, Any]:
     """The content of checkpoint.json, without the epoch."""
-    at = model.encoding.at if isinstance(model, VisionTransformer) else config.retrofit.at if config.retrofit else ()
+    retrofitted = getattr(model, "retrofitted", {"at": ()})
+    at = model.encoding.at if isinstance(model, VisionTransformer) else retrofitted["at"]
     return {
         "model": asdict(setup.model),
         "transform": asdict(replace(setup.preprocessing.transform, size=setup.model.img_size)),
@@ -294,7 +295,14 @@ def _external_config(config: TrainConfig, data: DataSet) -> ExternalConfig:
     name = config.model
     if config.train_sizes:
         name = name_for_sizes(name, classes, channels, size, config.train_sizes)
-    return ExternalConfig(name, classes, size, channels)
+    return ExternalConfig(name, classes, size, channels, _earlier_retrofit(config))
+
+
+def _earlier_retrofit(config: TrainConfig) -> dict[str, Any] | None:
+    """The options of the retrofit of the run that a training starts from, if its model is retrofitted."""
+    start = _starting_run(config)
+    options: dict[str, Any] | None = read_record(start)["model"].get("retrofit") if start is not None else None
+    return options if options is None or config.scale is None else {**options, "scale": config.scale}
 
 
 @functools.lru_cache(maxsize=16)
@@ -310,7 +318,7 @@ def _transform_of(config: TrainConfig, data: DataSet, settings: ModelConfig | Ex
     size = settings.img_size
     kept = known.longest_side if known.size is not None and sides(known.size) == sides(size) else None
     options = {"crop_ratio": source.crop_pct, "interpolation": source.interpolation}
-    said = {name: value for name, value in options.items() if value is not None}
+    said: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     longest_side = source.longest_side or kept or 4 * max(sides(size))
     return replace(known, **said, longest_side=longest_side, reduced_jpegs=source.reduced_jpegs)
 

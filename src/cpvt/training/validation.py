@@ -76,9 +76,10 @@ def check(config: TrainConfig, data: DataSet) -> TrainingSetup:
             f"--augment {config.optim.augment} passes lists of images, which only our own models take; "
             f"for '{setup.model.name}' use {', '.join(name for name, each in TRAINING.items() if each.stacks)} or none"
         )
-    if config.scale is not None and config.retrofit is None and not isinstance(setup.model, ModelConfig):
+    external = None if isinstance(setup.model, ModelConfig) else setup.model
+    if config.scale is not None and external is not None and not (config.retrofit or external.retrofit):
         raise ValueError(
-            f"'{setup.model.name}' has no PEG, so it cannot be told a scale ({config.scale}); leave --scale out, or "
+            f"'{external.name}' has no PEG, so it cannot be told a scale ({config.scale}); leave --scale out, or "
             "add PEGs by cpvt retrofit"
         )
     if config.retrofit is not None and isinstance(setup.model, ModelConfig):

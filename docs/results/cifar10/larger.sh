@@ -7,6 +7,6 @@ for seed in ${SEEDS:-0 1 2}; do
         pool=${heads%% *}
         python -m cpvt compare --data cifar10 --model "cpvt_tiny(patch_size=4)" --img-size 32 --encodings ${heads#* } --pool $pool \
             --seeds $seed --epochs ${EPOCHS:-100} --batch-size 256 --lr 1e-3 --drop-path 0.1 --clip-grad 1.0 --precision bf16 \
-            --workers 8 --canvas-sizes 24 32 48 64 96 --resize-sizes 24 32 48 64 96 --device cuda --out "$1"
+            --workers 8 --scale paper protocol --canvas-sizes 24 32 48 64 96 --resize-sizes 24 32 48 64 96 --device cuda --out "$1"
     done
 done

@@ -83,7 +83,7 @@ ABOUT = {
         "–",
         "instead of `rope` where the view grows; to take DINOv3's",
     ),
-    "lepe": About("attention + dw3×3(V) in each block", "–", "first, told the scale: the best here both ways"),
+    "lepe": About("attention + dw3×3(V) in each block", "–", "first, told the scale: it held here both ways"),
     "glpe": About(
         "x + dw3×3(sines, cosines); attention + dw3×3(V)",
         f"{RESFORMER}: 78.2 / 80.4 / 82.2",

@@ -138,7 +138,8 @@ def adds(rows: Sequence[Row], protocol: str, sizes: Sequence[Size] = BETWEEN) ->
         for with_peg, name in pairs
     }
     words = f"mean of the {len(seeded)}" + (" with most seeds" if len(seeded) < len(pairs) else "")
-    lines[words] = [_text(mean_gain(contrast, seeded, size)) for size in columns]
+    if len(pairs) > 1:
+        lines[words] = [_text(mean_gain(contrast, seeded, size)) for size in columns]
     return lay_out(f"{protocol}, points", [size_label(size) for size in columns], lines)
 
 
@@ -152,7 +153,8 @@ def _pairs(rows: Sequence[Row], protocol: str) -> tuple[Contrasts, list[tuple[st
     """Encodings with a PEG and without; all, and those with the most seeds, of which alone a mean is fair."""
     told = _told(rows, protocol)
     seeds = {name: {row.seed for row in told if row.encoding == name} for name in {row.encoding for row in told}}
-    named = [(f"{name}+peg", name) for name in TABLE]
+    order = [*(name for name in TABLE if name in seeds), *sorted(seeds.keys() - set(TABLE))]
+    named = [("peg" if name == "none" else f"{name}+peg", name) for name in order]
     shared = {pair: set.intersection(*(seeds.get(name, set()) for name in pair)) for pair in named}
     pairs = [pair for pair, common in shared.items() if common]
     most = max((len(common) for common in shared.values()), default=0)
@@ -254,20 +256,27 @@ def brief(rows: Sequence[Row], others: Mapping[str, Sequence[Row]]) -> str:
         (others.get(RECIPES[way], []) for way in ("then", "longer")),
     )
     untold, told = (_shares(both, "peg", rule) for rule in ("paper", "protocol"))
-    several, alone = (_shares(own, HOLDING, "protocol") for own in (then, longer))
+    several, alone = (_accuracies(own, HOLDING) for own in (then, longer))
     sizes, (contrast, _, pairs) = ", ".join(map(str, BETWEEN)), _pairs(rows, "resize")
     gains = [mean_gain(contrast, pairs, size) for size in BETWEEN]
     added = ", ".join(f"{gain.points:.1f}" if gain else "–" for gain in gains)
     return wrap(
         f"At {sizes} pixels `peg` keeps {untold} % of its accuracy at {TRAINED} as published, {told} % told the scale of "
         f"objects ({_seeds(both, 'peg')}). A PEG adds {added} points, in the mean of {len(pairs)} encodings. `{HOLDING}`, "
-        f"trained {RECIPES['then']}, keeps {several} %; as long at {TRAINED} alone, {alone} %."
+        f"trained {RECIPES['then']}, reaches {several} % from {TRAINED} pixels on ({_seeds(then, HOLDING)}); as long at "
+        f"{TRAINED} alone, {alone} % ({_seeds(longer, HOLDING)})."
     )
 
 
 def _seeds(rows: Sequence[Row], encoding: str) -> str:
     count = len({row.seed for row in rows if row.encoding == encoding})
     return f"{count} seed{'' if count == 1 else 's'}"
+
+
+def _accuracies(rows: Sequence[Row], encoding: str) -> str:
+    """The accuracy of an encoding told the scale, at the training size and between, in whole percent."""
+    cells = {cell.size: cell.mean for cell in summarise(_told(rows, "resize")) if cell.encoding == encoding}
+    return ", ".join(f"{cells[size]:.0f}" if size in cells else "–" for size in (TRAINED, *BETWEEN))
 
 
 def _shares(rows: Sequence[Row], encoding: str, rule: str) -> str:
@@ -290,7 +299,7 @@ def tables() -> dict[str, str]:
         "above": above(rows, "resize"),
         "adds": adds(rows, "resize"),
         "recipes": recipes(rows, trained),
-        "recipes above": above(trained.get(RECIPES["then"], []), "resize"),
+        "recipes adds": adds(trained.get(RECIPES["then"], []), "resize"),
         "crops": accuracy(crops, "canvas"),
         "crops told": plain(before_after(crops, "canvas", (80, 96, 112))) or NOT_MEASURED,
     }

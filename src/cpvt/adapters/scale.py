@@ -36,6 +36,8 @@ def rule_under(protocol_rule: str | None, scale: Any, adapter: ModelAdapter) -> 
     there is nothing to tell. Raises ValueError for a model that cannot be told what was asked for.
     """
     rule = parse_telling(scale)
+    if rule == "paper" and not adapter.takes_scale:
+        return None
     if rule == "protocol":
         own = getattr(adapter.model, "scale", None) if adapter.takes_scale else None
         keeps_own = own == "paper" or (protocol_rule == "fit" and own is not None and fit_factor(own) is not None)

@@ -3,13 +3,13 @@
 import multiprocessing
 import os
 import signal
+import sys
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from cpvt.models import fastest
 from cpvt.results.rows import Row
 from tests.children import children
 
@@ -19,6 +19,7 @@ os.environ["CPVT_LINEAR"], os.environ["CPVT_ATTENTION"] = "onednn", "fused"  # b
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what runs in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)  # processes that tests interrupt would inherit it
 if not torch.cuda.is_available():
+    assert "triton" not in sys.modules, "triton was imported before it could be told to interpret"
     os.environ["TRITON_INTERPRET"] = "1"  # before anything imports triton
 
 ROW = Row(
@@ -39,7 +40,7 @@ def nothing_chosen(monkeypatch, tmp_path):
     """No way to compute is chosen yet, by this process, an earlier one or a training; what is chosen is forgotten."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     for name, empty in {"_chosen": {}, "_adopted": {}, "_stored": set()}.items():
-        monkeypatch.setattr(fastest, name, empty)
+        monkeypatch.setattr(f"cpvt.models.fastest.{name}", empty)
 
 
 @pytest.fixture

@@ -149,8 +149,21 @@ def test_an_older_run_is_read_at_its_training_size(tiny_run):
 def test_the_first_name_is_a_run_or_an_image(tiny_run, image, tmp_path):
     path = str(image(8, 8))
     assert split_names([path]) == (DEFAULT, (path,))
-    assert split_names([path, str(tiny_run)]) == (DEFAULT, (path, str(tiny_run)))
+    comparison = tmp_path / "comparison"
+    shutil.copytree(tiny_run, comparison / "runs" / "peg-cls-seed0")
+    (comparison / "rows.jsonl").touch()
+    for folder in (comparison, comparison / "runs"):  # whose figures are no photographs
+        with pytest.raises(ValueError, match=r"holds results of cpvt, .* its runs are .*peg-cls-seed0"):
+            split_names([str(folder), path])
+        with pytest.raises(ValueError, match=r"holds no checkpoint: .*\. Its runs are .*peg-cls-seed0"):
+            cpvt.load(folder)
+    (comparison / "runs" / "peg-cls-seed0" / "checkpoint.json").unlink()
+    with pytest.raises(ValueError, match="it has no trained model"):
+        split_names([str(comparison), path])
+    shutil.rmtree(comparison)
     assert split_names([str(tiny_run), path]) == (str(tiny_run), (path,))
+    with pytest.raises(ValueError, match="is a run; the model comes first"):
+        split_names([path, str(tiny_run)])
     assert split_names([DEFAULT, path, path]) == (DEFAULT, (path, path))
     assert split_names([DEFAULT]) == (DEFAULT, ())
     assert split_names([str(tmp_path)]) == (DEFAULT, (str(tmp_path),))

@@ -186,7 +186,7 @@ def test_a_folder_with_another_retrofit_is_refused(config):
 
 
 def test_cpvt_models_take_peg_by_name(config, tiny_run):
-    with pytest.raises(ValueError, match="train with --encoding learned"):
+    with pytest.raises(ValueError, match=r'train with --initial-checkpoint .* --encoding "peg\+peg"'):
         retrofit_and_test(replace(config, model=str(tiny_run)))
 
 

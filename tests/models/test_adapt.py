@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from cpvt import PEG
 from cpvt.config import ModelConfig
 from cpvt.models import VisionTransformer
 from cpvt.models.adapt import adapt_model
@@ -111,6 +112,27 @@ def test_a_second_head_may_be_left_behind(pool):
     continued, words = adapt_model(model, replace(model.config, distilled=False))
     assert same(continued.state_dict(), before)
     assert "left behind" in words[0]
+
+
+@pytest.mark.parametrize(
+    ("before", "wanted", "means"),
+    [
+        ("none", "peg", "peg"),
+        ("learned", "learned+peg", "learned(grid=(8, 8))+peg"),
+        ("rope(grid=(8, 8))", "rope+peg5", "rope(grid=(8, 8))+peg5"),
+        ("sincos+peg", "sincos+peg+peg(at=(2,))", None),
+    ],
+)
+def test_a_peg_more_starts_at_zero_and_changes_no_answer(before, wanted, means):
+    model, images = build(encoding=before), torch.randn(2, 3, 32, 32)
+    expected = model(images)
+    continued, words = adapt_model(model, replace(model.config, encoding=wanted))
+    assert_close(continued.eval()(images), expected, atol=0, rtol=0)
+    assert words[-1].startswith("added peg")
+    assert continued.config.encoding in (wanted, means)
+    continued(images).sum().backward()
+    pegs = [each for part in continued.modules() if isinstance(part, PEG) for each in part.parameters()]
+    assert any(each.grad is not None and each.grad.any() for each in pegs), "it learns"
 
 
 def test_another_model_is_refused_with_all_that_differs():

@@ -123,6 +123,12 @@ def open_model(
     if loaded["missing_keys"]:
         missing = ", ".join(sorted(loaded["missing_keys"])[:5])
         raise ValueError(f"'{model_name}' was not saved as a classifier: it has no weights for {missing}")
+    pegs = sorted(name for name in loaded["unexpected_keys"] if ".peg." in f".{name}")
+    if pegs:
+        raise ValueError(
+            f"'{model_name}' holds PEGs of a retrofitted model ({pegs[0]}, ...), which transformers leaves out: load its "
+            "weights into cpvt.retrofit(model, ...) and test that (docs/retrofit.md, Saving and loading)"
+        )
     return _prepared(model, options), facts
 
 

@@ -6,6 +6,7 @@ import ast
 import difflib
 import inspect
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, asdict, fields
@@ -59,10 +60,11 @@ class Options:
         """Parse sizes and turn lists into tuples; ValueError for a value out of its range."""
         for each in fields(self):  # type: ignore[arg-type]
             value = getattr(self, each.name)
+            value = _plain_path(value)
             if each.type.startswith("tuple"):
                 if isinstance(value, str) or not isinstance(value, Sequence):
                     raise ValueError(f"{each.name} takes several values, as in {each.name}=({value!r},); got {value!r}")
-                value = tuple(map(parse_size, value)) if "Size" in each.type else tuple(value)
+                value = tuple(map(parse_size, value)) if "Size" in each.type else tuple(map(_plain_path, value))
                 count = None if "..." in each.type else each.type.count(",") + 1
                 if count is not None and len(value) != count:
                     raise ValueError(f"{each.name} takes {count} values; got {value}")
@@ -70,8 +72,11 @@ class Options:
                 value = parse_size(value)
             elif isinstance(value, Options):
                 value.check()
-            elif isinstance(value, dict) and "Config" in each.type:
-                raise ValueError(f"{each.name} takes {each.type}(...), as in {each.name}={each.type}(); got a dict")
+            elif each.type.endswith("Config"):
+                got = "a dict" if isinstance(value, dict) else repr(value)
+                raise ValueError(f"{each.name} takes {each.type}(...), as in {each.name}={each.type}(); got {got}")
+            elif each.type == "int" and value is None:
+                raise ValueError(f"{each.name} must be a whole number; got None")
             object.__setattr__(self, each.name, value)
         check_ranges(self, self.RANGES)
         for each in fields(self):  # type: ignore[arg-type]
@@ -88,6 +93,11 @@ class Options:
             yield
         finally:
             Options.unchecked = False
+
+
+def _plain_path(value: Any) -> Any:
+    """A path as text, as files of records and command lines have it; anything else as it is."""
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
 Kind = TypeVar("Kind", bound=Options)
@@ -212,8 +222,16 @@ def differences(before: dict[str, Any], after: Any, ignore: tuple[str, ...] = ()
     old, new = _defaults(type(after)) | _flat(current(before)), _flat(asdict(after))
     if old.get("initial_checkpoint") is None:  # else those weights decide what an option without a value means
         old |= {name: None for name, value in UNSAID.items() if old.get(name) == value and new.get(name) is None}
-    changed = {name: value for name, value in new.items() if old.get(name) != value and name not in ignore}
+    changed = {
+        name: value for name, value in new.items() if name not in ignore and not _is_same(name, old.get(name), value)
+    }
     return [f"{name}: {old.get(name)} -> {value}" for name, value in changed.items()]
+
+
+def _is_same(name: str, before: Any, after: Any) -> bool:
+    """Whether two values of an option are equal; two spellings of an existing folder of images are."""
+    folders = name == "data" and all(isinstance(each, str) and os.path.isdir(each) for each in (before, after))
+    return before == after or (folders and os.path.samefile(before, after))
 
 
 def refuse_other(

@@ -90,8 +90,9 @@ class ProbeConfig(Options):
     scale: str | None = None
     """What the model is told of the scale of objects in every probe: fit, pixels, paper, or a number such as 2.0; by
     default its own rule."""
-    data: str = "digits"
-    """'digits', a folder with train/ and test/ (or val/), or a name of timm's dataset factory such as torch/cifar10."""
+    data: str | None = None
+    """'digits', a folder with train/ and test/ (or val/), or a name of timm's dataset factory such as torch/cifar10; by
+    default a run's own, for other models digits."""
     data_dir: str | None = None
     images: int = 256
     """Number of images."""

@@ -99,6 +99,11 @@ class TrainConfig(Options):
 
     def check(self) -> None:
         super().check()
+        if not isinstance(self.model, str):
+            raise ValueError(
+                f"training builds the model itself: model takes a name, such as 'cpvt_micro'; got a "
+                f"{type(self.model).__name__}"
+            )
         if self.keep_best and not self.test_every:
             raise ValueError("keep_best chooses among the epochs that are tested: set test_every too, such as 1")
         if self.scale is not None:
@@ -118,7 +123,8 @@ class RetrofitConfig(Options):
     checkpoint: str | None = None
     """File of weights of an external model, or `random`; by default those that its library publishes."""
     control: bool = True
-    """Also fine-tune the model without PEGs, to separate the effect of PEG from that of training."""
+    """Fine-tune the model without PEGs too, the control that separates the effect of PEG from that of training
+    (--no-control leaves it out)."""
     sizes: tuple[Size, ...] = ()
     """Test sizes, sides in pixels or HEIGHTxWIDTH; by default half to three times the training size."""
     protocols: tuple[str, ...] = ("resize",)

@@ -176,7 +176,9 @@ def undecodable(name: str, error: Exception) -> BadImageError:
 
 def with_hint(message: str) -> BadImageError:
     """The error for an image that may be skipped and was not."""
-    return BadImageError(f"{message}, or pass --on-bad-image skip")
+    return BadImageError(
+        f"{message}, or pass --on-bad-image skip (on_bad_image='skip' to cpvt.predict, sweep or a DataConfig)"
+    )
 
 
 @lru_cache(maxsize=1)

@@ -12,7 +12,7 @@ from cpvt.config import encoding_name
 from cpvt.encodings.base import ModelShape, PositionalEncoding
 from cpvt.encodings.compose import SumEncoding
 from cpvt.encodings.table import TABLE
-from cpvt.encodings.text import split_encoding, unknown_encoding
+from cpvt.encodings.text import split_encoding, unknown_encoding, write_term
 
 Builder = Callable[..., PositionalEncoding]  # (shape, **options) -> encoding
 
@@ -85,7 +85,7 @@ def change_encoding(
         if "at" in options:
             name = "peg" if name == "peg5" else name  # peg5 takes no `at`
             name, options = (name, options) if options["at"] else ("none", {})
-        terms.append(name + (f"({', '.join(f'{key}={value!r}' for key, value in options.items())})" if options else ""))
+        terms.append(write_term(name, options))
     encoding.at = tuple(sorted({depth for part in parts for depth in part.at}))
     return "+".join(terms) if described else text
 

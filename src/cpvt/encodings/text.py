@@ -44,6 +44,11 @@ def _split_term(term: ast.expr) -> tuple[str, dict[str, Any]]:
         ) from error
 
 
+def write_term(name: str, options: dict[str, Any]) -> str:
+    """One encoding of a sum as text, which `split_encoding` reads."""
+    return name + (f"({', '.join(f'{key}={value!r}' for key, value in options.items())})" if options else "")
+
+
 def expand_groups(texts: Sequence[str]) -> tuple[str, ...]:
     """The encodings, with the names of groups replaced by their members; each once, in the order given."""
     known = groups()

@@ -15,11 +15,11 @@ from cpvt.adapters.precision import in_precision
 from cpvt.config import PredictConfig, ProgressCallback, ignore_progress, options_from, takes_options
 from cpvt.config.scale import scale_label
 from cpvt.data import check_on_bad_image
-from cpvt.data.finding import find_images, is_plain
+from cpvt.data.finding import find_images, is_image, is_plain
 from cpvt.data.protocols import TABLE, check_read
 from cpvt.models.pretrained import DEFAULT, shipped_names
 from cpvt.results.checkpoints import Checkpoint, is_run, load
-from cpvt.results.folders import CHECKPOINT, WEIGHTS
+from cpvt.results.folders import CHECKPOINT, WEIGHTS, is_results, runs_below
 from cpvt.runtime.hub import is_hub
 
 
@@ -98,14 +98,29 @@ def as_table(predictions: Sequence[Prediction], top: int) -> str:
     return text.getvalue()
 
 
+def _refuse_results(names: Sequence[str]) -> None:
+    """Raise ValueError for a folder of results that is no run: its figures are no images to classify."""
+    for folder in map(Path, names):
+        if (folder / CHECKPOINT).exists() or not folder.is_dir():
+            continue
+        below = runs_below(folder)
+        if is_results(folder) or (below and not any(map(is_image, folder.iterdir()))):
+            which = f"its runs are {', '.join(map(str, below[:8]))}" if below else "it has no trained model"
+            raise ValueError(f"'{folder}' holds results of cpvt, not images, and is no run; {which}")
+
+
 def split_names(names: Sequence[str]) -> tuple[str, tuple[str, ...]]:
     """The model and the images of a command: the first name is a model, or an image for the default model.
 
     Raises ValueError where the first name is neither.
     """
     first, *rest = names
+    _refuse_results(names)
+    runs = [name for name in rest if (Path(name) / CHECKPOINT).exists()]
     if first in shipped_names() or is_hub(first) or (Path(first) / CHECKPOINT).exists():
         return first, tuple(rest)
+    if runs:
+        raise ValueError(f"'{runs[0]}' is a run; the model comes first: cpvt predict {runs[0]} {first} ...")
     if Path(first).name in (WEIGHTS, CHECKPOINT) and is_run(Path(first).parent):
         raise ValueError(f"'{first}' is part of a run; name its folder: cpvt predict {Path(first).parent} IMAGE ...")
     if Path(first).exists() or not is_plain(first):

@@ -107,9 +107,11 @@ def _training(config: RetrofitConfig) -> TrainConfig:
     if not is_external(name):
         record = read_record(name)
         if "name" not in record["model"]:
+            own = record["model"]["encoding"]
+            more = "peg" if own == "none" else f"{own}+peg"
             raise ValueError(
                 f"'{name}' holds one of cpvt's own models, which take PEG by name: "
-                f"train with --encoding learned+peg --initial-checkpoint {name}"
+                f'train with --initial-checkpoint {name} --encoding "{more}", whose PEG starts at zero'
             )
         if config.checkpoint is not None:
             raise ValueError(f"--checkpoint goes with {prefixes()} names; '{name}' has its own weights")

@@ -1,13 +1,15 @@
-"""Adapts a trained model to another training size, other classes, or distillation."""
+"""Adapts a trained model to another training size, other classes, further PEGs, or distillation."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, replace
 
+import torch
 from torch import Tensor
 
 from cpvt.config import ModelConfig
 from cpvt.encodings import parse_encoding
+from cpvt.encodings.text import split_encoding, write_term
 from cpvt.grids import Grid
 from cpvt.models.timm_interface import PREFIX, head_names
 from cpvt.models.vit import VisionTransformer
@@ -36,10 +38,11 @@ def adapt_model(
     The given model is consumed. A new training size changes no logits at that size (see `set_input_size`), so the new
     model's `config` may write the encoding differently. Heads are reinitialised where the number of classes differs, or
     with `same_classes=False` the classes themselves. A new distillation token starts as the class token, its head as
-    the head. Raises ValueError that lists what else differs.
+    the head. PEGs that the encoding wanted has at its end, and the model has not, start at zero: they change no answer.
+    Raises ValueError that lists what else differs.
     """
     _refuse_other(model, wanted)
-    words = []
+    words, pegs = list[str](), _new_pegs(model.config.encoding, wanted.encoding, model.grid)
     if wanted.img_size != model.config.img_size:
         before = model.config
         model.set_input_size(wanted.img_size)
@@ -65,6 +68,9 @@ def adapt_model(
         state = {name: tensor for name, tensor in state.items() if not name.startswith(("dist_token", "head_dist."))}
     taken = ("drop_rate", "drop_path_rate", "weight_init", "distilled", "scale", "attn_temperature")
     config = replace(model.config, **{name: getattr(wanted, name) for name in taken})
+    if pegs:
+        words.append(f"added {'+'.join(pegs)}, which starts at zero")
+        config, state = _with_pegs(config, state, pegs)
     continued = VisionTransformer(config)
     continued.load_state_dict(state)
     return continued, words
@@ -89,13 +95,39 @@ def _refuse_other(model: VisionTransformer, wanted: ModelConfig) -> None:
     ]
     if wanted.has_class_token != model.config.has_class_token:
         changed.append(f"class_token: {model.config.has_class_token} -> {wanted.has_class_token}")
-    if not _same_encoding(model.config.encoding, wanted.encoding, model.grid):
+    pegs = _new_pegs(model.config.encoding, wanted.encoding, model.grid)
+    if not pegs and not _same_encoding(model.config.encoding, wanted.encoding, model.grid):
         changed.append(f"encoding: {model.config.encoding} -> {wanted.encoding}")
     if changed:
         raise ValueError(
-            f"a model is trained on as it is; the one to start from differs in {', '.join(changed)}. Ask for the same, "
-            "or start from a file of weights that fit"
+            f"a model is trained on as it is, or with PEGs more; the one to start from differs in {', '.join(changed)}. "
+            "Ask for the same, or start from a file of weights that fit"
         )
+
+
+def _new_pegs(before: str, after: str, grid: Grid) -> list[str]:
+    """The PEGs by which the second encoding is the first and more, as its terms; none where it is another."""
+    terms, asked = split_encoding(before), split_encoding(after)
+    shared = [] if before == "none" else terms
+    more = [write_term(*term) for term in asked[len(shared) :]]
+    kept = "+".join(write_term(*term) for term in asked[: len(shared)])
+    same = not shared or (len(asked) > len(shared) and _same_encoding(before, kept, grid))
+    return more if same and all(name in ("peg", "peg5") for name, _ in asked[len(shared) :]) else []
+
+
+def _with_pegs(config: ModelConfig, state: dict[str, Tensor], pegs: list[str]) -> tuple[ModelConfig, dict[str, Tensor]]:
+    """A configuration and weights with further PEGs, which are zero."""
+    count = len(split_encoding(config.encoding))
+    terms = [] if config.encoding == "none" else [config.encoding]
+    if count == 1 and terms:  # a sum now, whose first part it is
+        state = {
+            f"encoding.parts.0.{name.removeprefix('encoding.')}" if name.startswith("encoding.") else name: tensor
+            for name, tensor in state.items()
+        }
+    config = replace(config, encoding="+".join([*terms, *pegs]))
+    expected = VisionTransformer(config).state_dict()
+    new = {name: torch.zeros_like(tensor) for name, tensor in expected.items() if name not in state}
+    return config, state | new
 
 
 def _same_encoding(before: str, after: str, grid: Grid) -> bool:

@@ -29,8 +29,10 @@ def check_weight(weight: Tensor, bias: Tensor | None, axes: int) -> None:
 
 def takes_dtype(dtype: torch.dtype, x: Tensor) -> bool:
     """Whether weights of this dtype take x: it has the same, or autocast casts both."""
-    casts = torch.is_autocast_enabled(x.device.type) and torch.float64 not in (x.dtype, dtype)
-    return x.dtype == dtype or casts
+    if x.dtype == dtype:
+        return True
+    casts = torch.amp.is_autocast_available(x.device.type) and torch.is_autocast_enabled(x.device.type)
+    return casts and torch.float64 not in (x.dtype, dtype)
 
 
 def peg_dense(

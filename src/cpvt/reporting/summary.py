@@ -240,8 +240,9 @@ def _majority_warnings(cells: Sequence[Cell]) -> list[str]:
         if cell.collapsed:
             found.setdefault((cell.label, cell.collapsed), {})[cell.protocol] = None
     return [
-        f"{label} ({', '.join(protocols)}; {_plural('seed', seeds)}): at the training size its accuracy is not above "
-        "that of always answering the largest class, so no retained accuracy, difference or rank is given"
+        f"{label} ({', '.join(protocols)}; {_plural('seed', seeds)}): its accuracy is not clearly above that of always "
+        "answering the largest class (the 95 % interval of the images at the training size, or at all sizes where that "
+        "was not tested), so no retained accuracy, difference or rank is given"
         for (label, seeds), protocols in found.items()
     ]
 

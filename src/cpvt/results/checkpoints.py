@@ -24,7 +24,7 @@ from cpvt.models.adapt import adapt_model
 from cpvt.models.hub import check_hub_encoding, check_hub_options, write_weights
 from cpvt.models.pretrained import Files, shipped_files, shipped_names
 from cpvt.models.sizes import MODELS
-from cpvt.results.folders import CHECKPOINT, HISTORY, ROWS, WEIGHTS, has_state
+from cpvt.results.folders import CHECKPOINT, HISTORY, ROWS, WEIGHTS, has_state, runs_below
 from cpvt.results.hub import record_from_timm, write_run
 from cpvt.results.identity import identity_of, own_rows
 from cpvt.results.rows import Row
@@ -204,8 +204,10 @@ def _record_in(path: Path, run: str | Path) -> dict[str, Any]:
             f"and pass the run's folder; {', '.join(shipped_names())} comes with weights"
         )
     if not path.is_file():
+        below = runs_below(Path(run))
+        hint = f". Its runs are {', '.join(map(str, below[:8]))}" if below else ""
         raise ValueError(
-            f"'{run}' holds no checkpoint: expected {CHECKPOINT} and {WEIGHTS}, as `cpvt train` writes them"
+            f"'{run}' holds no checkpoint: expected {CHECKPOINT} and {WEIGHTS}, as `cpvt train` writes them{hint}"
         )
     record: dict[str, Any] = read_json(path)
     if path.name == CONFIG:

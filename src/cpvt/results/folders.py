@@ -47,6 +47,16 @@ def probe_attention_file(model: str, baseline: str) -> str:
     return f"probe-attention-{re.sub(r'[^A-Za-z0-9.=_-]+', '-', model).strip('-')}-{baseline}.npy"
 
 
+def is_results(folder: Path) -> bool:
+    """Whether a folder is one that cpvt writes: a run, perhaps unfinished, a comparison, or other measurements."""
+    return any((folder / name).exists() for name in (CHECKPOINT, STATE, COMPARISON, RETROFIT, ROWS, PROBE_RESULTS))
+
+
+def runs_below(folder: Path) -> list[Path]:
+    """The runs directly below a folder, or below its folder of trainings, as a comparison has it."""
+    return sorted(each.parent for root in (folder, folder / RUNS) for each in root.glob(f"*/{CHECKPOINT}"))
+
+
 def has_state(folder: Path) -> bool:
     """Whether an unfinished training left a state."""
     return (folder / STATE).exists() or (folder / PREVIOUS_STATE).exists()

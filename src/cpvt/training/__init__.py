@@ -42,6 +42,8 @@ def train(
     StoppedError after SIGTERM or a first Ctrl-C once all is saved, OSError where saving fails. A header and a line for
     each epoch go to the logger `cpvt`.
     """
+    if not isinstance(config, TrainConfig):
+        raise ValueError(f"train takes a TrainConfig, as in train(TrainConfig('runs/mine')); got {config!r}")
     distributed.join(config.device)
     config = with_model(config)
     if is_finished(config):

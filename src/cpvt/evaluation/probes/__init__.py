@@ -16,8 +16,8 @@ from cpvt.data import DataSet, open_data
 from cpvt.evaluation.probes.context import ProbeContext, Sides
 from cpvt.evaluation.probes.images import ProbeDataset
 from cpvt.evaluation.probes.inspection import check_labels, fit_transform, patch_of, read_grids, training_sides
-from cpvt.results.checkpoints import Checkpoint, as_adapter
-from cpvt.results.folders import ARRAYS, PROBE_RESULTS
+from cpvt.results.checkpoints import Checkpoint, as_adapter, read_record
+from cpvt.results.folders import ARRAYS, CHECKPOINT, PROBE_RESULTS
 from cpvt.results.probe_results import BASELINES, ProbeResult
 from cpvt.runtime.files import append_rows
 
@@ -36,7 +36,7 @@ TABLE = {  # name of the module -> what it measures; its PARTS are functions of 
 @takes_options(ProbeConfig)
 def probe(
     model: str | Path | Checkpoint | ModelAdapter | Callable[..., Any],
-    data: str | DataSet = "digits",
+    data: str | DataSet | None = None,
     *,
     out: str | Path | None = None,
     on_progress: ProgressCallback = ignore_progress,
@@ -49,7 +49,7 @@ def probe(
 
     model: a folder that `train` wrote, "timm:NAME", "hf:PATH_OR_NAME", "torchvision:NAME" (`checkpoint`: a file with
     its weights), or any module or callable from images (B, C, H, W) to logits, or to tokens as a tensor, dict or tuple.
-    data: a data set or its name; only accuracy needs labels. out: a folder to whose findings.jsonl results are added.
+    data: a data set or its name, by default that of a run on this machine, else digits; only accuracy needs labels. out: a folder to whose findings.jsonl results are added.
     Other options are those of `cpvt.config.ProbeConfig`: `probes` are names of TABLE, by default all; `sizes` of
     `longer` are rounded up to whole patches; `scale` is a rule for the scale of objects (its results are those of
     "MODEL at scale RULE"), by default the model's own.
@@ -70,8 +70,9 @@ def _measurements(config: ProbeConfig, on_progress: ProgressCallback) -> Iterato
         raise ValueError(f"probes must be among {', '.join(TABLE)}; got {', '.join(config.probes)}")
     adapter = as_adapter(config.model, config.checkpoint, config.device).told(config.scale)
     data: Any = config.data
-    if isinstance(data, str):
-        data = open_data(data, config.data_dir, adapter.transform.mode if adapter.transform else None)
+    if data is None or isinstance(data, str):
+        name, root = (data, None) if data is not None else _own_data(config.model)
+        data = open_data(name, config.data_dir or root, adapter.transform.mode if adapter.transform else None)
     transform = fit_transform(adapter, data)
     training = training_sides(adapter, data, config.img_size)
     adapter = replace(adapter, other_sizes=(training,))
@@ -92,6 +93,15 @@ def _measurements(config: ProbeConfig, on_progress: ProgressCallback) -> Iterato
         if config.out is not None:
             append_rows(Path(config.out) / PROBE_RESULTS, [result.as_json()])
         yield result
+
+
+def _own_data(model: Any) -> tuple[str, str | None]:
+    """The data set that a run on this machine was trained on, and where its files are; digits for other models."""
+    folder = model.folder if isinstance(model, Checkpoint) else model
+    if not isinstance(folder, (str, Path)) or not (Path(folder) / CHECKPOINT).is_file():
+        return "digits", None
+    own = read_record(folder).get("training", {}).get("dataset", {})
+    return own.get("data", "digits"), own.get("data_dir")
 
 
 def _results(context: ProbeContext, probes: Sequence[str], on_progress: ProgressCallback) -> Iterator[ProbeResult]:

@@ -9,6 +9,7 @@ __version__ = "0.1.0"
 
 _MODULES = {  # public name -> its module, imported on first use
     "Checkpoint": "cpvt.results.checkpoints",
+    "CompareConfig": "cpvt.config",
     "DataConfig": "cpvt.config",
     "ModelConfig": "cpvt.config",
     "OptimConfig": "cpvt.config",
@@ -48,6 +49,7 @@ def __dir__() -> list[str]:
 if TYPE_CHECKING:
     from cpvt.adapters.retrofit import retrofit as retrofit
     from cpvt.adapters.scale import estimate_scale as estimate_scale
+    from cpvt.config import CompareConfig as CompareConfig
     from cpvt.config import DataConfig as DataConfig
     from cpvt.config import ModelConfig as ModelConfig
     from cpvt.config import OptimConfig as OptimConfig

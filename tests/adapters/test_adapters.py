@@ -216,6 +216,12 @@ def test_hugging_faces_weights_are_float32_whatever_dtype_they_were_saved_in(dty
         assert torch.equal(opened.state_dict()[name], saved.float())
 
 
+def test_pegs_that_hugging_face_would_leave_out_are_refused(tmp_path):
+    cpvt.retrofit(make(HF).model).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"holds PEGs of a retrofitted model \(.*peg.*cpvt.retrofit"):
+        open_adapter(f"hf:{tmp_path}")
+
+
 def test_weights_are_not_rounded_to_the_dtype_of_a_configuration(tmp_path):
     model = make(HF).model
     model.save_pretrained(tmp_path)

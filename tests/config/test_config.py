@@ -17,6 +17,7 @@ from cpvt.config import (
     OptimConfig,
     PredictConfig,
     ProbeConfig,
+    Retrofit,
     RetrofitConfig,
     RuntimeConfig,
     SweepConfig,
@@ -212,6 +213,33 @@ def test_the_old_default_of_interpolation_is_todays_where_no_weights_decide_it(s
     assert differences(before, now) == ([] if equal else ["interpolation: bicubic -> None"])
     bilinear = replace(now, dataset=DataConfig(interpolation="bilinear"))
     assert differences(before, bilinear) == ["interpolation: bicubic -> bilinear"]
+
+
+def test_paths_are_text_and_two_spellings_of_a_folder_are_one(tmp_path, monkeypatch):
+    (tmp_path / "photos").mkdir()
+    monkeypatch.chdir(tmp_path)
+    config = TrainConfig(tmp_path / "run", initial_checkpoint=Path("start"), dataset=DataConfig(Path("photos")))
+    record = json.loads(json.dumps(asdict(config)))
+    assert (record["out"], record["initial_checkpoint"]) == (str(tmp_path / "run"), "start")
+    for same in ("photos/", "./photos", str(tmp_path / "photos")):
+        assert differences(record, replace(config, dataset=DataConfig(same))) == []
+    (tmp_path / "others").mkdir()
+    for other in ("others", "gone"):
+        assert differences(record, replace(config, dataset=DataConfig(other))) == [f"data: photos -> {other}"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"dataset": "photos"}, r"dataset takes DataConfig\(...\), .*; got 'photos'"),
+        ({"model": object()}, "model takes a name, such as 'cpvt_micro'; got a object"),
+        ({"seed": None}, "seed must be a whole number; got None"),
+        ({"retrofit": dict(fade_end=0.3)}, "fade_end 0.3 does nothing with absolute 'keep'"),
+    ],
+)
+def test_values_of_another_kind_say_what_is_expected(options, words):
+    with pytest.raises(ValueError, match=words):
+        TrainConfig("run", **{k: Retrofit(**v) if k == "retrofit" else v for k, v in options.items()})
 
 
 def test_a_dict_in_place_of_a_configuration_is_refused():

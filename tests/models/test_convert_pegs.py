@@ -629,6 +629,14 @@ def test_the_command_takes_a_prefix_and_an_epsilon(yolo_file, capsys):
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["pegs"][0]["batch_norm"]
 
 
+@pytest.mark.parametrize("name", ["encoding.peg.1", "encoding.parts.1.peg.1", "blocks.0.peg"])
+def test_weights_of_cpvt_itself_are_not_to_be_converted(name, tmp_path):
+    state = {f"{name}.weight": torch.zeros(8, 1, 3, 3), "blocks.0.norm1.weight": torch.zeros(8)}
+    safetensors.torch.save_file(state, tmp_path / "own.safetensors")
+    with pytest.raises(ValueError, match="PEGs of cpvt itself: load a run by cpvt.load"):
+        find_pegs(tmp_path / "own.safetensors")
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from cpvt import ops
+from cpvt import PEG, ops
 from cpvt.ops import reference
 
 GRIDS = [(3, 5), (1, 7), (5, 1), (4, 4)]
@@ -130,3 +130,8 @@ def test_padding_that_needs_a_larger_grid_says_so():
     tokens, weight, bias = draw((1, 7), 0)
     with pytest.raises(ValueError, match="at least 2 rows and columns; got 1x7"):
         ops.peg(tokens, weight, bias, (1, 7), padding_mode="reflect")
+
+
+def test_devices_that_hold_no_numbers_take_it():
+    peg = PEG(8).to("meta")
+    assert peg(torch.zeros(2, 12, 8, device="meta"), (3, 4)).shape == (2, 12, 8)

@@ -126,8 +126,8 @@ def open_model(
     pegs = sorted(name for name in loaded["unexpected_keys"] if ".peg." in f".{name}")
     if pegs:
         raise ValueError(
-            f"'{model_name}' holds PEGs of a retrofitted model ({pegs[0]}, ...), which transformers leaves out: load its "
-            "weights into cpvt.retrofit(model, ...) and test that (docs/retrofit.md, Saving and loading)"
+            f"'{model_name}' holds PEGs of a retrofitted model ({pegs[0]}, ...), which transformers leaves out: load "
+            "its weights into cpvt.retrofit(model, ...) and test that (docs/retrofit.md, Saving and loading)"
         )
     return _prepared(model, options), facts
 

@@ -38,7 +38,8 @@ class OptimConfig(Options):
     drop_path: float = 0.0
     """Stochastic depth: probability that the last block is skipped for an image; it rises from 0 over the blocks."""
     augment: str | None = None
-    """'resized-crop', 'crop' (without a change of scale) or 'none'; by default the data set's."""
+    """'resized-crop', 'crop' (without a change of scale), 'native' (whole images in their own proportions) or 'none';
+    by default the data set's."""
     crop_scale: tuple[float, float] = (0.35, 1.0)
     """Smallest and largest fraction of the area that a 'resized-crop' shows."""
     hflip: float | None = None

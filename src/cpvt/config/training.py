@@ -35,6 +35,8 @@ class Retrofit(Options):
         super().check()
         if not 0 < self.fade_end <= 1:
             raise ValueError(f"fade_end is a fraction of the training, above 0 and at most 1; got {self.fade_end}")
+        if self.absolute != "fade" and self.fade_end != Retrofit.fade_end:
+            raise ValueError(f"fade_end {self.fade_end} does nothing with absolute '{self.absolute}': it is for 'fade'")
 
 
 @dataclass(frozen=True)

@@ -161,7 +161,8 @@ def _check_auto_augment(name: str) -> None:
             transform(Image.new("L", (8, 8)))
     except (AssertionError, ValueError, KeyError, TypeError, IndexError) as error:
         raise ValueError(
-            f"auto_augment must be a configuration of timm, such as {', '.join(AUTO_AUGMENTS)}; got '{name}' ({error})"
+            f"aa (--aa) must be a configuration of timm, such as {', '.join(AUTO_AUGMENTS)}; got '{name}'"
+            + (f" ({error})" if str(error) else "")
         ) from error
 
 

@@ -100,8 +100,8 @@ def _refuse_other(model: VisionTransformer, wanted: ModelConfig) -> None:
         changed.append(f"encoding: {model.config.encoding} -> {wanted.encoding}")
     if changed:
         raise ValueError(
-            f"a model is trained on as it is, or with PEGs more; the one to start from differs in {', '.join(changed)}. "
-            "Ask for the same, or start from a file of weights that fit"
+            "a model is trained on as it is, or with PEGs more; the one to start from differs in "
+            f"{', '.join(changed)}. Ask for the same, or start from a file of weights that fit"
         )
 
 

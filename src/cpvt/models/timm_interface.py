@@ -263,7 +263,9 @@ def check_config(config: ModelConfig) -> None:
     if config.weight_init not in ("deit", "xavier"):
         raise ValueError(f"weight_init must be 'deit' or 'xavier'; got '{config.weight_init}'")
     if config.global_pool not in ("token", "avg", ""):
-        raise ValueError(f"global_pool must be 'token', 'avg' or ''; got '{config.global_pool}'")
+        raise ValueError(
+            f"global_pool must be 'token' (cls on the command line), 'avg' (gap) or ''; got '{config.global_pool}'"
+        )
     if config.distilled and config.global_pool == "" and config.num_classes:
         raise ValueError(
             "a distilled model's heads read one vector an image, so global_pool must be 'token' or 'avg'; got ''"

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cpvt.grids import AnyGrid, per_axis
 from cpvt.ops import shifted
-from cpvt.ops.spread import are_symbolic, border, own_tap, spread
+from cpvt.ops.spread import are_symbolic, border, own_tap, spread, under_autocast
 
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
@@ -29,10 +29,7 @@ def check_weight(weight: Tensor, bias: Tensor | None, axes: int) -> None:
 
 def takes_dtype(dtype: torch.dtype, x: Tensor) -> bool:
     """Whether weights of this dtype take x: it has the same, or autocast casts both."""
-    if x.dtype == dtype:
-        return True
-    casts = torch.amp.is_autocast_available(x.device.type) and torch.is_autocast_enabled(x.device.type)
-    return casts and torch.float64 not in (x.dtype, dtype)
+    return x.dtype == dtype or (under_autocast(x) and torch.float64 not in (x.dtype, dtype))
 
 
 def peg_dense(
@@ -117,7 +114,7 @@ def _exact_in(image: Tensor) -> bool:
     In half precision and under autocast it does not (1 + 0.001 is 1 in bfloat16); there the input is added instead.
     """
     wide = image.dtype in (torch.float32, torch.float64)
-    return wide and not torch.is_autocast_enabled(image.device.type)
+    return wide and not under_autocast(image)
 
 
 def _pad(image: Tensor, borders: list[tuple[int, int]], padding_mode: str) -> Tensor:

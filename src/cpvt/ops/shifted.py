@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cpvt.ops.spread import own_tap
+from cpvt.ops.spread import own_tap, under_autocast
 
 
 def encode(
@@ -21,7 +21,7 @@ def encode(
     steps: for each axis a number or a tensor of no axes, in graphs also a symbolic number.
     Products are in the dtype of the image, or autocast's; sums in float32 at least.
     """
-    cast = torch.is_autocast_enabled(image.device.type) and image.dtype != torch.float64
+    cast = under_autocast(image) and image.dtype != torch.float64
     low = torch.get_autocast_dtype(image.device.type) if cast else image.dtype
     wide = torch.promote_types(low, torch.float32)
     tokens, sides = image.to(low).movedim(1, -1), weight.shape[2:]  # (B, h, w, D), so that shifts copy nothing

@@ -10,6 +10,11 @@ from torch import Tensor
 Steps = tuple[float, ...]  # the distance between taps along each axis of the grid, in tokens, 1 or more
 
 
+def under_autocast(x: Tensor) -> bool:
+    """Whether autocast is on for the device of x; devices without numbers (meta) know no autocast."""
+    return x.device.type != "meta" and torch.is_autocast_enabled(x.device.type)
+
+
 def are_symbolic(steps: Steps) -> bool:
     """Whether this is a graph for steps of any value: while PyTorch compiles or exports, ints are fixed, floats not."""
     return torch.compiler.is_compiling() and not all(isinstance(step, int) for step in steps)

@@ -99,8 +99,8 @@ def _build_sampler(
     small = [f"{height}x{width}" for height, width in sizes if min(height, width) < patch_size]
     if small:
         raise ValueError(
-            f"--train-sizes must not be below a patch, {patch_size}x{patch_size} pixels in this model; "
-            f"got {', '.join(small)}"
+            "training sizes (--img-size, --train-sizes) must not be below a patch, "
+            f"{patch_size}x{patch_size} pixels in this model; got {', '.join(small)}"
         )
     images = _count_images(config, data)
     if views:  # read at the largest size, as many as at the training size

@@ -161,6 +161,14 @@ def test_a_mistake_is_one_message(tiny_model, options, message):
         list(cpvt.probe(tiny_model("peg"), **options))
 
 
+def test_a_run_is_probed_on_its_own_images(tiny_run, tiny_model):
+    own = json.loads((tiny_run / "checkpoint.json").read_text())["training"]["dataset"]["data"]
+    options = {"probes": ("order",), "images": 4}
+    alone, named = ([each.as_json() for each in cpvt.probe(tiny_run, data, **options)] for data in (None, own))
+    assert alone == named
+    assert [each.as_json() for each in cpvt.probe(tiny_run, "digits", **options)] != named
+
+
 def test_an_empty_data_set_is_refused(tiny_model, digits):
     with pytest.raises(ValueError, match="holds no images to probe with"):
         list(cpvt.probe(tiny_model("peg"), replace(digits, train=None, test=None)))

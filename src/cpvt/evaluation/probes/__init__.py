@@ -49,7 +49,8 @@ def probe(
 
     model: a folder that `train` wrote, "timm:NAME", "hf:PATH_OR_NAME", "torchvision:NAME" (`checkpoint`: a file with
     its weights), or any module or callable from images (B, C, H, W) to logits, or to tokens as a tensor, dict or tuple.
-    data: a data set or its name, by default that of a run on this machine, else digits; only accuracy needs labels. out: a folder to whose findings.jsonl results are added.
+    data: a data set or its name, by default a run's own, else digits; only accuracy needs labels. out: a folder to
+    whose findings.jsonl results are added.
     Other options are those of `cpvt.config.ProbeConfig`: `probes` are names of TABLE, by default all; `sizes` of
     `longer` are rounded up to whole patches; `scale` is a rule for the scale of objects (its results are those of
     "MODEL at scale RULE"), by default the model's own.

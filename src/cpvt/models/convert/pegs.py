@@ -249,6 +249,11 @@ def _nothing(state: Mapping[str, Tensor], found: Sequence[Convolution], prefix: 
         first = next((name for name in state if re.search(pattern, name)), None)
         reasons += [] if first is None else [f"'{first}' makes no PEG: {why}"]
     if found:
+        if any(re.search(r"(^|\.)peg(\.\d+)?$", each.name) for each in found):
+            return (
+                "these are PEGs of cpvt itself: load a run by cpvt.load, a retrofitted model by cpvt.retrofit(model, "
+                "...).load_state_dict"
+            )
         listed = [f"{each.name} ({kernel_text(state[join(each.name, 'weight')])})" for each in found]
         reasons += [f"no known positional convolution; depth-wise convolutions: {some_names(listed)}"]
         return "; ".join(reasons) + ". To convert one, name it with prefix= (--prefix)"

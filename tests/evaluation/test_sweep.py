@@ -410,6 +410,8 @@ def test_a_scale_is_for_models_with_pegs(tiny_folder, tmp_path, capsys):
     ]  # fmt: skip
     (row,) = cpvt.sweep(model, str(tiny_folder), [16])
     assert (row.scale_rule, row.scale) == ("", None)
+    (same,) = cpvt.sweep(model, str(tiny_folder), [16], scale="paper")  # nothing is told to whom nothing can be
+    assert (same.scale_rule, same.scale, same.hits) == ("", None, row.hits)
     for scale in ("fit", "2.0", "auto"):
         with pytest.raises(ValueError, match=r"has no PEG, so it cannot be told a scale \((fit|2.0)\); leave scale"):
             next(cpvt.sweep(model, str(tiny_folder), [16], scale=scale))

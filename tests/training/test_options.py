@@ -361,3 +361,4 @@ def test_a_scale_needs_pegs(config):
         ValueError, match=r"has no PEG, so it cannot be told a scale \(1.5\); leave --scale out, or add"
     ):
         train(replace(vit, scale="1.5"))
+    train(replace(vit, scale="paper", optim=replace(config.optim, epochs=1)))

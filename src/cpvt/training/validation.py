@@ -77,7 +77,7 @@ def check(config: TrainConfig, data: DataSet) -> TrainingSetup:
             f"for '{setup.model.name}' use {', '.join(name for name, each in TRAINING.items() if each.stacks)} or none"
         )
     external = None if isinstance(setup.model, ModelConfig) else setup.model
-    if config.scale is not None and external is not None and not (config.retrofit or external.retrofit):
+    if config.scale not in (None, "paper") and external is not None and not (config.retrofit or external.retrofit):
         raise ValueError(
             f"'{external.name}' has no PEG, so it cannot be told a scale ({config.scale}); leave --scale out, or "
             "add PEGs by cpvt retrofit"

@@ -151,7 +151,5 @@ def _create(model_name: str, pretrained: bool, **options: Any) -> nn.Module:
         except (TypeError, RuntimeError, OSError, AssertionError) as error:
             if not reachable and isinstance(error, OSError):
                 raise not_fetched(f"the weights of 'timm:{model_name}'", ALTERNATIVES) from error
-            what, hint = "its published weights" if pretrained else "these options", ""
-            if pretrained:
-                hint = f"; pass {ALTERNATIVES}"
+            what, hint = ("its published weights", f"; pass {ALTERNATIVES}") if pretrained else ("these options", "")
             raise ValueError(f"timm could not make '{model_name}' with {what}: {error_line(error)}{hint}") from error

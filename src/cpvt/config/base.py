@@ -59,8 +59,7 @@ class Options:
     def check(self) -> None:
         """Parse sizes and turn lists into tuples; ValueError for a value out of its range."""
         for each in fields(self):  # type: ignore[arg-type]
-            value = getattr(self, each.name)
-            value = _plain_path(value)
+            value = _plain_path(getattr(self, each.name))
             if each.type.startswith("tuple"):
                 if isinstance(value, str) or not isinstance(value, Sequence):
                     raise ValueError(f"{each.name} takes several values, as in {each.name}=({value!r},); got {value!r}")

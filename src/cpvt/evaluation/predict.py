@@ -13,6 +13,7 @@ from typing import Any
 from cpvt.adapters.classify import Prediction, classify, preprocessing_of
 from cpvt.adapters.precision import in_precision
 from cpvt.config import PredictConfig, ProgressCallback, ignore_progress, options_from, takes_options
+from cpvt.config.base import some_names
 from cpvt.config.scale import scale_label
 from cpvt.data import check_on_bad_image
 from cpvt.data.finding import find_images, is_image, is_plain
@@ -98,15 +99,12 @@ def as_table(predictions: Sequence[Prediction], top: int) -> str:
     return text.getvalue()
 
 
-def _refuse_results(names: Sequence[str]) -> None:
-    """Raise ValueError for a folder of results that is no run: its figures are no images to classify."""
-    for folder in map(Path, names):
-        if (folder / CHECKPOINT).exists() or not folder.is_dir():
-            continue
-        below = runs_below(folder)
-        if is_results(folder) or (below and not any(map(is_image, folder.iterdir()))):
-            which = f"its runs are {', '.join(map(str, below[:8]))}" if below else "it has no trained model"
-            raise ValueError(f"'{folder}' holds results of cpvt, not images, and is no run; {which}")
+def _refuse_results(folder: Path) -> None:
+    """Raise ValueError for a folder of results: its figures are no images to classify."""
+    below = runs_below(folder)
+    if is_results(folder) or (below and not any(map(is_image, folder.iterdir()))):
+        which = f"its runs are {some_names(list(map(str, below)))}" if below else "it has no trained model"
+        raise ValueError(f"'{folder}' holds results of cpvt, not images, and is no run; {which}")
 
 
 def split_names(names: Sequence[str]) -> tuple[str, tuple[str, ...]]:
@@ -115,9 +113,11 @@ def split_names(names: Sequence[str]) -> tuple[str, tuple[str, ...]]:
     Raises ValueError where the first name is neither.
     """
     first, *rest = names
-    _refuse_results(names)
-    runs = [name for name in rest if (Path(name) / CHECKPOINT).exists()]
-    if first in shipped_names() or is_hub(first) or (Path(first) / CHECKPOINT).exists():
+    runs = [name for name in names if (Path(name) / CHECKPOINT).exists()]
+    for name in names:
+        if name not in runs and Path(name).is_dir():
+            _refuse_results(Path(name))
+    if first in shipped_names() or is_hub(first) or first in runs:
         return first, tuple(rest)
     if runs:
         raise ValueError(f"'{runs[0]}' is a run; the model comes first: cpvt predict {runs[0]} {first} ...")

@@ -41,8 +41,8 @@ def adapt_model(
     the head. PEGs that the encoding wanted has at its end, and the model has not, start at zero: they change no answer.
     Raises ValueError that lists what else differs.
     """
-    _refuse_other(model, wanted)
     words, pegs = list[str](), _new_pegs(model.config.encoding, wanted.encoding, model.grid)
+    _refuse_other(model, wanted, same_encoding=bool(pegs))
     if wanted.img_size != model.config.img_size:
         before = model.config
         model.set_input_size(wanted.img_size)
@@ -70,8 +70,10 @@ def adapt_model(
     config = replace(model.config, **{name: getattr(wanted, name) for name in taken})
     if pegs:
         words.append(f"added {'+'.join(pegs)}, which starts at zero")
-        config, state = _with_pegs(config, state, pegs)
+        config, state = _beside_pegs(config, state, pegs)
     continued = VisionTransformer(config)
+    if pegs:
+        state = {name: torch.zeros_like(tensor) for name, tensor in continued.state_dict().items()} | state
     continued.load_state_dict(state)
     return continued, words
 
@@ -85,8 +87,8 @@ def _second_head(model: VisionTransformer) -> dict[str, Tensor]:
     return found | {f"{second}.{name}": tensor.clone() for name, tensor in parts.items()}
 
 
-def _refuse_other(model: VisionTransformer, wanted: ModelConfig) -> None:
-    """Raise ValueError where blocks or encoding of two models differ."""
+def _refuse_other(model: VisionTransformer, wanted: ModelConfig, same_encoding: bool) -> None:
+    """Raise ValueError where blocks of two models differ, or their encoding, unless that is known to be fine."""
     before, after = asdict(model.config), asdict(wanted)
     changed = [
         f"{name}: {before[name]} -> {after[name]}"
@@ -95,8 +97,7 @@ def _refuse_other(model: VisionTransformer, wanted: ModelConfig) -> None:
     ]
     if wanted.has_class_token != model.config.has_class_token:
         changed.append(f"class_token: {model.config.has_class_token} -> {wanted.has_class_token}")
-    pegs = _new_pegs(model.config.encoding, wanted.encoding, model.grid)
-    if not pegs and not _same_encoding(model.config.encoding, wanted.encoding, model.grid):
+    if not same_encoding and not _same_encoding(model.config.encoding, wanted.encoding, model.grid):
         changed.append(f"encoding: {model.config.encoding} -> {wanted.encoding}")
     if changed:
         raise ValueError(
@@ -115,8 +116,10 @@ def _new_pegs(before: str, after: str, grid: Grid) -> list[str]:
     return more if same and all(name in ("peg", "peg5") for name, _ in asked[len(shared) :]) else []
 
 
-def _with_pegs(config: ModelConfig, state: dict[str, Tensor], pegs: list[str]) -> tuple[ModelConfig, dict[str, Tensor]]:
-    """A configuration and weights with further PEGs, which are zero."""
+def _beside_pegs(
+    config: ModelConfig, state: dict[str, Tensor], pegs: list[str]
+) -> tuple[ModelConfig, dict[str, Tensor]]:
+    """A configuration with further PEGs, and the weights of the others under the names that they have beside them."""
     count = len(split_encoding(config.encoding))
     terms = [] if config.encoding == "none" else [config.encoding]
     if count == 1 and terms:  # a sum now, whose first part it is
@@ -124,10 +127,7 @@ def _with_pegs(config: ModelConfig, state: dict[str, Tensor], pegs: list[str]) -
             f"encoding.parts.0.{name.removeprefix('encoding.')}" if name.startswith("encoding.") else name: tensor
             for name, tensor in state.items()
         }
-    config = replace(config, encoding="+".join([*terms, *pegs]))
-    expected = VisionTransformer(config).state_dict()
-    new = {name: torch.zeros_like(tensor) for name, tensor in expected.items() if name not in state}
-    return config, state | new
+    return replace(config, encoding="+".join([*terms, *pegs])), state
 
 
 def _same_encoding(before: str, after: str, grid: Grid) -> bool:

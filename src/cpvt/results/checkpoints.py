@@ -17,6 +17,7 @@ from cpvt.adapters.adapt import build_external, continue_external
 from cpvt.adapters.classify import classify, preprocessing_of
 from cpvt.adapters.weights import load_weights_file
 from cpvt.config import ExternalConfig, ModelConfig, Size, sides
+from cpvt.config.base import some_names
 from cpvt.config.legacy import current
 from cpvt.data import Transform
 from cpvt.models import VisionTransformer
@@ -205,7 +206,7 @@ def _record_in(path: Path, run: str | Path) -> dict[str, Any]:
         )
     if not path.is_file():
         below = runs_below(Path(run))
-        hint = f". Its runs are {', '.join(map(str, below[:8]))}" if below else ""
+        hint = f". Its runs are {some_names(list(map(str, below)))}" if below else ""
         raise ValueError(
             f"'{run}' holds no checkpoint: expected {CHECKPOINT} and {WEIGHTS}, as `cpvt train` writes them{hint}"
         )

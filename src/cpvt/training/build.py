@@ -161,13 +161,11 @@ def build_model(
     if isinstance(model, VisionTransformer):
         return model, model.config
     assert isinstance(wanted, ExternalConfig)  # the models of other libraries
-    if config.retrofit is None:
-        return model, replace(wanted, retrofit=getattr(model, "retrofitted", None))
-    scale = config.scale or _default_scale(config, data) or "fit"
     wished = config.retrofit
-    model = retrofit(model, wished.at, wished.absolute, wished.kernel_size, scale=scale)
-    done: Any = model.retrofitted
-    return model, replace(wanted, retrofit=done)
+    if wished is not None:
+        scale = config.scale or _default_scale(config, data) or "fit"
+        model = retrofit(model, wished.at, wished.absolute, wished.kernel_size, scale=scale)
+    return model, replace(wanted, retrofit=getattr(model, "retrofitted", None))
 
 
 def make_record(config: TrainConfig, setup: TrainingSetup, model: nn.Module, data: DataSet) -> dict[str, Any]:

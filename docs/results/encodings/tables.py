@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from cpvt.encodings import TABLE, describe_encodings
 from cpvt.encodings.text import split_encoding
@@ -146,11 +146,15 @@ def costs() -> dict[str, list[str]]:
     base, found = figures[memory.format("none")]["value"], {}
     for name in (each for each in TABLE if memory.format(each) in figures):
         ratios = [figures.get(f"forward with {name} / none, {size}") for size in ("224, batch 8", "1024, batch 1")]
-        times = [
-            "1" if each is None else f"{each['value']:.2f} ({each['low']:.2f} to {each['high']:.2f})" for each in ratios
-        ]
+        times = ["1" if each is None else with_range(each) for each in ratios]
         found[name] = [*times, f"{figures[memory.format(name)]['value'] - base:+.0f} MiB"]
     return found
+
+
+def with_range(figure: Mapping[str, Any]) -> str:
+    """A ratio and the range of its rounds; of one round there is none."""
+    spread = f" ({figure['low']:.2f} to {figure['high']:.2f})" if figure["rounds"] > 1 else ""
+    return f"{figure['value']:.2f}{spread}"
 
 
 def overview(rows: Sequence[Row], cells: Cells) -> str:

@@ -37,9 +37,8 @@ def test_a_stream_is_read_completely_and_resumes_to_the_same_bits(config, tmp_pa
 
 def test_a_stream_is_tested_as_a_folder_is(config, tiny_folder):
     run = train(config)
-    streamed, read = (
-        next(cpvt.sweep(run, data, [8], data_dir=config.dataset.data_dir)) for data in (None, str(tiny_folder))
-    )
+    streamed = next(cpvt.sweep(run, None, [8], data_dir=config.dataset.data_dir))
+    read = next(cpvt.sweep(run, str(tiny_folder), [8]))
     assert (streamed.correct, streamed.total, streamed.hits) == (read.correct, 6, read.hits)
     with pytest.raises(ValueError, match="read as it comes, which 'native' cannot do"):
         next(cpvt.sweep(run, None, [8], protocols=("native",)))

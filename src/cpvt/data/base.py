@@ -197,6 +197,8 @@ class DataSource:
     """Takes the name, the folder of the files (or None), and the mode, 'RGB' or 'L'."""
     mode: str = "RGB"
     """Default mode of the images."""
+    reads_root: bool = True
+    """Whether it looks for files in the folder that is given beside the name."""
 
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}

@@ -147,6 +147,7 @@ def _check_unused(config: TrainConfig, data: DataSet) -> None:
         (config.optim, "mixup_prob", any(mixes), "--mixup or --cutmix"),
         (config.optim, "mixup_switch_prob", all(mixes), "both --mixup and --cutmix"),
         (config.optim, "crop_scale", augment_of(config, data) == "resized-crop", "--augment resized-crop"),
+        (config.optim, "warmup_lr", config.optim.warmup_ratio > 0, "a warm-up (--warmup-ratio above 0)"),
         (config.optim, "consistency", config.optim.sizes_per_step == "all", "--sizes-per-step all"),
         (config.dataset, "train_num_samples", streamed, stream),
         (config.dataset, "shuffle_buffer", streamed, stream),

@@ -37,11 +37,17 @@ def open_data(
 
     root: folder of the files of a named set. mode: 'RGB' or 'L'; by default grey for digits, RGB for the rest.
     limit: most images of each part, drawn with a fixed seed; the set's name then says so.
-    Raises ValueError for an unknown name, listing the known, and for a limit on a streamed set.
+    Raises ValueError for an unknown name, listing the known, for a root that the set does not read, and for a limit on
+    a streamed set.
     """
     if isinstance(data, DataConfig):
         return open_data(data.data, data.data_dir, mode, data.limit)
     source = find_source(data)
+    if root is not None and not source.reads_root:
+        raise ValueError(
+            f"data_dir (--data-dir) '{root}' does nothing with the data set '{data}': it says where files of a named "
+            "set are, such as torch/cifar10; give a folder of images as data (--data)"
+        )
     return replace(source.open(data, root, mode or source.mode), name=data).limited(limit)
 
 

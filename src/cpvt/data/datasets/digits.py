@@ -69,4 +69,5 @@ DIGITS = DataSource(
     matches=lambda name: name == "digits",
     open=lambda name, root, mode: open_digits(mode),
     mode="L",
+    reads_root=False,
 )

@@ -140,4 +140,5 @@ FOLDER = DataSource(
     "a folder with train/CLASS/image.jpg and test/CLASS/image.jpg (also validation/, tars), or CLASS/image.jpg",
     matches=lambda name: Path(name).is_dir(),
     open=lambda name, root, mode: (open_shards if holds_shards(Path(name)) else open_folder)(name, mode),
+    reads_root=False,
 )

@@ -75,6 +75,9 @@ def test_numbers_out_of_range_are_refused(make, option, value, words):
         (OptimConfig, {"epochs": 2.5}, "epochs must be a whole number; got 2.5"),
         (CompareConfig, {"img_size": 32.5}, "img_size must be a whole number; got 32.5"),
         (train, {"train_sizes": (32.5,)}, "a size is a side such as 48, or .*; got '32.5'"),
+        (OptimConfig, {"sizes_per_step": "every"}, "sizes_per_step must be one of one, all; got 'every'"),
+        (OptimConfig, {"precision": "bf32"}, "precision must be one of fp32, bf16, fp16; got 'bf32'"),
+        (DataConfig, {"on_bad_image": "skp"}, "on_bad_image must be one of error, skip; got 'skp'"),
         (train, {"seed": "1a"}, "seed must be .*; got '1a'"),
     ],
 )

@@ -306,6 +306,13 @@ def test_the_limit_is_pils_own_by_default_and_can_be_lifted():
         assert decode(io.BytesIO(content), "a", "L").size == (13400, 13400)
 
 
+def outcome(content):
+    try:
+        return decode(io.BytesIO(content), "a")
+    except BadImageError as error:
+        return error
+
+
 def test_threads_share_no_limit_and_leave_pils_as_it_was():
     content, own, filters = saved(Image.new("L", (30, 20)), "PNG"), Image.MAX_IMAGE_PIXELS, list(warnings.filters)
 
@@ -313,8 +320,18 @@ def test_threads_share_no_limit_and_leave_pils_as_it_was():
         with pixel_limit(limit):
             return [decode(io.BytesIO(content), "a").size for _ in range(20)]
 
+    def refused(limit):
+        with pixel_limit(limit):
+            return sum(isinstance(outcome(content), BadImageError) for _ in range(20))
+
+    def opened(number):  # by somebody else in the process
+        return [Image.open(io.BytesIO(content)).size for _ in range(20)]
+
     with ThreadPoolExecutor(8) as pool:
-        assert list(pool.map(size, range(600, 640))) == [[(30, 20)] * 20] * 40
+        jobs = [pool.submit(job, limit) for limit in range(600, 640) for job in (size, opened)]
+        refusals = [pool.submit(refused, limit) for limit in (1, 299, 599) * 20]
+        assert [job.result() for job in jobs] == [[(30, 20)] * 20] * 80
+        assert [job.result() for job in refusals] == [20] * 60
     assert (Image.MAX_IMAGE_PIXELS, warnings.filters) == (own, filters)
 
 

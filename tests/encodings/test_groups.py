@@ -30,6 +30,7 @@ def test_groups_are_expanded_in_place_and_each_encoding_is_there_once():
     assert expand_groups(("rope+peg", "convolution", "absolute", "peg(at=2)", "peg", "pge")) == (
         "rope+peg", *both, "peg(at=2)", "pge",
     )  # fmt: skip
+    assert expand_groups(("peg(at=(1,2))+rope", "peg( at = (1, 2) ) + rope")) == ("peg(at=(1, 2))+rope",)
     assert expand_groups(("peg5", "all"))[0] == "peg5"
     assert sorted(expand_groups(("peg5", "all", "paper"))) == sorted(TABLE)
     assert expand_groups(()) == ()

@@ -1,9 +1,12 @@
 """Predictions: images are read as in the tests of the model, whatever they come as."""
 
 import csv
+import io
 import json
 import os
 import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -113,10 +116,70 @@ def test_a_rotated_image_is_turned_upright_as_its_file_is(tiny_run, tmp_path):
     assert run(tmp_path / "turned.png").classes != run(pixels).classes
 
 
+def test_a_replaced_head_needs_names_of_its_classes(tiny_run, image, tmp_path):
+    path, run = image(40, 30), cpvt.load(tiny_run)
+    for count in (1, 3):
+        run.model.reset_classifier(count)
+        message = rf"gives {count} classes.* and has names of 2 \(cat, dog\): .*replace"
+        with pytest.raises(ValueError, match=message):
+            run(path)
+        with pytest.raises(ValueError, match=message):
+            cpvt.export(run, tmp_path / "model.pt2")
+        with pytest.raises(ValueError, match=message):
+            run.save_pretrained(tmp_path / "hub")
+    assert [*tmp_path.glob("hub"), *tmp_path.glob("*.pt2")] == []
+    named = replace(run, class_names=("cat", "dog", "eel"))
+    assert {name for name, _ in named(path).classes} == {"cat", "dog", "eel"}
+    named.save_pretrained(tmp_path / "hub")
+    again = cpvt.load(tmp_path / "hub")
+    assert (again.class_names, again(path).classes) == (named.class_names, named(path).classes)
+    assert '"eel"' in (tmp_path / "hub" / "config.json").read_text()
+    assert "eel" in (tmp_path / "hub" / "README.md").read_text()
+
+
+def test_predicting_leaves_a_model_in_the_mode_that_it_was_in(tiny_run, image):
+    path, run = image(40, 30), cpvt.load(tiny_run)
+    expected = run(path)
+    run.model.head_drop.p = 0.9
+    run.model.train()
+    modes = [part.training for part in run.model.modules()]
+    images = torch.stack([run.transform(Image.open(path))] * 2)
+    found = [run(path), next(cpvt.predict(run, [path])), next(cpvt.predict(run, [path], precision="bf16", top=1))]
+    assert found[:2] == [expected] * 2
+    assert found[2].classes[0][1] == pytest.approx(expected.classes[0][1], abs=0.02)
+    cpvt.estimate_scale(run, images)
+    next(cpvt.sweep(run, sizes=[8]))
+    next(cpvt.probe(run, probes=["order"], images=2))
+    run.adapter.logits(images)
+    with pytest.raises(ValueError, match="does not exist"):
+        run("nowhere.png")
+    assert [part.training for part in run.model.modules()] == modes
+    assert all(modes)
+
+
+def test_uploads_are_read_as_files_are(tiny_run, image):
+    path, run = image(40, 30), cpvt.load(tiny_run)
+    content = Path(path).read_bytes()
+    with open(path, "rb") as file:
+        forms = [content, io.BytesIO(content), file, Image.open(path)]
+        assert [each.classes for each in run(forms)] == [each.classes for each in run([path] * 4)]
+    for form in (io.BytesIO(content), Image.open(io.BytesIO(content)), content, path):
+        with pytest.raises(ValueError, match="has 1,200 pixels, and 1,199 are allowed"):
+            next(cpvt.predict(run, [form], max_image_pixels=1199))
+    photo = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)).save(photo, "JPEG")
+    for broken in (photo.getvalue()[:-500], Image.open(io.BytesIO(photo.getvalue()[:-500]))):
+        first, second = cpvt.predict(run, [broken, path], on_bad_image="skip")
+        assert "image 'image 0' does not decode" in first.error
+        assert second.classes == run(path).classes
+        with pytest.raises(ValueError, match="image 'image 0' does not decode .*skip"):
+            next(cpvt.predict(run, [broken]))
+
+
 @pytest.mark.parametrize(
     ("what", "message"),
     [
-        (torch.zeros(3, 8, 8), r"image 0: expected a path, a PIL image, or an array of uint8 .* got Tensor of float32"),
+        (torch.zeros(3, 8, 8), r"image 0: expected a path, an open file or its bytes, .* got Tensor of float32"),
         (np.zeros((8, 8, 2), dtype=np.uint8), r"got ndarray of uint8, \(8, 8, 2\)"),
         (np.zeros((3, 8, 8), dtype=np.uint8), r"got ndarray of uint8, \(3, 8, 8\)"),
         ("nowhere.png", r"image .nowhere.png. does not exist"),

@@ -59,6 +59,21 @@ def test_options_without_stream_support_are_rejected(config, change, message):
         train(replace(config, **change))
 
 
+def test_a_test_split_that_cannot_be_reached_is_not_taken_for_none(config, monkeypatch):
+    import datasets
+
+    opened = datasets.load_dataset
+
+    def unreachable(name, split, **options):
+        if split == "test":
+            raise ConnectionError("no route to the hub")
+        return opened(name, split=split, **options)
+
+    monkeypatch.setattr(datasets, "load_dataset", unreachable)
+    with pytest.raises(ValueError, match=r"does not open to test .no route to the hub"):
+        train(config)
+
+
 def test_a_stream_shorter_than_configured_warns(config):
     source = replace(config.dataset, train_num_samples=20)
     with pytest.warns(

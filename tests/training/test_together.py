@@ -15,7 +15,7 @@ from cpvt.cli import main, parse
 from cpvt.results.folders import has_state
 from cpvt.training import EXIT_CODE, train
 from tests.training.runs import history, weights
-from tests.training.together import finish, start, sweep_with_failures_in_one_process
+from tests.training.together import finish, start, sweep_with_failures_in_one_process, train_into_a_full_disk
 
 PLAIN = "--batch-size 6 --epochs 2 --lr 1e-3 --img-size 8"
 WHOLE = f"{PLAIN} --mixup 0.8 --cutmix 1.0 --model-ema-decay 0.9 --clip-grad 1.0 --aug-repeats 2 --layer-decay 0.8"
@@ -145,6 +145,14 @@ def test_what_fails_in_one_process_is_refused_in_all(tmp_path, tiny_folder, fail
         first, second = (tmp_path / f"output-{rank}.txt").read_text().splitlines()[-2:]
         assert expected in first
         assert second == "None 6"  # the next size, which no process refuses
+
+
+def test_what_the_main_process_cannot_save_ends_every_process(tmp_path, tiny_folder):
+    line = command(tiny_folder, tmp_path / "run", PLAIN)
+    finish(start(tmp_path, line, target=train_into_a_full_disk), tmp_path)
+    ends = [(tmp_path / f"output-{rank}.txt").read_text().splitlines()[-1] for rank in range(2)]
+    assert "saving failed (No space left on device)" in ends[0]
+    assert "saving failed in the main process" in ends[1]
 
 
 def test_torchrun_starts_the_processes(tmp_path, tiny_folder):

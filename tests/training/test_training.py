@@ -92,6 +92,14 @@ def test_another_configuration_in_the_same_folder_is_refused(config):
     assert_same(weights(run), before)
 
 
+def test_a_training_draws_nothing_from_the_generators_of_its_caller(config):
+    torch.manual_seed(1)
+    expected = torch.rand(2)
+    torch.manual_seed(1)
+    train(config)
+    assert torch.equal(torch.rand(2), expected)
+
+
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(config, monkeypatch):
     real, calls = loss.F.cross_entropy, []
 

@@ -1,5 +1,6 @@
 """Run a command line in one or several processes, and report how the model is sharded."""
 
+import errno
 import json
 import os
 import sys
@@ -10,8 +11,9 @@ import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 
 import cpvt
-from cpvt.cli import main
+from cpvt.cli import main, parse
 from cpvt.runtime import distributed
+from cpvt.training import resume, train
 from cpvt.training.trainer import Trainer
 from tests.children import children
 
@@ -62,6 +64,20 @@ def sweep_with_failures_in_one_process(data, env, pause, output):
 
     for row in cpvt.sweep(model, data, [8, 16], img_size=16):
         print(row.refused, row.total, flush=True)
+
+
+def train_into_a_full_disk(command, env, pause, output):
+    """Train where the state cannot be written, and say how it ended; the target of a process."""
+    write_to(output, env)
+
+    def write(folder, state):
+        raise OSError(errno.ENOSPC, "no space")
+
+    resume.write_state = write
+    try:
+        train(parse(command))
+    except OSError as error:
+        print(error, flush=True)
 
 
 def write_to(output, env):

@@ -75,7 +75,7 @@ def open_adapter(name: str, checkpoint: str | Path | None = None, pretrained: bo
     if str(checkpoint) == RANDOM and not Path(RANDOM).exists():
         checkpoint, pretrained = None, False
     model, facts = TABLE[library].load().open_model(rest, options, checkpoint, pretrained)
-    return adapter_of(model, name, **facts)
+    return adapter_of(model.eval(), name, **facts)
 
 
 def build(name: str, num_classes: int, size: int | None = None, in_chans: int = 3) -> nn.Module:
@@ -88,17 +88,15 @@ def build(name: str, num_classes: int, size: int | None = None, in_chans: int = 
 
 def describe(name: str, num_classes: int = 1000, in_chans: int = 3) -> ModelAdapter:
     """What another library says of a model by name (training size, normalisation, patch); its weights are random."""
-    return adapter_of(build(name, num_classes, None, in_chans), name)
+    return adapter_of(build(name, num_classes, None, in_chans).eval(), name)
 
 
 def adapter_of(model: Callable[..., Any], name: str | None = None, **facts: Any) -> ModelAdapter:
-    """A model already at hand, ready to be measured; `facts` are the fields of ModelAdapter, where they are known."""
+    """A model already at hand, in the mode it is in; `facts` are the fields of ModelAdapter, where they are known."""
     if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
         model = model.module
     library = next((each for each in (OWN, *TABLE.values()) if _is_from(model, each.package)), None)
     kind: type[ModelAdapter] = getattr(library.load(), library.adapter) if library else ModelAdapter
-    if isinstance(model, nn.Module):
-        model.eval()
     return kind(model, name or type(model).__name__, **{**kind.facts_of(model), **facts})
 
 

@@ -217,11 +217,12 @@ class ModelAdapter:
 def kept_modes(model: Any) -> Iterator[None]:
     """Evaluates inside; afterwards every part is in training or evaluation mode as before, also after an error.
 
-    What is no module, such as the name of a model, has no modes.
+    model: a module, or what holds one as its `model`: a Checkpoint, an adapter. The name of a model has no modes.
     """
-    modes = [(part, part.training) for part in model.modules()] if isinstance(model, nn.Module) else []
-    if modes:
-        model.eval()
+    module = model if isinstance(model, nn.Module) else getattr(model, "model", None)
+    modes = [(part, part.training) for part in module.modules()] if isinstance(module, nn.Module) else []
+    if isinstance(module, nn.Module):
+        module.eval()
     try:
         yield
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,12 +12,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from cpvt.adapters.base import ModelAdapter, sides_of, usable
+from cpvt.adapters.base import ModelAdapter, kept_modes, sides_of, usable
 from cpvt.adapters.scale import rule_under, surest_logits
 from cpvt.config import MAX_IMAGE_PIXELS, TOKEN_BUDGET, Size, parse_size, sides
+from cpvt.config.base import some_names
 from cpvt.config.scale import ScaleRule, scale_label
 from cpvt.data import BadImageError, check_usable, decode, pixel_limit, with_hint
-from cpvt.data.decoding import undecodable, upright
+from cpvt.data.decoding import check_pixels, undecodable, upright
 from cpvt.data.deferred import reduced_jpegs
 from cpvt.data.protocols import TABLE, Protocol, find_protocol
 from cpvt.grids import patch_count, within_budget
@@ -97,10 +99,12 @@ def classify(
     read = (_read(number, image, preprocessing, patch_size, max_image_pixels) for number, image in enumerate(images))
     for pack in within_budget(read, lambda each: patch_count(each.size[::-1], patch_size), token_budget):
         tensors = [each.tensor.to(adapter.device) for each in pack if each.tensor is not None]
-        answers = _answers(ready, tensors, rule, preprocessing.stacks) if tensors else iter(())
+        with kept_modes(adapter):
+            answers = iter([*_answers(ready, tensors, rule, preprocessing.stacks)] if tensors else ())
         for each in pack:
             if each.tensor is not None:
                 logits, told = next(answers)
+                check_names(adapter.class_names, len(logits), adapter.name)
                 best = _best(logits, adapter.class_names, top)
                 yield Prediction(each.name, each.size, each.original_size, best, scale=told)
             elif on_bad_image == "skip":
@@ -145,27 +149,41 @@ def _read(number: int, image: Any, preprocessing: Protocol, patch_size: int, max
 
 
 def as_image(image: Any, name: str, mode: str) -> Image.Image:
-    """A path, a PIL image or an array of 0 to 255 as an upright image in `mode`.
+    """A path, the bytes of a file, an open file, a PIL image or an array of 0 to 255 as an upright image in `mode`.
 
-    Raises BadImageError for a file that does not decode, and values without a range; ValueError for anything else.
+    Raises BadImageError for what does not decode, has too many pixels or values without a range; ValueError for
+    anything else.
     """
-    if isinstance(image, (str, Path)):
+    if isinstance(image, (bytes, bytearray, memoryview)):
+        image = io.BytesIO(image)
+    if isinstance(image, (str, Path)) or hasattr(image, "read"):
         return decode(image, name, mode)
     if not isinstance(image, Image.Image):
         values = np.asarray(image)
         if values.dtype != np.uint8 or values.ndim not in (2, 3) or values.shape[2:] not in ((), (1,), (3,), (4,)):
             raise ValueError(
-                f"{name}: expected a path, a PIL image, or an array of uint8 (0 to 255), (H, W) or (H, W, 3); got "
-                f"{type(image).__name__} of {values.dtype}, {tuple(values.shape)}. Tensors that are normalised already "
-                "go to the model itself"
+                f"{name}: expected a path, an open file or its bytes, a PIL image, or an array of uint8 (0 to 255), "
+                f"(H, W) or (H, W, 3); got {type(image).__name__} of {values.dtype}, {tuple(values.shape)}. "
+                "Tensors that are normalised already go to the model itself"
             )
         if not values.size:
-            raise BadImageError(f"image '{name}' is an array without pixels, {tuple(values.shape)}")
+            raise BadImageError(f"image '{name}' is an array without pixels, {tuple(values.shape)}; leave it out")
         image = Image.fromarray(values[..., 0] if values.shape[2:] == (1,) else values)
     try:
+        check_pixels(image)
+        image.load()
         return upright(image, mode)
-    except ValueError as error:  # its values have no range
+    except Exception as error:  # PIL raises many types
         raise undecodable(name, error) from error
+
+
+def check_names(names: Sequence[str] | None, classes: int, model: str) -> None:
+    """Raise ValueError where a model gives another number of classes than it has names for."""
+    if names and len(names) != classes:
+        raise ValueError(
+            f"'{model}' gives {classes} classes (was its head replaced?) and has names of {len(names)} "
+            f"({some_names(names)}): pass the new ones, dataclasses.replace(run, class_names=(...))"
+        )
 
 
 def _best(logits: Tensor, names: Sequence[str] | None, top: int) -> tuple[tuple[str, float], ...]:

@@ -37,7 +37,6 @@ def train(config: TrainConfig) -> dict[str, Any]:
     from cpvt.runtime.progress import Bars
     from cpvt.training import train as run_training
 
-    options = {name: getattr(config.dataset, name) for name in ("on_bad_image", "max_image_pixels", "workers")}
     with Bars() as bars:
         data = open_data(config.dataset)
         folder = run_training(config, bars, data)
@@ -47,7 +46,8 @@ def train(config: TrainConfig) -> dict[str, Any]:
         kept = next((line for line in history if line.get("kept")), last_epoch)
         rows: list[Row] = []
         if data.test is not None or data.test_stream is not None:  # all processes share the test
-            rows += sweep(checkpoint, data, [checkpoint.config.img_size], on_progress=bars, **options)
+            size = checkpoint.config.img_size
+            rows += sweep(checkpoint, data, [size], on_progress=bars, **config.dataset.test_options)
     accuracy, skipped = kept.get("accuracy"), last_epoch.get("skipped", 0) + sum(row.skipped for row in rows)
     test_accuracy = rows[0].accuracy if rows else None
     if distributed.is_main_process():

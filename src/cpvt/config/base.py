@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import difflib
+import functools
 import inspect
 import json
 import os
@@ -12,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import MISSING, asdict, fields
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from cpvt.config.legacy import RENAMED, UNSAID, current
 
@@ -77,6 +78,10 @@ class Options:
             elif each.type == "int" and value is None:
                 raise ValueError(f"{each.name} must be a whole number; got None")
             object.__setattr__(self, each.name, value)
+        for name, choices in _choices(type(self)).items():  # type: ignore[arg-type]
+            if getattr(self, name) not in choices:
+                listed = ", ".join(str(choice) for choice in choices)
+                raise ValueError(f"{name} must be one of {listed}; got {getattr(self, name)!r}")
         check_ranges(self, self.RANGES)
         for each in fields(self):  # type: ignore[arg-type]
             value = getattr(self, each.name)
@@ -92,6 +97,18 @@ class Options:
             yield
         finally:
             Options.unchecked = False
+
+
+@functools.cache
+def _choices(kind: type) -> dict[str, tuple[Any, ...]]:
+    """The values that the options of a configuration may have, of those whose type lists them."""
+    found: dict[str, tuple[Any, ...]] = {}
+    for name, hint in get_type_hints(kind).items():
+        kinds = (hint, *get_args(hint))
+        values = [value for each in kinds if get_origin(each) is Literal for value in get_args(each)]
+        if values:
+            found[name] = (*values, None) if type(None) in kinds else (*values,)
+    return found
 
 
 def _plain_path(value: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from cpvt.config.base import MAX_IMAGE_PIXELS, Options, Ranges
 
@@ -52,6 +52,11 @@ class DataConfig(Options):
     def name(self) -> str:
         """The set in rows: its name, and the limit where there is one."""
         return limited_name(self.data, self.limit)
+
+    @property
+    def test_options(self) -> dict[str, Any]:
+        """The options with which a training tests its model, as `cpvt.sweep` takes them."""
+        return {name: getattr(self, name) for name in ("on_bad_image", "max_image_pixels", "workers")}
 
     RANGES: ClassVar[Ranges] = {
         "1 or more": ("limit", "longest_side", "max_image_pixels", "train_num_samples"),

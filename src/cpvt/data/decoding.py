@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import re
 import warnings
@@ -41,33 +42,41 @@ class BadImageError(ValueError):
 
 
 class _Reading:
-    """While images are read, in whatever thread: PIL's limit of pixels is ours, and its warnings are not shown."""
+    """While images are read, in whatever thread: PIL lets through what our limits allow, and shows no warnings.
+
+    PIL's limit belongs to the whole process, so it is only ever raised; `check_pixels` is what refuses.
+    """
 
     def __init__(self) -> None:
-        self.lock, self.readers = Lock(), 0
+        self.lock, self.limits = Lock(), list[float]()  # of everybody who reads now
 
     def __enter__(self) -> None:
         with self.lock:
-            if not self.readers:
+            if not self.limits:
                 self.before, self.caught = Image.MAX_IMAGE_PIXELS, warnings.catch_warnings()
                 self.caught.__enter__()
                 warnings.filterwarnings("ignore", module=r"PIL\.")
-                warnings.simplefilter("error", Image.DecompressionBombWarning)
-            self.readers += 1
-        self.limit()
-
-    def limit(self) -> None:
-        """Have PIL take the limit of this context, while anybody reads."""
-        with self.lock:
-            if self.readers:
-                Image.MAX_IMAGE_PIXELS = _max_pixels.get()
+            self.limits.append(_limit())
+            self._raise()
 
     def __exit__(self, *error: object) -> None:
         with self.lock:
-            self.readers -= 1
-            if not self.readers:
+            self.limits.remove(_limit())  # within one pixel_limit, as on entering
+            if self.limits:
+                self._raise()
+            else:
                 Image.MAX_IMAGE_PIXELS = self.before
                 self.caught.__exit__(None, None, None)
+
+    def _raise(self) -> None:
+        largest = max(self.limits)
+        if self.before is not None:
+            Image.MAX_IMAGE_PIXELS = None if largest == math.inf else max(self.before, int(largest))
+
+
+def _limit() -> float:
+    pixels = _max_pixels.get()
+    return math.inf if pixels is None else pixels
 
 
 READING = _Reading()
@@ -83,7 +92,13 @@ def pixel_limit(pixels: int | None) -> Iterator[None]:
             yield
     finally:
         _max_pixels.reset(token)
-        READING.limit()
+
+
+def check_pixels(image: Image.Image) -> None:
+    """Raise PIL's DecompressionBombError for an image, decoded or not, of more pixels than `pixel_limit` allows."""
+    pixels = image.width * image.height
+    if pixels > _limit():
+        raise Image.DecompressionBombError(f"{pixels} pixels, more than {_limit()}")
 
 
 class UnknownRangeError(ValueError):
@@ -111,10 +126,12 @@ def decode(file: str | Path | IO[bytes], name: str, mode: str = "RGB") -> Image.
 def _decode(file: str | Path | IO[bytes], name: str, mode: str) -> Image.Image:
     content = _content(file) if deferred.is_wanted() else b""
     with Image.open(io.BytesIO(content) if content else file, formats=_formats()) as opened:
+        check_pixels(opened)
         _prepare(opened)
         if content and isinstance(opened, JpegImagePlugin.JpegImageFile):
             return _defer(opened, content, name, mode)
         opened.load()
+        check_pixels(opened)  # an icon may hold a larger image than it says
         return upright(opened, mode)
 
 

@@ -52,7 +52,16 @@ def write_term(name: str, options: dict[str, Any]) -> str:
 def expand_groups(texts: Sequence[str]) -> tuple[str, ...]:
     """The encodings, with the names of groups replaced by their members; each once, in the order given."""
     known = groups()
-    return tuple(dict.fromkeys(name for text in texts for name in known.get(text, (text,))))
+    return tuple(dict.fromkeys(_respelled(name) for text in texts for name in known.get(text, (text,))))
+
+
+def _respelled(text: str) -> str:
+    """An encoding as all its spellings are written, with the same spaces and quotes; an unknown one as it is."""
+    try:
+        terms = split_encoding(text)
+    except ValueError:  # which building it says, with what it is for
+        return text
+    return "+".join(write_term(name, options) for name, options in terms)
 
 
 def unknown_encoding(text: str) -> str:

@@ -234,11 +234,8 @@ def _run(task: _Task, data: DataSet, on_progress: ProgressCallback, keep: Callab
     folder = train(task.training, on_task_progress, data, task.setup)
     checkpoint = load(folder, task.training.device)
     for protocol, size, scale in task.tests:
-        source = task.training.dataset
-        rows = sweep(
-            checkpoint, data, [size], protocols=(protocol,), scale=scale,
-            on_bad_image=source.on_bad_image, max_image_pixels=source.max_image_pixels, on_progress=on_task_progress,
-        )  # fmt: skip
+        options = {"protocols": (protocol,), "scale": scale, **task.training.dataset.test_options}
+        rows = sweep(checkpoint, data, [size], on_progress=on_task_progress, **options)
         for row in rows:
             keep(row)
 

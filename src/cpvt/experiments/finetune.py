@@ -69,7 +69,7 @@ def retrofit_and_test(
     wanted = config.retrofit
     retrofit(model, wanted.at, wanted.absolute, wanted.kernel_size)  # raises for invalid options before training
     before = replace(
-        adapter_of(model.to(pick_device(config.device))),
+        adapter_of(model.eval().to(pick_device(config.device))),
         name=name, transform=setup.preprocessing.transform, train_size=setup.model.img_size,
     )  # fmt: skip
     sizes = config.sizes or default_sizes(before)
@@ -79,8 +79,8 @@ def retrofit_and_test(
         for protocol, size in itertools.product(config.protocols, sizes):
             if (label, protocol, size, rule) in done:
                 continue
-            bad = {name: getattr(config.dataset, name) for name in ("on_bad_image", "max_image_pixels")}
-            for row in sweep(adapter, data, [size], protocols=(protocol,), scale=SCALE, on_progress=on_progress, **bad):
+            options = {"protocols": (protocol,), "scale": SCALE, **config.dataset.test_options}
+            for row in sweep(adapter, data, [size], on_progress=on_progress, **options):
                 row = replace(row, model=name, encoding=label, seed=config.seed, train_sizes=train_sizes)
                 append_rows(folder / ROWS, [row])
                 on_row(row)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from cpvt.adapters import RANDOM, TABLE, ModelAdapter, adapter_of, is_external, open_adapter, prefixes
 from cpvt.adapters.adapt import build_external, continue_external
-from cpvt.adapters.classify import classify, preprocessing_of
+from cpvt.adapters.classify import check_names, classify, preprocessing_of
 from cpvt.adapters.weights import load_weights_file
 from cpvt.config import ExternalConfig, ModelConfig, Size, sides
 from cpvt.config.base import some_names
@@ -89,7 +89,8 @@ class Checkpoint:
 
     @property
     def adapter(self) -> ModelAdapter:
-        """The model behind the interface that measurements use."""
+        """The model behind the interface that measurements use; ValueError for names that are of other classes."""
+        self._check_names()
         facts: dict[str, Any] = {"train_size": self.config.img_size, "transform": self.transform}
         facts["class_names"] = self.class_names or None
         return adapter_of(self.model, self.name, **facts)
@@ -116,7 +117,14 @@ class Checkpoint:
         self._write(folder, repo_id or f"OWNER/{folder.name}", license)
 
     def _write(self, folder: Path, repo_id: str, license: str | None) -> None:
-        write_run(folder, repo_id, self.model, self.record, self._rows(), license)
+        self._check_names()
+        record = {**self.record, "class_names": list(self.class_names)}
+        write_run(folder, repo_id, self.model, record, self._rows(), license)
+
+    def _check_names(self) -> None:
+        classes = getattr(self.model, "num_classes", None)  # of ours and timm's
+        if isinstance(classes, int):
+            check_names(self.class_names, classes, self.name)
 
     def _rows(self) -> list[Row]:
         """The tests of this run in its folder."""

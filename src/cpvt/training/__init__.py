@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-import torch
-
 from cpvt.config import ProgressCallback, TrainConfig, ignore_progress
 from cpvt.data import DataSet, open_data
 from cpvt.runtime import distributed
@@ -14,6 +12,7 @@ from cpvt.training.backend import Backend
 from cpvt.training.build import PUBLISHED, TrainingSetup, build_model, open_teacher, resolved_options, with_model
 from cpvt.training.loss import Criterion
 from cpvt.training.resume import DivergedError, is_finished
+from cpvt.training.sampler import own_generators
 from cpvt.training.stopping import EXIT_CODE, StoppedError, handle_signals
 from cpvt.training.trainer import Trainer
 from cpvt.training.validation import check, check_here
@@ -53,13 +52,12 @@ def train(
     check_here(config)
     data = data or open_data(config.dataset)
     setup = setup or check(config, data)
-    backend = Backend(config)
-    torch.manual_seed(config.seed)
-    model, model_config = build_model(config, setup.model, data)
-    setup = setup._replace(model=model_config)
-    teacher = open_teacher(config, data, setup.preprocessing.transform, str(backend.device))
-    criterion = Criterion(config.optim, len(data.class_names), teacher)
-    with handle_signals() as stop:
-        trainer = Trainer(config, setup, model, data, backend, criterion)
-        trainer.fit(on_progress if distributed.is_main_process() else ignore_progress, stop)
+    with Backend(config) as backend, own_generators(config.seed, backend.device):
+        model, model_config = build_model(config, setup.model, data)
+        setup = setup._replace(model=model_config)
+        teacher = open_teacher(config, data, setup.preprocessing.transform, str(backend.device))
+        criterion = Criterion(config.optim, len(data.class_names), teacher)
+        with handle_signals() as stop:
+            trainer = Trainer(config, setup, model, data, backend, criterion)
+            trainer.fit(on_progress if distributed.is_main_process() else ignore_progress, stop)
     return Path(config.out)

@@ -102,8 +102,11 @@ class Backend:
         if self.config.runtime.report_to:
             self.accelerator.log(values, step=step)
 
-    def finish(self) -> None:
-        """Close the trackers."""
+    def __enter__(self) -> Backend:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Close the trackers, also after an error."""
         if self.config.runtime.report_to:
             self.accelerator.end_training()
 

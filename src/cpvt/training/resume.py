@@ -10,7 +10,7 @@ import time
 import warnings
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -98,9 +98,7 @@ class Checkpointer:
     def save(self, progress: Progress) -> None:
         """Write the state to resume from, then weights, record and history, each file atomically."""
         weights = self.save_state(progress)
-        if distributed.is_main_process():
-            with self._saving():
-                save_checkpoint(self.folder, weights, {**self.record, "epoch": progress.epoch})
+        self._write(lambda: save_checkpoint(self.folder, weights, {**self.record, "epoch": progress.epoch}))
         self.write_history(progress)
 
     def keep_best(self, progress: Progress) -> None:
@@ -139,7 +137,8 @@ class Checkpointer:
         model, state_of_optimizer = get_state_dict(module, optimizer, options=GATHERED)
         averaged = None if average is None else get_model_state_dict(average, options=GATHERED)
         weights: list[Any] = [*model.values(), *(averaged or {}).values()]  # in the main process
-        if not all(bool(each.isfinite().all()) for each in weights if each.is_floating_point()):
+        finite = all(bool(each.isfinite().all()) for each in weights if each.is_floating_point())
+        if distributed.all_reduce_max(float(not finite)):  # in every process, so that none waits for another
             raise self.diverged("a weight is no longer a number", progress)
         state = {
             "training": json.dumps(self.record["training"]),
@@ -150,9 +149,7 @@ class Checkpointer:
             "class_names": self.record["class_names"], "images": self.images, "best": self.best,
             "fastest": json.dumps(fastest.choices()),
         }  # fmt: skip
-        if distributed.is_main_process():
-            with self._saving():
-                write_state(self.folder, state)
+        self._write(lambda: write_state(self.folder, state))
         self.last_save, self.saved = time.monotonic(), (progress.epoch, progress.step)
         return model if averaged is None else averaged
 
@@ -210,6 +207,18 @@ class Checkpointer:
             f"{what} at step {progress.total} (epoch {epoch}); {self.describe_saved()}. "
             f"Lower the learning rate (now {self.config.optim.lr}) and train again into another folder"
         )
+
+    def _write(self, write: Callable[[], None]) -> None:
+        """Have the main process write; its error, such as that of a full disk, ends every process."""
+        failure: Exception | None = None
+        if distributed.is_main_process():
+            try:
+                with self._saving():
+                    write()
+            except Exception as error:
+                failure = error
+        if distributed.all_reduce_max(float(failure is not None)):
+            raise failure or OSError("saving failed in the main process, which says why")
 
     @contextmanager
     def _saving(self) -> Iterator[None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, islice, repeat
 
@@ -128,8 +129,17 @@ def step_seed(seed: int, step: int, *more: int) -> int:
     return int(np.random.default_rng((seed, step, *more)).integers(2**31))
 
 
+@contextmanager
+def own_generators(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed the generators of layers; those of the caller go on afterwards as if nothing had drawn from them."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        seed_layers(seed, device)
+        yield
+
+
 def seed_layers(seed: int, device: torch.device) -> None:
     """Seed the generators of layers; torch.manual_seed would also write a traceback for every GPU to come."""
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
-        torch.cuda.manual_seed(seed)
+        index = torch.cuda.current_device() if device.index is None else device.index
+        torch.cuda.default_generators[index].manual_seed(seed)

@@ -89,7 +89,6 @@ class Trainer:
         distributed.barrier()
         if distributed.is_main_process():
             remove_state(self.checkpointer.folder)
-        self.backend.finish()
 
     def train_epoch(self, on_progress: ProgressCallback, stop: Stop) -> None:
         """Run the remaining steps of the epoch."""
@@ -248,9 +247,8 @@ class Trainer:
         distributed.barrier()
         adapter = load(self.checkpointer.folder, str(self.backend.device)).adapter
         preprocessing = find_protocol("resize")(self.setup.preprocessing.transform, sides(self.setup.model.img_size))
-        options = {name: getattr(source, name) for name in ("on_bad_image", "max_image_pixels", "workers")}
         data = self.data.during_training
-        batches = load_test(data, preprocessing, 64, **options)
+        batches = load_test(data, preprocessing, 64, **source.test_options)
         count, classes = count_test(data), len(data.class_names)
 
         def on_batch(name: str, done: int, total: int, message: str) -> None:

@@ -22,6 +22,7 @@ from cpvt.data.protocols import TRAINING, keeps_sizes
 from cpvt.models import VisionTransformer
 from cpvt.results.checkpoints import is_run
 from cpvt.results.folders import CHECKPOINT, WEIGHTS, has_state
+from cpvt.runtime import distributed
 from cpvt.runtime.files import check_writable
 from cpvt.training.build import (
     PUBLISHED,
@@ -99,6 +100,11 @@ def check_here(config: TrainConfig) -> None:
         raise ValueError(
             f"'{folder}' holds {WEIGHTS} but no {CHECKPOINT}, so it is not a run, and training would overwrite it: "
             "choose another --out"
+        )
+    if distributed.launched() and ":" in config.device:
+        raise ValueError(
+            f"each process of a launcher gets a GPU of its own: pass --device cuda; got '{config.device}' "
+            "(CUDA_VISIBLE_DEVICES chooses among GPUs)"
         )
     on_cpu = not torch.cuda.is_available() if config.device == "auto" else config.device.startswith("cpu")
     check_precision(config.optim.precision, on_cpu)

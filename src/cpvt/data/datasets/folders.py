@@ -112,7 +112,8 @@ def _seems_nested(root: Path, below: Mapping[str, Sequence[str]]) -> bool:
 
 
 def _split(images: dict[str, list[Path]], classes: Sequence[str], mode: str) -> Split:
-    pairs = [(path, classes.index(name)) for name, paths in images.items() for path in paths]
+    numbers = {name: number for number, name in enumerate(classes)}
+    pairs = [(path, numbers[name]) for name, paths in images.items() for path in paths]
     return FolderSplit([path for path, _ in pairs], [label for _, label in pairs], mode)
 
 

@@ -13,6 +13,10 @@ from cpvt.data.base import SPLITS, DataSet, DataSource, Encoded, data_set
 SHARD = 1 << 32  # numbers for each shard, so that an image's number does not depend on the shards before it
 
 
+class MissingSplitError(ValueError):
+    """A set that is there lacks the split."""
+
+
 class HuggingFaceStream:
     """One split of a streamed Hugging Face set."""
 
@@ -78,11 +82,13 @@ def open_stream(name: str, part: str = "train", root: str | None = None) -> Hugg
     for split in SPLITS[part]:
         try:
             dataset = load_dataset(rest, split=split, streaming=True, cache_dir=root)
-        except (ValueError, OSError) as error:  # an unknown split; an unknown set, no network
+        except ValueError as error:  # an unknown split
             refused = str(error)
+        except OSError as error:  # an unknown set, no network
+            raise ValueError(f"data set '{name}' does not open to {part} ({error})") from error
         else:
             return HuggingFaceStream(dataset, f"{name} ({part})")
-    raise ValueError(f"data set '{name}' does not open to {part} ({refused})")
+    raise MissingSplitError(f"data set '{name}' does not open to {part} ({refused})")
 
 
 def open_streams(name: str, root: str | None, mode: str) -> DataSet:
@@ -90,7 +96,7 @@ def open_streams(name: str, root: str | None, mode: str) -> DataSet:
     train = open_stream(name, "train", root)
     try:
         test = open_stream(name, "test", root)
-    except ValueError:
+    except MissingSplitError:
         test = None
     names = {"test": str(test.dataset.split)} if test is not None else {}
     return replace(

@@ -16,7 +16,7 @@ from PIL import Image
 from cpvt.data.base import SPLITS, DataSet, DataSource, Split, data_set
 from cpvt.data.datasets.folders import open_folder
 from cpvt.data.datasets.shards import is_remote
-from cpvt.data.decoding import BOMBS, BadImageError, UnknownRangeError, decode, undecodable, upright
+from cpvt.data.decoding import BOMBS, BadImageError, UnknownRangeError, check_pixels, decode, undecodable, upright
 
 PACKAGES = {"torch": "torchvision", "hfds": "datasets", "tfds": "tensorflow-datasets", "wds": "webdataset"}
 
@@ -57,7 +57,10 @@ class IndexedSplit:
     def read(self, index: int, generator: np.random.Generator) -> tuple[Image.Image, int]:
         try:
             image, label = self.images[index]
-            return upright(image, self.mode), _class(label)
+            with image:  # which may hold a file
+                check_pixels(image)
+                image.load()
+                return upright(image, self.mode), _class(label)
         except (OSError, SyntaxError, UnknownRangeError, *BOMBS) as error:
             raise undecodable(self.name(index), error) from error
 

@@ -6,6 +6,7 @@ import re
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import cpvt
@@ -78,12 +79,20 @@ def test_numbers_out_of_range_are_refused(make, option, value, words):
         (OptimConfig, {"sizes_per_step": "every"}, "sizes_per_step must be one of one, all; got 'every'"),
         (OptimConfig, {"precision": "bf32"}, "precision must be one of fp32, bf16, fp16; got 'bf32'"),
         (DataConfig, {"on_bad_image": "skp"}, "on_bad_image must be one of error, skip; got 'skp'"),
+        (DataConfig, {"data": ""}, "data is empty: is a variable of the shell unset"),
+        (TrainConfig, {"out": ""}, "out is empty: is a variable of the shell unset"),
         (train, {"seed": "1a"}, "seed must be .*; got '1a'"),
     ],
 )
 def test_values_of_another_kind_are_refused(make, options, message):
     with pytest.raises(ValueError, match=message):
         make(**options)
+
+
+def test_numbers_of_numpy_are_kept_as_plain_ones():
+    config = TrainConfig("run", seed=np.int64(3), optim=OptimConfig(lr=np.float32(0.5), epochs=np.int32(2)))
+    assert json.loads(json.dumps(asdict(config)))["seed"] == 3
+    assert (type(config.optim.lr), type(config.optim.epochs)) == (float, int)
 
 
 @pytest.mark.parametrize("size", [0, -1, "8x", "0x8", "8x8x8"])

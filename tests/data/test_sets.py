@@ -409,6 +409,11 @@ def test_the_limit_of_pixels_holds_in_every_process_and_without_a_warning(image_
     assert len(batch.images) == 2
 
 
+def test_names_that_differ_in_case_alone_have_an_order(image_folder):
+    first = open_data(str(image_folder({"train/cat": 1, "train/Cat": 1, "train/01": 1, "train/1": 1})))
+    assert first.class_names == ("01", "1", "Cat", "cat")
+
+
 def test_a_set_that_opens_its_images_itself_obeys_the_limit_of_pixels(tmp_path):
     from cpvt.data.datasets.timm_sets import IndexedSplit
 

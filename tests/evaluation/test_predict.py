@@ -157,6 +157,23 @@ def test_predicting_leaves_a_model_in_the_mode_that_it_was_in(tiny_run, image):
     assert all(modes)
 
 
+def test_links_into_nowhere_are_named_and_other_files_are_told(tiny_run, image, tmp_path, caplog):
+    path, run = image(40, 30), cpvt.load(tiny_run)
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    shutil.copy(path, folder / "a.png")
+    (folder / "dead.png").symlink_to("/nope/x.png")
+    (folder / "b.heic").write_bytes(b"heic")
+    for names in ([folder / "dead.png"], [str(folder / "d*.png")]):
+        with pytest.raises(ValueError, match="dead.png' is a link to '/nope/x.png', which does not exist"):
+            list(cpvt.predict(run, names))
+    caplog.set_level("INFO", "cpvt")
+    list(cpvt.predict(run, [folder], on_bad_image="skip"))
+    assert f"left out of '{folder}', as not of a format that is read: 1 .heic" in caplog.text
+    with pytest.raises(ValueError, match="the name of an image is empty"):
+        cpvt.predict(run, [""])
+
+
 def test_uploads_are_read_as_files_are(tiny_run, image):
     path, run = image(40, 30), cpvt.load(tiny_run)
     content = Path(path).read_bytes()

@@ -205,6 +205,9 @@ def test_a_model_comes_back_whatever_became_of_it(options, tmp_path):
     assert equal(model, VisionTransformer.from_pretrained(tmp_path / "model"))
     by_timm = timm.create_model(f"local-dir:{tmp_path / 'model'}", pretrained=True)
     assert equal(model, by_timm)
+    if model.num_classes:
+        wrapper = pytest.importorskip("transformers").TimmWrapperForImageClassification
+        assert equal(model, wrapper.from_pretrained(tmp_path / "model").timm_model)
     assert "# model\n" in (tmp_path / "model" / "README.md").read_text()
     (tmp_path / "model" / "README.md").write_text("my own words")
     model.save_pretrained(tmp_path / "model")

@@ -18,7 +18,7 @@ import torch
 import cpvt
 from cpvt.config import DataConfig, OptimConfig, RuntimeConfig, TrainConfig
 from cpvt.results.folders import PREVIOUS_STATE, STATE
-from cpvt.training import DivergedError, loss, train
+from cpvt.training import DivergedError, loss, resume, train
 from cpvt.training.resume import read_state
 from tests.children import children
 from tests.training import together
@@ -92,6 +92,16 @@ def last_message(child, receiver):
     except EOFError:
         child.join()
     return said
+
+
+def test_two_trainings_do_not_share_a_folder(config, monkeypatch):
+    monkeypatch.setattr(resume, "PATIENCE", 1)
+    folder = Path(config.out)
+    with resume.held(folder):
+        with pytest.raises(ValueError, match="another process trains in .* now: wait until it ends"):
+            train(config)
+        assert list(folder.iterdir()) == []
+    assert train(config) == folder
 
 
 def test_killed_at_ten_random_steps_the_weights_are_the_same_to_the_bit(config, whole):

@@ -75,6 +75,8 @@ class Options:
             elif each.type.endswith("Config"):
                 got = "a dict" if isinstance(value, dict) else repr(value)
                 raise ValueError(f"{each.name} takes {each.type}(...), as in {each.name}={each.type}(); got {got}")
+            elif value == "" and each.type == "str" and each.default != "":
+                raise ValueError(f"{each.name} is empty: is a variable of the shell unset?")
             elif each.type == "int" and value is None:
                 raise ValueError(f"{each.name} must be a whole number; got None")
             object.__setattr__(self, each.name, value)
@@ -87,6 +89,8 @@ class Options:
             value = getattr(self, each.name)
             if each.type in ("int", "int | None") and value is not None and not isinstance(value, Integral):
                 raise ValueError(f"{each.name} must be a whole number; got {value!r}")
+            if isinstance(value, Real) and not isinstance(value, (int, float)):  # of numpy, which JSON does not know
+                object.__setattr__(self, each.name, int(value) if isinstance(value, Integral) else float(value))
 
     @staticmethod
     @contextmanager

@@ -19,9 +19,10 @@ VALIDATION = ("val", "validation", "valid")  # names that data sets give a valid
 SPLITS = {"train": ("train",), "test": ("validation", "test", "val", "valid")}
 
 
-def natural_key(name: str | Path) -> list[int | str]:
-    """Sorts class2 before class10, as timm's function of this name, without importing timm."""
-    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", str(name).lower())]
+def natural_key(name: str | Path) -> tuple[list[int | str], str]:
+    """Sorts class2 before class10, as timm's function of this name, without importing timm; cat after Cat."""
+    parts = re.split(r"(\d+)", str(name).lower())
+    return [int(part) if part.isdecimal() else part for part in parts], str(name)
 
 
 def find_parts(names: Collection[str]) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import logging
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from typing import Any
 from cpvt.data.base import natural_key
 from cpvt.data.decoding import image_endings, is_hidden
 
+logger = logging.getLogger(__name__)
 NO_IMAGES = "predict needs images: files, folders or patterns, after the model if one is named; got none"
 
 
@@ -43,19 +45,30 @@ def check_images(names: Sequence[str]) -> None:
 
 def _files(name: str | Path) -> list[str | Path]:
     text = str(name)
+    if not text:
+        raise ValueError("the name of an image is empty: is a variable of the shell unset?")
     if "://" in text:
         raise ValueError(f"'{name}' is a URL, and predict reads files; download it first")
     if os.path.isfile(text):
         return [name]
     if os.path.isdir(text):
-        images: list[str | Path] = [*walk(Path(text))]
+        others: Counter[str] = Counter()
+        images: list[str | Path] = [*walk(Path(text), others)]
         if not images:
             raise ValueError(f"'{name}' holds no images; their suffixes are {' '.join(sorted(image_endings()))}")
+        say_left_out(text, others)
         return images
     matches = sorted(glob.glob(text, recursive=True), key=natural_key)
     if not matches:
         raise ValueError(f"no such image: '{name}'")
-    return [each for match in matches for each in _files(match)]
+    return [each for match in matches for each in (_files(match) if os.path.isdir(match) else [match])]
+
+
+def say_left_out(folder: str | Path, others: Counter[str]) -> None:
+    """Log how many files of which endings were left out of a folder, if any were."""
+    if others:
+        kinds = ", ".join(f"{count} {ending or 'without an ending'}" for ending, count in others.most_common())
+        logger.info(f"left out of '{folder}', as not of a format that is read: {kinds}")
 
 
 def walk(folder: Path, others: Counter[str] | None = None) -> list[Path]:

@@ -137,7 +137,7 @@ def write_weights(folder: Path, weights: Mapping[str, Tensor]) -> None:
 
 
 def config_to_timm(config: ModelConfig, read: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration in the form of timm's config.json; `model_args` holds every field of ours."""
+    """A configuration in the form of timm's config.json; `model_args` holds the other fields of ours."""
     described: dict[str, Any] = {
         "num_classes": config.num_classes,
         "num_features": config.embed_dim,
@@ -148,8 +148,9 @@ def config_to_timm(config: ModelConfig, read: Mapping[str, Any]) -> dict[str, An
         described["label_names"] = names
     images = {name: value for name, value in read.items() if name != "label_names"}
     told = {name: value for name, value in describe_to_timm(config).items() if name != "license"}  # the card's affair
+    given = {name: value for name, value in asdict(config).items() if name != "num_classes"}  # transformers passes it
     return {
-        "architecture": nearest_name(config), **described, "model_args": asdict(config),
+        "architecture": nearest_name(config), **described, "model_args": given,
         "pretrained_cfg": {**told, **images},
     }  # fmt: skip
 
@@ -166,7 +167,8 @@ def config_from_timm(values: Mapping[str, Any], name: str) -> ModelConfig:
         source = name if is_hub(name) else f"local-dir:{name}"
         hint = f"; cpvt takes it as timm:{source}" if architecture else hint
         raise ValueError(f"'{name}' holds no model of cpvt, but '{architecture or known or 'nothing known'}'{hint}")
-    config = model_config(str(architecture), **values.get("model_args", {}))
+    classes = {"num_classes": values["num_classes"]} if "num_classes" in values else {}
+    config = model_config(str(architecture), **{**classes, **values.get("model_args", {})})
     check_hub_encoding(config.encoding, name)
     return config
 

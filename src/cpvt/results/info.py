@@ -6,7 +6,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from cpvt.config import POOL_NAMES, ModelConfig, size_label
 from cpvt.config.base import some_names
@@ -60,8 +60,11 @@ def _model(config: Any, training: dict[str, Any] | None) -> str:
 
 
 def _parameters(weights: Path) -> int:
-    with safe_open(weights, framework="pt") as file:
-        return sum(prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118, it is no dict
+    try:
+        with safe_open(weights, framework="pt") as file:
+            return sum(prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118, it is no dict
+    except SafetensorError as error:
+        raise ValueError(f"'{weights}' is not a whole file of weights ({error})") from error
 
 
 def _images(record: dict[str, Any]) -> str:

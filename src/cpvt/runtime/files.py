@@ -24,9 +24,14 @@ def append_rows(path: Path, rows: Iterable[Any]) -> None:
         os.fsync(file.fileno())
 
 
+def _text(path: Path) -> str:
+    """The text of a file; what a damaged disk left of it breaks a line, and not the reading of the others."""
+    return path.read_text(encoding="utf-8", errors="replace")
+
+
 def read_lines(path: Path) -> Iterator[tuple[int, Any]]:
     """The values of a file of JSON lines, with line numbers from 1; skips incomplete lines. No file means no lines."""
-    for number, line in enumerate(path.read_text().splitlines() if path.exists() else (), start=1):
+    for number, line in enumerate(_text(path).splitlines() if path.exists() else (), start=1):
         try:
             yield number, json.loads(line)
         except json.JSONDecodeError:
@@ -41,7 +46,7 @@ def write_lines(path: Path, values: Iterable[Any]) -> None:
 def read_json(path: Path) -> Any:
     """Read a JSON file; ValueError with its path if it is broken."""
     try:
-        return json.loads(path.read_text())
+        return json.loads(_text(path))
     except json.JSONDecodeError as error:
         raise ValueError(f"'{path}' is not whole JSON ({error}); restore it, or delete it and run again") from error
 

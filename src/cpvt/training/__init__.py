@@ -11,7 +11,7 @@ from cpvt.runtime import distributed
 from cpvt.training.backend import Backend
 from cpvt.training.build import PUBLISHED, TrainingSetup, build_model, open_teacher, resolved_options, with_model
 from cpvt.training.loss import Criterion
-from cpvt.training.resume import DivergedError, is_finished
+from cpvt.training.resume import DivergedError, held, is_finished
 from cpvt.training.sampler import own_generators
 from cpvt.training.stopping import EXIT_CODE, StoppedError, handle_signals
 from cpvt.training.trainer import Trainer
@@ -59,5 +59,6 @@ def train(
         criterion = Criterion(config.optim, len(data.class_names), teacher)
         with handle_signals() as stop:
             trainer = Trainer(config, setup, model, data, backend, criterion)
-            trainer.fit(on_progress if distributed.is_main_process() else ignore_progress, stop)
+            with held(Path(config.out)):
+                trainer.fit(on_progress if distributed.is_main_process() else ignore_progress, stop)
     return Path(config.out)

@@ -11,7 +11,7 @@ import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,6 +35,11 @@ from cpvt.runtime import distributed
 from cpvt.runtime.files import read_json, remove_leftovers, replacing, write_lines
 from cpvt.training.metrics import Metrics
 
+try:
+    import fcntl
+except ImportError:  # on Windows, where folders are not locked
+    fcntl = None  # type: ignore[assignment]
+
 BROKEN = (  # raised by reading a damaged file
     OSError, RuntimeError, ValueError, KeyError, TypeError, EOFError,
     zipfile.BadZipFile, zlib.error, pickle.UnpicklingError,
@@ -42,6 +47,7 @@ BROKEN = (  # raised by reading a damaged file
 GATHERED = StateDictOptions(full_state_dict=True, cpu_offload=True)  # full, in the main process
 FULL = StateDictOptions(full_state_dict=True)
 # options that may differ between a run and the command that resumes it
+PATIENCE = 20  # half seconds that a training waits for another to leave its folder
 FREE = ("out", "device", "workers", "on_bad_image", "max_image_pixels", *(each.name for each in fields(RuntimeConfig)))
 
 
@@ -248,6 +254,46 @@ class Checkpointer:
                 f"{now} processes now share the stream, {before} did before: until the end of this epoch "
                 "some images are repeated and some are missing", stacklevel=2,
             )  # fmt: skip
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Keep other trainings out of a folder until the end; ValueError in every process where another one holds it.
+
+    Where the disk knows no locks, nothing is kept out.
+    """
+    lock, taken, existed = None, False, folder.exists()
+    if distributed.is_main_process() and fcntl is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = os.open(folder, os.O_RDONLY)
+        taken = _is_taken(lock)
+    try:
+        if distributed.all_reduce_max(float(taken)):
+            raise ValueError(
+                f"another process trains in '{folder}' now: wait until it ends, and run the same command to see or "
+                "resume it; or choose another --out"
+            )
+        yield
+    finally:
+        if lock is not None:
+            os.close(lock)
+            if not existed:
+                with suppress(OSError):  # it holds something now
+                    folder.rmdir()
+
+
+def _is_taken(lock: int) -> bool:
+    """Whether another process holds a folder, also some seconds from now: what a killed one left ends by itself."""
+    for pause in (*[0.5] * PATIENCE, 0):
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(pause)
+        except OSError:
+            return False
+        else:
+            return False
+    return True
 
 
 def is_finished(config: TrainConfig) -> bool:

@@ -16,7 +16,7 @@ from PIL import Image
 from cpvt.data.base import DataSet, DataSource, Split, data_set, find_parts, natural_key
 from cpvt.data.datasets.shards import holds_shards, open_shards
 from cpvt.data.decoding import decode, is_hidden
-from cpvt.data.finding import is_image, walk
+from cpvt.data.finding import is_image, say_left_out, walk
 
 HELD_OUT = 5  # of class folders without parts, one image in so many is for the test
 NO_CLASS = re.compile(  # names of folders that are parts of a set, or kinds of files, and no classes
@@ -129,17 +129,15 @@ def _images_by_class(root: Path) -> dict[str, list[Path]]:
     found = {folder.name: walk(folder, others) for folder in folders}
     empty = [str(folder) for folder in folders if not found[folder.name]] or ([] if folders else [str(root)])
     if empty or loose:
-        what = f"no images in '{empty[0]}'" if empty else f"'{root}' has images outside any class ({loose[0]}, ...)"
+        what = f"'{root}' has images outside any class ({loose[0]}, ...)" if loose else f"no images in '{empty[0]}'"
         raise ValueError(f"{what}: expected class folders with images, {root}/CLASS/name.jpg")
-    if others:
-        kinds = ", ".join(f"{count} {ending or 'without an ending'}" for ending, count in others.most_common())
-        logger.info(f"left out of '{root}', as not of a format that is read: {kinds}")
+    say_left_out(root, others)
     return found
 
 
 FOLDER = DataSource(
     "a folder with train/CLASS/image.jpg and test/CLASS/image.jpg (also validation/, tars), or CLASS/image.jpg",
-    matches=lambda name: Path(name).is_dir(),
+    matches=lambda name: name != "" and Path(name).is_dir(),
     open=lambda name, root, mode: (open_shards if holds_shards(Path(name)) else open_folder)(name, mode),
     reads_root=False,
 )

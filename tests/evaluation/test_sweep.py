@@ -13,11 +13,13 @@ from PIL import Image
 import cpvt
 from cpvt.adapters import adapter_of, open_adapter
 from cpvt.cli import main
+from cpvt.config import OptimConfig, TrainConfig
 from cpvt.data import Transform, open_data
 from cpvt.data.protocols import find_protocol
 from cpvt.reporting.summary import summarise
 from cpvt.results.rows import read_rows, unpack_hits
 from cpvt.runtime.files import append_rows
+from cpvt.training import train
 
 
 def test_rows_describe_the_measurement(tiny_run, tiny_folder):
@@ -504,3 +506,24 @@ def test_a_model_that_several_devices_share_is_told_as_it_is_alone(tiny_folder):
     )
     assert (shared.scale_rule, shared.scale, shared.hits) == (alone.scale_rule, alone.scale, alone.hits)
     assert shared.scale == (1.0, 1.0)
+
+
+def test_a_set_passed_in_python_is_not_taken_for_the_one_of_the_options(tmp_path, image_folder, tiny_folder):
+    config = TrainConfig(
+        tmp_path / "run", img_size=8, optim=OptimConfig(epochs=1, batch_size=4)
+    )  # whose data is digits
+    data = open_data(str(tiny_folder))
+    run = train(config, data=data)
+    for measure in (cpvt.sweep(run, sizes=[8]), cpvt.probe(run, probes=["order"])):
+        with pytest.raises(
+            ValueError, match=f"was trained on '{tiny_folder}', a DataSet that was passed in Python: pass"
+        ):
+            next(measure)
+    (row,) = cpvt.sweep(run, data, sizes=[8])
+    assert (row.data, row.total) == (str(tiny_folder), 6)
+
+
+def test_a_class_without_test_images_is_named(image_folder, caplog):
+    caplog.set_level("INFO", "cpvt")
+    open_data(str(image_folder({"train/cat": 2, "train/dog": 2, "test/cat": 1})))
+    assert "has no images of dog: these classes are not tested" in caplog.text

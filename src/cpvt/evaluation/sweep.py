@@ -34,7 +34,7 @@ from cpvt.data.datasets import UnknownDataError
 from cpvt.data.protocols import TABLE, check_protocols, check_read, find_protocol
 from cpvt.evaluation.accuracy import Score, count_test, load_test, measure
 from cpvt.results.checkpoints import Checkpoint, as_adapter, is_run, load
-from cpvt.results.identity import Identity, identity_of
+from cpvt.results.identity import Identity, identity_of, own_data
 from cpvt.results.rows import Row, pack_hits
 from cpvt.runtime import distributed
 from cpvt.runtime.hub import is_hub
@@ -167,10 +167,11 @@ def _data_of(model: Any, adapter: ModelAdapter, data: str | DataSet | None, root
             raise ValueError(f"data= (--data) is needed to test '{adapter.name}', which {why}")
         found = open_data(data, root, mode)
         return found if of_hub else found.whole()  # of a set without parts all images: none was trained on
+    name, held = own_data(model.record) if data is None else (data, None)
     trained_on = model.record["training"]["dataset"]
-    own = data is None or data == trained_on["data"]
+    own = name == trained_on["data"]
     try:
-        found = open_data(data or trained_on["data"], root or (trained_on["data_dir"] if own else None), mode)
+        found = open_data(name, root or held or (trained_on["data_dir"] if own else None), mode)
         if found.held_out and not own:
             logger.info(
                 f"{found.name} has no test/: the model is tested on {count_test(found):,} images, "

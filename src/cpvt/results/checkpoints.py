@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -323,6 +323,12 @@ def published_weights(wanted: ExternalConfig, on_message: Callable[[str], Any] =
 def config_from_json(values: dict[str, Any]) -> ModelConfig | ExternalConfig:
     """A model's configuration, from JSON."""
     kind = ExternalConfig if "name" in values else ModelConfig
+    unknown = values.keys() - {each.name for each in fields(kind)}
+    if unknown:
+        raise ValueError(
+            f"the record of a run has options of a model that are not known here ({', '.join(unknown)}): a newer cpvt "
+            "wrote it, or it was changed by hand"
+        )
     return kind(**{name: _tuple(value) for name, value in values.items()})
 
 

@@ -148,7 +148,8 @@ def _facts(model: nn.Module, record: dict[str, Any]) -> dict[str, str]:
     if config.get("scale") is not None:
         facts["told of the scale of objects"] = f"`{config['scale']}`"
     if training:
-        facts |= {"training data": training["dataset"]["data"], "training": describe_training(record)}
+        facts["training data"] = record.get("passed_data") or training["dataset"]["data"]
+        facts["training"] = describe_training(record)
         if training["initial_checkpoint"]:
             facts["started from"] = describe_start(record)
     if made:

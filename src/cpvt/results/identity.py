@@ -34,6 +34,20 @@ def identity_of(record: dict[str, Any], config: ModelConfig | ExternalConfig) ->
     return Identity(training["model"], encoding, pool, seed, at, sizes, start)
 
 
+def own_data(record: dict[str, Any]) -> tuple[str, str | None]:
+    """The name of the data set that a run was trained on, and where its files are.
+
+    Raises ValueError for a set that was passed in Python, which no name opens again.
+    """
+    own = record["training"]["dataset"]
+    if record.get("passed_data"):
+        raise ValueError(
+            f"the run was trained on '{record['passed_data']}', a DataSet that was passed in Python: pass it again as data=, or the "
+            "place of its images (--data)"
+        )
+    return own["data"], own["data_dir"]
+
+
 def own_rows(path: Path, identity: Identity) -> list[Row]:
     """The tests of a run among rows, and not those of other models that were tested into its folder."""
     return [row for row in read_rows(path) if (row.model, row.encoding, row.pool, row.seed) == identity[:4]]

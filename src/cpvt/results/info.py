@@ -33,7 +33,7 @@ def describe_run(run: str | Path, record: dict[str, Any]) -> dict[str, str]:
         lines["images"] = _images(record)
     if training:
         lines["training"] = describe_training(record)
-        lines["data"] = training["dataset"]["data"]
+        lines["data"] = record.get("passed_data") or training["dataset"]["data"]
         if training["initial_checkpoint"]:
             lines["initial checkpoint"] = describe_start(record)
     history = [values for _, values in read_lines(Path(run) / HISTORY)]

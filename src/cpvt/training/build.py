@@ -177,6 +177,7 @@ def make_record(config: TrainConfig, setup: TrainingSetup, model: nn.Module, dat
         "transform": asdict(replace(setup.preprocessing.transform, size=setup.model.img_size)),
         "class_names": list(data.class_names),
         "at": list(at),
+        "passed_data": data.name if data.name != config.dataset.name else None,  # a DataSet, which no name opens
         "training": asdict(config),
         "resolved": resolved_options(config, setup, data),
         "provenance": {**provenance(), "processes": distributed.world_size()},

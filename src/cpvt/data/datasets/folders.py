@@ -67,6 +67,8 @@ def open_folder(where: str, mode: str) -> DataSet:
                 f"'{root / names[part]}' has classes that '{root / names.get('train', names['test'])}' lacks: "
                 f"{', '.join(extra)}; a class can be tested only if it was trained"
             )
+        if part == "test" and (untested := [name for name in classes if name not in found]):
+            logger.info(f"'{root / names[part]}' has no images of {', '.join(untested)}: these classes are not tested")
     others = [each for each in folders if each not in names.values()]
     unread = tuple(each for each in others if any((root / each / name).is_dir() for name in classes))
     splits = {part: _split(found, classes, mode) for part, found in images.items()}

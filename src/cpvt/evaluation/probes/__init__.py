@@ -18,6 +18,7 @@ from cpvt.evaluation.probes.images import ProbeDataset
 from cpvt.evaluation.probes.inspection import check_labels, fit_transform, patch_of, read_grids, training_sides
 from cpvt.results.checkpoints import Checkpoint, as_adapter, read_record
 from cpvt.results.folders import ARRAYS, CHECKPOINT, PROBE_RESULTS
+from cpvt.results.identity import own_data
 from cpvt.results.probe_results import BASELINES, ProbeResult
 from cpvt.runtime.files import append_rows
 
@@ -101,8 +102,8 @@ def _own_data(model: Any) -> tuple[str, str | None]:
     folder = model.folder if isinstance(model, Checkpoint) else model
     if not isinstance(folder, (str, Path)) or not (Path(folder) / CHECKPOINT).is_file():
         return "digits", None
-    own = read_record(folder).get("training", {}).get("dataset", {})
-    return own.get("data", "digits"), own.get("data_dir")
+    record = read_record(folder)
+    return own_data(record) if "training" in record else ("digits", None)
 
 
 def _results(context: ProbeContext, probes: Sequence[str], on_progress: ProgressCallback) -> Iterator[ProbeResult]:

@@ -279,3 +279,14 @@ def test_rows_of_another_precision_do_not_stand_for_a_test(config):
     measured = (training.dataset.name, training.model, training.encoding, training.pool, training.seed)
     assert comparing._remaining(task, {(*measured, *test, "bf16") for test in task.tests}) == task
     assert comparing._remaining(task, {(*measured, *test, "fp32") for test in task.tests}) is None
+
+
+def test_a_comparison_whose_images_changed_is_refused(config, tiny_folder):
+    small = replace(config, encodings=("learned",), canvas_sizes=(8,), resize_sizes=(8,))
+    cpvt.compare(small)
+    rows = read_rows(Path(config.out) / "rows.jsonl")
+    next((tiny_folder / "test" / "cat").iterdir()).unlink()
+    for wanted in (small, replace(small, seeds=(0, 1)), replace(small, resize_sizes=(8, 12))):
+        with pytest.raises(ValueError, match=r"began with other images .test: 6 before, 5 now.; restore those"):
+            cpvt.compare(wanted)
+    assert read_rows(Path(config.out) / "rows.jsonl") == rows

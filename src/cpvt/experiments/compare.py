@@ -14,13 +14,14 @@ import torch
 
 from cpvt.adapters import is_external
 from cpvt.config import CompareConfig, ProgressCallback, Size, TrainConfig, ignore_progress, refuse_other, sides
-from cpvt.config.base import Default
+from cpvt.config.base import Default, some_names
 from cpvt.data import DataSet, open_data
 from cpvt.data.protocols import TABLE as PROTOCOLS
 from cpvt.data.protocols import check_protocols
 from cpvt.encodings import TABLE as ENCODINGS
 from cpvt.encodings.table import DEFAULT_GROUP
 from cpvt.encodings.text import expand_groups
+from cpvt.evaluation.accuracy import count_test
 from cpvt.evaluation.profile import ProfiledModel, profile_models
 from cpvt.evaluation.sweep import check_sizes, sweep
 from cpvt.experiments.pool import Send, check_address, cores, import_ray, process_pool, ray_pool, run_tasks
@@ -87,6 +88,7 @@ def compare(
     if data.test is None:
         raise ValueError(data.lacks_test)
     tasks = [replace(task, setup=check(task.training, data)._replace(name=task.name)) for task in tasks]
+    _refuse_other_images(folder, _images(tasks[0], data))
     reduced = config.dataset.reduced_jpegs  # a sweep may have added rows of the other decoding
     done = {row.key for row in read_rows(folder / ROWS) if row.reduced_jpegs == reduced}
     unfinished = [task for task in (_remaining(task, done) for task in tasks) if task is not None]
@@ -198,7 +200,24 @@ def _record(folder: Path, config: CompareConfig, parallel: int, data: DataSet, t
     commands = list(dict.fromkeys([*earlier, origin["command"]]))
     resolved = resolved_options(task.training, task.setup, data)
     record = {"config": asdict(config), "resolved": resolved, "provenance": origin, "commands": commands}
-    write_json(folder / COMPARISON, record)
+    write_json(folder / COMPARISON, {**record, "images": _images(task, data)})
+
+
+def _images(task: _Task, data: DataSet) -> dict[str, Any]:
+    """What must not change between the models of a comparison: classes, and how many images there are."""
+    assert task.setup is not None  # every task is checked
+    return {"classes": some_names(data.class_names), "train": task.setup.sampler.images, "test": count_test(data)}
+
+
+def _refuse_other_images(folder: Path, now: dict[str, Any]) -> None:
+    """Raise ValueError where a comparison began with other images: its rows are averaged, and paired image by image."""
+    then = read_json(folder / COMPARISON).get("images", now) if (folder / COMPARISON).exists() else now
+    changed = [f"{name}: {then.get(name)} before, {value} now" for name, value in now.items() if then.get(name) != value]
+    if changed:
+        raise ValueError(
+            f"the comparison in '{folder}' began with other images ({'; '.join(changed)}); restore those, or choose "
+            "another --out"
+        )
 
 
 def _announce(unfinished: list[_Task], count: int, parallel: int, data: DataSet) -> None:

@@ -42,8 +42,8 @@ def own_data(record: dict[str, Any]) -> tuple[str, str | None]:
     own = record["training"]["dataset"]
     if record.get("passed_data"):
         raise ValueError(
-            f"the run was trained on '{record['passed_data']}', a DataSet that was passed in Python: pass it again as data=, or the "
-            "place of its images (--data)"
+            f"the run was trained on '{record['passed_data']}', a DataSet that was passed in Python: pass it again as "
+            "data=, or the place of its images (--data)"
         )
     return own["data"], own["data_dir"]
 

@@ -60,5 +60,6 @@ def train(
         with handle_signals() as stop:
             trainer = Trainer(config, setup, model, data, backend, criterion)
             with held(Path(config.out)):
-                trainer.fit(on_progress if distributed.is_main_process() else ignore_progress, stop)
+                if not is_finished(config):  # by another process, for which this one waited
+                    trainer.fit(on_progress if distributed.is_main_process() else ignore_progress, stop)
     return Path(config.out)

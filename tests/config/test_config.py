@@ -80,7 +80,6 @@ def test_numbers_out_of_range_are_refused(make, option, value, words):
         (OptimConfig, {"precision": "bf32"}, "precision must be one of fp32, bf16, fp16; got 'bf32'"),
         (DataConfig, {"on_bad_image": "skp"}, "on_bad_image must be one of error, skip; got 'skp'"),
         (DataConfig, {"data": ""}, "data is empty: is a variable of the shell unset"),
-        (TrainConfig, {"out": ""}, "out is empty: is a variable of the shell unset"),
         (train, {"seed": "1a"}, "seed must be .*; got '1a'"),
     ],
 )

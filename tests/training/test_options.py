@@ -248,6 +248,7 @@ def test_trackers_get_the_metrics(config, tmp_path):
         ),
         ({}, {"dataset": {"train_num_samples": 5}}, "--train-num-samples 5 does nothing without a streamed data set"),
         ({}, {"dataset": {"shuffle_buffer": 0}}, "--shuffle-buffer 0 does nothing without .* .its default is 10000"),
+        ({}, {"out": ""}, "out .--out. is empty: is a variable of the shell unset"),
         ({"warmup_ratio": 0.0, "warmup_lr": 1e-6}, {}, "--warmup-lr 1e-06 does nothing without a warm-up"),
         ({}, {"dataset": {"data_dir": "photos"}}, "--data-dir. 'photos' does nothing with the data set '.*as data"),
         ({}, {"dataset": {"data": "digits", "data_dir": "photos"}}, "--data-dir. 'photos' .* the data set 'digits'"),

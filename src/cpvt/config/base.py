@@ -75,8 +75,8 @@ class Options:
             elif each.type.endswith("Config"):
                 got = "a dict" if isinstance(value, dict) else repr(value)
                 raise ValueError(f"{each.name} takes {each.type}(...), as in {each.name}={each.type}(); got {got}")
-            elif value == "" and each.type == "str" and each.default != "":
-                raise ValueError(f"{each.name} is empty: is a variable of the shell unset?")
+            elif value == "" and each.name == "data":
+                raise ValueError("data is empty: is a variable of the shell unset?")
             elif each.type == "int" and value is None:
                 raise ValueError(f"{each.name} must be a whole number; got None")
             object.__setattr__(self, each.name, value)

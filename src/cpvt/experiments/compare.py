@@ -212,7 +212,8 @@ def _images(task: _Task, data: DataSet) -> dict[str, Any]:
 def _refuse_other_images(folder: Path, now: dict[str, Any]) -> None:
     """Raise ValueError where a comparison began with other images: its rows are averaged, and paired image by image."""
     then = read_json(folder / COMPARISON).get("images", now) if (folder / COMPARISON).exists() else now
-    changed = [f"{name}: {then.get(name)} before, {value} now" for name, value in now.items() if then.get(name) != value]
+    other = [name for name, value in now.items() if then.get(name) != value]
+    changed = [f"{name}: {then.get(name)} before, {now[name]} now" for name in other]
     if changed:
         raise ValueError(
             f"the comparison in '{folder}' began with other images ({'; '.join(changed)}); restore those, or choose "

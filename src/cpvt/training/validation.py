@@ -94,6 +94,8 @@ def check(config: TrainConfig, data: DataSet) -> TrainingSetup:
 
 def check_here(config: TrainConfig) -> None:
     """Raise ValueError for what this machine cannot do: a precision, an optimizer, a folder."""
+    if not config.out:
+        raise ValueError("out (--out) is empty: is a variable of the shell unset?")
     folder = Path(config.out)
     check_writable(folder)
     if (folder / WEIGHTS).exists() and not (folder / CHECKPOINT).exists() and not has_state(folder):

@@ -167,11 +167,11 @@ def _data_of(model: Any, adapter: ModelAdapter, data: str | DataSet | None, root
             raise ValueError(f"data= (--data) is needed to test '{adapter.name}', which {why}")
         found = open_data(data, root, mode)
         return found if of_hub else found.whole()  # of a set without parts all images: none was trained on
-    name, held = own_data(model.record) if data is None else (data, None)
+    name = own_data(model.record)[0] if data is None else data
     trained_on = model.record["training"]["dataset"]
     own = name == trained_on["data"]
     try:
-        found = open_data(name, root or held or (trained_on["data_dir"] if own else None), mode)
+        found = open_data(name, root or (trained_on["data_dir"] if own else None), mode)
         if found.held_out and not own:
             logger.info(
                 f"{found.name} has no test/: the model is tested on {count_test(found):,} images, "

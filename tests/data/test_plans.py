@@ -156,6 +156,15 @@ def test_an_image_without_a_class_is_bad_where_classes_are_needed(workers):
 
 
 @workers_too
+@pytest.mark.parametrize("on_bad_image", ["error", "skip"])
+def test_an_image_of_a_class_that_the_set_does_not_name_is_an_error(workers, on_bad_image):
+    plan, options = [[SampleSpec(0), SampleSpec(1), SampleSpec(2)]], {"workers": workers, "on_bad_image": on_bad_image}
+    with pytest.raises(ValueError, match="^image number 2 has class number 2, but the data set names 2 classes"):
+        load(plan, classes=2, **options)
+    assert load(plan, classes=3, **options)[0].labels.tolist() == [0, 1, 2]
+
+
+@workers_too
 def test_loading_does_not_touch_the_global_generator(workers):
     before = torch.get_rng_state()
     load([[SampleSpec(0)], [SampleSpec(1)]], workers=workers)

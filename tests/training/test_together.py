@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -147,9 +148,13 @@ def test_what_fails_in_one_process_is_refused_in_all(tmp_path, tiny_folder, fail
         assert second == "None 6"  # the next size, which no process refuses
 
 
-def test_what_the_main_process_cannot_save_ends_every_process(tmp_path, tiny_folder):
-    line = command(tiny_folder, tmp_path / "run", PLAIN)
-    finish(start(tmp_path, line, target=train_into_a_full_disk), tmp_path)
+@pytest.mark.parametrize(
+    ("writer", "writes"), [("write_state", 0), ("save_checkpoint", 0), ("save_checkpoint", 1), ("write_lines", 1)]
+)
+def test_what_the_main_process_cannot_save_ends_every_process(tmp_path, tiny_folder, writer, writes):
+    shutil.copytree(tiny_folder / "test", tiny_folder / "val")
+    line = [*command(tiny_folder, tmp_path / "run", PLAIN), "--test-every", "1", "--keep-best"]
+    finish(start(tmp_path, line, target=train_into_a_full_disk, WRITER=writer, WRITES=str(writes)), tmp_path)
     ends = [(tmp_path / f"output-{rank}.txt").read_text().splitlines()[-1] for rank in range(2)]
     assert "saving failed (No space left on device)" in ends[0]
     assert "saving failed in the main process" in ends[1]

@@ -67,13 +67,20 @@ def sweep_with_failures_in_one_process(data, env, pause, output):
 
 
 def train_into_a_full_disk(command, env, pause, output):
-    """Train where the state cannot be written, and say how it ended; the target of a process."""
+    """Train where a file cannot be written, and say how it ended; the target of a process.
+
+    WRITER of the environment names the function of `resume` that writes it, WRITES how often it does before.
+    """
     write_to(output, env)
+    real, left = getattr(resume, env["WRITER"]), [int(env["WRITES"])]
 
-    def write(folder, state):
-        raise OSError(errno.ENOSPC, "no space")
+    def write(*given):
+        if not left[0]:
+            raise OSError(errno.ENOSPC, "no space")
+        left[0] -= 1
+        real(*given)
 
-    resume.write_state = write
+    setattr(resume, env["WRITER"], write)
     try:
         train(parse(command))
     except OSError as error:

@@ -75,6 +75,8 @@ class LoadOptions:
     """Images of more pixels count as bad."""
     labelled: bool = True
     """Whether images without a class, which have -1, count as bad."""
+    classes: int | None = None
+    """How many classes there are, numbered from 0: an image of another is a ValueError. None: any number."""
     smallest_side: int = 1
     """Images with a side below this many pixels count as bad."""
     stack: bool = True
@@ -96,6 +98,10 @@ class _Info(NamedTuple):
     label: int
     padding_fraction: float
     shrunk: str  # the image's name, if it was larger than the longest side allowed, else ''
+
+
+class _WrongClass(str):
+    """What is wrong with the label of an image, which is an error even where bad images are skipped."""
 
 
 class _Collated(NamedTuple):
@@ -126,6 +132,11 @@ class _Samples(Dataset["tuple[Tensor, _Info] | str"]):
             label = -1 if label is None else label
             if self.options.labelled and label < 0:
                 raise BadImageError(f"{self._name(wanted)} has no class; choose a set, or a part of it, with classes")
+            if self.options.classes is not None and label >= self.options.classes:
+                return _WrongClass(
+                    f"{self._name(wanted)} has class number {label}, but the data set names {self.options.classes} "
+                    "classes, numbered from 0: correct its class_names or its labels"
+                )
             check_usable(tensor.shape, self.options.smallest_side, self._name(wanted))
         except BadImageError as error:
             return str(error)  # torch would wrap an error from a worker in that worker's traceback
@@ -205,6 +216,9 @@ def _load(samples: _Samples, plan: Iterable[Sequence[SampleSpec | Encoded]], opt
         worker_init_fn=_leave_signals,
     )  # fmt: skip
     for collated in loader:
+        wrong = next((each for each in collated.skipped if isinstance(each, _WrongClass)), None)
+        if wrong is not None:
+            raise ValueError(wrong)
         if collated.skipped and options.on_bad_image == "error":
             raise with_hint(collated.skipped[0])
         if not samples.preprocessing.size_is_limit:  # under native it is what a size means

@@ -120,18 +120,19 @@ class Checkpointer:
         for line in progress.history:
             line.pop("kept", None)
         best["kept"] = True
-        if distributed.is_main_process():
+        kept = {name: best[name] for name in ("epoch", "validation_accuracy")} | {"why": "best in validation"}
+
+        def write() -> None:
             if best is progress.history[-1] or self.best is None:
                 self.best = safetensors.torch.load((self.folder / WEIGHTS).read_bytes())
-            kept = {name: best[name] for name in ("epoch", "validation_accuracy")} | {"why": "best in validation"}
-            with self._saving():
-                save_checkpoint(self.folder, self.best, {**self.record, "epoch": progress.epoch, "kept": kept})
+            save_checkpoint(self.folder, self.best, {**self.record, "epoch": progress.epoch, "kept": kept})
+
+        self._write(write)
         self.write_history(progress)
 
     def write_history(self, progress: Progress) -> None:
         """Write the history of epochs."""
-        if distributed.is_main_process():
-            write_lines(self.folder / HISTORY, progress.history)
+        self._write(lambda: write_lines(self.folder / HISTORY, progress.history))
 
     def save_state(self, progress: Progress) -> dict[str, Any]:
         """Write the state to resume from this step; returns the weights to use, averaged where configured.

@@ -109,7 +109,7 @@ class StepLoader:
         options = LoadOptions(
             seed=self.config.seed, epoch=epoch, on_bad_image=source.on_bad_image, workers=source.workers,
             max_image_pixels=source.max_image_pixels, smallest_side=self.smallest_side,
-            stack=self.preprocessing.stacks, pin=self.pin,
+            stack=self.preprocessing.stacks, pin=self.pin, classes=len(self.data.class_names),
         )  # fmt: skip
         if self.data.train is not None:
             return load_plan(self.data.train, self.preprocessing, [own_share(step) for step in steps[first:]], options)

@@ -527,3 +527,14 @@ def test_a_class_without_test_images_is_named(image_folder, caplog):
     caplog.set_level("INFO", "cpvt")
     open_data(str(image_folder({"train/cat": 2, "train/dog": 2, "test/cat": 1})))
     assert "has no images of dog: these classes are not tested" in caplog.text
+
+
+def test_a_sweep_of_a_set_that_changed_says_so_until_all_is_tested_again(tiny_run, tiny_folder, tmp_path, capsys):
+    line = ["sweep", str(tiny_run), "--out", str(tmp_path / "swept"), "--sizes"]
+    main([*line, "8"])
+    next((tiny_folder / "test" / "cat").iterdir()).unlink()
+    main([*line, "12"])
+    output = capsys.readouterr().out
+    assert f"'{tiny_folder}' had 6 images (resize at 8) and 5 images (resize at 12): it changed" in output
+    main([*line, "8", "12"])
+    assert "it changed" not in capsys.readouterr().out

@@ -17,7 +17,7 @@ from cpvt.encodings.table import groups
 from cpvt.evaluation import profile as profiling
 from cpvt.experiments import compare as comparing
 from cpvt.results.rows import read_rows
-from cpvt.training import check
+from cpvt.training import DivergedError, check
 
 
 @pytest.fixture
@@ -129,6 +129,31 @@ def test_a_failing_worker_says_why(config, forked):
     (comparing.Path(config.dataset.data) / "train" / "cat" / "bad.jpg").write_text("no image")
     with pytest.raises(ValueError, match="bad.jpg"):
         cpvt.compare(replace(config, parallel=2))
+
+
+def test_a_training_that_diverges_ends_no_other(config, monkeypatch):
+    real = training.trainer.Trainer._reduce
+
+    def poisoned(trainer, *given):
+        trainer.pending.loss *= float("nan") if trainer.config.encoding == "learned" else 1
+        real(trainer, *given)
+
+    monkeypatch.setattr(training.trainer.Trainer, "_reduce", poisoned)
+    for _ in range(2):  # again it diverges, and nothing else is left to do
+        with pytest.raises(
+            DivergedError, match=r"1 of 3 trainings diverged.*learned cls seed 0: the loss is no longer a number"
+        ):
+            cpvt.compare(config)
+    assert {key[:2] for key in keys(config)} == {("peg", "cls"), ("peg", "gap")}
+    assert len(keys(config)) == 8
+    assert "peg · gap" in cpvt.report(config.out).read_text()
+
+
+def test_trainings_that_diverge_in_processes_are_named(config, forked):
+    wild = replace(config, parallel=2, optim=replace(config.optim, lr=1e30, clip_grad=None, warmup_ratio=0.0, epochs=3))
+    with pytest.raises(DivergedError, match="3 of 3 trainings diverged.*peg gap seed 0: "):
+        cpvt.compare(wild)
+    assert keys(config) == []
 
 
 def test_choices_that_do_not_exist(config):

@@ -244,6 +244,19 @@ def test_two_tests_of_one_place_with_different_answers_are_warned_of(make_row):
     assert warnings_of([*once, *again], "resize") == []
 
 
+def test_a_set_that_changed_between_tests_is_warned_of(make_row):
+    before = [make_row(size=size) for size in (32, 48)]
+    skipped = make_row(size=64, total=before[0].total - 3, skipped=3)
+    refused = make_row(size=96, total=0, correct=0, refused="too large")
+    assert warnings_of([*before, skipped, refused, make_row(data="another", total=9, correct=9)]) == []
+    after = make_row(size=64, total=before[0].total + 2)
+    (warning,) = warnings_of([*before, after])
+    assert warning.startswith(
+        "'digits' had 100 images (canvas at 48) and 102 images (canvas at 64): it changed between"
+    )
+    assert warnings_of([*before, after], "resize") == []
+
+
 def test_models_of_other_libraries_trained_at_different_sizes_are_told_apart(make_row):
     rows = [
         make_row(model="timm:vit", encoding="control", pool="", correct=correct, train_size=32, train_sizes=sizes)

@@ -67,7 +67,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
 
 def sweep(config: SweepConfig) -> dict[str, Any]:
     from cpvt.evaluation.sweep import sweep as run_sweep
-    from cpvt.reporting.summary import clash_warnings
+    from cpvt.reporting.summary import clash_warnings, image_warnings
     from cpvt.reporting.terminal import print_tables
     from cpvt.results.folders import ROWS
     from cpvt.results.rows import read_rows
@@ -99,7 +99,7 @@ def sweep(config: SweepConfig) -> dict[str, Any]:
                     said.add(message)
     if distributed.is_main_process():
         print_tables(rows)
-        for warning in clash_warnings([*earlier, *rows]):
+        for warning in (*clash_warnings([*earlier, *rows]), *image_warnings(read_rows(folder / ROWS))):
             print(f"warning: {folder / ROWS}: {warning}")
         print(f"cpvt report {folder} draws the page")
     several = len(config.protocols) > 1

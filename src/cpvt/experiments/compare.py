@@ -32,7 +32,7 @@ from cpvt.results.provenance import provenance
 from cpvt.results.rows import Row, read_rows
 from cpvt.runtime.files import append_rows, check_writable, read_json, write_json
 from cpvt.runtime.progress import log_messages
-from cpvt.training import TrainingSetup, check, check_here, is_finished, resolved_options, train
+from cpvt.training import DivergedError, TrainingSetup, check, check_here, is_finished, resolved_options, train
 from cpvt.training.journal import describe_data, describe_images
 
 logger = logging.getLogger(__name__)
@@ -66,7 +66,8 @@ def compare(
 
     Rows are added to rows.jsonl as they are measured. The same call resumes an interrupted comparison and recomputes
     nothing. Encodings, seeds, protocols and sizes may be added to a finished one. Raises ValueError where the folder
-    holds a comparison with another model, data set or recipe.
+    holds a comparison with another model, data set or recipe, and DivergedError, once all others are trained and
+    tested, where the loss of a training is not finite.
 
     Trainings run in separate processes, so a calling script needs `if __name__ == "__main__":` (or parallel=1). With
     `cluster` they run on the machines of a Ray cluster, see `cpvt.experiments.pool`.
@@ -99,13 +100,19 @@ def compare(
         _record(folder, config, parallel, data, unfinished[0])
         _announce(unfinished, len(tasks), parallel, data)
 
+    diverged: dict[str, str] = {}  # training -> why it ended
+
     def keep(row: Row) -> None:
         append_rows(folder / ROWS, [row])
         on_row(row)
 
+    def note(name: str, why: str) -> None:
+        diverged[name] = why
+        logger.warning(f"{name}: {why}")
+
     def on_message(kind: str, *content: Any) -> None:
         receivers: dict[str, Callable[..., Any]] = {"row": keep, "log": logger.info, "progress": on_progress}
-        receivers[kind](*content)
+        {**receivers, "diverged": note}[kind](*content)
 
     if config.cluster and unfinished:
         cpus, gpu = _resources(config, parallel)
@@ -114,10 +121,21 @@ def compare(
         run_tasks(_run_in_worker, unfinished, process_pool(parallel, _threads(parallel)), on_message)
     else:
         for task in unfinished:
-            _run(task, data, on_progress, keep)
-    models = [_profiled_model(task) for task in tasks if task.training.seed == config.seeds[0]]
-    profile_models(folder, models, data, config.device, on_progress)
+            _run(task, data, on_progress, keep, note)
+    trained = [task for task in tasks if task.training.seed == config.seeds[0] and task.name not in diverged]
+    profile_models(folder, [_profiled_model(task) for task in trained], data, config.device, on_progress)
+    _raise_diverged(diverged, len(tasks), folder)
     return folder
+
+
+def _raise_diverged(diverged: dict[str, str], count: int, folder: Path) -> None:
+    """Raise DivergedError where trainings diverged: training -> why."""
+    if diverged:
+        whys = "; ".join(f"{name}: {why}" for name, why in diverged.items())
+        raise DivergedError(
+            f"{len(diverged)} of {count} trainings diverged, and all others are done: `cpvt report {folder}` draws "
+            f"their page. To have all, lower --lr and compare again with another --out. {whys}"
+        )
 
 
 def spell_out(config: CompareConfig) -> CompareConfig:
@@ -244,14 +262,26 @@ def _profiled_model(task: _Task) -> ProfiledModel:
     return ProfiledModel(f"{slug(encoding)}-{pool}", encoding, pool, task.training.out)
 
 
-def _run(task: _Task, data: DataSet, on_progress: ProgressCallback, keep: Callable[[Row], None]) -> None:
+def _run(
+    task: _Task,
+    data: DataSet,
+    on_progress: ProgressCallback,
+    keep: Callable[[Row], None],
+    on_diverged: Callable[[str, str], None],
+) -> None:
+    """Train and test; a training that diverges ends there, as its repetition would, and does not end the others."""
+
     def on_task_progress(step: str, done: int, total: int, message: str) -> None:
         if step == "train":
             on_progress(task.name, done, total, message)
         else:
             on_progress(f"{task.name}: {step}", done, total, "")  # a row follows
 
-    folder = train(task.training, on_task_progress, data, task.setup)
+    try:
+        folder = train(task.training, on_task_progress, data, task.setup)
+    except DivergedError as error:
+        on_diverged(task.name, str(error))
+        return
     checkpoint = load(folder, task.training.device)
     for protocol, size, scale in task.tests:
         options = {"protocols": (protocol,), "scale": scale, **task.training.dataset.test_options}
@@ -291,4 +321,5 @@ def _run_in_worker(task: _Task, send: Send) -> None:
             send("progress", *progress)
 
     with log_messages(lambda text: send("log", text)):
-        _run(task, open_data(task.training.dataset), on_progress, lambda row: send("row", row))
+        data = open_data(task.training.dataset)
+        _run(task, data, on_progress, lambda row: send("row", row), lambda *why: send("diverged", *why))

@@ -211,17 +211,32 @@ def warnings_of(rows: Sequence[Row], protocol: str | None = None) -> list[str]:
 
     It does no better than always answering the largest class of the test, or was refused with some of its seeds, or two
     tests of it, such as of trainings that differ in what rows do not say, gave different answers: the last is shown.
+    And one for each data set whose images changed between tests.
     """
     cells = [cell for cell in summarise(rows) if protocol in (None, cell.protocol)]
-    return [*_majority_warnings(cells), *_refusal_warnings(cells), *clash_warnings(rows, protocol)]
+    own = [row for row in rows if protocol in (None, row.protocol)]
+    return [*_majority_warnings(cells), *_refusal_warnings(cells), *clash_warnings(own), *image_warnings(own)]
 
 
-def clash_warnings(rows: Sequence[Row], protocol: str | None = None) -> list[str]:
-    """A sentence for each model of which two tests gave different answers, under one protocol or any."""
+def image_warnings(rows: Sequence[Row]) -> list[str]:
+    """A sentence for each data set of which rows counted different images; tests that refused are not judged."""
+    counts: dict[str, dict[int, str]] = {}  # data -> images, and the last test of as many
+    for row in rows:
+        if row.total:
+            counts.setdefault(row.data, {})[row.total + row.skipped] = f"{row.protocol} at {size_label(row.size)}"
+    return [
+        f"'{data}' had {' and '.join(f'{count:,} images ({test})' for count, test in found.items())}: it changed "
+        "between tests, which cannot be compared; test again all that came before"
+        for data, found in counts.items()
+        if len(found) > 1
+    ]
+
+
+def clash_warnings(rows: Sequence[Row]) -> list[str]:
+    """A sentence for each model of which two tests gave different answers."""
     answers: dict[tuple[Key, int], set[tuple[int, str | None]]] = {}
     for row in rows:
-        if protocol in (None, row.protocol):
-            answers.setdefault((_key(row, rows), row.seed), set()).add((row.correct, row.hits))
+        answers.setdefault((_key(row, rows), row.seed), set()).add((row.correct, row.hits))
     clashes: dict[tuple[str, str, int], list[str]] = {}
     for (key, seed), found in answers.items():
         if len(found) > 1:

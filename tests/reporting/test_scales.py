@@ -112,6 +112,18 @@ def test_the_accuracy_at_the_training_size_may_be_told_otherwise_where_rules_agr
         assert {cell.label: cell.retained for cell in summarise(rows)}["peg (paper)"] is None
 
 
+def test_each_seed_finds_its_accuracy_at_the_training_size(make_row):
+    rows = [told(make_row, "paper", 64, correct, seed=seed) for seed, correct in ((0, 60), (1, 40))]
+    rows += [told(make_row, "protocol", 32, 80, seed=0), told(make_row, "paper", 32, 80, seed=1)]
+    rows += [told(make_row, "protocol", 32, 80, seed=0, encoding="learned")]
+    rows += [told(make_row, "paper", 32, 90, seed=1, encoding="learned")]
+    cells = {(cell.label, cell.size): cell for cell in summarise(rows)}
+    assert cells["peg (paper)", 64].retained == pytest.approx(50 * (60 / 80 + 40 / 80))
+    assert cells["peg (paper)", 32].difference == pytest.approx(-10)
+    more = [*rows, told(make_row, "paper", 64, 50, seed=2)]  # not tested at the training size
+    assert {cell.label: cell.retained for cell in summarise(more) if cell.size == 64} == {"peg (paper)": None}
+
+
 def test_models_that_can_be_told_nothing_are_compared_with_the_baseline_as_it_was_told(several, make_row):
     external = [make_row(**EXTERNAL, protocol="resize", size=64, correct=70, seed=seed) for seed in (0, 1)]
     assert [cell.difference for cell in summarise(several + external) if not cell.pool] == [pytest.approx(10.5)]

@@ -37,7 +37,7 @@ class Cell:
     seeds: tuple[int, ...]
     mean: float
     deviation: float | None  # standard deviation over seeds; None for a single seed
-    retained: float | None  # percent of the accuracy at the training size; None if that was not measured
+    retained: float | None  # percent of the accuracy at the training size; None if that was not measured of every seed
     difference: float | None  # to the baseline, mean over common seeds, in points
     interval: tuple[float, float] | None  # 95 % interval of it, by Student's t over seeds; None for one seed
     padding_fraction: float
@@ -89,7 +89,7 @@ def summarise(rows: Sequence[Row]) -> list[Cell]:
 
     Encodings come in the order of the TABLE, gap after cls, of the rules 'protocol' first, and fp32 before others.
     Retained accuracy and difference are among rows of one precision told the scale in the same way. Where such a row is
-    missing at the training size, one told otherwise takes its place: the scale is 1 there, and rules agree.
+    missing of a seed at the training size, one told otherwise takes its place: the scale is 1 there, and rules agree.
     """
     groups: Groups = {}
     for row in rows:
@@ -138,26 +138,30 @@ def _agrees(protocol: str, rule: str) -> bool:
     return rule in AGREEING and not (protocol in PROTOCOLS and PROTOCOLS[protocol].size_is_limit)
 
 
-def _training_key(key: Key, groups: Groups, trained: Size | None) -> Key:
-    """The key of the same model at the training size, told the scale alike, else by a rule that agrees there."""
+def _training_keys(key: Key, trained: Size) -> list[Key]:
+    """The keys of the same model at the training size, told the scale alike, then by rules that agree there."""
     rules = (key.rule, *(each for each in AGREEING if _agrees(key.protocol, each)))
-    return _first([key._replace(size=trained or 0, rule=rule) for rule in rules], groups)
+    return [key._replace(size=trained, rule=rule) for rule in rules]
 
 
-def _baseline_key(key: Key, groups: Groups, trained: Size | None) -> Key:
-    """The key of the baseline, of the same pool if there is one, told the scale alike; the key itself for the baseline.
+def _baseline_keys(key: Key, groups: Groups, trained: Size | None) -> list[Key]:
+    """The keys of the baseline, of the same pool if there is one, told the scale alike; the first is that of its label.
 
     Told otherwise at the training size, where rules agree; and for models of other libraries, which are told nothing.
     """
     agreeing = key.size == trained and _agrees(key.protocol, key.rule)
     rules = (key.rule, *AGREEING) if agreeing or not (key.pool or key.rule) else (key.rule,)
-    pairs = product((key.pool, "cls"), rules)
-    return _first([key._replace(encoding=BASELINE, pool=pool, rule=rule) for pool, rule in pairs], groups)
+    keys = [key._replace(encoding=BASELINE, pool=pool, rule=rule) for pool, rule in product((key.pool, "cls"), rules)]
+    first = next((number for number, each in enumerate(keys) if each in groups), 0)
+    return [each for each in keys[first:] if each.pool == keys[first].pool]
 
 
-def _first(keys: Sequence[Key], groups: Groups) -> Key:
-    """The first key that has rows; the first of all where none has."""
-    return next((key for key in keys if key in groups), keys[0])
+def _by_seed(keys: Sequence[Key], groups: Groups) -> dict[int, Row]:
+    """Seed -> its row of the first of these keys that has one: one seed may be tested in more ways than another."""
+    found: dict[int, Row] = {}
+    for key in keys:
+        found = {**groups.get(key, {}), **found}
+    return found
 
 
 def _cell(key: Key, groups: Groups, tellings: dict[Key, str], collapsed: Collapsed) -> Cell:
@@ -167,11 +171,11 @@ def _cell(key: Key, groups: Groups, tellings: dict[Key, str], collapsed: Collaps
     any_row = next(iter(by_seed.values()))
     accuracies = [100 * row.accuracy for row in by_seed.values()]
     trained, own = any_row.train_size, collapsed.get((protocol, head_label(encoding, pool, telling)), ())
-    at_training = groups.get(_training_key(key, groups, trained), {}) if trained and not own else {}
+    at_training = _by_seed(_training_keys(key, trained), groups) if trained and not own else {}
     retained = [100 * row.accuracy / at_training[seed].accuracy for seed, row in by_seed.items()
                 if seed in at_training and at_training[seed].correct and row.total]  # fmt: skip
-    baseline_key = _baseline_key(key, groups, trained)
-    baseline = groups.get(baseline_key, {})
+    baseline_keys = _baseline_keys(key, groups, trained)
+    baseline_key, baseline = baseline_keys[0], _by_seed(baseline_keys, groups)
     baseline_label = head_label(BASELINE, baseline_key.pool, tellings.get(baseline_key, ""))
     claimed = not own and (protocol, baseline_label) not in collapsed
     paired = [100 * (row.accuracy - baseline[seed].accuracy) for seed, row in by_seed.items()
@@ -180,7 +184,7 @@ def _cell(key: Key, groups: Groups, tellings: dict[Key, str], collapsed: Collaps
     return Cell(
         protocol, size, encoding, pool, tuple(sorted(by_seed)), mean(accuracies),
         stdev(accuracies) if len(accuracies) > 1 and measured else None,
-        mean(retained) if retained else None,
+        mean(retained) if retained and by_seed.keys() <= at_training.keys() else None,
         mean(paired) if paired and not is_baseline else None,
         confidence_interval(paired) if not is_baseline else None,
         mean(row.fill for row in by_seed.values()), any_row.parameters, any_row.at,

@@ -13,7 +13,7 @@ from cpvt.runtime.files import write_json
 
 TABLE = {  # name of the module -> what it measures
     "peg": "PEG against the plain transposed-view form, and its fraction of a model",
-    "scale": "PEG and attention told a scale against the same told nothing",
+    "scale": "PEG and attention given a scale against the same without scale",
     "encodings": "forward time and peak memory of every positional encoding against none, at 224 and 1024 pixels",
     "scattered": "PEG at coordinates: memory per token, and time against the dense form",
     "model": "cpvt_small_gap against timm's deit_small",
@@ -24,7 +24,7 @@ TABLE = {  # name of the module -> what it measures
     "feeding": "images per second: data loading alone and against timm's, training steps alone, both in training",
     "processes": "two processes that train one model against two that train a model each, one thread per process",
     "fused": "the Triton kernels of PEG against cuDNN and against a plain copy; needs a GPU",
-    "gpu": "on a GPU, in bfloat16: models against timm's, packed lists, PEG told a scale",
+    "gpu": "on a GPU, in bfloat16: models against timm's, packed lists, PEG given a scale",
     "precision": "bfloat16 and int8 against float32: time, size, and how far answers differ",
     "matmul": "fraction of the machine's matrix-multiply rate that cpvt_small_gap reaches, eager and compiled",
 }

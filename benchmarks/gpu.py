@@ -1,4 +1,4 @@
-"""On a GPU, in bfloat16: models against timm's, lists of images packed, and PEG told a scale."""
+"""On a GPU, in bfloat16: models against timm's, lists of images packed, and PEG given a scale."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def run(rounds: int) -> Iterator[Figure]:
     layer, tokens = cpvt.PEG(width, device=DEVICE, dtype=DTYPE), torch.randn(batch, grid[0] * grid[1], width)
     tokens = tokens.to(DEVICE, DTYPE)
     with torch.inference_mode():
-        told = {scale: functools.partial(layer, tokens, grid, scale=scale) for scale in (1, *SCALES)}
-        seconds = alternate({str(scale): form for scale, form in told.items()}, rounds, clock=clock)
+        scaled = {scale: functools.partial(layer, tokens, grid, scale=scale) for scale in (1, *SCALES)}
+        seconds = alternate({str(scale): form for scale, form in scaled.items()}, rounds, clock=clock)
     for scale in map(str, SCALES):
         yield ratio(f"PEG at scale {scale} / 1, {grid[0]}x{grid[1]}, width {width}", seconds[scale], seconds["1"])
 

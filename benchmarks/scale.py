@@ -1,4 +1,4 @@
-"""PEG and attention told a scale, against the same told nothing."""
+"""PEG and attention given a scale, against the same without scale."""
 
 from __future__ import annotations
 

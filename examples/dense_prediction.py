@@ -86,4 +86,4 @@ if __name__ == "__main__":
     for side in (64, 96, 128, 192):
         print(f"canvas of {side} pixels: mean IoU {mean_iou(model, side, digits=given.digits):.3f}")
     for scale in ("pixels", 2.0):
-        print(f"64 shown in 128 pixels, told scale={scale}: {mean_iou(model, 64, 2, scale, given.digits):.3f}")
+        print(f"64 shown in 128 pixels, given scale={scale}: {mean_iou(model, 64, 2, scale, given.digits):.3f}")

@@ -41,24 +41,24 @@ def test_shares_are_of_the_accuracy_at_the_training_size(rows):
 
 
 def test_the_verdict_names_every_encoding_that_is_clearly_below_or_above(rows):
-    told = rows({"rope+peg": (200, 300, 300, 300, 200), "rope": (200, 200, 299, 200, 300), "none": (100,) * 5})
-    assert " ".join(TABLES["verdict"](told, "resize").split()) == (
-        "Against the encodings without PEG, told alike and as published (2 with 1 seed): `rope+peg`, told the scale, "
-        "is above `none`, `rope` at 96; `none` at 128; `none`, `rope` at 192; `none` at 224, by intervals that exclude "
+    scaled = rows({"rope+peg": (200, 300, 300, 300, 200), "rope": (200, 200, 299, 200, 300), "none": (100,) * 5})
+    assert " ".join(TABLES["verdict"](scaled, "resize").split()) == (
+        "Against the encodings without PEG, with scale and as published (2 with 1 seed): `rope+peg`, with scale, is "
+        "above `none`, `rope` at 96; `none` at 128; `none`, `rope` at 192; `none` at 224, by intervals that exclude "
         "zero, and below `rope` at 224."
     )
     one_seed = [*rows({"rope+peg": (200,) * 5, "rope": (200,) * 5}, seeds=(0, 1)), *rows({"none": (400,) * 5})]
     assert " ".join(TABLES["verdict"](one_seed, "resize").split()) == (
-        "Against the encodings without PEG, told alike and as published (1 with 2 seeds): `rope+peg`, told the scale, "
-        "is above none, by intervals that exclude zero, and below none."
+        "Against the encodings without PEG, with scale and as published (1 with 2 seeds): `rope+peg`, with scale, is "
+        "above none, by intervals that exclude zero, and below none."
     )
     stars = [line.count("*") for line in TABLES["above"](one_seed, "resize").splitlines()[2:]]
     assert stars == [5, 0], "the interval of one seed is marked"
 
 
 def test_an_encoding_with_peg_is_not_among_those_without(rows):
-    told = rows({"rope+peg": (200,) * 5, "peg5": (100,) * 5, "none": (100,) * 5})
-    assert [line.split(" | ")[0] for line in TABLES["above"](told, "resize").splitlines()[2:]] == [
+    scaled = rows({"rope+peg": (200,) * 5, "peg5": (100,) * 5, "none": (100,) * 5})
+    assert [line.split(" | ")[0] for line in TABLES["above"](scaled, "resize").splitlines()[2:]] == [
         "| `rope+peg` − `none`"
     ]
 
@@ -86,8 +86,8 @@ def test_the_mean_of_what_a_peg_adds_is_over_encodings_with_the_same_seeds(rows)
 def test_each_way_to_train_is_compared_with_the_training_at_one_size_of_the_same_encoding_and_seeds(rows):
     single = rows({"rope": (300,) * 5, "rope+peg": (200, 200, 200, 100, 100), "peg": (400,) * 5}, seeds=(0, 1))
     turn = rows({"rope+peg": (160, 200, 200, 180, 140), "rope": (300, 300, 300, 320, 300)})
-    untold = rows({"rope+peg": (0,) * 5}, rule="paper")
-    table, differences = TABLES["recipes"](single, {"in turn": [*turn, *untold], "longer": []}).split("\n\n")
+    unscaled = rows({"rope+peg": (0,) * 5}, rule="paper")
+    table, differences = TABLES["recipes"](single, {"in turn": [*turn, *unscaled], "longer": []}).split("\n\n")
     assert [line.split(" | ")[0] for line in table.splitlines()[2:]] == [
         "| rope, at 64", "| rope, in turn", "| rope+peg, at 64", "| rope+peg, in turn",
     ]  # fmt: skip
@@ -99,24 +99,24 @@ def test_each_way_to_train_is_compared_with_the_training_at_one_size_of_the_same
     }
 
 
-def test_only_what_was_told_the_scale_is_in_the_tables_of_accuracy(rows):
-    told = rows({"rope+peg": (200,) * 5, "rope": (100,) * 5})
-    untold = rows({"rope+peg": (0,) * 5, "rope": (400,) * 5}, rule="paper")
+def test_only_what_was_given_the_scale_is_in_the_tables_of_accuracy(rows):
+    scaled = rows({"rope+peg": (200,) * 5, "rope": (100,) * 5})
+    unscaled = rows({"rope+peg": (0,) * 5, "rope": (400,) * 5}, rule="paper")
     for name in ("retained", "adds", "accuracy"):
-        assert TABLES[name]([*told, *untold], "resize") == TABLES[name](told, "resize")
+        assert TABLES[name]([*scaled, *unscaled], "resize") == TABLES[name](scaled, "resize")
 
 
 def test_a_rival_that_answers_otherwise_as_published_is_compared_so_too(rows):
-    told = rows({"rope+peg": (200,) * 5, "cpb": (100,) * 5, "rope": (100,) * 5})
-    untold = rows({"rope+peg": (0,) * 5, "cpb": (100, 300, 300, 300, 300), "rope": (100,) * 5}, rule="paper")
-    untold = [row for row in untold if row.size != 64]  # where a test told nothing is the same, and need not be run
-    lines = [line.strip("| ").split(" | ") for line in TABLES["above"]([*told, *untold], "resize").splitlines()[2:]]
+    scaled = rows({"rope+peg": (200,) * 5, "cpb": (100,) * 5, "rope": (100,) * 5})
+    unscaled = rows({"rope+peg": (0,) * 5, "cpb": (100, 300, 300, 300, 300), "rope": (100,) * 5}, rule="paper")
+    unscaled = [row for row in unscaled if row.size != 64]  # where a test without scale is the same, and need not be run
+    lines = [line.strip("| ").split(" | ") for line in TABLES["above"]([*scaled, *unscaled], "resize").splitlines()[2:]]
     assert {name: [cell.split()[0] for cell in cells] for name, *cells in lines} == {
         "`rope+peg` − `cpb`": ["+25.0"] * 5,
         "`rope+peg` − `cpb` as published": ["+25.0"] + ["-25.0"] * 4,
         "`rope+peg` − `rope`": ["+25.0"] * 5,
     }
-    assert "below `cpb` as published at 96;" in TABLES["verdict"]([*told, *untold], "resize").replace("\n", " ")
+    assert "below `cpb` as published at 96;" in TABLES["verdict"]([*scaled, *unscaled], "resize").replace("\n", " ")
 
 
 def test_without_rows_nothing_is_claimed():

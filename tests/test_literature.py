@@ -88,24 +88,24 @@ EXAMPLE = [
 
 @pytest.fixture
 def both(make_row):
-    """Our curves and those of EXAMPLE: two seeds of learned and peg, told, of 64 pixels; peg as published at 128."""
+    """Our curves and those of EXAMPLE: two seeds of learned and peg, with scale, of 64 pixels; peg as published at 128."""
     correct = {
         ("learned", 64): (50, 50), ("learned", 128): (40, 50), ("learned", 192): (30, 30),
         ("peg", 64): (80, 50), ("peg", 128): (76, 50), ("peg", 192): (60, 25),
     }  # fmt: skip
-    told = {"protocol": "resize", "train_size": 64, "scale_rule": "protocol"}
-    rows = [make_row(encoding=encoding, size=size, seed=seed, correct=count, **told)
+    scaled = {"protocol": "resize", "train_size": 64, "scale_rule": "protocol"}
+    rows = [make_row(encoding=encoding, size=size, seed=seed, correct=count, **scaled)
             for (encoding, size), counts in correct.items() for seed, count in enumerate(counts)]  # fmt: skip
-    rows += [make_row(encoding="peg", size=128, correct=40, **{**told, "scale_rule": "paper"})]
+    rows += [make_row(encoding="peg", size=128, correct=40, **{**scaled, "scale_rule": "paper"})]
     left_out = [{"protocol": "canvas"}, {"scale_rule": "fit*0.91"}, {"train_size": 32}, {"train_sizes": (48, 64)}]
-    rows += [make_row(encoding="rope", size=size, **{**told, **other}) for other in left_out for size in (32, 64)]
+    rows += [make_row(encoding="rope", size=size, **{**scaled, **other}) for other in left_out for size in (32, 64)]
     return [*TABLES["ours"](TABLES["of_one_size"](rows)), *TABLES["published"](EXAMPLE)]
 
 
 def test_shares_are_percent_of_the_accuracy_at_the_training_size(both):
     assert TABLES["share_table"](both, (0.5, 1, 2, 3)).splitlines()[2:] == [
-        "| ours, told: `learned` | – | 50.0 | 90.0 | 60.0 |",
-        "| ours, told: `peg` | – | 65.0 | 97.5 | 62.5 |",  # mean of 95 and 100, of 75 and 50
+        "| ours, with scale: `learned` | – | 50.0 | 90.0 | 60.0 |",
+        "| ours, with scale: `peg` | – | 65.0 | 97.5 | 62.5 |",  # mean of 95 and 100, of 75 and 50
         "| ours, as published: `peg` | – | 65.0 | 50.0 | – |",  # 40 of 80
         "| A, Val: table | – | 80.0 | ~90.0 | ~50.0? |",
         "| A, Val: new (tuned) | – | 50.0 | ~98.0 | ~60.0? |",
@@ -116,13 +116,13 @@ def test_shares_are_percent_of_the_accuracy_at_the_training_size(both):
     assert several == "| A, Val: several | 60.0 | ~66.7? |"  # of 60 at 200, the largest training size
 
 
-def test_what_was_told_has_the_accuracy_of_its_own_seeds(make_row):
-    told = [make_row(encoding="peg", size=size, seed=seed, correct=correct, protocol="resize", train_size=64,
+def test_what_was_given_the_scale_has_the_accuracy_of_its_own_seeds(make_row):
+    scaled = [make_row(encoding="peg", size=size, seed=seed, correct=correct, protocol="resize", train_size=64,
                      scale_rule=rule)
             for size, seed, correct, rule in ((64, 0, 80, "protocol"), (64, 1, 50, "protocol"), (64, 1, 50, "paper"),
                                               (128, 0, 76, "protocol"), (128, 1, 40, "paper"))]  # fmt: skip
-    assert TABLES["share_table"](TABLES["ours"](told), (1, 2)).splitlines()[2:] == [
-        "| ours, told: `peg` | 65.0 | 95.0 |",
+    assert TABLES["share_table"](TABLES["ours"](scaled), (1, 2)).splitlines()[2:] == [
+        "| ours, with scale: `peg` | 65.0 | 95.0 |",
         "| ours, as published: `peg` | 50.0 | 80.0 |",
     ]
 
@@ -138,7 +138,7 @@ def test_gains_are_points_above_the_learned_table_of_the_same_source(both):
 
 def test_the_comparison_says_where_ours_is_ahead_and_where_behind(both):
     assert " ".join(TABLES["where"](both).split()) == (
-        "In share, `peg`, told, is ahead of all published at 3 times, level with the highest at 2 times. "
+        "In share, `peg`, with scale, is ahead of all published at 3 times, level with the highest at 2 times. "
         "In points above the learned table of its own source it is level with the highest at 2 times, "
         "behind the highest at 3 times. "
         "- **2 times**: 97.5 % (as published 50.0, without a PEG `learned` 90.0); "

@@ -31,7 +31,7 @@ def answers(model, seed, *sides):
 @pytest.mark.parametrize("name", MODELS)
 def test_a_seeded_model_gives_the_pinned_logits(name):
     torch.manual_seed(0)
-    found = answers(cpvt.create_model(name, num_classes=4, scale="paper"), 1, 32, 80)  # told nothing, as before
+    found = answers(cpvt.create_model(name, num_classes=4, scale="paper"), 1, 32, 80)  # without scale, as before
     torch.testing.assert_close(found, torch.tensor(PINS["logits"][name]), rtol=1e-4, atol=1e-4)
 
 

@@ -12,7 +12,7 @@ OBJECT = ((0, 1), (1, 0), (1, 1), (1, 2), (2, 1))  # a cross, in tokens of the t
 TITLES = (
     "training: a cross of 3 x 3 tokens",
     "twice as large, PEG as published: it sees a part",
-    "told scale 2: it sees the cross",
+    "given scale 2: it sees the cross",
 )
 
 

@@ -1,8 +1,8 @@
 """Write the tables of docs/photographs.md and docs/results.md from rows: python docs/results/tables.py, after a run.sh.
 
 Reads rows.jsonl of cifar10, scenes and ablations, next to this file, with whatever seeds they hold.
-Writes every table between its markers. Models that were told nothing of the scale, as published, are in all tables but
-those of 'told'.
+Writes every table between its markers. Models that were given no scale, as published, are in all tables but
+those of 'with scale'.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,8 +14,8 @@ from cpvt.config import Size, size_label
 from cpvt.reporting.contrasts import Contrast, Contrasts, Terms
 from cpvt.reporting.labels import head_label
 from cpvt.reporting.markdown import NOT_MEASURED, fill, lay_out
+from cpvt.reporting.scale_tables import before_after
 from cpvt.reporting.summary import BASELINE, as_markdown, markdown_box, pixels, summarise, tabulate
-from cpvt.reporting.tellings import before_after
 from cpvt.results.rows import Row, read_rows
 
 HERE = Path(__file__).parent
@@ -162,13 +162,13 @@ def tables(all_rows: dict[str, list[Row]]) -> dict[str, str]:
     rows_of = as_published(all_rows)
     made = {"orderings": orderings(CLAIMS, {words: rows_of[name] for name, words in SETS.items() if rows_of[name]})}
     for name in SETS:
-        labels = {cell.label: head_label(BASELINE, "cls", cell.telling) for cell in summarise(rows_of[name])}
+        labels = {cell.label: head_label(BASELINE, "cls", cell.variant) for cell in summarise(rows_of[name])}
         pairs = [(label, baseline) for label, baseline in labels.items() if label != baseline]
         pairs += [pair for pair in PAIRS if set(pair) <= set(labels)]
         made[f"{name} caption"] = caption(rows_of[name]) if rows_of[name] else NOT_MEASURED
         for protocol in PROTOCOLS:
             made[f"{name} {protocol}"] = accuracy(rows_of[name], protocol) or NOT_MEASURED
-            made[f"{name} {protocol} told"] = told(all_rows[name], protocol) or NOT_MEASURED
+            made[f"{name} {protocol} with scale"] = scaled(all_rows[name], protocol) or NOT_MEASURED
             made[f"{name} {protocol} differences"] = (
                 differences(rows_of[name], protocol, pairs) if pairs else NOT_MEASURED
             )
@@ -181,13 +181,13 @@ def tables(all_rows: dict[str, list[Row]]) -> dict[str, str]:
 
 
 def as_published(rows_of: dict[str, list[Row]]) -> dict[str, list[Row]]:
-    """The rows of models that were told nothing; those of before there was a scale say nothing of it, and give way."""
-    untold = {name: [row for row in rows if row.scale_rule in ("", "paper")] for name, rows in rows_of.items()}
-    return {name: list(_newest(rows).values()) for name, rows in untold.items()}
+    """The rows of models that were without scale; those of before there was a scale say nothing of it, and give way."""
+    unscaled = {name: [row for row in rows if row.scale_rule in ("", "paper")] for name, rows in rows_of.items()}
+    return {name: list(_newest(rows).values()) for name, rows in unscaled.items()}
 
 
 def _newest(rows: Sequence[Row]) -> dict[tuple[object, ...], Row]:
-    """What was tested -> its row, the one that says what the model was told where there are two."""
+    """What was tested -> its row, the one that says the scale where there are two."""
     old_first = sorted(rows, key=lambda row: row.scale_rule)
     return {
         (row.encoding, row.pool, row.seed, row.protocol, row.size): replace(row, scale_rule="paper")
@@ -195,8 +195,8 @@ def _newest(rows: Sequence[Row]) -> dict[tuple[object, ...], Row]:
     }
 
 
-def told(rows: Sequence[Row], protocol: str) -> str:
-    """Accuracy as published -> told the scale, from the training size on; nothing where nobody was told."""
+def scaled(rows: Sequence[Row], protocol: str) -> str:
+    """Accuracy as published -> given the scale, from the training size on; nothing where none was."""
     sizes = sorted({row.size for row in rows if row.scale_rule == "protocol" and row.protocol == protocol}, key=pixels)
     trained = pixels(rows[0].train_size or 0) if rows else 0.0
     return before_after(rows, protocol, [size for size in sizes if pixels(size) >= trained]) if sizes else ""

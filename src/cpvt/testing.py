@@ -153,7 +153,7 @@ def symmetries_are_as_declared(build: Build) -> None:
                 )
 
 
-def grids_are_told_apart(build: Build) -> None:
+def grids_are_distinguished(build: Build) -> None:
     """Both axes are seen, and grids of equally many tokens give different outputs."""
     tower = build()
     if "permutation" in tower.encoding.symmetries:
@@ -170,7 +170,7 @@ def grids_are_told_apart(build: Build) -> None:
     for first, second in (((2, 8), (8, 2)), ((2, 8), (4, 4)), ((8, 2), (4, 4))):
         off = difference(outputs[first], outputs[second])
         same = {first, second} == {(2, 8), (8, 2)} and "transpose" in tower.encoding.symmetries and off > 0
-        assert off > VISIBLE or same, f"grids {first} and {second} are not told apart: outputs differ by {off:.1e}"
+        assert off > VISIBLE or same, f"grids {first} and {second} are not distinguished: outputs differ by {off:.1e}"
 
 
 def parameters_get_gradients(build: Build) -> None:
@@ -224,6 +224,6 @@ def bfloat16_is_close(build: Build) -> None:
 
 
 CHECKS = (
-    takes_any_grid, images_are_independent, prefix_tokens_pass_by, symmetries_are_as_declared, grids_are_told_apart,
+    takes_any_grid, images_are_independent, prefix_tokens_pass_by, symmetries_are_as_declared, grids_are_distinguished,
     parameters_get_gradients, models_share_no_state, state_dict_restores, bfloat16_is_close,
 )  # fmt: skip

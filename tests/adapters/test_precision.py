@@ -46,7 +46,7 @@ def test_answers_in_bf16_are_those_of_float32_but_for_rounding(digits_run):
     for found, expected in (
         (adapter.logits(images[0][None]), checkpoint.adapter.logits(images[0][None])),
         (adapter.logits_of_list(images), checkpoint.adapter.logits_of_list(images)),
-        (adapter.told(1.5).logits(images[0][None]), checkpoint.adapter.told(1.5).logits(images[0][None])),
+        (adapter.with_scale(1.5).logits(images[0][None]), checkpoint.adapter.with_scale(1.5).logits(images[0][None])),
     ):
         assert found.dtype == torch.float32
         torch.testing.assert_close(found, expected, atol=0.15, rtol=0.05)

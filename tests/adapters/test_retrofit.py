@@ -426,12 +426,12 @@ def test_an_adapter_tells_a_retrofitted_model_and_no_other(told):
     model = build("vit with registers")
     adapter = adapter_of(retrofit(model))
     larger = images(64, 32)
-    answers = {rule: adapter.told(rule).logits(larger) for rule in (None, "pixels", "fit", 1.5)}
+    answers = {rule: adapter.with_scale(rule).logits(larger) for rule in (None, "pixels", "fit", 1.5)}
     assert [scale for _, scale in told] == [(2, 1), (1, 1), (2, 1), (1.5, 1.5)]
     assert adapter.model.scale == "fit"
     assert torch.equal(answers[None], answers["fit"])
-    with pytest.raises(ValueError, match="'vit' has no PEG, so it cannot be told a scale .* cpvt.retrofit"):
-        adapter_of(model, "vit").told("fit")
+    with pytest.raises(ValueError, match="'vit' has no PEG, so it takes no scale .* cpvt.retrofit"):
+        adapter_of(model, "vit").with_scale("fit")
     assert estimate_scale(fill_pegs(adapter.model), larger) in (1.0, (1.5, 1.0), (2.0, 1.0))
 
 

@@ -8,7 +8,7 @@ from torch import nn
 import cpvt
 from cpvt.adapters import adapter_of
 from cpvt.adapters.classify import classify, preprocessing_of
-from cpvt.adapters.scale import candidate_scales, entropy, rule_under, surest_logits
+from cpvt.adapters.scale import candidate_scales, entropy, lowest_entropy_logits, rule_under
 from cpvt.data import Transform
 
 
@@ -84,14 +84,14 @@ def test_of_equally_sure_scales_the_first_is_taken():
 
 def test_each_image_gets_the_answer_at_its_own_surest_scale():
     wrapped, images = adapter(), images_of((0, 1.0), (2, 3.0), (1, 4.0))
-    logits, scales = surest_logits(wrapped, images)
+    logits, scales = lowest_entropy_logits(wrapped, images)
     assert scales == [(1.0, 1.0), (3.0, 3.0), (4.0, 4.0)]
     torch.testing.assert_close(logits, torch.diag(torch.full((3,), 5.0))[[0, 2, 1]])
     assert wrapped.model.scale == "fit"  # as it was
 
 
 def test_a_model_is_told_during_a_call_only_whatever_happens():
-    wrapped = adapter().told("2")
+    wrapped = adapter().with_scale("2")
     wrapped.logits(images_of((0, 1.0)))
     with pytest.raises(IndexError):
         wrapped.logits(torch.zeros(1, 3, 0, 0))
@@ -104,7 +104,7 @@ def test_what_to_tell_follows_from_the_protocol_unless_it_is_asked_for():
     assert rule_under("fit", "protocol", other) is None
     assert [rule_under("fit", asked, ours) for asked in ("auto", "2.0", "1x2")] == ["auto", 2.0, (1.0, 2.0)]
     for asked in ("fit", "auto", 2.0):
-        with pytest.raises(ValueError, match="'other' has no PEG, so it cannot be told a scale"):
+        with pytest.raises(ValueError, match="'other' has no PEG, so it takes no scale"):
             rule_under("fit", asked, other)
 
 
@@ -167,8 +167,8 @@ def test_threads_that_tell_one_model_different_scales_do_not_meet():
 
     ours = adapter_of(cpvt.create_model("cpvt_micro", num_classes=3).eval(), "ours")
     images, scales = torch.randn(1, 3, 64, 64), [1.0, 1.5, 2.0, "pixels", "paper"] * 8
-    alone = [ours.told(scale).logits(images) for scale in scales]
+    alone = [ours.with_scale(scale).logits(images) for scale in scales]
     with ThreadPoolExecutor(4) as pool:
-        together = list(pool.map(lambda scale: ours.told(scale).logits(images), scales))
+        together = list(pool.map(lambda scale: ours.with_scale(scale).logits(images), scales))
     assert all(torch.equal(one, other) for one, other in zip(alone, together))
     assert ours.model.scale == "fit"

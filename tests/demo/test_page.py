@@ -111,7 +111,7 @@ def test_the_answer_is_that_of_predict(client, photo):
     (wanted,) = cpvt.predict(RUN, [photo], size=64, scale="auto", top=3, device="cpu")
     assert [each["label"] for each in label["confidences"]] == [name for name, _ in wanted.classes]
     assert [each["confidence"] for each in label["confidences"]] == pytest.approx([p for _, p in wanted.classes])
-    assert "90x70 pixels was read at 64x64, and the model was told scale" in note
+    assert "90x70 pixels was read at 64x64, and the model was given scale" in note
 
 
 def test_every_view_has_an_address(client, photo):

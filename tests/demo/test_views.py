@@ -57,12 +57,12 @@ def test_curves_are_predictions_to_the_bit(shipped, protocol):
     if protocol == "canvas":  # the demo shrinks the image to the training size first
         run = replace(run, transform=replace(run.transform, longest_side=32))
     true = {"resize": "fit", "canvas": "pixels"}[protocol]
-    for telling, rule in (("told", true), ("guessed", "auto"), ("untold", "paper")):
+    for mode, rule in (("told", true), ("guessed", "auto"), ("untold", "paper")):
         for number, size in enumerate(curves.sizes):
             found = run(image, top=10, size=size, protocol=protocol, scale=rule)
             wanted = [dict(found.classes)[name] for name in curves.classes]
-            assert curves.lines[protocol, telling][number].tolist() == wanted
-            assert curves.scales[protocol, telling][number] == found.scale
+            assert curves.lines[protocol, mode][number].tolist() == wanted
+            assert curves.scales[protocol, mode][number] == found.scale
 
 
 def test_a_factor_of_the_model_is_kept_by_what_is_told(small):
@@ -142,7 +142,7 @@ def test_sizes_are_bounded_whole_patches_and_hold_the_recommended_one():
 
 
 class Refusing(nn.Module):
-    """A model of another library, which takes up to 16 pixels and cannot be told a scale."""
+    """A model of another library, which takes up to 16 pixels and takes no scale."""
 
     def __init__(self):
         super().__init__()

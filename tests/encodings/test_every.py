@@ -157,10 +157,10 @@ class Narrow(SinCosEncoding):
 @pytest.mark.parametrize(
     ("fault", "check", "words"),
     [
-        (SharedState, testing.grids_are_told_apart, "not told apart"),
+        (SharedState, testing.grids_are_distinguished, "not distinguished"),
         (SharedParameter, testing.models_share_no_state, "share state"),
-        (CountInsteadOfGrid, testing.grids_are_told_apart, "not told apart"),
-        (RowsForBothAxes, testing.grids_are_told_apart, "columns are not seen"),
+        (CountInsteadOfGrid, testing.grids_are_distinguished, "not distinguished"),
+        (RowsForBothAxes, testing.grids_are_distinguished, "columns are not seen"),
         (BatchLeak, testing.images_are_independent, "see each other"),
         (FirstTableOnly, testing.parameters_get_gradients, "gets no gradient"),
         (Identity, testing.symmetries_are_as_declared, "'permutation' .* leaves no trace"),

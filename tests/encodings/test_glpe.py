@@ -46,7 +46,7 @@ def test_the_local_part_is_one_convolution_for_all_heads_and_starts_at_zero(grid
 
 def test_both_convolutions_read_neighbours_at_the_distance_told():
     torch.manual_seed(0)
-    encoding, values = create_encoding("glpe(coordinates='told')", SHAPE), torch.randn(2, 24, 16)
+    encoding, values = create_encoding("glpe(coordinates='object')", SHAPE), torch.randn(2, 24, 16)
     layer = encoding.value_pegs[0]
     torch.nn.init.normal_(layer.weight)
     expected = torch.cat(

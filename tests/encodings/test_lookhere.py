@@ -32,7 +32,7 @@ def angle_between(first, second):
 @pytest.mark.parametrize("scale", [None, (1.5, 2.0)])
 @pytest.mark.parametrize(("view", "grid"), [(view, grid) for view in FIELDS for grid in GRIDS[:5]])
 def test_heads_look_one_way_and_less_the_further(view, grid, scale):
-    encoding = create_encoding(f"lookhere(view={view}, told=True)", TWELVE)
+    encoding = create_encoding(f"lookhere(view={view}, use_scale=True)", TWELVE)
     along_rows, along_columns = scale or (1, 1)
     for depth, layer_slope in ((1, 1.5), (2, 1.0), (3, 0.5)):
         bias = encoding.bias(grid, depth, scale)

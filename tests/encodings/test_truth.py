@@ -186,7 +186,7 @@ def test_a_sum_applies_its_parts_from_left_to_right():
         ("peg(kernel_size=4)", "odd"),
         ("rope+rope", "at most one"),
         ("relative(max_offset=0)", "1 or more"),
-        ("sincos(coordinates='polar')", "scaled, told, raw; got 'polar'"),
+        ("sincos(coordinates='polar')", "scaled, object, raw; got 'polar'"),
     ],
 )
 def test_encodings_that_do_not_exist_or_fit(text, words):
@@ -216,7 +216,7 @@ def test_widths_that_do_not_divide():
         ("fourier(gamma=0)", "gamma of 'fourier'"),
         ("irpe(alpha='a')", "alpha of 'irpe'"),
         ("irpe(alpha=0.2, beta=0.5)", "beta of 1 or more"),
-        ("rope(tuned=True, coordinates='told')", "leave out coordinates='told'"),
+        ("rope(tuned=True, coordinates='object')", "leave out coordinates='object'"),
     ],
 )
 def test_options_that_make_no_sense(text, words):

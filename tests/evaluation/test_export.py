@@ -50,7 +50,7 @@ def test_every_encoding_and_pool_exports_for_all_sizes(encoding, pool, suffix, t
         return
     graph = onnx.load(exported.path).graph
     assert [dim.HasField("dim_param") for dim in graph.input[0].type.tensor_type.shape.dim] == [True, False, True, True]
-    assert "Resize" not in {node.op_type for node in graph.node}  # told the scale, a table is read by products
+    assert "Resize" not in {node.op_type for node in graph.node}  # given the scale, a table is read by products
     session = onnxruntime.InferenceSession(exported.path)
     for each in (images, torch.randn(1, 3, 4, 4)):
         (logits,) = session.run(None, {"images": each.numpy()})
@@ -137,7 +137,7 @@ def test_a_file_of_a_retrofitted_model_follows_the_rule(rule, held, suffix, tmp_
     for size in ((32, 32), (16, 24), (64, 48), (40, 80), (96, 56)):
         images = torch.randn(2, 3, *size)
         told, other = (
-            model.adapter.at_size(size).told(each).logits(images)
+            model.adapter.at_size(size).with_scale(each).logits(images)
             for each in (rule, "pixels" if rule != "pixels" else "fit")
         )
         torch.testing.assert_close(file(images), told, atol=2e-4, rtol=2e-4)
@@ -149,12 +149,12 @@ def test_a_scale_that_a_file_cannot_have(tmp_path, capsys):
 
     with pytest.raises(ValueError, match=r"scale must be paper, pixels, fit, .*; got 'auto'"):
         cpvt.export(build("peg", "avg"), tmp_path / "model.pt2", scale="auto")
-    with pytest.raises(ValueError, match="has no PEG, so it cannot be told a scale"):
+    with pytest.raises(ValueError, match="has no PEG, so it takes no scale"):
         cpvt.export(torch.nn.Conv2d(3, 2, 1), tmp_path / "model.pt2", scale="fit")
     run = external_run(tmp_path / "run", TIMM)
     with pytest.raises(SystemExit):
         main(["export", str(run), "--scale", "2.0"])
-    assert "has no PEG, so it cannot be told a scale (2.0)" in capsys.readouterr().err
+    assert "has no PEG, so it takes no scale (2.0)" in capsys.readouterr().err
     assert not list(tmp_path.glob("**/model.[op]*"))
 
 

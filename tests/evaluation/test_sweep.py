@@ -396,7 +396,7 @@ def test_only_a_model_with_pegs_can_be_told(tiny_folder):
     (row,) = cpvt.sweep(model, str(tiny_folder), [8], img_size=8)
     assert (row.scale_rule, row.scale) == ("", None)
     for scale in ("fit", "auto", "2"):
-        with pytest.raises(ValueError, match="'Sequential' has no PEG, so it cannot be told a scale"):
+        with pytest.raises(ValueError, match="'Sequential' has no PEG, so it takes no scale"):
             list(cpvt.sweep(model, str(tiny_folder), [8], img_size=8, scale=scale))
     with pytest.raises(ValueError, match="scale must be paper, pixels, fit.*got 'sure'"):
         cpvt.sweep(model, str(tiny_folder), [8], scale="sure")
@@ -415,12 +415,12 @@ def test_a_scale_is_for_models_with_pegs(tiny_folder, tmp_path, capsys):
     (same,) = cpvt.sweep(model, str(tiny_folder), [16], scale="paper")  # nothing is told to whom nothing can be
     assert (same.scale_rule, same.scale, same.hits) == ("", None, row.hits)
     for scale in ("fit", "2.0", "auto"):
-        with pytest.raises(ValueError, match=r"has no PEG, so it cannot be told a scale \((fit|2.0)\); leave scale"):
+        with pytest.raises(ValueError, match=r"has no PEG, so it takes no scale \((fit|2.0)\); leave scale"):
             next(cpvt.sweep(model, str(tiny_folder), [16], scale=scale))
     options = ["--data", str(tiny_folder), "--checkpoint", "random", "--out", str(tmp_path), "--sizes", "8"]
     with pytest.raises(SystemExit):
         main(["sweep", TIMM, *options, "--scale", "1.5"])
-    assert "has no PEG, so it cannot be told a scale (1.5); leave scale (--scale) out" in capsys.readouterr().err
+    assert "has no PEG, so it takes no scale (1.5); leave scale (--scale) out" in capsys.readouterr().err
 
 
 def test_of_class_folders_alone_a_model_trained_on_others_is_tested_on_all(tiny_run, image_folder, tmp_path, caplog):

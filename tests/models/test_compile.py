@@ -55,7 +55,7 @@ def test_a_compiled_graph_holds_the_product_that_eager_calls(way, monkeypatch):
     monkeypatch.setenv("CPVT_LINEAR", way)
     monkeypatch.setattr(linear, "_plain", False)
     model = cpvt.create_model("cpvt_micro", depth=2, num_classes=5).eval()
-    model.scale = "paper"  # told a scale, graphs sum in another order
+    model.scale = "paper"  # given a scale, graphs sum in another order
     compiled, graphs = compile_and_count(model, dynamic=True)
     with torch.inference_mode():
         for batch, height, width in SIZES[:3]:
@@ -123,7 +123,7 @@ def test_every_rule_for_the_scale_makes_at_most_two_graphs(rule, dynamic, monkey
             torch.testing.assert_close(compiled(images), model(images), atol=1e-4, rtol=1e-4)
     assert 1 <= len(graphs) <= 2
     convolutions = sum("conv2d" in str(node.target) for node in graphs[-1].graph.nodes)
-    assert convolutions == (2 if rule in ("paper", "pixels") else 1)  # of the patches, and a PEG that is told nothing
+    assert convolutions == (2 if rule in ("paper", "pixels") else 1)  # of the patches, and a PEG that is without scale
 
 
 NUMBERS = [1.0, 1.5, 2.0, 2.7, 3.0, 1.25]

@@ -11,10 +11,10 @@ import cpvt
 from cpvt.encodings import TABLE, ModelShape, create_encoding, find_builder
 from cpvt.grids import Layout
 
-TOLD = "(coordinates='told')"
+OBJECT = "(coordinates='object')"
 ENCODINGS = [
-    *(f"{name}{TOLD}" if "coordinates" in signature(find_builder(name)).parameters else name for name in TABLE),
-    "rope+peg", f"learned{TOLD}+peg",
+    *(f"{name}{OBJECT}" if "coordinates" in signature(find_builder(name)).parameters else name for name in TABLE),
+    "rope+peg", f"learned{OBJECT}+peg",
 ]  # fmt: skip
 PATCH = 4
 
@@ -53,7 +53,7 @@ def test_copies_of_every_token_change_no_answer_at_their_scale(encoding, down, a
         assert (model(copies, scale="paper") - truth).abs().max() > 0.01
 
 
-@pytest.mark.parametrize("encoding", [*ENCODINGS, "alibi(told=True)", "lookhere(told=True)"])
+@pytest.mark.parametrize("encoding", [*ENCODINGS, "alibi(use_scale=True)", "lookhere(use_scale=True)"])
 def test_what_is_told_matters_to_every_encoding_that_knows_places(encoding):
     model, images = build(encoding), draw(32, 48)
     answers = [model(images, scale=scale) for scale in (1.0, 1.5, 2.0, (1.0, 2.0))]
@@ -82,11 +82,11 @@ def test_fit_is_the_ratio_of_the_grids_along_each_axis(encoding):
 
 @pytest.mark.parametrize("encoding", ["learned", "sincos", "rope"])
 def test_places_that_are_told_fit_as_places_that_are_spread_and_are_raw_at_scale_one(encoding):
-    told, before = build(encoding + TOLD), build(encoding, attn_temperature=False)
+    told, before = build(encoding + OBJECT), build(encoding, attn_temperature=False)
     for size in ((24, 64), (8, 12)):
         torch.testing.assert_close(told(draw(*size), scale="fit"), before(draw(*size)), rtol=0, atol=1e-5)
     raw = build(f"{encoding}(coordinates='raw')", attn_temperature=False)
-    cold = build(encoding + TOLD, attn_temperature=False)
+    cold = build(encoding + OBJECT, attn_temperature=False)
     torch.testing.assert_close(cold(draw(24, 64), scale=1), raw(draw(24, 64)), rtol=0, atol=1e-5)
 
 
@@ -253,7 +253,7 @@ def test_offsets_are_divided_by_the_scale(scale):
 
 @pytest.mark.parametrize("scale", [(1.0, 1.0), (1.5, 2.0), (3.0, 1.25)])
 def test_places_are_divided_by_the_scale_and_a_table_ends_at_its_edge(scale):
-    encoding = create_encoding("learned" + TOLD, ModelShape(8, 2, 2, (4, 6)))
+    encoding = create_encoding("learned" + OBJECT, ModelShape(8, 2, 2, (4, 6)))
     table = encoding.table.detach().unflatten(1, (4, 6))[0].permute(2, 0, 1)  # (D, 4, 6)
     rows, columns = ((torch.arange(n) + 0.5) / s - 0.5 for n, s in zip((7, 9), scale))
     grid = torch.stack(torch.meshgrid((columns + 0.5) / 3 - 1, (rows + 0.5) / 2 - 1, indexing="xy"), -1)  # -1 to 1
@@ -265,7 +265,7 @@ def test_places_are_divided_by_the_scale_and_a_table_ends_at_its_edge(scale):
 
 
 def test_turns_are_divided_by_the_scale():
-    encoding = create_encoding("rope" + TOLD, ModelShape(32, 2, 2, (4, 4)))
+    encoding = create_encoding("rope" + OBJECT, ModelShape(32, 2, 2, (4, 4)))
     (cos, sin), (wide_cos, wide_sin) = (encoding.rotation(grid, torch.device("cpu"), scale)
                                         for grid, scale in (((3, 3), (1.0, 1.0)), ((6, 9), (2.0, 3.0))))  # fmt: skip
     angle = torch.atan2(sin, cos).unflatten(0, (3, 3))

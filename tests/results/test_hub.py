@@ -95,8 +95,8 @@ def test_the_card_is_written_from_the_run_and_names_no_folder_of_this_machine(ti
     append_rows(tiny_run / "rows.jsonl", [*rows, *others])
     run = cpvt.load(tiny_run, "cpu")
     info = describe_run(tiny_run, run.record)
-    assert info["tested on pets, resize, scale told, 8"] == "50.0% of 1,200 images"
-    assert info["tested on pets, resize, no scale told, 8"] == "10.0% of 1,200 images"
+    assert info["tested on pets, resize, with scale, 8"] == "50.0% of 1,200 images"
+    assert info["tested on pets, resize, no scale, 8"] == "10.0% of 1,200 images"
     assert not any("24" in title for title in info), "of another model"
     run.save_pretrained(tmp_path / "shared", repo_id="me/pets", license="cc-by-4.0")
     card = (tmp_path / "shared" / "README.md").read_text()
@@ -105,8 +105,8 @@ def test_the_card_is_written_from_the_run_and_names_no_folder_of_this_machine(ti
         "# pets", "2 classes: cat, dog", "encoding `peg`", "| images | resized to 8 pixels", "1 of 1 epochs",
         'cpvt.load("hf-hub:me/pets")', 'timm.create_model("hf-hub:me/pets", pretrained=True)',
         "| training data | images |",
-        "| of 1,200 test images of pets, percent | 8 | 8x16 |", "| resize, scale told | 50.0 | 25.0 |",
-        "| resize, no scale told | 10.0 | – |", "| canvas, scale 2.0 | 5.0 | – |",
+        "| of 1,200 test images of pets, percent | 8 | 8x16 |", "| resize, with scale | 50.0 | 25.0 |",
+        "| resize, no scale | 10.0 | – |", "| canvas, scale 2.0 | 5.0 | – |",
     ):  # fmt: skip
         assert words in card
     assert "24" not in card.partition("## Accuracy")[2], "of another model"
@@ -141,10 +141,11 @@ def test_rows_of_images_that_were_read_otherwise_are_lines_of_their_own(tiny_run
     run.save_pretrained(tmp_path / "shared")
     card = (tmp_path / "shared" / "README.md").read_text()
     for line in (
-        "| resize, scale told | 1.0 | 0.5 |", "| resize, scale told, crop ratio 0.5 | – | 1.5 |",
-        "| resize, scale told, interpolation nearest | – | 2.0 |", "| resize, scale told, longest side 64 | – | 2.5 |",
-        "| resize, scale told, mean 0.1 0.2 0.3 | – | 3.0 |", "| resize, scale told, std 0.5 0.25 1.0 | – | 3.5 |",
-        "| resize, scale told, reduced JPEGs True | – | 4.0 |",
+        "| resize, with scale | 1.0 | 0.5 |", "| resize, with scale, crop ratio 0.5 | – | 1.5 |",
+        "| resize, with scale, interpolation nearest | – | 2.0 |",
+        "| resize, with scale, longest side 64 | – | 2.5 |",
+        "| resize, with scale, mean 0.1 0.2 0.3 | – | 3.0 |", "| resize, with scale, std 0.5 0.25 1.0 | – | 3.5 |",
+        "| resize, with scale, reduced JPEGs True | – | 4.0 |",
     ):  # fmt: skip
         assert line in card
 
@@ -191,7 +192,7 @@ def test_records_are_shared_without_folders(value, expected):
 MODELS = {
     "table at another size, two heads": dict(encoding="learned+peg", img_size=(24, 40), distilled=True),
     "grey, without a head": dict(in_chans=1, num_classes=0, global_pool=""),
-    "told a scale, dropped paths": dict(encoding="rope", scale=(1.5, 2.0), drop_path_rate=0.1, drop_rate=0.2),
+    "given a scale, dropped paths": dict(encoding="rope", scale=(1.5, 2.0), drop_path_rate=0.1, drop_rate=0.2),
 }
 
 

@@ -361,8 +361,6 @@ def test_a_training_starts_from_the_weights_of_the_package_for_other_classes(con
 
 def test_a_scale_needs_pegs(config):
     vit = replace(config, model="timm:vit_tiny_patch16_224(patch_size=4, embed_dim=16, depth=1, num_heads=2)")
-    with pytest.raises(
-        ValueError, match=r"has no PEG, so it cannot be told a scale \(1.5\); leave --scale out, or add"
-    ):
+    with pytest.raises(ValueError, match=r"has no PEG, so it takes no scale \(1.5\); leave --scale out, or add"):
         train(replace(vit, scale="1.5"))
     train(replace(vit, scale="paper", optim=replace(config.optim, epochs=1)))

@@ -83,7 +83,7 @@ ABOUT = {
         "–",
         "instead of `rope` where the view grows; to take DINOv3's",
     ),
-    "lepe": About("attention + dw3×3(V) in each block", "–", "first, told the scale: it held here both ways"),
+    "lepe": About("attention + dw3×3(V) in each block", "–", "first, given the scale: it held here both ways"),
     "glpe": About(
         "x + dw3×3(sines, cosines); attention + dw3×3(V)",
         f"{RESFORMER}: 78.2 / 80.4 / 82.2",
@@ -91,19 +91,19 @@ ABOUT = {
     ),
     "peg": About(
         "x + dw3×3(x) after block 1",
-        "LookHere's table 7 (Twins-PCPVT-S of timm, 224 / 384 / 512 / 1024): 80.9 / 80.9 / 78.5 / 58.7, told nothing",
-        "told the scale; one layer, in any model",
+        "LookHere's table 7 (Twins-PCPVT-S of timm, 224 / 384 / 512 / 1024): 80.9 / 80.9 / 78.5 / 58.7, without scale",
+        "given the scale; one layer, in any model",
     ),
     "peg5": About(
         "the same after blocks 1 to 5",
         "CPVT's table 8: +1.0 at 224, +0.5 at 512 over one",
-        "told the scale, where attention is to stay as it is",
+        "given the scale, where attention is to stay as it is",
     ),
 }
 
 
 def cells_of(rows: Sequence[Row], rule: str) -> Cells:
-    """The cells of rows with a class token that were told the scale in one way."""
+    """The cells of rows with a class token that were under one scale rule."""
     own = [row for row in rows if row.scale_rule == rule and row.pool == "cls"]
     return {(cell.encoding, cell.protocol, cell.size): cell for cell in (summarise(own) if own else [])}
 
@@ -171,12 +171,12 @@ def overview(rows: Sequence[Row], cells: Cells) -> str:
     return lay_out("", columns, lines).replace("---:", "---")
 
 
-def options(rows: Sequence[Row], cells: Cells, told: Cells) -> str:
+def options(rows: Sequence[Row], cells: Cells, scaled: Cells) -> str:
     """Each option below the encoding without it."""
     lines = {}
     for name in dict.fromkeys(row.encoding for row in rows):
         plain = split_encoding(name)[0][0]
-        for each, found in ((plain, told), (name, cells)):
+        for each, found in ((plain, scaled), (name, cells)):
             lines.setdefault(f"`{each}`", [number(found.get((each, *place))) for place in COLUMNS])
     order = {name: place for place, name in enumerate(TABLE)}
     lines = dict(sorted(lines.items(), key=lambda line: (order[line[0].strip("`").split("(")[0]], "(" in line[0])))
@@ -185,14 +185,14 @@ def options(rows: Sequence[Row], cells: Cells, told: Cells) -> str:
 
 def main() -> None:
     rows, more = (read_rows(HERE / name / "rows.jsonl") for name in ("digits", "options"))
-    told, untold = cells_of(rows, "protocol"), cells_of(rows, "paper")
-    names = list(dict.fromkeys(name for name, *_ in told))
+    scaled, unscaled = cells_of(rows, "protocol"), cells_of(rows, "paper")
+    names = list(dict.fromkeys(name for name, *_ in scaled))
     lines = {f"`{name}`": each for name, each in costs().items()}
     tables = {
-        "encodings": overview(rows, told),
-        "told": accuracy(told, names),
-        "untold": accuracy(untold, names),
-        "options": options(more, cells_of(more, "protocol"), told),
+        "encodings": overview(rows, scaled),
+        "with scale": accuracy(scaled, names),
+        "without scale": accuracy(unscaled, names),
+        "options": options(more, cells_of(more, "protocol"), scaled),
         "cost": lay_out("", ["forward at 224 / none", "at 1024 / none", "peak memory at 1024"], lines),
     }
     PAGE.write_text(fill(PAGE.read_text(), tables))

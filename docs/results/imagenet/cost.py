@@ -154,7 +154,7 @@ def tables(cpu: Mapping[str, Any], gpu: Mapping[str, Any] | None) -> dict[str, s
     said = " or ".join(f"{seeds * hours:,.0f} hours of one {card}" for card, hours in total.items())
     speeds = {card: REACHED * peak / work for card, peak in PEAKS.items()}
     cores = ", ".join(f"{speed / rate:.0f} cores an {card} ({speed:,.0f} images/s)" for card, speed in speeds.items())
-    tests = 2 * TEST_IMAGES * cpu["test flops"]  # told and untold
+    tests = 2 * TEST_IMAGES * cpu["test flops"]  # with scale and without
     words = (
         f"- A training has {steps:,} steps of {cpu['batch']:,} images: {cpu['epochs']} epochs of {IMAGES:,}.\n"
         f"- All {seeds * len(names)} trainings ({seeds} seeds): {said}, estimated.\n"

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Trains five encodings alike on ImageNet at 224 pixels by DeiT's recipe, and tests each at ten sizes, told the scale and as
+# Trains five encodings alike on ImageNet at 224 pixels by DeiT's recipe, and tests each at ten sizes, given the scale and as
 # published: sh docs/results/imagenet/run.sh DATA RUNS. DATA: a folder of images or of shards (pack.sh writes them); RUNS: where
 # the trainings go. Checks first what is needed (check.py). Resumes where it stopped; on SIGTERM and Ctrl-C it saves and exits
 # with 75. Seeds are outermost: stopped early, it is a complete smaller set. Everything can be set by the environment (below);

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cpvt.reporting.figures import GREY, add_legend, as_bytes, colours, mark_sizes
+from cpvt.reporting.scale_tables import cells_of, tested_both_ways
 from cpvt.reporting.summary import Cell, pixels, summarise
-from cpvt.reporting.tellings import cells_of, tested_both_ways
 from cpvt.results.rows import Row, read_rows
 
 if TYPE_CHECKING:
@@ -17,8 +17,8 @@ NAMED = ("rope+peg", "peg", "learned", "rope", "sincos", "lookhere")  # coloured
 OTHERS, FURTHER = "other encodings", "rope+peg"
 TRAINED = 64
 PANELS = {"mean": "accuracy, %", "retained": f"% of the accuracy at {TRAINED} pixels"}
-UNTOLD: dict[str, Any] = {"ls": ":", "lw": 1.8, "marker": "o", "ms": 3.5, "mfc": "white"}
-TOLD: dict[str, Any] = {"ls": "-", "lw": 2.0, "marker": "o", "ms": 4}
+UNSCALED: dict[str, Any] = {"ls": ":", "lw": 1.8, "marker": "o", "ms": 3.5, "mfc": "white"}
+OBJECT: dict[str, Any] = {"ls": "-", "lw": 2.0, "marker": "o", "ms": 4}
 LONGER: dict[str, Any] = {"ls": "-", "lw": 2.0, "marker": "D", "ms": 5, "mfc": "white"}
 PLAIN: dict[str, Any] = {"ls": "--", "lw": 1.6, "marker": "s", "ms": 3}
 
@@ -32,20 +32,20 @@ def draw(rows: Sequence[Row], then: Sequence[Row]) -> "Figure":
 
     figure = Figure(figsize=(11, 4.6), layout="constrained")
     palette = colours(NAMED)
-    told, both = cells_of(rows, "protocol"), summarise(tested_both_ways(rows, "resize"))
-    untold = [cell for cell in both if cell.scale_rule == "paper" or cell.size == TRAINED]  # the same there
-    names = sorted({cell.encoding for cell in told}, key=lambda name: (name in NAMED, name))
+    scaled, both = cells_of(rows, "protocol"), summarise(tested_both_ways(rows, "resize"))
+    unscaled = [cell for cell in both if cell.scale_rule == "paper" or cell.size == TRAINED]  # the same there
+    names = sorted({cell.encoding for cell in scaled}, key=lambda name: (name in NAMED, name))
     for panel, (value, title) in zip(figure.subplots(1, 2), PANELS.items()):
         entries: dict[str, Any] = {}
         for name in names:
             if name not in NAMED:
-                (line,) = panel.plot(*points(told, name, value), color=GREY, lw=1, zorder=1)
+                (line,) = panel.plot(*points(scaled, name, value), color=GREY, lw=1, zorder=1)
                 entries[OTHERS] = line
         for name in NAMED:
-            style = TOLD if "peg" in name else PLAIN
-            (line,) = panel.plot(*points(told, name, value), color=palette[name], zorder=3, **style)
-            entries[f"{name}, told the scale" if "peg" in name else name] = line
-        (line,) = panel.plot(*points(untold, "peg", value), color=palette["peg"], zorder=3, **UNTOLD)
+            style = OBJECT if "peg" in name else PLAIN
+            (line,) = panel.plot(*points(scaled, name, value), color=palette[name], zorder=3, **style)
+            entries[f"{name}, given the scale" if "peg" in name else name] = line
+        (line,) = panel.plot(*points(unscaled, "peg", value), color=palette["peg"], zorder=3, **UNSCALED)
         entries["peg, as published"] = line
         if further := cells_of(then, "protocol"):
             (line,) = panel.plot(*points(further, FURTHER, value), color=palette[FURTHER], zorder=3, **LONGER)
@@ -55,7 +55,7 @@ def draw(rows: Sequence[Row], then: Sequence[Row]) -> "Figure":
         panel.axvline(TRAINED, color="#777777", lw=1, ls=":", zorder=0)
         panel.spines[["top", "right"]].set_visible(False)
         panel.grid(axis="y", color="#eeeeee")
-        mark_sizes(panel, sorted({cell.size for cell in told}, key=pixels))
+        mark_sizes(panel, sorted({cell.size for cell in scaled}, key=pixels))
     figure.axes[1].axhline(100, color="#777777", lw=1, zorder=0)
     add_legend(figure, {name: entries[name] for name in sorted(entries, key=lambda name: name == OTHERS)}, 2)
     return figure

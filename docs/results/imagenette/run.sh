@@ -1,7 +1,7 @@
 #!/bin/sh
 # Every row of docs/imagenette.md, again: sh docs/results/imagenette/run.sh RUNS, from the folder that holds
 # imagenette/{train,test}/CLASS/*.jpg (photographs of 224 pixels). A model takes eight minutes to train on one free core and three to
-# test; 86 models, those of several sizes twice as long. Goes on where it stopped; seeds are outermost. PARTS="resize told recipes
+# test; 86 models, those of several sizes twice as long. Goes on where it stopped; seeds are outermost. PARTS="resize distances recipes
 # crops" chooses parts.
 set -e
 runs=$1 here=$(cd "$(dirname "$0")" && pwd)
@@ -11,7 +11,7 @@ alike="--data imagenette --img-size 64 --pool gap --epochs 20 --lr 2e-3 --batch-
 tests="--protocols resize --sizes 48 64 96 128 192 224"
 three="learned sincos lepe rope rope_mixed alibi lookhere peg peg5 rope+peg sincos+peg learned+peg rope_mixed+peg alibi+peg lookhere+peg"
 one="none lepe+rope lookhere(view=45) lookhere(view=45)+peg rope_dino fire cpb relative factorized fourier glpe irpe"
-told="lookhere(told=True) alibi(told=True)" told_one="lookhere(view=45,told=True) alibi(told=True)+peg" # distances divided by the scale
+distances="lookhere(use_scale=True) alibi(use_scale=True)" distances_one="lookhere(view=45,use_scale=True) alibi(use_scale=True)+peg" # distances divided by the scale
 
 compare() { # FOLDER OPTIONS...: trains and tests, and keeps the rows
     out=$1
@@ -20,15 +20,15 @@ compare() { # FOLDER OPTIONS...: trains and tests, and keeps the rows
     cp "$runs/$out/rows.jsonl" "$here/$out.jsonl"
 }
 
-for part in ${PARTS:-resize told recipes crops}; do
+for part in ${PARTS:-resize distances recipes crops}; do
     case $part in
     resize)
         compare rows --encodings $three --seeds ${SEEDS:-0 1 2} $tests
         compare rows --encodings $three $one --seeds 0 $tests
         ;;
-    told)
-        compare told --encodings $told --seeds ${SEEDS:-0 1 2} $tests
-        compare told --encodings $told $told_one --seeds 0 $tests
+    distances)
+        compare distances --encodings $distances --seeds ${SEEDS:-0 1 2} $tests
+        compare distances --encodings $distances $distances_one --seeds 0 $tests
         ;;
     recipes)
         sizes="--train-sizes 64 96 128"

@@ -1,7 +1,7 @@
 """Write the tables of docs/imagenette.md and README.md from rows: python docs/results/imagenette/tables.py, after run.sh.
 
-rows.jsonl: trained at 64 pixels, tested under resize, told the scale and told nothing. told.jsonl: so, too, with fixed
-distances that are told. crops.jsonl: trained on crops of 64 pixels of the photographs at half their size, tested on
+rows.jsonl: trained at 64 pixels, tested under resize, given the scale and without scale. distances.jsonl: so, too, with fixed
+distances that use the scale. crops.jsonl: trained on crops of 64 pixels of the photographs at half their size, tested on
 more of them. recipes/NAME.jsonl: ways to train for other sizes.
 """
 
@@ -13,8 +13,8 @@ from cpvt.config import Size, size_label
 from cpvt.encodings import TABLE
 from cpvt.reporting.contrasts import Contrast, Contrasts
 from cpvt.reporting.markdown import NOT_MEASURED, fill, lay_out, wrap
+from cpvt.reporting.scale_tables import before_after, cells_of, tested_both_ways
 from cpvt.reporting.summary import Cell, as_markdown, pixels, summarise
-from cpvt.reporting.tellings import before_after, cells_of, tested_both_ways
 from cpvt.results.rows import Row, read_rows
 
 HERE = Path(__file__).parent
@@ -22,7 +22,7 @@ PAGE, README = HERE.parents[1] / "imagenette.md", HERE.parents[2] / "README.md"
 TRAINED = 64
 HOLDING = "rope+peg"  # named by a trial of one seed, on the same test images, before these trainings
 BETWEEN = (96, 128, 192, 224)
-PUBLISHED = " as published"  # behind the name of an encoding that was told nothing
+PUBLISHED = " as published"  # behind the name of an encoding that was without scale
 SINGLE, LONGER = "at 64", "at 64, 38 epochs"
 RECIPES = {  # file in recipes/ -> words
     "turn": "at 64, 96, 128 in turn",
@@ -44,13 +44,13 @@ def plain(table: str) -> str:
 
 
 def accuracy(rows: Sequence[Row], protocol: str) -> str:
-    """Accuracy told the scale: mean and standard deviation over seeds, the best of each size in bold."""
+    """Accuracy given the scale: mean and standard deviation over seeds, the best of each size in bold."""
     cells = cells_of(rows, "protocol")
     return plain(as_markdown(cells, protocol)) if cells else NOT_MEASURED
 
 
 def retained(rows: Sequence[Row], protocol: str) -> str:
-    """Percent of the accuracy at the training size, mean over seeds, told the scale; the encodings with PEG first."""
+    """Percent of the accuracy at the training size, mean over seeds, given the scale; the encodings with PEG first."""
     cells = [cell for cell in cells_of(rows, "protocol") if cell.protocol == protocol]
     if not cells:
         return NOT_MEASURED
@@ -67,7 +67,7 @@ def share(cell: Cell | None) -> str:
 
 
 def above(rows: Sequence[Row], protocol: str, better: str = HOLDING, sizes: Sequence[Size] = BETWEEN) -> str:
-    """One encoding, told the scale, minus each without PEG, told alike and as published where that differs.
+    """One encoding, given the scale, minus each without PEG, under the same scale rule and as published where that differs.
 
     Points on the same images, with 95 % intervals.
     """
@@ -107,8 +107,8 @@ def verdict(rows: Sequence[Row], protocol: str, better: str = HOLDING) -> str:
     )
     count = len({other for other, _ in found})
     return wrap(
-        f"Against the encodings without PEG, told alike and as published ({count} with {most} "
-        f"seed{'s' if most > 1 else ''}): `{better}`, told the scale, "
+        f"Against the encodings without PEG, with scale and as published ({count} with {most} "
+        f"seed{'s' if most > 1 else ''}): `{better}`, with scale, "
         f"is above {_by_size(above)}, by intervals that exclude zero, and below {_by_size(below)}."
     )
 
@@ -122,7 +122,7 @@ def _by_size(places: Sequence[tuple[str, Size]]) -> str:
 
 
 def _quoted(name: str) -> str:
-    """An encoding in backticks, and how it was told without: `alibi` as published."""
+    """An encoding in backticks, and how it was tested without: `alibi` as published."""
     encoding = name.removesuffix(PUBLISHED)
     return f"`{encoding}`{name.removeprefix(encoding)}"
 
@@ -151,14 +151,14 @@ def mean_gain(contrast: Contrasts, pairs: Sequence[tuple[str, str]], size: Size)
 
 def _pairs(rows: Sequence[Row], protocol: str) -> tuple[Contrasts, list[tuple[str, str]], list[tuple[str, str]]]:
     """Encodings with a PEG and without; all, and those with the most seeds, of which alone a mean is fair."""
-    told = _told(rows, protocol)
-    seeds = {name: {row.seed for row in told if row.encoding == name} for name in {row.encoding for row in told}}
+    scaled = _with_scale(rows, protocol)
+    seeds = {name: {row.seed for row in scaled if row.encoding == name} for name in {row.encoding for row in scaled}}
     order = [*(name for name in TABLE if name in seeds), *sorted(seeds.keys() - set(TABLE))]
     named = [("peg" if name == "none" else f"{name}+peg", name) for name in order]
     shared = {pair: set.intersection(*(seeds.get(name, set()) for name in pair)) for pair in named}
     pairs = [pair for pair, common in shared.items() if common]
     most = max((len(common) for common in shared.values()), default=0)
-    return Contrasts(told, protocol), pairs, [pair for pair in pairs if len(shared[pair]) == most]
+    return Contrasts(scaled, protocol), pairs, [pair for pair in pairs if len(shared[pair]) == most]
 
 
 def difference(contrast: Contrasts, better: str, other: str, size: Size) -> Contrast | None:
@@ -168,7 +168,7 @@ def difference(contrast: Contrasts, better: str, other: str, size: Size) -> Cont
 
 def _contrasts(rows: Sequence[Row], protocol: str) -> tuple[Contrasts, list[str]]:
     """The rows to compare, and the encodings without PEG, each followed by itself as published."""
-    compared, order = _told_and_published(rows, protocol), list(TABLE)
+    compared, order = _both(rows, protocol), list(TABLE)
 
     def place(name: str) -> tuple[int, str]:
         encoding = name.removesuffix(PUBLISHED)
@@ -179,29 +179,29 @@ def _contrasts(rows: Sequence[Row], protocol: str) -> tuple[Contrasts, list[str]
     )
 
 
-def _told_and_published(rows: Sequence[Row], protocol: str) -> list[Row]:
-    """The rows of models that were told the scale, and of those without PEG also as published, where that differs."""
-    told = _told(rows, protocol)
-    rivals = dict.fromkeys(row.encoding for row in told if not has_peg(row.encoding))
-    return [*told, *(row for name in rivals for row in _as_published(rows, protocol, name))]
+def _both(rows: Sequence[Row], protocol: str) -> list[Row]:
+    """The rows of models that were given the scale, and of those without PEG also as published, where that differs."""
+    scaled = _with_scale(rows, protocol)
+    rivals = dict.fromkeys(row.encoding for row in scaled if not has_peg(row.encoding))
+    return [*scaled, *(row for name in rivals for row in _as_published(rows, protocol, name))]
 
 
 def _as_published(rows: Sequence[Row], protocol: str, encoding: str) -> list[Row]:
-    """The rows of an encoding told nothing, and at the training size told, where that is the same; called so.
+    """The rows of an encoding without scale, and at the training size with scale, where that is the same; called so.
 
-    None where every answer is the same as told: places that are spread over the training grid are as published.
+    None where every answer is the same with scale: places that are spread over the training grid are as published.
     """
     own = [row for row in rows if row.encoding == encoding and row.protocol == protocol]
-    told = {(row.seed, row.size): row for row in own if row.scale_rule == "protocol"}
-    untold = {(row.seed, row.size): row for row in own if row.scale_rule == "paper"}
-    if all(row.hits == told[place].hits for place, row in untold.items()):
+    scaled = {(row.seed, row.size): row for row in own if row.scale_rule == "protocol"}
+    unscaled = {(row.seed, row.size): row for row in own if row.scale_rule == "paper"}
+    if all(row.hits == scaled[place].hits for place, row in unscaled.items()):
         return []
-    untold |= {(seed, TRAINED): told[seed, TRAINED] for seed in {seed for seed, _ in untold}}
-    return [replace(row, encoding=encoding + PUBLISHED, scale_rule="protocol") for row in untold.values()]
+    unscaled |= {(seed, TRAINED): scaled[seed, TRAINED] for seed in {seed for seed, _ in unscaled}}
+    return [replace(row, encoding=encoding + PUBLISHED, scale_rule="protocol") for row in unscaled.values()]
 
 
-def _told(rows: Sequence[Row], protocol: str) -> list[Row]:
-    """The rows of models that were told the scale."""
+def _with_scale(rows: Sequence[Row], protocol: str) -> list[Row]:
+    """The rows of models that were given the scale."""
     return [row for row in rows if row.scale_rule == "protocol" and row.protocol == protocol]
 
 
@@ -211,13 +211,13 @@ def _text(found: Contrast | None) -> str:
 
 
 def recipes(rows: Sequence[Row], others: Mapping[str, Sequence[Row]]) -> str:
-    """Accuracy of encodings trained in several ways, and each way minus the trainings at one size, told the scale.
+    """Accuracy of encodings trained in several ways, and each way minus the trainings at one size, given the scale.
 
     others: words for a way to train -> its rows. The shorter training at one size is shown with the seeds of the others.
     """
-    told = {words: _told(own, "resize") for words, own in others.items()}
-    tried = {(row.encoding, row.seed) for own in told.values() for row in own}
-    ways = {SINGLE: [row for row in _told(rows, "resize") if (row.encoding, row.seed) in tried], **told}
+    scaled = {words: _with_scale(own, "resize") for words, own in others.items()}
+    tried = {(row.encoding, row.seed) for own in scaled.values() for row in own}
+    ways = {SINGLE: [row for row in _with_scale(rows, "resize") if (row.encoding, row.seed) in tried], **scaled}
     encodings = dict.fromkeys(row.encoding for own in ways.values() for row in own)
     named = [
         _called(row, words) for name in encodings for words, own in ways.items() for row in own if row.encoding == name
@@ -229,7 +229,7 @@ def recipes(rows: Sequence[Row], others: Mapping[str, Sequence[Row]]) -> str:
         f"{name}, {words} − {base}": (f"{name}, {words}", f"{name}, {base}")
         for name in encodings
         for base in (SINGLE, LONGER)
-        for words in told
+        for words in scaled
         if words != base
     }
     found = {label: [difference(contrast, *pair, size) for size in sizes] for label, pair in pairs.items()}
@@ -250,19 +250,19 @@ def recipe_rows() -> dict[str, list[Row]]:
 
 
 def brief(rows: Sequence[Row], others: Mapping[str, Sequence[Row]]) -> str:
-    """The README's sentences: the share that is kept, as published and told, what a PEG and what several sizes add."""
+    """The README's sentences: the share that is kept, as published and with scale, what a PEG and what several sizes add."""
     both, (then, longer) = (
         tested_both_ways(rows, "resize"),
         (others.get(RECIPES[way], []) for way in ("then", "longer")),
     )
-    untold, told = (_shares(both, "peg", rule) for rule in ("paper", "protocol"))
+    unscaled, scaled = (_shares(both, "peg", rule) for rule in ("paper", "protocol"))
     several, alone = (_accuracies(own, HOLDING) for own in (then, longer))
     sizes, (contrast, _, pairs) = ", ".join(map(str, BETWEEN)), _pairs(rows, "resize")
     gains = [mean_gain(contrast, pairs, size) for size in BETWEEN]
     added = ", ".join(f"{gain.points:.1f}" if gain else "–" for gain in gains)
     return wrap(
-        f"At {sizes} pixels `peg` keeps {untold} % of its accuracy at {TRAINED} as published, {told} % told the scale of "
-        f"objects ({_seeds(both, 'peg')}). A PEG adds {added} points, in the mean of {len(pairs)} encodings. `{HOLDING}`, "
+        f"At {sizes} pixels `peg` keeps {unscaled} % of its accuracy at {TRAINED} as published, {scaled} % given the object "
+        f"scale ({_seeds(both, 'peg')}). A PEG adds {added} points, in the mean of {len(pairs)} encodings. `{HOLDING}`, "
         f"trained {RECIPES['then']}, reaches {several} % from {TRAINED} pixels on ({_seeds(then, HOLDING)}); as long at "
         f"{TRAINED} alone, {alone} % ({_seeds(longer, HOLDING)})."
     )
@@ -274,13 +274,13 @@ def _seeds(rows: Sequence[Row], encoding: str) -> str:
 
 
 def _accuracies(rows: Sequence[Row], encoding: str) -> str:
-    """The accuracy of an encoding told the scale, at the training size and between, in whole percent."""
-    cells = {cell.size: cell.mean for cell in summarise(_told(rows, "resize")) if cell.encoding == encoding}
+    """The accuracy of an encoding given the scale, at the training size and between, in whole percent."""
+    cells = {cell.size: cell.mean for cell in summarise(_with_scale(rows, "resize")) if cell.encoding == encoding}
     return ", ".join(f"{cells[size]:.0f}" if size in cells else "–" for size in (TRAINED, *BETWEEN))
 
 
 def _shares(rows: Sequence[Row], encoding: str, rule: str) -> str:
-    """The shares that an encoding keeps, told in one way, at the sizes between, in whole percent."""
+    """The shares that an encoding keeps under one scale rule, at the sizes between, in whole percent."""
     cells = {(cell.encoding, cell.size, cell.scale_rule): cell.retained for cell in summarise(rows)} if rows else {}
     shares = [cells.get((encoding, size, rule)) for size in BETWEEN]
     return ", ".join("–" if each is None else f"{each:.0f}" for each in shares)
@@ -288,20 +288,20 @@ def _shares(rows: Sequence[Row], encoding: str, rule: str) -> str:
 
 def tables() -> dict[str, str]:
     """Name of a marker -> what stands there."""
-    rows, told, crops = (read_rows(HERE / f"{name}.jsonl") for name in ("rows", "told", "crops"))
+    rows, scaled, crops = (read_rows(HERE / f"{name}.jsonl") for name in ("rows", "distances", "crops"))
     trained = recipe_rows()
     return {
         "brief": brief(rows, trained),
         "verdict": verdict(rows, "resize"),
         "resize": accuracy(rows, "resize"),
         "retained": retained(rows, "resize"),
-        "told": plain(before_after([*rows, *told], "resize", BETWEEN)) or NOT_MEASURED,
+        "with scale": plain(before_after([*rows, *scaled], "resize", BETWEEN)) or NOT_MEASURED,
         "above": above(rows, "resize"),
         "adds": adds(rows, "resize"),
         "recipes": recipes(rows, trained),
         "recipes adds": adds(trained.get(RECIPES["then"], []), "resize"),
         "crops": accuracy(crops, "canvas"),
-        "crops told": plain(before_after(crops, "canvas", (80, 96, 112))) or NOT_MEASURED,
+        "crops with scale": plain(before_after(crops, "canvas", (80, 96, 112))) or NOT_MEASURED,
     }
 
 

@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from tables import CURVES, HERE, PAPER, ROWS, TOLD, Curve, best, of_one_size, ours, published
+from tables import CURVES, HERE, PAPER, ROWS, SCALED, Curve, best, of_one_size, ours, published
 
 from cpvt.reporting.figures import add_legend, as_bytes, colours
 from cpvt.results.rows import read_rows
@@ -30,10 +30,10 @@ GAP = 1.7  # percent between names
 MOVED = {"RF-S-MR": (-12, 13), "RF-S-224": (-46, -8)}  # names that would stand on our lines: points from the end
 
 
-OURS: tuple[tuple[str, str, dict[str, Any]], ...] = (  # how ours was told the scale, encoding, style
-    (TOLD, "peg", {"lw": 2.6, "ms": 5}),
+OURS: tuple[tuple[str, str, dict[str, Any]], ...] = (  # how ours was given the scale, encoding, style
+    (SCALED, "peg", {"lw": 2.6, "ms": 5}),
     (PAPER, "peg", {"lw": 2.2, "ms": 5, "ls": ":", "mfc": "white"}),
-    (TOLD, "learned", {"lw": 1.8, "ms": 4, "ls": "--"}),
+    (SCALED, "learned", {"lw": 1.8, "ms": 4, "ls": "--"}),
 )
 BEST: dict[str, Any] = {"lw": 2.6, "ms": 5, "color": "black"}
 
@@ -74,7 +74,7 @@ def dress(panel: Any) -> None:
 
 
 def chosen(curves: Sequence[Curve]) -> list[tuple[Curve, str, dict[str, Any]]]:
-    """Ours, those that are measured: with PEG the told, the published and the best one, and the learned table."""
+    """Ours, those that are measured: with PEG the one with scale, the published and the best one, and the learned table."""
     found, drawn = {(curve.group, curve.model): curve for curve in curves}, []
     palette = colours([encoding for _, encoding, _ in OURS])
     for group, encoding, style in OURS:

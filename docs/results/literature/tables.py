@@ -20,15 +20,15 @@ HERE = Path(__file__).parent
 PAGE, CURVES, ROWS = HERE.parents[1] / "literature.md", HERE / "curves.json", HERE.parent / "imagenette" / "rows.jsonl"
 COLUMNS = (0.75, 1.0, 1.3, 1.5, 1.7, 2.0, 2.3, 3.0, 3.5, 4.6)  # test size in training sizes
 NEAR = 0.06  # how far a ratio may be from a column to stand in it
-TOLD, PAPER = "ours, told", "ours, as published"
-RULES = {"protocol": TOLD, "paper": PAPER}  # of the scale
+SCALED, PAPER = "ours, with scale", "ours, as published"
+RULES = {"protocol": SCALED, "paper": PAPER}  # of the scale
 CLEAR = 2.0  # points of share that are more than "level": our images alone leave a share so uncertain
 
 
 class Curve(NamedTuple):
     """What one model keeps of its accuracy at the training size."""
 
-    group: str  # what is trained and tested alike: paper and data, or how ours were told the scale
+    group: str  # what is trained and tested alike: paper and data, or how ours were given the scale
     model: str
     accuracy: float  # at the training size, percent
     shares: dict[float, float]  # test size in training sizes -> percent of that accuracy
@@ -100,22 +100,22 @@ def _curve(entry: Mapping[str, Any]) -> Curve:
 
 
 def of_one_size(rows: Sequence[Row]) -> list[Row]:
-    """The rows that are compared: resize, trained at the one size of the first row, told the truth or as published."""
+    """The rows that are compared: resize, trained at the one size of the first row, with the true scale or as published."""
     trained = rows[0].train_size if rows else None
     return [row for row in rows if row.protocol == "resize" and row.scale_rule in RULES
             and row.train_size == trained and len(set(row.train_sizes)) < 2]  # fmt: skip
 
 
 def ours(rows: Sequence[Row]) -> list[Curve]:
-    """A curve for each encoding, told the scale and as published, mean over seeds."""
+    """A curve for each encoding, given the scale and as published, mean over seeds."""
     cells, curves = summarise(rows) if rows else [], dict[tuple[str, str], Curve]()
     trained = [cell for cell in cells if cell.size == rows[0].train_size]
     at_training = {(cell.encoding, cell.pool, cell.scale_rule): cell.mean for cell in trained}
     for cell in sorted(cells, key=lambda cell: cell.scale_rule != "protocol"):
         if cell.retained is not None:
             model, baseline = (f"`{head_label(name, cell.pool)}`" for name in (cell.encoding, BASELINE))
-            told = ((cell.encoding, cell.pool, rule) for rule in (cell.scale_rule, *RULES))
-            accuracy = at_training[next(each for each in told if each in at_training)]  # told or not, the scale is 1
+            scaled = ((cell.encoding, cell.pool, rule) for rule in (cell.scale_rule, *RULES))
+            accuracy = at_training[next(each for each in scaled if each in at_training)]  # either way the scale is 1
             empty = Curve(RULES[cell.scale_rule], model, accuracy, {1.0: 100.0}, baseline=baseline)
             curve = curves.setdefault((cell.scale_rule, model), empty)
             curve.shares[pixels(cell.size) / pixels(rows[0].train_size or 0)] = cell.retained
@@ -137,9 +137,9 @@ def _boxes(curve: Curve, columns: Sequence[float]) -> list[str]:
 def gains(curve: Curve, curves: Sequence[Curve]) -> dict[float, float]:
     """Column -> points of share above the learned table of the same source; empty without one.
 
-    Ours as published are compared with the told table, which was trained the same: it spreads over the grid either way.
+    Ours as published are compared with the table with scale, which was trained the same: it spreads over the grid either way.
     """
-    group = TOLD if curve.is_ours else curve.group
+    group = SCALED if curve.is_ours else curve.group
     table = next((each for each in curves if (each.group, each.model) == (group, curve.baseline)), curve)
     own, other = in_columns(curve.shares), in_columns(table.shares)
     return {column: own[column] - other[column] for column in own if table is not curve and column in other}
@@ -155,9 +155,9 @@ def gain_table(curves: Sequence[Curve]) -> str:
 
 
 def best(curves: Sequence[Curve]) -> Curve | None:
-    """Our told model with a PEG that is most accurate over the larger sizes, among those tested at all of our sizes."""
+    """Our model with a PEG and the scale that is most accurate over the larger sizes, among those tested at all of our sizes."""
     most = max((len(curve.shares) for curve in curves if curve.is_ours), default=0)
-    whole = [curve for curve in curves if curve.group == TOLD and "peg" in curve.model and len(curve.shares) == most]
+    whole = [curve for curve in curves if curve.group == SCALED and "peg" in curve.model and len(curve.shares) == most]
     return max(whole, default=None, key=lambda curve: curve.accuracy * sum(
         share for ratio, share in curve.shares.items() if ratio > 1))  # fmt: skip
 
@@ -168,7 +168,7 @@ def where(curves: Sequence[Curve]) -> str:
     if first is None:
         return NOT_MEASURED
     columns = [column for column in sorted(in_columns(first.shares)) if column != 1]
-    text = f"In share, {first.model}, told, is {_standing(first, curves, columns, kept)}."
+    text = f"In share, {first.model}, with scale, is {_standing(first, curves, columns, kept)}."
     if any(first.name in gained(curves, column) for column in columns):
         text += (
             f" In points above the learned table of its own source it is {_standing(first, curves, columns, gained)}."
@@ -211,9 +211,9 @@ def _and(words: Sequence[str]) -> str:
 def _at(column: float, first: Curve, curves: Sequence[Curve]) -> str:
     """Our share at one ratio and how many published are higher, then the same above each source's learned table."""
     shares, points = kept(curves, column), gained(curves, column)
-    untold = f"{first.model} ({PAPER})"
-    notes = [f"as published {shares[untold]:.1f}"] if untold in shares else []
-    without = [each for each in curves if each.group == TOLD and "peg" not in each.model and each.name in shares]
+    unscaled = f"{first.model} ({PAPER})"
+    notes = [f"as published {shares[unscaled]:.1f}"] if unscaled in shares else []
+    without = [each for each in curves if each.group == SCALED and "peg" not in each.model and each.name in shares]
     if without:
         highest = max(without, key=lambda curve: shares[curve.name])
         notes.append(f"without a PEG {highest.model} {shares[highest.name]:.1f}")

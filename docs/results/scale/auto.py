@@ -1,7 +1,7 @@
 """How well a model estimates the scale itself: python docs/results/scale/auto.py RUNS writes auto.jsonl here.
 
 RUNS: the folder of the digits comparison (see run.sh). For each encoding, seed, protocol and size: the scale that
-`cpvt sweep --scale auto` chooses from the first 64 test images, the true one, the accuracy told the truth, the accuracy
+`cpvt sweep --scale auto` chooses from the first 64 test images, the true one, the accuracy at the true one, the accuracy
 where each image gets its own scale (`cpvt predict --scale auto`), and how many times as long that takes.
 """
 
@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 import cpvt
-from cpvt.adapters.scale import surest_logits
+from cpvt.adapters.scale import lowest_entropy_logits
 from cpvt.config import sides
 from cpvt.config.scale import scale_at
 from cpvt.data.protocols import find_protocol
@@ -29,17 +29,17 @@ def measure(checkpoint: cpvt.Checkpoint, data, protocol: str, size: int) -> dict
     adapter, kind = checkpoint.adapter, find_protocol(protocol)
     batches = list(load_test(data, kind(checkpoint.transform, sides(size)), SET))
     true = scale_at(kind.scale_rule, sides(size), sides(checkpoint.config.img_size))
-    told, single, seconds = 0, 0, [0.0, 0.0]
+    scaled, single, seconds = 0, 0, [0.0, 0.0]
     for batch in batches:
         start = time.perf_counter()
-        answers = adapter.told(true).logits(batch.images).argmax(1)
+        answers = adapter.with_scale(true).logits(batch.images).argmax(1)
         middle = time.perf_counter()
-        own = surest_logits(adapter, batch.images)[0].argmax(1)
+        own = lowest_entropy_logits(adapter, batch.images)[0].argmax(1)
         seconds = [seconds[0] + middle - start, seconds[1] + time.perf_counter() - middle]
-        told, single = told + int((answers == batch.labels).sum()), single + int((own == batch.labels).sum())
+        scaled, single = scaled + int((answers == batch.labels).sum()), single + int((own == batch.labels).sum())
     return {
         "true": true[0], "estimated": cpvt.estimate_scale(adapter, batches[0].images), "images": len(data.test),
-        "correct_told": told, "correct_auto": single, "times_as_long": round(seconds[1] / seconds[0], 2),
+        "correct_with_true": scaled, "correct_auto": single, "times_as_long": round(seconds[1] / seconds[0], 2),
     }  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """Draw before-after.svg, the figure of docs/scale.md, from digits/rows.jsonl: python docs/results/scale/draw.py.
 
-The rows are those of `cpvt compare --scale protocol paper`: each trained model, told the scale that is true under the
-protocol, and told nothing, as published. Other rows and another figure may be named: draw.py ROWS SVG.
+The rows are those of `cpvt compare --scale protocol paper`: each trained model, given the scale that is true under the
+protocol, and without scale, as published. Other rows and another figure may be named: draw.py ROWS SVG.
 """
 
 import sys
@@ -20,8 +20,8 @@ HERE = Path(__file__).parent
 SHOWN = ("peg", "peg5", "rope+peg", "rope", "learned")
 PROTOCOLS = {"resize": "resize: objects grow", "canvas": "canvas: the field of view grows"}
 STYLES: dict[str, dict[str, Any]] = {
-    "protocol": {"ls": "-", "lw": 2.0, "ms": 4, "label": "told the scale of objects"},
-    "paper": {"ls": ":", "lw": 1.4, "ms": 3.5, "mfc": "white", "label": "as published: nothing is told"},
+    "protocol": {"ls": "-", "lw": 2.0, "ms": 4, "label": "given the object scale"},
+    "paper": {"ls": ":", "lw": 1.4, "ms": 3.5, "mfc": "white", "label": "as published: no scale"},
 }
 
 
@@ -48,7 +48,7 @@ def draw(cells: Sequence[Cell], train_side: float) -> "Figure":
 
 
 def draw_lines(panel: Any, cells: Sequence[Cell], colour: str) -> None:
-    """One encoding, told and not told, with the accuracy at the largest size. ValueError where one was not measured."""
+    """One encoding, with scale and without, with the accuracy at the largest size. ValueError where one was not measured."""
     ends = []
     for rule, style in STYLES.items():
         line = sorted((cell for cell in cells if cell.scale_rule == rule), key=lambda cell: pixels(cell.size))

@@ -20,10 +20,10 @@ from cpvt.results.rows import Row, read_rows
 from cpvt.runtime.files import read_json
 
 ROWS = Path(__file__).parent / "rows.jsonl"
-TELLINGS = {
+MODES = {
     "": "",
-    "protocol": ", told the scale",
-    "paper": ", told nothing",
+    "protocol": ", given the scale",
+    "paper": ", without scale",
 }  # rule of the scale -> words; "" in rows of before it
 
 
@@ -70,7 +70,7 @@ def accuracy(rows: Sequence[Row]) -> str:
     if not rows:
         return NOT_MEASURED
     sizes = sorted({row.size for row in rows}, key=pixels)
-    found = {(row.protocol + TELLINGS[row.scale_rule], row.size): f"{100 * row.accuracy:.1f}" for row in rows}
+    found = {(row.protocol + MODES[row.scale_rule], row.size): f"{100 * row.accuracy:.1f}" for row in rows}
     lines = {
         words: [found.get((words, size), "–") for size in sizes] for words in dict.fromkeys(key[0] for key in found)
     }

@@ -43,7 +43,7 @@ class ModelAdapter:
     class_names: tuple[str, ...] | None = None  # None: only their number is known
     patch_size: int | None = None  # pixels; None: unknown
     resize_method: str = "as it is"  # how it takes images of sizes that it was not built for
-    scale: ScaleRule | None = None  # what every call is told of the scale of objects; None: the model's own rule
+    scale: ScaleRule | None = None  # the object scale of every call; None: the model's own rule
     other_sizes: tuple[Size, ...] = ()  # besides train_size: an error at one size that none of these gives is a refusal
     autocast: torch.dtype | None = (
         None  # of what PyTorch computes in another precision than the weights'; None: nothing
@@ -68,19 +68,19 @@ class ModelAdapter:
 
     @property
     def takes_scale(self) -> bool:
-        """Whether the model can be told the scale of objects: our own models, and others with PEGs in them."""
+        """Whether the model takes an object scale: our own models, and others with PEGs in them."""
         return hasattr(self.model, "scale_grid")
 
-    def told(self, scale: ScaleRule | None) -> ModelAdapter:
-        """This adapter with a rule for the scale of objects; None: the model's own rule.
+    def with_scale(self, scale: ScaleRule | None) -> ModelAdapter:
+        """This adapter with a scale rule of objects; None: the model's own rule.
 
-        Raises ValueError for a rule that does not exist, and for a model that cannot be told.
+        Raises ValueError for a rule that does not exist, and for a model that takes none.
         """
         if scale is None:
             return replace(self, scale=None)
         if not self.takes_scale:
             raise ValueError(
-                f"'{self.name}' has no PEG, so it cannot be told a scale ({scale}); leave scale (--scale) out, or add "
+                f"'{self.name}' has no PEG, so it takes no scale ({scale}); leave scale (--scale) out, or add "
                 "PEGs by cpvt.retrofit"
             )
         return replace(self, scale=parse_scale(scale))
@@ -88,13 +88,13 @@ class ModelAdapter:
     def scale_at(self, rule: ScaleRule, size: tuple[int, int]) -> tuple[float, float] | None:
         """The scale along rows and columns that a rule gives at a size (height, width), at least 1.
 
-        None where nothing is told, or the training size is not known.
+        None without a scale, or the training size is not known.
         """
         return None if rule == "paper" or self.train_size is None else scale_at(rule, size, sides(self.train_size))
 
     @contextmanager
-    def telling(self) -> Iterator[None]:
-        """The model is told the scale inside; afterwards it has its own rule again."""
+    def applying_scale(self) -> Iterator[None]:
+        """The model is given the scale inside; afterwards it has its own rule again."""
         model: Any = self.model
         before = model.scale if self.scale is not None else None
         if self.scale is not None:
@@ -107,10 +107,10 @@ class ModelAdapter:
 
     @contextmanager
     def inference(self) -> Iterator[None]:
-        """Inference mode, with the model told the scale, under autocast where it is to be."""
+        """Inference mode, with the model given the scale, under autocast where it is to be."""
         kind = self.device.type
         casting = nullcontext() if self.autocast is None else torch.autocast(kind, self.autocast)
-        with self.telling(), torch.inference_mode(), casting:
+        with self.applying_scale(), torch.inference_mode(), casting:
             yield
 
     @property

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from cpvt.adapters.base import ModelAdapter, kept_modes, sides_of, usable
-from cpvt.adapters.scale import rule_under, surest_logits
+from cpvt.adapters.scale import lowest_entropy_logits, rule_under
 from cpvt.config import MAX_IMAGE_PIXELS, TOKEN_BUDGET, Size, parse_size, sides
 from cpvt.config.base import some_names
 from cpvt.config.scale import ScaleRule, scale_label
@@ -32,7 +32,7 @@ class Prediction(NamedTuple):
     original_size: tuple[int, int]  # width and height of the image, pixels
     classes: tuple[tuple[str, float], ...]  # name and probability, best first
     error: str | None = None  # why the image was skipped, if it was
-    scale: tuple[float, float] | None = None  # of objects, along rows and columns, where the model was told one
+    scale: tuple[float, float] | None = None  # of objects, along rows and columns, where the model was given one
 
     @property
     def label(self) -> str:
@@ -47,8 +47,8 @@ class Prediction(NamedTuple):
             return f"{self.image}: skipped, {self.error}"
         classes = "  ".join(f"{name} {probability:.1%}" for name, probability in self.classes)
         (width, height), (input_width, input_height) = self.original_size, self.size
-        told = f" at scale {scale_label(self.scale)}" if self.scale is not None and max(self.scale) > 1 else ""
-        return f"{self.image}  {width}x{height} read at {input_width}x{input_height}{told}  {classes}"
+        scale = f" at scale {scale_label(self.scale)}" if self.scale is not None and max(self.scale) > 1 else ""
+        return f"{self.image}  {width}x{height} read at {input_width}x{input_height}{scale}  {classes}"
 
 
 def preprocessing_of(adapter: ModelAdapter, protocol: str = "resize", size: Size | None = None) -> Protocol:
@@ -87,14 +87,14 @@ def classify(
 ) -> Iterator[Prediction]:
     """Yield the prediction of each image, a path, a PIL image or an array of 0 to 255, (H, W) or (H, W, 3).
 
-    A forward pass holds up to `token_budget` patches; each image gets the answer that it gets alone. scale: what the
-    model is told of the scale of objects, 'protocol' (what is true under the preprocessing), 'auto' (for each image
-    what makes the model surest), or what `cpvt.config.scale.parse_scale` reads.
+    A forward pass holds up to `token_budget` patches; each image gets the answer that it gets alone. scale: the
+    object scale, 'protocol' (the true one under the preprocessing), 'auto' (for each image that of the lowest entropy),
+    or what `cpvt.config.scale.parse_scale` reads.
     Raises BadImageError for an image that cannot be used; with `on_bad_image="skip"` its prediction says why instead.
     """
     patch_size = adapter.patch_size or 1
     rule = rule_under(preprocessing.scale_rule, scale, adapter)
-    adapter = adapter if rule in (None, "auto") else adapter.told(rule)
+    adapter = adapter if rule in (None, "auto") else adapter.with_scale(rule)
     ready = adapter.at_size(preprocessing.sides) if preprocessing.stacks else adapter
     read = (_read(number, image, preprocessing, patch_size, max_image_pixels) for number, image in enumerate(images))
     for pack in within_budget(read, lambda each: patch_count(each.size[::-1], patch_size), token_budget):
@@ -103,10 +103,10 @@ def classify(
             answers = iter([*_answers(ready, tensors, rule, preprocessing.stacks)] if tensors else ())
         for each in pack:
             if each.tensor is not None:
-                logits, told = next(answers)
+                logits, applied = next(answers)
                 check_names(adapter.class_names, len(logits), adapter.name)
                 best = _best(logits, adapter.class_names, top)
-                yield Prediction(each.name, each.size, each.original_size, best, scale=told)
+                yield Prediction(each.name, each.size, each.original_size, best, scale=applied)
             elif on_bad_image == "skip":
                 yield Prediction(each.name, each.size, each.original_size, (), str(each.error))
             else:
@@ -116,10 +116,10 @@ def classify(
 def _answers(
     ready: ModelAdapter, images: list[Tensor], rule: ScaleRule | None, stack: bool
 ) -> Iterator[tuple[Tensor, tuple[float, float] | None]]:
-    """The logits of each image, and the scale that the model was told, where it was."""
+    """The logits of each image, and the scale that the model was given, where it was."""
     if rule == "auto":
         for batch in [torch.stack(images)] if stack else [image[None] for image in images]:
-            yield from zip(*surest_logits(ready, batch))
+            yield from zip(*lowest_entropy_logits(ready, batch))
         return
     scales = [None if rule is None else ready.scale_at(rule, sides_of(each[None])) for each in images]
     logits = ready.logits(torch.stack(images)) if stack else ready.logits_of_list(images)

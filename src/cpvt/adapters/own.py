@@ -32,7 +32,7 @@ class OwnAdapter(ModelAdapter):
     def _run(self, images: Tensor, method: str, **options: Any) -> Any:
         if method != "__call__":
             return super()._run(images, method, **options)
-        with torch.inference_mode():  # told by the call: several threads may share the model
+        with torch.inference_mode():  # given by the call: several threads may share the model
             return self.model(images.to(self.dtype), scale=self.scale)
 
     def logits_of_list(self, images: list[Tensor]) -> Tensor:

@@ -87,14 +87,14 @@ def _values(processor: Any, channels: int) -> tuple[tuple[float, ...], tuple[flo
     )
 
 
-def _plain(measured: list[float], told: Any) -> tuple[float, ...]:
+def _plain(measured: list[float], stated: Any) -> tuple[float, ...]:
     """Measured values without their rounding: the processor's own where they are equal, else 6 digits."""
     if (
-        isinstance(told, (list, tuple))
-        and len(told) == len(measured)
-        and np.allclose(measured, told, rtol=0, atol=1e-6)
+        isinstance(stated, (list, tuple))
+        and len(stated) == len(measured)
+        and np.allclose(measured, stated, rtol=0, atol=1e-6)
     ):
-        return tuple(map(float, told))
+        return tuple(map(float, stated))
     return tuple(float(f"{value:.6g}") + 0.0 for value in measured)
 
 

@@ -27,7 +27,7 @@ class Family(NamedTuple):
 
     name: str
     blocks: str
-    patches: str = ""  # the convolution that makes patches and so knows their grid; none where blocks are told it
+    patches: str = ""  # the convolution that makes patches and so knows their grid; none where blocks are given it
     tokens: str = ""  # who holds class token and registers
     table: str = ""  # absolute positions, added to the tokens
 
@@ -194,7 +194,7 @@ class AddPeg:
         self, block: nn.Module, places: Places | None, prefix_tokens: int, options: dict[str, Any], grid: Grid | None
     ) -> None:
         self.places, self.prefix_tokens = places, prefix_tokens
-        self.options, self.training_grid = options, grid  # those of the whole model, which hold its rule for the scale
+        self.options, self.training_grid = options, grid  # those of the whole model, which hold its scale rule
         # first, so that hooks that record hidden states see it; pickling the handle keeps its id from being reused
         self.handle = block.register_forward_hook(self, prepend=True)
 
@@ -336,9 +336,9 @@ def _at_scale_one(seen: list[Grid | None], wanted: Sequence[int] | None) -> list
 
 def _count_prefix(holder: nn.Module) -> int:
     """Class token, distillation token and registers of the model."""
-    told = getattr(holder, "num_prefix_tokens", None)
+    stated = getattr(holder, "num_prefix_tokens", None)
     tokens = [getattr(holder, name, None) for name in PREFIX]
-    return sum(token.shape[1] for token in tokens if isinstance(token, Tensor)) if told is None else int(told)
+    return sum(token.shape[1] for token in tokens if isinstance(token, Tensor)) if stated is None else int(stated)
 
 
 def _zero_peg(block: nn.Module, kernel_size: int | Sequence[int], padding_mode: str) -> PEG:
@@ -359,9 +359,9 @@ def _change_classes(model: Any, root: Any, family: Family, absolute: str) -> Non
     holder = None if absolute == "keep" else _reach(root, path)
     if holder is not None:
         _add_share(holder, root, family, absolute)
-        holder.__class__ = changed_class(holder.__class__, table, told=holder is model)
+        holder.__class__ = changed_class(holder.__class__, table, takes_scale=holder is model)
     if holder is not model:
-        model.__class__ = changed_class(model.__class__, told=True)
+        model.__class__ = changed_class(model.__class__, takes_scale=True)
 
 
 def _add_share(holder: Any, root: Any, family: Family, absolute: str) -> None:

@@ -1,4 +1,4 @@
-"""Finds the scale of objects without labels: of several, the one at which the model is surest of its answers."""
+"""Estimates the object scale without labels: of several, the one of the lowest entropy of the model's answers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cpvt.adapters.base import ModelAdapter, kept_modes, sides_of, usable
-from cpvt.config.scale import ScaleRule, fit_factor, parse_scale, parse_telling
+from cpvt.config.scale import ScaleRule, fit_factor, parse_scale, parse_test_rule
 
 Pair = tuple[float, float]
 STEPS = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
@@ -32,22 +32,22 @@ def candidate_scales(adapter: ModelAdapter, size: tuple[int, int]) -> list[Pair]
 def rule_under(protocol_rule: str | None, scale: Any, adapter: ModelAdapter) -> ScaleRule | None:
     """What to tell a model under a protocol: for 'protocol' the protocol's own rule, else what was asked for.
 
-    A model whose own rule is 'paper' is told nothing, and one whose rule is 'fit*FACTOR' keeps its factor. None where
-    there is nothing to tell. Raises ValueError for a model that cannot be told what was asked for.
+    A model whose own rule is 'paper' is without scale, and one whose rule is 'fit*FACTOR' keeps its factor. None where
+    there is nothing to tell. Raises ValueError for a model that does not take what was asked for.
     """
-    rule = parse_telling(scale)
+    rule = parse_test_rule(scale)
     if rule == "paper" and not adapter.takes_scale:
         return None
     if rule == "protocol":
         own = getattr(adapter.model, "scale", None) if adapter.takes_scale else None
         keeps_own = own == "paper" or (protocol_rule == "fit" and own is not None and fit_factor(own) is not None)
         return own if keeps_own else protocol_rule if adapter.takes_scale else None
-    return "auto" if rule == "auto" and adapter.told("fit") else adapter.told(rule).scale
+    return "auto" if rule == "auto" and adapter.with_scale("fit") else adapter.with_scale(rule).scale
 
 
 def logits_by_scale(adapter: ModelAdapter, images: Tensor, candidates: Sequence[Any]) -> Tensor:
-    """Logits (candidates, B, classes) of images (B, C, H, W), told each scale; ValueError for less than two classes."""
-    found = torch.stack([usable(adapter.told(scale).logits(images), adapter.name) for scale in candidates])
+    """Logits (candidates, B, classes) of images (B, C, H, W), at each scale; ValueError for less than two classes."""
+    found = torch.stack([usable(adapter.with_scale(scale).logits(images), adapter.name) for scale in candidates])
     if found.shape[2] < 2:
         raise ValueError(f"a scale is estimated from class probabilities; '{adapter.name}' gives {found.shape[2]}")
     return found
@@ -58,8 +58,8 @@ def entropy(logits: Tensor) -> Tensor:
     return torch.special.entr(logits.cpu().double().softmax(-1)).sum(-1)
 
 
-def surest_logits(adapter: ModelAdapter, images: Tensor) -> tuple[Tensor, list[Pair]]:
-    """For each image (B, C, H, W) the logits (B, classes) at the scale at which they are surest, and that scale."""
+def lowest_entropy_logits(adapter: ModelAdapter, images: Tensor) -> tuple[Tensor, list[Pair]]:
+    """For each image (B, C, H, W) the logits (B, classes) at the scale of their lowest entropy, and that scale."""
     candidates = candidate_scales(adapter, sides_of(images))
     found = logits_by_scale(adapter, images, candidates)
     best = entropy(found).argmin(0)
@@ -73,10 +73,10 @@ def estimate_scale(
 
     model: one of ours, a retrofitted one, what `load` returned, or an adapter. images: (B, C, H, W), or several such
     batches or images (C, H, W) of one size; the estimate is for all of them together, so give it a set taken alike: 64
-    images do. For a single image the guess is worth less. candidates: scales to choose from, ascending; by default 1,
-    1.5, 2, 3, 4, 6, 8 as far as they are below the ratio of the image to the training size, and that ratio. Of equal
+    images do. For a single image the estimate is worth less. candidates: scales to choose from, ascending; by default
+    1, 1.5, 2, 3, 4, 6, 8 as far as they are below the ratio of the image to the training size, and that ratio. Of equal
     ones the first is taken. Returns a number, or (rows, columns) where they differ.
-    Raises ValueError for a model without classes, or that cannot be told a scale, and where the answers are not finite.
+    Raises ValueError for a model without classes, or that takes no scale, and where the answers are not finite.
     """
     from cpvt.adapters import adapter_of
 
@@ -102,7 +102,7 @@ def _batch(images: Tensor) -> Tensor:
 
 
 def total_entropy(adapter: ModelAdapter, batches: Iterable[Tensor], scales: Sequence[Any]) -> Tensor:
-    """The entropy of the answers to all images of some batches, told each scale; (scales,)."""
+    """The entropy of the answers to all images of some batches, at each scale; (scales,)."""
     total = torch.zeros(len(scales), dtype=torch.float64)
     for batch in batches:
         total += entropy(logits_by_scale(adapter, batch, scales)).sum(1).cpu()

@@ -1,4 +1,4 @@
-"""Subclasses that a retrofit makes of other libraries' classes: with a rule for the scale, or with a fading table."""
+"""Subclasses that a retrofit makes of other libraries' classes: with a scale rule, or with a fading table."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ SHARE = "peg_absolute_share"  # name of the buffer that holds the factor of the 
 
 
 @functools.cache
-def changed_class(kind: Any, table: str = "", told: bool = False) -> Any:
+def changed_class(kind: Any, table: str = "", takes_scale: bool = False) -> Any:
     """A subclass of `kind` with a fading table of that name, and for a whole model the attribute `scale`."""
 
     def reduce(module: Any) -> tuple[Any, ...]:
-        return _rebuild, (kind, table, told), module.__dict__
+        return _rebuild, (kind, table, takes_scale), module.__dict__
 
     def read(model: Any) -> ScaleRule:
         rule: ScaleRule = model.retrofitted["scale"]
@@ -29,7 +29,7 @@ def changed_class(kind: Any, table: str = "", told: bool = False) -> Any:
 
     own: dict[str, Any] = {"__doc__": kind.__doc__, "__module__": kind.__module__, "__reduce__": reduce}
     own |= _fading(kind, table) if table else {}
-    own |= {"scale": property(read, write)} if told else {}
+    own |= {"scale": property(read, write)} if takes_scale else {}
     return type(kind.__name__, (kind,), own)
 
 
@@ -58,7 +58,7 @@ def _fading(kind: Any, name: str) -> dict[str, Any]:
     return own | ({"set_input_size": set_input_size} if hasattr(kind, "set_input_size") else {})
 
 
-def _rebuild(kind: Any, table: str, told: bool) -> Any:
+def _rebuild(kind: Any, table: str, takes_scale: bool) -> Any:
     """An empty module of the subclass, for copies and pickles to fill."""
-    changed = changed_class(kind, table, told)
+    changed = changed_class(kind, table, takes_scale)
     return changed.__new__(changed)

@@ -70,9 +70,9 @@ def name_for_sizes(name: str, num_classes: int, in_chans: int, train_size: Size,
             if refusal is None:
                 return each
             refusals.append(refusal)
-    told = error_line((refusals[1:2] or refusals)[0]).rstrip(".")  # with an option, if it has one, else as it is
+    words = error_line((refusals[1:2] or refusals)[0]).rstrip(".")  # with an option, if it has one, else as it is
     raise ValueError(
-        f"'{name}' cannot be trained at the sizes {', '.join(map(size_label, sizes))} ({told}): train it at one size, "
+        f"'{name}' cannot be trained at the sizes {', '.join(map(size_label, sizes))} ({words}): train it at one size, "
         "without --train-sizes, or take a model that takes several, as cpvt's own, most plain ViTs of timm and Hugging "
         "Face and convolutional networks do"
     )

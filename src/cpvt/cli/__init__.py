@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> None:
         if not _answer(arguments):
             _run(arguments)
         if sys.stdout is not None:  # closed
-            sys.stdout.flush()  # here, where a closed pipe is told from other errors
+            sys.stdout.flush()  # here, where a closed pipe is distinguished from other errors
     except BrokenPipeError:  # whoever reads the output has seen enough, as in `cpvt list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing is left to say at the end
         raise SystemExit(141) from None  # what a shell says of a process that its pipe ended

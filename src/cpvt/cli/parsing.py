@@ -79,7 +79,7 @@ def _is_recipe(argument: str) -> bool:
 
 
 def check_names(config: Any) -> None:
-    """Raise ValueError for wrong names that can be told without the heavy imports, which take seconds."""
+    """Raise ValueError for wrong names that are seen without the heavy imports, which take seconds."""
     from cpvt.data.datasets import find_source
     from cpvt.data.finding import check_images
     from cpvt.data.protocols import AUGMENTS, check_protocols, find_protocol

@@ -179,8 +179,8 @@ def export(config: ExportConfig) -> dict[str, Any]:
     fixed, int8 = exported.fixed_size, exported.int8
     at = f"at {len(exported.checked)} other sizes" if fixed is None else f"in {len(exported.checked)} batches"
     only = "" if fixed is None else f"; it takes {fixed[0]}x{fixed[1]} pixels only: the model exports at no other size"
-    told = "" if exported.scale is None else f", scale {scale_label(exported.scale)}"
-    print(f"{exported.path}: equal to eager within {exported.error:.1e} {at}{told}{only}")
+    scaled = "" if exported.scale is None else f", scale {scale_label(exported.scale)}"
+    print(f"{exported.path}: equal to eager within {exported.error:.1e} {at}{scaled}{only}")
     if int8 is not None:
         print(int8)
     return exported.record()

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from cpvt.config.base import MAX_IMAGE_PIXELS, TOKEN_BUDGET, Options, Precision, Ranges, Size
-from cpvt.config.scale import parse_scale, parse_telling, scale_label
+from cpvt.config.scale import parse_scale, parse_test_rule, scale_label
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,9 @@ class SweepConfig(Options):
     sizes: tuple[Size, ...] = ()
     """Sides in pixels, or HEIGHTxWIDTH; by default half to three times the training size."""
     scale: str = "protocol"
-    """What the model is told of the scale of objects, how much larger they are than in training: protocol (what is true
-    under each protocol), pixels (1), fit (size / training size), auto (what makes the model surest on 64 images), paper
-    (nothing), or a number such as 2.0."""
+    """The object scale that the model is given, how many times larger objects are than in training: protocol (the true
+    one under each protocol), pixels (1), fit (size / training size), auto (the lowest entropy on 64 images), paper
+    (none), or a number such as 2.0."""
     data: str | None = None
     """Data set with the model's classes; by default the run's own. External models and runs of the hub need one."""
     data_dir: str | None = None
@@ -69,7 +69,7 @@ class SweepConfig(Options):
 
     def check(self) -> None:
         super().check()
-        object.__setattr__(self, "scale", scale_label(parse_telling(self.scale)))
+        object.__setattr__(self, "scale", scale_label(parse_test_rule(self.scale)))
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class ProbeConfig(Options):
     sizes: tuple[Size, ...] = ()
     """Larger sizes for `longer`; by default 1.5, 2 and 3 times the training size."""
     scale: str | None = None
-    """What the model is told of the scale of objects in every probe: fit, pixels, paper, or a number such as 2.0; by
+    """The object scale that the model is given in every probe: fit, pixels, paper, or a number such as 2.0; by
     default its own rule."""
     data: str | None = None
     """'digits', a folder with train/ and test/ (or val/), or a name of timm's dataset factory such as torch/cifar10; by
@@ -133,8 +133,8 @@ class PredictConfig(Options):
     """resize (as tested), canvas, or native: whole images at their own size, --size being the longest side allowed (by
     default four times the training size)."""
     scale: str = "protocol"
-    """What the model is told of the scale of objects, how much larger they are than in training: protocol (what is true
-    under the protocol), pixels, fit, auto (for each image what makes the model surest), or a number such as 2.0."""
+    """The object scale that the model is given, how many times larger objects are than in training: protocol (the true
+    one under the protocol), pixels, fit, auto (for each image the lowest entropy), or a number such as 2.0."""
     crop_pct: float | None = None
     """Center crop under resize, as a fraction of the resized image; by default as in the tests of the model."""
     interpolation: str | None = None
@@ -167,7 +167,7 @@ class PredictConfig(Options):
 
     def check(self) -> None:
         super().check()
-        object.__setattr__(self, "scale", scale_label(parse_telling(self.scale)))
+        object.__setattr__(self, "scale", scale_label(parse_test_rule(self.scale)))
 
 
 @dataclass(frozen=True)
@@ -204,8 +204,8 @@ class ExportConfig(Options):
     format: Literal["onnx", "torch-export"] | None = None
     """The format, if --out does not say it; by default onnx."""
     scale: str | None = None
-    """What the file takes the scale of objects for, how much larger they are than in training: fit (size / training
-    size, computed from each batch), pixels (1), paper (nothing is told), a number such as 2.0, or rows x columns as in
+    """The object scale of the file, how many times larger objects are than in training: fit (size / training size,
+    computed from each batch), pixels (1), paper (no scale), a number such as 2.0, or rows x columns as in
     1x2; by default the model's own rule."""
     int8: bool = False
     """Quantise the weights of the .onnx file to int8: about a quarter of its size. Its answers

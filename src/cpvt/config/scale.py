@@ -9,13 +9,13 @@ from typing import Any
 ScaleRule = str | float | tuple[float, float]  # a name of RULES, a number of 1 or more, or one for rows and for columns
 
 RULES = {
-    "paper": "nothing is told: every encoding as published, PEG at scale 1, attention without a temperature",
+    "paper": "no scale: every encoding as published, PEG at scale 1, attention without a temperature",
     "pixels": "objects have the size in pixels that they had in training: 1",
     "fit": "the image shows what training images showed: its grid divided by the training grid, along each axis",
 }
-TELLING = {
+TEST_RULES = {
     "protocol": "what is true under the protocol: resize 'fit', canvas 'pixels', native the model's own rule",
-    "auto": "the scale at which the model is surest of its answers",
+    "auto": "the scale of the lowest entropy of the model's answers",
 }
 FACTOR = "fit*"  # and a number: as "fit", times a factor above 0 and at most 1
 
@@ -54,9 +54,9 @@ def fit_factor(rule: ScaleRule) -> float | None:
     return float(rule.removeprefix(FACTOR)) if rule != "fit" else 1.0
 
 
-def parse_telling(scale: Any) -> ScaleRule:
+def parse_test_rule(scale: Any) -> ScaleRule:
     """Read what tests and predictions tell a model: 'protocol', 'auto', or what `parse_scale` reads."""
-    return scale if isinstance(scale, str) and scale in TELLING else parse_scale(scale, *TELLING)
+    return scale if isinstance(scale, str) and scale in TEST_RULES else parse_scale(scale, *TEST_RULES)
 
 
 def scale_at(rule: ScaleRule, size: tuple[int, int], train_size: tuple[int, int]) -> tuple[float, float]:

@@ -9,7 +9,7 @@ from cpvt.config.base import Options, Ranges, Size, importable_encoding
 from cpvt.config.data import DataConfig
 from cpvt.config.optimisation import OptimConfig
 from cpvt.config.runtime import RuntimeConfig
-from cpvt.config.scale import parse_scale, parse_telling, scale_label
+from cpvt.config.scale import parse_scale, parse_test_rule, scale_label
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class TrainConfig(Options):
     """Sizes to train at: each step draws one, and its batch size keeps the number of tokens about constant, or shows
     all of them (sizes_per_step). By default only the training size."""
     scale: str | None = None
-    """What the model is told of the scale of objects where a call does not say, in training as later: fit (the image
+    """The object scale that the model is given where a call does not say, in training as later: fit (the image
     shows what images of the training size show), pixels (objects keep their pixels) or paper (nothing); by default
     pixels where training images are crops at their own scale, else the model's, fit."""
     teacher: str | None = None
@@ -157,7 +157,7 @@ class CompareConfig(Options):
     """cls, gap or both, for every encoding; by default cls for all and also gap for peg."""
     protocols: tuple[str, ...] = ("canvas", "resize")
     scale: tuple[str, ...] = ("protocol",)
-    """What models are told of the scale of objects in tests: protocol (what is true under each), pixels, fit, auto,
+    """The object scale that models are given in tests: protocol (what is true under each), pixels, fit, auto,
     paper (nothing), or a number; several are tested each."""
     seeds: tuple[int, ...] = (0,)
     """Every model is trained once per seed."""
@@ -201,5 +201,5 @@ class CompareConfig(Options):
 
     def check(self) -> None:
         super().check()
-        object.__setattr__(self, "scale", tuple(scale_label(parse_telling(rule)) for rule in self.scale))
+        object.__setattr__(self, "scale", tuple(scale_label(parse_test_rule(rule)) for rule in self.scale))
         object.__setattr__(self, "encodings", tuple(map(importable_encoding, self.encodings)))

@@ -89,7 +89,7 @@ class LoadOptions:
 
 
 _DEFAULTS = LoadOptions()
-_told: set[int | None] = set()  # longest sides to which an image was shrunk
+_said: set[int | None] = set()  # longest sides to which an image was shrunk
 logger = logging.getLogger(__name__)
 
 
@@ -229,8 +229,8 @@ def _load(samples: _Samples, plan: Iterable[Sequence[SampleSpec | Encoded]], opt
 def _tell_shrunk(name: str, preprocessing: Protocol) -> None:
     """Name the first image that is shrunk to a longest side; the others are counted."""
     side = preprocessing.longest_side
-    if name and side not in _told:
-        _told.add(side)
+    if name and side not in _said:
+        _said.add(side)
         logger.info(f"{name} is shrunk to the longest side allowed, {side} pixels (--longest-side); more are counted")
 
 

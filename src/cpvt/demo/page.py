@@ -23,16 +23,16 @@ QUERIES = {
     ONE_PATCH: "one patch: click the image",
 }
 SCALES = {
-    "protocol": "what cpvt predict tells it",
-    "told": "what is true",
-    "guessed": "a guess from the image",
-    "untold": "nothing",
+    "protocol": "as cpvt predict",
+    "true": "true",
+    "estimated": "estimated from the image",
+    "off": "none",
 }
 CURVE_WORDS = """### Does the answer hold at other sizes?
 Each line is the probability of a class when the image is shown at that size. Flat and high is good. Under *resize* the
 object grows. Under *canvas* the image keeps its training size and stands at a random place on a larger canvas."""
-TELLING_WORDS = """ *Scale told*: the model is told how much larger objects are than in training. *Guessed*: it
-takes the scale at which it is surest; from one image that is a weak guess. *Nothing told*: as published."""
+SCALE_WORDS = """ *Object scale*: how many times larger objects are, in tokens, than in training. *Estimated*:
+the scale of the lowest entropy; from one image that is a weak guess. *None*: as published."""
 ATTENTION_WORDS = """### Where a block looks
 Bright patches get more attention, the mean over heads. The image is what the model saw at the chosen size."""
 PEG_WORDS = """### What PEG added
@@ -71,7 +71,7 @@ def build_page(viewer: Viewer, name: str, samples: list[Path]) -> Any:
                 note = gr.Markdown(elem_id="note")
                 shown, top = _controls(viewer)
             with gr.Column(scale=5, min_width=280):
-                gr.Markdown(CURVE_WORDS + (TELLING_WORDS if viewer.adapter.takes_scale else ""))
+                gr.Markdown(CURVE_WORDS + (SCALE_WORDS if viewer.adapter.takes_scale else ""))
                 curves = gr.HTML(elem_id="curves")
                 changes = [page.load, *(each.change for each in (image, *shown))]
                 if viewer.own_model is None:
@@ -101,9 +101,9 @@ def _controls(viewer: Viewer) -> tuple[list[Any], Any]:
     size = gr.Radio(labels, value=size_label(viewer.recommended), label="Size, pixels", info=about, elem_id="size")
     protocols = [(f"{each}: {TABLE[each].title}", each) for each in PROTOCOLS]
     protocol = gr.Radio(protocols, value="resize", label="How a size is made", elem_id="protocol")
-    scales = [(about, each) for each, about in SCALES.items() if each in ("protocol", *viewer.tellings)]
-    told = "What the model is told of the scale"
-    scale = gr.Radio(scales, value="protocol", label=told, visible=viewer.adapter.takes_scale, elem_id="scale")
+    scales = [(about, each) for each, about in SCALES.items() if each in ("protocol", *viewer.modes)]
+    takes_scale = viewer.adapter.takes_scale
+    scale = gr.Radio(scales, value="protocol", label="Object scale", visible=takes_scale, elem_id="scale")
     most = min(5, len(viewer.adapter.class_names or range(5)))
     top = gr.Slider(  # a slider needs two ends: for a model of one class it is hidden
         1, max(most, 2), value=min(3, most), step=1, label="Classes shown", visible=most > 1, elem_id="top"

@@ -23,11 +23,11 @@ from cpvt.reporting.templates import as_data, inline
 INK = "#5b6472"  # of axes and words, replaced by the page's own text colour
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", *SPARE[2:5])
 SIDE = 384  # pixels that an image shown has at least along its longer side
-TITLES = {"told": "scale told", "guessed": "scale guessed", "untold": "nothing told"}
+TITLES = {"true": "true scale", "estimated": "estimated scale", "off": "no scale"}
 
 
 def curve_panels(curves: Curves, train_size: Size) -> str:
-    """HTML: a legend of the classes, and for each protocol a panel for each telling."""
+    """HTML: a legend of the classes, and for each protocol a panel for each mode."""
     names = "".join(
         f'<span><i style="background:{colour}"></i>{html.escape(name)}</span>'
         for name, colour in zip(curves.classes, COLOURS)
@@ -35,12 +35,12 @@ def curve_panels(curves: Curves, train_size: Size) -> str:
     parts = [f'<p class="legend">{names}</p>']
     for protocol in dict.fromkeys(protocol for protocol, _ in curves.lines):
         parts.append(f"<h4><b>{protocol}</b>: {TABLE[protocol].title}</h4><div class='panels'>")
-        tellings = [each for name, each in curves.lines if name == protocol]
-        for telling in tellings:
-            values = curves.lines[protocol, telling]
+        modes = [each for name, each in curves.lines if name == protocol]
+        for mode in modes:
+            values = curves.lines[protocol, mode]
             svg = inline(as_bytes(_curve_figure(values, curves.sizes, train_size), "svg")).replace(INK, "currentColor")
-            title = TITLES[telling] + _at_largest(curves.sizes, curves.scales[protocol, telling])
-            caption = f"<figcaption>{title}</figcaption>" if len(tellings) > 1 else ""  # else it cannot be told
+            title = TITLES[mode] + _at_largest(curves.sizes, curves.scales[protocol, mode])
+            caption = f"<figcaption>{title}</figcaption>" if len(modes) > 1 else ""  # else it takes no scale
             about = f"Probability of {curves.classes[0]} and others over test sizes, {protocol}, {title}"
             parts.append(f'<figure role="img" aria-label="{html.escape(about)}">{caption}{svg}</figure>')
         parts.append("</div>")
@@ -48,7 +48,7 @@ def curve_panels(curves: Curves, train_size: Size) -> str:
 
 
 def _at_largest(sizes: Sequence[Size], scales: Sequence[tuple[float, float] | None]) -> str:
-    """The scale that was told at the largest size."""
+    """The scale that was given at the largest size."""
     return "" if scales[-1] is None else f": {scale_label(scales[-1])} at {size_label(sizes[-1])}"
 
 
@@ -135,6 +135,6 @@ def _png(pixels: NDArray[np.uint8]) -> bytes:
 def read_note(prediction: Prediction, takes_scale: bool) -> str:
     """How the image was read for a prediction, in one sentence."""
     (width, height), (input_width, input_height) = prediction.original_size, prediction.size
-    told = "told nothing of the scale" if prediction.scale is None else f"told scale {scale_label(prediction.scale)}"
+    words = "given no scale" if prediction.scale is None else f"given scale {scale_label(prediction.scale)}"
     read = f"The image of {width}x{height} pixels was read at {input_width}x{input_height}"
-    return f"{read}, and the model was {told}." if takes_scale else f"{read}."
+    return f"{read}, and the model was {words}." if takes_scale else f"{read}."

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cpvt.adapters import ModelAdapter, UnsupportedSizeError
 from cpvt.adapters.classify import Prediction, as_image, classify, preprocessing_of
-from cpvt.adapters.scale import rule_under, surest_logits
+from cpvt.adapters.scale import lowest_entropy_logits, rule_under
 from cpvt.config import MAX_IMAGE_PIXELS, Size, sides
 from cpvt.data import pixel_limit
 from cpvt.data.protocols import TABLE, Protocol
@@ -26,7 +26,7 @@ from cpvt.reporting.summary import pixels
 from cpvt.results.checkpoints import as_adapter
 
 PROTOCOLS = ("resize", "canvas")
-TELLINGS = ("told", "guessed", "untold")  # of the scale of objects
+MODES = ("true", "estimated", "off")  # of the scale of objects
 MULTIPLES = (0.5, 0.75, 1, 1.25, 1.5, 2, 2.5, 3)  # of the training size, the test sizes
 MOST_PATCHES = 2304  # of an image: its attention takes 21 MB a head
 MOST_CLASSES = 10**6  # of a model: more than any has
@@ -39,9 +39,9 @@ class Curves(NamedTuple):
     classes: tuple[str, ...]
     sizes: tuple[Size, ...]
     lines: dict[tuple[str, str], NDArray[np.float64]]
-    """(protocol, telling) -> (sizes, classes), from 0 to 1; NaN at sizes that the model refuses."""
+    """(protocol, mode) -> (sizes, classes), from 0 to 1; NaN at sizes that the model refuses."""
     scales: dict[tuple[str, str], list[tuple[float, float] | None]]
-    """(protocol, telling) -> what the model was told at each size; None where it was told nothing."""
+    """(protocol, mode) -> the scale that the model was given at each size; None for none."""
 
 
 class PegMap(NamedTuple):
@@ -63,7 +63,7 @@ class Viewer:
 
     def __init__(self, run: str | ModelAdapter, device: str = "auto", weights: str | None = None) -> None:
         adapter = as_adapter(run, weights, device)
-        self.adapter = replace(adapter, class_names=_told_apart(adapter.class_names))
+        self.adapter = replace(adapter, class_names=_distinct(adapter.class_names))
         self.recommended: Size = _short(preprocessing_of(self.adapter).sides)
         if self.adapter.train_size is None:
             raise ValueError(
@@ -94,15 +94,15 @@ class Viewer:
         return tuple(sorted(few | {self.recommended}, key=pixels))
 
     @property
-    def tellings(self) -> tuple[str, ...]:
-        """The ways to tell the model the scale of objects: 'untold' alone where it cannot be told.
+    def modes(self) -> tuple[str, ...]:
+        """The ways to give the model an object scale: 'off' alone where it takes none.
 
-        A model of one class is sure of it at every scale, so none is guessed.
+        A model of one class is sure of it at every scale, so none is estimated.
         """
         if not self.adapter.takes_scale:
-            return TELLINGS[2:]
+            return MODES[2:]
         one_class = 1 in (len(self.adapter.class_names or ()), getattr(self.adapter.model, "num_classes", 0))
-        return tuple(each for each in TELLINGS if each != "guessed" or not one_class)
+        return tuple(each for each in MODES if each != "estimated" or not one_class)
 
     @property
     def blocks(self) -> int:
@@ -133,7 +133,7 @@ class Viewer:
         return preprocessing_of(adapter, protocol, size)
 
     def predict(self, image: Image.Image, size: Size, protocol: str, scale: str, top: int) -> Prediction:
-        """The top classes; scale: 'protocol', as `cpvt predict` does, or one of TELLINGS."""
+        """The top classes; scale: 'protocol', as `cpvt predict` does, or one of MODES."""
         preprocessing, rule = self.preprocessing(protocol, size), self._rule(protocol, scale)
         return next(classify(self.adapter, [image], preprocessing, top=top, scale=rule))
 
@@ -143,19 +143,19 @@ class Viewer:
         lines: dict[tuple[str, str], NDArray[np.float64]] = {}
         scales: dict[tuple[str, str], list[tuple[float, float] | None]] = {}
         for protocol in PROTOCOLS:
-            for telling in self.tellings:
-                found = [self._answer(image, size, protocol, telling) for size in self.sizes]
+            for mode in self.modes:
+                found = [self._answer(image, size, protocol, mode) for size in self.sizes]
                 values = [[answer.get(name, np.nan) for name in classes] for answer, _ in found]
-                lines[protocol, telling] = np.array(values)
-                scales[protocol, telling] = [told for _, told in found]
+                lines[protocol, mode] = np.array(values)
+                scales[protocol, mode] = [scaled for _, scaled in found]
         return Curves(classes, self.sizes, lines, scales)
 
     def _answer(
-        self, image: Image.Image, size: Size, protocol: str, telling: str
+        self, image: Image.Image, size: Size, protocol: str, mode: str
     ) -> tuple[dict[str, float], tuple[float, float] | None]:
-        """Class -> probability, and the scale that was told; nothing at a size that the model refuses."""
+        """Class -> probability, and the scale that was given; nothing at a size that the model refuses."""
         try:
-            found = self.predict(image, size, protocol, telling, top=MOST_CLASSES)
+            found = self.predict(image, size, protocol, mode, top=MOST_CLASSES)
         except UnsupportedSizeError:
             return {}, None
         return dict(found.classes), found.scale
@@ -179,7 +179,7 @@ class Viewer:
         `patch`. Attention to prefix tokens is left out. ValueError for a model that is not ours.
         """
         model = self._need_own("attention")
-        adapter, images = self._told(image, size, protocol, scale)
+        adapter, images = self._with_scale(image, size, protocol, scale)
         with adapter.inference():
             rows = model.attention_map(images.to(adapter.dtype), block, prefix=True)[0].float().mean(0)
         first, (h, w) = model.num_prefix_tokens, model.patch_embed.dynamic_feat_size(images.shape[2:])
@@ -203,8 +203,8 @@ class Viewer:
             if type(modules.get(name)) is PEG
         ]
         try:
-            adapter, images = self._told(image, size, protocol, scale)
-            found.clear()  # a guess of the scale has run the model, too
+            adapter, images = self._with_scale(image, size, protocol, scale)
+            found.clear()  # an estimate of the scale has run the model, too
             adapter.logits(images)
         finally:
             for handle in handles:
@@ -220,21 +220,21 @@ class Viewer:
         return self.preprocessing(protocol, size)(image, np.random.default_rng(0))[None].to(self.adapter.device)
 
     def _rule(self, protocol: str, scale: str) -> Any:
-        """What a telling means under a protocol; 'told' is what is true, also to a model whose own rule is 'paper'."""
-        if scale == "told":
+        """What a mode means under a protocol; 'true' is the true scale, also to a model whose own rule is 'paper'."""
+        if scale == "true":
             own = rule_under(TABLE[protocol].scale_rule, "protocol", self.adapter)
             return TABLE[protocol].scale_rule if own == "paper" else own
         if not self.adapter.takes_scale:
             return "protocol"
-        return {"guessed": "auto", "untold": "paper"}.get(scale, scale)
+        return {"estimated": "auto", "off": "paper"}.get(scale, scale)
 
-    def _told(self, image: Image.Image, size: Size, protocol: str, scale: str) -> tuple[ModelAdapter, Tensor]:
-        """The model, told what it is told when it predicts, and what it sees."""
+    def _with_scale(self, image: Image.Image, size: Size, protocol: str, scale: str) -> tuple[ModelAdapter, Tensor]:
+        """The model, under the scale with which it predicts, and what it sees."""
         images = self._input(image, size, protocol)
         rule = rule_under(TABLE[protocol].scale_rule, self._rule(protocol, scale), self.adapter)
         if rule == "auto":
-            rule = surest_logits(self.adapter, images)[1][0]
-        return (self.adapter if rule is None else self.adapter.told(rule)), images
+            rule = lowest_entropy_logits(self.adapter, images)[1][0]
+        return (self.adapter if rule is None else self.adapter.with_scale(rule)), images
 
     def _need_own(self, what: str) -> VisionTransformer:
         if self.own_model is None:
@@ -242,7 +242,7 @@ class Viewer:
         return self.own_model
 
 
-def _told_apart(names: tuple[str, ...] | None) -> tuple[str, ...] | None:
+def _distinct(names: tuple[str, ...] | None) -> tuple[str, ...] | None:
     """Names of classes in which those that several classes share hold the class's index: 'crane (134)'."""
     while names and len(set(names)) < len(names):
         counts = Counter(names)

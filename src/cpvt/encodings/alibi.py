@@ -17,19 +17,19 @@ class AlibiEncoding(OffsetBias):
     """Attention falls with the distance of two tokens, in each head at another rate; nothing is learned (2-D ALiBi).
 
     The bias is -2^(-8 (head + 1) / heads) times the Euclidean distance in tokens, as published, whatever scale the
-    model is told: on photographs that holds best. told: at scale s distances are divided by s. tuned: slopes grow
+    model is given: on photographs that holds best. use_scale: at scale s distances are divided by s. tuned: slopes grow
     with the size as arXiv 2405.13985 tuned them, for distances in tokens.
     Source: Press et al., arXiv 2108.12409; in two dimensions as in Fuller et al. (CROMA), arXiv 2311.00566.
     """
 
     symmetries = frozenset({"transpose", "flip"})
 
-    def __init__(self, shape: ModelShape, tuned: bool = False, told: bool = False) -> None:
+    def __init__(self, shape: ModelShape, tuned: bool = False, use_scale: bool = False) -> None:
         super().__init__()
-        if tuned and told:
-            raise ValueError("slopes are tuned for distances in tokens: leave out told=True or tuned=True")
+        if tuned and use_scale:
+            raise ValueError("slopes are tuned for distances in tokens: leave out use_scale=True or tuned=True")
         self.num_heads, self.training_grid = shape.num_heads, shape.scale_grid or shape.grid
-        self.tuned, self.told = tuned, told
+        self.tuned, self.use_scale = tuned, use_scale
 
     def by_offset(self, grid: Grid, depth: int, scale: Scale, device: torch.device) -> Tensor:
         rows, columns = find_offsets(grid, scale, device)

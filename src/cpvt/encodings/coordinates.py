@@ -34,7 +34,7 @@ def object_coordinates(length: int, training_length: int, device: torch.device, 
     return (places + 0.5) / scale - 0.5
 
 
-COORDINATES = {"scaled": spread_coordinates, "told": object_coordinates, "raw": raw_coordinates}
+COORDINATES = {"scaled": spread_coordinates, "object": object_coordinates, "raw": raw_coordinates}
 
 
 def find_coordinates(rule: str, shape: ModelShape, grid: Grid | None = None, jitter: AnyJitter = None) -> Coordinates:
@@ -117,7 +117,7 @@ class Coordinates(NamedTuple):
 
     def axes(self, grid: Grid, device: torch.device, scale: Scale | None) -> tuple[Tensor, Tensor]:
         """Places of the rows, (h,), and of the columns, (w,), float32."""
-        place = COORDINATES["scaled" if self.rule == "told" and scale is None else self.rule]
+        place = COORDINATES["scaled" if self.rule == "object" and scale is None else self.rule]
         (h, w), (before_h, before_w), scale = grid, self.training_grid, (1.0, 1.0) if scale is None else scale
         return place(h, before_h, device, scale[0]), place(w, before_w, device, scale[1])
 

@@ -16,17 +16,17 @@ class ContinuousBias(OffsetBias):
     """A network of each block maps the offset of two tokens to a bias on the attention logits (Swin v2's log-CPB).
 
     16 sigmoid(MLP(o)), with o = sign(D) log2(1 + 8 |D| / (W - 1)) / 3 for the offset D along each axis, W the tokens of
-    that axis in training; the MLP has a hidden layer of 512 with ReLU. At scale s offsets are divided by s; told=False:
-    they stay in tokens, as published, whatever the model is told.
+    that axis in training; the MLP has a hidden layer of 512 with ReLU. At scale s offsets are divided by s;
+    use_scale=False: they stay in tokens, as published, whatever scale the model is given.
     Source: Liu et al. (Swin v2), arXiv 2111.09883.
     """
 
     per_block = ("mlps",)
 
-    def __init__(self, shape: ModelShape, hidden_dim: int = 512, told: bool = True) -> None:
+    def __init__(self, shape: ModelShape, hidden_dim: int = 512, use_scale: bool = True) -> None:
         super().__init__()
         check_positive("cpb", hidden_dim=hidden_dim)
-        self.told = told
+        self.use_scale = use_scale
         self.training_grid = shape.scale_grid or shape.grid
         self.mlps = nn.ModuleList(OffsetMlp(2, hidden_dim, shape.num_heads) for _ in range(shape.depth))
 

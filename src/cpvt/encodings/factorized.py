@@ -15,7 +15,7 @@ class FactorizedEncoding(TableEncoding):
     """A learned vector for each row and one for each column, added to the patches (factorized, NaViT).
 
     The tables are (h, D) and (w, D) on the training grid; other grids read them linearly, as timm's NaFlex models do.
-    `coordinates` and `jitter` as for `learned`; at scale s 'told' reads place (i + 0.5) / s - 0.5 of each axis.
+    `coordinates` and `jitter` as for `learned`; at scale s 'object' reads place (i + 0.5) / s - 0.5 of each axis.
     Source: Dehghani et al. (NaViT), arXiv 2307.06304.
     """
 

@@ -16,7 +16,7 @@ class FourierEncoding(PositionalEncoding):
 
     MLP([cos Wp, sin Wp] / sqrt D), where p in [0, 1] is the place on the training grid, W (D / 2, 2) starts normal with
     standard deviation 1 / gamma, and the MLP has one hidden layer with GELU. `coordinates` and `jitter` as for
-    `sincos`; at scale s 'told' reads place (i + 0.5) / s of the training grid, beyond 1 where the view grows.
+    `sincos`; at scale s 'object' reads place (i + 0.5) / s of the training grid, beyond 1 where the view grows.
     Source: Li et al., arXiv 2106.02795.
     """
 

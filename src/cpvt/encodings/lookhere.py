@@ -28,7 +28,7 @@ class LookHereEncoding(AlibiEncoding):
     itself included; they are eight of 12 or 16 heads, four of 4 to 8, two of fewer, and the others see all. From the
     logits the distance is subtracted, times a slope of the block (1.5 at the first to 0.5 at the last) and of the head
     (1/2 for the first four directed heads, 1/4 for the next; 1/4, 1/16, 1/64, 1/256 for those that see all). Distances
-    are in tokens, as published; told, tuned: as for `alibi`, with its factors, and directions stay.
+    are in tokens, as published; use_scale, tuned: as for `alibi`, with its factors, and directions stay.
     depth: the number of blocks over which slopes fall, where it is not the model's.
     Source: Fuller et al., arXiv 2405.13985.
     """
@@ -36,9 +36,9 @@ class LookHereEncoding(AlibiEncoding):
     symmetries = frozenset()
 
     def __init__(
-        self, shape: ModelShape, view: int = 180, tuned: bool = False, told: bool = False, depth: int | None = None
+        self, shape: ModelShape, view: int = 180, tuned: bool = False, use_scale: bool = False, depth: int | None = None
     ) -> None:
-        super().__init__(shape, tuned, told)
+        super().__init__(shape, tuned, use_scale)
         if view not in tuple(VIEWS):
             listed = ", ".join(map(str, VIEWS))
             raise ValueError(f"view, the field of view in degrees, must be one of {listed}; got {view!r}")

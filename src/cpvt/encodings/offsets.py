@@ -16,8 +16,8 @@ class OffsetBias(PositionalEncoding):
     a time. Prefix tokens get none, so where the head reads one of them, the last block's bias changes no answer.
     """
 
-    told = True
-    """Whether offsets are divided by the scale; else they stay in tokens, whatever the model is told."""
+    use_scale = True
+    """Whether offsets are divided by the scale; else they stay in tokens, whatever scale the model is given."""
 
     def by_offset(self, grid: Grid, depth: int, scale: Scale, device: torch.device) -> Tensor:
         """The number of each offset from (1 - h, 1 - w) to (h - 1, w - 1), key minus query: (heads, 2h - 1, 2w - 1)."""
@@ -26,7 +26,7 @@ class OffsetBias(PositionalEncoding):
     def bias(self, grid: Grid, depth: int, scale: Scale | None = None, device: torch.device | None = None) -> Tensor:
         if device is None:
             device = next((each.device for each in self.parameters()), torch.device("cpu"))
-        by_offset = self.by_offset(grid, depth, scale if scale is not None and self.told else (1.0, 1.0), device)
+        by_offset = self.by_offset(grid, depth, scale if scale is not None and self.use_scale else (1.0, 1.0), device)
         h, w = grid
         rows, columns = (_number_offsets(side, device) for side in grid)  # (h, h), (w, w)
         index = rows[:, None, :, None] * (2 * w - 1) + columns[None, :, None, :]  # (h, w, h, w)

@@ -308,7 +308,7 @@ class PEGEncoding(PositionalEncoding):
 
 
 def at_least_one(scale: Scale | None) -> Scale | int:
-    """The scale that PEG is told where objects are smaller than in training: 1, as nothing stands between tokens."""
+    """The scale that PEG is given where objects are smaller than in training: 1, as nothing stands between tokens."""
     if scale is None:
         return 1
     rows, columns = torch.sym_max(1, scale[0]), torch.sym_max(1, scale[1])  # no branch on a symbolic size

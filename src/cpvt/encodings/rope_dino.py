@@ -17,7 +17,7 @@ class DinoRotaryEncoding(PositionalEncoding):
 
     Angles are 2 pi c / 100^(i / (d / 4)) with c = 2 (i + 1/2) / h - 1 along each axis, half of the channels for each.
     In training both axes are rescaled together, log-uniformly by 1/2 to 2; jitter=None turns that off, and its fields
-    are those of `sincos`. `coordinates` as for `sincos`; at scale s 'told' reads place (i + 1/2) / s of the training
+    are those of `sincos`. `coordinates` as for `sincos`; at scale s 'object' reads place (i + 1/2) / s of the training
     grid.
     Source: Simeoni et al. (DINOv3), arXiv 2508.10104.
     """

@@ -19,7 +19,7 @@ class MixedRotaryEncoding(PositionalEncoding):
     Channel pair t is rotated by waves[0, head, t] * row + waves[1, head, t] * column. The waves start with magnitudes
     10^(-i / (d / 4)) along a direction that is random for each head and along the one across it.
     `coordinates` and `jitter` as for `sincos`. coordinates='raw' counts 0, 1, 2, ... at any size, as in the paper;
-    at scale s 'told' reads place (i + 0.5) / s - 0.5.
+    at scale s 'object' reads place (i + 0.5) / s - 0.5.
     Source: Heo et al. (RoPE for vision transformers), arXiv 2403.13298.
     """
 

@@ -15,8 +15,9 @@ class SinCosEncoding(PositionalEncoding):
 
     Half of the width encodes the row, half the column, each half as sines then cosines at wavelengths
     2 pi * 10000^(i / (D / 4)). At a new size coordinates are spread over the training grid, as resizing a table does.
-    `coordinates='told'`: (i + 0.5) / s - 0.5 at scale s; 'raw': 0, 1, 2, ... grid: the one over which 'scaled' spreads
-    them, where it is not that of img_size. jitter: random changes of coordinates in training, 'cape', 'fpe' or 'dino'.
+    `coordinates='object'`: (i + 0.5) / s - 0.5 at scale s; 'raw': 0, 1, 2, ... grid: the one over which 'scaled'
+    spreads them, where it is not that of img_size. jitter: random changes of coordinates in training, 'cape', 'fpe' or
+    'dino'.
     Source: Vaswani et al., arXiv 1706.03762; in two dimensions as in Chen et al. (MoCo v3), arXiv 2104.02057.
     """
 

@@ -36,7 +36,7 @@ TOLERANCE = 1e-4  # relative to the largest logit, or to 1 where logits are smal
 EXAMPLE = (2, 6, 8)  # batch and grid of the traced example
 CHECKS = ((1, 2, 2), (3, 5, 4), (2, 9, 3), (4, 3, 11), (1, 13, 7))  # batch and grid of the checks
 IMAGES = 8  # in each check of a quantised file
-LARGER = ((2.0, 1.0), (1.2, 1.7))  # of a model with a rule for the scale: times its training grid, in place of the last
+LARGER = ((2.0, 1.0), (1.2, 1.7))  # of a model with a scale rule: times its training grid, in place of the last
 
 
 class Exported(NamedTuple):
@@ -46,7 +46,7 @@ class Exported(NamedTuple):
     error: float  # largest difference from eager, relative to the largest logit
     checked: list[tuple[int, int, int]]  # batch, height, width of every check
     fixed_size: tuple[int, int] | None = None  # the one size (height, width) that the file takes; None: any
-    scale: ScaleRule | None = None  # the rule for the scale in the file; None: the model has none
+    scale: ScaleRule | None = None  # the scale rule in the file; None: the model has none
     int8: Quantised | None = None  # of a quantised file; error and checked are then those before it was quantised
 
     def record(self) -> dict[str, Any]:
@@ -64,7 +64,7 @@ class Target(NamedTuple):
     unit: int  # sides are multiples of it, pixels
     pads: bool = True  # or any other number from the unit on
     fixed_size: tuple[int, int] | None = None
-    scale: ScaleRule | None = None  # the rule of a model that can be told the scale
+    scale: ScaleRule | None = None  # the rule of a model that can be given the scale
     training_grid: Grid | None = None
 
     @property
@@ -119,14 +119,14 @@ def export(model: nn.Module | Checkpoint | str | Path, out: str | Path = "", **o
     "timm:NAME", "hf:PATH_OR_NAME" or "torchvision:NAME". A model of another library, retrofitted or not, is exported
     for all sizes where that is possible, else at its training size: `fixed_size` says so, in the metadata too. Its
     training mode is restored, whatever happens.
-    scale: the rule for the scale of objects, by default the model's. Under 'fit' the file divides its own height and
+    scale: the scale rule of objects, by default the model's. Under 'fit' the file divides its own height and
     width by the training size; a number is fixed in it.
     int8: quantise the checked .onnx file (see `cpvt.evaluation.quantise`), and compare its answers with the model's.
 
     The file is compared with the model at five sizes other than the traced one, some not divisible by the patch. Raises
     ValueError, and keeps no file, where they differ by more than 1e-4, or where int8 changes more than half of the
     answers to random images; and for int8 where the file exists. Metadata hold smallest_side and training_size in
-    pixels, scale of a model that can be told it, precision ("int8") of a quantised file, and of a run class_names,
+    pixels, scale of a model that takes one, precision ("int8") of a quantised file, and of a run class_names,
     mean, std, crop_ratio, interpolation and size: metadata_props in .onnx, the extra file metadata.json in .pt2.
     """
     config = options_from(ExportConfig, options, model=model, out=out)
@@ -150,9 +150,9 @@ def export(model: nn.Module | Checkpoint | str | Path, out: str | Path = "", **o
     with kept_modes(module), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # from the exporters
         adapter = checkpoint.adapter if isinstance(checkpoint, Checkpoint) else checkpoint
-        adapter = (adapter if isinstance(adapter, ModelAdapter) else adapter_of(module)).told(config.scale)
+        adapter = (adapter if isinstance(adapter, ModelAdapter) else adapter_of(module)).with_scale(config.scale)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with adapter.telling():
+        with adapter.applying_scale():
             if isinstance(module, VisionTransformer):
                 return _export(
                     _target(module, module.config.in_chans, module.config.patch_size), adapter, path, config.int8
@@ -161,10 +161,10 @@ def export(model: nn.Module | Checkpoint | str | Path, out: str | Path = "", **o
 
 
 def _target(model: nn.Module, channels: int, unit: int, **options: Any) -> Target:
-    """What is exported of a model, with its rule for the scale, if it has any."""
-    told: Any = model.model if isinstance(model, Classifier) else model
-    if hasattr(told, "scale_grid"):
-        options |= {"scale": told.scale, "training_grid": told.scale_grid}
+    """What is exported of a model, with its scale rule, if it has any."""
+    inner: Any = model.model if isinstance(model, Classifier) else model
+    if hasattr(inner, "scale_grid"):
+        options |= {"scale": inner.scale, "training_grid": inner.scale_grid}
     return Target(model, channels, unit, **options)
 
 

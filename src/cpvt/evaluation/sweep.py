@@ -106,7 +106,7 @@ def _tests(model: Any, config: SweepConfig, on_progress: ProgressCallback) -> It
         if rule == "auto":
             rule, batches = _estimate(adapter, size, batches)
         ready, score = _measure_at(
-            adapter if rule is None else adapter.told(rule), size, protocol, batches, data, on_progress
+            adapter if rule is None else adapter.with_scale(rule), size, protocol, batches, data, on_progress
         )
         row = _row(identity, ready, data, protocol, size, transform, score)
         yield replace(
@@ -198,7 +198,7 @@ def _transform_of(adapter: ModelAdapter, data: DataSet, largest: int) -> Transfo
 
 
 def _estimate(adapter: ModelAdapter, size: Size, batches: Iterator[Batch]) -> tuple[Any, Iterator[Batch]]:
-    """The scale that the first images of a test are surest at, of all processes together; and all batches again."""
+    """The scale of the lowest entropy on the first images, of all processes together; and all batches again."""
     first: list[Batch] = []
     while sum(len(batch.labels) for batch in first) < AUTO_IMAGES and (batch := next(batches, None)) is not None:
         first.append(batch)
@@ -233,7 +233,7 @@ def _measure_at(
 
 
 def _scale_of(adapter: ModelAdapter, protocol: str, size: Size) -> tuple[float, float] | None:
-    """The scale that a model was told at a size; None where it was told none, or where images differ in size."""
+    """The scale that a model was given at a size; None where it was given none, or where images differ in size."""
     if adapter.scale is None or TABLE[protocol].size_is_limit:
         return None
     return adapter.scale_at(adapter.scale, sides(size))

@@ -49,7 +49,7 @@ class _Task:
     """One training, and the tests that follow it."""
 
     training: TrainConfig
-    tests: tuple[tuple[str, Any, str], ...]  # (protocol, size, what the model is told of the scale)
+    tests: tuple[tuple[str, Any, str], ...]  # (protocol, size, scale rule)
     setup: TrainingSetup | None = None  # set once the training is checked
 
     @property

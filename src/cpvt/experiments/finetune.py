@@ -34,7 +34,7 @@ GROWS = (  # options that may change on resuming
     "out", "sizes", "protocols", "control", "device", "workers", "on_bad_image", "max_image_pixels",
 )  # fmt: skip
 BEFORE, CONTROL = "as it came", "trained on, no PEG"
-SCALE = "protocol"  # what models are told of the scale of objects in tests: what is true under each protocol
+SCALE = "protocol"  # the object scale that models are given in tests: what is true under each protocol
 
 
 def retrofit_and_test(
@@ -75,7 +75,7 @@ def retrofit_and_test(
     sizes = config.sizes or default_sizes(before)
 
     def test(adapter: ModelAdapter, label: str, train_sizes: tuple[Size, ...]) -> None:
-        rule = SCALE if adapter.takes_scale else ""  # rows of earlier versions, which told nothing, are not these tests
+        rule = SCALE if adapter.takes_scale else ""  # rows of earlier versions, without scale, are not these tests
         for protocol, size in itertools.product(config.protocols, sizes):
             if (label, protocol, size, rule) in done:
                 continue

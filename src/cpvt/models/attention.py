@@ -250,8 +250,8 @@ class AttentionInputs(NamedTuple):
             inputs = inputs._replace(cos=cos, sin=sin)
         if "bias" in hooks:
             prefix = layout.prefix_tokens
-            told = ((grid, {"scale": scale, "device": x.device}) for grid, scale, _ in layout.groups)
-            asked = all_or_none("bias", [encoding.call_hook("bias", grid, depth, **more) for grid, more in told])
+            placed = ((grid, {"scale": scale, "device": x.device}) for grid, scale, _ in layout.groups)
+            asked = all_or_none("bias", [encoding.call_hook("bias", grid, depth, **more) for grid, more in placed])
             # four axes: with three, the CPU's fused kernel is not taken (measured 4 times slower at 577 tokens)
             biases = [widen_bias(bias, prefix).unsqueeze(0) for bias in asked]
             if biases and self.pack is None:

@@ -110,7 +110,7 @@ class HubModel(Backbone):
 def write_model(folder: Path, model: HubModel, read: Mapping[str, Any] | None = None) -> None:
     """Write a model's weights, and a configuration from which both timm and we build it again.
 
-    read: how images are read and what classes are called, in timm's words (`READING`); by default what timm was told.
+    read: how images are read and what classes are called, in timm's words (`READING`); by default what timm has.
     Raises ValueError for a model that its configuration does not describe.
     """
     known = model.pretrained_cfg if read is None else read
@@ -147,11 +147,11 @@ def config_to_timm(config: ModelConfig, read: Mapping[str, Any]) -> dict[str, An
     if len(names) == config.num_classes:  # not those of a head that was replaced
         described["label_names"] = names
     images = {name: value for name, value in read.items() if name != "label_names"}
-    told = {name: value for name, value in describe_to_timm(config).items() if name != "license"}  # the card's affair
+    own = {name: value for name, value in describe_to_timm(config).items() if name != "license"}  # the card's affair
     given = {name: value for name, value in asdict(config).items() if name != "num_classes"}  # transformers passes it
     return {
         "architecture": nearest_name(config), **described, "model_args": given,
-        "pretrained_cfg": {**told, **images},
+        "pretrained_cfg": {**own, **images},
     }  # fmt: skip
 
 

@@ -42,7 +42,7 @@ def introduce(name: str) -> str:
 
 
 def shipped_scale(name: str) -> Any:
-    """What shipped weights were trained to be told of the scale of objects; nothing before there were scales."""
+    """The rule for the object scale that shipped weights were trained under; 'paper' before there were scales."""
     return read_json(shipped_files(name).record)["model"].get("scale", "paper")
 
 

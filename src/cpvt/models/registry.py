@@ -65,8 +65,8 @@ def _build(name: str, pretrained: bool = False, **options: Any) -> Any:
         options["pretrained_cfg_overlay"] = {**heads, **(options.get("pretrained_cfg_overlay") or {})}
     resize: dict[str, Any] = {}
     if pretrained:  # build for the weights' own size and prefix, and change them afterwards
-        told = options.get("pretrained_cfg_overlay") or {}
-        size = {"img_size": told["input_size"][1:]} if told.get("input_size") else {}
+        overlay = options.get("pretrained_cfg_overlay") or {}
+        size = {"img_size": overlay["input_size"][1:]} if overlay.get("input_size") else {}
         source = model_config(name, **{**size, **options.get("pretrained_model_args", {})})
         wanted = model_config(name, **{key: options[key] for key in ("img_size", "patch_size") if key in options})
         if (wanted.img_size, wanted.patch_size) != (source.img_size, source.patch_size):

@@ -56,7 +56,7 @@ class Backbone(nn.Module):
 
     @property
     def scale(self) -> ScaleRule:
-        """What a call that passes no scale is told: 'pixels', 'fit', 'fit*FACTOR', a number, or (rows, columns)."""
+        """The object scale of a call that passes none: 'pixels', 'fit', 'fit*FACTOR', a number, or (rows, columns)."""
         return self.config.scale
 
     @scale.setter

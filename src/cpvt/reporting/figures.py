@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 DOTS: tuple[Any, ...] = (":", "-.", (0, (1, 3)), (0, (3, 1, 1, 1, 1, 1)), (0, (6, 2, 1, 2)))
 SPARE = ("#e69f00", "#000000", "#6a3d9a", "#0b775e", "#b15928", "#f0e442")
 GREY, SLATE = "#c9c9ce", "#5b6472"
-MANY = 8  # most encodings that are told apart by colour
+MANY = 8  # most encodings that are distinguished by colour
 CHOSEN = 6  # of more, so many are coloured
 REFERENCES = (BASELINE, "peg", "peg5")  # always among them
 
@@ -75,7 +75,7 @@ def accuracy_figure(cells: Sequence[Cell], train_sizes: Sequence[Size]) -> Figur
     entries: dict[str, Artist] = {}  # of the legend: a line may be in one panel only
     for panel, protocol in zip(panels, protocols):
         own = [cell for cell in cells if cell.protocol == protocol and not cell.refused]
-        entries = _draw_lines(panel, own, palette, _tellings(cells)) | entries
+        entries = _draw_lines(panel, own, palette, _variants(cells)) | entries
         for share in sorted({round(cell.majority, 1) for cell in own if cell.majority is not None}):
             drawn = panel.axhline(share, color="#777777", lw=1, ls="-.", zorder=0)
             entries.setdefault(f"largest class of the test, {share:.1f} %", drawn)
@@ -106,7 +106,7 @@ def multiples_figure(cells: Sequence[Cell], train_sizes: Sequence[Size]) -> Figu
             if name is None:
                 panel.set_axis_off()
                 continue
-            _draw_lines(panel, measured, {**dict.fromkeys(names, GREY), name: palette[name]}, _tellings(cells))
+            _draw_lines(panel, measured, {**dict.fromkeys(names, GREY), name: palette[name]}, _variants(cells))
             _dress(panel, measured, train_sizes)
             panel.set_title("\n".join(textwrap.wrap(name, 24)), fontsize=9, loc="left")
             panel.tick_params(labelsize=8, labelbottom=True if names.index(name) + columns >= len(names) else None)
@@ -122,26 +122,26 @@ def others(panel: Any, palette: Mapping[str, str]) -> dict[str, Artist]:
     return {f"{count} other{'s' if count > 1 else ''}": panel.plot([], [], color=GREY)[0]} if count else {}
 
 
-def _tellings(cells: Sequence[Cell]) -> list[str]:
-    return list(dict.fromkeys(cell.telling for cell in cells if cell.telling))
+def _variants(cells: Sequence[Cell]) -> list[str]:
+    return list(dict.fromkeys(cell.variant for cell in cells if cell.variant))
 
 
 def _draw_lines(
-    panel: Any, cells: Sequence[Cell], palette: Mapping[str, str], tellings: Sequence[str]
+    panel: Any, cells: Sequence[Cell], palette: Mapping[str, str], variants: Sequence[str]
 ) -> dict[str, Artist]:
     """Draw a line per model, with its band unless it is grey; label -> line of the coloured ones."""
     lines: dict[tuple[str, str, str], list[Cell]] = {}
     for cell in sorted(cells, key=lambda cell: pixels(cell.size)):
-        lines.setdefault((cell.encoding, cell.pool, cell.telling), []).append(cell)
+        lines.setdefault((cell.encoding, cell.pool, cell.variant), []).append(cell)
     entries: dict[str, Artist] = {}
     grey: list[tuple[float, float]] = []  # one path for all: a figure of many panels is drawn and read faster
-    for (encoding, pool, telling), line in lines.items():
-        colour, label = palette[encoding], textwrap.fill(head_label(encoding, pool, telling), 44)
+    for (encoding, pool, variant), line in lines.items():
+        colour, label = palette[encoding], textwrap.fill(head_label(encoding, pool, variant), 44)
         x, y = [pixels(cell.size) for cell in line], [cell.mean for cell in line]
         if colour == GREY:
             grey += [*zip(x, y), (np.nan, np.nan)]
             continue
-        (entries[label],) = panel.plot(x, y, color=colour, label=label, **line_style(pool, telling, tellings))
+        (entries[label],) = panel.plot(x, y, color=colour, label=label, **line_style(pool, variant, variants))
         low, high = zip(*map(_band, line))
         panel.fill_between(x, low, high, color=colour, alpha=0.13, lw=0)
     if grey:
@@ -160,11 +160,11 @@ def _dress(panel: Any, cells: Sequence[Cell], train_sizes: Sequence[Size]) -> No
     panel.spines[["top", "right"]].set_visible(False)
 
 
-def line_style(pool: str, telling: str = "", tellings: Sequence[str] = ()) -> dict[str, Any]:
-    """How the line of a model is drawn: gap dashed; those of marked tellings thin, each telling with its own dots."""
-    if not telling:
+def line_style(pool: str, variant: str = "", variants: Sequence[str] = ()) -> dict[str, Any]:
+    """How the line of a model is drawn: gap dashed; those of marked variants thin, each variant with its own dots."""
+    if not variant:
         return {"ls": "--" if pool == "gap" else "-", "marker": "o", "ms": 4, "lw": 1.8}
-    style = DOTS[tellings.index(telling) % len(DOTS)]
+    style = DOTS[variants.index(variant) % len(DOTS)]
     return {"ls": style, "marker": "s" if pool == "gap" else "o", "ms": 2.5, "lw": 1.1}
 
 

@@ -10,28 +10,28 @@ from cpvt.data.protocols import options_read
 from cpvt.results.rows import Row
 
 
-def head_label(encoding: str, pool: str, telling: str = "") -> str:
-    """The label of an encoding and pool in tables and figures, and how it was told the scale and computed."""
+def head_label(encoding: str, pool: str, variant: str = "") -> str:
+    """The label of an encoding and pool in tables and figures, and its scale rule and computed."""
     label = f"{encoding} · {pool}" if pool == "gap" else encoding
-    return f"{label} ({telling})" if telling else label
+    return f"{label} ({variant})" if variant else label
 
 
 def label_of(row: Row, rows: Sequence[Row]) -> str:
     """The label of a row's model in tables and figures of these rows."""
-    return head_label(name_of(row, rows), row.pool, telling_of(row, rows))
+    return head_label(name_of(row, rows), row.pool, variant_of(row, rows))
 
 
-def telling_of(row: Row, rows: Sequence[Row]) -> str:
-    """How a row's model was told the scale, and its precision, in words, where these rows differ in it; else empty.
+def variant_of(row: Row, rows: Sequence[Row]) -> str:
+    """The scale rule and the precision of a row, in words, where these rows differ in it; else empty.
 
-    Empty also for what is true under the protocol, for a model of another library that can be told nothing, and fp32.
+    Empty also for what is true under the protocol, for a model of another library that takes none, and fp32.
     """
     several = any(each.precision != row.precision for each in rows)
-    words = (_told(row, rows), row.precision if several and row.precision != "fp32" else "")
+    words = (_scale_words(row, rows), row.precision if several and row.precision != "fp32" else "")
     return ", ".join(filter(None, words))
 
 
-def _told(row: Row, rows: Sequence[Row]) -> str:
+def _scale_words(row: Row, rows: Sequence[Row]) -> str:
     rule = row.scale_rule
     if rule == "protocol":
         return ""
@@ -40,7 +40,7 @@ def _told(row: Row, rows: Sequence[Row]) -> str:
     else:
         model = (row.model, row.encoding)
         several = any(each.scale_rule and (each.model, each.encoding) == model for each in rows)
-    return {"": "not told", "paper": "paper"}.get(rule, f"scale {rule}") if several else ""
+    return {"": "no scale", "paper": "paper"}.get(rule, f"scale {rule}") if several else ""
 
 
 def protocol_notes(rows: Sequence[Row]) -> dict[str, str]:

@@ -163,7 +163,7 @@ def _page(content: Content, accuracy_svg: bytes, attention_png: bytes | None) ->
         "page.html",
         ours=all(row.pool for row in rows),
         labels=list(dict.fromkeys(head_label(cell.encoding, cell.pool) for cell in cells)),
-        tellings=any(cell.telling for cell in cells),
+        variants=any(cell.variant for cell in cells),
         warnings=warnings_of(rows),
         unseen=any(row.size not in _train_sizes(rows) for row in rows),
         ranked=any(best == best for table in accuracies for best in table["best"].values()),
@@ -275,8 +275,8 @@ def _facts(content: Content) -> dict[str, str]:
         "Skipped": f"{max(row.skipped for row in content.rows)} images could not be used; "
         f"{max(row.shrunk for row in content.rows)} were shrunk to the longest side",
     }
-    told = [scale_note(content.cells, protocol) for protocol in dict.fromkeys(cell.protocol for cell in content.cells)]
-    facts |= {"Scale told": "\n".join(filter(None, told))} if any(told) else {}
+    notes = [scale_note(content.cells, protocol) for protocol in dict.fromkeys(cell.protocol for cell in content.cells)]
+    facts |= {"Object scale": "\n".join(filter(None, notes))} if any(notes) else {}
     facts |= protocol_notes(content.rows)
     if content.record:
         facts |= _origin(content.record)

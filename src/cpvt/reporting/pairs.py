@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpvt.config import Size
-from cpvt.reporting.labels import head_label, label_of, telling_of
+from cpvt.reporting.labels import head_label, label_of, variant_of
 from cpvt.reporting.summary import BASELINE, collapsed_seeds, pixels
 from cpvt.results.rows import Row, unpack_hits
 
@@ -35,7 +35,7 @@ class Difference:
 def paired_differences(rows: Sequence[Row], seed: int = 0) -> list[Difference]:
     """Each model against a reference at each size, with a 95 % bootstrap interval.
 
-    The reference is `learned`, else the first, of the models of one precision told the scale in the same way. Models
+    The reference is `learned`, else the first, of the models of one precision under the same scale rule. Models
     that do no better than the largest class (`collapsed_seeds`) are left out.
 
     Images are resampled 10,000 times; several seeds of a model are averaged on each image. The interval covers the
@@ -43,12 +43,12 @@ def paired_differences(rows: Sequence[Row], seed: int = 0) -> list[Difference]:
     """
     collapsed = collapsed_seeds(rows)
     scores = {key: each for key, each in _scores(rows).items() if (key[0], key[2]) not in collapsed}
-    tellings = {label_of(row, rows): telling_of(row, rows) for row in rows}
+    variants = {label_of(row, rows): variant_of(row, rows) for row in rows}
     labels = list(dict.fromkeys(label for _, _, label in scores))
     differences = []
     for (protocol, size, label), own in sorted(scores.items(), key=lambda item: (item[0][0], pixels(item[0][1]))):
-        alike = [each for each in labels if tellings[each] == tellings[label]]
-        preferred = (*(head_label(BASELINE, pool, tellings[label]) for pool in ("cls", "gap")), *alike)
+        alike = [each for each in labels if variants[each] == variants[label]]
+        preferred = (*(head_label(BASELINE, pool, variants[label]) for pool in ("cls", "gap")), *alike)
         reference = next(each for each in preferred if each in alike)
         other = scores.get((protocol, size, reference))
         if label == reference or other is None or len(other) != len(own):

@@ -1,4 +1,4 @@
-"""What the models of a page were told of the scale of objects, in words."""
+"""The object scale that the models of a page were given, in words."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cpvt.reporting.summary import Cell, pixels
 
 
 def scale_note(cells: Sequence[Cell], protocol: str) -> str:
-    """Each way in which models were told the scale under a protocol, and the scale at each size; empty if none was.
+    """Each scale rule under a protocol, and the scale at each size; empty if none was.
 
     Such as: resize 'fit' (1, 1.5, 2 at 32, 48, 64); nothing (paper).
     """
@@ -32,7 +32,7 @@ def _order(entry: tuple[str, list[Cell]]) -> tuple[bool, bool, str]:
 
 def _words(rule: str, cells: Sequence[Cell], protocol: str) -> str:
     if rule in ("", "paper"):
-        return f"nothing ({', '.join(dict.fromkeys(rule or cell.telling or cell.label for cell in cells))})"
+        return f"none ({', '.join(dict.fromkeys(rule or cell.variant or cell.label for cell in cells))})"
     own = TABLE[protocol].scale_rule if rule == "protocol" and protocol in TABLE else rule
     numbers = _numbers(cells)
     return ("the model's own rule" if own is None else f"'{own}'") + (f" ({numbers})" if numbers else "")
@@ -43,18 +43,18 @@ def _numbers(cells: Sequence[Cell]) -> str:
     trainings: dict[Size, dict[tuple[str, int], str]] = {}  # (label, seed) -> scale
     for cell in sorted(cells, key=lambda cell: pixels(cell.size)):
         label = head_label(cell.encoding, cell.pool)
-        told = {(label, seed): scale_label(each) for seed, each in zip(cell.seeds, cell.scales) if each is not None}
-        if told:
-            trainings.setdefault(cell.size, {}).update(told)
-    usual = {size: Counter(told.values()).most_common(1)[0][0] for size, told in trainings.items()}
+        scaled = {(label, seed): scale_label(each) for seed, each in zip(cell.seeds, cell.scales) if each is not None}
+        if scaled:
+            trainings.setdefault(cell.size, {}).update(scaled)
+    usual = {size: Counter(scaled.values()).most_common(1)[0][0] for size, scaled in trainings.items()}
     if len(set(usual.values())) > 1:
         text = f"{', '.join(usual.values())} at {', '.join(map(size_label, usual))}"
     else:
         text = next(iter(usual.values()), "")
-    for size, told in trainings.items():
-        for scale in dict.fromkeys(each for each in told.values() if each != usual[size]):
+    for size, scaled in trainings.items():
+        for scale in dict.fromkeys(each for each in scaled.values() if each != usual[size]):
             names: dict[str, list[int]] = {}
-            for (label, seed), each in told.items():
+            for (label, seed), each in scaled.items():
                 if each == scale:
                     names.setdefault(label, []).append(seed)
             who = [f"{label} seed {', '.join(map(str, seeds))}" for label, seeds in names.items()]
@@ -63,9 +63,9 @@ def _numbers(cells: Sequence[Cell]) -> str:
 
 
 def shared_scales(cells: Sequence[Cell], protocol: str) -> dict[Size, str]:
-    """Size -> the scale, as text, if all models that were told one there were told the same."""
-    told: dict[Size, set[str]] = {}
+    """Size -> the scale, as text, if all models that were given one there were given the same."""
+    scaled: dict[Size, set[str]] = {}
     for cell in cells:
         if cell.protocol == protocol and not cell.refused:
-            told.setdefault(cell.size, set()).update(scale_label(scale) for scale in cell.scales if scale is not None)
-    return {size: next(iter(scales)) for size, scales in told.items() if len(scales) == 1}
+            scaled.setdefault(cell.size, set()).update(scale_label(scale) for scale in cell.scales if scale is not None)
+    return {size: next(iter(scales)) for size, scales in scaled.items() if len(scales) == 1}

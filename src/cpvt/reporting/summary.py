@@ -15,7 +15,7 @@ from cpvt.config import Size, size_label
 from cpvt.config.scale import scale_label
 from cpvt.data.protocols import TABLE as PROTOCOLS
 from cpvt.encodings import TABLE
-from cpvt.reporting.labels import head_label, label_of, name_of, telling_of
+from cpvt.reporting.labels import head_label, label_of, name_of, variant_of
 from cpvt.reporting.markdown import lay_out
 from cpvt.results.rows import Row
 
@@ -25,7 +25,7 @@ AGREEING = ("protocol", "", "paper", "pixels", "fit", "auto")  # rules that give
 
 @dataclass(frozen=True)
 class Cell:
-    """One encoding and pool at one size under one protocol, told the scale in one way, over all seeds.
+    """One encoding and pool at one size under one protocol, under one scale rule, over all seeds.
 
     Accuracies are in percent.
     """
@@ -51,19 +51,19 @@ class Cell:
     balanced: float | None = None  # balanced accuracy, percent, mean over seeds
     majority: float | None = None  # accuracy of always answering the largest class, percent
     collapsed: tuple[int, ...] = ()  # seeds that are not above that at the training size: nothing is claimed of them
-    scale_rule: str = ""  # what was told of the scale of objects, as in `Row`
-    telling: str = ""  # the same in words, and the precision, where the rows of a page differ in it
-    scales: tuple[tuple[float, float] | None, ...] = ()  # of each seed, where one was told
+    scale_rule: str = ""  # the rule for the object scale, as in `Row`
+    variant: str = ""  # the same in words, and the precision, where the rows of a page differ in it
+    scales: tuple[tuple[float, float] | None, ...] = ()  # of each seed, where one was given
     precision: str = "fp32"  # in which the model computed
     left_out: tuple[int, ...] = ()  # seeds that were refused where others were not: all numbers are of the others
 
     @property
     def label(self) -> str:
-        return head_label(self.encoding, self.pool, self.telling)
+        return head_label(self.encoding, self.pool, self.variant)
 
     @property
     def scale(self) -> str | None:
-        """The scale that was told, such as "2" or "1.5x2" for rows and columns, mean over seeds; None for none."""
+        """The scale that was given, such as "2" or "1.5x2" for rows and columns, mean over seeds; None for none."""
         scales = [scale for scale in self.scales if scale is not None]
         return (
             scale_label((mean(rows for rows, _ in scales), mean(columns for _, columns in scales))) if scales else None
@@ -88,19 +88,19 @@ def summarise(rows: Sequence[Row]) -> list[Cell]:
     """One cell per (protocol, size, encoding, pool, rule of the scale, precision).
 
     Encodings come in the order of the TABLE, gap after cls, of the rules 'protocol' first, and fp32 before others.
-    Retained accuracy and difference are among rows of one precision told the scale in the same way. Where such a row is
-    missing of a seed at the training size, one told otherwise takes its place: the scale is 1 there, and rules agree.
+    Retained accuracy and difference are among rows of one precision under the same scale rule. Where a seed has no such
+    row at the training size, one under another rule takes its place: the scale is 1 there, and rules agree.
     """
     groups: Groups = {}
     for row in rows:
         groups.setdefault(_key(row, rows), {})[row.seed] = row
     collapsed = collapsed_seeds(rows)
-    tellings = {key: telling_of(next(iter(own.values())), rows) for key, own in groups.items()}
+    variants = {key: variant_of(next(iter(own.values())), rows) for key, own in groups.items()}
     names = list(dict.fromkeys((*TABLE, *(key.encoding for key in groups))))
     rules = sorted({key.rule for key in groups}, key=lambda rule: (rule != "protocol", rule))
     keys = sorted(groups, key=lambda key: (key.protocol, names.index(key.encoding), key.pool, rules.index(key.rule),
                                            key.precision != "fp32", key.precision, pixels(key.size)))  # fmt: skip
-    return [_cell(key, groups, tellings, collapsed) for key in keys]
+    return [_cell(key, groups, variants, collapsed) for key in keys]
 
 
 def _key(row: Row, rows: Sequence[Row]) -> Key:
@@ -113,20 +113,20 @@ Collapsed = dict[tuple[str, str], tuple[int, ...]]  # (protocol, label) -> seeds
 def collapsed_seeds(rows: Sequence[Row]) -> Collapsed:
     """(protocol, label) -> the seeds that do no better than always answering the largest class.
 
-    Judged at the training size, also as told the scale otherwise where rules agree there, or at every size if that was
-    not tested: the lower end of Wilson's 95 % interval must be above the majority class. Rows without counts of classes
+    Judged at the training size, also under another scale rule where rules agree there, or at every size if that was not
+    tested: the lower end of Wilson's 95 % interval must be above the majority class. Rows without counts of classes
     are not judged.
     """
-    trainings: dict[tuple[str, str, int], dict[str, list[Row]]] = {}  # each model's rows by how it was told the scale
+    trainings: dict[tuple[str, str, int], dict[str, list[Row]]] = {}  # each model's rows by its scale rule
     for row in rows:
         if row.majority is not None:
             model = (row.protocol, head_label(name_of(row, rows), row.pool), row.seed)
             trainings.setdefault(model, {}).setdefault(label_of(row, rows), []).append(row)
     collapsed: Collapsed = {}
-    for (protocol, _, seed), tellings in sorted(trainings.items()):
-        tested = {label: [row for row in own if row.size == row.train_size] for label, own in tellings.items()}
+    for (protocol, _, seed), variants in sorted(trainings.items()):
+        tested = {label: [row for row in own if row.size == row.train_size] for label, own in variants.items()}
         agreeing = [row for own in tested.values() for row in own if _agrees(protocol, row.scale_rule)]
-        for label, own in tellings.items():
+        for label, own in variants.items():
             judged = tested[label] or agreeing or own
             if not any(wilson_interval(row.correct, row.total)[0] > (row.majority or 0) for row in judged):
                 collapsed[protocol, label] = (*collapsed.get((protocol, label), ()), seed)
@@ -139,15 +139,15 @@ def _agrees(protocol: str, rule: str) -> bool:
 
 
 def _training_keys(key: Key, trained: Size) -> list[Key]:
-    """The keys of the same model at the training size, told the scale alike, then by rules that agree there."""
+    """The keys of the same model at the training size, under the same scale rule, then by rules that agree there."""
     rules = (key.rule, *(each for each in AGREEING if _agrees(key.protocol, each)))
     return [key._replace(size=trained, rule=rule) for rule in rules]
 
 
 def _baseline_keys(key: Key, groups: Groups, trained: Size | None) -> list[Key]:
-    """The keys of the baseline, of the same pool if there is one, told the scale alike; the first is that of its label.
+    """The keys of the baseline, of the same pool if there is one, under the same scale rule; the first is of its label.
 
-    Told otherwise at the training size, where rules agree; and for models of other libraries, which are told nothing.
+    Under another rule at the training size, where rules agree; and for models of other libraries, which take none.
     """
     agreeing = key.size == trained and _agrees(key.protocol, key.rule)
     rules = (key.rule, *AGREEING) if agreeing or not (key.pool or key.rule) else (key.rule,)
@@ -164,19 +164,19 @@ def _by_seed(keys: Sequence[Key], groups: Groups) -> dict[int, Row]:
     return found
 
 
-def _cell(key: Key, groups: Groups, tellings: dict[Key, str], collapsed: Collapsed) -> Cell:
-    (protocol, size, encoding, pool, rule, precision), every, telling = key, groups[key], tellings[key]
+def _cell(key: Key, groups: Groups, variants: dict[Key, str], collapsed: Collapsed) -> Cell:
+    (protocol, size, encoding, pool, rule, precision), every, variant = key, groups[key], variants[key]
     measured = {seed: row for seed, row in every.items() if row.total}
     by_seed = measured or every
     any_row = next(iter(by_seed.values()))
     accuracies = [100 * row.accuracy for row in by_seed.values()]
-    trained, own = any_row.train_size, collapsed.get((protocol, head_label(encoding, pool, telling)), ())
+    trained, own = any_row.train_size, collapsed.get((protocol, head_label(encoding, pool, variant)), ())
     at_training = _by_seed(_training_keys(key, trained), groups) if trained and not own else {}
     retained = [100 * row.accuracy / at_training[seed].accuracy for seed, row in by_seed.items()
                 if seed in at_training and at_training[seed].correct and row.total]  # fmt: skip
     baseline_keys = _baseline_keys(key, groups, trained)
     baseline_key, baseline = baseline_keys[0], _by_seed(baseline_keys, groups)
-    baseline_label = head_label(BASELINE, baseline_key.pool, tellings.get(baseline_key, ""))
+    baseline_label = head_label(BASELINE, baseline_key.pool, variants.get(baseline_key, ""))
     claimed = not own and (protocol, baseline_label) not in collapsed
     paired = [100 * (row.accuracy - baseline[seed].accuracy) for seed, row in by_seed.items()
               if claimed and seed in baseline and row.total and baseline[seed].total]  # fmt: skip
@@ -195,7 +195,7 @@ def _cell(key: Key, groups: Groups, tellings: dict[Key, str], collapsed: Collaps
         accuracy_interval=_accuracy_interval(list(by_seed.values())),
         balanced=_mean(100 * row.balanced_accuracy for row in by_seed.values() if row.balanced_accuracy is not None),
         majority=_mean(100 * row.majority for row in by_seed.values() if row.majority is not None),
-        collapsed=own, scale_rule=rule, telling=telling, precision=precision,
+        collapsed=own, scale_rule=rule, variant=variant, precision=precision,
         scales=tuple(None if rule == "paper" else by_seed[seed].scale for seed in sorted(by_seed)),
         left_out=tuple(sorted(every.keys() - by_seed.keys())),
     )  # fmt: skip

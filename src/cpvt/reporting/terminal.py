@@ -72,8 +72,8 @@ def print_tables(rows: Sequence[Row]) -> None:
             say(f"warning: {warning}")
         for label, note in protocol_notes([row for row in rows if row.protocol == protocol]).items():
             say(f"{label}: {note}")
-        if told := scale_note(own, protocol):
-            say(f"scale told: {told}")
+        if note := scale_note(own, protocol):
+            say(f"object scale: {note}")
         console.print()
 
 

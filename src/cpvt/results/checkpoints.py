@@ -235,9 +235,9 @@ def _record_in(path: Path, run: str | Path) -> dict[str, Any]:
 
 
 def _note_scale(record: dict[str, Any]) -> None:
-    """Write the rule for the scale into a record of before there were scales.
+    """Write the scale rule into a record of before there were scales.
 
-    Models that were trained at several sizes learned to be told nothing; crops at their own scale kept the pixels.
+    Models that were trained at several sizes learned without scale; crops at their own scale kept the pixels.
     """
     training = record["training"]
     augment = record.get("resolved", {}).get("augment") or training.get("optim", {}).get("augment")

@@ -146,7 +146,7 @@ def _facts(model: nn.Module, record: dict[str, Any]) -> dict[str, str]:
         f"{transform['interpolation']})",
     }
     if config.get("scale") is not None:
-        facts["told of the scale of objects"] = f"`{config['scale']}`"
+        facts["object scale"] = f"`{config['scale']}`"
     if training:
         facts["training data"] = record.get("passed_data") or training["dataset"]["data"]
         facts["training"] = describe_training(record)
@@ -205,8 +205,8 @@ def _results(rows: Sequence[Row], transform: dict[str, Any]) -> list[str]:
 
 def kind_of_test(row: Row, transform: dict[str, Any]) -> str:
     """What distinguishes the tests of a run at one size: protocol, scale, precision, and other ways to read images."""
-    told = {"": "no scale told", "paper": "no scale told", "protocol": "scale told"}.get(row.scale_rule)
-    words = [row.protocol, told or f"scale {row.scale_rule}", *([] if row.precision == "fp32" else [row.precision])]
+    known = {"": "no scale", "paper": "no scale", "protocol": "with scale"}.get(row.scale_rule)
+    words = [row.protocol, known or f"scale {row.scale_rule}", *([] if row.precision == "fp32" else [row.precision])]
     labels = {"crop_ratio": "crop ratio", "interpolation": "interpolation", "longest_side": "longest side"}
     for name, label in {**labels, "mean": "mean", "std": "std", "reduced_jpegs": "reduced JPEGs"}.items():
         tested, own = (

@@ -55,8 +55,8 @@ def _model(config: Any, training: dict[str, Any] | None) -> str:
         return f"{config.name}, trained at {size_label(config.img_size)} pixels"
     pool = POOL_NAMES[config.global_pool]
     parts = f"encoding {config.encoding}, pool {pool}, width {config.embed_dim}, {config.depth} blocks"
-    told = f"scale {scale_label(config.scale)}" + (", attention temperature" if config.attn_temperature else "")
-    return f"{name}: {parts}, {config.num_heads} heads, patch {config.patch_size}, {told}".removeprefix(": ")
+    scale = f"scale {scale_label(config.scale)}" + (", attention temperature" if config.attn_temperature else "")
+    return f"{name}: {parts}, {config.num_heads} heads, patch {config.patch_size}, {scale}".removeprefix(": ")
 
 
 def _parameters(weights: Path) -> int:

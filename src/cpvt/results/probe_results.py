@@ -31,7 +31,7 @@ class ProbeResult:
     spread: float | None = None  # standard deviation over images
     count: int = 0  # images that were measured
     words: str = ""  # the reason, if there is no value
-    scale: str = ""  # the rule for the scale of objects that the model was under; none for models that cannot be told
+    scale: str = ""  # the scale rule of objects that the model was under; none for models that take none
 
     def as_json(self) -> dict[str, Any]:
         """The result as a line of findings.jsonl."""

@@ -48,7 +48,7 @@ class Row:
     class_totals: tuple[int, ...] = ()  # images tested of each class; empty in rows of early versions
     class_correct: tuple[int, ...] = ()  # of these, images classified correctly
     confusion: tuple[tuple[int, int, int], ...] | None = None  # errors as (class, predicted class, images)
-    scale_rule: str = ""  # what was told of the scale of objects: protocol, fit, ... or a number; empty: nothing
+    scale_rule: str = ""  # the rule for the object scale: protocol, fit, ... or a number; empty: nothing
     scale: tuple[float, float] | None = None  # along rows and columns, if one is known
     class_names: tuple[str, ...] = ()  # `confusion` and names are kept for up to 100 classes
     precision: str = "fp32"  # in which the model computed: fp32, bf16 or fp16

@@ -260,14 +260,14 @@ def _model_config(config: TrainConfig, data: DataSet) -> ModelConfig:
 
 
 def _default_scale(config: TrainConfig, data: DataSet) -> str | None:
-    """What a model is told where nobody says: None for its own default.
+    """The object scale that a model is given where nobody says: None for its own default.
 
-    Weights that were trained to be told nothing go on so. Crops at their own scale keep the pixels of objects, unless
+    Weights that were trained without scale stay so. Crops at their own scale keep the pixels of objects, unless
     a step shows them at several sizes, which are made from the largest.
     """
     if "scale" in split_options(config.model)[1]:
         return None
-    if (Path(config.out) / CHECKPOINT).is_file():  # a run that resumes goes on as it was told
+    if (Path(config.out) / CHECKPOINT).is_file():  # a run that resumes keeps its own
         record = read_record(config.out)["model"]
         kept = (record.get("retrofit") or {}) if "name" in record else record
         return kept.get("scale") if isinstance(kept.get("scale"), str) else None

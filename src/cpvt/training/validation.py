@@ -80,7 +80,7 @@ def check(config: TrainConfig, data: DataSet) -> TrainingSetup:
     external = None if isinstance(setup.model, ModelConfig) else setup.model
     if config.scale not in (None, "paper") and external is not None and not (config.retrofit or external.retrofit):
         raise ValueError(
-            f"'{external.name}' has no PEG, so it cannot be told a scale ({config.scale}); leave --scale out, or "
+            f"'{external.name}' has no PEG, so it takes no scale ({config.scale}); leave --scale out, or "
             "add PEGs by cpvt retrofit"
         )
     if config.retrofit is not None and isinstance(setup.model, ModelConfig):

@@ -98,14 +98,14 @@ def test_at_every_scale_the_interior_moves_with_whole_tokens(tiny_model, scale):
     model = tiny_model("peg(padding_mode='zeros')", img_size=48)
     for block in model.blocks:
         torch.nn.init.zeros_(block.attn.proj.weight)
-    adapter = adapter_of(model).told(scale)
+    adapter = adapter_of(model).with_scale(scale)
     images = torch.randn(2, 1, 48, 48)
     before, after = (adapter.token_maps(shift(images, "circular", pixels, 4))[2] for pixels in (0, 4))
     border = 3  # tokens: the neighbours at distance 2, and the shift
     moved = after.roll((-1, -1), (1, 2))[:, border:-border, border:-border]
     torch.testing.assert_close(moved, before[:, border:-border, border:-border], atol=1e-5, rtol=1e-5)
     assert not torch.allclose(after.roll((-1, -1), (1, 2)), before, atol=0.01)  # the border is seen
-    other = adapter_of(model).told("1.5").token_maps(images)[2]
+    other = adapter_of(model).with_scale("1.5").token_maps(images)[2]
     assert (other - before)[:, border:-border, border:-border].abs().max() > 0.1  # and so is the scale
 
 
@@ -124,7 +124,7 @@ def test_probes_are_measured_at_a_scale_and_say_so(tiny_model, measured):
 
 
 def test_a_scale_needs_a_model_that_can_be_told(measured, coordinates):
-    with pytest.raises(ValueError, match="'Coordinates' has no PEG, so it cannot be told a scale"):
+    with pytest.raises(ValueError, match="'Coordinates' has no PEG, so it takes no scale"):
         measured(coordinates(), "position", scale="2.0")
     with pytest.raises(ValueError, match=r"scale must be 1 or more.*; got '0.5'"):
         measured(coordinates(), "position", scale="0.5")

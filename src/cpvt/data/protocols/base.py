@@ -41,7 +41,7 @@ class Protocol(ABC):
     reads: ClassVar[tuple[str, ...]] = ()
     """Which of the transform's crop_ratio, interpolation and longest_side have an effect."""
     scale_rule: ClassVar[str | None] = None
-    """What a model is told of the scale of objects, a name of `cpvt.config.scale.RULES`; None: the model's own rule."""
+    """The object scale that a model is given, a name of `cpvt.config.scale.RULES`; None: the model's own rule."""
     stacks: ClassVar[bool] = True
     """Whether all images get the same sides, so that they form batches and not lists."""
     streams: ClassVar[bool] = True

@@ -53,7 +53,7 @@ def probe(
     data: a data set or its name, by default a run's own, else digits; only accuracy needs labels. out: a folder to
     whose findings.jsonl results are added.
     Other options are those of `cpvt.config.ProbeConfig`: `probes` are names of TABLE, by default all; `sizes` of
-    `longer` are rounded up to whole patches; `scale` is a rule for the scale of objects (its results are those of
+    `longer` are rounded up to whole patches; `scale` is a scale rule of objects (its results are those of
     "MODEL at scale RULE"), by default the model's own.
 
     A part that the model does not support gives a result without a value that says why; the rest runs. Raises
@@ -70,7 +70,7 @@ def _probe(config: ProbeConfig, on_progress: ProgressCallback) -> Iterator[Probe
 def _measurements(config: ProbeConfig, on_progress: ProgressCallback) -> Iterator[ProbeResult]:
     if any(name not in TABLE for name in config.probes):
         raise ValueError(f"probes must be among {', '.join(TABLE)}; got {', '.join(config.probes)}")
-    adapter = as_adapter(config.model, config.checkpoint, config.device).told(config.scale)
+    adapter = as_adapter(config.model, config.checkpoint, config.device).with_scale(config.scale)
     data: Any = config.data
     if data is None or isinstance(data, str):
         name, root = (data, None) if data is not None else _own_data(config.model)
@@ -86,9 +86,9 @@ def _measurements(config: ProbeConfig, on_progress: ProgressCallback) -> Iterato
     )  # fmt: skip
     larger = _larger(config.sizes, training, patch or 1)
     # a model at a scale is a line of its own
-    told = "" if config.scale is None else f" at scale {scale_label(parse_scale(config.scale))}"
+    words = "" if config.scale is None else f" at scale {scale_label(parse_scale(config.scale))}"
     context = ProbeContext(
-        adapter, adapter.name + told, BASELINES[0], dataset, training, larger, grids,
+        adapter, adapter.name + words, BASELINES[0], dataset, training, larger, grids,
         missing, patch, has_labels=False, arrays=None if config.out is None else Path(config.out) / ARRAYS,
     )  # fmt: skip
     for result in _results(context, config.probes or tuple(TABLE), on_progress):

@@ -64,7 +64,7 @@ class ProbeContext:
 
     @property
     def scale(self) -> str:
-        """The rule for the scale that the model is under; none where it cannot be told one."""
+        """The scale rule that the model is under; none where it takes none."""
         rule = getattr(self.adapter.model, "scale", "") if self.adapter.scale is None else self.adapter.scale
         return scale_label(rule) if self.adapter.takes_scale else ""
 

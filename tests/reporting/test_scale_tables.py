@@ -1,6 +1,6 @@
-"""Tables of models that were told the scale of objects in several ways."""
+"""Tables of models that were given the object scale in several ways."""
 
-from cpvt.reporting.tellings import before_after
+from cpvt.reporting.scale_tables import before_after
 
 
 def test_before_and_after_are_of_the_seeds_tested_both_ways(make_row):

@@ -109,7 +109,9 @@ def test_only_what_was_given_the_scale_is_in_the_tables_of_accuracy(rows):
 def test_a_rival_that_answers_otherwise_as_published_is_compared_so_too(rows):
     scaled = rows({"rope+peg": (200,) * 5, "cpb": (100,) * 5, "rope": (100,) * 5})
     unscaled = rows({"rope+peg": (0,) * 5, "cpb": (100, 300, 300, 300, 300), "rope": (100,) * 5}, rule="paper")
-    unscaled = [row for row in unscaled if row.size != 64]  # where a test without scale is the same, and need not be run
+    unscaled = [
+        row for row in unscaled if row.size != 64
+    ]  # where a test without scale is the same, and need not be run
     lines = [line.strip("| ").split(" | ") for line in TABLES["above"]([*scaled, *unscaled], "resize").splitlines()[2:]]
     assert {name: [cell.split()[0] for cell in cells] for name, *cells in lines} == {
         "`rope+peg` − `cpb`": ["+25.0"] * 5,

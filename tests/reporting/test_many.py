@@ -286,7 +286,11 @@ def printed(monkeypatch):
         print_tables(rows)
         monkeypatch.setattr(rich.console, "Console", real)
         lines = [line.rstrip() for line in out.getvalue().splitlines()]
-        return [line for line in lines if not re.match("accuracy|in brackets|balanced|all:|.*: zero-shot|object scale", line)]
+        return [
+            line
+            for line in lines
+            if not re.match("accuracy|in brackets|balanced|all:|.*: zero-shot|object scale", line)
+        ]
 
     return run
 

@@ -171,14 +171,14 @@ def test_marked_lines_have_the_colour_of_their_encoding_and_are_thinner_and_dott
 
 
 def test_the_note_says_the_rule_and_the_scale_at_each_size(several, make_row):
-    assert scale_note(summarise(several), "resize") == (
-        "resize 'fit' (1, 2 at 32, 64); none (no scale); none (paper)"
-    )
+    assert scale_note(summarise(several), "resize") == ("resize 'fit' (1, 2 at 32, 64); none (no scale); none (paper)")
     canvas = [row_at(make_row, "protocol", size, 50, protocol="canvas", scale=(1.0, 1.0)) for size in (32, 64)]
     cells = summarise([*several, *canvas, make_row(**EXTERNAL)])
     assert scale_note(cells, "canvas") == "canvas 'pixels' (1); none (timm:vit)"
     native = summarise([row_at(make_row, "protocol", 64, 50, protocol="native", scale=None)])
     assert scale_note(native, "native") == "native the model's own rule"
+    paper = summarise([row_at(make_row, "protocol", 64, 50, scale=None)])  # of a model whose own rule is 'paper'
+    assert scale_note(paper, "resize") == "resize none (the models' own rule)"
     assert scale_note(summarise([make_row(), make_row(**EXTERNAL)]), "canvas") == ""
 
 

@@ -19,7 +19,7 @@ from cpvt.config import ExternalConfig, ModelConfig, TrainConfig
 from cpvt.models import VisionTransformer
 from cpvt.models.hub import HARMLESS
 from cpvt.results.checkpoints import build_model
-from cpvt.results.hub import without_paths
+from cpvt.results.hub import kind_of_test, without_paths
 from cpvt.results.info import describe_run
 from cpvt.runtime.files import append_rows
 from cpvt.training.build import with_model
@@ -84,7 +84,8 @@ def test_a_run_that_was_sent_is_the_same_for_everyone_who_fetches_it(hub, logged
 def test_the_card_is_written_from_the_run_and_names_no_folder_of_this_machine(tiny_run, tmp_path, make_row):
     own = {name: getattr(cpvt.load(tiny_run, "cpu").transform, name) for name in ("crop_ratio", "longest_side")}
     rows = [
-        make_row(protocol=protocol, size=size, scale_rule=rule, correct=correct, total=1200, data="pets", **own)
+        make_row(protocol=protocol, size=size, scale_rule=rule, correct=correct, total=1200, data="pets", **own,
+                 scale=(1.0, 2.0) if rule == "protocol" else None)
         for protocol, size, rule, correct in (
             ("resize", 8, "protocol", 600), ("resize", (8, 16), "protocol", 300), ("resize", 8, "", 120),
             ("canvas", 8, "2.0", 60),
@@ -132,9 +133,10 @@ def test_rows_of_images_that_were_read_otherwise_are_lines_of_their_own(tiny_run
         "crop_ratio": 0.5, "interpolation": "nearest", "longest_side": 64, "mean": (0.1, 0.2, 0.3),
         "std": (0.5, 0.25, 1.0), "reduced_jpegs": True,
     }  # fmt: skip
+    given = {"scale_rule": "protocol", "scale": (1.0, 1.0), "protocol": "resize"}
     changes = [{}, {"mean": (), "std": (), "size": 16}, *({name: value} for name, value in others.items())]
     rows = [
-        make_row(**{**own, **change, "correct": count, "total": 200, "scale_rule": "protocol", "protocol": "resize"})
+        make_row(**{**own, **change, "correct": count, "total": 200, **given})
         for count, change in enumerate(changes, start=1)
     ]
     append_rows(tiny_run / "rows.jsonl", rows)
@@ -447,3 +449,15 @@ def test_a_config_without_a_record_is_a_run(tmp_path, tiny_folder):
     assert {name for name, _ in cpvt.load(tmp_path / "alone")(image).classes} == {"0", "1"}
     with pytest.raises(ValueError, match=re.escape("data= (--data) is needed to test")):
         next(cpvt.sweep(tmp_path / "alone"))
+
+
+def test_a_model_whose_own_rule_is_paper_was_given_no_scale(make_row):
+    for values, words in (
+        ({"scale": (1.5, 1.5)}, "resize, with scale"),
+        ({"scale": None}, "resize, no scale"),
+        ({"scale": None, "train_size": None}, "resize, with scale"),  # which scale it was is not known
+        ({"scale": None, "protocol": "native"}, "native, with scale"),  # each image has its own
+        ({"scale": None, "refused": "too large"}, "resize, with scale"),
+    ):
+        row = make_row(**{"protocol": "resize", "scale_rule": "protocol", **values})
+        assert kind_of_test(row, {}).startswith(words)

@@ -35,6 +35,8 @@ def _words(rule: str, cells: Sequence[Cell], protocol: str) -> str:
         return f"none ({', '.join(dict.fromkeys(rule or cell.variant or cell.label for cell in cells))})"
     own = TABLE[protocol].scale_rule if rule == "protocol" and protocol in TABLE else rule
     numbers = _numbers(cells)
+    if own is not None and not numbers and all(cell.pool for cell in cells):  # ours, whose training size is known
+        return "none (the models' own rule)"
     return ("the model's own rule" if own is None else f"'{own}'") + (f" ({numbers})" if numbers else "")
 
 

@@ -15,6 +15,7 @@ from torch import nn
 from cpvt.config import sides, size_label
 from cpvt.config.base import some_names
 from cpvt.data import Transform
+from cpvt.data.protocols import TABLE as PROTOCOLS
 from cpvt.models import VisionTransformer
 from cpvt.models.hub import (
     config_from_timm,
@@ -203,10 +204,17 @@ def _results(rows: Sequence[Row], transform: dict[str, Any]) -> list[str]:
     return ["## Accuracy", "", *lines, words, ""] if lines else []
 
 
+def _scale_words(row: Row) -> str:
+    """Whether the model was given the object scale; a model whose own rule is 'paper' is given none by 'protocol'."""
+    if row.scale_rule == "protocol":
+        known = row.protocol in PROTOCOLS and not PROTOCOLS[row.protocol].size_is_limit and row.train_size is not None
+        return "no scale" if known and row.scale is None and not row.refused else "with scale"
+    return "no scale" if row.scale_rule in ("", "paper") else f"scale {row.scale_rule}"
+
+
 def kind_of_test(row: Row, transform: dict[str, Any]) -> str:
     """What distinguishes the tests of a run at one size: protocol, scale, precision, and other ways to read images."""
-    known = {"": "no scale", "paper": "no scale", "protocol": "with scale"}.get(row.scale_rule)
-    words = [row.protocol, known or f"scale {row.scale_rule}", *([] if row.precision == "fp32" else [row.precision])]
+    words = [row.protocol, _scale_words(row), *([] if row.precision == "fp32" else [row.precision])]
     labels = {"crop_ratio": "crop ratio", "interpolation": "interpolation", "longest_side": "longest side"}
     for name, label in {**labels, "mean": "mean", "std": "std", "reduced_jpegs": "reduced JPEGs"}.items():
         tested, own = (

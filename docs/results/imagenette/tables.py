@@ -13,7 +13,7 @@ from cpvt.config import Size, size_label
 from cpvt.encodings import TABLE
 from cpvt.reporting.contrasts import Contrast, Contrasts
 from cpvt.reporting.markdown import NOT_MEASURED, fill, lay_out, wrap
-from cpvt.reporting.scale_tables import before_after, cells_of, tested_both_ways
+from cpvt.reporting.scale_tables import before_after, cells_of
 from cpvt.reporting.summary import Cell, as_markdown, pixels, summarise
 from cpvt.results.rows import Row, read_rows
 
@@ -250,40 +250,56 @@ def recipe_rows() -> dict[str, list[Row]]:
 
 
 def brief(rows: Sequence[Row], others: Mapping[str, Sequence[Row]]) -> str:
-    """The README's sentences: the share that is kept, as published and with scale, what a PEG and what several sizes add."""
-    both, (then, longer) = (
-        tested_both_ways(rows, "resize"),
-        (others.get(RECIPES[way], []) for way in ("then", "longer")),
-    )
-    unscaled, scaled = (_shares(both, "peg", rule) for rule in ("paper", "protocol"))
-    several, alone = (_accuracies(own, HOLDING) for own in (then, longer))
-    sizes, (contrast, _, pairs) = ", ".join(map(str, BETWEEN)), _pairs(rows, "resize")
-    gains = [mean_gain(contrast, pairs, size) for size in BETWEEN]
-    added = ", ".join(f"{gain.points:.1f}" if gain else "–" for gain in gains)
-    return wrap(
-        f"At {sizes} pixels `peg` keeps {unscaled} % of its accuracy at {TRAINED} as published, {scaled} % given the object "
-        f"scale ({_seeds(both, 'peg')}). A PEG adds {added} points, in the mean of {len(pairs)} encodings. `{HOLDING}`, "
-        f"trained {RECIPES['then']}, reaches {several} % from {TRAINED} pixels on ({_seeds(then, HOLDING)}); as long at "
-        f"{TRAINED} alone, {alone} % ({_seeds(longer, HOLDING)})."
-    )
+    """The README's table: PEG as published and with scale, its best rival, and several sizes in training; in whole percent."""
+    own, trained = [row for row in rows if row.protocol == "resize"], {HOLDING: _with_scale(rows, "resize")}
+    trained |= {way: _with_scale(others.get(RECIPES[way], []), "resize") for way in ("longer", "then")}
+    rival = _rival(trained[HOLDING])
+    lines = {
+        "`peg`, as published": _brief_line(own, "peg", "paper"),
+        "`peg`, with the object scale": _brief_line(own, "peg", "protocol"),
+        f"`{rival}`, the best without PEG": _brief_line(own, rival, "protocol"),
+        f"`{HOLDING}`, with the scale": _brief_line(trained[HOLDING], HOLDING, "protocol"),
+        f"the same, trained {LONGER}": _brief_line(trained["longer"], HOLDING, "protocol"),
+        f"the same, trained {RECIPES['then']}": _brief_line(trained["then"], HOLDING, "protocol"),
+    }
+    return lay_out("accuracy, %, at", [*map(size_label, (TRAINED, *BETWEEN)), "seeds"], lines)
 
 
-def _seeds(rows: Sequence[Row], encoding: str) -> str:
-    count = len({row.seed for row in rows if row.encoding == encoding})
-    return f"{count} seed{'' if count == 1 else 's'}"
+def _rival(rows: Sequence[Row]) -> str:
+    """Of the encodings without PEG that have most seeds, the one of the highest mean at the larger sizes."""
+    cells = [cell for cell in summarise(rows) if not has_peg(cell.encoding) and cell.size in BETWEEN]
+    most = max((len(cell.seeds) for cell in cells), default=0)
+    sums: dict[str, float] = {}
+    for cell in cells:
+        if len(cell.seeds) == most:
+            sums[cell.encoding] = sums.get(cell.encoding, 0.0) + cell.mean
+    return max(sums, key=sums.__getitem__, default="–")
 
 
-def _accuracies(rows: Sequence[Row], encoding: str) -> str:
-    """The accuracy of an encoding given the scale, at the training size and between, in whole percent."""
-    cells = {cell.size: cell.mean for cell in summarise(_with_scale(rows, "resize")) if cell.encoding == encoding}
-    return ", ".join(f"{cells[size]:.0f}" if size in cells else "–" for size in (TRAINED, *BETWEEN))
+def _brief_line(rows: Sequence[Row], encoding: str, rule: str) -> list[str]:
+    """The accuracies of an encoding under one scale rule, and how many seeds they are of; rules agree at 64."""
+    own = [row for row in rows if row.encoding == encoding and row.scale_rule in (rule, "protocol")]
+    means = {cell.size: cell.mean for cell in summarise(own) if cell.scale_rule == rule or cell.size == TRAINED}
+    texts = [f"{means[size]:.0f}" if size in means else "–" for size in (TRAINED, *BETWEEN)]
+    return [*texts, str(len({row.seed for row in own if row.scale_rule == rule}))]
 
 
-def _shares(rows: Sequence[Row], encoding: str, rule: str) -> str:
-    """The shares that an encoding keeps under one scale rule, at the sizes between, in whole percent."""
-    cells = {(cell.encoding, cell.size, cell.scale_rule): cell.retained for cell in summarise(rows)} if rows else {}
-    shares = [cells.get((encoding, size, rule)) for size in BETWEEN]
-    return ", ".join("–" if each is None else f"{each:.0f}" for each in shares)
+def gains(rows: Sequence[Row]) -> str:
+    """What a PEG adds in the mean over the encodings with most seeds, and where it takes accuracy, in words."""
+    contrast, pairs, seeded = _pairs(rows, "resize")
+    means = [mean_gain(contrast, seeded, size) for size in BETWEEN]
+    added = ", ".join(f"{each.points:.1f}" if each else "–" for each in means)
+    names = ", ".join(_quoted(name) for _, name in seeded)
+    harmed = [
+        _quoted(name) for with_peg, name in pairs if any(_takes(contrast, with_peg, name, size) for size in BETWEEN)
+    ]
+    text = f"A PEG adds {added} points at {', '.join(map(str, BETWEEN))}, in the mean of {names}"
+    return wrap(text + (f"; it takes accuracy from {', '.join(harmed)}." if harmed else "."))
+
+
+def _takes(contrast: Contrasts, with_peg: str, name: str, size: Size) -> bool:
+    found = difference(contrast, with_peg, name, size)
+    return found is not None and found.high < 0
 
 
 def tables() -> dict[str, str]:
@@ -291,7 +307,7 @@ def tables() -> dict[str, str]:
     rows, scaled, crops = (read_rows(HERE / f"{name}.jsonl") for name in ("rows", "distances", "crops"))
     trained = recipe_rows()
     return {
-        "brief": brief(rows, trained),
+        "brief": f"{brief(rows, trained)}\n\n{gains(rows)}",
         "verdict": verdict(rows, "resize"),
         "resize": accuracy(rows, "resize"),
         "retained": retained(rows, "resize"),

@@ -3,8 +3,8 @@
     cpvt train recipes/cifar10_cpvt_mini.py     # in the folder that holds cifar10/{train,test}/CLASS/*.jpg
 
 Width 96, 6 blocks, patches of 4 pixels; trained at 24, 32 and 40 pixels in turn, so that one model works at many sizes.
-Those weights were trained told nothing of the scale of objects: add --scale paper for the same. As it stands the model
-is told, which in a short trial held better at larger sizes (docs/scale.md).
+Those weights were trained without object scale: add --scale paper for the same. As it stands the model is given the
+scale, which in a short trial held better at larger sizes (docs/scale.md).
 Expected: about an hour on one free CPU core, 80 % accuracy at 32 pixels; more in the model card
 (src/cpvt/models/weights/README.md).
 """

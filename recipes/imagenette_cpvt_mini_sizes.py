@@ -2,7 +2,7 @@
 
     cpvt train recipes/imagenette_cpvt_mini_sizes.py --initial-checkpoint runs/imagenette_cpvt_mini
 
-In the folder that holds imagenette/{train,test}/CLASS/*.jpg. A step trains at one of the sizes and is told its scale,
+In the folder that holds imagenette/{train,test}/CLASS/*.jpg. A step trains at one of the sizes, under its object scale,
 so that one model works from 64 to 224 pixels. Expected: about 30 minutes on one free CPU core; accuracy over sizes in
 the model card (src/cpvt/models/weights/README.md).
 """

@@ -253,11 +253,12 @@ def brief(rows: Sequence[Row], others: Mapping[str, Sequence[Row]]) -> str:
     """The README's table: PEG as published and with scale, its best rival, and several sizes in training; in whole percent."""
     own, trained = [row for row in rows if row.protocol == "resize"], {HOLDING: _with_scale(rows, "resize")}
     trained |= {way: _with_scale(others.get(RECIPES[way], []), "resize") for way in ("longer", "then")}
-    rival = _rival(trained[HOLDING])
+    compared = _both(rows, "resize")
+    rival = _rival(compared)
     lines = {
         "`peg`, as published": _brief_line(own, "peg", "paper"),
         "`peg`, with the object scale": _brief_line(own, "peg", "protocol"),
-        f"`{rival}`, the best without PEG": _brief_line(own, rival, "protocol"),
+        f"{_quoted(rival)}, the best without PEG": _brief_line(compared, rival, "protocol"),
         f"`{HOLDING}`, with the scale": _brief_line(trained[HOLDING], HOLDING, "protocol"),
         f"the same, trained {LONGER}": _brief_line(trained["longer"], HOLDING, "protocol"),
         f"the same, trained {RECIPES['then']}": _brief_line(trained["then"], HOLDING, "protocol"),
@@ -266,7 +267,7 @@ def brief(rows: Sequence[Row], others: Mapping[str, Sequence[Row]]) -> str:
 
 
 def _rival(rows: Sequence[Row]) -> str:
-    """Of the encodings without PEG that have most seeds, the one of the highest mean at the larger sizes."""
+    """Of the encodings without PEG that have most seeds, with scale or as published, the one best at the larger sizes."""
     cells = [cell for cell in summarise(rows) if not has_peg(cell.encoding) and cell.size in BETWEEN]
     most = max((len(cell.seeds) for cell in cells), default=0)
     sums: dict[str, float] = {}

@@ -88,7 +88,7 @@ EXAMPLE = [
 
 @pytest.fixture
 def both(make_row):
-    """Our curves and those of EXAMPLE: two seeds of learned and peg, with scale, of 64 pixels; peg as published at 128."""
+    """Our curves and those of EXAMPLE: two seeds of learned and peg, with scale; peg as published at 128."""
     correct = {
         ("learned", 64): (50, 50), ("learned", 128): (40, 50), ("learned", 192): (30, 30),
         ("peg", 64): (80, 50), ("peg", 128): (76, 50), ("peg", 192): (60, 25),

@@ -144,6 +144,10 @@ class Silent(NoEncoding):
     """Sees no positions and does not say so."""
 
     symmetries = frozenset()
+    at = (0,)
+
+    def tokens(self, x, grid, depth):
+        return x
 
 
 class Narrow(SinCosEncoding):

@@ -95,6 +95,8 @@ def test_an_instance_is_used_as_it_is(mine):
 
 def test_a_class_of_a_function_works_in_a_model_and_not_in_a_training():
     class Local(PositionalEncoding):
+        symmetries = frozenset({"permutation"})
+
         def __init__(self, shape):
             super().__init__()
 
@@ -197,3 +199,54 @@ def test_a_builder_of_several_encodings_follows_another_size():
 
 def two_encodings(shape):
     return SumEncoding([PEGEncoding(shape), LearnedEncoding(shape)])
+
+
+class NoHook(PositionalEncoding):
+    """A hook whose name is misspelt."""
+
+    def __init__(self, shape):
+        super().__init__()
+
+    def token(self, x, grid, depth):
+        return x + 1.0
+
+
+class Nowhere(NoHook):
+    """Tokens at no depth."""
+
+    def tokens(self, x, grid, depth):
+        return x + 1.0
+
+
+class Shorter(Nowhere):
+    """Tokens of another shape."""
+
+    at = (0,)
+
+    def tokens(self, x, grid, depth):
+        return x[:, :1]
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        (NoHook, "overrides none of tokens, rotation, .* so it encodes nothing: is one of its methods misspelt"),
+        (NoHook(SHAPE), "'NoHook' overrides none of tokens"),
+        (Nowhere, "overrides `tokens`, which is never called as `at` is empty: set at = \\(0,\\)"),
+        (["rope", "peg"], "joined by \\+, such as 'rope\\+peg'"),
+        (cpvt.PEG, "must be a subclass of cpvt.PositionalEncoding.*the encoding of ours is 'peg'"),
+        ("cpvt:PEG", "must be a subclass of cpvt.PositionalEncoding"),
+        (3, "must be a class or a function that builds an encoding; got int"),
+    ],
+)
+def test_what_would_encode_nothing_or_is_no_encoding_is_refused(what, message):
+    with pytest.raises(ValueError, match=message):
+        cpvt.create_model("cpvt_micro", encoding=what)
+
+
+def test_tokens_of_another_shape_are_refused():
+    model = cpvt.create_model("cpvt_micro", encoding=Shorter)
+    with pytest.raises(
+        ValueError, match=r"of Shorter must return tokens of the shape .* \(2, 64, 64\); got \(2, 1, 64\)"
+    ):
+        model(torch.randn(2, 3, 32, 32))

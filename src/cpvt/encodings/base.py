@@ -123,8 +123,13 @@ class PositionalEncoding(nn.Module):
         x = check_tokens(x, layout.grid, prefix_tokens, self.dim)
         (h, w), scale, _ = layout.groups[0]
         prefix, patches = x.split([prefix_tokens, h * w], dim=1) if prefix_tokens else (None, x)
-        patches = self.call_hook("tokens", patches, (h, w), depth, scale=scale)
-        return patches if prefix is None else torch.cat([prefix, patches], dim=1)
+        found: Tensor = self.call_hook("tokens", patches, (h, w), depth, scale=scale)
+        if not torch.compiler.is_compiling() and found.shape != patches.shape:
+            raise ValueError(
+                f"`tokens` of {type(self).__name__} must return tokens of the shape that it was given, "
+                f"{tuple(patches.shape)}; got {tuple(found.shape)}"
+            )
+        return found if prefix is None else torch.cat([prefix, found], dim=1)
 
     def layers(self) -> dict[str, int]:
         """Map names to depths, of each submodule that a hook calls at one depth and each parameter of one block.

@@ -59,8 +59,8 @@ class LearnedEncoding(TableEncoding):
     is. At others the tokens are spread over it, as DeiT's code resizes it (bicubic, no antialiasing, corners not
     aligned). `coordinates='object'`: at scale s token i reads place (i + 0.5) / s - 0.5; 'raw': places 0, 1, 2, ...
     What lies outside reads the table's edge. jitter='fpe': in training each token reads the table up to half a token
-    away. Source: Dosovitskiy et al., arXiv 2010.11929; resizing as in Touvron et al., arXiv 2012.12877; fuzzy positions:
-    Fan et al. (ViTAR), arXiv 2403.18361.
+    away. Source: Dosovitskiy et al., arXiv 2010.11929; resizing as in Touvron et al., arXiv 2012.12877; fuzzy
+    positions: Fan et al. (ViTAR), arXiv 2403.18361.
     """
 
     def __init__(self, shape: ModelShape, coordinates: str = "scaled", jitter: AnyJitter = None) -> None:

@@ -8,8 +8,10 @@ from importlib import import_module
 from operator import attrgetter
 from typing import Any
 
+from torch import nn
+
 from cpvt.config import encoding_name
-from cpvt.encodings.base import ModelShape, PositionalEncoding
+from cpvt.encodings.base import HOOKS, ModelShape, PositionalEncoding
 from cpvt.encodings.compose import SumEncoding
 from cpvt.encodings.table import TABLE
 from cpvt.encodings.text import split_encoding, unknown_encoding, write_term
@@ -26,8 +28,9 @@ def create_encoding(what: str | Builder | PositionalEncoding, shape: ModelShape)
     that the encoding does not fit.
     """
     if isinstance(what, PositionalEncoding):
-        return what
+        return _checked(what, type(what).__name__)
     if not isinstance(what, str):
+        _check_builder(what, encoding_name(what))
         return _checked(what(shape), encoding_name(what))
     parts = [_checked(find_builder(name)(shape, **options), name) for name, options in parse_encoding(what)]
     return parts[0] if len(parts) == 1 else SumEncoding(parts)
@@ -41,6 +44,16 @@ def is_named(what: str | Builder | PositionalEncoding) -> bool:
 def _checked(encoding: Any, name: str) -> PositionalEncoding:
     if not isinstance(encoding, PositionalEncoding):
         raise ValueError(f"'{name}' must build a cpvt.PositionalEncoding; it gave {type(encoding).__name__}")
+    if not encoding.active_hooks and "permutation" not in encoding.symmetries:
+        raise ValueError(
+            f"'{name}' overrides none of {', '.join(HOOKS)}, so it encodes nothing: is one of its methods misspelt? "
+            "Where that is meant, declare symmetries = frozenset({'permutation'})"
+        )
+    if "tokens" in encoding.active_hooks and not encoding.at:
+        raise ValueError(
+            f"'{name}' overrides `tokens`, which is never called as `at` is empty: set at = (0,) for the patch "
+            "embeddings, (1,) for after block 1, ..."
+        )
     return encoding
 
 
@@ -56,9 +69,21 @@ def find_builder(name: str) -> Builder:
             f"the encoding '{name}' cannot be imported here ({error}); install its package, or put its folder on "
             "PYTHONPATH"
         ) from error
+    _check_builder(found, name)
+    return found
+
+
+def _check_builder(found: Any, name: str) -> None:
+    """Raise ValueError for what cannot build an encoding."""
+    if isinstance(found, (list, tuple)):
+        raise ValueError(f"several encodings are one text, joined by +, such as 'rope+peg'; got {found!r}")
     if not callable(found):
         raise ValueError(f"'{name}' must be a class or a function that builds an encoding; got {type(found).__name__}")
-    return found
+    if isinstance(found, type) and issubclass(found, nn.Module) and not issubclass(found, PositionalEncoding):
+        raise ValueError(
+            f"'{name}' must be a subclass of cpvt.PositionalEncoding, which is built from the shape of the model; the "
+            "layer cpvt.PEG is for models of your own, and the encoding of ours is 'peg'"
+        )
 
 
 def parse_encoding(text: str) -> list[tuple[str, dict[str, Any]]]:

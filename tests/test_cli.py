@@ -148,8 +148,13 @@ def test_an_encoding_is_imported_from_the_current_folder(capsys, tmp_path, tiny_
 from cpvt import PositionalEncoding
 
 class Mine(PositionalEncoding):
+    at = (0,)
+
     def __init__(self, shape):
         super().__init__()
+
+    def tokens(self, x, grid, depth):
+        return x + 1.0
 """)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [folder for folder in sys.path if folder not in ("", str(tmp_path))])

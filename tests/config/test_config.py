@@ -1,7 +1,9 @@
 """Configurations: numbers out of range are refused when a configuration is created; old names are read."""
 
+import copy
 import inspect
 import json
+import pickle
 import re
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -242,7 +244,7 @@ def test_paths_are_text_and_two_spellings_of_a_folder_are_one(tmp_path, monkeypa
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"dataset": "photos"}, r"dataset takes DataConfig\(...\), .*; got 'photos'"),
+        ({"dataset": "photos"}, r"dataset takes DataConfig\(...\), as in dataset=DataConfig\('photos'\); got 'photos'"),
         ({"model": object()}, "model takes a name, such as 'cpvt_micro'; got a object"),
         ({"seed": None}, "seed must be a whole number; got None"),
         ({"retrofit": dict(fade_end=0.3)}, "fade_end 0.3 does nothing with absolute 'keep'"),
@@ -251,6 +253,17 @@ def test_paths_are_text_and_two_spellings_of_a_folder_are_one(tmp_path, monkeypa
 def test_values_of_another_kind_say_what_is_expected(options, words):
     with pytest.raises(ValueError, match=words):
         TrainConfig("run", **{k: Retrofit(**v) if k == "retrofit" else v for k, v in options.items()})
+
+
+def test_an_option_of_a_part_says_where_it_goes():
+    with pytest.raises(TypeError, match=r"epochs is an option of OptimConfig, .*: pass optim=OptimConfig\(epochs=3\)"):
+        TrainConfig("runs/x", epochs=3)
+    with pytest.raises(TypeError, match=r"pass dataset=DataConfig\(workers=2\)"):
+        CompareConfig(workers=2)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'epoch'"):
+        TrainConfig("runs/x", epoch=3)
+    config = TrainConfig("runs/x")
+    assert pickle.loads(pickle.dumps(config)) == copy.deepcopy(config) == replace(config, out="runs/x")
 
 
 def test_a_dict_in_place_of_a_configuration_is_refused():

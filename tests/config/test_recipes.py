@@ -118,7 +118,7 @@ def test_a_recipe_trains_from_the_command_line(tmp_path, tiny_folder, capsys):
         ("config = TrainConfig(out='x', optim=OptimConfig(epoch=3))",
          "line 2: OptimConfig.* got an unexpected keyword argument 'epoch'.*`cpvt train --help`"),
         ("config = TrainConfig(out='x', batch_size=3)",
-         "line 2: TrainConfig.* got an unexpected keyword argument 'batch_size'"),
+         "line 2: batch_size is an option of OptimConfig, not of TrainConfig: pass optim=OptimConfig"),
         ("config = TrainConfig(out='x', optim=OptimConfig(lr=-1))", "lr must be above 0; got -1"),
         ("recipe = OptimConfig()", "must define config = TrainConfig.*it defines nothing of that name"),
         ("config = OptimConfig()", "it defines OptimConfig"),

@@ -409,3 +409,9 @@ def test_a_file_says_how_images_of_another_shape_are_fitted(tmp_path):
     exported = cpvt.export(model, out=str(tmp_path / "model.onnx"))
     held = {each.key: json.loads(each.value) for each in onnx.load(exported.path).metadata_props}
     assert held["crop_mode"] == "squash"
+
+
+def test_an_export_says_nothing_where_an_application_shows_its_own_progress(tiny_run, tmp_path, caplog):
+    with caplog.at_level("INFO"):
+        cpvt.export(str(tiny_run), tmp_path / "model.onnx")
+    assert not [each for each in caplog.records if each.name.startswith("onnxscript")]

@@ -53,6 +53,16 @@ class Options:
     """Options that the help of a verb shows first, in this order."""
     unchecked: ClassVar[bool] = False
 
+    def __new__(cls, *values: Any, **options: Any) -> Any:
+        """Raise TypeError for an option that is one of a part's, saying where it goes."""
+        own = {each.name for each in fields(cls)}  # type: ignore[arg-type]
+        for name in options.keys() - own:
+            for part, kind in _parts(cls).items():  # type: ignore[arg-type]
+                if name in {each.name for each in fields(kind)}:
+                    example = f"{part}={kind.__name__}({name}={options[name]!r})"
+                    raise TypeError(f"{name} is an option of {kind.__name__}, not of {cls.__name__}: pass {example}")
+        return super().__new__(cls)
+
     def __post_init__(self) -> None:
         if not Options.unchecked:
             self.check()
@@ -73,8 +83,10 @@ class Options:
             elif isinstance(value, Options):
                 value.check()
             elif each.type.endswith("Config"):
-                got = "a dict" if isinstance(value, dict) else repr(value)
-                raise ValueError(f"{each.name} takes {each.type}(...), as in {each.name}={each.type}(); got {got}")
+                got, inside = ("a dict", "") if isinstance(value, dict) else (repr(value), value)
+                example = f"{each.name}={each.type}({inside!r})" if inside and isinstance(inside, str) else ""
+                example = example or f"{each.name}={each.type}()"
+                raise ValueError(f"{each.name} takes {each.type}(...), as in {example}; got {got}")
             elif value == "" and each.name == "data":
                 raise ValueError("data is empty: is a variable of the shell unset?")
             elif each.type == "int" and value is None:
@@ -101,6 +113,14 @@ class Options:
             yield
         finally:
             Options.unchecked = False
+
+
+@functools.cache
+def _parts(kind: type) -> dict[str, Any]:
+    """The parts of a configuration that are configurations: name -> class."""
+    hints = {name: get_args(hint) or (hint,) for name, hint in get_type_hints(kind).items()}
+    parts = {name: each for name, kinds in hints.items() for each in kinds if isinstance(each, type)}
+    return {name: each for name, each in parts.items() if issubclass(each, Options)}
 
 
 @functools.cache

@@ -5,10 +5,12 @@ from __future__ import annotations
 import inspect
 import itertools
 import json
+import logging
 import math
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -291,14 +293,27 @@ def _check_onnx() -> None:
         ) from error
 
 
+@contextmanager
+def _warnings_alone(name: str) -> Iterator[None]:
+    """Nothing below a warning from this logger, which says a hundred lines of each file at INFO."""
+    log = logging.getLogger(name)
+    before = log.level
+    log.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
+
+
 def _write_onnx(target: Target, path: Path, metadata: dict[str, Any]) -> None:
     import onnx
 
     free = {axis: torch.export.Dim.DYNAMIC for axis in target.free}
-    program = torch.onnx.export(
-        target.model, (target.example(EXAMPLE),), dynamo=True, dynamic_shapes={"images": free}, verbose=False,
-        input_names=["images"], output_names=["logits"],
-    )  # fmt: skip
+    with _warnings_alone("onnxscript"):
+        program = torch.onnx.export(
+            target.model, (target.example(EXAMPLE),), dynamo=True, dynamic_shapes={"images": free}, verbose=False,
+            input_names=["images"], output_names=["logits"],
+        )  # fmt: skip
     assert program is not None
     proto = program.model_proto
     for axis in target.free:

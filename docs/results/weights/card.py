@@ -58,7 +58,7 @@ def origin(record: dict[str, Any]) -> dict[str, list[str]]:
         came = each["provenance"]
         lines |= {
             f"trained{then}": [describe_training({**each, "training": current(each["training"])})],
-            f"command{then}": [f"`{came['command']}`"],
+            f"command{then} (as recorded)": [f"`{came['command']}`"],
             f"versions{then}": [f"{describe_versions(came)}; {came['machine']}"],
             f"commit{then}": [came["commit"] or "not known"],
         }

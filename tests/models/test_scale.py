@@ -3,6 +3,7 @@
 import math
 from inspect import signature
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -296,3 +297,11 @@ def test_an_encoding_that_takes_no_scale_is_not_told_one():
     assert not torch.equal(told(images, scale=2.0), told(images, scale=1.0))
     layout = Layout(((2, 3),), 0, ((2.0, 1.0),))
     assert torch.equal(told.encoding(torch.zeros(1, 6, 64), layout, 0), torch.full((1, 6, 64), 2.0))
+
+
+@pytest.mark.parametrize("two", [2, 2.0, torch.tensor(2.0), np.float32(2.0), np.array(2)])
+def test_a_scale_may_be_a_number_of_any_library(two):
+    model, images = build("peg"), draw(32, 48)
+    assert torch.equal(model(images, scale=two), model(images, scale="2"))
+    model.scale = two
+    assert model.scale == 2.0

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 FIRST = {  # what a newcomer types -> what it does
     "cpvt predict photo.jpg": "classify an image with the small model that comes along",
-    "cpvt train --data FOLDER --out runs/mine": "train on a folder of images",
+    "cpvt train --data FOLDER --img-size 64 --out runs/mine": "train on a folder of images",
     "cpvt sweep runs/mine": "test it at sizes it was not trained at",
     "cpvt report runs/mine": "draw tables and figures on one page",
     "cpvt export runs/mine": "write one ONNX file for all sizes",

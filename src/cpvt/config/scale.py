@@ -25,6 +25,8 @@ def parse_scale(scale: Any, *others: str) -> ScaleRule:
 
     Raises ValueError for a rule that does not exist (the known ones are listed, and `others`) and for numbers below 1.
     """
+    if getattr(scale, "ndim", None) == 0:  # of NumPy or PyTorch
+        scale = scale.item()
     if isinstance(scale, str):
         if scale in RULES:
             return scale

@@ -58,7 +58,7 @@ class TrainConfig(Options):
     """Initial weights: a run's folder or hf-hub:OWNER/NAME (training size and classes may differ), a file, or
     'published' for those that the library or this package publishes; by default random."""
     img_size: int | None = None
-    """Training size: side in pixels; by default the model's."""
+    """Training size: side in pixels; by default the model's (32 of cpvt_micro, which is small for photographs)."""
     train_sizes: tuple[Size, ...] = ()
     """Sizes to train at: each step draws one, and its batch size keeps the number of tokens about constant, or shows
     all of them (sizes_per_step). By default only the training size."""

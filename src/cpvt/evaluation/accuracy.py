@@ -107,7 +107,10 @@ def measure(
             score.model_seconds += time.perf_counter() - model_start
             score.unusable += count_unusable(logits)
             if logits.shape[1] != classes:
-                raise ValueError(f"'{adapter.name}' has {logits.shape[1]} classes, the data has {classes}")
+                raise ValueError(
+                    f"'{adapter.name}' has {logits.shape[1]} classes, the data has {classes}: test it on data of its own "
+                    "classes, or train it on these first"
+                )
             _count(score, logits, batch.labels)
         score.total += size
         score.shrunk += batch.shrunk

@@ -108,8 +108,8 @@ def measure(
             score.unusable += count_unusable(logits)
             if logits.shape[1] != classes:
                 raise ValueError(
-                    f"'{adapter.name}' has {logits.shape[1]} classes, the data has {classes}: test it on data of its own "
-                    "classes, or train it on these first"
+                    f"'{adapter.name}' has {logits.shape[1]} classes, the data has {classes}: test it on data of its "
+                    "own classes, or train it on these first"
                 )
             _count(score, logits, batch.labels)
         score.total += size

@@ -205,8 +205,9 @@ def test_csv_has_a_line_per_cell(make_row):
                       class_correct=(54, 20))]  # fmt: skip
     rows += [make_row(size=(48, 64), protocol="resize", correct=1, total=3)]
     assert as_csv(summarise(rows)).splitlines() == [
-        "protocol,size,encoding,pool,seeds,accuracy_mean,accuracy_sd,kept_percent,"
-        "difference_to_learned,difference_low,difference_high,fill,top5,images_per_second,peak_memory_mib,refused,"
+        "protocol,size,encoding,pool,seeds,accuracy_mean,accuracy_sd,retained_percent,"
+        "difference_to_learned,difference_low,difference_high,padding_fraction,top5,images_per_second,"
+        "peak_memory_mib,refused,"
         "accuracy_low,accuracy_high,accuracy_interval,balanced_accuracy,majority_class,scale_rule,scale,precision",
         "canvas,32,learned,cls,2,50.00,0.00,100.00,,,,0.00,,,,,50.00,50.00,student-t,,,,,fp32",
         'canvas,32,"peg(at=(1, 2))",gap,1,75.00,,100.00,25.00,,,0.50,,,,,65.70,82.45,wilson,70.00,60.00,,,fp32',

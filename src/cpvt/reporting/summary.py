@@ -318,8 +318,9 @@ def as_csv(cells: Sequence[Cell]) -> str:
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(
-        ["protocol", "size", "encoding", "pool", "seeds", "accuracy_mean", "accuracy_sd", "kept_percent",
-         f"difference_to_{BASELINE}", "difference_low", "difference_high", "fill", "top5", "images_per_second",
+        ["protocol", "size", "encoding", "pool", "seeds", "accuracy_mean", "accuracy_sd", "retained_percent",
+         f"difference_to_{BASELINE}", "difference_low", "difference_high", "padding_fraction", "top5",
+         "images_per_second",
          "peak_memory_mib", "refused", "accuracy_low", "accuracy_high", "accuracy_interval", "balanced_accuracy",
          "majority_class", "scale_rule", "scale", "precision"]
     )  # fmt: skip

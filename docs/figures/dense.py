@@ -15,10 +15,10 @@ import dense_prediction as dense  # noqa: E402
 
 ENCODINGS, SEEDS = ("peg5", "peg", "rope", "learned", "none"), (0, 1, 2)
 SIDES, PICTURES = (64, 96, 128, 192), (64, 192)
-TESTS = {  # column: canvas side, zoom, scale that is told
+TESTS = {  # column: canvas side, zoom, object scale
     **{f"canvas {side}": (side, 1, "pixels") for side in SIDES},
     "64 shown in 128, no scale": (64, 2, "pixels"),
-    "64 shown in 128, given scale=2": (64, 2, 2.0),
+    "64 shown in 128, scale=2": (64, 2, 2.0),
 }
 COLOURS = dict(zip(ENCODINGS, ("#d55e00", "#e69f00", "#0072b2", "#009e73", "#777777")))
 

@@ -107,7 +107,7 @@ def client(demo):
 
 def test_the_answer_is_that_of_predict(client, photo):
     given = gradio_client.handle_file(str(photo))
-    label, note = client.predict(given, "64", "resize", "guessed", 3, api_name="/answer")
+    label, note = client.predict(given, "64", "resize", "estimated", 3, api_name="/answer")
     (wanted,) = cpvt.predict(RUN, [photo], size=64, scale="auto", top=3, device="cpu")
     assert [each["label"] for each in label["confidences"]] == [name for name, _ in wanted.classes]
     assert [each["confidence"] for each in label["confidences"]] == pytest.approx([p for _, p in wanted.classes])
@@ -117,7 +117,7 @@ def test_the_answer_is_that_of_predict(client, photo):
 def test_every_view_has_an_address(client, photo):
     given = gradio_client.handle_file(str(photo))
     assert client.predict(given, 2, api_name="/curves").count("<svg") == 6
-    assert client.predict(given, "32", "canvas", "told", api_name="/pegs").count("<img") == 5
+    assert client.predict(given, "32", "canvas", "true", api_name="/pegs").count("<img") == 5
     attention = client.predict(given, "40", "resize", "protocol", 2, "every patch", api_name="/attention")
     with Image.open(attention) as picture:
         assert picture.size == (400, 400)
@@ -138,11 +138,11 @@ def test_a_page_shows_every_class_of_a_model(photo, names, monkeypatch, tmp_path
     controls = {block.elem_id: block for block in page.blocks.values()}
     assert controls["top"].visible == (len(names) > 1)
     offered = [value for _, value in controls["scale"].choices]
-    assert ("guessed" in offered) == (len(names) > 1)
+    assert ("estimated" in offered) == (len(names) > 1)
     label, _ = Actions(viewer).answer(str(photo), "16", "resize", "protocol", len(names))
     assert len(label) == len(names)
     assert sum(label.values()) == pytest.approx(1)
-    assert Actions(viewer).curves(str(photo), 2).count("<svg") == (6 if len(names) > 1 else 4)  # nothing to guess by
+    assert Actions(viewer).curves(str(photo), 2).count("<svg") == (6 if len(names) > 1 else 4)  # nothing to estimate by
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ def test_curves_are_predictions_to_the_bit(shipped, protocol):
     if protocol == "canvas":  # the demo shrinks the image to the training size first
         run = replace(run, transform=replace(run.transform, longest_side=32))
     true = {"resize": "fit", "canvas": "pixels"}[protocol]
-    for mode, rule in (("told", true), ("guessed", "auto"), ("untold", "paper")):
+    for mode, rule in (("true", true), ("estimated", "auto"), ("off", "paper")):
         for number, size in enumerate(curves.sizes):
             found = run(image, top=10, size=size, protocol=protocol, scale=rule)
             wanted = [dict(found.classes)[name] for name in curves.classes]
@@ -65,14 +65,14 @@ def test_curves_are_predictions_to_the_bit(shipped, protocol):
             assert curves.scales[protocol, mode][number] == found.scale
 
 
-def test_a_factor_of_the_model_is_kept_by_what_is_told(small):
+def test_a_factor_of_the_model_is_kept_by_the_true_scale(small):
     small.adapter.model.scale = "fit*0.9"
     try:
-        assert small.predict(noise(60, 40), (32, 48), "resize", "told", 1).scale == (1.8, 1.8)
+        assert small.predict(noise(60, 40), (32, 48), "resize", "true", 1).scale == (1.8, 1.8)
         assert small.predict(noise(60, 40), (32, 48), "resize", "protocol", 1).scale == (1.8, 1.8)
     finally:
         small.adapter.model.scale = "fit"
-    assert small.predict(noise(60, 40), (32, 48), "canvas", "told", 1).scale == (1.0, 1.0)
+    assert small.predict(noise(60, 40), (32, 48), "canvas", "true", 1).scale == (1.0, 1.0)
 
 
 def stages(viewer, images):
@@ -95,13 +95,13 @@ def test_peg_maps_are_the_norms_of_a_convolution(small):
     images = small.preprocessing("resize", size)(image, np.random.default_rng(0))[None]
     with torch.inference_mode():
         found, _ = stages(small, images)
-    maps = small.pegs(image, size, "resize", "untold")
+    maps = small.pegs(image, size, "resize", "off")
     assert [each.depth for each in maps] == [1, 2]
     for each, (patches, added) in zip(maps, found):
         torch.testing.assert_close(torch.from_numpy(each.norms), added[0].norm(dim=0), rtol=1e-4, atol=1e-4)
         assert each.token_norm == pytest.approx(float(patches[0].norm(dim=0).mean()), rel=1e-4)
-    guessed = small.pegs(image, (48, 72), "resize", "guessed")  # which runs the model several times
-    assert [each.depth for each in guessed] == [1, 2]
+    estimated = small.pegs(image, (48, 72), "resize", "estimated")  # which runs the model several times
+    assert [each.depth for each in estimated] == [1, 2]
     assert not any(part._forward_hooks for part in small.own_model.modules())
 
 
@@ -119,9 +119,9 @@ def test_attention_is_a_softmax_by_hand(small):
     assert small.queries == (CLASS_TOKEN, EVERY_PATCH, ONE_PATCH)
     wanted = {CLASS_TOKEN: weights[0], EVERY_PATCH: weights[1:].mean(0), ONE_PATCH: weights[1 + 2 * 7 + 5]}
     for name, row in wanted.items():
-        found = small.attention(image, size, "resize", "untold", 3, name, (2, 5))
+        found = small.attention(image, size, "resize", "off", 3, name, (2, 5))
         torch.testing.assert_close(torch.from_numpy(found), row[1:].reshape(5, 7), rtol=1e-4, atol=1e-5)
-    far = small.attention(image, size, "resize", "untold", 3, ONE_PATCH, (99, 99))  # of a larger size before
+    far = small.attention(image, size, "resize", "off", 3, ONE_PATCH, (99, 99))  # of a larger size before
     torch.testing.assert_close(torch.from_numpy(far), weights[-1, 1:].reshape(5, 7), rtol=1e-4, atol=1e-5)
 
 
@@ -157,7 +157,7 @@ class Refusing(nn.Module):
 def test_external_models_have_one_line_and_gaps_where_they_refuse_a_size():
     viewer = viewer_of(Refusing(), Transform((0.5,) * 3, (0.2,) * 3, size=16), train_size=16)
     curves = viewer.curves(noise(40, 40), top=2)
-    assert set(curves.lines) == {("resize", "untold"), ("canvas", "untold")}
+    assert set(curves.lines) == {("resize", "off"), ("canvas", "off")}
     for line in curves.lines.values():
         assert np.array_equal(np.isnan(line[:, 0]), np.array(curves.sizes) > 16)
     with pytest.raises(UnsupportedSizeError):
@@ -169,14 +169,14 @@ def test_external_models_have_one_line_and_gaps_where_they_refuse_a_size():
         viewer_of(Refusing(), Transform((0.5,) * 3, (0.2,) * 3, size=16))
 
 
-def test_classes_that_share_a_name_are_told_apart():
+def test_classes_that_share_a_name_are_distinguished():
     names = ("crane", "crane", "other", "crane (0)")  # the last is what the first would be called
     viewer = viewer_of(Refusing(), Transform((0.5,) * 3, (0.2,) * 3), names, train_size=16)
-    told_apart = ("crane (0) (0)", "crane (1)", "other", "crane (0) (3)")
+    distinct = ("crane (0) (0)", "crane (1)", "other", "crane (0) (3)")
     image, wanted = noise(16, 16), viewer.adapter.logits(viewer.preprocessing("resize", 16)(noise(16, 16), None)[None])
     curves = viewer.curves(image, top=4)
-    shown = dict(zip(curves.classes, curves.lines["resize", "untold"][curves.sizes.index(16)]))
-    assert shown == dict(zip(told_apart, wanted.softmax(1)[0].tolist()))
+    shown = dict(zip(curves.classes, curves.lines["resize", "off"][curves.sizes.index(16)]))
+    assert shown == dict(zip(distinct, wanted.softmax(1)[0].tolist()))
 
 
 def test_an_image_that_does_not_decode_is_named_without_its_folder(shipped, tmp_path):

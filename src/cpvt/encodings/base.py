@@ -123,12 +123,8 @@ class PositionalEncoding(nn.Module):
         x = check_tokens(x, layout.grid, prefix_tokens, self.dim)
         (h, w), scale, _ = layout.groups[0]
         prefix, patches = x.split([prefix_tokens, h * w], dim=1) if prefix_tokens else (None, x)
-        found: Tensor = self.call_hook("tokens", patches, (h, w), depth, scale=scale)
-        if not torch.compiler.is_compiling() and found.shape != patches.shape:
-            raise ValueError(
-                f"`tokens` of {type(self).__name__} must return tokens of the shape that it was given, "
-                f"{tuple(patches.shape)}; got {tuple(found.shape)}"
-            )
+        found = self.call_hook("tokens", patches, (h, w), depth, scale=scale)
+        found = check_returned(found, patches, type(self).__name__)
         return found if prefix is None else torch.cat([prefix, found], dim=1)
 
     def layers(self) -> dict[str, int]:
@@ -162,6 +158,16 @@ class PositionalEncoding(nn.Module):
         for name in self.per_block:
             setattr(self, name, getattr(self, name)[:depth])
         return {}
+
+
+def check_returned(tokens: Tensor, given: Tensor, name: str) -> Tensor:
+    """The tokens that an encoding of this name returned, unchanged; ValueError where their shape is not as given."""
+    if not torch.compiler.is_compiling() and tokens.shape != given.shape:
+        raise ValueError(
+            f"`tokens` of {name} must return tokens of the shape that it was given, {tuple(given.shape)}; got "
+            f"{tuple(tokens.shape)}"
+        )
+    return tokens
 
 
 def check_positive(name: str, **options: Any) -> None:

@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from cpvt.config import ModelConfig
 from cpvt.config.scale import ScaleRule
 from cpvt.encodings import PEG, ModelShape, PositionalEncoding, create_encoding
-from cpvt.encodings.base import has_hooks
+from cpvt.encodings.base import check_returned, has_hooks
 from cpvt.encodings.naming import Builder, is_named
 from cpvt.encodings.peg import PEGWithoutResidual
 from cpvt.grids import Layout, check_tokens
@@ -38,7 +38,7 @@ from cpvt.models.timm_interface import (
 
 for layer in (PEG, PEGWithoutResidual):
     register_notrace_module(layer)  # it inspects shapes and devices, so it is a leaf of an FX graph
-for leaf in (check_batch, check_tokens, find_scale, find_temperature, refuse_scale):
+for leaf in (check_batch, check_returned, check_tokens, find_scale, find_temperature, refuse_scale):
     register_notrace_function(leaf)
 
 STAGES = ("forward_features", "forward_head", "run_blocks", "_run_block", "_pool", "_features")  # of a forward

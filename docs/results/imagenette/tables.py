@@ -251,17 +251,16 @@ def recipe_rows() -> dict[str, list[Row]]:
 
 def brief(rows: Sequence[Row], others: Mapping[str, Sequence[Row]]) -> str:
     """The README's table: PEG as published and with scale, its best rival, and several sizes in training; in whole percent."""
-    own, trained = [row for row in rows if row.protocol == "resize"], {HOLDING: _with_scale(rows, "resize")}
-    trained |= {way: _with_scale(others.get(RECIPES[way], []), "resize") for way in ("longer", "then")}
+    longer, then = (others.get(RECIPES[way], []) for way in ("longer", "then"))
     compared = _both(rows, "resize")
     rival = _rival(compared)
     lines = {
-        "`peg`, as published": _brief_line(own, "peg", "paper"),
-        "`peg`, with the object scale": _brief_line(own, "peg", "protocol"),
+        "`peg`, as published": _brief_line(rows, "peg", "paper"),
+        "`peg`, with the object scale": _brief_line(rows, "peg", "protocol"),
         f"{_quoted(rival)}, the best without PEG": _brief_line(compared, rival, "protocol"),
-        f"`{HOLDING}`, with the scale": _brief_line(trained[HOLDING], HOLDING, "protocol"),
-        f"the same, trained {LONGER}": _brief_line(trained["longer"], HOLDING, "protocol"),
-        f"the same, trained {RECIPES['then']}": _brief_line(trained["then"], HOLDING, "protocol"),
+        f"`{HOLDING}`, with the scale": _brief_line(rows, HOLDING, "protocol"),
+        f"the same, trained {LONGER}": _brief_line(longer, HOLDING, "protocol"),
+        f"the same, trained {RECIPES['then']}": _brief_line(then, HOLDING, "protocol"),
     }
     return lay_out("accuracy, %, at", [*map(size_label, (TRAINED, *BETWEEN)), "seeds"], lines)
 
@@ -279,7 +278,8 @@ def _rival(rows: Sequence[Row]) -> str:
 
 def _brief_line(rows: Sequence[Row], encoding: str, rule: str) -> list[str]:
     """The accuracies of an encoding under one scale rule, and how many seeds they are of; rules agree at 64."""
-    own = [row for row in rows if row.encoding == encoding and row.scale_rule in (rule, "protocol")]
+    named = [row for row in rows if row.encoding == encoding and row.protocol == "resize"]
+    own = [row for row in named if row.scale_rule in (rule, "protocol")]
     means = {cell.size: cell.mean for cell in summarise(own) if cell.scale_rule == rule or cell.size == TRAINED}
     texts = [f"{means[size]:.0f}" if size in means else "–" for size in (TRAINED, *BETWEEN)]
     return [*texts, str(len({row.seed for row in own if row.scale_rule == rule}))]

@@ -30,10 +30,10 @@ def candidate_scales(adapter: ModelAdapter, size: tuple[int, int]) -> list[Pair]
 
 
 def rule_under(protocol_rule: str | None, scale: Any, adapter: ModelAdapter) -> ScaleRule | None:
-    """What to tell a model under a protocol: for 'protocol' the protocol's own rule, else what was asked for.
+    """The scale rule of a model under a protocol: for 'protocol' the protocol's own, else what was asked for.
 
-    A model whose own rule is 'paper' is without scale, and one whose rule is 'fit*FACTOR' keeps its factor. None where
-    there is nothing to tell. Raises ValueError for a model that does not take what was asked for.
+    A model whose own rule is 'paper' is given none, and one whose rule is 'fit*FACTOR' keeps its factor. None where
+    there is none to give. Raises ValueError for a model that does not take what was asked for.
     """
     rule = parse_test_rule(scale)
     if rule == "paper" and not adapter.takes_scale:

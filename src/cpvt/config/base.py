@@ -57,7 +57,7 @@ class Options:
         """Raise TypeError for an option that is one of a part's, saying where it goes."""
         own = {each.name for each in fields(cls)}  # type: ignore[arg-type]
         for name in options.keys() - own:
-            for part, kind in _parts(cls).items():  # type: ignore[arg-type]
+            for part, kind in _parts(cls).items():
                 if name in {each.name for each in fields(kind)}:
                     example = f"{part}={kind.__name__}({name}={options[name]!r})"
                     raise TypeError(f"{name} is an option of {kind.__name__}, not of {cls.__name__}: pass {example}")
@@ -83,9 +83,8 @@ class Options:
             elif isinstance(value, Options):
                 value.check()
             elif each.type.endswith("Config"):
-                got, inside = ("a dict", "") if isinstance(value, dict) else (repr(value), value)
-                example = f"{each.name}={each.type}({inside!r})" if inside and isinstance(inside, str) else ""
-                example = example or f"{each.name}={each.type}()"
+                got = "a dict" if isinstance(value, dict) else repr(value)
+                example = f"{each.name}={each.type}({got if value and isinstance(value, str) else ''})"
                 raise ValueError(f"{each.name} takes {each.type}(...), as in {example}; got {got}")
             elif value == "" and each.name == "data":
                 raise ValueError("data is empty: is a variable of the shell unset?")
@@ -116,19 +115,23 @@ class Options:
 
 
 @functools.cache
+def _kinds(kind: type) -> dict[str, tuple[Any, ...]]:
+    """The type of each option of a configuration, and what that type is made of: name -> types."""
+    return {name: (hint, *get_args(hint)) for name, hint in get_type_hints(kind).items()}
+
+
 def _parts(kind: type) -> dict[str, Any]:
     """The parts of a configuration that are configurations: name -> class."""
-    hints = {name: get_args(hint) or (hint,) for name, hint in get_type_hints(kind).items()}
-    parts = {name: each for name, kinds in hints.items() for each in kinds if isinstance(each, type)}
-    return {name: each for name, each in parts.items() if issubclass(each, Options)}
+    found = ((name, each) for name, kinds in _kinds(kind).items() for each in kinds)
+    plain = ((name, each) for name, each in found if get_origin(each) is None and isinstance(each, type))
+    return {name: each for name, each in plain if issubclass(each, Options)}
 
 
 @functools.cache
 def _choices(kind: type) -> dict[str, tuple[Any, ...]]:
     """The values that the options of a configuration may have, of those whose type lists them."""
     found: dict[str, tuple[Any, ...]] = {}
-    for name, hint in get_type_hints(kind).items():
-        kinds = (hint, *get_args(hint))
+    for name, kinds in _kinds(kind).items():
         values = [value for each in kinds if get_origin(each) is Literal for value in get_args(each)]
         if values:
             found[name] = (*values, None) if type(None) in kinds else (*values,)

@@ -57,7 +57,7 @@ def fit_factor(rule: ScaleRule) -> float | None:
 
 
 def parse_test_rule(scale: Any) -> ScaleRule:
-    """Read what tests and predictions tell a model: 'protocol', 'auto', or what `parse_scale` reads."""
+    """Read the scale rule of a test or prediction: 'protocol', 'auto', or what `parse_scale` reads."""
     return scale if isinstance(scale, str) and scale in TEST_RULES else parse_scale(scale, *TEST_RULES)
 
 

@@ -111,8 +111,9 @@ def compare(
         logger.warning(f"{name}: {why}")
 
     def on_message(kind: str, *content: Any) -> None:
-        receivers: dict[str, Callable[..., Any]] = {"row": keep, "log": logger.info, "progress": on_progress}
-        {**receivers, "diverged": note}[kind](*content)
+        receivers: dict[str, Callable[..., Any]]
+        receivers = {"row": keep, "log": logger.info, "progress": on_progress, "diverged": note}
+        receivers[kind](*content)
 
     if config.cluster and unfinished:
         cpus, gpu = _resources(config, parallel)

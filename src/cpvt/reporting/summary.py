@@ -219,7 +219,8 @@ def warnings_of(rows: Sequence[Row], protocol: str | None = None) -> list[str]:
     """
     cells = [cell for cell in summarise(rows) if protocol in (None, cell.protocol)]
     own = [row for row in rows if protocol in (None, row.protocol)]
-    return [*_majority_warnings(cells), *_refusal_warnings(cells), *clash_warnings(own), *image_warnings(own)]
+    clashes = clash_warnings(rows, protocol)
+    return [*_majority_warnings(cells), *_refusal_warnings(cells), *clashes, *image_warnings(own)]
 
 
 def image_warnings(rows: Sequence[Row]) -> list[str]:
@@ -236,11 +237,12 @@ def image_warnings(rows: Sequence[Row]) -> list[str]:
     ]
 
 
-def clash_warnings(rows: Sequence[Row]) -> list[str]:
-    """A sentence for each model of which two tests gave different answers."""
+def clash_warnings(rows: Sequence[Row], protocol: str | None = None) -> list[str]:
+    """A sentence for each model of which two tests gave different answers, under one protocol or any."""
     answers: dict[tuple[Key, int], set[tuple[int, str | None]]] = {}
     for row in rows:
-        answers.setdefault((_key(row, rows), row.seed), set()).add((row.correct, row.hits))
+        if protocol in (None, row.protocol):
+            answers.setdefault((_key(row, rows), row.seed), set()).add((row.correct, row.hits))
     clashes: dict[tuple[str, str, int], list[str]] = {}
     for (key, seed), found in answers.items():
         if len(found) > 1:
